@@ -1,0 +1,1 @@
+//! X.509: from a document's certificates to a pinned root.

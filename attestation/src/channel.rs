@@ -1,0 +1,1 @@
+//! The attested channel `cleanroom/1`: the transcript that both ends compute.

@@ -1,0 +1,1 @@
+//! Measurements: from an enclave image file (EIF) to its PCRs.

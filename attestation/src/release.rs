@@ -1,0 +1,1 @@
+//! Release control: which models may run, for whom, until when.

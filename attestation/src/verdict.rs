@@ -1,0 +1,1 @@
+//! What a verifier concluded, axis by axis.

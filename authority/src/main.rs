@@ -1,0 +1,3 @@
+//! The authorities' program: releases, leases, halting, key release.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! What runs inside the enclave: trusted with data.
+
+fn main() {}

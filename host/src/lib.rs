@@ -1,0 +1,1 @@
+//! The shim outside the enclave: relays, launches, stores; trusted with nothing.

@@ -1,0 +1,3 @@
+//! The partner's program: verify, connect, measure, audit.
+
+fn main() {}

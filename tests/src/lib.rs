@@ -1,0 +1,1 @@
+//! End to end: real processes, hostile hosts, official client libraries.
