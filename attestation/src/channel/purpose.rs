@@ -61,7 +61,7 @@ impl EvidenceRequest {
         &self.user_data
     }
 
-    /// The receipt key, DER of its SubjectPublicKeyInfo.
+    /// The receipt key, DER of its `SubjectPublicKeyInfo`.
     #[must_use]
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
@@ -94,7 +94,7 @@ pub struct PublicAttestation<'a> {
     pub release: Option<Sha256Digest>,
     /// The lease in force, when the deployment has one.
     pub lease: Option<Sha256Digest>,
-    /// The receipt key, DER of its SubjectPublicKeyInfo.
+    /// The receipt key, DER of its `SubjectPublicKeyInfo`.
     pub receipt_key: &'a [u8],
 }
 

@@ -32,7 +32,7 @@ pub struct Transcript<'a> {
     pub release: Option<Sha256Digest>,
     /// The lease in force, when the deployment has one.
     pub lease: Option<Sha256Digest>,
-    /// The receipt key made at boot, DER of its SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7).
+    /// The receipt key made at boot, DER of its `SubjectPublicKeyInfo` (RFC 5280 section 4.1.2.7).
     pub receipt_key: &'a [u8],
 }
 
