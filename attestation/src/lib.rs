@@ -19,4 +19,5 @@ pub mod document;
 pub mod measurement;
 pub mod policy;
 pub mod release;
+pub mod time;
 pub mod verdict;
