@@ -20,4 +20,5 @@ pub mod measurement;
 pub mod model;
 pub mod policy;
 pub mod release;
+pub mod time;
 pub mod verdict;

@@ -105,6 +105,8 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
+    use cleanroom_attestation::digest::Sha256Digest;
+
     use super::*;
 
     fn limits(total: usize, per_partner: usize) -> AdmissionLimits {
@@ -114,35 +116,36 @@ mod tests {
         }
     }
 
-    const A: PartnerId = PartnerId::from_digest([0xaa; 32]);
-    const B: PartnerId = PartnerId::from_digest([0xbb; 32]);
+    fn partner(byte: u8) -> PartnerId {
+        Sha256Digest::from_bytes([byte; 32]).into()
+    }
 
     #[test]
     fn a_full_house_refuses_and_a_dropped_permit_makes_room() {
         let admission = Admission::new(limits(2, 2));
-        let first = admission.admit(A).ok().unwrap();
-        let _second = admission.admit(B).ok().unwrap();
-        assert_eq!(admission.has_room(A), Err(Full));
-        assert!(admission.admit(A).is_err());
+        let first = admission.admit(partner(1)).ok().unwrap();
+        let _second = admission.admit(partner(2)).ok().unwrap();
+        assert_eq!(admission.has_room(partner(1)), Err(Full));
+        assert!(admission.admit(partner(1)).is_err());
         assert_eq!(admission.taken(), 2, "a refused request takes no place");
         drop(first);
         assert_eq!(admission.taken(), 1);
-        assert!(admission.admit(B).is_ok());
+        assert!(admission.admit(partner(2)).is_ok());
     }
 
     #[test]
     fn one_partner_cannot_shut_another_out() {
         let admission = Admission::new(limits(3, 2));
-        let _permits = [admission.admit(A).ok().unwrap(), admission.admit(A).ok().unwrap()];
-        assert!(admission.admit(A).is_err(), "the partner's own share is used up");
-        assert!(admission.admit(B).is_ok(), "the other partner still gets in");
+        let _permits = [admission.admit(partner(1)).ok().unwrap(), admission.admit(partner(1)).ok().unwrap()];
+        assert!(admission.admit(partner(1)).is_err(), "the partner's own share is used up");
+        assert!(admission.admit(partner(2)).is_ok(), "the other partner still gets in");
     }
 
     #[test]
     fn partners_who_have_left_are_forgotten() {
         let admission = Admission::new(limits(4, 4));
         for n in 0..=255 {
-            drop(admission.admit(PartnerId::from_digest([n; 32])).ok().unwrap());
+            drop(admission.admit(partner(n)).ok().unwrap());
         }
         assert!(admission.lock().by_partner.is_empty());
     }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use cleanroom_attestation::channel::ModelId;
 use cleanroom_engine::PromptError;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -55,7 +56,7 @@ pub enum ApiError {
     #[error("this model does not exist here: the model served is {served}")]
     ModelNotFound {
         /// The public id of the model that is.
-        served: String,
+        served: ModelId,
     },
     /// A prompt that leaves no room for an answer.
     #[error("the prompt has {tokens} tokens, but the model's context allows at most {limit} for a prompt")]
@@ -129,9 +130,17 @@ pub enum ApiError {
     /// A request that did not come through the attested channel.
     #[error("this request did not come through an attested channel")]
     NoPartner,
+    /// A partner whose key the enclave's configuration does not list.
+    #[error("the key of this partner is not among those that may use the model: ask the operator to list it")]
+    PartnerNotListed,
     /// The engine, or the enclave's own random source, failed. Nothing about the request caused it.
     #[error("the inference engine failed: the answer is not complete")]
     Failed,
+}
+
+/// The refusal of a partner whose key is not listed.
+pub(crate) fn partner_not_listed() -> ApiError {
+    ApiError::PartnerNotListed
 }
 
 fn accepted_values(accepts: &[&str]) -> String {
@@ -152,7 +161,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoPartner => StatusCode::FORBIDDEN,
+            Self::NoPartner | Self::PartnerNotListed => StatusCode::FORBIDDEN,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -188,6 +197,7 @@ impl ApiError {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Busy { .. } => "rate_limit_exceeded",
             Self::NoPartner => "not_attested",
+            Self::PartnerNotListed => "partner_not_listed",
             Self::Failed => "engine_failed",
         }
     }

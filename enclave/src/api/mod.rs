@@ -14,7 +14,7 @@
 mod body;
 mod chat;
 mod completions;
-mod error;
+pub(crate) mod error;
 mod json;
 mod models;
 mod partner_id;
@@ -35,17 +35,20 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use cleanroom_attestation::channel::ModelId;
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_engine::{Engine, Job, Model, Prompt, PromptError, SubmitError};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Request};
 
 use crate::admission::{Admission, AdmissionLimits, Full, Permit};
+use crate::config;
 use chat::ChatRequest;
 use completions::CompletionRequest;
 pub use error::ApiError;
 pub use json::ParameterName;
-pub use models::{InvalidModelId, PublicModel};
+use models::PublicModel;
 pub use partner_id::PartnerId;
 pub use request::RequestLimits;
 use request::{Delivery, Parameters};
@@ -71,17 +74,29 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Limits for an engine that runs and queues `generations` jobs, of which one partner may have `per_partner`.
-    pub fn new(generations: NonZeroUsize, per_partner: NonZeroUsize) -> Self {
-        let spare = |count: NonZeroUsize| count.saturating_mul(NonZeroUsize::MIN.saturating_add(1));
+    /// Limits for an engine that runs and queues `generations` jobs.
+    ///
+    /// One partner may have three quarters of them, so that the others always find a place.
+    pub fn new(generations: NonZeroUsize) -> Self {
+        let share = generations.get().saturating_mul(3).div_ceil(4);
+        let generations = AdmissionLimits {
+            total: generations,
+            per_partner: NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN),
+        };
         Self {
-            generations: AdmissionLimits { total: generations, per_partner },
-            uploads: AdmissionLimits { total: spare(generations), per_partner: spare(per_partner) },
+            generations,
+            uploads: generations,
             body_bytes: 1024 * 1024,
             body_time: Duration::from_secs(30),
             request: RequestLimits::default(),
             retry_after: Duration::from_secs(1),
         }
+    }
+}
+
+impl From<&config::Limits> for Limits {
+    fn from(limits: &config::Limits) -> Self {
+        Self::new(limits.sequences.saturating_add(limits.queued))
     }
 }
 
@@ -95,8 +110,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service that nobody uses yet.
-    pub fn new(engine: Engine, model: PublicModel, limits: Limits) -> Self {
+    /// A service that nobody uses yet. `digest` is the model's identity.
+    pub fn new(engine: Engine, id: ModelId, digest: Sha256Digest, limits: impl Into<Limits>) -> Self {
+        let (model, limits) = (PublicModel::new(id, &digest, now()), limits.into());
         let (generations, uploads) = (Admission::new(limits.generations), Admission::new(limits.uploads));
         Self { engine, model, limits, generations, uploads }
     }
@@ -262,6 +278,11 @@ impl Service {
     fn busy(&self, _: Full) -> ApiError {
         ApiError::Busy { retry_after: self.limits.retry_after }
     }
+}
+
+/// Seconds since 1970 by the enclave's clock, which the host could have set: for people to read, not evidence.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// 64 random bits of the enclave's own.

@@ -201,6 +201,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
 mod tests {
     use std::num::NonZeroUsize;
 
+    use cleanroom_attestation::digest::Sha256Digest;
     use cleanroom_engine::{FinishReason, Usage};
     use http_body_util::BodyExt as _;
 
@@ -215,7 +216,7 @@ mod tests {
     fn ends(delivery: Delivery) -> (Writer, Reader, Arc<Admission>) {
         let one = NonZeroUsize::MIN;
         let admission = Admission::new(AdmissionLimits { total: one, per_partner: one });
-        let permit = admission.admit(PartnerId::from_digest([1; 32])).ok().unwrap();
+        let permit = admission.admit(PartnerId::from(Sha256Digest::from_bytes([1; 32]))).ok().unwrap();
         let identity = Identity { id: "1", created: 0, model: "m", fingerprint: "fp_0" };
         let (writer, reader) = answer(Shape::new(&chat::WORDING, &identity, delivery), permit);
         (writer, reader, admission)
