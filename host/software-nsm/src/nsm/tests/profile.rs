@@ -11,7 +11,7 @@ type Extensions = BTreeMap<String, (bool, Vec<u8>)>;
 fn element(input: &[u8]) -> (u8, &[u8], &[u8]) {
     let (tag, length) = (input[0], usize::from(input[1]));
     let (length, header) = match length {
-        0..0x80 => (length, 2),
+        0..=0x7f => (length, 2),
         0x81 => (usize::from(input[2]), 3),
         _ => (usize::from(input[2]) << 8 | usize::from(input[3]), 4),
     };
