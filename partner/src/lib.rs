@@ -1,1 +1,8 @@
 //! The partner's program: verify, connect, measure, audit.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod channel;
+pub mod proxy;
+pub mod session;
