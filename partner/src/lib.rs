@@ -1,1 +1,5 @@
 //! The partner's program: verify, connect, measure, audit.
+
+pub mod cli;
+pub mod commands;
+pub mod output;
