@@ -4,5 +4,8 @@
 
 pub mod address;
 pub mod channel;
+pub mod cli;
+pub mod commands;
+pub mod output;
 pub mod proxy;
 pub mod session;

@@ -1,0 +1,10 @@
+//! The subcommands, one file each.
+
+pub mod chat;
+pub mod connect;
+pub mod explain;
+pub mod key;
+pub mod measure;
+mod party;
+#[cfg(test)]
+mod testing;
