@@ -102,14 +102,20 @@ impl Chat {
                 None => return Ok(Outcome::Pass),
                 Some(Ok(line)) if line.trim().is_empty() => {}
                 Some(Ok(line)) => ask(line)?,
-                Some(Err(error)) => return Err(usage("input", format!("standard input could not be read: {error}"))),
+                Some(Err(error)) => {
+                    return Err(usage("input", format!("standard input could not be read: {error}")));
+                }
             }
         }
     }
 }
 
 /// Sends a question and prints the answer as it arrives.
-async fn stream(sessions: &Sessions<Full<Bytes>>, question: &Question<'_>, terminal: &mut Terminal) -> Result<String, Failure> {
+async fn stream(
+    sessions: &Sessions<Full<Bytes>>,
+    question: &Question<'_>,
+    terminal: &mut Terminal,
+) -> Result<String, Failure> {
     let session = sessions.get().await.map_err(|error| no_session(&error))?;
     let body = serde_json::to_vec(question).map_err(|error| usage("question", error.to_string()))?;
     let mut request = Request::new(Full::from(body));
@@ -133,10 +139,12 @@ async fn read_events(mut body: Incoming, terminal: &mut Terminal) -> Result<Stri
                 terminal.text("\n")?;
                 return Ok(std::mem::take(&mut *answer));
             }
-            let mut chunk: Chunk =
-                serde_json::from_slice(&event).map_err(|_| broken("an event of the answer is not as expected".to_owned()))?;
+            let mut chunk: Chunk = serde_json::from_slice(&event)
+                .map_err(|_| broken("an event of the answer is not as expected".to_owned()))?;
             if chunk.error.is_some() {
-                return Err(broken("the clean room reported an error in the middle of the answer".to_owned()));
+                return Err(broken(
+                    "the clean room reported an error in the middle of the answer".to_owned(),
+                ));
             }
             for choice in &mut chunk.choices {
                 if let Some(mut text) = choice.delta.content.take() {
@@ -208,7 +216,11 @@ async fn refused(response: Response<Incoming>) -> Failure {
     let body = Limited::new(response.into_body(), MAX_EVENT_BYTES).collect().await.ok();
     let detail = body.and_then(|body| serde_json::from_slice::<Body>(&body.to_bytes()).ok());
     let detail = detail.map_or_else(|| "no reason given".to_owned(), |body| body.error.message);
-    Failure { outcome: Outcome::Refused, code: "request-refused", message: format!("the clean room answered {status}: {detail}") }
+    Failure {
+        outcome: Outcome::Refused,
+        code: "request-refused",
+        message: format!("the clean room answered {status}: {detail}"),
+    }
 }
 
 fn broken(message: String) -> Failure {

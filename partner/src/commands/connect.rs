@@ -57,7 +57,10 @@ impl Connect {
         if !self.listen.ip().is_loopback() {
             return Err(usage(
                 "not-loopback",
-                format!("expected a loopback address such as 127.0.0.1:8080, got {}: what clients send to the proxy is not encrypted", self.listen),
+                format!(
+                    "expected a loopback address such as 127.0.0.1:8080, got {}: what clients send to the proxy is not encrypted",
+                    self.listen
+                ),
             ));
         }
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
@@ -65,7 +68,8 @@ impl Connect {
         runtime()?.block_on(async {
             let sessions = Arc::new(Sessions::new(party, self.address));
             let session = sessions.get().await.map_err(|error| no_session(&error))?;
-            let listener = TcpListener::bind(self.listen).await.map_err(|error| occupied(self.listen, &error))?;
+            let listener =
+                TcpListener::bind(self.listen).await.map_err(|error| occupied(self.listen, &error))?;
             let listen = listener.local_addr().map_err(|error| occupied(self.listen, &error))?;
             let evidence = session.evidence().evidence();
             let ready = Ready {
@@ -93,7 +97,9 @@ fn page(ready: &Ready) -> Page {
 }
 
 async fn stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

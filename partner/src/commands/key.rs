@@ -81,9 +81,10 @@ fn create(path: &PathBuf) -> Result<Identity, Failure> {
         .open(path)
         .and_then(|mut file| file.write_all(identity.to_pem().as_bytes()).and_then(|()| file.sync_all()));
     written.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => {
-            usage("key-exists", format!("{} exists already; choose another --key or remove it", path.display()))
-        }
+        std::io::ErrorKind::AlreadyExists => usage(
+            "key-exists",
+            format!("{} exists already; choose another --key or remove it", path.display()),
+        ),
         _ => Failure {
             outcome: Outcome::Unreachable,
             code: "unwritable",

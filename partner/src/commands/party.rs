@@ -60,7 +60,10 @@ impl Party {
         match ids.as_slice() {
             [id] => ModelId::new(id).map_err(|error| usage("model", error.to_string())),
             [] => Err(usage("model", "the policy has no [[model]]; add the one that you accept".to_owned())),
-            ids => Err(usage("model", format!("the policy has several models; choose --model {}", ids.join(" or ")))),
+            ids => Err(usage(
+                "model",
+                format!("the policy has several models; choose --model {}", ids.join(" or ")),
+            )),
         }
     }
 }
@@ -69,7 +72,8 @@ fn load_policy(path: &Path, pin: Option<Sha256Digest>) -> Result<Policy, Failure
     let text = read(path, MAX_POLICY_LENGTH as u64)?;
     let actual = Sha256Digest::of(&[text.as_bytes()]);
     if let Some(expected) = pin.filter(|expected| *expected != actual) {
-        let message = format!("{}: expected the policy with SHA-256 {expected}, got {actual}", path.display());
+        let message =
+            format!("{}: expected the policy with SHA-256 {expected}, got {actual}", path.display());
         return Err(usage("policy-pin", message));
     }
     Policy::from_toml(&text).map_err(|error| usage("policy", format!("{}: {error}", path.display())))
@@ -83,7 +87,8 @@ pub(super) fn load_key(path: &Path) -> Result<Identity, Failure> {
 
 fn read(path: &Path, limit: u64) -> Result<Zeroizing<String>, Failure> {
     let mut text = Zeroizing::new(String::new());
-    let read = fs::File::open(path).and_then(|file| file.take(limit.saturating_add(1)).read_to_string(&mut text));
+    let read =
+        fs::File::open(path).and_then(|file| file.take(limit.saturating_add(1)).read_to_string(&mut text));
     let length = read.map_err(|error| Failure::unreadable(path, &error))?;
     if length as u64 > limit {
         return Err(usage("too-long", format!("{}: expected at most {limit} bytes", path.display())));
