@@ -1,5 +1,6 @@
 //! Every document that AWS signed verifies at its own time, and nothing next to it does.
 
+#[cfg(test)]
 mod common;
 
 use cleanroom_attestation::chain::{ChainCache, Tier, describe};
@@ -8,13 +9,10 @@ use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Axis, AxisStatus, Expectation, Outcome, Verdict, appraise};
 use common::aws::{AwsDocument, documents, negative_documents};
+use common::code;
 
 fn at_own_time(document: &AwsDocument) -> Verdict {
     appraise(&document.bytes, &document.policy(), &Expectation::default(), document.timestamp(), None)
-}
-
-fn code(verdict: &Verdict) -> &'static str {
-    verdict.accepted().map_or_else(|rejection| rejection.code(), |_| "accepted")
 }
 
 #[test]
