@@ -10,3 +10,14 @@
 //! ```
 //!
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
+
+mod engine;
+mod model;
+mod sampling;
+
+pub use engine::{
+    Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Sink,
+    StartError, SubmitError, Text, Usage,
+};
+pub use model::{ChatMessage, Facts, Model, ModelError, Prompt, PromptError};
+pub use sampling::{Sampling, SamplingError};
