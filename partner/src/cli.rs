@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{explain, measure};
+use crate::commands::{explain, measure, verify_document};
 use crate::output::Terminal;
 
 /// How a command ended. The numbers are part of the interface: scripts branch on them.
@@ -83,6 +83,7 @@ struct Arguments {
 enum Command {
     Measure(measure::Measure),
     Explain(explain::Explain),
+    Verify(verify_document::VerifyDocument),
 }
 
 impl Command {
@@ -90,6 +91,7 @@ impl Command {
         match self {
             Self::Measure(command) => command.run(terminal),
             Self::Explain(command) => command.run(terminal),
+            Self::Verify(command) => command.run(terminal),
         }
     }
 }
