@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{chat, connect, explain, key, measure};
+use crate::commands::{chat, connect, explain, key, measure, verify_document};
 use crate::output::Terminal;
 
 /// How a command ended. The numbers are part of the interface: scripts branch on them.
@@ -86,6 +86,7 @@ enum Command {
     Chat(chat::Chat),
     Measure(measure::Measure),
     Explain(explain::Explain),
+    Verify(verify_document::VerifyDocument),
 }
 
 impl Command {
@@ -96,6 +97,7 @@ impl Command {
             Self::Chat(command) => command.run(terminal),
             Self::Measure(command) => command.run(terminal),
             Self::Explain(command) => command.run(terminal),
+            Self::Verify(command) => command.run(terminal),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `cleanroom explain`: what is in an enclave image or an attestation document, for people.
 
+mod document;
 mod image;
 
 use std::fs::File;
@@ -13,18 +14,20 @@ use crate::output::Terminal;
 
 /// Show what is in an enclave image or an attestation document, and what is wrong with it.
 ///
-/// Explaining is not verifying: nothing is compared with a policy of yours. The exit code says whether the file is well formed.
+/// Explaining is not verifying: nothing is compared with a policy of yours. The exit code says whether the file is well
+/// formed. A document is besides judged at its own time under the roots that AWS published.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
-    /// An enclave image file.
+    /// An enclave image file; or a document: its bytes, or hexadecimal or base64 of them.
     file: PathBuf,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   cleanroom explain cleanroom.eif
-  cleanroom explain cleanroom.eif --json";
+  cleanroom explain evidence.cbor
+  cleanroom explain evidence.cbor --json";
 
 impl Explain {
     pub(crate) fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
@@ -32,11 +35,7 @@ impl Explain {
         if start == *b".eif" {
             return image::explain(&self.file, terminal);
         }
-        Err(Failure {
-            outcome: Outcome::Refused,
-            code: "unknown-file",
-            message: format!("{} is not an enclave image", self.file.display()),
-        })
+        document::explain(&self.file, terminal)
     }
 }
 
