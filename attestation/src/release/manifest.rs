@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::envelope::PayloadType;
 use super::error::{ReleaseError, in_range};
-use super::fields::{Id, Label, List, first_repeated};
+use super::fields::{Id, Label, List, first_repeated, present};
 use super::open::Payload;
 use super::root::{Role, Root, VERSION_LIMIT};
 use super::time::UnixMillis;
@@ -46,7 +46,7 @@ pub struct Release {
     /// The images that may run; at least one.
     pub images: List<Image, IMAGES_LIMIT>,
     /// Where they may run. Absent: anywhere. Present: at least one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub deployments: Option<List<Deployment, DEPLOYMENTS_LIMIT>>,
     /// The models.
     pub models: List<Model, MODELS_LIMIT>,
@@ -83,13 +83,13 @@ pub struct Deployment {
     /// A name, for people.
     pub name: Label,
     /// SHA-384: the IAM role of the parent instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub pcr3: Option<Sha384Digest>,
     /// SHA-384: the id of the parent instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub pcr4: Option<Sha384Digest>,
     /// SHA-384: the certificate that signed the image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub pcr8: Option<Sha384Digest>,
 }
 
