@@ -1,8 +1,8 @@
 //! The channel's vectors, which another implementation computed from the specification.
 
 use cleanroom_attestation::channel::{
-    Binder, EvidenceFrame, Exchange, FinishedKey, FrameKind, HelloFrame, ModelId, Nonce, PublicAttestation, Role,
-    Transcript, boot_measurement, encode_frame, pcr_after_one_extension,
+    Binder, EvidenceFrame, Exchange, FinishedKey, FrameKind, HelloFrame, ModelId, Nonce, PublicAttestation,
+    Role, Transcript, boot_measurement, encode_frame, pcr_after_one_extension,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use serde_json::Value;
@@ -65,8 +65,14 @@ fn check(case: &Case) {
         lease,
         receipt_key: &receipt_key,
     };
-    let public =
-        PublicAttestation { nonce: &nonce, model_id: &model_id, model_digest, release, lease, receipt_key: &receipt_key };
+    let public = PublicAttestation {
+        nonce: &nonce,
+        model_id: &model_id,
+        model_digest,
+        release,
+        lease,
+        receipt_key: &receipt_key,
+    };
     case.expect("server_exporter_context", Role::Server.exporter_context(&nonce));
     case.expect("client_exporter_context", Role::Client.exporter_context(&nonce));
     case.expect("transcript", transcript.digest().as_bytes());

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{explain, measure, verify_document};
+use crate::commands::{chat, connect, explain, key, measure, verify_document};
 use crate::output::Terminal;
 
 /// How a command ended. The numbers are part of the interface: scripts branch on them.
@@ -81,6 +81,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Key(key::Key),
+    Connect(connect::Connect),
+    Chat(chat::Chat),
     Measure(measure::Measure),
     Explain(explain::Explain),
     Verify(verify_document::VerifyDocument),
@@ -89,6 +92,9 @@ enum Command {
 impl Command {
     fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         match self {
+            Self::Key(command) => command.run(terminal),
+            Self::Connect(command) => command.run(terminal),
+            Self::Chat(command) => command.run(terminal),
             Self::Measure(command) => command.run(terminal),
             Self::Explain(command) => command.run(terminal),
             Self::Verify(command) => command.run(terminal),

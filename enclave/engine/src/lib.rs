@@ -12,8 +12,12 @@
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
 
 mod engine;
+pub mod gguf;
+mod kernels;
 mod model;
 mod sampling;
+mod template;
+mod tokenizer;
 
 pub use engine::{
     Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Sink,

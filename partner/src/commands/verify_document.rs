@@ -1,16 +1,15 @@
 //! `cleanroom verify --document`: the verdict on a document in a file, without any network.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use cleanroom_attestation::chain::Tier;
-use cleanroom_attestation::digest::Sha384Digest;
-use cleanroom_attestation::policy::{MAX_POLICY_LENGTH, Policy};
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{self, Axis, AxisStatus, Expectation, Verdict, appraise};
 
-use super::document_file;
+use super::{document_file, party};
 use crate::cli::{Failure, Outcome};
 use crate::output::{Mark, Page, Terminal, printable};
 
@@ -28,6 +27,10 @@ pub struct VerifyDocument {
     /// Your policy: trust anchors, images and all else that you accept.
     #[arg(long, value_name = "FILE", default_value = "trust.toml")]
     policy: PathBuf,
+
+    /// Refuse the policy file unless its SHA-256 is this one.
+    #[arg(long, value_name = "SHA256")]
+    policy_sha256: Option<Sha256Digest>,
 
     /// The time to judge at, like 2026-01-31T12:00:00Z. Without it, this machine's clock.
     #[arg(long, value_name = "TIME", value_parser = timestamp)]
@@ -88,7 +91,7 @@ fn timestamp(text: &str) -> Result<Timestamp, String> {
 
 impl VerifyDocument {
     pub(crate) fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
-        let policy = read_policy(&self.policy)?;
+        let policy = party::load_policy(&self.policy, self.policy_sha256)?;
         let document = document_file::read(&self.document)?;
         let at = match self.at {
             Some(at) => at,
@@ -108,21 +111,6 @@ impl VerifyDocument {
         terminal.report(&verdict, &page(&verdict))?;
         Ok(outcome(&verdict))
     }
-}
-
-/// Reads and checks a policy file. Everything wrong with it is the user's to correct.
-pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
-    let refused = |message: String| Failure { outcome: Outcome::Usage, code: "policy", message };
-    let length = std::fs::metadata(path).map_err(|error| Failure::unreadable(path, &error))?.len();
-    if length > MAX_POLICY_LENGTH as u64 {
-        return Err(refused(format!(
-            "{} is too long for a policy: expected at most {MAX_POLICY_LENGTH} bytes, got {length}",
-            path.display()
-        )));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| Failure::unreadable(path, &error))?;
-    Policy::from_toml(&text)
-        .map_err(|error| refused(format!("{} is not a valid policy: {error}", path.display())))
 }
 
 fn now() -> Result<Timestamp, Failure> {
