@@ -76,7 +76,7 @@ impl Party {
     }
 }
 
-fn load_policy(path: &Path, pin: Option<Sha256Digest>) -> Result<Policy, Failure> {
+pub(super) fn load_policy(path: &Path, pin: Option<Sha256Digest>) -> Result<Policy, Failure> {
     let text = read(path, MAX_POLICY_LENGTH as u64)?;
     let actual = Sha256Digest::of(&[text.as_bytes()]);
     if let Some(expected) = pin.filter(|expected| *expected != actual) {
