@@ -15,6 +15,7 @@ use cleanroom_software_nsm::NsmError;
 
 use crate::endpoint::AddressError;
 
+pub(crate) use program::check_sealed_memory;
 pub use supervisor::{Patience, RestartPolicy, State, Status, SuperviseError, supervise};
 
 /// Starts enclaves of one tier.
