@@ -6,6 +6,8 @@
 //! have no other constructor.
 
 mod appraise;
+mod checks;
+mod report;
 
 use core::fmt;
 
@@ -32,6 +34,9 @@ pub struct Expectation<'a> {
     /// PCR 17 as the expected receipt key gives it.
     pub pcr17: Option<Sha384Digest>,
 }
+
+/// The shortest nonce, in bytes, that makes a session fresh.
+pub const MIN_SESSION_NONCE_LENGTH: usize = 16;
 
 /// One of the questions that a verdict answers separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -174,56 +179,58 @@ impl Rejection {
 }
 
 /// What the verifier concluded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+///
+/// Serialises as an object with `outcome`, `axes`, `tier`, `debug`, `checks`, `evidence` and `rejection`; displays as a
+/// report for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    outcome: Outcome,
-    axes: Axes,
+    axes: [AxisStatus; Axis::ALL.len()],
     tier: Option<Tier>,
     debug: bool,
     checks: Vec<Check>,
-    evidence: Option<AcceptedEvidence>,
-    rejection: Option<Rejection>,
-    #[serde(skip)]
-    session: Result<AcceptedSession, Rejection>,
+    conclusion: Conclusion,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-struct Axes {
-    platform: AxisStatus,
-    image: AxisStatus,
-    deployment: AxisStatus,
-    model: AxisStatus,
-    freshness: AxisStatus,
-    session: AxisStatus,
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Conclusion {
+    /// A check failed.
+    Rejected(Rejection),
+    /// Every check passed, but a channel needs one that was not made.
+    Document(Box<AcceptedEvidence>, Rejection),
+    /// Every check passed, and all that a channel needs were made.
+    Session(Box<AcceptedSession>),
 }
 
 impl Verdict {
     /// The answer on all axes together.
     #[must_use]
-    pub const fn outcome(&self) -> Outcome {
-        self.outcome
+    pub fn outcome(&self) -> Outcome {
+        match &self.conclusion {
+            Conclusion::Rejected(_) => Outcome::Fail,
+            _ if self.axes.iter().all(|status| *status == AxisStatus::Passed) => Outcome::Pass,
+            _ => Outcome::Partial,
+        }
     }
 
     /// The answer on one axis.
     #[must_use]
-    pub const fn axis(&self, axis: Axis) -> AxisStatus {
-        match axis {
-            Axis::Platform => self.axes.platform,
-            Axis::Image => self.axes.image,
-            Axis::Deployment => self.axes.deployment,
-            Axis::Model => self.axes.model,
-            Axis::Freshness => self.axes.freshness,
-            Axis::Session => self.axes.session,
-        }
+    pub fn axis(&self, axis: Axis) -> AxisStatus {
+        let statuses = Axis::ALL.iter().zip(&self.axes);
+        statuses
+            .filter(|(other, _)| **other == axis)
+            .map(|(_, status)| *status)
+            .next()
+            .unwrap_or(AxisStatus::Failed)
     }
 
-    /// Everything that was checked, in order. After a failure of structure, chain or signature nothing more is checked.
+    /// Everything that was checked, in order. After a failure of structure, chain, signature or time stamp nothing more
+    /// is checked, because nothing in the document can be believed.
     #[must_use]
     pub fn checks(&self) -> &[Check] {
         &self.checks
     }
 
-    /// What the root vouches for; `None` when the document did not lead to a root of the policy.
+    /// What the root vouches for; `None` when the document is not genuine under a root of the policy.
     #[must_use]
     pub const fn tier(&self) -> Option<Tier> {
         self.tier
@@ -236,27 +243,43 @@ impl Verdict {
         self.debug
     }
 
-    /// The evidence, if everything that was asked holds.
+    /// The evidence, if everything that was asked holds. What was not asked is not known: see [`Self::outcome`].
     ///
     /// # Errors
     ///
-    /// The first [`Rejection`].
+    /// The [`Rejection`] of the first check that failed.
     pub fn accepted(&self) -> Result<&AcceptedEvidence, &Rejection> {
-        match (&self.evidence, &self.session) {
-            (Some(evidence), _) => Ok(evidence),
-            (None, Err(rejection)) => Err(rejection),
-            (None, Ok(session)) => Ok(&session.0),
+        match &self.conclusion {
+            Conclusion::Rejected(rejection) => Err(rejection),
+            Conclusion::Document(evidence, _) => Ok(evidence),
+            Conclusion::Session(session) => Ok(&session.0),
         }
     }
 
     /// The evidence, if everything that was asked holds **and** everything was asked that a channel needs: platform,
-    /// image, model (PCR 16), nonce, user data, public key and PCR 17. Deployment and age are the policy's choice.
+    /// image, PCR 16 (model), PCR 17 (receipt key), a nonce of at least [`MIN_SESSION_NONCE_LENGTH`], user data and
+    /// public key. Deployment and greatest age are the policy's choice.
     ///
     /// # Errors
     ///
-    /// The first [`Rejection`]; with the code `session-not-asked` for a question that was not asked.
+    /// The [`Rejection`] of the first check that failed; with the code `session-not-asked` for the first that was not made.
     pub fn accepted_session(&self) -> Result<&AcceptedSession, &Rejection> {
-        self.session.as_ref()
+        match &self.conclusion {
+            Conclusion::Rejected(rejection) | Conclusion::Document(_, rejection) => Err(rejection),
+            Conclusion::Session(session) => Ok(session),
+        }
+    }
+
+    /// As [`Self::accepted_session`], by value.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::accepted_session`].
+    pub fn into_accepted_session(self) -> Result<AcceptedSession, Rejection> {
+        match self.conclusion {
+            Conclusion::Rejected(rejection) | Conclusion::Document(_, rejection) => Err(rejection),
+            Conclusion::Session(session) => Ok(*session),
+        }
     }
 }
 
@@ -272,13 +295,12 @@ pub struct AcceptedEvidence {
     image: String,
     root_sha256: Sha256Digest,
     leaf_sha256: Sha256Digest,
-    document_sha256: Sha256Digest,
     not_after: Timestamp,
-    #[serde(serialize_with = "hexadecimal")]
+    #[serde(serialize_with = "report::hexadecimal")]
     nonce: Option<Vec<u8>>,
-    #[serde(serialize_with = "hexadecimal")]
+    #[serde(serialize_with = "report::hexadecimal")]
     user_data: Option<Vec<u8>>,
-    #[serde(serialize_with = "hexadecimal")]
+    #[serde(serialize_with = "report::hexadecimal")]
     public_key: Option<Vec<u8>>,
 }
 
@@ -337,12 +359,6 @@ impl AcceptedEvidence {
         &self.leaf_sha256
     }
 
-    /// The SHA-256 of the whole document.
-    #[must_use]
-    pub const fn document_sha256(&self) -> &Sha256Digest {
-        &self.document_sha256
-    }
-
     /// The last second in which every certificate is valid.
     #[must_use]
     pub const fn not_after(&self) -> Timestamp {
@@ -378,9 +394,4 @@ impl AcceptedSession {
     pub const fn evidence(&self) -> &AcceptedEvidence {
         &self.0
     }
-}
-
-#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
-fn hexadecimal<S: serde::Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
-    bytes.as_ref().map(hex::encode).serialize(serializer)
 }

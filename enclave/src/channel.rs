@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use cleanroom_attestation::channel::{
-    EvidenceFrame, Exchange, FrameError, FrameKind, HelloFrame, ModelId, Nonce, PublicAttestation, RefusalCode, Role,
-    Transcript,
+    EvidenceFrame, Exchange, FrameError, FrameKind, HelloFrame, ModelId, Nonce, PublicAttestation,
+    RefusalCode, Role, Transcript,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_channel::frames::{Frame, ReadError};
@@ -71,7 +71,10 @@ impl Attester {
     ///
     /// # Errors
     /// What the security module did instead.
-    pub(crate) async fn public_attestation(&self, nonce: &Nonce) -> Result<PublicEvidence<'_>, SecurityModuleError> {
+    pub(crate) async fn public_attestation(
+        &self,
+        nonce: &Nonce,
+    ) -> Result<PublicEvidence<'_>, SecurityModuleError> {
         let attestation = PublicAttestation {
             nonce,
             model_id: &self.model_id,
@@ -85,7 +88,7 @@ impl Attester {
             document,
             model_id: &self.model_id,
             model_digest: self.model_digest,
-            receipt_key: attestation.receipt_key,
+            receipt_key: self.receipt_key.subject_public_key_info(),
         })
     }
 
@@ -142,7 +145,11 @@ impl Attester {
         let finished = Frame::read(stream, &[FrameKind::Finished]).await?;
         let key = tls::finished_key(stream.get_ref().1, &nonce)?;
         let expected = exchange.client_finished(evidence.bytes(), &key);
-        if bool::from(expected.as_slice().ct_eq(finished.body())) { Ok(()) } else { Err(ChannelError::Finished) }
+        if bool::from(expected.as_slice().ct_eq(finished.body())) {
+            Ok(())
+        } else {
+            Err(ChannelError::Finished)
+        }
     }
 }
 

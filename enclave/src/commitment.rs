@@ -50,13 +50,18 @@ async fn commit_pcr(
     security_module.lock_pcr(index).await?;
     let read_back = security_module.describe_pcr(index).await?;
     if extended != expected || read_back.value != expected || !read_back.locked {
-        return Err(CommitmentError::NotKept { index, expected, actual: read_back.value, locked: read_back.locked });
+        return Err(CommitmentError::NotKept {
+            index,
+            expected,
+            actual: read_back.value,
+            locked: read_back.locked,
+        });
     }
     Ok(())
 }
 
 /// Why the enclave cannot commit, and therefore does not serve.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitmentError {
     /// Somebody extended or locked the PCR first.
     #[error("expected PCR {index} to be zero and unlocked at boot, but it was extended or locked already")]

@@ -199,7 +199,9 @@ mod tests {
 
     #[test]
     fn what_is_unknown_or_impossible_is_refused() {
-        let with = |line: &str| Config::from_toml(&format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{line}"));
+        let with = |line: &str| {
+            Config::from_toml(&format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{line}"))
+        };
         assert!(matches!(with("colour = 1"), Err(ConfigError::Syntax(_))));
         assert!(matches!(with("[limits]\nsessions = 0"), Err(ConfigError::Syntax(_))));
         assert!(matches!(with("[limits]\nhandshake_timeout = \"0s\""), Err(ConfigError::Syntax(_))));

@@ -80,12 +80,7 @@ where
     let limits = &config.limits;
     let engine = Engine::start(
         Arc::new(weights),
-        EngineConfig {
-            threads: limits.threads,
-            max_sequences: limits.sequences,
-            max_queued: limits.queued,
-            ..EngineConfig::default()
-        },
+        EngineConfig { threads: limits.threads, max_sequences: limits.sequences, max_queued: limits.queued },
     )?;
     let service = Service::new(engine, config.model.clone(), digest, limits);
     let attester = Attester::new(committed, config.model.clone(), security_module, receipt_key)?;

@@ -52,9 +52,9 @@ async fn attest(
     challenge: Result<Query<Challenge>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
     let mut nonce = [0; Nonce::LENGTH];
-    let decoded = challenge.ok().and_then(|Query(Challenge { nonce: text })| {
-        hex::decode_to_slice(text, &mut nonce).ok()
-    });
+    let decoded = challenge
+        .ok()
+        .and_then(|Query(Challenge { nonce: text })| hex::decode_to_slice(text, &mut nonce).ok());
     if decoded.is_none() {
         return (StatusCode::BAD_REQUEST, "expected ?nonce= and 64 hexadecimal digits\n").into_response();
     }
@@ -66,6 +66,7 @@ async fn attest(
             receipt_key: STANDARD.encode(evidence.receipt_key),
         })
         .into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "no evidence at the moment; try again shortly\n").into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "no evidence at the moment; try again shortly\n")
+            .into_response(),
     }
 }

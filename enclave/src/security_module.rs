@@ -79,7 +79,11 @@ impl SecurityModule {
     ///
     /// # Errors
     /// [`SecurityModuleError`] says what the device did instead.
-    pub async fn extend_pcr(&self, index: u16, data: &Sha384Digest) -> Result<Sha384Digest, SecurityModuleError> {
+    pub async fn extend_pcr(
+        &self,
+        index: u16,
+        data: &Sha384Digest,
+    ) -> Result<Sha384Digest, SecurityModuleError> {
         let request = Request::ExtendPCR { index, data: data.as_bytes().to_vec() };
         match self.process(request).await? {
             Response::ExtendPCR { data } => pcr_value(&data),
@@ -129,7 +133,7 @@ fn unexpected(expected: &'static str, _actual: &Response) -> SecurityModuleError
 }
 
 /// What the security module did instead of answering.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecurityModuleError {
     /// As many requests wait as may wait.
     #[error("the security module has {QUEUE} requests waiting")]
@@ -149,7 +153,7 @@ pub enum SecurityModuleError {
 }
 
 /// The security module's own error code.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Refusal(ErrorCode);
 
 impl PartialEq for Refusal {

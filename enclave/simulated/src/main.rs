@@ -58,7 +58,9 @@ fn path(variable: &'static str) -> Result<PathBuf, Reason> {
 /// Why the program ends.
 #[derive(Debug, thiserror::Error)]
 enum Reason {
-    #[error("expected {0} in the environment: this program is started by `cleanroom-host run --tier simulated`")]
+    #[error(
+        "expected {0} in the environment: this program is started by `cleanroom-host run --tier simulated`"
+    )]
     Environment(&'static str),
     #[error(transparent)]
     Halt(#[from] Halt),
