@@ -10,6 +10,7 @@ use api_support::{
 };
 use axum::body::Body;
 use cleanroom_enclave::api::Limits;
+use http::HeaderValue;
 use serde_json::{Value, json};
 
 const QUESTION: &str = "What is attestation?";
@@ -97,7 +98,7 @@ async fn only_plain_json_is_read() {
 
 fn upload(body: Body) -> http::Request<Body> {
     let mut request = request(partner(1), "POST", TEXT, body);
-    request.headers_mut().insert("content-type", "application/json".parse().unwrap());
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     request
 }
 

@@ -82,7 +82,7 @@ async fn converse(api: &Api, http2: bool) -> String {
         let body = sender.send(request).await;
         match serde_json::from_slice::<Value>(&body) {
             Ok(whole) => answers += &content(&[whole]),
-            Err(_) => answers += &content(&api_support::chunks(&String::from_utf8(body.to_vec()).unwrap())),
+            Err(_) => answers += &content(&api_support::chunks(std::str::from_utf8(&body).unwrap())),
         }
     }
     answers

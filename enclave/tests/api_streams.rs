@@ -7,6 +7,7 @@ mod api_support;
 use api_support::{Api, TEXT, merged, partner, post, text};
 use axum::body::Body;
 use axum::{Extension, Router};
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
@@ -27,10 +28,10 @@ async fn stops_early(api: &Api, left: impl AsyncFnOnce(&Api)) {
     let (_, mut other) = api.post(TEXT, &long(&json!({}))).await.first_frame().await;
     left(api).await;
     api.until_active(1).await;
-    let ready = futures_util::FutureExt::now_or_never(other.frame());
-    let text = ready.map_or_else(String::new, |frame| {
-        String::from_utf8(frame.unwrap().unwrap().into_data().unwrap().to_vec()).unwrap()
-    });
+    let mut text = String::new();
+    while let Some(Some(frame)) = other.frame().now_or_never() {
+        text += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
+    }
     assert!(!text.contains("[DONE]"), "the engine went on to the end for a client that had left");
     drop(other);
     api.idle().await;
