@@ -3,6 +3,8 @@
 //! The partner here is the real one, on real sockets. The adversary is scripted; where it needs evidence it holds a genuine
 //! security module of the very root that the partner trusts, which is more than a real host has.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::sync::Arc;
 
 use cleanroom_attestation::channel::FrameKind;

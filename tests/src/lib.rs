@@ -1,5 +1,5 @@
-//! What the end-to-end tests share: a clean room in this process ([`room`]), an attester that lies on request ([`liar`]), and
-//! the real programs as processes ([`processes`]).
+//! What the end-to-end tests share: the attester's end alone ([`room`]), an attester that lies on request ([`liar`]), a whole clean
+//! room behind a recording relay ([`house`]), and a plain client ([`client`]).
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -11,5 +11,7 @@
     reason = "this crate is tests only: a failure of its own parts is a failure of the test"
 )]
 
+pub mod client;
+pub mod house;
 pub mod liar;
 pub mod room;

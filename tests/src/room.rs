@@ -102,8 +102,14 @@ impl World {
     /// The partner's policy: this root, this image, this model.
     #[must_use]
     pub fn policy(&self) -> Policy {
+        self.policy_for(model_digest())
+    }
+
+    /// The same for another model.
+    #[must_use]
+    pub fn policy_for(&self, model: Sha256Digest) -> Policy {
         let [pcr0, pcr1, pcr2] = self.pcrs;
-        let (root, model) = (self.root.fingerprint(), model_digest());
+        let root = self.root.fingerprint();
         let text = format!(
             "version = 1\n\
              [[trust_anchor]]\nname = \"test\"\ntier = \"development\"\nsha256 = \"{root}\"\n\
