@@ -10,3 +10,23 @@
 //! ```
 //!
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
+
+mod cache;
+mod engine;
+mod forward;
+pub mod gguf;
+mod kernels;
+mod matrix;
+mod model;
+mod sampling;
+mod template;
+mod tokenizer;
+
+pub use engine::{
+    Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Sink,
+    StartError, SubmitError, Text, Usage,
+};
+pub use model::{ChatMessage, Facts, Model, ModelError, Prompt, PromptError};
+pub use sampling::{Sampling, SamplingError};
+pub use template::TemplateError;
+pub use tokenizer::TokenizerError;

@@ -1,0 +1,197 @@
+//! Tensor descriptions, checked against the file and against each other.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
+
+use super::{Cursor, GgufError, MAX_TENSOR_NAME_BYTES};
+
+const MAX_DIMENSIONS: u32 = 4;
+
+/// How the numbers of a tensor are stored. Only what the kernels read; other types are refused by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TensorType {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision.
+    F16,
+    /// Blocks of 32: a half-precision scale, then 32 signed bytes.
+    Q8_0,
+}
+
+impl TensorType {
+    /// Numbers in one block; rows are whole blocks.
+    pub fn block_length(self) -> usize {
+        match self {
+            TensorType::F32 | TensorType::F16 => 1,
+            TensorType::Q8_0 => 32,
+        }
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            TensorType::F32 => 4,
+            TensorType::F16 => 2,
+            TensorType::Q8_0 => 34,
+        }
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            TensorType::F32 => "F32",
+            TensorType::F16 => "F16",
+            TensorType::Q8_0 => "Q8_0",
+        })
+    }
+}
+
+/// A tensor inside the file.
+#[derive(Clone, Copy)]
+pub struct Tensor<'a> {
+    /// How the numbers are stored.
+    pub tensor_type: TensorType,
+    /// Up to four dimensions, the contiguous one first; unused ones are 1.
+    pub dimensions: [usize; MAX_DIMENSIONS as usize],
+    /// The numbers, little-endian.
+    pub bytes: &'a [u8],
+}
+
+/// A description whose place in the file has not been looked at yet.
+struct Description {
+    tensor_type: TensorType,
+    dimensions: [usize; MAX_DIMENSIONS as usize],
+    offset: u64,
+    size: u64,
+}
+
+pub(super) fn read_all<'a>(
+    cursor: &mut Cursor<'a>,
+    count: u64,
+    alignment: u32,
+) -> Result<BTreeMap<&'a str, Tensor<'a>>, GgufError> {
+    let mut descriptions = BTreeMap::new();
+    for _ in 0..count {
+        let name = cursor.string("a tensor name", MAX_TENSOR_NAME_BYTES)?;
+        let description = read_description(cursor, name)?;
+        if description.offset % u64::from(alignment) != 0 {
+            return Err(GgufError::Misaligned { name: name.into(), offset: description.offset, alignment });
+        }
+        match descriptions.entry(name) {
+            Entry::Vacant(slot) => slot.insert(description),
+            Entry::Occupied(_) => return Err(GgufError::DuplicateTensor { name: name.into() }),
+        };
+    }
+    if count > 0 {
+        let padding = cursor.position().next_multiple_of(alignment as usize) - cursor.position();
+        cursor.bytes(padding as u64, "the padding before the tensor data")?;
+    }
+    let data = cursor.rest();
+    refuse_overlaps(&descriptions)?;
+    descriptions.into_iter().map(|(name, description)| Ok((name, place(name, &description, data)?))).collect()
+}
+
+fn read_description(cursor: &mut Cursor<'_>, name: &str) -> Result<Description, GgufError> {
+    const WHAT: &str = "a tensor description";
+    let count = cursor.u32(WHAT)?;
+    if !(1..=MAX_DIMENSIONS).contains(&count) {
+        return Err(GgufError::DimensionCount { name: name.into(), found: count });
+    }
+    let too_large = || GgufError::TensorSize { name: name.into() };
+    let mut dimensions = [1_usize; MAX_DIMENSIONS as usize];
+    let mut elements = 1_u64;
+    for dimension in dimensions.iter_mut().take(count as usize) {
+        let length = cursor.u64(WHAT)?;
+        if length == 0 {
+            return Err(GgufError::EmptyDimension { name: name.into() });
+        }
+        elements = elements.checked_mul(length).ok_or_else(too_large)?;
+        *dimension = usize::try_from(length).map_err(|_| too_large())?;
+    }
+    let tensor_type = supported(name, cursor.u32(WHAT)?)?;
+    let block = tensor_type.block_length();
+    let [row, ..] = dimensions;
+    if row % block != 0 {
+        return Err(GgufError::RowLength { name: name.into(), found: row, block });
+    }
+    let size =
+        (elements / block as u64).checked_mul(tensor_type.block_bytes() as u64).ok_or_else(too_large)?;
+    let offset = cursor.u64(WHAT)?;
+    offset.checked_add(size).ok_or_else(too_large)?;
+    Ok(Description { tensor_type, dimensions, offset, size })
+}
+
+fn place<'a>(name: &str, description: &Description, data: &'a [u8]) -> Result<Tensor<'a>, GgufError> {
+    let outside = || GgufError::OutOfBounds {
+        name: name.into(),
+        offset: description.offset,
+        size: description.size,
+        available: data.len() as u64,
+    };
+    let start = usize::try_from(description.offset).map_err(|_| outside())?;
+    let size = usize::try_from(description.size).map_err(|_| outside())?;
+    let bytes = data.get(start..).and_then(|rest| rest.get(..size)).ok_or_else(outside)?;
+    Ok(Tensor { tensor_type: description.tensor_type, dimensions: description.dimensions, bytes })
+}
+
+fn refuse_overlaps(descriptions: &BTreeMap<&str, Description>) -> Result<(), GgufError> {
+    let mut places: Vec<_> =
+        descriptions.iter().map(|(name, d)| (d.offset, d.offset + d.size, *name)).collect();
+    places.sort_unstable();
+    for pair in places.windows(2) {
+        if let [(_, end, first), (start, _, second)] = pair
+            && start < end
+        {
+            return Err(GgufError::Overlap { first: (*first).into(), second: (*second).into() });
+        }
+    }
+    Ok(())
+}
+
+fn supported(name: &str, number: u32) -> Result<TensorType, GgufError> {
+    match number {
+        0 => Ok(TensorType::F32),
+        1 => Ok(TensorType::F16),
+        8 => Ok(TensorType::Q8_0),
+        _ => Err(GgufError::TensorType { name: name.into(), number, found: type_name(number) }),
+    }
+}
+
+/// The names of `ggml_type`, so that a refusal can say what came.
+fn type_name(number: u32) -> &'static str {
+    match number {
+        2 => "Q4_0",
+        3 => "Q4_1",
+        6 => "Q5_0",
+        7 => "Q5_1",
+        9 => "Q8_1",
+        10 => "Q2_K",
+        11 => "Q3_K",
+        12 => "Q4_K",
+        13 => "Q5_K",
+        14 => "Q6_K",
+        15 => "Q8_K",
+        16 => "IQ2_XXS",
+        17 => "IQ2_XS",
+        18 => "IQ3_XXS",
+        19 => "IQ1_S",
+        20 => "IQ4_NL",
+        21 => "IQ3_S",
+        22 => "IQ2_S",
+        23 => "IQ4_XS",
+        24 => "I8",
+        25 => "I16",
+        26 => "I32",
+        27 => "I64",
+        28 => "F64",
+        29 => "IQ1_M",
+        30 => "BF16",
+        34 => "TQ1_0",
+        35 => "TQ2_0",
+        39 => "MXFP4",
+        _ => "an unknown type",
+    }
+}

@@ -1,0 +1,110 @@
+//! The arithmetic that takes the time, for the processor at hand.
+//!
+//! There is one definition of every result, down to the last bit: the scalar kernels. A vector kernel performs the same
+//! operations in the same order for each number (a fused multiply-add where the scalar one has `mul_add`, eight lanes
+//! where it has arrays of eight), so an answer depends neither on the processor nor on what else is in the batch.
+//! Property tests hold the kernels to that.
+//!
+//! A further instruction set is one more module and one more arm in [`dispatch`]; a further weight format is one more
+//! variant of [`crate::matrix::Matrix`]'s tiles and one more kernel.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod half;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+pub(crate) use half::{f16_to_f32, f32_to_f16};
+pub(crate) use tile::{Block, F16Column, F32Column, Q8Tile, TILE_ROWS, TileOutput};
+
+/// Lanes of the canonical order of summation.
+const LANES: usize = 8;
+
+/// Numbers that share one scale, in weights of type Q8_0 and in quantised activations.
+pub(crate) const BLOCK: usize = 32;
+
+/// The kernels for this processor, chosen once.
+#[derive(Clone, Copy)]
+pub(crate) enum Kernels {
+    /// Plain Rust: the reference, and what other processors run.
+    Scalar,
+    /// AVX2 with FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+}
+
+macro_rules! dispatch {
+    ($kernels:expr, $name:ident ( $($argument:expr),* )) => {
+        match $kernels {
+            Kernels::Scalar => scalar::$name($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(available) => available.$name($($argument),*),
+        }
+    };
+}
+
+impl Kernels {
+    /// The fastest kernels this processor runs.
+    pub(crate) fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(available) = avx2::Avx2::detect() {
+            return Kernels::Avx2(available);
+        }
+        Kernels::Scalar
+    }
+
+    /// `output[m] = tiles · activations[m]` for the 16 rows of one tile; `activations` are rows of `tiles.len()` blocks.
+    pub(crate) fn q8_tile(self, tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]) {
+        dispatch!(self, q8_tile(tiles, activations, output));
+    }
+
+    /// As [`Kernels::q8_tile`], for half-precision weights and rows of `columns.len()` activations.
+    pub(crate) fn f16_tile(self, columns: &[F16Column], activations: &[f32], output: &mut [TileOutput]) {
+        dispatch!(self, f16_tile(columns, activations, output));
+    }
+
+    /// As [`Kernels::f16_tile`], for single-precision weights.
+    pub(crate) fn f32_tile(self, columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]) {
+        dispatch!(self, f32_tile(columns, activations, output));
+    }
+
+    /// Rounds every 32 numbers to signed bytes with a common scale.
+    pub(crate) fn quantise(self, values: &[f32], blocks: &mut [Block]) {
+        dispatch!(self, quantise(values, blocks));
+    }
+
+    /// `output = values / √(mean(values²) + epsilon) · weight`.
+    pub(crate) fn rms_norm(self, values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+        dispatch!(self, rms_norm(values, weight, epsilon, output));
+    }
+
+    /// `gate = gate · σ(gate) · up`.
+    pub(crate) fn swiglu(self, gate: &mut [f32], up: &[f32]) {
+        dispatch!(self, swiglu(gate, up));
+    }
+
+    /// Softmax in place.
+    pub(crate) fn softmax(self, values: &mut [f32]) {
+        dispatch!(self, softmax(values));
+    }
+
+    /// One head's attention over `scores.len()` positions. `keys` and `values` hold a row of `query.len()`
+    /// half-precision numbers for each position; `scores` is scratch.
+    pub(crate) fn attend(
+        self,
+        query: &[f32],
+        keys: &[u16],
+        values: &[u16],
+        scores: &mut [f32],
+        output: &mut [f32],
+    ) {
+        dispatch!(self, attend(query, keys, values, scores, output));
+    }
+
+    /// Half-precision copies of single-precision numbers, rounded to nearest even.
+    pub(crate) fn halve(self, values: &[f32], output: &mut [u16]) {
+        dispatch!(self, halve(values, output));
+    }
+}

@@ -1,0 +1,227 @@
+//! The definition of every kernel's result.
+//!
+//! Functions marked `inline(always)` are also compiled into the vector modules, where the compiler widens them.
+
+use super::{
+    BLOCK, LANES,
+    half::{f16_to_f32, f32_to_f16},
+    tile::{Block, F16Column, F32Column, Q8Tile, TILE_ROWS, TileOutput},
+};
+
+pub(super) fn q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]) {
+    for (row, out) in activations.chunks_exact(tiles.len()).zip(output) {
+        let mut sums = [0.0_f32; TILE_ROWS];
+        for (tile, block) in tiles.iter().zip(row) {
+            for (index, sum) in sums.iter_mut().enumerate() {
+                let mut dot = 0_i32;
+                for (weights, inputs) in tile.quants.iter().zip(&block.quants) {
+                    let weights = weights.iter().skip(index * 4);
+                    for (weight, input) in weights.zip(inputs) {
+                        dot += i32::from(*weight) * i32::from(*input);
+                    }
+                }
+                let scale = f16_to_f32(tile.scales[index]) * block.scale;
+                *sum = (dot as f32).mul_add(scale, *sum);
+            }
+        }
+        *out = sums;
+    }
+}
+
+pub(super) fn f16_tile(columns: &[F16Column], activations: &[f32], output: &mut [TileOutput]) {
+    for (row, out) in activations.chunks_exact(columns.len()).zip(output) {
+        *out = weighted_columns(columns.iter().map(|column| column.map(f16_to_f32)), row);
+    }
+}
+
+pub(super) fn f32_tile(columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]) {
+    for (row, out) in activations.chunks_exact(columns.len()).zip(output) {
+        *out = weighted_columns(columns.iter().copied(), row);
+    }
+}
+
+fn weighted_columns(columns: impl Iterator<Item = F32Column>, inputs: &[f32]) -> TileOutput {
+    let mut sums = [0.0_f32; TILE_ROWS];
+    for (column, input) in columns.zip(inputs) {
+        for (sum, weight) in sums.iter_mut().zip(column) {
+            *sum = weight.mul_add(*input, *sum);
+        }
+    }
+    sums
+}
+
+pub(super) fn attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]) {
+    let width = query.len();
+    let scale = 1.0 / (width as f32).sqrt();
+    for (key, score) in keys.chunks_exact(width).zip(&mut *scores) {
+        let mut lanes = [0.0_f32; LANES];
+        for (query, key) in query.as_chunks::<LANES>().0.iter().zip(key.as_chunks::<LANES>().0) {
+            for ((lane, query), key) in lanes.iter_mut().zip(query).zip(key) {
+                *lane = query.mul_add(f16_to_f32(*key), *lane);
+            }
+        }
+        *score = sum_lanes(lanes) * scale;
+    }
+    softmax(scores);
+    output.fill(0.0);
+    for (value, score) in values.chunks_exact(width).zip(scores) {
+        for (out, value) in output.iter_mut().zip(value) {
+            *out = score.mul_add(f16_to_f32(*value), *out);
+        }
+    }
+}
+
+pub(super) fn halve(values: &[f32], output: &mut [u16]) {
+    for (value, out) in values.iter().zip(output) {
+        *out = f32_to_f16(*value);
+    }
+}
+
+#[inline(always)]
+pub(super) fn quantise(values: &[f32], blocks: &mut [Block]) {
+    for (values, block) in values.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+        let mut lanes = [0.0_f32; LANES];
+        for chunk in values.as_chunks::<LANES>().0 {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *lane = if value.abs() > *lane { value.abs() } else { *lane };
+            }
+        }
+        let largest = lanes.into_iter().fold(0.0_f32, |a, b| if b > a { b } else { a });
+        let factor = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        for (quants, values) in block.quants.iter_mut().zip(values.as_chunks::<4>().0) {
+            for (quant, value) in quants.iter_mut().zip(values) {
+                *quant = nearest(value * factor) as i8;
+            }
+        }
+        block.scale = largest / 127.0;
+    }
+}
+
+#[inline(always)]
+pub(super) fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value * value;
+        }
+    }
+    let squares = sum_lanes(lanes) + rest.iter().fold(0.0, |sum, value| sum + value * value);
+    let factor = 1.0 / (squares / values.len() as f32 + epsilon).sqrt();
+    for ((out, value), weight) in output.iter_mut().zip(values).zip(weight) {
+        *out = value * factor * weight;
+    }
+}
+
+#[inline(always)]
+pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
+    let (gates, rest) = gate.as_chunks_mut::<LANES>();
+    let (ups, up_rest) = up.as_chunks::<LANES>();
+    for (gate, up) in gates.iter_mut().zip(ups) {
+        *gate = std::array::from_fn(|lane| gate[lane] / (1.0 + exp(-gate[lane])) * up[lane]);
+    }
+    for (gate, up) in rest.iter_mut().zip(up_rest) {
+        *gate = *gate / (1.0 + exp(-*gate)) * up;
+    }
+}
+
+#[inline(always)]
+pub(super) fn softmax(values: &mut [f32]) {
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in &*chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = if *value > *lane { *value } else { *lane };
+        }
+    }
+    let largest = lanes.iter().chain(&*rest).fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+    let mut lanes = [0.0_f32; LANES];
+    for chunk in &mut *chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *value = exp(*value - largest);
+            *lane += *value;
+        }
+    }
+    let mut sum = sum_lanes(lanes);
+    for value in &mut *rest {
+        *value = exp(*value - largest);
+        sum += *value;
+    }
+    let factor = 1.0 / sum;
+    for value in values {
+        *value *= factor;
+    }
+}
+
+/// Halves, then quarters, then the last two: the order in which a vector is folded.
+#[inline(always)]
+fn sum_lanes([a, b, c, d, e, f, g, h]: [f32; LANES]) -> f32 {
+    let [a, b, c, d] = [a + e, b + f, c + g, d + h];
+    let [a, b] = [a + c, b + d];
+    a + b
+}
+
+/// Adding this to a number of at most 2^22 leaves the nearest integer, to even on a tie, in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+#[inline(always)]
+fn nearest(value: f32) -> i32 {
+    (value + ROUND).to_bits() as i32 - ROUND.to_bits() as i32
+}
+
+/// e^x with a relative error below 2e-7, by the same few operations everywhere (a system's own `exp` may differ in the
+/// last bit). Arguments outside -87 to 88 are taken as the nearer of the two.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    let x = if x > -87.0 { x } else { -87.0 };
+    let x = if x < 88.0 { x } else { 88.0 };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let power = shifted - ROUND;
+    // ln 2 in two parts: the first has so few digits that its product with the power is exact.
+    let rest = x - power * 0.693_359_4 - power * -2.121_944_4e-4;
+    let mut sum = 1.0 / 5040.0;
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        sum = sum * rest + coefficient;
+    }
+    let exponent = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
+    sum * f32::from_bits(((exponent + 127) << 23) as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_function_is_accurate() {
+        for step in -8700..8800_i32 {
+            let x = step as f32 / 100.0;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(error < 2e-7, "exp({x}): relative error {error}");
+        }
+        assert_eq!(exp(f32::NEG_INFINITY), exp(-87.0));
+        assert_eq!(exp(0.0), 1.0);
+    }
+
+    #[test]
+    fn quantising_keeps_the_largest_and_rounds_the_rest() {
+        let mut values = [0.0_f32; BLOCK];
+        values[3] = -12.7;
+        values[4] = 6.36;
+        let mut blocks = [Block::default()];
+        quantise(&values, &mut blocks);
+        assert_eq!(blocks[0].quants[0][3], -127);
+        assert_eq!(blocks[0].quants[1][0], 64);
+        assert!((blocks[0].scale - 0.1).abs() < 1e-7);
+        quantise(&[0.0; BLOCK], &mut blocks);
+        assert_eq!((blocks[0].quants, blocks[0].scale), ([[0; 4]; 8], 0.0));
+    }
+
+    #[test]
+    fn softmax_sums_to_one() {
+        let mut values: Vec<f32> = (0..19).map(|index| index as f32 / 3.0).collect();
+        softmax(&mut values);
+        assert!((values.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+        assert!((values[18] / values[15] - 1.0_f32.exp()).abs() < 1e-5);
+    }
+}

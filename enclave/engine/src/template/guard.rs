@@ -1,0 +1,62 @@
+//! Stand-ins for the characters of a message that could be part of a control token.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::RangeInclusive,
+};
+
+use zeroize::Zeroizing;
+
+use crate::tokenizer::append;
+
+/// Planes 15 and 16: private use, so no text needs one of them to mean anything.
+const STAND_INS: [RangeInclusive<char>; 2] = ['\u{f0000}'..='\u{ffffd}', '\u{100000}'..='\u{10fffd}'];
+
+/// A one-to-one exchange of characters, made for one set of messages.
+///
+/// The stand-ins occur in none of these messages and in no control token. White space stays itself, so that templates
+/// can trim; a control token has at least one other character.
+pub(super) struct Guard {
+    to_stand_in: HashMap<char, char>,
+    from_stand_in: HashMap<char, char>,
+}
+
+impl Guard {
+    /// `None` when the messages leave too few private-use characters.
+    pub(super) fn new<'a>(
+        alphabet: impl Iterator<Item = char>,
+        contents: impl Iterator<Item = &'a str>,
+    ) -> Option<Self> {
+        let alphabet: BTreeSet<char> = alphabet.filter(|character| !character.is_whitespace()).collect();
+        let is_candidate = |character: &char| STAND_INS.iter().any(|range| range.contains(character));
+        let taken: BTreeSet<char> = contents.flat_map(str::chars).filter(is_candidate).collect();
+        let mut free = STAND_INS
+            .iter()
+            .cloned()
+            .flatten()
+            .filter(|character| !taken.contains(character) && !alphabet.contains(character));
+        let mut to_stand_in = HashMap::with_capacity(alphabet.len());
+        let mut from_stand_in = HashMap::with_capacity(alphabet.len());
+        for character in &alphabet {
+            let stand_in = free.next()?;
+            to_stand_in.insert(*character, stand_in);
+            from_stand_in.insert(stand_in, *character);
+        }
+        Some(Self { to_stand_in, from_stand_in })
+    }
+
+    /// The content with stand-ins.
+    pub(super) fn protect(&self, content: &str) -> Zeroizing<String> {
+        let mut protected = Zeroizing::new(String::with_capacity(content.len() * 4));
+        for character in content.chars() {
+            let character = self.to_stand_in.get(&character).unwrap_or(&character);
+            append(&mut protected, character.encode_utf8(&mut [0; 4]));
+        }
+        protected
+    }
+
+    /// The character that a stand-in stands for; any other character is itself.
+    pub(super) fn restore(&self, character: char) -> char {
+        self.from_stand_in.get(&character).copied().unwrap_or(character)
+    }
+}

@@ -1,0 +1,186 @@
+//! The chat template of a model file: messages to tokens.
+//!
+//! A template is Jinja that joins message contents and control tokens into one string. If that string were simply
+//! searched for control tokens, a user who writes `<|im_end|>` could end the turn and speak as somebody else. So each
+//! character of a message that could be part of a control token is exchanged for a stand-in before the template runs
+//! ([`guard`]). Control tokens are then found among the characters the template wrote itself, whatever it did with the
+//! contents, and the stand-ins become text again afterwards.
+
+mod guard;
+#[cfg(test)]
+mod tests;
+
+use guard::Guard;
+use minijinja::{Environment, Error, ErrorKind, context, syntax::SyntaxConfig, value::Value};
+use zeroize::Zeroizing;
+
+use crate::{
+    model::{ChatMessage, PromptError},
+    tokenizer::{Tokenizer, append},
+};
+
+/// Work a template may do, in instructions of the interpreter.
+const FUEL: u64 = 4_000_000;
+/// Nesting of template calls.
+const RECURSION: usize = 64;
+/// Bytes a template may write beyond four times the longest text a context can hold (a stand-in takes four bytes).
+const OUTPUT_ALLOWANCE: usize = 64 * 1024;
+/// Roles a template may see. They are compared, not guarded, because some templates build control tokens from them.
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+const NAME: &str = "chat";
+
+/// A chat template that does not parse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("tokenizer.chat_template does not parse, line {line}")]
+pub struct TemplateError {
+    /// Line of the template, from 1; 0 when not known.
+    pub line: usize,
+}
+
+/// A parsed chat template.
+pub(crate) struct ChatTemplate {
+    environment: Environment<'static>,
+}
+
+impl ChatTemplate {
+    pub(crate) fn new(source: &str) -> Result<Self, TemplateError> {
+        let mut environment = Environment::new();
+        // Published templates are written for these two settings of Jinja.
+        environment.set_syntax(
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()
+                .map_err(|_| TemplateError { line: 0 })?,
+        );
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |_reason: &str| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, "refused by the template"))
+        });
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(|error| TemplateError { line: error.line().unwrap_or(0) })?;
+        Ok(Self { environment })
+    }
+
+    /// The tokens of a chat up to where the assistant's answer begins. `text_limit` is the most bytes of text that can
+    /// fit into the model's context.
+    pub(crate) fn tokens(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[ChatMessage<'_>],
+        text_limit: usize,
+    ) -> Result<Zeroizing<Vec<u32>>, PromptError> {
+        if messages.iter().any(|message| !ROLES.contains(&message.role)) {
+            return Err(PromptError::Role);
+        }
+        let bytes = messages.iter().map(|message| message.content.len()).fold(0, usize::saturating_add);
+        if bytes > text_limit {
+            return Err(PromptError::TooLong { bytes, limit: text_limit });
+        }
+        let contents = messages.iter().map(|message| message.content);
+        let guard = Guard::new(tokenizer.control_alphabet(), contents)
+            .ok_or(PromptError::Template("the messages use every private-use character"))?;
+        let rendered = self.render(tokenizer, &guard, messages, text_limit)?;
+        Ok(tokens_of(tokenizer, &guard, &rendered))
+    }
+
+    fn render(
+        &self,
+        tokenizer: &Tokenizer,
+        guard: &Guard,
+        messages: &[ChatMessage<'_>],
+        text_limit: usize,
+    ) -> Result<Zeroizing<String>, PromptError> {
+        let guarded = messages.iter().map(|message| {
+            let content = guard.protect(message.content);
+            Value::from_pairs([
+                ("role", Value::from(message.role)),
+                ("content", Value::from(content.as_str())),
+            ])
+        });
+        let variables = context! {
+            messages => guarded.collect::<Vec<_>>(),
+            add_generation_prompt => true,
+            bos_token => tokenizer.bos_text(),
+            eos_token => tokenizer.eos_text(),
+        };
+        let limit = text_limit.saturating_mul(4).saturating_add(OUTPUT_ALLOWANCE);
+        let mut output = Output { bytes: Zeroizing::default(), limit };
+        let template = self.environment.get_template(NAME).map_err(|error| refusal(&error))?;
+        template.render_captured_to(variables, &mut output).map_err(|error| refusal(&error))?;
+        let bytes = std::mem::take(&mut *output.bytes);
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Zeroizing::new(text)),
+            Err(error) => {
+                drop(Zeroizing::new(error.into_bytes()));
+                Err(PromptError::Template("its output is not UTF-8"))
+            }
+        }
+    }
+}
+
+/// Control tokens where the template wrote them, everything else as text.
+fn tokens_of(tokenizer: &Tokenizer, guard: &Guard, rendered: &str) -> Zeroizing<Vec<u32>> {
+    let mut tokens = Zeroizing::default();
+    let mut text = Zeroizing::new(String::with_capacity(rendered.len()));
+    let mut rest = rendered;
+    while let Some(character) = rest.chars().next() {
+        let length = match tokenizer.control(rest) {
+            Some((token, length)) => {
+                tokenizer.encode_text(&text, &mut tokens);
+                // The capacity stays: it already holds the whole rendering.
+                text.clear();
+                crate::tokenizer::reserve_zeroising(&mut tokens, 1);
+                tokens.push(token);
+                length
+            }
+            None => {
+                append(&mut text, guard.restore(character).encode_utf8(&mut [0; 4]));
+                character.len_utf8()
+            }
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    tokenizer.encode_text(&text, &mut tokens);
+    tokens
+}
+
+/// What went wrong, without the interpreter's own message, which may quote the chat.
+fn refusal(error: &Error) -> PromptError {
+    PromptError::Template(match error.kind() {
+        ErrorKind::OutOfFuel => "it did too much work",
+        ErrorKind::WriteFailure => "its output is too long",
+        ErrorKind::InvalidOperation => "it refused them",
+        ErrorKind::UndefinedError => "it needs a value that chats here do not have",
+        ErrorKind::UnknownFunction
+        | ErrorKind::UnknownFilter
+        | ErrorKind::UnknownTest
+        | ErrorKind::UnknownMethod => "it uses a function that is not supported",
+        _ => "it failed",
+    })
+}
+
+/// Bounded, and wiped whenever it grows and when it is dropped.
+struct Output {
+    bytes: Zeroizing<Vec<u8>>,
+    limit: usize,
+}
+
+impl std::io::Write for Output {
+    fn write(&mut self, more: &[u8]) -> std::io::Result<usize> {
+        if more.len() > self.limit - self.bytes.len() {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        crate::tokenizer::reserve_zeroising(&mut self.bytes, more.len());
+        self.bytes.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

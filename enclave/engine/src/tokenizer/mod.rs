@@ -1,0 +1,198 @@
+//! Byte-level BPE from a model file: text to tokens, tokens to text.
+//!
+//! Two ways in, and the difference is a security boundary: [`Tokenizer::encode_text`] can never produce a control
+//! token, whatever the text says. Control tokens come only from [`Tokenizer::control`] matches, which the chat template
+//! makes for the characters it wrote itself (see `template`).
+
+mod bpe;
+mod bytes;
+mod detokenizer;
+mod split;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
+
+use std::collections::HashMap;
+
+pub(crate) use bpe::reserve_zeroising;
+use bpe::{Merger, Merges};
+pub(crate) use detokenizer::{Detokenizer, append};
+use split::Split;
+use vocabulary::Vocabulary;
+use zeroize::Zeroizing;
+
+use crate::gguf::{Gguf, GgufError};
+
+/// Why the tokenizer in a file cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what it and its fields mean")]
+pub enum TokenizerError {
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error("metadata {key:?} is missing")]
+    Missing { key: &'static str },
+    #[error("tokenizer.ggml.model {found:?} is not supported; supported is \"gpt2\" (byte-level BPE)")]
+    Model { found: String },
+    #[error(
+        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\" and \"default\""
+    )]
+    Split { found: String },
+    #[error("{tokens} tokens, but {types} token types")]
+    TypeCount { tokens: usize, types: usize },
+    #[error("token {id}: expected a token type from 1 to 6, found {found}")]
+    TokenType { id: usize, found: i32 },
+    #[error("token {id} repeats the text of token {first}")]
+    DuplicateToken { id: usize, first: u32 },
+    #[error("token {id} is empty or longer than {limit} bytes")]
+    TokenLength { id: usize, limit: usize },
+    #[error("token {id} is not written in the byte alphabet of byte-level BPE")]
+    TokenAlphabet { id: usize },
+    #[error("no token stands for the byte {byte:#04x}")]
+    MissingByte { byte: u8 },
+    #[error("merge {index} does not name two tokens whose joined text is a token")]
+    Merge { index: usize },
+    #[error("{key} is {found}, but there are only {tokens} tokens")]
+    TokenId { key: &'static str, found: u32, tokens: usize },
+    #[error("the file names no token that ends a turn")]
+    NoEndToken,
+}
+
+/// Texts of control tokens that end a turn, whatever the file's own ids say.
+const END_TOKENS: [&str; 7] = [
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<|eom_id|>",
+];
+
+/// The tokenizer of one model.
+pub(crate) struct Tokenizer {
+    vocabulary: Vocabulary,
+    merges: Merges,
+    split: Split,
+    /// Control tokens by their first character, the longest text first.
+    controls: HashMap<char, Vec<Control>>,
+    end_tokens: Vec<u32>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    add_bos: bool,
+}
+
+struct Control {
+    text: String,
+    token: u32,
+}
+
+impl Tokenizer {
+    pub(crate) fn from_gguf(file: &Gguf<'_>) -> Result<Self, TokenizerError> {
+        const MODEL: &str = "tokenizer.ggml.model";
+        let model = file.string(MODEL)?.ok_or(TokenizerError::Missing { key: MODEL })?;
+        if model != "gpt2" {
+            return Err(TokenizerError::Model { found: model.into() });
+        }
+        let split = Split::named(file.string("tokenizer.ggml.pre")?.unwrap_or("default"))?;
+        let vocabulary = Vocabulary::from_gguf(file)?;
+        let merges = Merges::from_gguf(file, &vocabulary)?;
+        let id = |key| token_id(file, key, &vocabulary);
+        let bos = id("tokenizer.ggml.bos_token_id")?;
+        let eos = id("tokenizer.ggml.eos_token_id")?;
+        let ends = [eos, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
+        let named =
+            vocabulary.controls().filter(|(text, _)| END_TOKENS.contains(text)).map(|(_, token)| token);
+        let mut end_tokens: Vec<u32> = ends.into_iter().flatten().chain(named).collect();
+        end_tokens.sort_unstable();
+        end_tokens.dedup();
+        if end_tokens.is_empty() {
+            return Err(TokenizerError::NoEndToken);
+        }
+        let add_bos = file.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false);
+        let controls = controls_by_first_character(&vocabulary);
+        Ok(Self { vocabulary, merges, split, controls, end_tokens, bos, eos, add_bos })
+    }
+
+    /// Number of tokens.
+    pub(crate) fn len(&self) -> usize {
+        self.vocabulary.len()
+    }
+
+    /// Bytes of the longest token: no text shorter than `n` times this can be refused for having more than `n` tokens.
+    pub(crate) fn longest_token(&self) -> usize {
+        self.vocabulary.longest()
+    }
+
+    /// Whether this token ends a turn.
+    pub(crate) fn ends_turn(&self, token: u32) -> bool {
+        self.end_tokens.binary_search(&token).is_ok()
+    }
+
+    /// Text of the token that begins a text, for the chat template.
+    pub(crate) fn bos_text(&self) -> &str {
+        self.bos.and_then(|token| self.vocabulary.text(token)).unwrap_or_default()
+    }
+
+    /// Text of the token that ends a turn, for the chat template.
+    pub(crate) fn eos_text(&self) -> &str {
+        self.eos.and_then(|token| self.vocabulary.text(token)).unwrap_or_default()
+    }
+
+    /// The token every prompt must begin with, if the model wants one.
+    pub(crate) fn required_bos(&self) -> Option<u32> {
+        self.bos.filter(|_| self.add_bos)
+    }
+
+    /// Every character that occurs in a control token.
+    pub(crate) fn control_alphabet(&self) -> impl Iterator<Item = char> {
+        self.controls.values().flatten().flat_map(|control| control.text.chars())
+    }
+
+    /// The longest control token that `text` begins with, and its length in bytes.
+    pub(crate) fn control(&self, text: &str) -> Option<(u32, usize)> {
+        let candidates = self.controls.get(&text.chars().next()?)?;
+        let found = candidates.iter().find(|control| text.starts_with(&control.text))?;
+        Some((found.token, found.text.len()))
+    }
+
+    /// Appends the tokens of `text`. Never a control token: the merges lead to normal tokens only.
+    pub(crate) fn encode_text(&self, text: &str, tokens: &mut Zeroizing<Vec<u32>>) {
+        let mut merger = Merger::new(&self.merges, &self.vocabulary);
+        self.split.each_word(text, &mut |word| merger.encode(word.as_bytes(), tokens));
+    }
+
+    /// The bytes a generated token stands for; none for a control token.
+    pub(crate) fn bytes_of(&self, token: u32) -> &[u8] {
+        self.vocabulary.bytes(token)
+    }
+}
+
+fn token_id(
+    file: &Gguf<'_>,
+    key: &'static str,
+    vocabulary: &Vocabulary,
+) -> Result<Option<u32>, TokenizerError> {
+    match file.u32(key)? {
+        Some(found) if found as usize >= vocabulary.len() => {
+            Err(TokenizerError::TokenId { key, found, tokens: vocabulary.len() })
+        }
+        id => Ok(id),
+    }
+}
+
+fn controls_by_first_character(vocabulary: &Vocabulary) -> HashMap<char, Vec<Control>> {
+    let mut controls: HashMap<char, Vec<Control>> = HashMap::new();
+    for (text, token) in vocabulary.controls() {
+        // White space stays itself in message contents, so a token of nothing else could be forged there.
+        if let Some(first) = text.chars().next()
+            && !text.chars().all(char::is_whitespace)
+        {
+            controls.entry(first).or_default().push(Control { text: text.into(), token });
+        }
+    }
+    for group in controls.values_mut() {
+        group.sort_by_key(|control| std::cmp::Reverse(control.text.len()));
+    }
+    controls
+}

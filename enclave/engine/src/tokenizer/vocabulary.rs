@@ -1,0 +1,122 @@
+//! The tokens of a model: their bytes, their kinds, and the way back from text to token.
+
+use std::collections::{HashMap, hash_map::Entry};
+
+use super::{TokenizerError, bytes::byte_of};
+use crate::gguf::Gguf;
+
+/// Longest token text; the longest in published vocabularies are runs of a few hundred spaces.
+const MAX_TOKEN_BYTES: usize = 1024;
+
+/// `tokenizer.ggml.token_type`, reduced to what the tokenizer must tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Text; merges lead here.
+    Normal,
+    /// Written by chat templates only. User-defined tokens are treated the same: text never becomes one.
+    Control,
+    /// Reserved; neither text nor template produces it.
+    Unused,
+}
+
+pub(super) struct Vocabulary {
+    tokens: Vec<Token>,
+    normal: HashMap<Box<[u8]>, u32>,
+    single_bytes: [u32; 256],
+    longest: usize,
+}
+
+struct Token {
+    kind: Kind,
+    text: Box<[u8]>,
+}
+
+impl Vocabulary {
+    pub(super) fn from_gguf(file: &Gguf<'_>) -> Result<Self, TokenizerError> {
+        const TOKENS: &str = "tokenizer.ggml.tokens";
+        const TYPES: &str = "tokenizer.ggml.token_type";
+        let texts = file.strings(TOKENS)?.ok_or(TokenizerError::Missing { key: TOKENS })?;
+        let types = file.i32s(TYPES)?.ok_or(TokenizerError::Missing { key: TYPES })?;
+        if texts.len() != types.len() {
+            return Err(TokenizerError::TypeCount { tokens: texts.len(), types: types.len() });
+        }
+        let mut tokens = Vec::with_capacity(texts.len());
+        let mut normal = HashMap::with_capacity(texts.len());
+        for (id, (text, number)) in texts.iter().zip(types).enumerate() {
+            let token = token(id, text, number)?;
+            if token.kind == Kind::Normal {
+                match normal.entry(token.text.clone()) {
+                    Entry::Vacant(slot) => slot.insert(id as u32),
+                    Entry::Occupied(slot) => {
+                        return Err(TokenizerError::DuplicateToken { id, first: *slot.get() });
+                    }
+                };
+            }
+            tokens.push(token);
+        }
+        let mut single_bytes = [0; 256];
+        for (byte, slot) in (0..=u8::MAX).zip(&mut single_bytes) {
+            *slot = *normal.get([byte].as_slice()).ok_or(TokenizerError::MissingByte { byte })?;
+        }
+        let longest = tokens.iter().map(|token| token.text.len()).max().unwrap_or(0);
+        Ok(Self { tokens, normal, single_bytes, longest })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(super) fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// The normal token of exactly these bytes.
+    pub(super) fn normal(&self, bytes: &[u8]) -> Option<u32> {
+        self.normal.get(bytes).copied()
+    }
+
+    pub(super) fn single_byte(&self, byte: u8) -> u32 {
+        self.single_bytes[usize::from(byte)]
+    }
+
+    /// What a token contributes to an answer: nothing unless it is a normal token.
+    pub(super) fn bytes(&self, token: u32) -> &[u8] {
+        match self.tokens.get(token as usize) {
+            Some(Token { kind: Kind::Normal, text }) => text,
+            _ => &[],
+        }
+    }
+
+    /// The text of a token of any kind.
+    pub(super) fn text(&self, token: u32) -> Option<&str> {
+        self.tokens.get(token as usize).and_then(|token| std::str::from_utf8(&token.text).ok())
+    }
+
+    /// Control tokens and their texts.
+    pub(super) fn controls(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.tokens
+            .iter()
+            .enumerate()
+            .filter(|(_, token)| token.kind == Kind::Control)
+            .filter_map(|(id, token)| Some((std::str::from_utf8(&token.text).ok()?, id as u32)))
+    }
+}
+
+fn token(id: usize, text: &str, number: i32) -> Result<Token, TokenizerError> {
+    let kind = match number {
+        1 | 6 => Kind::Normal,
+        3 | 4 => Kind::Control,
+        2 | 5 => Kind::Unused,
+        found => return Err(TokenizerError::TokenType { id, found }),
+    };
+    let text: Box<[u8]> = match kind {
+        Kind::Normal => {
+            text.chars().map(byte_of).collect::<Option<_>>().ok_or(TokenizerError::TokenAlphabet { id })?
+        }
+        Kind::Control | Kind::Unused => text.as_bytes().into(),
+    };
+    if text.is_empty() || text.len() > MAX_TOKEN_BYTES {
+        return Err(TokenizerError::TokenLength { id, limit: MAX_TOKEN_BYTES });
+    }
+    Ok(Token { kind, text })
+}
