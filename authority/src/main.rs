@@ -14,6 +14,7 @@ mod serve;
 mod service;
 mod signer;
 mod status;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ use crate::failure::Failure;
 ///     sign, verify
 ///   lease serve        let enclaves run that release, a minute at a time
 ///   halt, resume       stop a model or a partner at once; let it go on with the next release
+///   trust              write the policy of a simulated clean room's partners
 #[derive(Parser)]
 #[command(
     name = "cleanroom-authority",
@@ -67,6 +69,7 @@ enum Command {
     Lease(serve::Command),
     /// What is in force, from files or from a lease service.
     Status(status::Status),
+    Trust(trust::Trust),
 }
 
 /// What a command has to say: for people, and for programs.
@@ -102,5 +105,6 @@ fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Resume(resume) => resume.run(),
         Command::Lease(command) => command.run(),
         Command::Status(status) => status.run(),
+        Command::Trust(trust) => trust.run(),
     }
 }
