@@ -1,5 +1,5 @@
 //! What the end-to-end tests share: the attester's end alone ([`room`]), an attester that lies on request ([`liar`]), a whole clean
-//! room behind a recording relay ([`house`]), and a plain client ([`client`]).
+//! room behind a recording relay ([`house`]), a plain client ([`client`]), and the official ones ([`official`]).
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -14,4 +14,5 @@
 pub mod client;
 pub mod house;
 pub mod liar;
+pub mod official;
 pub mod room;
