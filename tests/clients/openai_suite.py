@@ -105,7 +105,7 @@ def usage_is_streamed_when_asked_for():
 
 def padding_can_be_turned_off():
     def padded(stream):
-        return any("obfuscation" in (chunk.model_extra or {}) for chunk in stream)
+        return any(getattr(chunk, "obfuscation", None) for chunk in stream)
 
     assert padded(chat(stream=True))
     assert not padded(chat(stream=True, stream_options={"include_obfuscation": False}))
@@ -317,13 +317,14 @@ def main():
     failed = 0
     for case in CASES:
         name = case.__name__.replace("_", " ")
+        start = time.monotonic()
         try:
             case()
         except Exception:
             failed += 1
             print(f"FAILED  {name}", traceback.format_exc(), sep="\n", flush=True)
         else:
-            print(f"ok      {name}", flush=True)
+            print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
     print(f"openai {openai.__version__}: {len(CASES) - failed} of {len(CASES)} cases passed")
     sys.exit(1 if failed else 0)
 
