@@ -19,7 +19,7 @@ pub enum Outcome {
 }
 
 /// Runs the suite of the `openai` package against the API at `base_url` (with `/v1`). Blocks for some seconds; the first
-/// time also for as long as PyPI takes.
+/// time also for as long as the package index takes.
 ///
 /// # Errors
 /// When files cannot be written or processes not started for other reasons than a missing Python.
