@@ -7,7 +7,6 @@
     clippy::expect_used,
     clippy::panic,
     clippy::missing_panics_doc,
-    clippy::missing_errors_doc,
     reason = "this crate is tests only: a failure of its own parts is a failure of the test"
 )]
 
