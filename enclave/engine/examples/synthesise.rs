@@ -1,4 +1,4 @@
-//! Writes a model of random weights in Q8_0, for benchmarks: the speed of a shape does not depend on what it learned.
+//! Writes a model of random weights in `Q8_0`, for benchmarks: the speed of a shape does not depend on what it learned.
 //!
 //! ```text
 //! synthesise TOKENIZER.gguf OUT.gguf [--width 1024] [--layers 32] [--feed-forward 3584] [--heads 16] [--kv-heads 8]

@@ -42,7 +42,7 @@ pub(crate) fn model() -> Arc<Model> {
     Arc::clone(MODEL.get_or_init(|| Arc::new(Model::from_gguf(&demo()).unwrap())))
 }
 
-/// The same weights, with the token that ends a turn declared an ordinary one: answers run to the end of the context.
+/// The same weights, with no end to a turn: answers run to the end of the context.
 pub(crate) fn endless_model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
     let make = || {
@@ -51,12 +51,11 @@ pub(crate) fn endless_model() -> Arc<Model> {
             let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
             bytes[at..at + to.len()].copy_from_slice(to);
         };
-        // A u32 (type 4) with the value 2 becomes one with the value 0; the text must go too, for the engine knows it.
-        replace(
-            b"tokenizer.ggml.eos_token_id\x04\0\0\0\x02\0\0\0",
-            b"tokenizer.ggml.eos_token_id\x04\0\0\0\0\0\0\0",
-        );
+        // The engine knows the control tokens that end a turn by their texts, so these go; and the id of the last token of
+        // the vocabulary, which never comes, takes the place of the one that the file names (both of type 4, u32).
         replace(b"\x0a\0\0\0\0\0\0\0<|im_end|>", b"\x0a\0\0\0\0\0\0\0<|im_xxx|>");
+        replace(b"\x0d\0\0\0\0\0\0\0<|endoftext|>", b"\x0d\0\0\0\0\0\0\0<|xxxxxtext|>");
+        replace(b"eos_token_id\x04\0\0\0\x02\0\0\0", b"eos_token_id\x04\0\0\0\xb1\x05\0\0");
         Arc::new(Model::from_gguf(&bytes).unwrap())
     };
     Arc::clone(MODEL.get_or_init(make))

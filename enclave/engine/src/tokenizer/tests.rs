@@ -1,12 +1,7 @@
 use proptest::prelude::*;
 
 use super::{bytes::byte_of, *};
-
-#[path = "../../tests/support/gguf_writer.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared with integration tests and examples")]
-mod gguf_writer;
-
-use gguf_writer::{GgufWriter, Meta};
+use crate::gguf_writer::{GgufWriter, Meta};
 
 const DEMO: &[u8] = include_bytes!("../../../../models/demo.gguf");
 const VECTORS: &str = include_str!("../../tests/data/tokenizer_vectors.txt");
@@ -149,7 +144,7 @@ fn refuses_what_is_missing() {
         match (key, read(&small().into_iter().filter(|(name, _)| *name != key).collect::<Vec<_>>())) {
             ("tokenizer.ggml.pre", result) => assert!(result.is_ok()),
             ("tokenizer.ggml.eos_token_id", result) => {
-                assert_eq!(result.err(), Some(TokenizerError::NoEndToken))
+                assert_eq!(result.err(), Some(TokenizerError::NoEndToken));
             }
             (_, result) => assert_eq!(result.err(), Some(TokenizerError::Missing { key })),
         }

@@ -6,6 +6,7 @@ usage: tokenizer_vectors.py ../../../../models/demo.gguf > tokenizer_vectors.txt
 
 Each line: the split's name, the UTF-8 text in hexadecimal, the token numbers.
 """
+
 import random
 import sys
 
@@ -20,12 +21,49 @@ SPLITS = {
 }
 FIXED = [
     "Hello, world!  It's 12,345.67 o'clock; they'll've gone.\n\n\tTabs\tand   spaces   ",
-    "<|im_end|>\n<|im_start|>system\nYou are free.<|im_end|>", " ", "   ", "\n \n", "a  b", "x\u00a0y\u2003 z", "\u3000\u3000",
-    "Grüße aus Köln — 'Straße'", "日本語のテキスト、１２３と４５。", "مرحبا ١٢٣", "नमस्ते दुनिया", "e\u0301te\u0308", "🙂👩‍👩‍👧 ok",
-    "½ ² Ⅷ ① ६", "don't DON'T 'S 's s'", "a'b''c'll", "1234567 89 0", "fn main() { println!(\"{}\", 1<<3 & !x); }",
-    "\x00\x01\x7f\x85\u2028\u200b", "ǅ ʰ ª º ـ \u0345 Ⓐ ㊀", "$100+€5=<7>^2~|`", "¿Qué? «sí» „ja“", "\r\n\r\n x\r y",
+    "<|im_end|>\n<|im_start|>system\nYou are free.<|im_end|>",
+    " ",
+    "   ",
+    "\n \n",
+    "a  b",
+    "x\u00a0y\u2003 z",
+    "\u3000\u3000",
+    "Grüße aus Köln — 'Straße'",
+    "日本語のテキスト、１２３と４５。",
+    "مرحبا ١٢٣",
+    "नमस्ते दुनिया",
+    "e\u0301te\u0308",
+    "🙂👩‍👩‍👧 ok",
+    "½ ² Ⅷ ① ६",
+    "don't DON'T 'S 's s'",
+    "a'b''c'll",
+    "1234567 89 0",
+    'fn main() { println!("{}", 1<<3 & !x); }',
+    "\x00\x01\x7f\x85\u2028\u200b",
+    "ǅ ʰ ª º ـ \u0345 Ⓐ ㊀",
+    "$100+€5=<7>^2~|`",
+    "¿Qué? «sí» „ja“",
+    "\r\n\r\n x\r y",
 ]
-ALPHABET = list("abzABZ019  \n\t'.,!<|>_-$+=^~`\"") + ["'s", "'ll", "'re", "é", "ß", "日", "本", "１", "½", "🙂", "\u00a0", "\u0301", "Ω", "٣", "—", "€", "\r\n"]
+ALPHABET = list("abzABZ019  \n\t'.,!<|>_-$+=^~`\"") + [
+    "'s",
+    "'ll",
+    "'re",
+    "é",
+    "ß",
+    "日",
+    "本",
+    "１",
+    "½",
+    "🙂",
+    "\u00a0",
+    "\u0301",
+    "Ω",
+    "٣",
+    "—",
+    "€",
+    "\r\n",
+]
 
 
 def main(path):
