@@ -39,7 +39,8 @@ const TAG_COSE_SIGN1: u64 = 18;
 /// A document that is well formed, and of which **nothing is verified**.
 #[derive(Debug, Clone)]
 pub struct Document<'a> {
-    payload_bytes: &'a [u8],
+    /// The payload's byte string with its head. Heads are the shortest, so the `Sig_structure` has the same.
+    payload_item: &'a [u8],
     signature: &'a [u8; SIGNATURE_LENGTH],
     module_id: &'a str,
     timestamp: Timestamp,
@@ -61,10 +62,10 @@ impl<'a> Document<'a> {
         if bytes.len() > MAX_DOCUMENT_LENGTH {
             return Err(DocumentError::TooLong { expected: MAX_DOCUMENT_LENGTH, actual: bytes.len() });
         }
-        let (payload_bytes, signature) = envelope(bytes)?;
-        let payload = Payload::read(payload_bytes)?;
+        let Envelope { payload_item, payload, signature } = Envelope::read(bytes)?;
+        let payload = Payload::read(payload)?;
         Ok(Self {
-            payload_bytes,
+            payload_item,
             signature,
             module_id: payload.module_id,
             timestamp: payload.timestamp,
@@ -148,47 +149,51 @@ impl<'a> Document<'a> {
     pub fn signed_bytes(&self) -> Vec<u8> {
         /// `["Signature1", h'a1013822', h'', …`: an array of four, the context, the protected header, no external data.
         const PREFIX: [u8; 18] = *b"\x84\x6aSignature1\x44\xa1\x01\x38\x22\x40";
-        let mut signed = Vec::with_capacity(PREFIX.len() + 3 + self.payload_bytes.len());
+        let mut signed = Vec::with_capacity(PREFIX.len() + self.payload_item.len());
         signed.extend_from_slice(&PREFIX);
-        // The payload is within the document's limit, so a head of at most three bytes holds its length.
-        match u16::try_from(self.payload_bytes.len()).unwrap_or(u16::MAX).to_be_bytes() {
-            [0, length @ ..=23] => signed.push(0x40 | length),
-            [0, length] => signed.extend_from_slice(&[0x58, length]),
-            [high, low] => signed.extend_from_slice(&[0x59, high, low]),
-        }
-        signed.extend_from_slice(self.payload_bytes);
+        signed.extend_from_slice(self.payload_item);
         signed
     }
 }
 
-/// The envelope's payload and signature.
-fn envelope(bytes: &[u8]) -> Result<(&[u8], &[u8; SIGNATURE_LENGTH]), DocumentError> {
-    let mut reader = Reader::new(bytes);
-    if let Head::Tag(tag) = reader.peek()? {
-        if tag != TAG_COSE_SIGN1 {
-            return Err(DocumentError::Tag { actual: tag });
+/// The parts of the envelope that vary.
+struct Envelope<'a> {
+    payload_item: &'a [u8],
+    payload: &'a [u8],
+    signature: &'a [u8; SIGNATURE_LENGTH],
+}
+
+impl<'a> Envelope<'a> {
+    fn read(bytes: &'a [u8]) -> Result<Self, DocumentError> {
+        let mut reader = Reader::new(bytes);
+        if let Head::Tag(tag) = reader.peek()? {
+            if tag != TAG_COSE_SIGN1 {
+                return Err(DocumentError::Tag { actual: tag });
+            }
+            reader.head()?;
         }
-        reader.head()?;
-    }
-    let parts = reader.array_length("envelope")?;
-    if parts != 4 {
-        return Err(DocumentError::EnvelopeParts { actual: parts });
-    }
-    let protected = reader.bytes("protected header")?;
-    if protected != PROTECTED_HEADER {
-        return Err(DocumentError::ProtectedHeader { actual: abbreviated(protected) });
-    }
-    let unprotected = reader.map_length("unprotected header")?;
-    if unprotected != 0 {
-        return Err(DocumentError::UnprotectedHeader { actual: unprotected });
-    }
-    let payload = reader.bytes("payload")?;
-    let signature = reader.bytes("signature")?;
-    let signature =
-        signature.try_into().map_err(|_| DocumentError::SignatureLength { actual: signature.len() })?;
-    match bytes.len() - reader.offset() {
-        0 => Ok((payload, signature)),
-        actual => Err(DocumentError::TrailingEnvelope { actual }),
+        let parts = reader.array_length("envelope")?;
+        if parts != 4 {
+            return Err(DocumentError::EnvelopeParts { actual: parts });
+        }
+        let protected = reader.bytes("protected header")?;
+        if protected != PROTECTED_HEADER {
+            return Err(DocumentError::ProtectedHeader { actual: abbreviated(protected) });
+        }
+        let unprotected = reader.map_length("unprotected header")?;
+        if unprotected != 0 {
+            return Err(DocumentError::UnprotectedHeader { actual: unprotected });
+        }
+        let before = reader.offset();
+        let payload = reader.bytes("payload")?;
+        let payload_item = bytes.get(before..reader.offset()).unwrap_or_default();
+        let signature = reader.bytes("signature")?;
+        let signature =
+            signature.try_into().map_err(|_| DocumentError::SignatureLength { actual: signature.len() })?;
+        match bytes.len() - reader.offset() {
+            0 => Ok(Self { payload_item, payload, signature }),
+            actual => Err(DocumentError::TrailingEnvelope { actual }),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The channel's vectors, which another implementation computed from the specification.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
+
 use cleanroom_attestation::channel::{
     Binder, EvidenceFrame, Exchange, FinishedKey, FrameKind, HelloFrame, ModelId, Nonce, PublicAttestation,
     Role, Transcript, boot_measurement, encode_frame, pcr_after_one_extension,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{chat, connect, explain, key, measure, verify_document};
+use crate::commands::{chat, connect, explain, key, measure, verify};
 use crate::output::Terminal;
 
 /// How a command ended. The numbers are part of the interface: scripts branch on them.
@@ -82,11 +82,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Key(key::Key),
+    Verify(verify::Verify),
     Connect(connect::Connect),
     Chat(chat::Chat),
     Measure(measure::Measure),
     Explain(explain::Explain),
-    Verify(verify_document::VerifyDocument),
 }
 
 impl Command {

@@ -9,4 +9,4 @@ pub mod measure;
 mod party;
 #[cfg(test)]
 mod testing;
-pub mod verify_document;
+pub mod verify;

@@ -14,8 +14,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::address::Address;
-use crate::channel::{Attested, ChannelError, RelyingParty};
+use crate::address::{Address, Transport};
+use crate::channel::{Appraised, Attested, ChannelError, RelyingParty};
 
 /// From the first packet to the proven session.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -134,11 +134,23 @@ where
     }
 
     async fn attest(&self) -> Result<Session<B>, SessionError> {
-        let stream = self.address.connect().await.map_err(SessionError::Unreachable)?;
-        let attested = self.party.challenge(stream).await?.appraise(now())?.confirm().await?;
+        let attested = appraise_now(&self.party, &self.address).await?.confirm().await?;
         let lifetime = self.party.policy().freshness().max_session.unwrap_or(DEFAULT_MAX_SESSION);
         Session::start(attested, lifetime).await
     }
+}
+
+/// Connects and appraises what answers, without confirming it.
+///
+/// # Errors
+/// [`SessionError`] when there is nothing to appraise.
+pub async fn appraise(party: &RelyingParty, address: &Address) -> Result<Appraised<Transport>, SessionError> {
+    timeout(SETUP_TIMEOUT, appraise_now(party, address)).await.map_err(|_| SessionError::Timeout)?
+}
+
+async fn appraise_now(party: &RelyingParty, address: &Address) -> Result<Appraised<Transport>, SessionError> {
+    let stream = address.connect().await.map_err(SessionError::Unreachable)?;
+    Ok(party.challenge(stream).await?.appraise(now())?)
 }
 
 /// Why there is no session, or no response on it.

@@ -1,5 +1,7 @@
 //! The `cleanroom` program as people and scripts run it: exit codes, text, JSON.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has failed")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

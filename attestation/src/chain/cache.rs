@@ -140,3 +140,33 @@ impl<T: Expires> Level<T> {
         self.entries.insert(key, entry);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Until(u64);
+
+    impl Expires for Until {
+        fn window(&self) -> Window {
+            Window { not_before: Timestamp::from_seconds(0), not_after: Timestamp::from_seconds(self.0) }
+        }
+    }
+
+    #[test]
+    fn the_first_to_expire_goes() {
+        let key = |number: u8| Sha256Digest::of(&[&[number]]);
+        let mut level = Level::new(2);
+        level.insert(key(1), Until(20));
+        level.insert(key(2), Until(10));
+        level.insert(key(1), Until(21));
+        assert_eq!(level.entries.len(), 2, "an entry takes its own place");
+        level.insert(key(3), Until(30));
+        let now = Timestamp::from_seconds(5);
+        assert_eq!(level.get(&key(1), now), Some(&Until(21)));
+        assert_eq!(level.get(&key(2), now), None);
+        assert_eq!(level.get(&key(3), now), Some(&Until(30)));
+        assert_eq!(level.get(&key(3), Timestamp::from_seconds(31)), None);
+    }
+}

@@ -192,6 +192,13 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MA
     }
 }
 
+/// Reads an optional member that is there: it must have a value, `null` is none.
+pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// The first element of `keys` that occurs a second time.
 pub(super) fn first_repeated<K: Eq + core::hash::Hash + Copy>(keys: impl Iterator<Item = K>) -> Option<K> {
     let mut seen = std::collections::HashSet::new();

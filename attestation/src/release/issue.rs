@@ -3,8 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::denial::DenialNotice;
+use super::envelope::to_json;
+use super::error::{ReleaseError, in_range};
 use super::fields::List;
 use super::lease::{Lease, NOTICES_LIMIT, Nonce, ReleaseName};
+use super::root::VERSION_LIMIT;
 use super::state::TrustedState;
 use super::time::UnixMillis;
 use crate::digest::Sha256Digest;
@@ -19,6 +22,33 @@ pub struct LeaseRequest {
     pub root_version: u64,
     /// SHA-256 of the payload of the newest release that it holds.
     pub release_sha256: Sha256Digest,
+}
+
+impl LeaseRequest {
+    /// The most bytes of one.
+    pub const LIMIT: usize = 1 << 10;
+
+    /// Reads one, as a stranger sent it.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError`] when it is too large or has another form.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, ReleaseError> {
+        const WHAT: &str = "lease request";
+        if bytes.len() > Self::LIMIT {
+            return Err(ReleaseError::TooLarge { what: WHAT, limit: Self::LIMIT, actual: bytes.len() });
+        }
+        let request: Self =
+            serde_json::from_slice(bytes).map_err(|error| ReleaseError::form(WHAT, &error))?;
+        in_range("root_version", request.root_version, 1, VERSION_LIMIT)?;
+        Ok(request)
+    }
+
+    /// The request as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        to_json(self)
+    }
 }
 
 /// Why an issuer does not sign.

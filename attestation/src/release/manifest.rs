@@ -1,10 +1,12 @@
 //! The release: which models run in which images, for which partners, under which limits.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::envelope::PayloadType;
 use super::error::{ReleaseError, in_range};
-use super::fields::{Id, Label, List, first_repeated};
+use super::fields::{Id, Label, List, first_repeated, present};
 use super::open::Payload;
 use super::root::{Role, Root, VERSION_LIMIT};
 use super::time::UnixMillis;
@@ -46,7 +48,7 @@ pub struct Release {
     /// The images that may run; at least one.
     pub images: List<Image, IMAGES_LIMIT>,
     /// Where they may run. Absent: anywhere. Present: at least one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub deployments: Option<List<Deployment, DEPLOYMENTS_LIMIT>>,
     /// The models.
     pub models: List<Model, MODELS_LIMIT>,
@@ -83,13 +85,13 @@ pub struct Deployment {
     /// A name, for people.
     pub name: Label,
     /// SHA-384: the IAM role of the parent instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub pcr3: Option<Sha384Digest>,
     /// SHA-384: the id of the parent instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub pcr4: Option<Sha384Digest>,
     /// SHA-384: the certificate that signed the image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub pcr8: Option<Sha384Digest>,
 }
 
@@ -260,9 +262,6 @@ impl Release {
         repeated("the partner", text(first_repeated(self.partners.iter().map(|partner| &partner.id))))?;
         let keys = self.partners.iter().flat_map(|partner| partner.keys.iter());
         repeated("the partner key", first_repeated(keys).map(ToString::to_string))?;
-        for partner in &self.partners {
-            repeated("for one partner the model", text(first_repeated(partner.models.iter())))?;
-        }
         repeated("the witness", text(first_repeated(self.witnesses.iter().map(|witness| &witness.key))))?;
         let images = self.images.iter().map(|image| (&image.pcr0, &image.pcr1, &image.pcr2));
         repeated("the image with PCR0", first_repeated(images).map(|(pcr0, ..)| pcr0.to_string()))?;
@@ -275,6 +274,31 @@ impl Release {
             "the superseded denial",
             first_repeated(self.supersedes_denials.iter()).map(ToString::to_string),
         )
+    }
+
+    /// Every partner's models exist, each once.
+    fn check_grants(&self) -> Result<(), ReleaseError> {
+        // For each model the last partner that was granted it.
+        let mut granted: HashMap<&Id, Option<usize>> =
+            self.models.iter().map(|model| (&model.id, None)).collect();
+        for (number, partner) in self.partners.iter().enumerate() {
+            for id in &partner.models {
+                match granted.get_mut(id).map(|last| last.replace(number)) {
+                    None => {
+                        let value = id.to_string();
+                        return Err(ReleaseError::Dangling { from: "a partner", what: "the model", value });
+                    }
+                    Some(last) if last == Some(number) => {
+                        return Err(ReleaseError::Repeated {
+                            what: "for one partner the model",
+                            value: id.to_string(),
+                        });
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_numbers(&self) -> Result<(), ReleaseError> {
@@ -313,14 +337,7 @@ impl Payload for Release {
     fn check(&self) -> Result<(), ReleaseError> {
         self.check_numbers()?;
         self.check_unique()?;
-        let models: std::collections::HashSet<&Id> = self.models.iter().map(|model| &model.id).collect();
-        let mut granted = self.partners.iter().flat_map(|partner| partner.models.iter());
-        match granted.find(|id| !models.contains(id)) {
-            Some(id) => {
-                Err(ReleaseError::Dangling { from: "a partner", what: "the model", value: id.to_string() })
-            }
-            None => Ok(()),
-        }
+        self.check_grants()
     }
 
     fn check_against(&self, root: &Root) -> Result<(), ReleaseError> {

@@ -11,9 +11,12 @@
 //!
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
 
+mod cache;
 mod engine;
+mod forward;
 pub mod gguf;
 mod kernels;
+mod matrix;
 mod model;
 mod sampling;
 mod template;
@@ -25,3 +28,5 @@ pub use engine::{
 };
 pub use model::{ChatMessage, Facts, Model, ModelError, Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};
+pub use template::TemplateError;
+pub use tokenizer::TokenizerError;

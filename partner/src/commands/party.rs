@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::policy::{MAX_POLICY_LENGTH, Policy};
+use cleanroom_attestation::policy::{MAX_POLICY_LENGTH, ModelReference, Policy};
 use cleanroom_channel::identity::Identity;
 use zeroize::Zeroizing;
 
@@ -19,7 +19,7 @@ const MAX_KEY_BYTES: u64 = 16 * 1024;
 
 /// Who asks, under which policy, for which model.
 #[derive(clap::Args)]
-pub struct Party {
+pub(super) struct Party {
     /// Your policy: trust anchors, accepted images and models
     #[arg(long, value_name = "FILE", default_value = "trust.toml")]
     policy: PathBuf,
@@ -42,8 +42,8 @@ impl Party {
     ///
     /// # Errors
     /// [`Failure`] names the file and what is wrong with it.
-    pub fn load(&self) -> Result<(RelyingParty, ModelId), Failure> {
-        let policy = load_policy(&self.policy, self.policy_sha256)?;
+    pub(super) fn load(&self) -> Result<(RelyingParty, ModelId), Failure> {
+        let policy = self.policy()?;
         let identity = load_key(&self.key)?;
         let model = self.model(&policy)?;
         let party = RelyingParty::new(&identity, policy, model.clone())
@@ -51,11 +51,19 @@ impl Party {
         Ok((party, model))
     }
 
+    /// Reads the policy file alone.
+    ///
+    /// # Errors
+    /// [`Failure`] says what is wrong with it.
+    pub(super) fn policy(&self) -> Result<Policy, Failure> {
+        load_policy(&self.policy, self.policy_sha256)
+    }
+
     fn model(&self, policy: &Policy) -> Result<ModelId, Failure> {
         if let Some(model) = &self.model {
             return Ok(model.clone());
         }
-        let mut ids: Vec<&str> = policy.models().iter().map(|model| model.id()).collect();
+        let mut ids: Vec<&str> = policy.models().iter().map(ModelReference::id).collect();
         ids.dedup();
         match ids.as_slice() {
             [id] => ModelId::new(id).map_err(|error| usage("model", error.to_string())),
@@ -76,7 +84,8 @@ pub(super) fn load_policy(path: &Path, pin: Option<Sha256Digest>) -> Result<Poli
             format!("{}: expected the policy with SHA-256 {expected}, got {actual}", path.display());
         return Err(usage("policy-pin", message));
     }
-    Policy::from_toml(&text).map_err(|error| usage("policy", format!("{}: {error}", path.display())))
+    Policy::from_toml(&text)
+        .map_err(|error| usage("policy", format!("{} is not a valid policy: {error}", path.display())))
 }
 
 /// Reads a key file that [`super::key`] wrote.
@@ -91,7 +100,10 @@ fn read(path: &Path, limit: u64) -> Result<Zeroizing<String>, Failure> {
         fs::File::open(path).and_then(|file| file.take(limit.saturating_add(1)).read_to_string(&mut text));
     let length = read.map_err(|error| Failure::unreadable(path, &error))?;
     if length as u64 > limit {
-        return Err(usage("too-long", format!("{}: expected at most {limit} bytes", path.display())));
+        return Err(usage(
+            "too-long",
+            format!("{} is too long: expected at most {limit} bytes", path.display()),
+        ));
     }
     Ok(text)
 }

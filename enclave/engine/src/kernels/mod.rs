@@ -6,7 +6,7 @@
 //! Property tests hold the kernels to that.
 //!
 //! A further instruction set is one more module and one more arm in [`dispatch`]; a further weight format is one more
-//! variant of `Tiles` and one more kernel.
+//! variant of [`crate::matrix::Matrix`]'s tiles and one more kernel.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -32,7 +32,7 @@ fn halves(count: usize) -> impl Strategy<Value = Vec<u16>> {
 
 fn q8_tiles(count: usize) -> impl Strategy<Value = Vec<Q8Tile>> {
     let tile = (prop::collection::vec(any::<i8>(), 512), halves(16)).prop_map(|(quants, scales)| {
-        let mut tile = Q8Tile::ZERO;
+        let mut tile = Q8Tile::default();
         for (group, chunk) in tile.quants.iter_mut().zip(quants.chunks_exact(64)) {
             group.copy_from_slice(chunk);
         }

@@ -9,8 +9,8 @@ pub(crate) const TILE_ROWS: usize = 16;
 
 /// 16 rows by 32 columns of Q8_0 weights: `quants[group][row][column of the group]`, groups of four columns, so that one
 /// vector load holds four products for each of eight rows.
-#[derive(Clone)]
 #[cfg_attr(test, derive(Debug))]
+#[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub(crate) struct Q8Tile {
     pub(crate) quants: [[i8; TILE_ROWS * 4]; BLOCK / 4],
@@ -18,10 +18,13 @@ pub(crate) struct Q8Tile {
     pub(crate) scales: [u16; TILE_ROWS],
 }
 
-impl Q8Tile {
-    pub(crate) const ZERO: Q8Tile =
-        Q8Tile { quants: [[0; TILE_ROWS * 4]; BLOCK / 4], scales: [0; TILE_ROWS] };
+impl Default for Q8Tile {
+    fn default() -> Self {
+        Q8Tile { quants: [[0; TILE_ROWS * 4]; BLOCK / 4], scales: [0; TILE_ROWS] }
+    }
 }
+
+impl DefaultIsZeroes for Q8Tile {}
 
 /// One column of 16 rows of half-precision weights.
 pub(crate) type F16Column = [u16; TILE_ROWS];

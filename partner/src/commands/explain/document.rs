@@ -71,7 +71,10 @@ impl<'a> Explanation<'a> {
             length: bytes.len(),
             module_id: document.module_id(),
             timestamp: document.timestamp(),
-            debug: document.pcrs().enclave().is_some_and(|pcrs| pcrs.is_debug()),
+            debug: document
+                .pcrs()
+                .enclave()
+                .is_some_and(cleanroom_attestation::document::EnclavePcrs::is_debug),
             genuine,
             certificates: chain::describe(document),
             pcrs: document.pcrs(),

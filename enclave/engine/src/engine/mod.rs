@@ -1,7 +1,23 @@
-//! The scheduler: many sequences through one forward pass at a time.
+//! Running a model for many requests at once.
+//!
+//! One worker thread takes jobs from a bounded queue and computes, step by step, one token for every answer under way
+//! together with a piece of the prompts that are being read, so that all of them share one pass over the weights.
+//! Each job has a key-value cache of its own, wiped before another job gets it.
 
-use std::{num::NonZeroUsize, ops::ControlFlow, sync::Arc};
+mod answer;
+mod queue;
+mod scheduler;
 
+use std::{
+    io,
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use queue::{Cancelled, Queue};
+use scheduler::Scheduler;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -130,11 +146,22 @@ pub struct Usage {
 
 /// Keeps a job alive: dropping it cancels the job at the next token.
 #[must_use = "dropping the handle cancels the job"]
-pub struct JobHandle(());
+pub struct JobHandle {
+    queue: Arc<Queue>,
+    cancelled: Cancelled,
+}
+
+impl Drop for JobHandle {
+    fn drop(&mut self) {
+        self.queue.cancel(&self.cancelled);
+    }
+}
 
 /// A running engine. Dropping it cancels everything and joins its threads.
 pub struct Engine {
     model: Arc<Model>,
+    queue: Arc<Queue>,
+    worker: Option<JoinHandle<()>>,
 }
 
 impl Engine {
@@ -142,8 +169,22 @@ impl Engine {
     ///
     /// # Errors
     /// [`StartError`] when memory or threads are refused.
-    pub fn start(model: Arc<Model>, _config: EngineConfig) -> Result<Engine, StartError> {
-        Ok(Engine { model })
+    pub fn start(model: Arc<Model>, config: EngineConfig) -> Result<Engine, StartError> {
+        check_memory(&model, config)?;
+        let queue = Arc::new(Queue::new(config.max_sequences.get(), config.max_queued));
+        let (started, starting) = mpsc::channel();
+        let worker = {
+            let (model, queue) = (Arc::clone(&model), Arc::clone(&queue));
+            let builder = thread::Builder::new().name("engine".into());
+            builder.spawn(move || work(&model, &queue, config, &started)).map_err(StartError::Threads)?
+        };
+        let engine = Engine { model, queue, worker: Some(worker) };
+        match starting.recv() {
+            Ok(()) => Ok(engine),
+            Err(mpsc::RecvError) => {
+                Err(StartError::Threads(io::Error::other("the worker threads did not start")))
+            }
+        }
     }
 
     /// The model this engine runs.
@@ -155,7 +196,62 @@ impl Engine {
     ///
     /// # Errors
     /// [`SubmitError`] says what to change or whether to try again.
-    pub fn submit(&self, _job: Job) -> Result<JobHandle, SubmitError> {
-        Err(SubmitError::Stopped)
+    pub fn submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
+        let limit = self.model.shape().context - 1;
+        let stops_are_valid = job.stop.len() <= MAX_STOP_STRINGS
+            && job.stop.iter().all(|stop| (1..=MAX_STOP_BYTES).contains(&stop.len()));
+        match job.prompt.len() {
+            0 => Err(SubmitError::PromptEmpty),
+            tokens if tokens > limit => Err(SubmitError::PromptTooLong { tokens, limit }),
+            _ if !stops_are_valid => Err(SubmitError::StopStrings),
+            _ => {
+                let cancelled = self.queue.push(job)?;
+                Ok(JobHandle { queue: Arc::clone(&self.queue), cancelled })
+            }
+        }
     }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(worker) = self.worker.take() {
+            // A worker that panicked has already closed the queue and dropped its sinks.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Closes the queue however the worker ends, so that nobody waits for a worker that is gone.
+struct CloseOnDrop<'a>(&'a Queue);
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+fn work(model: &Model, queue: &Queue, config: EngineConfig, started: &mpsc::Sender<()>) {
+    let _close = CloseOnDrop(queue);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(config.threads.get())
+        .thread_name(|index| format!("engine-{index}"));
+    // The scheduler runs on a thread of the pool, so that its parallel loops begin without waking anybody. An error
+    // drops `started` unsent, which is how the starter hears of it.
+    let _ = pool.build_scoped(rayon::ThreadBuilder::run, |pool| {
+        pool.install(|| {
+            let mut scheduler = Scheduler::new(model, queue, config);
+            if started.send(()).is_ok() {
+                scheduler.run();
+            }
+        });
+    });
+}
+
+/// Asks for the memory of all caches once, so that too large a configuration is an error and not an abort.
+fn check_memory(model: &Model, config: EngineConfig) -> Result<(), StartError> {
+    let bytes = model.cache_bytes_per_sequence().saturating_mul(config.max_sequences.get() as u128);
+    let too_much = StartError::CacheMemory { bytes };
+    let Ok(size) = usize::try_from(bytes) else { return Err(too_much) };
+    Vec::<u8>::new().try_reserve_exact(size).map_err(|_| too_much)
 }

@@ -1,20 +1,15 @@
 //! Every document that AWS signed verifies at its own time, and nothing next to it does.
 
-mod common;
-
+use crate::aws::{AwsDocument, documents, negative_documents};
+use crate::common::code;
 use cleanroom_attestation::chain::{ChainCache, Tier, describe};
 use cleanroom_attestation::document::{Document, Pcrs};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Axis, AxisStatus, Expectation, Outcome, Verdict, appraise};
-use common::aws::{AwsDocument, documents, negative_documents};
 
 fn at_own_time(document: &AwsDocument) -> Verdict {
     appraise(&document.bytes, &document.policy(), &Expectation::default(), document.timestamp(), None)
-}
-
-fn code(verdict: &Verdict) -> &'static str {
-    verdict.accepted().map_or_else(|rejection| rejection.code(), |_| "accepted")
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! Where submitters and the worker meet.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{Job, SubmitError};
+
+/// The jobs that wait, and how many run.
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    max_sequences: usize,
+    max_queued: usize,
+}
+
+struct State {
+    waiting: VecDeque<Waiting>,
+    running: usize,
+    open: bool,
+}
+
+/// A job that waits for a sequence.
+pub(super) struct Waiting {
+    pub(super) job: Job,
+    pub(super) cancelled: Cancelled,
+}
+
+/// Says whether nobody wants a job any more.
+#[derive(Clone, Default)]
+pub(super) struct Cancelled(Arc<AtomicBool>);
+
+impl Cancelled {
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Queue {
+    pub(super) fn new(max_sequences: usize, max_queued: usize) -> Self {
+        let state = State { waiting: VecDeque::new(), running: 0, open: true };
+        Self { state: Mutex::new(state), changed: Condvar::new(), max_sequences, max_queued }
+    }
+
+    pub(super) fn push(&self, job: Job) -> Result<Cancelled, SubmitError> {
+        let mut state = self.lock();
+        if !state.open {
+            return Err(SubmitError::Stopped);
+        }
+        if state.waiting.len() + state.running >= self.max_sequences.saturating_add(self.max_queued) {
+            return Err(SubmitError::Busy);
+        }
+        let cancelled = Cancelled::default();
+        state.waiting.push_back(Waiting { job, cancelled: cancelled.clone() });
+        self.changed.notify_one();
+        Ok(cancelled)
+    }
+
+    /// Marks a job cancelled. One that still waits leaves the queue at once.
+    pub(super) fn cancel(&self, cancelled: &Cancelled) {
+        cancelled.0.store(true, Ordering::Relaxed);
+        let mut state = self.lock();
+        let found = state.waiting.iter().position(|waiting| Arc::ptr_eq(&waiting.cancelled.0, &cancelled.0));
+        let removed = found.and_then(|index| state.waiting.remove(index));
+        // A sink's own drop must not run under the lock.
+        drop(state);
+        drop(removed);
+    }
+
+    /// For the worker: the next jobs to run. Waits while there is nothing to do and nothing runs; `None` when closed.
+    pub(super) fn next(&self) -> Option<Vec<Waiting>> {
+        let idle = |state: &mut State| state.open && state.waiting.is_empty() && state.running == 0;
+        let mut state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+        if !state.open {
+            return None;
+        }
+        let free = self.max_sequences - state.running;
+        let count = free.min(state.waiting.len());
+        state.running += count;
+        Some(state.waiting.drain(..count).collect())
+    }
+
+    /// For the worker: a job no longer runs.
+    pub(super) fn finished(&self) {
+        self.lock().running -= 1;
+    }
+
+    /// Refuses further jobs and drops those that wait.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        let waiting = std::mem::take(&mut state.waiting);
+        self.changed.notify_all();
+        drop(state);
+        drop(waiting);
+    }
+
+    /// The state is plain data and valid after every statement, so a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

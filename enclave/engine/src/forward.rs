@@ -1,0 +1,279 @@
+//! One step of the transformer over any mix of sequences: prompt pieces and single new tokens together.
+//!
+//! A row is one token of one sequence. Rows share the reading of the weights and nothing else: every number of a row is
+//! computed from that row and its own sequence's cache alone, in an order that does not depend on the other rows.
+
+use rayon::prelude::*;
+use zeroize::Zeroize;
+
+use crate::{
+    cache::Cache,
+    kernels::{Kernels, TILE_ROWS},
+    matrix::{Inputs, Product, multiply},
+    model::{Hyperparameters, Layer, Model},
+};
+
+/// One token to compute.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Row {
+    /// Which cache it reads and writes.
+    pub(crate) sequence: usize,
+    /// Where in the sequence it stands; the positions before are in the cache or earlier in this step.
+    pub(crate) position: usize,
+    pub(crate) token: u32,
+    /// Whether the scores of the token after it are wanted.
+    pub(crate) scored: bool,
+}
+
+impl zeroize::DefaultIsZeroes for Row {}
+
+/// Buffers for steps of a limited number of rows. They hold traces of the text, so they are wiped by
+/// [`Forward::wipe`] and on drop; they never move in between.
+pub(crate) struct Forward {
+    kernels: Kernels,
+    /// Rotation per position for each pair of a head.
+    frequencies: Vec<f64>,
+    /// The residual stream, row after row.
+    stream: Vec<f32>,
+    /// Cosine and sine for each row and pair.
+    rotations: Vec<[f32; 2]>,
+    queries: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
+    normed: Inputs,
+    attended: Inputs,
+    gated: Inputs,
+    query_product: Product,
+    key_product: Product,
+    value_product: Product,
+    residual_product: Product,
+    gate_product: Product,
+    up_product: Product,
+    scored: Inputs,
+    scores: Product,
+}
+
+impl Forward {
+    /// Buffers for steps of at most `rows` rows, of which at most `scored` are scored.
+    pub(crate) fn new(model: &Model, rows: usize, scored: usize) -> Self {
+        let shape = model.shape();
+        let (queries, keys) = (shape.heads * shape.head_width, shape.kv_heads * shape.head_width);
+        Self {
+            kernels: model.kernels(),
+            frequencies: frequencies(model),
+            stream: vec![0.0; rows * shape.width],
+            rotations: vec![[0.0; 2]; rows * shape.rope_width / 2],
+            queries: vec![0.0; rows * queries],
+            key: vec![0.0; keys],
+            value: vec![0.0; keys],
+            normed: Inputs::new(rows, shape.width),
+            attended: Inputs::new(rows, queries),
+            gated: Inputs::new(rows, shape.feed_forward),
+            query_product: Product::new(rows, queries),
+            key_product: Product::new(rows, keys),
+            value_product: Product::new(rows, keys),
+            residual_product: Product::new(rows, shape.width),
+            gate_product: Product::new(rows, shape.feed_forward),
+            up_product: Product::new(rows, shape.feed_forward),
+            scored: Inputs::new(scored, shape.width),
+            scores: Product::new(scored, model.tokenizer().len()),
+        }
+    }
+
+    /// Computes the rows. Rows of one sequence must come in the order of their positions, all below the context length.
+    pub(crate) fn step(&mut self, model: &Model, caches: &mut [Cache], rows: &[Row]) {
+        let shape = model.shape();
+        for (row, stream) in rows.iter().zip(self.stream.chunks_exact_mut(shape.width)) {
+            model.weights().embedding.read_row(row.token as usize, stream);
+        }
+        for (row, rotations) in rows.iter().zip(self.rotations.chunks_exact_mut(shape.rope_width / 2)) {
+            for (frequency, rotation) in self.frequencies.iter().zip(rotations) {
+                let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
+                *rotation = [cosine as f32, sine as f32];
+            }
+        }
+        for (index, layer) in model.weights().layers.iter().enumerate() {
+            self.attention(shape, index, layer, caches, rows);
+            self.feed_forward(shape, layer, rows.len());
+        }
+        self.score(model, rows);
+    }
+
+    /// Copies the scores (logits) of the `index`-th scored row of the last step.
+    pub(crate) fn scores(&self, index: usize, output: &mut [f32]) {
+        self.scores.copy_row(index, output);
+    }
+
+    /// Overwrites what the last steps left in the buffers.
+    pub(crate) fn wipe(&mut self) {
+        for buffer in [&mut self.stream, &mut self.queries, &mut self.key, &mut self.value] {
+            buffer.as_mut_slice().zeroize();
+        }
+        for inputs in [&mut self.normed, &mut self.attended, &mut self.gated, &mut self.scored] {
+            inputs.wipe();
+        }
+        for product in [
+            &mut self.query_product,
+            &mut self.key_product,
+            &mut self.value_product,
+            &mut self.residual_product,
+            &mut self.gate_product,
+            &mut self.up_product,
+            &mut self.scores,
+        ] {
+            product.wipe();
+        }
+    }
+
+    fn attention(
+        &mut self,
+        shape: &Hyperparameters,
+        index: usize,
+        layer: &Layer,
+        caches: &mut [Cache],
+        rows: &[Row],
+    ) {
+        let kernels = self.kernels;
+        self.norm(shape, &layer.attention_norm, rows.len());
+        multiply(
+            kernels,
+            [&layer.query, &layer.key, &layer.value],
+            &self.normed,
+            [&mut self.query_product, &mut self.key_product, &mut self.value_product],
+        );
+        self.place_keys_and_values(shape, index, caches, rows);
+        self.attend(shape, index, caches, rows);
+        multiply(kernels, [&layer.attention_output], &self.attended, [&mut self.residual_product]);
+        self.add_residual(shape, rows.len());
+    }
+
+    fn feed_forward(&mut self, shape: &Hyperparameters, layer: &Layer, rows: usize) {
+        let kernels = self.kernels;
+        self.norm(shape, &layer.feed_forward_norm, rows);
+        multiply(
+            kernels,
+            [&layer.gate, &layer.up],
+            &self.normed,
+            [&mut self.gate_product, &mut self.up_product],
+        );
+        let (gate, up) = (&self.gate_product, &self.up_product);
+        self.gated.fill(kernels, rows, |row, output| {
+            for ((output, gate), up) in output.chunks_mut(TILE_ROWS).zip(gate.row(row)).zip(up.row(row)) {
+                output.copy_from_slice(&gate[..output.len()]);
+                kernels.swiglu(output, &up[..output.len()]);
+            }
+        });
+        multiply(kernels, [&layer.down], &self.gated, [&mut self.residual_product]);
+        self.add_residual(shape, rows);
+    }
+
+    fn norm(&mut self, shape: &Hyperparameters, weight: &[f32], rows: usize) {
+        let (kernels, stream) = (self.kernels, &self.stream);
+        self.normed.fill(kernels, rows, |row, output| {
+            let values = &stream[row * shape.width..][..shape.width];
+            kernels.rms_norm(values, weight, shape.norm_epsilon, output);
+        });
+    }
+
+    fn add_residual(&mut self, shape: &Hyperparameters, rows: usize) {
+        let added = &self.residual_product;
+        let stream = self.stream.par_chunks_exact_mut(shape.width).take(rows).enumerate();
+        stream.with_min_len(32).for_each(|(row, stream)| {
+            for (stream, added) in stream.chunks_mut(TILE_ROWS).zip(added.row(row)) {
+                for (stream, added) in stream.iter_mut().zip(added) {
+                    *stream += added;
+                }
+            }
+        });
+    }
+
+    fn place_keys_and_values(
+        &mut self,
+        shape: &Hyperparameters,
+        layer: usize,
+        caches: &mut [Cache],
+        rows: &[Row],
+    ) {
+        let pairs = shape.rope_width / 2;
+        for (index, row) in rows.iter().enumerate() {
+            let rotations = &self.rotations[index * pairs..][..pairs];
+            let queries = &mut self.queries[index * shape.heads * shape.head_width..];
+            let queries = &mut queries[..shape.heads * shape.head_width];
+            self.query_product.copy_row(index, queries);
+            self.key_product.copy_row(index, &mut self.key);
+            self.value_product.copy_row(index, &mut self.value);
+            queries.chunks_exact_mut(shape.head_width).for_each(|head| rotate(head, rotations));
+            let cache = &mut caches[row.sequence];
+            let heads =
+                self.key.chunks_exact_mut(shape.head_width).zip(self.value.chunks_exact(shape.head_width));
+            for (head, (key, value)) in heads.enumerate() {
+                rotate(key, rotations);
+                let (key_place, value_place) = cache.place(layer, head, row.position);
+                self.kernels.halve(key, key_place);
+                self.kernels.halve(value, value_place);
+            }
+        }
+    }
+
+    fn attend(&mut self, shape: &Hyperparameters, layer: usize, caches: &[Cache], rows: &[Row]) {
+        let (kernels, queries) = (self.kernels, &self.queries);
+        let width = shape.head_width;
+        let group = shape.heads / shape.kv_heads;
+        let longest = rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        // About 20 µs of work make a task.
+        let heads_per_task = (SERIAL_ATTENTION / (longest * width).max(1)).max(1);
+        let row_width = shape.heads * width;
+        self.attended.fill_units(kernels, rows.len(), width, heads_per_task, |unit, output, scratch| {
+            let (row, head) = (rows[unit / shape.heads], unit % shape.heads);
+            let query = &queries[unit / shape.heads * row_width + head * width..][..width];
+            let (keys, values) = caches[row.sequence].head(layer, head / group, row.position + 1);
+            // The first size is the largest, so the memory never moves.
+            scratch.resize(longest, 0.0);
+            kernels.attend(query, keys, values, &mut scratch[..row.position + 1], output);
+        });
+    }
+
+    fn score(&mut self, model: &Model, rows: &[Row]) {
+        let (kernels, stream, shape) = (self.kernels, &self.stream, model.shape());
+        let scored: Vec<usize> =
+            rows.iter().enumerate().filter(|(_, row)| row.scored).map(|(i, _)| i).collect();
+        if scored.is_empty() {
+            return;
+        }
+        let weights = model.weights();
+        self.scored.fill(kernels, scored.len(), |index, output| {
+            let values = &stream[scored[index] * shape.width..][..shape.width];
+            kernels.rms_norm(values, &weights.output_norm, shape.norm_epsilon, output);
+        });
+        let head = weights.output.as_ref().unwrap_or(&weights.embedding);
+        multiply(kernels, [head], &self.scored, [&mut self.scores]);
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
+/// Multiplications of attention below which a task is not worth its cost.
+const SERIAL_ATTENTION: usize = 1 << 17;
+
+/// Turns neighbouring pairs of numbers by the angles of the position.
+fn rotate(head: &mut [f32], rotations: &[[f32; 2]]) {
+    for (pair, [cosine, sine]) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotations) {
+        let [x, y] = *pair;
+        *pair = [x * cosine - y * sine, x * sine + y * cosine];
+    }
+}
+
+fn frequencies(model: &Model) -> Vec<f64> {
+    let shape = model.shape();
+    let factors = model.weights().rope_factors.as_deref();
+    (0..shape.rope_width / 2)
+        .map(|pair| {
+            let factor = factors.and_then(|factors| factors.get(pair)).copied().unwrap_or(1.0);
+            f64::from(shape.rope_base).powf(-2.0 * pair as f64 / shape.rope_width as f64) / f64::from(factor)
+        })
+        .collect()
+}

@@ -1,0 +1,239 @@
+//! A model in memory and the prompts made for it.
+
+mod hyperparameters;
+mod weights;
+
+use std::collections::BTreeSet;
+
+pub(crate) use hyperparameters::Hyperparameters;
+pub(crate) use weights::{Layer, Weights};
+use zeroize::Zeroizing;
+
+use crate::{
+    gguf::{Gguf, GgufError, TensorType},
+    kernels::Kernels,
+    template::{ChatTemplate, TemplateError},
+    tokenizer::{Tokenizer, TokenizerError, reserve_zeroising},
+};
+
+/// What a model file says of itself.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// `general.architecture`, always `llama` for now.
+    pub architecture: String,
+    /// `general.name`, empty when the file has none.
+    pub name: String,
+    /// Number of weights.
+    pub parameters: u64,
+    /// Most tokens of prompt and answer together.
+    pub context_length: u32,
+    /// Number of tokens in the vocabulary.
+    pub vocabulary: u32,
+    /// How the matrices are stored, e.g. `Q8_0`; several are joined with `+`.
+    pub weights: String,
+}
+
+/// Why a file is not a model this engine runs. Names and keys are shown escaped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what it and its fields mean")]
+pub enum ModelError {
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error("architecture {found:?} is not supported; supported is \"llama\"")]
+    Architecture { found: String },
+    #[error("metadata {key:?} is missing")]
+    MissingKey { key: &'static str },
+    #[error("{key} is {found}, expected {least} to {most}")]
+    OutOfRange { key: &'static str, found: usize, least: usize, most: usize },
+    #[error("{key}: only {expected} is supported")]
+    Unsupported { key: &'static str, expected: &'static str },
+    #[error("metadata {key:?} is not understood, and leaving it out could change the model's answers")]
+    UnknownHyperparameter { key: String },
+    #[error("tensor {name:?} is missing")]
+    MissingTensor { name: String },
+    #[error(
+        "tensor {name:?} is not part of a llama model, and leaving it out could change the model's answers"
+    )]
+    UnexpectedTensor { name: String },
+    #[error("tensor {name:?}: the hyperparameters ask for the shape {expected:?}, found {found:?}")]
+    Shape { name: String, expected: [usize; 4], found: [usize; 4] },
+    #[error("tensor {name:?}: expected type F32, found {found}")]
+    VectorType { name: String, found: TensorType },
+}
+
+/// Why a prompt could not be made. Never carries any of the prompt's text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PromptError {
+    /// The model file has no chat template.
+    #[error("the model has no chat template; send text instead of messages")]
+    NoTemplate,
+    /// A role other than `system`, `developer`, `user`, `assistant` and `tool`.
+    #[error("expected the role system, developer, user, assistant or tool")]
+    Role,
+    /// The model's chat template refused the messages (for example their order) or used too much work or output.
+    #[error("the model's chat template does not accept these messages: {0}")]
+    Template(&'static str),
+    /// More text than any context of this model can hold; not tokenised at all.
+    #[error("the text has {bytes} bytes, more than {limit} can never fit into the context")]
+    TooLong {
+        /// Bytes given.
+        bytes: usize,
+        /// Most bytes accepted.
+        limit: usize,
+    },
+}
+
+/// One message of a chat.
+#[derive(Clone, Copy)]
+pub struct ChatMessage<'a> {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: &'a str,
+    /// The text. Control tokens written in it stay text.
+    pub content: &'a str,
+}
+
+/// The tokens of a prompt, zeroised on drop.
+pub struct Prompt {
+    tokens: Zeroizing<Vec<u32>>,
+}
+
+impl Prompt {
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+}
+
+/// A model: immutable, shared by everything that runs it. The weights are zeroised on drop.
+pub struct Model {
+    facts: Facts,
+    shape: Hyperparameters,
+    weights: Weights,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    kernels: Kernels,
+}
+
+impl Model {
+    /// Reads a GGUF file. The weights are copied into the kernels' layout, so `bytes` may be dropped afterwards.
+    ///
+    /// # Errors
+    /// [`ModelError`] names what was expected and what came.
+    pub fn from_gguf(bytes: &[u8]) -> Result<Model, ModelError> {
+        const ARCHITECTURE: &str = "general.architecture";
+        let file = Gguf::parse(bytes)?;
+        let architecture = file.string(ARCHITECTURE)?.ok_or(ModelError::MissingKey { key: ARCHITECTURE })?;
+        if architecture != "llama" {
+            return Err(ModelError::Architecture { found: architecture.into() });
+        }
+        let tokenizer = Tokenizer::from_gguf(&file)?;
+        let template = file.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()?;
+        let shape = Hyperparameters::from_gguf(&file, tokenizer.len())?;
+        let weights = Weights::from_gguf(&file, &shape, tokenizer.len())?;
+        let facts = facts(&file, &shape, tokenizer.len())?;
+        Ok(Self { facts, shape, weights, tokenizer, template, kernels: Kernels::best() })
+    }
+
+    /// The same model with a shorter context, which makes each sequence's cache smaller. A limit above the model's own
+    /// context length changes nothing; the least is 2 tokens.
+    #[must_use]
+    pub fn with_context_limit(mut self, tokens: u32) -> Model {
+        self.facts.context_length = self.facts.context_length.min(tokens.max(2));
+        self.shape.context = self.facts.context_length as usize;
+        self
+    }
+
+    /// What the file says of itself.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Bytes of the key-value cache that one sequence needs.
+    pub fn cache_bytes_per_sequence(&self) -> u128 {
+        self.shape.cache_bytes()
+    }
+
+    /// Applies the model's chat template and asks for the assistant's turn.
+    ///
+    /// # Errors
+    /// [`PromptError`], never with any of the text.
+    pub fn prompt_from_chat(&self, messages: &[ChatMessage<'_>]) -> Result<Prompt, PromptError> {
+        let template = self.template.as_ref().ok_or(PromptError::NoTemplate)?;
+        let tokens = template.tokens(&self.tokenizer, messages, self.text_limit())?;
+        Ok(self.prompt(tokens))
+    }
+
+    /// Tokenises plain text. Control tokens written in it stay text.
+    ///
+    /// # Errors
+    /// [`PromptError`], never with any of the text.
+    pub fn prompt_from_text(&self, text: &str) -> Result<Prompt, PromptError> {
+        let limit = self.text_limit();
+        if text.len() > limit {
+            return Err(PromptError::TooLong { bytes: text.len(), limit });
+        }
+        let mut tokens = Zeroizing::default();
+        self.tokenizer.encode_text(text, &mut tokens);
+        Ok(self.prompt(tokens))
+    }
+
+    pub(crate) fn shape(&self) -> &Hyperparameters {
+        &self.shape
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    pub(crate) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub(crate) fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Text of more bytes than this has more tokens than the context.
+    fn text_limit(&self) -> usize {
+        self.shape.context.saturating_mul(self.tokenizer.longest_token())
+    }
+
+    /// Puts the beginning-of-text token in front if the model wants one and the template did not write it.
+    fn prompt(&self, tokens: Zeroizing<Vec<u32>>) -> Prompt {
+        let missing = self.tokenizer.required_bos().filter(|bos| tokens.first() != Some(bos));
+        let Some(bos) = missing else { return Prompt { tokens } };
+        let mut all = Zeroizing::default();
+        reserve_zeroising(&mut all, tokens.len() + 1);
+        all.push(bos);
+        all.extend_from_slice(&tokens);
+        Prompt { tokens: all }
+    }
+}
+
+fn facts(file: &Gguf<'_>, shape: &Hyperparameters, vocabulary: usize) -> Result<Facts, ModelError> {
+    let elements = |dimensions: [usize; 4]| dimensions.iter().map(|length| *length as u64).product::<u64>();
+    let matrices = file.tensors().filter(|(_, tensor)| tensor.dimensions.get(1) != Some(&1));
+    let types: BTreeSet<TensorType> = matrices.map(|(_, tensor)| tensor.tensor_type).collect();
+    Ok(Facts {
+        architecture: "llama".into(),
+        name: file.string("general.name")?.unwrap_or_default().into(),
+        parameters: file.tensors().map(|(_, tensor)| elements(tensor.dimensions)).sum(),
+        context_length: shape.context as u32,
+        vocabulary: vocabulary as u32,
+        weights: types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
+    })
+}
