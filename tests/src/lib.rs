@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: the attester's end alone ([`room`]), an attester that lies on request ([`liar`]), a whole clean
-//! room behind a recording relay ([`house`]), a plain client ([`client`]), and the official ones ([`official`]).
+//! room behind a recording relay ([`house`]), a plain client ([`client`]), the official ones
+//! ([`official`]), and the project's programs as processes ([`processes`]).
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -14,4 +15,5 @@ pub mod client;
 pub mod house;
 pub mod liar;
 pub mod official;
+pub mod processes;
 pub mod room;
