@@ -83,10 +83,8 @@ impl Issuer {
         };
         let issuer =
             Self { roots, release, denials, signer, held: Mutex::new(held), metrics: Metrics::default() };
-        match issuer.current().problem.take() {
-            None => Ok(issuer),
-            Some(problem) => Err(Failure::Environment(problem)),
-        }
+        let problem = issuer.current().problem.take();
+        problem.map_or(Ok(issuer), |problem| Err(Failure::Environment(problem)))
     }
 
     /// The lease for a request's body, as JSON.
