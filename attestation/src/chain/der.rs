@@ -117,3 +117,50 @@ impl<'a> Reader<'a> {
         Ok((tag, contents, whole))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether `head`, followed by `length` bytes, is one whole element.
+    fn is_element(head: &[u8], length: usize) -> bool {
+        let bytes = [head, &vec![7; length]].concat();
+        let mut reader = Reader::new(&bytes);
+        reader.whole(tag::OCTET_STRING) == Ok(&bytes) && reader.finish().is_ok()
+    }
+
+    #[test]
+    fn lengths_are_in_their_shortest_form() {
+        assert!(is_element(&[4, 0x00], 0));
+        assert!(is_element(&[4, 0x7f], 0x7f));
+        assert!(!is_element(&[4, 0x80], 0));
+        assert!(!is_element(&[4, 0x81, 0x00], 0));
+        assert!(!is_element(&[4, 0x81, 0x7f], 0x7f));
+        assert!(is_element(&[4, 0x81, 0x80], 0x80));
+        assert!(is_element(&[4, 0x81, 0xff], 0xff));
+        assert!(!is_element(&[4, 0x82, 0x00, 0xff], 0xff));
+        assert!(is_element(&[4, 0x82, 0x01, 0x00], 0x100));
+        assert!(is_element(&[4, 0x82, 0xff, 0xff], 0xffff));
+        assert!(!is_element(&[4, 0x83, 0x01, 0x00, 0x00], 0x1_0000));
+        assert!(!is_element(&[4, 0x05], 4));
+        assert!(!is_element(&[4], 0));
+        assert!(!is_element(&[], 0));
+    }
+
+    #[test]
+    fn tags_of_more_than_one_byte_are_refused() {
+        for tag in [0x1f, 0x3f, 0xbf] {
+            assert_eq!(Reader::new(&[tag, 0x01, 0x00]).any(), Err(Malformed));
+        }
+        assert_eq!(Reader::new(&[0x1e, 0x00]).any(), Ok((0x1e, &[][..])));
+    }
+
+    #[test]
+    fn an_optional_element_is_left_where_it_is() {
+        let mut reader = Reader::new(&[2, 1, 9]);
+        assert_eq!(reader.optional(tag::BOOLEAN), Ok(None));
+        assert_eq!(reader.optional(tag::INTEGER), Ok(Some(&[9][..])));
+        assert_eq!(reader.optional(tag::INTEGER), Ok(None));
+        assert!(reader.is_empty());
+    }
+}
