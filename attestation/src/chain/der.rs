@@ -2,9 +2,9 @@
 
 /// The bytes are not DER of the kind that is expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
-pub(super) mod tag {
+pub(crate) mod tag {
     pub(crate) const BOOLEAN: u8 = 0x01;
     pub(crate) const INTEGER: u8 = 0x02;
     pub(crate) const BIT_STRING: u8 = 0x03;
@@ -28,29 +28,29 @@ pub(super) mod tag {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn finish(&self) -> Result<(), Malformed> {
+    pub(crate) fn finish(&self) -> Result<(), Malformed> {
         if self.is_empty() { Ok(()) } else { Err(Malformed) }
     }
 
     /// The next element's tag and contents.
-    pub(super) fn any(&mut self) -> Result<(u8, &'a [u8]), Malformed> {
+    pub(crate) fn any(&mut self) -> Result<(u8, &'a [u8]), Malformed> {
         let (tag, contents, _) = self.element()?;
         Ok((tag, contents))
     }
 
     /// The contents of the next element, which must have this tag.
-    pub(super) fn expect(&mut self, tag: u8) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn expect(&mut self, tag: u8) -> Result<&'a [u8], Malformed> {
         match self.any()? {
             (actual, contents) if actual == tag => Ok(contents),
             _ => Err(Malformed),
@@ -58,12 +58,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The contents of the next element if it has this tag; otherwise nothing is read.
-    pub(super) fn optional(&mut self, tag: u8) -> Result<Option<&'a [u8]>, Malformed> {
+    pub(crate) fn optional(&mut self, tag: u8) -> Result<Option<&'a [u8]>, Malformed> {
         if self.0.first() == Some(&tag) { self.expect(tag).map(Some) } else { Ok(None) }
     }
 
     /// The next element, which must have this tag, with its tag and length.
-    pub(super) fn whole(&mut self, tag: u8) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn whole(&mut self, tag: u8) -> Result<&'a [u8], Malformed> {
         match self.element()? {
             (actual, _, whole) if actual == tag => Ok(whole),
             _ => Err(Malformed),
@@ -71,12 +71,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A sequence's elements.
-    pub(super) fn sequence(&mut self) -> Result<Self, Malformed> {
+    pub(crate) fn sequence(&mut self) -> Result<Self, Malformed> {
         self.expect(tag::SEQUENCE).map(Self)
     }
 
     /// A `BOOLEAN DEFAULT FALSE`, which DER leaves out when it is false.
-    pub(super) fn default_false(&mut self) -> Result<bool, Malformed> {
+    pub(crate) fn default_false(&mut self) -> Result<bool, Malformed> {
         match self.optional(tag::BOOLEAN)? {
             None => Ok(false),
             Some([0xff]) => Ok(true),
