@@ -31,6 +31,7 @@ mod certificate;
 mod error;
 mod layout;
 mod metadata;
+mod registers;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use certificate::{Curve, SigningCertificate};
 pub use error::{ImageError, SignatureError};
 pub use layout::{Architecture, Section, SectionKind};
 pub use metadata::{BuildInformation, Metadata};
+pub use registers::{extended_once, of_contents, of_name, of_program};
 
 use crate::digest::{Sha384, Sha384Digest};
 use layout::{CRC_OFFSET, HEADER_LENGTH, Step, Walk};
@@ -266,7 +268,7 @@ impl ImageMeasurer {
         let metadata = if has(SectionKind::Metadata) { Some(Metadata::parse(&self.metadata)?) } else { None };
 
         let bootstrap = self.bootstrap.unwrap_or_else(|| self.image.clone());
-        let pcr0 = extend(&self.image.finish());
+        let pcr0 = extended_once(self.image.finish().as_bytes());
         let signing_certificate = if has(SectionKind::Signature) {
             Some(SignatureSection::parse(&self.signature)?.verify(&pcr0)?)
         } else {
@@ -274,9 +276,11 @@ impl ImageMeasurer {
         };
         Ok(Measurement {
             pcr0,
-            pcr1: extend(&bootstrap.finish()),
-            pcr2: extend(&application.digest),
-            pcr8: signing_certificate.as_ref().map(|certificate| extend(&certificate.sha384)),
+            pcr1: extended_once(bootstrap.finish().as_bytes()),
+            pcr2: extended_once(application.digest.as_bytes()),
+            pcr8: signing_certificate
+                .as_ref()
+                .map(|certificate| extended_once(certificate.sha384.as_bytes())),
             version: header.version,
             architecture: header.architecture,
             default_memory: header.default_memory,
@@ -362,9 +366,4 @@ impl ApplicationMeasurer {
 pub struct ApplicationDigest {
     digest: Sha384Digest,
     length: u64,
-}
-
-/// A PCR that starts at zero and is extended once: SHA-384(48 zero bytes ‖ `digest`).
-fn extend(digest: &Sha384Digest) -> Sha384Digest {
-    Sha384Digest::of(&[&[0; Sha384Digest::LENGTH], digest.as_bytes()])
 }

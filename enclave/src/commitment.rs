@@ -1,8 +1,8 @@
 //! What the enclave commits to before it serves anybody: the model in PCR 16, the receipt key in PCR 17.
 
 use cleanroom_attestation::channel::boot_measurement::{self, MODEL_PCR, RECEIPT_KEY_PCR};
-use cleanroom_attestation::channel::pcr_after_one_extension;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::measurement::extended_once;
 
 use crate::receipt_key::ReceiptKey;
 use crate::security_module::{SecurityModule, SecurityModuleError};
@@ -45,7 +45,7 @@ async fn commit_pcr(
     if before.locked || !before.value.is_zero() {
         return Err(CommitmentError::Touched { index });
     }
-    let expected = pcr_after_one_extension(data);
+    let expected = extended_once(data.as_bytes());
     let extended = security_module.extend_pcr(index, data).await?;
     security_module.lock_pcr(index).await?;
     let read_back = security_module.describe_pcr(index).await?;

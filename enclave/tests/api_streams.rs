@@ -1,10 +1,13 @@
 //! Answers that do not run to their end: clients that go away, and an engine that does.
 
+#![allow(clippy::unwrap_used, reason = "the steps that the tests share; in them a panic is the report")]
+
 mod api_support;
 
 use api_support::{Api, TEXT, merged, partner, post, text};
 use axum::body::Body;
 use axum::{Extension, Router};
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
@@ -25,10 +28,10 @@ async fn stops_early(api: &Api, left: impl AsyncFnOnce(&Api)) {
     let (_, mut other) = api.post(TEXT, &long(&json!({}))).await.first_frame().await;
     left(api).await;
     api.until_active(1).await;
-    let ready = futures_util::FutureExt::now_or_never(other.frame());
-    let text = ready.map_or_else(String::new, |frame| {
-        String::from_utf8(frame.unwrap().unwrap().into_data().unwrap().to_vec()).unwrap()
-    });
+    let mut text = String::new();
+    while let Some(Some(frame)) = other.frame().now_or_never() {
+        text += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
+    }
     assert!(!text.contains("[DONE]"), "the engine went on to the end for a client that had left");
     drop(other);
     api.idle().await;
@@ -36,7 +39,7 @@ async fn stops_early(api: &Api, left: impl AsyncFnOnce(&Api)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_stream_stops_its_generation() {
-    stops_early(&Api::new(2), async |api: &Api| {
+    stops_early(&Api::endless(2), async |api: &Api| {
         let (_, body) = api.post(TEXT, &long(&json!({}))).await.first_frame().await;
         drop(body);
     })
@@ -45,7 +48,7 @@ async fn dropping_a_stream_stops_its_generation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_a_request_for_a_whole_answer_stops_its_generation() {
-    stops_early(&Api::new(2), async |api: &Api| {
+    stops_early(&Api::endless(2), async |api: &Api| {
         let api = api.clone();
         let request = tokio::spawn({
             let api = api.clone();
@@ -59,7 +62,7 @@ async fn dropping_a_request_for_a_whole_answer_stops_its_generation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_an_http_1_connection_stops_its_generation() {
-    stops_early(&Api::new(2), async |api: &Api| {
+    stops_early(&Api::endless(2), async |api: &Api| {
         let (mut client, server) = tokio::io::duplex(64 * 1024);
         serve(api.router.clone(), server);
         let body = long(&json!({})).to_string();
@@ -75,7 +78,7 @@ async fn closing_an_http_1_connection_stops_its_generation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn resetting_an_http_2_stream_stops_its_generation() {
-    let api = Api::new(2);
+    let api = Api::endless(2);
     let (client, server) = tokio::io::duplex(64 * 1024);
     serve(api.router.clone(), server);
     let (mut sender, connection) =
@@ -96,7 +99,7 @@ async fn resetting_an_http_2_stream_stops_its_generation() {
 /// The engine goes away in the middle of an answer; what a client sees on the wire.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_dies_breaks_the_stream_off() {
-    let Api { service, router } = Api::new(1);
+    let Api { service, router } = Api::endless(1);
     drop(service);
     let (mut client, server) = tokio::io::duplex(1024 * 1024);
     // Serves one request and then drops the router, and with it the engine.

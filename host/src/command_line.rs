@@ -92,6 +92,11 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
 
+    /// The parent instance that the security module names and measures into PCR 4, like i-0123456789abcdef0. Without it,
+    /// one is made up at each start.
+    #[arg(long, value_name = "ID")]
+    instance_id: Option<String>,
+
     /// Where partners connect: HOST:PORT or unix:PATH. Port 0 lets the system choose.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: ListenAddress,
@@ -203,6 +208,7 @@ impl RunArguments {
             arguments: self.arguments.clone(),
             config: self.config.clone(),
             model: self.model.clone(),
+            instance_id: self.instance_id.clone(),
             state: self.state.clone(),
             echo_console: self.show_console,
         }

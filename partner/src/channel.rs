@@ -16,10 +16,11 @@ use aws_lc_rs::signature::{ED25519, ParsedPublicKey};
 use cleanroom_attestation::chain::ChainCache;
 use cleanroom_attestation::channel::{
     EvidenceFrame, Exchange, FrameError, FrameKind, HelloFrame, ModelId, Nonce, Purpose, RefusalCode, Role,
-    Transcript, boot_measurement, pcr_after_one_extension,
+    Transcript, boot_measurement,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::document::Document;
+use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{AcceptedSession, Expectation, Rejection, Verdict, appraise};
@@ -138,8 +139,8 @@ impl<S> Challenged<'_, S> {
             nonce: Some(request.nonce()),
             user_data: Some(request.user_data()),
             public_key: Some(request.public_key()),
-            pcr16: Some(pcr_after_one_extension(&boot_measurement::model(&model_digest))),
-            pcr17: Some(pcr_after_one_extension(&boot_measurement::receipt_key(&receipt_key))),
+            pcr16: Some(extended_once(boot_measurement::model(&model_digest).as_bytes())),
+            pcr17: Some(extended_once(boot_measurement::receipt_key(&receipt_key).as_bytes())),
         };
         let verdict = {
             let mut cache = party.cache.lock().unwrap_or_else(PoisonError::into_inner);

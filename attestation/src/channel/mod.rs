@@ -24,7 +24,7 @@ pub use frame::{
     EvidenceFrame, FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind, HelloFrame, MAX_DOCUMENT_BYTES,
     MAX_LEASE_BYTES, MAX_RELEASE_BYTES, RefusalCode, encode_frame,
 };
-pub use purpose::{EvidenceRequest, PublicAttestation, Purpose, boot_measurement, pcr_after_one_extension};
+pub use purpose::{EvidenceRequest, PublicAttestation, Purpose, boot_measurement};
 pub use transcript::{Binder, ModelId, ModelIdError, Nonce, Transcript};
 
 /// The application protocol (RFC 7301) of this version of the channel.

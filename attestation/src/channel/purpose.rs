@@ -141,9 +141,3 @@ pub mod boot_measurement {
         Sha384Digest::of(&[&length_prefixed(&[b"cleanroom/pcr/receipt-key/1", subject_public_key_info])])
     }
 }
-
-/// The value of a PCR that began at zero and was extended once: `SHA-384(48 zero bytes ‖ data)`.
-#[must_use]
-pub fn pcr_after_one_extension(data: &Sha384Digest) -> Sha384Digest {
-    Sha384Digest::of(&[&[0; Sha384Digest::LENGTH], data.as_bytes()])
-}

@@ -160,7 +160,7 @@ impl Forward {
         self.gated.fill(kernels, rows, |row, output| {
             for ((output, gate), up) in output.chunks_mut(TILE_ROWS).zip(gate.row(row)).zip(up.row(row)) {
                 output.copy_from_slice(&gate[..output.len()]);
-                kernels.swiglu(output, up);
+                kernels.swiglu(output, &up[..output.len()]);
             }
         });
         multiply(kernels, [&layer.down], &self.gated, [&mut self.residual_product]);

@@ -15,6 +15,10 @@ mod cache;
 mod engine;
 mod forward;
 pub mod gguf;
+#[cfg(test)]
+#[path = "../tests/support/gguf_writer.rs"]
+#[expect(dead_code, reason = "shared with integration tests and examples, which use the rest")]
+mod gguf_writer;
 mod kernels;
 mod matrix;
 mod model;

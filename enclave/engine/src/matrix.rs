@@ -317,7 +317,7 @@ mod tests {
             match tensor_type {
                 TensorType::F32 => values.iter().for_each(|value| bytes.extend(value.to_le_bytes())),
                 TensorType::F16 => {
-                    values.iter().for_each(|value| bytes.extend(f32_to_f16(*value).to_le_bytes()))
+                    bytes.extend(values.iter().flat_map(|value| f32_to_f16(*value).to_le_bytes()));
                 }
                 TensorType::Q8_0 => values.chunks(BLOCK).for_each(|block| {
                     bytes.extend(f32_to_f16(0.5).to_le_bytes());
@@ -345,8 +345,9 @@ mod tests {
             let kernels = Kernels::best();
             let mut inputs = Inputs::new(3, COLUMNS);
             // Whole numbers up to 127 are exact when quantised with a scale of one.
-            let input =
-                |row: usize, column: usize| if column % 32 == 0 { 127.0 } else { (column % 7 + row) as f32 };
+            let input = |row: usize, column: usize| {
+                if column.is_multiple_of(BLOCK) { 127.0 } else { (column % 7 + row) as f32 }
+            };
             inputs.fill(kernels, 3, |row, values| {
                 values.iter_mut().enumerate().for_each(|(column, value)| *value = input(row, column));
             });

@@ -136,7 +136,7 @@ fn pick(candidates: impl Iterator<Item = (f32, u32)>, point: f32) -> u32 {
     last
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, and good enough to draw from a distribution. Not for keys.
+/// `SplitMix64` (Steele, Lea and Flood, 2014): small, and good enough to draw from a distribution. Not for keys.
 struct SplitMix(u64);
 
 impl SplitMix {

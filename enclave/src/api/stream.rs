@@ -1,42 +1,48 @@
 //! An answer in the making: the engine's thread writes at one end, HTTP reads at the other.
 //!
-//! Between the two is one buffer of finished bytes. The engine never waits for the network, and what has piled up when the network is
-//! ready leaves as one frame. The buffer cannot outgrow the model's context, and the place that the request took in
-//! [`Admission`](crate::admission::Admission) is only given back once *both* ends have let go, so answers that nobody
-//! reads cannot pile up either.
+//! Between the two is one buffer of finished bytes. The engine never waits for the network, and what has piled up when the
+//! network is ready leaves as one frame. The buffer cannot outgrow the model's context, and the place that the request took in
+//! [`Admission`](crate::admission::Admission) is only given back once the engine is done *and* the answer has been
+//! read, so answers that nobody reads cannot pile up either. It is given back before the client can have seen the end, so a client's
+//! next request never meets its last one.
 //!
 //! An answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
 //! and is then broken off, so that no client takes the stump for the whole.
 
+use std::future::Future as _;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cleanroom_engine::{Event, Sink};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
 
 use super::error::ApiError;
 use super::secret::SecretBuffer;
 use super::shape::Shape;
 use crate::admission::Permit;
 
+/// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
+const MAX_FRAME: usize = 16 * 1024;
+
+/// How long the event about a failure has to get on its way: breaking a stream off discards what has not been sent.
+const FAREWELL: Duration = Duration::from_millis(50);
+
 /// Makes the two ends of one answer.
 pub(crate) fn answer(shape: Shape, permit: Permit) -> (Writer, Reader) {
     let mut ready = SecretBuffer::default();
     shape.open(&mut ready);
-    let shared = Arc::new(Shared {
-        state: Mutex::new(State { ready, end: None, waker: None, abandoned: false }),
-        _permit: permit,
-    });
-    (Writer { shape, shared: Arc::clone(&shared) }, Reader { shared })
+    let state = State { ready, end: None, waker: None, abandoned: false };
+    let shared = Arc::new(Shared(Mutex::new(state)));
+    let permit = Some(Arc::new(permit));
+    (Writer { shape, shared: Arc::clone(&shared), permit: permit.clone() }, Reader { shared, permit })
 }
 
-struct Shared {
-    state: Mutex<State>,
-    _permit: Permit,
-}
+struct Shared(Mutex<State>);
 
 struct State {
     /// What HTTP can have at once.
@@ -57,7 +63,7 @@ enum End {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic on the other side leaves at worst a missing end, which reads as a broken answer.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn end(&self, end: End) {
@@ -75,6 +81,8 @@ impl Shared {
 pub(crate) struct Writer {
     shape: Shape,
     shared: Arc<Shared>,
+    /// Until the finish reason.
+    permit: Option<Arc<Permit>>,
 }
 
 impl Sink for Writer {
@@ -86,6 +94,7 @@ impl Sink for Writer {
         match event {
             Event::Text(text) => self.shape.piece(&mut state.ready, text.as_str()),
             Event::Finished { reason, usage } => {
+                self.permit = None;
                 self.shape.close(&mut state.ready, reason, usage);
                 state.end = Some(End::Complete);
             }
@@ -106,6 +115,8 @@ impl Drop for Writer {
 /// The network's end.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
+    /// Until the last byte has left.
+    permit: Option<Arc<Permit>>,
 }
 
 impl Drop for Reader {
@@ -132,7 +143,7 @@ impl Reader {
 
     /// The answer as a stream. `running` is kept until the stream is dropped: dropping it stops the generation.
     pub(crate) fn into_body<R: Send + Unpin + 'static>(self, running: R) -> EventStream<R> {
-        EventStream { reader: self, failure: Failure::Untold, _running: running }
+        EventStream { reader: self, leaving: Bytes::new(), farewell: None, _running: running }
     }
 }
 
@@ -148,14 +159,11 @@ impl State {
 /// The body of a streamed answer (`text/event-stream`).
 pub(crate) struct EventStream<R> {
     reader: Reader,
-    failure: Failure,
+    /// Taken from the buffer, and too long for one frame.
+    leaving: Bytes,
+    /// Set once the event about a failure has left; then the stream is broken off.
+    farewell: Option<Pin<Box<Sleep>>>,
     _running: R,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Failure {
-    Untold,
-    Told,
 }
 
 impl<R: Send + Unpin + 'static> Body for EventStream<R> {
@@ -166,30 +174,35 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ApiError>>> {
-        let mut state = self.reader.shared.lock();
-        if !state.ready.is_empty() {
-            let bytes = state.ready.take();
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        let this = &mut *self;
+        let mut state = this.reader.shared.lock();
+        if this.leaving.is_empty() && !state.ready.is_empty() {
+            this.leaving = state.ready.take();
+        }
+        if !this.leaving.is_empty() {
+            let frame = this.leaving.split_to(this.leaving.len().min(MAX_FRAME));
+            if this.leaving.is_empty() && state.end == Some(End::Complete) {
+                this.reader.permit = None;
+            }
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         match state.end {
             None => state.wait(context),
             Some(End::Complete) => Poll::Ready(None),
-            Some(End::Broken) => {
-                drop(state);
-                let error = ApiError::Failed;
-                if self.failure == Failure::Told {
-                    return Poll::Ready(Some(Err(error)));
+            Some(End::Broken) => match &mut this.farewell {
+                Some(sent) => sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed))),
+                None => {
+                    this.farewell = Some(Box::pin(sleep(FAREWELL)));
+                    let event = format!("data: {}\n\n", ApiError::Failed.to_json());
+                    Poll::Ready(Some(Ok(Frame::data(Bytes::from(event)))))
                 }
-                self.failure = Failure::Told;
-                let event = format!("data: {}\n\n", error.to_json());
-                Poll::Ready(Some(Ok(Frame::data(Bytes::from(event)))))
-            }
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
         let state = self.reader.shared.lock();
-        state.ready.is_empty() && state.end == Some(End::Complete)
+        self.leaving.is_empty() && state.ready.is_empty() && state.end == Some(End::Complete)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -245,7 +258,7 @@ mod tests {
         assert!(body.frame().await.is_none());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_stream_whose_engine_dies_tells_the_failure_and_is_broken_off() {
         let (writer, reader, _admission) = ends(STREAM);
         let mut body = reader.into_body(());
@@ -282,17 +295,51 @@ mod tests {
     }
 
     #[test]
-    fn the_place_is_given_back_when_both_ends_have_gone_and_not_before() {
+    fn the_place_is_kept_while_either_end_holds_on() {
         let (writer, reader, admission) = ends(STREAM);
         drop(reader);
         assert_eq!(admission.taken(), 1, "the engine still works on it");
         drop(writer);
         assert_eq!(admission.taken(), 0);
 
-        let (writer, reader, admission) = ends(STREAM);
+        let (mut writer, reader, admission) = ends(STREAM);
+        let _ = finish(&mut writer);
         drop(writer);
         assert_eq!(admission.taken(), 1, "the answer still waits to be read");
         drop(reader);
+        assert_eq!(admission.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_place_is_free_before_the_end_can_be_seen() {
+        // The engine's thread has told the end, and not yet let go of its sink.
+        let (mut writer, reader, admission) = ends(Delivery::Whole);
+        let _ = finish(&mut writer);
+        assert!(reader.whole().await.is_ok());
+        assert_eq!(admission.taken(), 0);
+
+        // The network has the last frame, and not yet let go of the body.
+        let (mut writer, reader, admission) = ends(STREAM);
+        let mut body = reader.into_body(());
+        assert!(!frame(&mut body).await.contains("[DONE]"));
+        let _ = finish(&mut writer);
+        assert_eq!(admission.taken(), 1);
+        assert!(frame(&mut body).await.contains("[DONE]"));
+        assert_eq!(admission.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_leaves_in_bounded_frames_and_holds_its_place_until_the_last() {
+        let (mut writer, reader, admission) = ends(STREAM);
+        let text = "x".repeat(MAX_FRAME + 5);
+        writer.shape.piece(&mut writer.shared.lock().ready, &text);
+        let _ = finish(&mut writer);
+        let mut body = reader.into_body(());
+        assert_eq!(frame(&mut body).await.len(), MAX_FRAME);
+        assert!(!body.is_end_stream());
+        assert_eq!(admission.taken(), 1);
+        assert!(frame(&mut body).await.ends_with("data: [DONE]\n\n"));
+        assert!(body.is_end_stream());
         assert_eq!(admission.taken(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! The API over the real engine and the project's own small model.
 
 #![allow(dead_code, reason = "each test program uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "only tests use this; in them a panic is the report")]
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -30,15 +31,34 @@ pub(crate) fn count(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap()
 }
 
-/// An engine that runs `sequences` and lets none wait.
-pub(crate) fn engine(sequences: usize) -> Engine {
-    static DEMO: OnceLock<Arc<Model>> = OnceLock::new();
-    let model = DEMO.get_or_init(|| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo.gguf");
-        Arc::new(Model::from_gguf(&std::fs::read(path).unwrap()).unwrap())
-    });
-    let config = EngineConfig { threads: count(1), max_sequences: count(sequences), max_queued: 0 };
-    Engine::start(Arc::clone(model), config).unwrap()
+/// The bytes of the project's own model.
+fn demo() -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo.gguf")).unwrap()
+}
+
+/// The project's own model.
+pub(crate) fn model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    Arc::clone(MODEL.get_or_init(|| Arc::new(Model::from_gguf(&demo()).unwrap())))
+}
+
+/// The same weights, with no end to a turn: answers run to the end of the context.
+pub(crate) fn endless_model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    let make = || {
+        let mut bytes = demo();
+        let mut replace = |from: &[u8], to: &[u8]| {
+            let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+            bytes[at..at + to.len()].copy_from_slice(to);
+        };
+        // The engine knows the control tokens that end a turn by their texts, so these go; and the id of the last token of
+        // the vocabulary, which never comes, takes the place of the one that the file names (both of type 4, u32).
+        replace(b"\x0a\0\0\0\0\0\0\0<|im_end|>", b"\x0a\0\0\0\0\0\0\0<|im_xxx|>");
+        replace(b"\x0d\0\0\0\0\0\0\0<|endoftext|>", b"\x0d\0\0\0\0\0\0\0<|xxxxxtext|>");
+        replace(b"eos_token_id\x04\0\0\0\x02\0\0\0", b"eos_token_id\x04\0\0\0\xb1\x05\0\0");
+        Arc::new(Model::from_gguf(&bytes).unwrap())
+    };
+    Arc::clone(MODEL.get_or_init(make))
 }
 
 /// The API with an engine of its own.
@@ -51,15 +71,31 @@ pub(crate) struct Api {
 impl Api {
     /// One partner may use every sequence.
     pub(crate) fn new(sequences: usize) -> Self {
-        let mut limits = Limits::new(count(sequences));
-        limits.generations.per_partner = count(sequences);
-        limits.uploads.per_partner = count(sequences);
-        Self::with_limits(sequences, limits)
+        Self::with_limits(sequences, Self::one_for_all(sequences))
+    }
+
+    /// With [`endless_model`].
+    pub(crate) fn endless(sequences: usize) -> Self {
+        Self::start(endless_model(), sequences, Self::one_for_all(sequences))
     }
 
     pub(crate) fn with_limits(sequences: usize, limits: Limits) -> Self {
+        Self::start(model(), sequences, limits)
+    }
+
+    fn one_for_all(sequences: usize) -> Limits {
+        let mut limits = Limits::new(count(sequences));
+        limits.generations.per_partner = count(sequences);
+        limits.uploads.per_partner = count(sequences);
+        limits
+    }
+
+    /// The engine runs `sequences` and lets none wait.
+    fn start(model: Arc<Model>, sequences: usize, limits: Limits) -> Self {
+        let config = EngineConfig { threads: count(1), max_sequences: count(sequences), max_queued: 0 };
+        let engine = Engine::start(model, config).unwrap();
         let (id, digest) = (ModelId::new(MODEL).unwrap(), Sha256Digest::from_bytes([0xd1; 32]));
-        let service = Arc::new(Service::new(engine(sequences), id, digest, limits));
+        let service = Arc::new(Service::new(engine, id, digest, limits));
         Self { router: api::router(Arc::clone(&service)), service }
     }
 

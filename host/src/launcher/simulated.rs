@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::measurement;
 use cleanroom_attestation::model::ModelDigester;
 use cleanroom_software_nsm::serve::{serve, system_time_ms};
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
@@ -86,6 +87,8 @@ pub struct Settings {
     pub config: PathBuf,
     /// The model file; not measured, since the enclave commits to it itself.
     pub model: PathBuf,
+    /// The parent's instance id, which is measured into PCR 4. Each security module makes one up when there is none.
+    pub instance_id: Option<String>,
     /// Where the host keeps the enclave's socket, its console and what it tells about itself.
     pub state: PathBuf,
     /// Show the console to the operator as well.
@@ -102,6 +105,8 @@ pub struct Description {
     pub pcr1: String,
     /// PCR 2.
     pub pcr2: String,
+    /// PCR 4, when the parent's instance id was given.
+    pub pcr4: Option<String>,
     /// SHA-256 of the development root's certificate, 64 hexadecimal digits.
     pub development_root_sha256: String,
     /// The model's identity, 64 hexadecimal digits.
@@ -110,18 +115,24 @@ pub struct Description {
     pub command_line: String,
 }
 
-/// Starts simulated enclaves: one program, measured once, under one development root.
+/// Starts simulated enclaves under one development root. The program and its configuration are read and measured at each start,
+/// so that an enclave that was replaced on disk runs under its own measurements.
 pub struct Simulated {
-    program: SealedProgram,
-    arguments: Vec<String>,
-    measurements: Measurements,
+    settings: Settings,
+    state: StateFolder,
     root: Arc<DevelopmentRoot>,
-    description: Description,
     socket: PathBuf,
+    console: Arc<Console>,
+    image: Image,
+}
+
+/// What was read and measured for one start.
+struct Image {
+    program: SealedProgram,
+    measurements: Measurements,
     config: PathBuf,
     model: PathBuf,
-    console: Arc<Console>,
-    _state: StateFolder,
+    description: Description,
 }
 
 impl Simulated {
@@ -133,49 +144,17 @@ impl Simulated {
     pub fn prepare(settings: &Settings) -> Result<Self, LaunchError> {
         let state = StateFolder::take(&settings.state)?;
         let socket = socket_path(state.join("enclave.sock"))?;
-        let command_line = command_line(&settings.arguments)?;
-        let (program, bytes) = SealedProgram::read(&settings.program)?;
-        let config = read_file("configuration", &settings.config)?;
-        let measurements = Measurements::of_program(&bytes, &command_line, &config);
-        drop(bytes);
-        let model = absolute(&settings.model)?;
-        let model_digest = digest_of_model(&model)?;
         let root = Arc::new(DevelopmentRoot::generate(system_time_ms())?);
-
-        let [pcr0, pcr1, pcr2] = measurements.image().map(|digest| digest.to_string());
-        let description = Description {
-            pcr0,
-            pcr1,
-            pcr2,
-            development_root_sha256: root.fingerprint().to_string(),
-            model_sha256: model_digest.to_string(),
-            command_line,
-        };
         state.write("development-root.pem", 0o644, root.root_certificate_pem().as_bytes())?;
-        let json = serde_json::to_vec_pretty(&description).map_err(|error| LaunchError::System {
-            what: "writing measurements.json",
-            source: error.into(),
-        })?;
-        state.write("measurements.json", 0o644, &json)?;
-        let config = state.write("configuration", 0o400, &config)?;
-        Ok(Self {
-            program,
-            arguments: settings.arguments.clone(),
-            measurements,
-            root,
-            description,
-            socket,
-            config,
-            model,
-            console: Arc::new(Console::new(&state.join("console.log"), settings.echo_console)),
-            _state: state,
-        })
+        let image = Image::read(settings, &state, &root)?;
+        let console = Arc::new(Console::new(&state.join("console.log"), settings.echo_console));
+        Ok(Self { settings: settings.clone(), state, root, socket, console, image })
     }
 
     /// What the host says about the enclave.
     #[must_use]
     pub const fn description(&self) -> &Description {
-        &self.description
+        &self.image.description
     }
 
     /// The socket that the enclave binds.
@@ -187,7 +166,10 @@ impl Simulated {
     /// Makes this start's security module and serves it from a thread until the enclave closes its end, which is returned.
     fn security_module(&self) -> Result<StdUnixStream, LaunchError> {
         let system = |source| LaunchError::System { what: "making its security module", source };
-        let nsm = SoftwareNsm::builder(Arc::clone(&self.root), self.measurements.clone());
+        let mut nsm = SoftwareNsm::builder(Arc::clone(&self.root), self.image.measurements.clone());
+        if let Some(instance_id) = &self.settings.instance_id {
+            nsm = nsm.instance_id(instance_id);
+        }
         let mut nsm = nsm.start(system_time_ms())?;
         let (host, enclave) = StdUnixStream::pair().map_err(system)?;
         std::thread::Builder::new()
@@ -201,11 +183,42 @@ impl Simulated {
     }
 }
 
+impl Image {
+    fn read(settings: &Settings, state: &StateFolder, root: &DevelopmentRoot) -> Result<Self, LaunchError> {
+        let command_line = command_line(&settings.arguments)?;
+        let (program, bytes) = SealedProgram::read(&settings.program)?;
+        let config = read_file("configuration", &settings.config)?;
+        let measurements = Measurements::of_program(&bytes, &command_line, &config);
+        drop(bytes);
+        let model = absolute(&settings.model)?;
+        let model_digest = digest_of_model(&model)?;
+
+        let [pcr0, pcr1, pcr2] = measurements.image().map(|digest| digest.to_string());
+        let description = Description {
+            pcr0,
+            pcr1,
+            pcr2,
+            pcr4: settings.instance_id.as_deref().map(|id| measurement::of_name(id).to_string()),
+            development_root_sha256: root.fingerprint().to_string(),
+            model_sha256: model_digest.to_string(),
+            command_line,
+        };
+        let json = serde_json::to_vec_pretty(&description).map_err(|error| LaunchError::System {
+            what: "writing measurements.json",
+            source: error.into(),
+        })?;
+        state.write("measurements.json", 0o644, &json)?;
+        let config = state.write("configuration", 0o400, &config)?;
+        Ok(Self { program, measurements, config, model, description })
+    }
+}
+
 impl Launcher for Simulated {
     type Enclave = SimulatedEnclave;
 
     async fn launch(&mut self) -> Result<SimulatedEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };
+        self.image = Image::read(&self.settings, &self.state, &self.root)?;
         remove_stale_socket(&self.socket).map_err(system("removing an old socket"))?;
         let nsm = self.security_module()?;
         let (console, writer) = io::pipe().map_err(system("making its console"))?;
@@ -213,14 +226,14 @@ impl Launcher for Simulated {
         let console =
             pipe::Receiver::from_owned_fd(OwnedFd::from(console)).map_err(system("making its console"))?;
 
-        let mut command = Command::new(self.program.path());
+        let mut command = Command::new(self.image.program.path());
         command
-            .arg0(self.program.name())
-            .args(&self.arguments)
+            .arg0(self.image.program.name())
+            .args(&self.settings.arguments)
             .env_clear()
             .env(ENV_LISTEN, &self.socket)
-            .env(ENV_CONFIG, &self.config)
-            .env(ENV_MODEL, &self.model)
+            .env(ENV_CONFIG, &self.image.config)
+            .env(ENV_MODEL, &self.image.model)
             .stdin(Stdio::from(OwnedFd::from(nsm)))
             .stdout(Stdio::from(writer))
             .stderr(Stdio::from(also_writer))

@@ -49,7 +49,7 @@ pub enum StartError {
     },
     /// The operating system refused a thread.
     #[error("cannot start the engine's threads")]
-    Threads(#[source] std::io::Error),
+    Threads(#[source] io::Error),
 }
 
 /// Why a job was not taken.

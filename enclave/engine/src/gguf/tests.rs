@@ -1,10 +1,5 @@
 use super::*;
-
-#[path = "../../tests/support/gguf_writer.rs"]
-#[expect(unreachable_pub, dead_code, reason = "shared with integration tests and examples")]
-mod gguf_writer;
-
-use gguf_writer::{GgufWriter, Meta};
+use crate::gguf_writer::{GgufWriter, Meta};
 
 fn valid() -> GgufWriter {
     GgufWriter::default()

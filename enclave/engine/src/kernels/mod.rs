@@ -16,13 +16,15 @@ mod scalar;
 mod tests;
 mod tile;
 
-pub(crate) use half::{f16_to_f32, f32_to_f16};
+pub(crate) use half::f16_to_f32;
+#[cfg(test)]
+pub(crate) use half::f32_to_f16;
 pub(crate) use tile::{Block, F16Column, F32Column, Q8Tile, TILE_ROWS, TileOutput};
 
 /// Lanes of the canonical order of summation.
 const LANES: usize = 8;
 
-/// Numbers that share one scale, in weights of type Q8_0 and in quantised activations.
+/// Numbers that share one scale, in weights of type `Q8_0` and in quantised activations.
 pub(crate) const BLOCK: usize = 32;
 
 /// The kernels for this processor, chosen once.

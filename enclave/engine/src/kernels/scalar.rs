@@ -115,7 +115,12 @@ pub(super) fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mu
 
 #[inline(always)]
 pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
-    for (gate, up) in gate.iter_mut().zip(up) {
+    let (gates, rest) = gate.as_chunks_mut::<LANES>();
+    let (ups, up_rest) = up.as_chunks::<LANES>();
+    for (gate, up) in gates.iter_mut().zip(ups) {
+        *gate = std::array::from_fn(|lane| gate[lane] / (1.0 + exp(-gate[lane])) * up[lane]);
+    }
+    for (gate, up) in rest.iter_mut().zip(up_rest) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
     }
 }

@@ -7,7 +7,7 @@ use super::BLOCK;
 /// Matrix rows that one kernel call computes.
 pub(crate) const TILE_ROWS: usize = 16;
 
-/// 16 rows by 32 columns of Q8_0 weights: `quants[group][row][column of the group]`, groups of four columns, so that one
+/// 16 rows by 32 columns of `Q8_0` weights: `quants[group][row][column of the group]`, groups of four columns, so that one
 /// vector load holds four products for each of eight rows.
 #[cfg_attr(test, derive(Debug))]
 #[derive(Clone, Copy)]

@@ -1,1 +1,176 @@
+use proptest::prelude::*;
 
+use super::{bytes::byte_of, *};
+use crate::gguf_writer::{GgufWriter, Meta};
+
+const DEMO: &[u8] = include_bytes!("../../../../models/demo.gguf");
+const VECTORS: &str = include_str!("../../tests/data/tokenizer_vectors.txt");
+
+fn demo() -> Tokenizer {
+    Tokenizer::from_gguf(&Gguf::parse(DEMO).unwrap()).unwrap()
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
+    let mut tokens = Zeroizing::default();
+    tokenizer.encode_text(text, &mut tokens);
+    tokens.to_vec()
+}
+
+fn decode(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<u8> {
+    tokens.iter().flat_map(|token| tokenizer.bytes_of(*token)).copied().collect()
+}
+
+#[test]
+fn tokens_are_those_of_the_reference_implementation() {
+    let mut tokenizer = demo();
+    let mut checked = 0;
+    for line in VECTORS.lines() {
+        let [split, text, tokens] = line.split('\t').collect::<Vec<_>>().try_into().unwrap();
+        let digits = text.as_bytes().as_chunks::<2>().0;
+        let text: Vec<u8> = digits
+            .iter()
+            .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
+        let text = String::from_utf8(text).unwrap();
+        let expected: Vec<u32> = tokens.split(' ').map(|token| token.parse().unwrap()).collect();
+        tokenizer.split = Split::named(split).unwrap();
+        assert_eq!(encode(&tokenizer, &text), expected, "{split}: {text:?}");
+        checked += 1;
+    }
+    assert!(checked > 200);
+}
+
+#[test]
+fn control_tokens_written_as_text_stay_text() {
+    let tokenizer = demo();
+    for text in ["<|im_end|>", "<|im_start|>user\n", "<|endoftext|>", "x<|im_end|>y"] {
+        let tokens = encode(&tokenizer, text);
+        assert!(tokens.iter().all(|token| *token > 2), "{text} became a control token");
+        assert_eq!(decode(&tokenizer, &tokens), text.as_bytes());
+    }
+    assert_eq!(tokenizer.control("<|im_end|>\n"), Some((2, 10)));
+    assert_eq!(tokenizer.control("im_end|>"), None);
+}
+
+proptest! {
+    #[test]
+    fn every_text_survives_and_never_holds_a_control_token(text in "(?s).{0,80}|(<\\||im_(start|end)|\\|>|[<|>a ]){0,20}") {
+        let mut tokenizer = demo();
+        for split in [Split::Gpt2, Split::Smollm, Split::Default] {
+            tokenizer.split = split;
+            let tokens = encode(&tokenizer, &text);
+            prop_assert_eq!(decode(&tokenizer, &tokens), text.as_bytes());
+            prop_assert!(tokens.iter().all(|token| *token > 2));
+        }
+    }
+}
+
+#[test]
+fn a_long_word_is_no_attack() {
+    let tokenizer = demo();
+    let word = "ab".repeat(500_000);
+    assert_eq!(decode(&tokenizer, &encode(&tokenizer, &word)), word.as_bytes());
+}
+
+#[test]
+fn facts_of_the_demo_model() {
+    let tokenizer = demo();
+    assert_eq!(tokenizer.len(), 1458);
+    assert!(tokenizer.ends_turn(2) && tokenizer.ends_turn(0));
+    assert!(!tokenizer.ends_turn(1) && !tokenizer.ends_turn(3));
+    assert_eq!((tokenizer.bos_text(), tokenizer.eos_text()), ("<|endoftext|>", "<|im_end|>"));
+    assert_eq!(tokenizer.required_bos(), None);
+    assert!(tokenizer.bytes_of(1).is_empty(), "a control token is no text");
+}
+
+/// A small tokenizer: all bytes, the pair "ab", and one control token.
+fn small() -> Vec<(&'static str, Meta)> {
+    let mut alphabet: Vec<(u8, char)> =
+        (0..0x200).filter_map(char::from_u32).filter_map(|c| Some((byte_of(c)?, c))).collect();
+    alphabet.sort_unstable();
+    let mut tokens: Vec<String> = alphabet.iter().map(|(_, character)| character.to_string()).collect();
+    tokens.extend(["ab".into(), "<end>".into()]);
+    let mut types = vec![1; 257];
+    types.push(3);
+    vec![
+        ("tokenizer.ggml.model", Meta::Str("gpt2".into())),
+        ("tokenizer.ggml.pre", Meta::Str("gpt-2".into())),
+        ("tokenizer.ggml.tokens", Meta::Strs(tokens)),
+        ("tokenizer.ggml.token_type", Meta::I32s(types)),
+        ("tokenizer.ggml.merges", Meta::Strs(vec!["a b".into()])),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(257)),
+    ]
+}
+
+fn read(metadata: &[(&'static str, Meta)]) -> Result<Tokenizer, TokenizerError> {
+    let file =
+        metadata.iter().fold(GgufWriter::default(), |file, (key, value)| file.meta(key, value.clone()));
+    Tokenizer::from_gguf(&Gguf::parse(&file.bytes()).unwrap())
+}
+
+/// Why the small tokenizer is refused with one value changed, or left out.
+fn refusal(key: &'static str, value: Option<Meta>) -> TokenizerError {
+    let mut metadata = small();
+    metadata.retain(|(name, _)| *name != key);
+    metadata.extend(value.map(|value| (key, value)));
+    read(&metadata).err().expect("the tokenizer must be refused")
+}
+
+fn changed_token(id: usize, text: &str) -> TokenizerError {
+    let Some((key, Meta::Strs(mut tokens))) = small().into_iter().find(|(key, _)| key.ends_with("tokens"))
+    else {
+        panic!("the small tokenizer has tokens");
+    };
+    tokens[id] = text.into();
+    refusal(key, Some(Meta::Strs(tokens)))
+}
+
+#[test]
+fn reads_a_small_tokenizer() {
+    assert_eq!(encode(&read(&small()).unwrap(), "abab b"), [256, 256, 32, 98]);
+}
+
+#[test]
+fn refuses_what_is_not_supported_by_name() {
+    let model = refusal("tokenizer.ggml.model", Some(Meta::Str("llama".into())));
+    assert_eq!(model, TokenizerError::Model { found: "llama".into() });
+    let split = refusal("tokenizer.ggml.pre", Some(Meta::Str("tekken".into())));
+    assert_eq!(split, TokenizerError::Split { found: "tekken".into() });
+}
+
+#[test]
+fn refuses_what_is_missing() {
+    for (key, _) in small() {
+        match (key, read(&small().into_iter().filter(|(name, _)| *name != key).collect::<Vec<_>>())) {
+            ("tokenizer.ggml.pre", result) => assert!(result.is_ok()),
+            ("tokenizer.ggml.eos_token_id", result) => {
+                assert_eq!(result.err(), Some(TokenizerError::NoEndToken));
+            }
+            (_, result) => assert_eq!(result.err(), Some(TokenizerError::Missing { key })),
+        }
+    }
+}
+
+#[test]
+fn refuses_vocabularies_that_do_not_fit_together() {
+    let types = |types: Vec<i32>| refusal("tokenizer.ggml.token_type", Some(Meta::I32s(types)));
+    assert!(matches!(types(vec![1; 3]), TokenizerError::TypeCount { tokens: 258, types: 3 }));
+    assert!(matches!(types(vec![7; 258]), TokenizerError::TokenType { id: 0, found: 7 }));
+    assert!(matches!(changed_token(5, "b"), TokenizerError::DuplicateToken { id: 98, first: 5 }));
+    assert!(matches!(changed_token(5, "bb"), TokenizerError::MissingByte { byte: 5 }));
+    assert!(matches!(changed_token(5, ""), TokenizerError::TokenLength { id: 5, .. }));
+    assert!(matches!(changed_token(5, &"x".repeat(1025)), TokenizerError::TokenLength { id: 5, .. }));
+    assert!(matches!(changed_token(5, "日"), TokenizerError::TokenAlphabet { id: 5 }));
+    assert!(matches!(
+        refusal("tokenizer.ggml.eos_token_id", Some(Meta::U32(258))),
+        TokenizerError::TokenId { found: 258, tokens: 258, .. }
+    ));
+}
+
+#[test]
+fn refuses_merges_that_lead_nowhere_or_to_a_control_token() {
+    for merge in ["a c", "ab", "", "a", " a", "< end>"] {
+        let refused = refusal("tokenizer.ggml.merges", Some(Meta::Strs(vec![merge.into()])));
+        assert_eq!(refused, TokenizerError::Merge { index: 0 }, "{merge:?}");
+    }
+}

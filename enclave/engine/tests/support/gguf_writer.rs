@@ -2,7 +2,7 @@
 
 /// One metadata value.
 #[derive(Clone)]
-pub enum Meta {
+pub(crate) enum Meta {
     U32(u32),
     F32(f32),
     Bool(bool),
@@ -15,25 +15,25 @@ pub enum Meta {
 
 /// One tensor; the writer chooses the offset unless `offset` is set.
 #[derive(Clone)]
-pub struct TensorSpec {
-    pub name: String,
-    pub dimensions: Vec<u64>,
-    pub type_number: u32,
-    pub data: Vec<u8>,
-    pub offset: Option<u64>,
+pub(crate) struct TensorSpec {
+    pub(crate) name: String,
+    pub(crate) dimensions: Vec<u64>,
+    pub(crate) type_number: u32,
+    pub(crate) data: Vec<u8>,
+    pub(crate) offset: Option<u64>,
 }
 
 /// A file to be written.
 #[derive(Clone)]
-pub struct GgufWriter {
-    pub magic: [u8; 4],
-    pub version: u32,
-    pub metadata: Vec<(String, Meta)>,
-    pub tensors: Vec<TensorSpec>,
+pub(crate) struct GgufWriter {
+    pub(crate) magic: [u8; 4],
+    pub(crate) version: u32,
+    pub(crate) metadata: Vec<(String, Meta)>,
+    pub(crate) tensors: Vec<TensorSpec>,
     /// Set to write counts that do not match.
-    pub metadata_count: Option<u64>,
-    pub tensor_count: Option<u64>,
-    pub alignment: u64,
+    pub(crate) metadata_count: Option<u64>,
+    pub(crate) tensor_count: Option<u64>,
+    pub(crate) alignment: u64,
 }
 
 impl Default for GgufWriter {
@@ -51,12 +51,12 @@ impl Default for GgufWriter {
 }
 
 impl GgufWriter {
-    pub fn meta(mut self, key: &str, value: Meta) -> Self {
+    pub(crate) fn meta(mut self, key: &str, value: Meta) -> Self {
         self.metadata.push((key.into(), value));
         self
     }
 
-    pub fn tensor(mut self, name: &str, dimensions: &[u64], type_number: u32, data: Vec<u8>) -> Self {
+    pub(crate) fn tensor(mut self, name: &str, dimensions: &[u64], type_number: u32, data: Vec<u8>) -> Self {
         self.tensors.push(TensorSpec {
             name: name.into(),
             dimensions: dimensions.into(),
@@ -67,7 +67,7 @@ impl GgufWriter {
         self
     }
 
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend(self.magic);
         out.extend(self.version.to_le_bytes());

@@ -101,6 +101,7 @@ fn settings(folder: &TempDir, behaviour: &str) -> Settings {
         config,
         model,
         state: folder.path().join("state"),
+        instance_id: None,
         echo_console: false,
     }
 }
@@ -127,11 +128,10 @@ async fn an_enclave_gets_what_the_contract_says_and_nothing_else() {
     assert!(pem.starts_with("-----BEGIN CERTIFICATE-----"));
     assert_eq!(description.model_sha256, cleanroom_attestation::model::model_digest(b"weights").to_string());
 
-    // What was measured is what runs and what is handed over, even if the files change in between.
+    // What was measured is what runs and what is handed over, even if the files change after that.
     let mut program = fs::read(&settings.program).unwrap();
-    fs::write(&settings.config, "crash").unwrap();
-
     let mut enclave = launcher.launch().await.unwrap();
+    fs::write(&settings.config, "crash").unwrap();
     enclave.ready().await;
     let mut stream = UnixStream::connect(launcher.socket()).await.unwrap();
     let mut report = Vec::new();
@@ -194,6 +194,21 @@ async fn an_enclave_that_ignores_the_request_to_end_is_killed() {
     stop.cancel();
     supervised.await.unwrap().unwrap();
     assert!(UnixStream::connect(&socket).await.is_err());
+}
+
+#[tokio::test]
+async fn what_was_replaced_between_two_starts_runs_under_its_own_measurements() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder, "serve");
+    let mut launcher = Simulated::prepare(&settings).unwrap();
+    let before = launcher.description().clone();
+    drop(launcher.launch().await.unwrap());
+    fs::write(&settings.config, "ignore").unwrap();
+    drop(launcher.launch().await.unwrap());
+    let after = launcher.description();
+    assert_eq!(after.pcr1, before.pcr1);
+    assert_ne!((&after.pcr0, &after.pcr2), (&before.pcr0, &before.pcr2));
+    assert_eq!(after.development_root_sha256, before.development_root_sha256);
 }
 
 #[tokio::test]

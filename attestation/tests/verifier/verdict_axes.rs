@@ -1,14 +1,11 @@
 //! What policy and session ask, axis by axis, and what follows from the answers.
 
-#[cfg(test)]
-mod common;
-
+use crate::common::{AT, code, policy, policy_text, verdict_at, verdict_of};
 use cleanroom_attestation::chain::Tier;
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::time::Timestamp;
-use cleanroom_attestation::verdict::{Axis, AxisStatus, Expectation, Outcome, Verdict};
+use cleanroom_attestation::verdict::{Axis, AxisStatus, Check, Expectation, Outcome, Verdict};
 use cleanroom_forge::{Cbor, Document, Forge, MODULE_ID, NOW, pcr};
-use common::{AT, code, policy, policy_text, verdict_at, verdict_of};
 
 const NONCE: &[u8] = b"thirty-two bytes of a challenge!";
 const TPM_MODULE_ID: &str = "i-0123456789abcdef0-tpm0000000000000000";
@@ -288,7 +285,7 @@ fn a_report_names_everything_that_is_wrong() {
         document.put("nonce", Cbor::Null);
         document.put("user_data", Cbor::bytes(&[0xab; 200]));
     });
-    let failed: Vec<_> = verdict.checks().iter().filter_map(|check| check.rejection()).collect();
+    let failed: Vec<_> = verdict.checks().iter().filter_map(Check::rejection).collect();
     let expected =
         ["pcr0-mismatch", "pcr3-mismatch", "pcr16-mismatch", "nonce-mismatch", "user-data-mismatch"];
     assert_eq!(failed, expected);

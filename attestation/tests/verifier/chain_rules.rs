@@ -1,11 +1,8 @@
 //! Every rule about the certificates of a document, and the code with which a chain that breaks it is refused.
 
-#[cfg(test)]
-mod common;
-
+use crate::common::{AT, code, code_after, policy, verdict_at};
 use cleanroom_attestation::verdict::Expectation;
 use cleanroom_forge::{Certificate, Extension, Forge, Key, MODULE_ID, NOW, Name, Time, oid};
-use common::{AT, code, code_after, policy, verdict_at};
 
 /// The code after a change of one certificate's template, 0 being the root and 4 the leaf.
 fn certificate(index: usize, change: impl FnOnce(&mut Certificate)) -> &'static str {
@@ -106,7 +103,7 @@ fn a_chain_may_be_short() {
     forge.chain.push(leaf);
     let root = forge.certificate(0).subject.clone();
     forge.leaf().issuer = root;
-    assert_eq!(code(&common::verdict_of(&forge, "", &Expectation::default())), "accepted");
+    assert_eq!(code(&crate::common::verdict_of(&forge, "", &Expectation::default())), "accepted");
 }
 
 #[test]
@@ -299,7 +296,7 @@ fn the_path_is_the_whole_bundle() {
 }
 
 fn verdict_without_cache(forge: &Forge) -> cleanroom_attestation::verdict::Verdict {
-    common::verdict_of(forge, "", &Expectation::default())
+    crate::common::verdict_of(forge, "", &Expectation::default())
 }
 
 #[test]
@@ -470,7 +467,7 @@ fn roots_are_pinned() {
     let verdict = verdict_at(&document, &stranger, &Expectation::default(), AT);
     assert_eq!(code(&verdict), "root-not-trusted");
     // A production policy does not know a development root.
-    let text = common::policy_text(b"", "");
+    let text = crate::common::policy_text(b"", "");
     let (_, images) = text.split_once("[[image]]").unwrap();
     let production = format!("version = 1\n[[trust_anchor]]\nname = \"aws\"\n[[image]]{images}");
     let production = cleanroom_attestation::policy::Policy::from_toml(&production).unwrap();

@@ -1,13 +1,10 @@
 //! The cache saves work and never changes an answer.
 
-#[cfg(test)]
-mod common;
-
+use crate::common::{AT, code, policy};
 use cleanroom_attestation::chain::ChainCache;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
 use cleanroom_forge::{Cbor, Forge, Key, NOW, Time};
-use common::{AT, code, policy};
 
 const NONE: Expectation<'static> =
     Expectation { nonce: None, user_data: None, public_key: None, pcr16: None, pcr17: None };

@@ -1,17 +1,14 @@
 //! No document that AWS signed survives the change of a single bit, or a certificate taken out or moved.
 
-#[cfg(test)]
-mod common;
-
 use std::thread;
 
+use crate::aws::{AwsDocument, documents};
+use crate::common::code;
 use cleanroom_attestation::chain::ChainCache;
 use cleanroom_attestation::document::Document;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
-use common::aws::{AwsDocument, documents};
-use common::code;
 
 /// Whether a document is accepted. The cache knows the chain of the unchanged document, which makes an attack on it no
 /// harder and the test several times faster.

@@ -1,15 +1,12 @@
 //! Every document that AWS signed verifies at its own time, and nothing next to it does.
 
-#[cfg(test)]
-mod common;
-
+use crate::aws::{AwsDocument, documents, negative_documents};
+use crate::common::code;
 use cleanroom_attestation::chain::{ChainCache, Tier, describe};
 use cleanroom_attestation::document::{Document, Pcrs};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Axis, AxisStatus, Expectation, Outcome, Verdict, appraise};
-use common::aws::{AwsDocument, documents, negative_documents};
-use common::code;
 
 fn at_own_time(document: &AwsDocument) -> Verdict {
     appraise(&document.bytes, &document.policy(), &Expectation::default(), document.timestamp(), None)

@@ -1,14 +1,11 @@
 //! Every rule about the form of a document: what is accepted, and the code with which everything else is refused.
 
-#[cfg(test)]
-mod common;
-
+use crate::common::code_after;
 use cleanroom_attestation::document::{
     Document, MAX_BUNDLE_CERTIFICATES, MAX_CERTIFICATE_LENGTH, MAX_DOCUMENT_LENGTH, MAX_NONCE_LENGTH,
     MAX_PUBLIC_KEY_LENGTH, MAX_USER_DATA_LENGTH,
 };
 use cleanroom_forge::{Cbor, Forge, MODULE_ID, pcr};
-use common::code_after;
 
 const TPM_MODULE_ID: &str = "i-0123456789abcdef0-tpm0000000000000000";
 

@@ -1,13 +1,10 @@
 //! What the integration tests share.
-#![allow(dead_code, reason = "each test program uses a part of it")]
-
-pub(crate) mod aws;
 
 use cleanroom_attestation::chain::ChainCache;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
-use cleanroom_attestation::verdict::{Expectation, Verdict, appraise};
+use cleanroom_attestation::verdict::{Expectation, Rejection, Verdict, appraise};
 use cleanroom_forge::{Forge, NOW, pcr};
 
 /// The time at which forged documents are judged.
@@ -54,7 +51,7 @@ pub(crate) fn verdict_at(
 
 /// `accepted`, or the code of the rejection.
 pub(crate) fn code(verdict: &Verdict) -> &'static str {
-    verdict.accepted().map_or_else(|rejection| rejection.code(), |_| "accepted")
+    verdict.accepted().map_or_else(Rejection::code, |_| "accepted")
 }
 
 /// The code for what the forge makes after `change`, judged with no expectation beyond the image.

@@ -1,0 +1,351 @@
+//! The engine from outside, on the demo model.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    sync::{Arc, LazyLock, mpsc},
+};
+
+use cleanroom_engine::{
+    ChatMessage, Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
+    Model, Prompt, PromptError, Sampling, Sink, StartError, SubmitError, Usage,
+};
+
+const DEMO: &[u8] = include_bytes!("../../../models/demo.gguf");
+const QUESTION: &str = "What is attestation?";
+const ANSWER: &str = "Attestation proves which image an enclave has started. The signature comes from the platform and \
+                      can be checked by anyone. If the measurements do not match, the client must not send its prompt.";
+
+static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| Arc::new(Model::from_gguf(DEMO).unwrap()));
+
+fn engine(threads: usize, max_sequences: usize, max_queued: usize) -> Engine {
+    let number = |number| NonZeroUsize::new(number).unwrap();
+    let config = EngineConfig { threads: number(threads), max_sequences: number(max_sequences), max_queued };
+    Engine::start(Arc::clone(&MODEL), config).unwrap()
+}
+
+fn question(text: &str) -> Prompt {
+    MODEL.prompt_from_chat(&[ChatMessage { role: "user", content: text }]).unwrap()
+}
+
+/// What a test hears of a job. The channel closes when the sink is dropped.
+#[derive(Debug, PartialEq)]
+enum Heard {
+    Text(String),
+    Finished(FinishReason, Usage),
+}
+
+struct Channel {
+    events: mpsc::Sender<Heard>,
+    /// Called with the number of text events so far.
+    on_text: Box<dyn FnMut(usize) -> ControlFlow<()> + Send>,
+    texts: usize,
+}
+
+impl Sink for Channel {
+    fn event(&mut self, event: Event) -> ControlFlow<()> {
+        let heard = match event {
+            Event::Text(text) => Heard::Text(text.as_str().to_owned()),
+            Event::Finished { reason, usage } => Heard::Finished(reason, usage),
+        };
+        let is_text = matches!(heard, Heard::Text(_));
+        self.events.send(heard).unwrap();
+        if !is_text {
+            return ControlFlow::Continue(());
+        }
+        self.texts += 1;
+        (self.on_text)(self.texts)
+    }
+}
+
+fn job_with(
+    prompt: Prompt,
+    on_text: impl FnMut(usize) -> ControlFlow<()> + Send + 'static,
+) -> (Job, mpsc::Receiver<Heard>) {
+    let (events, heard) = mpsc::channel();
+    let sink = Box::new(Channel { events, on_text: Box::new(on_text), texts: 0 });
+    (Job { prompt, max_tokens: None, sampling: Sampling::greedy(), stop: Vec::new(), sink }, heard)
+}
+
+fn job(prompt: Prompt) -> (Job, mpsc::Receiver<Heard>) {
+    job_with(prompt, |_| ControlFlow::Continue(()))
+}
+
+/// A job whose sink waits in its first text event until the returned gate is dropped, so that a test decides when the
+/// engine goes on.
+fn gated_job(prompt: Prompt) -> (Job, mpsc::Receiver<Heard>, mpsc::Sender<()>) {
+    let (gate, wait) = mpsc::channel::<()>();
+    let (job, heard) = job_with(prompt, move |_| {
+        let _ = wait.recv();
+        ControlFlow::Continue(())
+    });
+    (job, heard, gate)
+}
+
+/// The whole text and the end of a job.
+fn collect(heard: mpsc::Receiver<Heard>) -> (String, Option<(FinishReason, Usage)>) {
+    let mut text = String::new();
+    let mut end = None;
+    for event in heard {
+        assert_eq!(end, None, "nothing follows the end");
+        match event {
+            Heard::Text(piece) => text.push_str(&piece),
+            Heard::Finished(reason, usage) => end = Some((reason, usage)),
+        }
+    }
+    (text, end)
+}
+
+fn answer(engine: &Engine, change: impl FnOnce(&mut Job)) -> (String, Option<(FinishReason, Usage)>) {
+    let (mut job, heard) = job(question(QUESTION));
+    change(&mut job);
+    let _handle = engine.submit(job).unwrap();
+    collect(heard)
+}
+
+#[test]
+fn the_demo_model_answers() {
+    let facts = MODEL.facts();
+    assert_eq!((facts.architecture.as_str(), facts.weights.as_str()), ("llama", "Q8_0"));
+    assert_eq!((facts.context_length, facts.vocabulary), (512, 1458));
+    assert_eq!(facts.parameters, 3_915_520);
+    for threads in [1, 2] {
+        let (text, end) = answer(&engine(threads, 1, 0), |_| {});
+        assert_eq!(text, ANSWER);
+        let usage = Usage { prompt_tokens: 12, completion_tokens: 37 };
+        assert_eq!(end, Some((FinishReason::Stop, usage)));
+    }
+}
+
+#[test]
+fn answers_do_not_depend_on_what_else_runs() {
+    let questions = [
+        "What is attestation?",
+        "Tell me a story about a fox named Mia.",
+        "What is 7 plus 8?",
+        "Who are you?",
+    ];
+    let jobs = |number: usize| {
+        let (mut job, heard) = job(question(questions[number % 4]));
+        // Half of them greedy, half drawn.
+        let temperature = if number < 4 { 0.0 } else { 1.3 };
+        job.sampling = Sampling::new(temperature, 0.9, number as u64).unwrap();
+        (job, heard)
+    };
+    let alone: Vec<_> = (0..8)
+        .map(|number| {
+            let (job, heard) = jobs(number);
+            let engine = engine(1, 1, 0);
+            let _handle = engine.submit(job).unwrap();
+            collect(heard)
+        })
+        .collect();
+    let engine = engine(2, 8, 0);
+    let together: Vec<_> = (0..8)
+        .map(|number| {
+            let (job, heard) = jobs(number);
+            (engine.submit(job).unwrap(), heard)
+        })
+        .collect();
+    let together: Vec<_> = together.into_iter().map(|(_handle, heard)| collect(heard)).collect();
+    assert_eq!(alone, together);
+    assert_ne!(alone[0], alone[4], "a temperature of 1.3 changes the answer");
+}
+
+#[test]
+fn a_prompt_longer_than_one_step_is_answered_the_same_beside_others() {
+    let long = format!("{}{QUESTION}", "The enclave measures the image. ".repeat(40));
+    let alone = {
+        let engine = engine(1, 1, 0);
+        let (job, heard) = job(question(&long));
+        assert!(job.prompt.len() > 200, "{}", job.prompt.len());
+        let _handle = engine.submit(job).unwrap();
+        collect(heard)
+    };
+    let engine = engine(2, 3, 0);
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            let (job, heard) = job(question("Tell me a story."));
+            (engine.submit(job).unwrap(), heard)
+        })
+        .collect();
+    let (job, heard) = job(question(&long));
+    let _handle = engine.submit(job).unwrap();
+    assert_eq!(collect(heard), alone);
+    drop(others);
+}
+
+#[test]
+fn stop_strings_end_the_answer_and_are_not_emitted() {
+    let engine = engine(1, 1, 0);
+    let stop = |strings: &[&str]| {
+        answer(&engine, |job| job.stop = strings.iter().map(|string| (*string).to_owned()).collect())
+    };
+    let (text, end) = stop(&["e signature comes fr"]);
+    assert_eq!(text, "Attestation proves which image an enclave has started. Th");
+    assert_eq!(end.unwrap().0, FinishReason::Stop);
+    let (text, _) = stop(&["never said", "anyone", "platform"]);
+    assert!(text.ends_with(" comes from the "), "{text}");
+    let (text, end) = stop(&["prompt. And more"]);
+    assert_eq!((text.as_str(), end.unwrap().0), (ANSWER, FinishReason::Stop));
+}
+
+#[test]
+fn stop_strings_out_of_bounds_are_refused() {
+    let engine = engine(1, 1, 0);
+    let refused = |stop: Vec<String>| {
+        let (mut job, _heard) = job(question(QUESTION));
+        job.stop = stop;
+        engine.submit(job).err()
+    };
+    assert_eq!(refused(vec!["x".into(); MAX_STOP_STRINGS + 1]), Some(SubmitError::StopStrings));
+    assert_eq!(refused(vec![String::new()]), Some(SubmitError::StopStrings));
+    assert_eq!(refused(vec!["x".repeat(MAX_STOP_BYTES + 1)]), Some(SubmitError::StopStrings));
+    assert_eq!(refused(vec!["x".repeat(MAX_STOP_BYTES); MAX_STOP_STRINGS]), None);
+}
+
+#[test]
+fn max_tokens_and_the_context_end_an_answer() {
+    let engine = engine(1, 1, 0);
+    let (text, end) = answer(&engine, |job| job.max_tokens = Some(5));
+    assert!(ANSWER.starts_with(&text) && !text.is_empty());
+    assert_eq!(end, Some((FinishReason::Length, Usage { prompt_tokens: 12, completion_tokens: 5 })));
+    let (text, end) = answer(&engine, |job| job.max_tokens = Some(0));
+    assert_eq!(
+        (text.as_str(), end),
+        ("", Some((FinishReason::Length, Usage { prompt_tokens: 12, completion_tokens: 0 })))
+    );
+    // A prompt that leaves room for a few tokens only.
+    let (job, heard) = job(MODEL.prompt_from_text(&"story ".repeat(506)).unwrap());
+    let room = 512 - job.prompt.len() as u32;
+    assert!((1..8).contains(&room), "{room} tokens of room");
+    let _handle = engine.submit(job).unwrap();
+    let (_, end) = collect(heard);
+    let usage = Usage { prompt_tokens: 512 - room, completion_tokens: room };
+    assert_eq!(end, Some((FinishReason::Length, usage)));
+}
+
+#[test]
+fn prompts_that_do_not_fit_are_refused() {
+    let engine = engine(1, 1, 0);
+    let submit = |text: &str| engine.submit(job(MODEL.prompt_from_text(text).unwrap()).0).err();
+    assert_eq!(submit(""), Some(SubmitError::PromptEmpty));
+    assert_eq!(submit(&"!?".repeat(300)), Some(SubmitError::PromptTooLong { tokens: 600, limit: 511 }));
+    let hopeless = MODEL.prompt_from_text(&"x".repeat(1 << 20)).err();
+    assert!(matches!(hopeless, Some(PromptError::TooLong { bytes: 1_048_576, .. })));
+}
+
+#[test]
+fn a_full_engine_says_so_and_takes_jobs_again() {
+    let engine = engine(1, 1, 1);
+    let (running, running_heard, gate) = gated_job(question(QUESTION));
+    let _running = engine.submit(running).unwrap();
+    assert!(matches!(running_heard.recv(), Ok(Heard::Text(_))), "the first job holds the only sequence");
+    let (waiting, waiting_heard) = job(question(QUESTION));
+    let waiting = engine.submit(waiting).unwrap();
+    assert_eq!(engine.submit(job(question(QUESTION)).0).err(), Some(SubmitError::Busy));
+    // A cancelled job gives its place in the queue back at once, and is never run.
+    drop(waiting);
+    assert_eq!(collect(waiting_heard), (String::new(), None));
+    let (next, next_heard) = job(question(QUESTION));
+    let _next = engine.submit(next).unwrap();
+    drop(gate);
+    assert_eq!(collect(next_heard).0, ANSWER);
+    // Whoever has heard the end may submit at once.
+    assert_eq!(answer(&engine, |_| {}).0, ANSWER);
+}
+
+#[test]
+fn dropping_the_handle_cancels_at_the_next_token() {
+    let engine = engine(1, 1, 0);
+    let (job, heard, gate) = gated_job(question("Tell me a story."));
+    let handle = engine.submit(job).unwrap();
+    assert!(matches!(heard.recv(), Ok(Heard::Text(_))));
+    drop(handle);
+    drop(gate);
+    assert_eq!(collect(heard), (String::new(), None), "no text and no end after the cancellation");
+    assert_eq!(answer_when_free(&engine), ANSWER);
+}
+
+#[test]
+fn a_sink_that_breaks_cancels() {
+    let engine = engine(1, 1, 0);
+    let stop_at = |number| {
+        move |texts| if texts == number { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let (job, heard) = job_with(question("Tell me a story."), stop_at(3));
+    let _handle = engine.submit(job).unwrap();
+    let events: Vec<_> = heard.iter().collect();
+    assert_eq!(events.len(), 3);
+    assert!(events.iter().all(|event| matches!(event, Heard::Text(_))));
+    assert_eq!(answer_when_free(&engine), ANSWER);
+}
+
+/// A cancelled job's place is free once its sink is gone, which the tests have seen before they call this.
+fn answer_when_free(engine: &Engine) -> String {
+    answer(engine, |_| {}).0
+}
+
+#[test]
+fn dropping_the_engine_cancels_everything() {
+    let engine = engine(2, 1, 1);
+    let (running, running_heard, gate) = gated_job(question("Tell me a story."));
+    let running = engine.submit(running).unwrap();
+    assert!(matches!(running_heard.recv(), Ok(Heard::Text(_))));
+    let (waiting, waiting_heard) = job(question(QUESTION));
+    let waiting = engine.submit(waiting).unwrap();
+    drop(gate);
+    drop(engine);
+    let (_, end) = collect(running_heard);
+    assert_eq!(end, None);
+    assert_eq!(collect(waiting_heard), (String::new(), None));
+    // Handles may outlive the engine.
+    drop::<[JobHandle; 2]>([running, waiting]);
+}
+
+#[test]
+fn a_panic_of_the_worker_strands_nobody() {
+    let engine = engine(2, 2, 2);
+    let (bystander, bystander_heard, gate) = gated_job(question(QUESTION));
+    let _bystander = engine.submit(bystander).unwrap();
+    assert!(matches!(bystander_heard.recv(), Ok(Heard::Text(_))));
+    let (panicking, panicking_heard) =
+        job_with(question(QUESTION), |_| panic!("a sink that panics, as the test wants"));
+    let _panicking = engine.submit(panicking).unwrap();
+    let (waiting, waiting_heard) = job(question(QUESTION));
+    let _waiting = engine.submit(waiting).unwrap();
+    drop(gate);
+    // All sinks are dropped, so all channels close.
+    for heard in [bystander_heard, panicking_heard, waiting_heard] {
+        let _ = collect(heard);
+    }
+    assert_eq!(engine.submit(job(question(QUESTION)).0).err(), Some(SubmitError::Stopped));
+}
+
+#[test]
+fn too_large_a_configuration_is_an_error() {
+    let config = EngineConfig {
+        threads: NonZeroUsize::MIN,
+        max_sequences: NonZeroUsize::new(usize::MAX / 2).unwrap(),
+        max_queued: 0,
+    };
+    let refused = Engine::start(Arc::clone(&MODEL), config).err();
+    assert!(matches!(refused, Some(StartError::CacheMemory { .. })));
+}
+
+#[test]
+fn a_shorter_context_is_kept() {
+    let model = Model::from_gguf(DEMO).unwrap();
+    let full = model.cache_bytes_per_sequence();
+    let model = model.with_context_limit(64);
+    assert_eq!((model.facts().context_length, model.cache_bytes_per_sequence()), (64, full / 8));
+    let config = EngineConfig { threads: NonZeroUsize::MIN, max_sequences: NonZeroUsize::MIN, max_queued: 0 };
+    let engine = Engine::start(Arc::new(model), config).unwrap();
+    let (job, heard) = job(question("Tell me a story about a fox named Mia."));
+    let prompt_tokens = job.prompt.len() as u32;
+    let _handle = engine.submit(job).unwrap();
+    let usage = Usage { prompt_tokens, completion_tokens: 64 - prompt_tokens };
+    assert_eq!(collect(heard).1, Some((FinishReason::Length, usage)));
+}
