@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cleanroom_host::agent::{self, Authority};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
@@ -113,6 +114,19 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     start_timeout: Duration,
 
+    /// The lease service of an authority, http://HOST:PORT; may be repeated. With it, the enclave is handed the release, denials
+    /// and leases that its measured root asks for.
+    #[arg(long, value_name = "URL", requires = "release")]
+    authority: Vec<Authority>,
+
+    /// The release in force. Replace the file to bring a newer one.
+    #[arg(long, value_name = "FILE", requires = "authority")]
+    release: Option<PathBuf>,
+
+    /// A folder of denials, beside those that the lease services know.
+    #[arg(long, value_name = "FOLDER", requires = "release")]
+    denials: Option<PathBuf>,
+
     /// Give up after starting a failing enclave again this often. Without it: never.
     #[arg(long, value_name = "NUMBER")]
     max_restarts: Option<u32>,
@@ -212,6 +226,14 @@ impl RunArguments {
             state: self.state.clone(),
             echo_console: self.show_console,
         }
+    }
+
+    pub(crate) fn agent(&self) -> Option<agent::Settings> {
+        self.release.as_ref().map(|release| agent::Settings {
+            authorities: self.authority.clone(),
+            release: release.clone(),
+            denials: self.denials.clone(),
+        })
     }
 
     pub(crate) fn restart_policy(&self) -> RestartPolicy {

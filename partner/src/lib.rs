@@ -9,3 +9,4 @@ pub mod commands;
 pub mod output;
 pub mod proxy;
 pub mod session;
+pub mod terms;

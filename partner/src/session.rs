@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::AcceptedSession;
 use http::{Request, Response};
@@ -38,6 +38,7 @@ pub struct Session<B> {
     sender: SendRequest<B>,
     evidence: AcceptedSession,
     model_digest: Sha256Digest,
+    transcript: Sha384Digest,
     fresh_until: Instant,
 }
 
@@ -55,7 +56,10 @@ where
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
+        // A session rests on its lease as much as on its evidence: what comes later is proven again.
+        let lifetime = attested.permitted().map_or(lifetime, |permitted| lifetime.min(permitted.holds_for));
         let fresh_until = Instant::now() + lifetime;
+        let transcript = attested.transcript();
         let evidence = attested.session().clone();
         let model_digest = attested.model_digest();
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -68,7 +72,7 @@ where
             // Errors of the connection reach whoever waits for a response on it.
             let _ = connection.await;
         });
-        Ok(Self { sender, evidence, model_digest, fresh_until })
+        Ok(Self { sender, evidence, model_digest, transcript, fresh_until })
     }
 
     /// Sends a request. The body of the response fails when the connection is cut, it never just ends.
@@ -89,6 +93,12 @@ where
     #[must_use]
     pub fn model_digest(&self) -> Sha256Digest {
         self.model_digest
+    }
+
+    /// The session's transcript, by which the enclave names it in what it signs.
+    #[must_use]
+    pub fn transcript(&self) -> Sha384Digest {
+        self.transcript
     }
 
     /// Whether new requests may still go over it.

@@ -79,6 +79,23 @@ impl World {
         Self { root, accepted: Measurements::of_image(pcrs[0], pcrs[1], pcrs[2]), pcrs }
     }
 
+    /// PCR 0, 1 and 2 of the accepted image.
+    #[must_use]
+    pub const fn image(&self) -> [Sha384Digest; 3] {
+        self.pcrs
+    }
+
+    /// The policy that pins `root` and takes everything else from what is released under it.
+    #[must_use]
+    pub fn policy_under(&self, root: &str) -> Policy {
+        let anchor = self.root.fingerprint();
+        let text = format!(
+            "version = 1\n[[trust_anchor]]\nname = \"test\"\ntier = \"development\"\nsha256 = \"{anchor}\"\n\
+             [release]\nmodel = \"demo\"\nroot = '''{root}'''\n[freshness]\nmax_age = \"5m\"\n"
+        );
+        Policy::from_toml(&text).unwrap()
+    }
+
     /// The security module of an enclave with `measurements` that has booted just now.
     #[must_use]
     pub fn device(&self, measurements: Measurements) -> SoftwareDevice {
