@@ -94,6 +94,7 @@ macro_rules! digest_type {
         }
 
         #[doc = concat!("Computes a [`", stringify!($name), "`] piece by piece.")]
+        #[derive(Clone)]
         pub struct $hasher(backend::Context);
 
         impl $hasher {

@@ -17,6 +17,8 @@ mod crypto;
 pub mod digest;
 pub mod document;
 pub mod measurement;
+pub mod model;
 pub mod policy;
 pub mod release;
+pub mod time;
 pub mod verdict;

@@ -1,1 +1,126 @@
 //! What runs inside the enclave: trusted with data.
+//!
+//! ```text
+//! host's relay ─► serve (bounded accept) ─► channel (TLS, evidence) ─► api (OpenAI over HTTP) ─► engine
+//!                                               │
+//!                                        security_module ─► /dev/nsm
+//! ```
+//!
+//! [`run`] is the whole life of an enclave: read the measured configuration, identify the weights, commit to them in the
+//! security module, and only then serve. What differs between platforms comes in as a [`Platform`].
+
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod api;
+pub mod channel;
+pub mod commitment;
+pub mod config;
+pub mod console;
+pub mod nitro;
+mod public_attestation;
+pub mod receipt_key;
+pub mod security_module;
+pub mod serve;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::model::model_digest;
+use cleanroom_channel::identity::IdentityError;
+use cleanroom_engine::{Engine, EngineConfig, Model, ModelError, StartError};
+
+use crate::api::Service;
+use crate::channel::Attester;
+use crate::commitment::CommitmentError;
+use crate::config::{Config, ConfigError};
+use crate::receipt_key::{ReceiptKey, ReceiptKeyError};
+use crate::security_module::{Device, SecurityModule, SecurityModuleError};
+use crate::serve::{Listener, Server};
+
+/// What an enclave gets from the platform that it runs on.
+pub struct Platform<D, L> {
+    /// The security module.
+    pub device: D,
+    /// Where partners' connections arrive.
+    pub listener: L,
+    /// The measured configuration.
+    pub config: String,
+    /// The model file. Untrusted: its digest is committed before anything is served.
+    pub model: Vec<u8>,
+}
+
+/// The life of an enclave, from its configuration to the end of its last session after `shutdown`.
+///
+/// # Errors
+/// [`Halt`]: the reason why it does not serve.
+pub async fn run<D, L, F>(platform: Platform<D, L>, shutdown: F) -> Result<(), Halt>
+where
+    D: Device,
+    L: Listener,
+    F: Future<Output = ()>,
+{
+    let Platform { device, listener, config, model } = platform;
+    let config = Config::from_toml(&config)?;
+
+    let digest = model_digest(&model);
+    if let Some(expected) = config.model_sha256.filter(|expected| *expected != digest) {
+        return Err(Halt::OtherModel { expected, actual: digest });
+    }
+    let weights = Model::from_gguf(&model)?;
+    drop(model);
+    tracing::info!(model = %config.model, digest = %digest, "model loaded");
+
+    let security_module = SecurityModule::start(device)?;
+    let receipt_key = ReceiptKey::generate()?;
+    let committed = commitment::commit(&security_module, digest, &receipt_key).await?;
+    tracing::info!("commitments made, locked and read back");
+
+    let limits = &config.limits;
+    let engine = Engine::start(
+        Arc::new(weights),
+        EngineConfig { threads: limits.threads, max_sequences: limits.sequences, max_queued: limits.queued },
+    )?;
+    let service = Service::new(engine, config.model.clone(), digest, limits);
+    let attester = Attester::new(committed, config.model.clone(), security_module, receipt_key)?;
+    let server = Server::new(Arc::new(attester), Arc::new(service), config);
+    tracing::info!("serving");
+    server.serve(listener, shutdown).await;
+    tracing::info!("drained");
+    Ok(())
+}
+
+/// Why an enclave does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum Halt {
+    /// The configuration is not one.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The weights are not the ones that the configuration names.
+    #[error("expected a model with the digest {expected}, got {actual}")]
+    OtherModel {
+        /// What the configuration names.
+        expected: Sha256Digest,
+        /// What the host handed over.
+        actual: Sha256Digest,
+    },
+    /// The model file cannot be used.
+    #[error("the model file cannot be used: {0}")]
+    Model(#[from] ModelError),
+    /// The security module could not be started.
+    #[error(transparent)]
+    SecurityModule(#[from] SecurityModuleError),
+    /// No receipt key could be made.
+    #[error(transparent)]
+    ReceiptKey(#[from] ReceiptKeyError),
+    /// The commitments could not be made.
+    #[error(transparent)]
+    Commitment(#[from] CommitmentError),
+    /// The engine could not be started.
+    #[error("the engine cannot be started: {0}")]
+    Engine(#[from] StartError),
+    /// No TLS key could be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}

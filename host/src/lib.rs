@@ -1,1 +1,18 @@
 //! The shim outside the enclave: relays, launches, stores; trusted with nothing.
+//!
+//! ```text
+//! partner ─TCP─► relay ─► vsock or Unix socket ─► enclave
+//!                              launcher ─starts and supervises─┘
+//! ```
+//!
+//! Whatever this crate does wrong, it can only refuse service: TLS ends inside the enclave, and what the enclave is, is proven
+//! by evidence that no host can make for another enclave.
+
+#![forbid(unsafe_code)]
+
+pub mod doctor;
+pub mod endpoint;
+pub mod launcher;
+pub mod relay;
+pub mod run;
+pub mod status;

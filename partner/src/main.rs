@@ -1,3 +1,7 @@
 //! The partner's program: verify, connect, measure, audit.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cleanroom_partner::cli::run(std::env::args_os())
+}

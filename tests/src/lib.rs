@@ -1,1 +1,19 @@
-//! End to end: real processes, hostile hosts, official client libraries.
+//! What the end-to-end tests share: the attester's end alone ([`room`]), an attester that lies on request ([`liar`]), a whole clean
+//! room behind a recording relay ([`house`]), a plain client ([`client`]), the official ones
+//! ([`official`]), and the project's programs as processes ([`processes`]).
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "this crate is tests only: a failure of its own parts is a failure of the test"
+)]
+
+pub mod client;
+pub mod house;
+pub mod liar;
+pub mod official;
+pub mod processes;
+pub mod room;

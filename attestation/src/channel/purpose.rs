@@ -1,0 +1,143 @@
+//! What evidence may be asked for, one tag per purpose.
+//!
+//! There is no way for a caller to choose `user_data`: an [`EvidenceRequest`] is only made by one of the purposes below, so
+//! evidence made for one of them can never pass for another.
+
+use super::transcript::optional;
+use super::{ModelId, Nonce, Transcript, length_prefixed};
+use crate::digest::{Sha256Digest, Sha384Digest};
+
+/// What a piece of evidence was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// One session of the attested channel.
+    Channel,
+    /// An answer to anybody who asks, bound to a nonce but to no connection.
+    PublicAttestation,
+}
+
+impl Purpose {
+    /// The tag that stands first in `user_data`.
+    #[must_use]
+    pub const fn tag(self) -> &'static str {
+        match self {
+            Self::Channel => "cleanroom/channel/1",
+            Self::PublicAttestation => "cleanroom/attestation/1",
+        }
+    }
+
+    /// The purpose that some `user_data` claims, to explain a refusal; nothing is proven by it.
+    #[must_use]
+    pub fn claimed_by(user_data: &[u8]) -> Option<Self> {
+        [Self::Channel, Self::PublicAttestation]
+            .into_iter()
+            .find(|purpose| user_data.starts_with(&length_prefixed(&[purpose.tag().as_bytes()])))
+    }
+
+    fn user_data(self, digest: &Sha384Digest) -> Vec<u8> {
+        length_prefixed(&[self.tag().as_bytes(), digest.as_bytes()])
+    }
+}
+
+/// The three fields of an NSM `Attestation` request. Both ends make it: the attester to ask for evidence, the verifier to
+/// know what the evidence has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EvidenceRequest {
+    nonce: Vec<u8>,
+    user_data: Vec<u8>,
+    public_key: Vec<u8>,
+}
+
+impl EvidenceRequest {
+    /// The challenge, 32 bytes.
+    #[must_use]
+    pub fn nonce(&self) -> &[u8] {
+        &self.nonce
+    }
+
+    /// `LP(tag) LP(digest)`, at most 128 bytes.
+    #[must_use]
+    pub fn user_data(&self) -> &[u8] {
+        &self.user_data
+    }
+
+    /// The receipt key, DER of its `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub fn public_key(&self) -> &[u8] {
+        &self.public_key
+    }
+}
+
+impl Transcript<'_> {
+    /// The evidence that a session rests on.
+    #[must_use]
+    pub fn evidence_request(&self) -> EvidenceRequest {
+        EvidenceRequest {
+            nonce: self.nonce.as_bytes().to_vec(),
+            user_data: Purpose::Channel.user_data(&self.digest()),
+            public_key: self.receipt_key.to_vec(),
+        }
+    }
+}
+
+/// What `GET /.well-known/cleanroom/attestation` attests: the state of the clean room, for somebody who has a nonce and no
+/// credentials.
+#[derive(Debug, Clone, Copy)]
+pub struct PublicAttestation<'a> {
+    /// The auditor's challenge.
+    pub nonce: &'a Nonce,
+    /// The model that the enclave serves.
+    pub model_id: &'a ModelId,
+    /// The identity of the weights that the enclave holds.
+    pub model_digest: Sha256Digest,
+    /// The release in force, when the deployment has one.
+    pub release: Option<Sha256Digest>,
+    /// The lease in force, when the deployment has one.
+    pub lease: Option<Sha256Digest>,
+    /// The receipt key, DER of its `SubjectPublicKeyInfo`.
+    pub receipt_key: &'a [u8],
+}
+
+impl PublicAttestation<'_> {
+    /// The evidence to ask for.
+    #[must_use]
+    pub fn evidence_request(&self) -> EvidenceRequest {
+        let Self { nonce, model_id, model_digest, release, lease, receipt_key } = self;
+        let digest = Sha384Digest::of(&[&length_prefixed(&[
+            Purpose::PublicAttestation.tag().as_bytes(),
+            nonce.as_bytes(),
+            model_id.as_str().as_bytes(),
+            model_digest.as_bytes(),
+            optional(release),
+            optional(lease),
+            receipt_key,
+        ])]);
+        EvidenceRequest {
+            nonce: nonce.as_bytes().to_vec(),
+            user_data: Purpose::PublicAttestation.user_data(&digest),
+            public_key: receipt_key.to_vec(),
+        }
+    }
+}
+
+/// What the enclave extends its own PCRs with at boot.
+pub mod boot_measurement {
+    use super::{Sha256Digest, Sha384Digest, length_prefixed};
+
+    /// The PCR that commits to the model.
+    pub const MODEL_PCR: u16 = 16;
+    /// The PCR that commits to the receipt key.
+    pub const RECEIPT_KEY_PCR: u16 = 17;
+
+    /// The 48 bytes that PCR 16 is extended with: `SHA-384(LP("cleanroom/pcr/model/1") LP(model digest))`.
+    #[must_use]
+    pub fn model(digest: &Sha256Digest) -> Sha384Digest {
+        Sha384Digest::of(&[&length_prefixed(&[b"cleanroom/pcr/model/1", digest.as_bytes()])])
+    }
+
+    /// The 48 bytes that PCR 17 is extended with: `SHA-384(LP("cleanroom/pcr/receipt-key/1") LP(SPKI DER))`.
+    #[must_use]
+    pub fn receipt_key(subject_public_key_info: &[u8]) -> Sha384Digest {
+        Sha384Digest::of(&[&length_prefixed(&[b"cleanroom/pcr/receipt-key/1", subject_public_key_info])])
+    }
+}

@@ -1,0 +1,124 @@
+//! A model's identity: a SHA-256 tree over its plaintext.
+//!
+//! The weights are cut into chunks of 16 KiB (the chunk of the sealed form, so that a chunk can be checked as soon as it is
+//! decrypted), and the chunks are the leaves of the Merkle tree of RFC 6962 section 2.1: a leaf hashes as
+//! `SHA-256(0x00 ‖ chunk)`, an inner node as `SHA-256(0x01 ‖ left ‖ right)`, and a tree of n leaves splits at the largest
+//! power of two below n. A release names the root, and PCR 16 commits to it.
+
+use crate::digest::{Sha256, Sha256Digest};
+
+/// The length of every chunk but the last, in bytes.
+pub const CHUNK_BYTES: usize = 16 * 1024;
+
+/// The identity of a model whose bytes are all in memory.
+#[must_use]
+pub fn model_digest(bytes: &[u8]) -> Sha256Digest {
+    let mut digester = ModelDigester::new();
+    digester.update(bytes);
+    digester.finish()
+}
+
+/// Computes a model's identity piece by piece, in memory that does not grow with the model.
+pub struct ModelDigester {
+    chunk: Sha256,
+    chunk_bytes: usize,
+    /// Roots of the whole subtrees so far, the largest first, each with its height.
+    subtrees: Vec<(u32, Sha256Digest)>,
+}
+
+impl ModelDigester {
+    /// Nothing hashed yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { chunk: leaf_hasher(), chunk_bytes: 0, subtrees: Vec::new() }
+    }
+
+    /// Appends `bytes`.
+    pub fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.chunk_bytes == CHUNK_BYTES {
+                self.close_chunk();
+            }
+            let room = CHUNK_BYTES.saturating_sub(self.chunk_bytes).min(bytes.len());
+            let (now, later) = bytes.split_at(room);
+            self.chunk.update(now);
+            self.chunk_bytes = self.chunk_bytes.saturating_add(room);
+            bytes = later;
+        }
+    }
+
+    /// The identity of all that was appended. A model of no bytes has one empty chunk.
+    #[must_use]
+    pub fn finish(mut self) -> Sha256Digest {
+        let last = core::mem::replace(&mut self.chunk, leaf_hasher()).finish();
+        // From the right: every incomplete level hashes with the whole subtree to its left.
+        self.subtrees.iter().rev().fold(last, |right, (_, left)| node(left, &right))
+    }
+
+    fn close_chunk(&mut self) {
+        let mut root = core::mem::replace(&mut self.chunk, leaf_hasher()).finish();
+        self.chunk_bytes = 0;
+        let mut height = 0_u32;
+        while let Some((_, left)) = self.subtrees.pop_if(|(of, _)| *of == height) {
+            root = node(&left, &root);
+            height = height.saturating_add(1);
+        }
+        self.subtrees.push((height, root));
+    }
+}
+
+impl Default for ModelDigester {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn leaf_hasher() -> Sha256 {
+    let mut hasher = Sha256::new();
+    hasher.update(&[0]);
+    hasher
+}
+
+fn node(left: &Sha256Digest, right: &Sha256Digest) -> Sha256Digest {
+    Sha256Digest::of(&[&[1], left.as_bytes(), right.as_bytes()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6962 section 2.1, word for word: recursive, and so a second opinion.
+    fn recursive(chunks: &[&[u8]]) -> Sha256Digest {
+        match chunks {
+            [] => Sha256Digest::of(&[&[0]]),
+            [chunk] => Sha256Digest::of(&[&[0], chunk]),
+            _ => {
+                let split = chunks.len().next_power_of_two() / 2;
+                node(&recursive(&chunks[..split]), &recursive(&chunks[split..]))
+            }
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_recursive_definition_however_it_is_fed() {
+        for length in
+            [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 7 * CHUNK_BYTES + 3]
+        {
+            let bytes: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
+            let expected = recursive(&bytes.chunks(CHUNK_BYTES).collect::<Vec<_>>());
+            assert_eq!(model_digest(&bytes), expected, "{length} bytes");
+            let mut digester = ModelDigester::new();
+            bytes.chunks(1000).for_each(|piece| digester.update(piece));
+            assert_eq!(digester.finish(), expected, "{length} bytes in pieces");
+        }
+    }
+
+    #[test]
+    fn chunks_and_nodes_never_collide() {
+        let two = vec![0xAB; 2 * CHUNK_BYTES];
+        let leaf = Sha256Digest::of(&[&[0], &two[..CHUNK_BYTES]]);
+        // The bytes of the inner node, offered as a model, have another identity.
+        let forged = [leaf.as_bytes().as_slice(), leaf.as_bytes().as_slice()].concat();
+        assert_ne!(model_digest(&two), model_digest(&forged));
+    }
+}

@@ -1,1 +1,0 @@
-//! Release control: which models may run, for whom, until when.

@@ -1,0 +1,68 @@
+//! Denials: one authority halts a model or a partner.
+
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::envelope::PayloadType;
+use super::error::ReleaseError;
+use super::fields::{Id, Label};
+use super::open::Payload;
+use super::root::{Role, Root};
+use crate::digest::Sha256Digest;
+
+/// The payload of a denial envelope. It stays in force until a release lists its digest in `supersedes_denials`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Denial {
+    /// The clean room.
+    pub room: Id,
+    /// What is halted.
+    pub halt: Target,
+    /// Why, for people.
+    pub reason: Label,
+    /// 32 random bytes, so that a second halt of the same target is another denial than the one that was lifted.
+    pub serial: Sha256Digest,
+}
+
+/// What a denial halts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// A model, for every partner.
+    Model(Id),
+    /// A partner, for every model.
+    Partner(Id),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(id) => write!(formatter, "model:{id}"),
+            Self::Partner(id) => write!(formatter, "partner:{id}"),
+        }
+    }
+}
+
+/// A denial as a lease repeats it: enough to enforce it without the denial itself, which a host could hold back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenialNotice {
+    /// SHA-256 of the denial's payload.
+    pub denial: Sha256Digest,
+    /// What is halted.
+    pub halt: Target,
+}
+
+impl Payload for Denial {
+    const TYPE: PayloadType = PayloadType::Denial;
+    const ROLE: Role = Role::Deny;
+
+    fn check(&self) -> Result<(), ReleaseError> {
+        Ok(())
+    }
+
+    fn check_against(&self, root: &Root) -> Result<(), ReleaseError> {
+        root.check_room("denial", &self.room)
+    }
+}

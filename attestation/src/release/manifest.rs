@@ -1,0 +1,358 @@
+//! The release: which models run in which images, for which partners, under which limits.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::envelope::PayloadType;
+use super::error::{ReleaseError, in_range};
+use super::fields::{Id, Label, List, first_repeated, present};
+use super::open::Payload;
+use super::root::{Role, Root, VERSION_LIMIT};
+use super::time::UnixMillis;
+use crate::digest::{Sha256Digest, Sha384Digest};
+
+/// The most images in a release.
+pub const IMAGES_LIMIT: usize = 256;
+/// The most deployments in a release.
+pub const DEPLOYMENTS_LIMIT: usize = 1024;
+/// The most models in a release.
+pub const MODELS_LIMIT: usize = 1024;
+/// The most partners in a release.
+pub const PARTNERS_LIMIT: usize = 20_000;
+/// The most models of one partner.
+pub const PARTNER_MODELS_LIMIT: usize = 64;
+/// The most keys of one partner.
+pub const PARTNER_KEYS_LIMIT: usize = 4;
+/// The most destinations outside the enclave.
+pub const EGRESS_LIMIT: usize = 64;
+/// The most witnesses of the log.
+pub const WITNESSES_LIMIT: usize = 16;
+/// The most denials that one release lifts.
+pub const SUPERSEDED_LIMIT: usize = 4096;
+/// The longest lease in seconds: a day.
+pub const LEASE_SECONDS_LIMIT: u64 = 86_400;
+
+/// The payload of a release envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// The clean room.
+    pub room: Id,
+    /// Rises with each release.
+    pub version: u64,
+    /// From this moment on nothing is served under this release.
+    pub expires: UnixMillis,
+    /// Digests (SHA-256 of the payload) of the denials that this release lifts. Every other denial stays in force.
+    pub supersedes_denials: List<Sha256Digest, SUPERSEDED_LIMIT>,
+    /// The images that may run; at least one.
+    pub images: List<Image, IMAGES_LIMIT>,
+    /// Where they may run. Absent: anywhere. Present: at least one.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub deployments: Option<List<Deployment, DEPLOYMENTS_LIMIT>>,
+    /// The models.
+    pub models: List<Model, MODELS_LIMIT>,
+    /// The partners.
+    pub partners: List<Partner, PARTNERS_LIMIT>,
+    /// The only destinations that the enclave opens connections to.
+    pub egress: List<Egress, EGRESS_LIMIT>,
+    /// The witnesses of the log that are in use.
+    pub witnesses: List<Witness, WITNESSES_LIMIT>,
+    /// How leases are given.
+    pub lease: LeaseRules,
+    /// How the log is kept.
+    pub audit: AuditRules,
+}
+
+/// An image by its measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// Name and version, for people.
+    pub name: Label,
+    /// SHA-384: the whole image.
+    pub pcr0: Sha384Digest,
+    /// SHA-384: kernel, command line and first ramdisk.
+    pub pcr1: Sha384Digest,
+    /// SHA-384: the application.
+    pub pcr2: Sha384Digest,
+}
+
+/// A place that an image may run in. Every PCR that is given must match; at least one is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deployment {
+    /// A name, for people.
+    pub name: Label,
+    /// SHA-384: the IAM role of the parent instance.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub pcr3: Option<Sha384Digest>,
+    /// SHA-384: the id of the parent instance.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub pcr4: Option<Sha384Digest>,
+    /// SHA-384: the certificate that signed the image.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub pcr8: Option<Sha384Digest>,
+}
+
+/// A model by its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// What requests call it.
+    pub id: Id,
+    /// Its identity: the SHA-256 over its weights that the enclave commits to.
+    pub sha256: Sha256Digest,
+    /// Whether it serves.
+    pub state: ModelState,
+}
+
+/// Whether a model serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelState {
+    /// It serves.
+    Active,
+    /// Running requests finish, new ones are refused.
+    Draining,
+    /// New requests are refused and running ones end. The weights stay in memory.
+    Suspended,
+    /// As suspended, and the weights are erased from memory.
+    Revoked,
+}
+
+impl ModelState {
+    /// The state as it stands in a release.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Suspended => "suspended",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// A partner by its keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partner {
+    /// The partner's name.
+    pub id: Id,
+    /// SHA-256 over the `SubjectPublicKeyInfo` of each key that the partner may connect with; at least one.
+    pub keys: List<Sha256Digest, PARTNER_KEYS_LIMIT>,
+    /// The models it may use.
+    pub models: List<Id, PARTNER_MODELS_LIMIT>,
+    /// How much it may use them.
+    pub limits: Limits,
+    /// From this moment on it is refused.
+    pub expires: UnixMillis,
+}
+
+/// How much a partner may do, over all its sessions with one enclave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Requests in any 60 seconds.
+    pub requests_per_minute: u32,
+    /// Prompt and completion tokens in any 24 hours.
+    pub tokens_per_day: u64,
+    /// Requests running at the same time.
+    pub concurrency: u32,
+}
+
+/// A destination outside the enclave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Egress {
+    /// A host name, exactly as TLS names it.
+    pub host: Id,
+    /// A TCP port.
+    pub port: u16,
+}
+
+/// A witness of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// The name of its key, which is in the root's witness role.
+    pub key: Id,
+    /// Where it is asked, for people and the host.
+    pub url: Label,
+}
+
+/// How leases are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaseRules {
+    /// The longest lease, in seconds counted from the sending of its nonce.
+    pub seconds: u64,
+    /// Distinct lease keys it takes. The root's own threshold counts when it is higher.
+    pub issuers: u64,
+}
+
+/// How the log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditRules {
+    /// The longest time between two checkpoints while requests are served, in seconds.
+    pub checkpoint_seconds: u64,
+    /// Distinct witnesses that must have cosigned a checkpoint for it to count as witnessed.
+    pub witnesses: u64,
+}
+
+impl Limits {
+    /// The smaller of each.
+    #[must_use]
+    pub fn lesser(&self, other: &Self) -> Self {
+        Self {
+            requests_per_minute: self.requests_per_minute.min(other.requests_per_minute),
+            tokens_per_day: self.tokens_per_day.min(other.tokens_per_day),
+            concurrency: self.concurrency.min(other.concurrency),
+        }
+    }
+}
+
+impl Release {
+    /// The image with these measurements.
+    #[must_use]
+    pub fn image(&self, pcr0: &Sha384Digest, pcr1: &Sha384Digest, pcr2: &Sha384Digest) -> Option<&Image> {
+        self.images.iter().find(|image| (&image.pcr0, &image.pcr1, &image.pcr2) == (pcr0, pcr1, pcr2))
+    }
+
+    /// Whether the release permits a deployment with these measurements: `None` for a PCR that the evidence does not have.
+    /// A release without deployments permits every one.
+    #[must_use]
+    pub fn permits_deployment(
+        &self,
+        pcr3: Option<&Sha384Digest>,
+        pcr4: Option<&Sha384Digest>,
+        pcr8: Option<&Sha384Digest>,
+    ) -> bool {
+        let fits = |wanted: &Option<Sha384Digest>, actual: Option<&Sha384Digest>| {
+            wanted.as_ref().is_none_or(|wanted| Some(wanted) == actual)
+        };
+        self.deployments.as_ref().is_none_or(|deployments| {
+            deployments
+                .iter()
+                .any(|place| fits(&place.pcr3, pcr3) && fits(&place.pcr4, pcr4) && fits(&place.pcr8, pcr8))
+        })
+    }
+
+    /// The model called `id`.
+    #[must_use]
+    pub fn model(&self, id: &str) -> Option<&Model> {
+        self.models.iter().find(|model| model.id.as_str() == id)
+    }
+
+    /// The partner called `id`.
+    #[must_use]
+    pub fn partner(&self, id: &str) -> Option<&Partner> {
+        self.partners.iter().find(|partner| partner.id.as_str() == id)
+    }
+
+    fn check_unique(&self) -> Result<(), ReleaseError> {
+        let repeated = |what, value: Option<String>| match value {
+            Some(value) => Err(ReleaseError::Repeated { what, value }),
+            None => Ok(()),
+        };
+        let text = |id: Option<&Id>| id.map(ToString::to_string);
+        repeated("the model", text(first_repeated(self.models.iter().map(|model| &model.id))))?;
+        repeated("the partner", text(first_repeated(self.partners.iter().map(|partner| &partner.id))))?;
+        let keys = self.partners.iter().flat_map(|partner| partner.keys.iter());
+        repeated("the partner key", first_repeated(keys).map(ToString::to_string))?;
+        repeated("the witness", text(first_repeated(self.witnesses.iter().map(|witness| &witness.key))))?;
+        let images = self.images.iter().map(|image| (&image.pcr0, &image.pcr1, &image.pcr2));
+        repeated("the image with PCR0", first_repeated(images).map(|(pcr0, ..)| pcr0.to_string()))?;
+        let egress = self.egress.iter().map(|to| (&to.host, to.port));
+        repeated(
+            "the destination",
+            first_repeated(egress).map(|(host, port)| format!("{host} port {port}")),
+        )?;
+        repeated(
+            "the superseded denial",
+            first_repeated(self.supersedes_denials.iter()).map(ToString::to_string),
+        )
+    }
+
+    /// Every partner's models exist, each once.
+    fn check_grants(&self) -> Result<(), ReleaseError> {
+        // For each model the last partner that was granted it.
+        let mut granted: HashMap<&Id, Option<usize>> =
+            self.models.iter().map(|model| (&model.id, None)).collect();
+        for (number, partner) in self.partners.iter().enumerate() {
+            for id in &partner.models {
+                match granted.get_mut(id).map(|last| last.replace(number)) {
+                    None => {
+                        let value = id.to_string();
+                        return Err(ReleaseError::Dangling { from: "a partner", what: "the model", value });
+                    }
+                    Some(last) if last == Some(number) => {
+                        return Err(ReleaseError::Repeated {
+                            what: "for one partner the model",
+                            value: id.to_string(),
+                        });
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), ReleaseError> {
+        in_range("version", self.version, 1, VERSION_LIMIT)?;
+        in_range("number of images", self.images.len() as u64, 1, IMAGES_LIMIT as u64)?;
+        if let Some(deployments) = &self.deployments {
+            in_range("number of deployments", deployments.len() as u64, 1, DEPLOYMENTS_LIMIT as u64)?;
+            for place in deployments {
+                let given = [&place.pcr3, &place.pcr4, &place.pcr8].into_iter().flatten().count() as u64;
+                in_range("number of PCRs of a deployment", given, 1, 3)?;
+            }
+        }
+        // An image that measures as zero is one in debug mode: its host reads its memory.
+        for image in &self.images {
+            let zero = [image.pcr0, image.pcr1, image.pcr2].iter().filter(|pcr| pcr.is_zero()).count() as u64;
+            in_range("number of all-zero PCRs of an image", zero, 0, 0)?;
+        }
+        for partner in &self.partners {
+            in_range("number of keys of a partner", partner.keys.len() as u64, 1, PARTNER_KEYS_LIMIT as u64)?;
+            in_range("tokens_per_day", partner.limits.tokens_per_day, 0, VERSION_LIMIT)?;
+        }
+        for to in &self.egress {
+            in_range("port", to.port.into(), 1, u16::MAX.into())?;
+        }
+        in_range("lease.seconds", self.lease.seconds, 1, LEASE_SECONDS_LIMIT)?;
+        in_range("lease.issuers", self.lease.issuers, 1, super::root::ROLE_KEYS_LIMIT as u64)?;
+        in_range("audit.checkpoint_seconds", self.audit.checkpoint_seconds, 1, LEASE_SECONDS_LIMIT)?;
+        in_range("audit.witnesses", self.audit.witnesses, 0, self.witnesses.len() as u64)
+    }
+}
+
+impl Payload for Release {
+    const TYPE: PayloadType = PayloadType::Release;
+    const ROLE: Role = Role::Release;
+
+    fn check(&self) -> Result<(), ReleaseError> {
+        self.check_numbers()?;
+        self.check_unique()?;
+        self.check_grants()
+    }
+
+    fn check_against(&self, root: &Root) -> Result<(), ReleaseError> {
+        root.check_room("release", &self.room)?;
+        if self.version < root.minimum_release {
+            return Err(ReleaseError::BelowMinimum { minimum: root.minimum_release, actual: self.version });
+        }
+        in_range("lease.issuers", self.lease.issuers, 1, root.roles.lease.keys.len() as u64)?;
+        match self.witnesses.iter().find(|witness| !root.roles.witness.keys.contains(&witness.key)) {
+            Some(witness) => Err(ReleaseError::Dangling {
+                from: "the release",
+                what: "the witness key",
+                value: witness.key.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What is refused before any signature is looked at, and what a payload may not say.
+
+use super::*;
+
+#[test]
+fn the_pre_authentication_encoding_is_that_of_dsse() {
+    let envelope = Envelope::unsigned(PayloadType::Lease, b"hello world").unwrap();
+    let expected = b"DSSEv1 39 application/vnd.cleanroom.lease.v1+json 11 hello world";
+    assert_eq!(envelope.pae(), expected);
+    assert_eq!(envelope.payload(), b"hello world");
+    assert_eq!(envelope.digest(), sha256("hello world"));
+    let back = Envelope::parse(&envelope.to_json(), PayloadType::Lease).unwrap();
+    assert_eq!(back, envelope);
+}
+
+#[test]
+fn envelopes_are_read_strictly() {
+    let parse = |text: &str| code(Envelope::parse(text.as_bytes(), PayloadType::Lease));
+    let lease = PayloadType::Lease.as_str();
+    let with =
+        |payload: &str, rest: &str| format!(r#"{{"payload":"{payload}","payloadType":"{lease}"{rest}}}"#);
+    assert_eq!(parse(&with("aGk=", r#","signatures":[]"#)), "accepted");
+    assert_eq!(
+        parse(&with("-_8=", r#","signatures":[{"sig":"-_8="}]"#)),
+        "accepted",
+        "DSSE permits the URL-safe alphabet"
+    );
+    for (text, expected) in [
+        (with("aGk", r#","signatures":[]"#), "base64"),
+        (with("a===", r#","signatures":[]"#), "base64"),
+        (with("=", r#","signatures":[]"#), "base64"),
+        (with("aGk=\\n", r#","signatures":[]"#), "base64"),
+        (with("aGl=", r#","signatures":[]"#), "base64"),
+        (with("-+8=", r#","signatures":[]"#), "base64"),
+        (with("aGk=", r#","signatures":[{"sig":"?"}]"#), "base64"),
+        (with("aGk=", ""), "form"),
+        (with("aGk=", r#","signatures":[],"extra":1"#), "form"),
+        (with("aGk=", r#","signatures":[],"payload":"aGk=""#), "form"),
+        (with("aGk=", r#","signatures":[{"sig":"","sig":""}]"#), "form"),
+        (with("aGk=", r#","signatures":[{"sig":"","cert":""}]"#), "form"),
+        (with("aGk=", r#","signatures":[{"keyid":"x"}]"#), "form"),
+        (with("aGk=", r#","signatures":[]"#) + " {}", "form"),
+        ("[]".to_owned(), "form"),
+        (String::new(), "form"),
+    ] {
+        assert_eq!(parse(&text), expected, "{text}");
+    }
+}
+
+#[test]
+fn limits_come_before_work() {
+    let parse = |bytes: &[u8], payload_type| Envelope::parse(bytes, payload_type);
+    for payload_type in [PayloadType::Root, PayloadType::Release, PayloadType::Denial, PayloadType::Lease] {
+        let limit = payload_type.limit();
+        assert!(Envelope::unsigned(payload_type, &vec![b' '; limit]).is_ok());
+        assert_eq!(code(Envelope::unsigned(payload_type, &vec![b' '; limit + 1])), "too-large");
+        let largest = Envelope::unsigned(payload_type, &vec![b' '; limit]).unwrap().to_json();
+        assert!(
+            parse(&largest, payload_type).is_ok(),
+            "a payload at the limit fits into an envelope at its limit"
+        );
+        let over = vec![b'x'; payload_type.envelope_limit() + 1];
+        assert_eq!(code(parse(&over, payload_type)), "too-large");
+    }
+    let sealed = |sig: &str, count: usize| {
+        let one = format!(r#"{{"sig":"{sig}"}}"#);
+        let lease = PayloadType::Lease.as_str();
+        format!(r#"{{"payload":"","payloadType":"{lease}","signatures":[{}]}}"#, vec![one; count].join(","))
+    };
+    assert!(parse(sealed("AA==", SIGNATURES_LIMIT).as_bytes(), PayloadType::Lease).is_ok());
+    assert_eq!(code(parse(sealed("AA==", SIGNATURES_LIMIT + 1).as_bytes(), PayloadType::Lease)), "form");
+    assert_eq!(code(parse(sealed(&"A".repeat(176), 1).as_bytes(), PayloadType::Lease)), "too-large");
+    let long_id =
+        sealed("AA==", 1).replace(r#"{"sig""#, &format!(r#"{{"keyid":"{}","sig""#, "k".repeat(257)));
+    assert_eq!(code(parse(long_id.as_bytes(), PayloadType::Lease)), "too-large");
+}
+
+#[test]
+fn an_error_quotes_little_of_what_a_stranger_wrote() {
+    let name = "x\u{1b}[31m".repeat(10_000);
+    let text = serde_json::json!({ "payload": "", name: 1 }).to_string();
+    let error = Envelope::parse(text.as_bytes(), PayloadType::Lease).unwrap_err().to_string();
+    assert!(error.len() < 500, "{} bytes", error.len());
+    assert!(!error.contains('\u{1b}'));
+}
+
+#[test]
+fn only_one_encoding_of_a_key_is_a_key() {
+    for signer in [Signer::ed25519(1), Signer::p384()] {
+        let key = signer.public();
+        assert_eq!(PublicKey::from_spki(key.spki()), Ok(key.clone()));
+        assert_eq!(key.to_string().parse(), Ok(key.clone()));
+        let signature = signer.sign(b"x");
+        assert!(key.verifies(b"x", &signature));
+        assert!(!key.verifies(b"y", &signature));
+        assert!(!key.verifies(b"x", &[]));
+        let mut longer = key.spki().to_vec();
+        longer.push(0);
+        assert!(PublicKey::from_spki(&longer).is_err());
+        assert!(PublicKey::from_spki(&key.spki()[1..]).is_err());
+        let mut compressed = key.spki().to_vec();
+        if key.algorithm() == Algorithm::P384 {
+            compressed[23] = 2;
+            assert!(PublicKey::from_spki(&compressed).is_err(), "only uncompressed points");
+        }
+    }
+    // p = 2^255 - 19, little endian: the first coordinate that is a second spelling (of zero), with and without the sign.
+    let mut zero_again = [0xff; 32];
+    (zero_again[0], zero_again[31]) = (0xed, 0x7f);
+    assert_eq!(PublicKey::from_raw(Algorithm::Ed25519, &zero_again), Err(KeyError::NotReduced));
+    zero_again[31] = 0xff;
+    assert_eq!(PublicKey::from_raw(Algorithm::Ed25519, &zero_again), Err(KeyError::NotReduced));
+    zero_again[0] = 0xec;
+    assert!(PublicKey::from_raw(Algorithm::Ed25519, &zero_again).is_ok());
+    assert_eq!("AAAA".repeat(60).parse::<PublicKey>(), Err(KeyError::Unsupported(180)));
+    assert_eq!("???".parse::<PublicKey>(), Err(KeyError::Base64));
+}
+
+#[test]
+fn a_signature_is_checked_before_it_is_attached() {
+    let (signer, other) = (Signer::ed25519(1), Signer::ed25519(2));
+    let mut envelope = Envelope::unsigned(PayloadType::Denial, b"{}").unwrap();
+    let signature = signer.sign(envelope.pae());
+    assert_eq!(code(envelope.attach(&other.public(), &signature)), "not-the-signer");
+    assert_eq!(code(envelope.attach(&signer.public(), b"")), "not-the-signer");
+    assert!(envelope.signatures().is_empty());
+    envelope.attach(&signer.public(), &signature).unwrap();
+    envelope.attach(&signer.public(), &signature).unwrap();
+    assert_eq!(envelope.signatures().len(), 1, "signing twice replaces");
+    assert_eq!(envelope.signatures()[0].key_id(), signer.public().id().to_string());
+}
+
+fn root_with(change: impl FnOnce(&mut Root)) -> Result<Root, ReleaseError> {
+    let mut root = World::new().root();
+    change(&mut root);
+    Root::from_payload(&root.to_payload())
+}
+
+#[test]
+fn rules_of_a_root() {
+    assert!(root_with(|_| {}).is_ok());
+    assert_eq!(code(root_with(|root| root.version = 0)), "range");
+    assert_eq!(code(root_with(|root| root.version = VERSION_LIMIT + 1)), "range");
+    assert_eq!(code(root_with(|root| root.minimum_release = 0)), "range");
+    assert_eq!(code(root_with(|root| root.roles.root.threshold = 0)), "range");
+    assert_eq!(code(root_with(|root| root.roles.release.threshold = 4)), "range");
+    assert_eq!(code(root_with(|root| root.roles.lease.threshold = 0)), "range");
+    assert_eq!(code(root_with(|root| root.roles.lease = RoleRule::default())), "range");
+    assert_eq!(code(root_with(|root| root.roles.witness.threshold = 1)), "range");
+    assert_eq!(code(root_with(|root| root.roles.witness.keys = list([id("a-online")]))), "range");
+    // Any one authority can halt: a root under which two are needed is none.
+    assert_eq!(code(root_with(|root| root.roles.deny.threshold = 2)), "range");
+    assert_eq!(code(root_with(|root| root.roles.deny.keys = list([id("nobody")]))), "dangling");
+    assert_eq!(
+        code(root_with(|root| root.roles.deny.keys = list(["a-offline", "a-offline"].map(id)))),
+        "repeated"
+    );
+    let twice = root_with(|root| root.roles.deny.keys = list(["a-offline", "a-online"].map(id)));
+    assert_eq!(code(twice), "authority-twice");
+    let online = |rule: fn(&mut Roles) -> &mut RoleRule| {
+        root_with(|root| {
+            let rule = rule(&mut root.roles);
+            rule.keys = list(["a-online", "b-offline", "c-offline"].map(id));
+        })
+    };
+    assert_eq!(code(online(|roles| &mut roles.root)), "online-key");
+    assert_eq!(code(online(|roles| &mut roles.release)), "online-key");
+    assert_eq!(code(online(|roles| &mut roles.deny)), "accepted");
+    let same_name = root_with(|root| {
+        let mut keys = root.keys.to_vec();
+        keys[3].name = keys[0].name.clone();
+        root.keys = list(keys);
+    });
+    assert_eq!(code(same_name), "repeated");
+}
+
+fn release_with(change: impl FnOnce(&mut Release)) -> Result<Release, ReleaseError> {
+    let mut release = World::new().release(1);
+    change(&mut release);
+    Release::from_payload(&release.to_payload())
+}
+
+/// The list and its first element once more.
+fn doubled<T: Clone, const MAX: usize>(items: &List<T, MAX>) -> List<T, MAX> {
+    list(items.iter().chain(items.first()).cloned())
+}
+
+#[test]
+fn rules_of_a_release() {
+    assert!(release_with(|_| {}).is_ok());
+    assert_eq!(code(release_with(|release| release.version = 0)), "range");
+    assert_eq!(code(release_with(|release| release.images = List::default())), "range");
+    assert_eq!(code(release_with(|release| release.deployments = Some(List::default()))), "range");
+    let empty = Deployment { name: label("nowhere"), pcr3: None, pcr4: None, pcr8: None };
+    assert_eq!(code(release_with(|release| release.deployments = Some(list([empty])))), "range");
+    assert_eq!(code(release_with(|release| release.lease.seconds = 0)), "range");
+    assert_eq!(code(release_with(|release| release.lease.seconds = LEASE_SECONDS_LIMIT + 1)), "range");
+    assert_eq!(code(release_with(|release| release.lease.issuers = 0)), "range");
+    assert_eq!(code(release_with(|release| release.audit.checkpoint_seconds = 0)), "range");
+    assert_eq!(code(release_with(|release| release.audit.witnesses = 1)), "range");
+    assert_eq!(
+        code(release_with(|release| release.egress = list([Egress { host: id("h"), port: 0 }]))),
+        "range"
+    );
+    assert_eq!(code(release_with(|release| release.models = doubled(&release.models))), "repeated");
+    assert_eq!(code(release_with(|release| release.partners = doubled(&release.partners))), "repeated");
+    assert_eq!(code(release_with(|release| release.images = doubled(&release.images))), "repeated");
+    let twice = release_with(|release| release.supersedes_denials = list([sha256("d"), sha256("d")]));
+    assert_eq!(code(twice), "repeated");
+    assert_eq!(code(release_with(|release| release.models = list([release.models[1].clone()]))), "dangling");
+    let partners = |change: fn(&mut Vec<Partner>)| {
+        release_with(|release| {
+            let mut partners = release.partners.to_vec();
+            change(&mut partners);
+            release.partners = list(partners);
+        })
+    };
+    assert_eq!(code(partners(|all| all[0].keys = List::default())), "range");
+    assert_eq!(code(partners(|all| all[0].keys = all[1].keys.clone())), "repeated");
+    assert_eq!(code(partners(|all| all[0].models = doubled(&all[0].models))), "repeated");
+    assert_eq!(code(partners(|all| all[0].limits.tokens_per_day = VERSION_LIMIT + 1)), "range");
+    let debug = release_with(|release| {
+        let mut images = release.images.to_vec();
+        images[0].pcr1 = Sha384Digest::from_bytes([0; 48]);
+        release.images = list(images);
+    });
+    assert_eq!(code(debug), "range", "an image in debug mode is never released");
+}
+
+#[test]
+fn rules_of_a_release_under_its_root() {
+    let world = World::new();
+    let mut release = world.release(1);
+    release.lease.issuers = 4;
+    assert_eq!(
+        code(world.state().accept_release(&world.seal_release(&release))),
+        "range",
+        "there are three issuers"
+    );
+    release.lease.issuers = 3;
+    release.witnesses = list([Witness { key: id("a-online"), url: label("https://witness.example") }]);
+    assert_eq!(code(world.state().accept_release(&world.seal_release(&release))), "dangling");
+    let mut root = world.root();
+    root.roles.witness = RoleRule { threshold: 1, keys: list([id("a-online")]) };
+    let mut state = TrustedState::new(&world.seal_root(&root)).unwrap();
+    assert_eq!(state.accept_release(&world.seal_release(&release)), Ok(Accepted::New));
+}
+
+#[test]
+fn rules_of_a_lease() {
+    let world = World::new();
+    let lease = world.answer(&world.released(), nonce(1));
+    let check = |lease: Lease| code(Lease::from_payload(&lease.to_payload()));
+    assert_eq!(check(lease.clone()), "accepted");
+    assert_eq!(check(Lease { seconds: 0, ..lease.clone() }), "range");
+    assert_eq!(check(Lease { seconds: LEASE_SECONDS_LIMIT + 1, ..lease.clone() }), "range");
+    assert_eq!(check(Lease { root_version: 0, ..lease.clone() }), "range");
+    let notice = DenialNotice { denial: sha256("d"), halt: Target::Model(id("m")) };
+    assert_eq!(check(Lease { denials: list([notice.clone(), notice]), ..lease }), "repeated");
+}
+
+#[test]
+fn images_and_deployments_are_matched_whole() {
+    let mut release = World::new().release(1);
+    let pcr = |text: &str| Sha384Digest::of(&[text.as_bytes()]);
+    let (zero, one, two, x) = (pcr("0"), pcr("1"), pcr("2"), pcr("x"));
+    assert!(release.image(&zero, &one, &two).is_some());
+    for (a, b, c) in [(&x, &one, &two), (&zero, &x, &two), (&zero, &one, &x)] {
+        assert!(release.image(a, b, c).is_none());
+    }
+    assert!(release.permits_deployment(None, None, None), "a release without deployments permits all");
+    release.deployments = Some(list([
+        Deployment { name: label("eu"), pcr3: Some(zero), pcr4: None, pcr8: Some(two) },
+        Deployment { name: label("us"), pcr3: None, pcr4: Some(one), pcr8: None },
+    ]));
+    assert!(release.permits_deployment(Some(&zero), Some(&x), Some(&two)));
+    assert!(release.permits_deployment(None, Some(&one), None));
+    assert!(!release.permits_deployment(Some(&zero), Some(&x), None));
+    assert!(!release.permits_deployment(Some(&zero), Some(&x), Some(&x)));
+    assert!(!release.permits_deployment(None, None, None));
+}
+
+#[test]
+fn bytes_of_all_kinds_are_refused_without_harm() {
+    use proptest::prelude::*;
+    proptest!(|(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>())| {
+        let world = World::new();
+        let mut state = world.released();
+        prop_assert!(state.accept_release(&bytes).is_err());
+        prop_assert!(Release::from_payload(&bytes).is_err());
+        let mut sealed = world.seal_release(&world.release(2));
+        sealed.truncate(cut.index(sealed.len() - 2));
+        prop_assert!(state.accept_release(&sealed).is_err());
+        prop_assert_eq!(state.release().unwrap().version, 1);
+    });
+}

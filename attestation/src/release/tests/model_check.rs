@@ -1,0 +1,346 @@
+//! The state machine against a model of it that fits on a page: whatever a host delivers, in whatever order, and however often,
+//! the enclave accepts exactly what the model accepts and serves exactly when the model does. Once over every short history, and
+//! once over random long ones.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What a hostile host can do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Step {
+    /// Lets time pass, in seconds.
+    Wait(u64),
+    /// Lets the enclave draw the next nonce.
+    Ask,
+    /// Delivers a lease that some issuer signed at some time for someone.
+    Lease { issuer: usize, nonce: Answers, version: u64, seconds: u64, root: u64, denies_partner: bool },
+    /// Delivers a release.
+    Release(u64),
+    /// Delivers the denial of the model `m` or of the partner `p`.
+    Deny(Halt),
+    /// Delivers root 2, which has no issuer 0 any more.
+    Rotate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Answers {
+    LastNonce,
+    NonceBefore,
+    AnotherEnclave,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Halt {
+    Model,
+    Partner,
+}
+
+/// What the releases of these histories say about `p` using `m`; `q` may use `n` in all of them.
+struct Spec {
+    start: bool,
+    goes_on: bool,
+    lifts_model_denial: bool,
+    issuers: usize,
+}
+
+const VERSIONS: u64 = 5;
+
+fn spec(version: u64) -> Spec {
+    let all = Spec { start: true, goes_on: true, lifts_model_denial: false, issuers: 1 };
+    match version {
+        1 => all,
+        2 => Spec { start: false, ..all },
+        3 => Spec { lifts_model_denial: true, ..all },
+        4 => Spec { start: false, goes_on: false, lifts_model_denial: true, ..all },
+        _ => Spec { issuers: 2, ..all },
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Model {
+    now: u64,
+    rotated: bool,
+    newest: Option<u64>,
+    denied: BTreeSet<Halt>,
+    nonces: u8,
+    /// When the last nonce was sent, if it still counts.
+    sent: Option<u64>,
+    answered: BTreeSet<usize>,
+    shortest: Option<u64>,
+    /// Begin, end, release and issuers of the last lease.
+    live: Option<(u64, u64, u64, BTreeSet<usize>)>,
+}
+
+impl Model {
+    /// Whether the step is accepted, and what it changes.
+    fn step(&mut self, step: Step) -> bool {
+        match step {
+            Step::Wait(seconds) => self.now += seconds * 1000,
+            Step::Ask => {
+                self.nonces += 1;
+                (self.sent, self.answered, self.shortest) = (Some(self.now), BTreeSet::new(), None);
+            }
+            Step::Release(version) => {
+                if self.newest.is_some_and(|newest| version < newest) {
+                    return false;
+                }
+                if self.newest != Some(version) {
+                    (self.newest, self.answered, self.shortest) = (Some(version), BTreeSet::new(), None);
+                }
+            }
+            Step::Deny(halt) => {
+                self.denied.insert(halt);
+            }
+            Step::Rotate => {
+                if !self.rotated {
+                    (self.rotated, self.sent) = (true, None);
+                    self.live = self.live.take().and_then(|(begin, end, version, mut issuers)| {
+                        issuers.remove(&0);
+                        (issuers.len() >= spec(version).issuers).then_some((begin, end, version, issuers))
+                    });
+                }
+            }
+            Step::Lease { issuer, nonce, version, seconds, root, denies_partner } => {
+                let Some(sent) = self.sent else { return false };
+                let for_us = nonce == Answers::LastNonce && root == 1 + u64::from(self.rotated);
+                let known_issuer = !(self.rotated && issuer == 0);
+                let in_time = seconds <= 60 && self.now < sent + seconds * 1000;
+                if !(for_us && known_issuer && in_time && self.newest == Some(version)) {
+                    return false;
+                }
+                if denies_partner {
+                    self.denied.insert(Halt::Partner);
+                }
+                self.answered.insert(issuer);
+                let shortest = self.shortest.unwrap_or(seconds).min(seconds);
+                self.shortest = Some(shortest);
+                if self.answered.len() >= spec(version).issuers {
+                    self.live = Some((sent, sent + shortest * 1000, version, self.answered.clone()));
+                }
+            }
+        }
+        true
+    }
+
+    /// When `p` (using `m`) or else `q` (using `n`) must stop, if it may go on now.
+    fn until(&self, p: bool, phase: Phase) -> Option<u64> {
+        let newest = self.newest?;
+        let (begin, end, leased, _) = self.live.as_ref()?;
+        assert!(self.now >= *begin);
+        let permitted = |version: u64| {
+            let spec = spec(version);
+            let denied = self.denied.contains(&Halt::Partner)
+                || (self.denied.contains(&Halt::Model) && !spec.lifts_model_denial);
+            !p || (!denied && if phase == Phase::Start { spec.start } else { spec.goes_on })
+        };
+        (self.now < *end && permitted(newest) && permitted(*leased)).then_some(*end)
+    }
+}
+
+/// The enclave and the model side by side, and everything that was ever signed.
+struct Bench {
+    world: World,
+    sealed: RefCell<HashMap<(Step, u8), Vec<u8>>>,
+}
+
+#[derive(Clone)]
+struct Pair {
+    state: TrustedState,
+    model: Model,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let world = World { offline: [1, 2, 3].map(Signer::ed25519), ..World::new() };
+        Self { world, sealed: RefCell::default() }
+    }
+
+    fn start(&self) -> Pair {
+        Pair { state: self.world.state(), model: Model::default() }
+    }
+
+    fn model_denial(&self) -> Denial {
+        self.world.denial(Target::Model(id("m")), "m")
+    }
+
+    fn partner_denial(&self) -> Denial {
+        self.world.denial(Target::Partner(id("p")), "p")
+    }
+
+    fn release(&self, version: u64) -> Release {
+        let spec = spec(version);
+        let mut release = self.world.release(version);
+        let mut models = release.models.to_vec();
+        models[0].state = match (spec.start, spec.goes_on) {
+            (true, _) => ModelState::Active,
+            (false, true) => ModelState::Draining,
+            (false, false) => ModelState::Revoked,
+        };
+        release.models = list(models);
+        release.lease.issuers = spec.issuers as u64;
+        if spec.lifts_model_denial {
+            release.supersedes_denials = list([Sha256Digest::of(&[&self.model_denial().to_payload()])]);
+        }
+        release
+    }
+
+    fn seal(&self, step: Step, nonces: u8) -> Vec<u8> {
+        match step {
+            Step::Wait(_) | Step::Ask => Vec::new(),
+            Step::Release(version) => self.world.seal_release(&self.release(version)),
+            Step::Deny(Halt::Model) => self.world.seal_denial(&self.model_denial(), 0),
+            Step::Deny(Halt::Partner) => self.world.seal_denial(&self.partner_denial(), 1),
+            Step::Rotate => {
+                let mut root = self.world.root();
+                root.version = 2;
+                root.roles.lease.keys = list(["b-online", "c-online"].map(id));
+                self.world.seal_root(&root)
+            }
+            Step::Lease { issuer, nonce, version, seconds, root, denies_partner } => {
+                let halt = Target::Partner(id("p"));
+                let denial = Sha256Digest::of(&[&self.partner_denial().to_payload()]);
+                let lease = Lease {
+                    nonce: super::nonce(match nonce {
+                        Answers::LastNonce => nonces,
+                        Answers::NonceBefore => nonces.saturating_sub(1),
+                        Answers::AnotherEnclave => 255,
+                    }),
+                    root_version: root,
+                    release: ReleaseName {
+                        version,
+                        sha256: Sha256Digest::of(&[&self.release(version).to_payload()]),
+                    },
+                    seconds,
+                    denials: list(denies_partner.then_some(DenialNotice { denial, halt })),
+                };
+                self.world.seal_lease(&lease, issuer)
+            }
+        }
+    }
+
+    /// One step on both sides, and every question afterwards.
+    fn step(&self, pair: &mut Pair, step: Step) -> Result<(), TestCaseError> {
+        let nonces = pair.model.nonces;
+        let bytes =
+            self.sealed.borrow_mut().entry((step, nonces)).or_insert_with(|| self.seal(step, nonces)).clone();
+        let accepted = pair.model.step(step);
+        let now = BootMillis(pair.model.now);
+        let state = &mut pair.state;
+        let result = match step {
+            Step::Wait(_) => Ok(()),
+            Step::Ask => state.begin_lease(nonce(pair.model.nonces), now),
+            Step::Release(_) => state.accept_release(&bytes).map(drop),
+            Step::Deny(_) => state.accept_denial(&bytes).map(drop),
+            Step::Rotate => state.accept_root(&bytes).map(drop),
+            Step::Lease { .. } => state.accept_lease(&bytes, now).map(drop),
+        };
+        prop_assert_eq!(result.is_ok(), accepted, "{:?} gave {:?}", step, result);
+        for phase in [Phase::Start, Phase::Continue] {
+            for (partner, model, p) in [("p", "m", true), ("q", "n", false)] {
+                let until = match ask_at(state, partner, model, phase, now, TODAY) {
+                    Decision::Serve { until, .. } => Some(until.0),
+                    Decision::Refuse(_) => None,
+                };
+                prop_assert_eq!(until, pair.model.until(p, phase), "{} after {:?}", partner, step);
+            }
+            let strangers = [("q", "m"), ("stranger", "m"), ("p", "x")];
+            for (partner, model) in strangers {
+                prop_assert!(!serves(ask_at(state, partner, model, phase, now, TODAY)));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lease(issuer: usize, nonce: Answers, version: u64) -> Step {
+    Step::Lease { issuer, nonce, version, seconds: 60, root: 1, denies_partner: false }
+}
+
+#[test]
+fn every_short_history() {
+    let bench = Bench::new();
+    let alphabet = [
+        Step::Wait(30),
+        Step::Ask,
+        lease(0, Answers::LastNonce, 1),
+        lease(1, Answers::LastNonce, 3),
+        lease(0, Answers::NonceBefore, 1),
+        Step::Lease {
+            issuer: 1,
+            nonce: Answers::LastNonce,
+            version: 1,
+            seconds: 30,
+            root: 2,
+            denies_partner: true,
+        },
+        Step::Release(1),
+        Step::Release(3),
+        Step::Deny(Halt::Model),
+        Step::Rotate,
+    ];
+    // Once from nothing, and once from a running enclave, where the dangerous states are near.
+    let mut running = bench.start();
+    for step in [Step::Release(1), Step::Ask, lease(0, Answers::LastNonce, 1)] {
+        bench.step(&mut running, step).unwrap();
+    }
+    let mut served = 0_u32;
+    for (start, depth) in [(bench.start(), 3), (running, 4)] {
+        let mut histories = vec![(start, Vec::new())];
+        while let Some((pair, steps)) = histories.pop() {
+            served += u32::from(pair.model.until(true, Phase::Start).is_some());
+            if steps.len() == depth {
+                continue;
+            }
+            for step in alphabet {
+                let (mut next, mut steps) = (pair.clone(), steps.clone());
+                steps.push(step);
+                bench.step(&mut next, step).unwrap_or_else(|error| panic!("{steps:?}: {error}"));
+                histories.push((next, steps));
+            }
+        }
+    }
+    assert!(served > 1_000, "the histories reach states that serve: {served}");
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let seconds = prop_oneof![Just(60_u64), Just(10), Just(61)];
+    let nonce = prop_oneof![
+        8 => Just(Answers::LastNonce),
+        1 => Just(Answers::NonceBefore),
+        1 => Just(Answers::AnotherEnclave)
+    ];
+    let denies = prop::bool::weighted(0.05);
+    let lease = (0..3_usize, nonce, 1..=VERSIONS, seconds, 1..=2_u64, denies).prop_map(
+        |(issuer, nonce, version, seconds, root, denies_partner)| Step::Lease {
+            issuer,
+            nonce,
+            version,
+            seconds,
+            root,
+            denies_partner,
+        },
+    );
+    prop_oneof![
+        4 => (0..40_u64).prop_map(Step::Wait),
+        6 => Just(Step::Ask),
+        24 => lease,
+        5 => (1..=VERSIONS).prop_map(Step::Release),
+        1 => prop_oneof![Just(Step::Deny(Halt::Model)), Just(Step::Deny(Halt::Partner))],
+        1 => Just(Step::Rotate),
+    ]
+}
+
+#[test]
+fn random_long_histories() {
+    let bench = Bench::new();
+    proptest!(ProptestConfig::with_cases(200), |(steps in proptest::collection::vec(any_step(), 1..60))| {
+        let mut pair = bench.start();
+        for step in steps {
+            bench.step(&mut pair, step)?;
+        }
+    });
+}

@@ -1,0 +1,57 @@
+//! Why a command did not do what it was asked.
+
+use std::path::PathBuf;
+
+use cleanroom_attestation::release::{KeyError, ReleaseError};
+
+/// Every message says what was expected, what came, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// A document broke a rule, was not signed by enough, or is out of date.
+    #[error("{what}: {problem}")]
+    Refused { what: String, code: &'static str, problem: String },
+    /// The arguments do not fit together.
+    #[error("{0}")]
+    Usage(String),
+    /// A file could not be read or written.
+    #[error("cannot {verb} {}: {error}", path.display())]
+    File { verb: &'static str, path: PathBuf, error: std::io::Error },
+    /// A command, a key or a service failed.
+    #[error("{0}")]
+    Environment(String),
+}
+
+impl Failure {
+    pub(crate) fn refused(what: &(impl std::fmt::Display + ?Sized), error: &ReleaseError) -> Self {
+        Self::Refused { what: what.to_string(), code: error.code(), problem: error.to_string() }
+    }
+
+    pub(crate) fn key(path: &std::path::Path, error: &KeyError) -> Self {
+        Self::Refused { what: path.display().to_string(), code: "key", problem: error.to_string() }
+    }
+
+    pub(crate) fn usage(problem: impl Into<String>) -> Self {
+        Self::Usage(problem.into())
+    }
+
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused { .. } => 1,
+            Self::Usage(_) => 2,
+            Self::File { .. } | Self::Environment(_) => 3,
+        }
+    }
+
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { code, .. } => code,
+            Self::Usage(_) => "usage",
+            Self::File { .. } => "file",
+            Self::Environment(_) => "environment",
+        }
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::json!({ "error": { "code": self.code(), "message": self.to_string() } })
+    }
+}

@@ -1,0 +1,102 @@
+//! Documents as files: drafts (the payload alone, as people read it) and envelopes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use cleanroom_attestation::release::{Envelope, PayloadType};
+
+use crate::failure::Failure;
+
+/// Reads at most `limit` bytes.
+pub(crate) fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::File { verb: "read", path: path.to_owned(), error };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(failed)?;
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > limit {
+        let what = path.display().to_string();
+        return Err(Failure::Refused {
+            what,
+            code: "too-large",
+            problem: format!("more than {limit} bytes"),
+        });
+    }
+    Ok(bytes)
+}
+
+/// Writes a new file. An existing one is left alone.
+pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let failed = |error| Failure::File { verb: "write", path: path.to_owned(), error };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// Writes a file in one step: whoever reads it sees the old bytes or the new ones.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = path.with_file_name(name);
+    // One that a killed process left behind.
+    let _ = std::fs::remove_file(&temporary);
+    write_new(&temporary, bytes, 0o644)?;
+    std::fs::rename(&temporary, path).map_err(|error| Failure::File {
+        verb: "write",
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// An envelope, from a file that is one or that is a draft which nobody signed yet.
+pub(crate) fn open(path: &Path, payload_type: PayloadType) -> Result<(Envelope, Kind), Failure> {
+    let bytes = read(path, payload_type.envelope_limit())?;
+    let refused = |error| Failure::refused(&path.display(), &error);
+    let is_envelope = serde_json::from_slice::<serde_json::Value>(&bytes)
+        .is_ok_and(|json| json.get("payloadType").is_some());
+    if is_envelope {
+        Ok((Envelope::parse(&bytes, payload_type).map_err(refused)?, Kind::Envelope))
+    } else {
+        Ok((Envelope::unsigned(payload_type, &bytes).map_err(refused)?, Kind::Draft))
+    }
+}
+
+/// What a file turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Draft,
+    Envelope,
+}
+
+/// Where the envelope of a document goes when nobody says: the same file, or for `x.draft.json` the file `x.json`.
+pub(crate) fn envelope_path(document: &Path, kind: Kind) -> Result<PathBuf, Failure> {
+    if kind == Kind::Envelope {
+        return Ok(document.to_owned());
+    }
+    let name = document.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    match name.strip_suffix(".draft.json") {
+        Some(stem) => Ok(document.with_file_name(format!("{stem}.json"))),
+        None => Err(Failure::usage(format!(
+            "{} is a draft whose name does not end in .draft.json: say where the envelope goes with --out",
+            document.display()
+        ))),
+    }
+}
+
+/// The JSON files of a folder, by name; or the file itself.
+pub(crate) fn json_files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let failed = |error| Failure::File { verb: "read", path: path.to_owned(), error };
+    if !std::fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        let is_draft = file.to_string_lossy().ends_with(".draft.json");
+        if file.extension().is_some_and(|extension| extension == "json") && !is_draft {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,201 @@
+//! `halt` and `resume`: one authority stops a model or a partner; the quorum's next release lets it go on.
+
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use clap::Args;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::{
+    Denial, Envelope, Id, Label, List, Payload as _, PayloadType, Release, Role, RootKey, Target, UnixMillis,
+};
+use serde_json::json;
+
+use crate::Outcome;
+use crate::chain::{self, RootArguments};
+use crate::failure::Failure;
+use crate::files;
+use crate::release::{next_of, write_draft};
+use crate::service;
+use crate::signer::SignerArguments;
+
+#[derive(Args)]
+pub(crate) struct Halt {
+    /// A model or partner of the release: its id, or model:ID or partner:ID.
+    target: String,
+    #[command(flatten)]
+    root: RootArguments,
+    /// The release in force, to find the target in. Without it the target must say model: or partner:.
+    #[arg(long, value_name = "FILE")]
+    release: Option<PathBuf>,
+    #[command(flatten)]
+    signer: SignerArguments,
+    /// Why, in a few words. It becomes part of the evidence that partners see.
+    #[arg(long, value_name = "TEXT")]
+    reason: Label,
+    /// Where the denial goes: a file, or the denials folder of a lease service.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Lease services to tell at once, each as http://HOST:PORT. Tell every one.
+    #[arg(long = "to", value_name = "URL")]
+    services: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Resume {
+    /// A model or partner: its id, or model:ID or partner:ID.
+    target: String,
+    #[command(flatten)]
+    root: RootArguments,
+    /// The release in force.
+    #[arg(long, value_name = "FILE")]
+    release: PathBuf,
+    /// The folder (or file) of denials.
+    #[arg(long, value_name = "FOLDER")]
+    denials: PathBuf,
+    /// When the new release ends; without it, when the current one does.
+    #[arg(long, value_name = "TIME")]
+    expires: Option<UnixMillis>,
+    /// Where the draft goes.
+    #[arg(long, value_name = "FILE", default_value = "release.draft.json")]
+    out: PathBuf,
+}
+
+impl Halt {
+    pub(crate) fn run(self) -> Result<Outcome, Failure> {
+        let mut state = self.root.state()?;
+        if let Some(release) = &self.release {
+            chain::accept_release(&mut state, release)?;
+        }
+        let halt = target(&self.target, state.release().map(|release| &**release))?;
+        let root = state.root();
+        let candidates: Vec<&RootKey> = root.keys_of(Role::Deny).collect();
+        let (signer, key) = self.signer.find(&candidates)?;
+
+        let mut serial = [0; 32];
+        let random = SystemRandom::new().fill(&mut serial);
+        random.map_err(|_| Failure::Environment("no random numbers for the denial's serial".to_owned()))?;
+        let denial = Denial {
+            room: root.room.clone(),
+            halt,
+            reason: self.reason,
+            serial: Sha256Digest::from_bytes(serial),
+        };
+        let refused = |error| Failure::refused("the denial", &error);
+        let mut envelope = Envelope::unsigned(PayloadType::Denial, &denial.to_payload()).map_err(refused)?;
+        let signature = signer.sign(envelope.pae())?;
+        envelope.attach(&key.spki, &signature).map_err(refused)?;
+        let digest = envelope.digest();
+        let out = if self.out.is_dir() { self.out.join(format!("{digest}.json")) } else { self.out };
+        files::write_new(&out, &envelope.to_json(), 0o644)?;
+
+        let mut text = format!(
+            "{} is halted by {}: {}\n  denial  {digest}\n  file    {}\n",
+            denial.halt,
+            key.name,
+            denial.reason,
+            out.display()
+        );
+        let mut told = Vec::new();
+        let mut failed = Vec::new();
+        for url in &self.services {
+            match service::tell(url, envelope.to_json()) {
+                Ok(()) => told.push(url.clone()),
+                Err(failure) => failed.push(format!("{url}: {failure}")),
+            }
+        }
+        for url in &told {
+            text += &format!("  told    {url}\n");
+        }
+        if !failed.is_empty() {
+            let problem = format!(
+                "{text}but not every service was told; send {} again:\n{}",
+                out.display(),
+                failed.join("\n")
+            );
+            return Err(Failure::Environment(problem));
+        }
+        if told.is_empty() {
+            text += "no lease service was told yet: put the file into each one's denials folder, or POST it to /v1/denials";
+        }
+        let json = json!({ "halted": denial.halt, "denial": digest, "file": out.display().to_string(), "told": told });
+        Ok(Outcome { text, json })
+    }
+}
+
+impl Resume {
+    pub(crate) fn run(self) -> Result<Outcome, Failure> {
+        let mut state = self.root.state_with_denials(Some(&self.denials))?;
+        chain::accept_release(&mut state, &self.release)?;
+        let wanted = target(&self.target, state.release().map(|release| &**release))?;
+        let found: Vec<Sha256Digest> = state
+            .denials_in_force()
+            .filter(|(_, halted)| **halted == wanted)
+            .map(|(digest, _)| *digest)
+            .collect();
+        if found.is_empty() {
+            return Err(Failure::usage(format!(
+                "no denial in {} halts {wanted}: nothing to lift",
+                self.denials.display()
+            )));
+        }
+        let reasons = reasons(&state, &self.denials, &found)?;
+        let mut release = next_of(&self.release)?;
+        release.expires = self.expires.unwrap_or(release.expires);
+        let lifted = release.supersedes_denials.iter().chain(&found).copied().collect();
+        release.supersedes_denials = List::new(lifted).ok_or_else(|| {
+            Failure::usage("the release lifts too many denials; rotate the deny keys and start anew")
+        })?;
+        let mut outcome = write_draft(&release, state.root(), &self.out)?;
+        outcome.text = format!("to lift:\n{reasons}{}", outcome.text);
+        outcome.json["lifts"] = json!(found);
+        Ok(outcome)
+    }
+}
+
+/// Who halted what, and why: what the quorum should know before it signs.
+fn reasons(
+    state: &cleanroom_attestation::release::TrustedState,
+    folder: &Path,
+    digests: &[Sha256Digest],
+) -> Result<String, Failure> {
+    let mut text = String::new();
+    for file in files::json_files(folder)? {
+        let (envelope, denial) = chain::denial(state, &file)?;
+        if digests.contains(&envelope.digest()) {
+            let signers = state.root().signers_of(Role::Deny, &envelope);
+            let by = signers.first().map_or("a key of an earlier root", |key| key.authority.as_str());
+            text += &format!("  {} by {by}: {} ({})\n", denial.halt, denial.reason, envelope.digest());
+        }
+    }
+    Ok(text)
+}
+
+/// What `text` names: `model:ID`, `partner:ID`, or an id that the release has exactly once.
+fn target(text: &str, release: Option<&Release>) -> Result<Target, Failure> {
+    let id = |text: &str| text.parse::<Id>().map_err(|error| Failure::usage(format!("{text}: {error}")));
+    let (is_model, is_partner) = release
+        .map_or((false, false), |release| (release.model(text).is_some(), release.partner(text).is_some()));
+    match (is_model, is_partner) {
+        (true, false) => return Ok(Target::Model(id(text)?)),
+        (false, true) => return Ok(Target::Partner(id(text)?)),
+        (true, true) => {
+            return Err(Failure::usage(format!(
+                "{text} is a model and a partner: say model:{text} or partner:{text}"
+            )));
+        }
+        (false, false) => {}
+    }
+    if let Some(rest) = text.strip_prefix("model:") {
+        return Ok(Target::Model(id(rest)?));
+    }
+    if let Some(rest) = text.strip_prefix("partner:") {
+        return Ok(Target::Partner(id(rest)?));
+    }
+    Err(Failure::usage(match release {
+        Some(release) => format!(
+            "{text} is neither a model nor a partner of release {}; to halt it all the same say model:{text} or partner:{text}",
+            release.version
+        ),
+        None => format!("say model:{text} or partner:{text}, or give the release with --release"),
+    }))
+}

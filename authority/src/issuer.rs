@@ -1,0 +1,270 @@
+//! What a lease service holds, and when it signs.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use cleanroom_attestation::release::{
+    Accepted, Envelope, LeaseRequest, Payload as _, PayloadType, PublicKey, ReleaseError, Role, TrustedState,
+};
+use serde_json::{Value, json};
+
+use crate::chain::{self, RootArguments};
+use crate::failure::Failure;
+use crate::files;
+use crate::metrics::Metrics;
+use crate::signer::Signer;
+use crate::status::summary;
+
+/// Roots, release and denials in files, and the key that signs leases for them.
+pub(crate) struct Issuer {
+    roots: RootArguments,
+    release: PathBuf,
+    denials: PathBuf,
+    /// One signature at a time: a device does no more, and strangers must not start a crowd of commands.
+    signer: Mutex<Signer>,
+    public: PublicKey,
+    held: Mutex<Held>,
+    pub(crate) metrics: Metrics,
+}
+
+/// What was read from the files so far. It is only ever added to, so a file that is put back to an older version or removed
+/// takes nothing back while the service runs.
+struct Held {
+    state: Arc<TrustedState>,
+    fingerprint: Option<Fingerprint>,
+    /// Why the files as they are now cannot be used. Until that is mended no lease is signed.
+    problem: Option<String>,
+    roots_json: Bytes,
+    denials_json: Bytes,
+}
+
+/// Name, size and time of change of every file: what tells that something changed.
+type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>)>;
+
+/// Why a request was not answered with what it asked for.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) kind: Kind,
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+/// What sort of refusal it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request itself is wrong.
+    Malformed,
+    /// The documents do not permit it.
+    Forbidden,
+    /// The asker holds other documents than this service.
+    Outdated,
+    /// This service cannot answer until somebody mends it.
+    Unusable,
+}
+
+impl Issuer {
+    /// Reads everything, and refuses to begin with documents that cannot be used or a key that the root does not name.
+    pub(crate) fn new(
+        roots: RootArguments,
+        release: PathBuf,
+        denials: PathBuf,
+        signer: &crate::signer::SignerArguments,
+    ) -> Result<Self, Failure> {
+        let mut state = roots.state_with_denials(Some(&denials))?;
+        chain::accept_release(&mut state, &release)?;
+        let candidates: Vec<_> = state.root().keys_of(Role::Lease).collect();
+        let (signer, _) = signer.find(&candidates)?;
+        let held = Held {
+            state: Arc::new(state),
+            fingerprint: None,
+            problem: None,
+            roots_json: Bytes::new(),
+            denials_json: Bytes::new(),
+        };
+        let (public, signer) = (signer.public(), Mutex::new(signer));
+        let issuer = Self {
+            roots,
+            release,
+            denials,
+            signer,
+            public,
+            held: Mutex::new(held),
+            metrics: Metrics::default(),
+        };
+        let problem = issuer.current().problem.take();
+        problem.map_or(Ok(issuer), |problem| Err(Failure::Environment(problem)))
+    }
+
+    /// The lease for a request's body, as JSON.
+    pub(crate) fn lease(&self, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let request =
+            LeaseRequest::from_json(body).map_err(|error| Refusal::release(Kind::Malformed, &error))?;
+        let state = self.usable()?;
+        if state.root().keys_of(Role::Lease).all(|issuer| issuer.spki != self.public) {
+            return Err(Refusal {
+                kind: Kind::Unusable,
+                code: "not-an-issuer",
+                message: "the newest root does not name this service's key for leases".to_owned(),
+            });
+        }
+        let lease = state.draft_lease(&request, chain::now()).map_err(|refusal| Refusal {
+            kind: match refusal.code() {
+                "zero-nonce" => Kind::Malformed,
+                "root-outdated" | "release-outdated" => Kind::Outdated,
+                _ => Kind::Forbidden,
+            },
+            code: refusal.code(),
+            message: refusal.to_string(),
+        })?;
+        let unusable = |error: &ReleaseError| Refusal::release(Kind::Unusable, error);
+        let mut envelope =
+            Envelope::unsigned(PayloadType::Lease, &lease.to_payload()).map_err(|error| unusable(&error))?;
+        let signature =
+            self.signer.lock().unwrap_or_else(PoisonError::into_inner).sign(envelope.pae()).map_err(
+                |failure| {
+                    tracing::error!(%failure, "cannot sign");
+                    Refusal {
+                        kind: Kind::Unusable,
+                        code: "signer",
+                        message: "the issuer's key cannot sign".to_owned(),
+                    }
+                },
+            )?;
+        envelope.attach(&self.public, &signature).map_err(|error| unusable(&error))?;
+        Ok(envelope.to_json())
+    }
+
+    /// Takes a denial that somebody sent, and keeps it in the folder before it says so.
+    pub(crate) fn take_denial(&self, body: &[u8]) -> Result<Accepted, Refusal> {
+        let mut held = self.current();
+        let mut state = TrustedState::clone(&held.state);
+        let accepted =
+            state.accept_denial(body).map_err(|error| Refusal::release(Kind::Forbidden, &error))?;
+        if accepted == Accepted::New {
+            let envelope = Envelope::parse(body, PayloadType::Denial)
+                .map_err(|error| Refusal::release(Kind::Malformed, &error))?;
+            // In force from here on, whether or not the disk takes it.
+            held.state = Arc::new(state);
+            let path = self.denials.join(format!("{}.json", envelope.digest()));
+            files::replace(&path, &envelope.to_json()).map_err(|failure| {
+                tracing::error!(%failure, "a denial is in force but could not be kept");
+                Refusal {
+                    kind: Kind::Unusable,
+                    code: "not-kept",
+                    message: "the denial is in force but could not be stored; send it again".to_owned(),
+                }
+            })?;
+            tracing::warn!(denial = %envelope.digest(), "halted");
+        }
+        Ok(accepted)
+    }
+
+    /// The newest release, as an envelope.
+    pub(crate) fn release(&self) -> Vec<u8> {
+        self.current().state.release().map_or_else(Vec::new, |release| release.envelope().to_json())
+    }
+
+    /// Every root, as a JSON array of envelopes.
+    pub(crate) fn roots(&self) -> Bytes {
+        self.current().roots_json.clone()
+    }
+
+    /// Every denial, as a JSON array of envelopes.
+    pub(crate) fn denials(&self) -> Bytes {
+        self.current().denials_json.clone()
+    }
+
+    /// What is in force.
+    pub(crate) fn status(&self) -> Value {
+        let held = self.current();
+        let mut status = summary(&held.state, chain::now());
+        if let Some(problem) = &held.problem {
+            status["problem"] = problem.clone().into();
+            status["leases"] = "inputs-unusable".into();
+        }
+        status
+    }
+
+    /// The state, if the files can be used as they are.
+    pub(crate) fn usable(&self) -> Result<Arc<TrustedState>, Refusal> {
+        let held = self.current();
+        match &held.problem {
+            None => Ok(Arc::clone(&held.state)),
+            Some(_) => Err(Refusal {
+                kind: Kind::Unusable,
+                code: "inputs-unusable",
+                message: "this issuer's documents cannot be used; its operator sees why in /v1/status"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    /// What is held now, after reading what changed in the files.
+    fn current(&self) -> MutexGuard<'_, Held> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.fingerprint();
+        if seen.as_ref().ok() == held.fingerprint.as_ref() && held.fingerprint.is_some() {
+            return held;
+        }
+        let mut state = TrustedState::clone(&held.state);
+        // What is good is taken even when something else is not: denials above all.
+        let read = seen.and_then(|seen| {
+            self.roots.update(&mut state, &self.denials)?;
+            chain::accept_release(&mut state, &self.release)?;
+            held.roots_json = envelopes(&self.roots.files()?, PayloadType::Root)?;
+            held.denials_json = envelopes(&files::json_files(&self.denials)?, PayloadType::Denial)?;
+            Ok(seen)
+        });
+        held.state = Arc::new(state);
+        match read {
+            Ok(seen) => {
+                let release = held.state.release().map_or(0, |release| release.version);
+                tracing::info!(root = held.state.root().version, release, "documents read");
+                (held.fingerprint, held.problem) = (Some(seen), None);
+            }
+            Err(failure) => {
+                let problem = failure.to_string();
+                if held.problem.as_ref() != Some(&problem) {
+                    tracing::error!(problem, "no leases until this is mended");
+                }
+                (held.fingerprint, held.problem) = (None, Some(problem));
+            }
+        }
+        held
+    }
+
+    fn fingerprint(&self) -> Result<Fingerprint, Failure> {
+        let mut paths = self.roots.files()?;
+        paths.push(self.release.clone());
+        paths.extend(files::json_files(&self.denials)?);
+        let one = |path: PathBuf| {
+            let data = std::fs::metadata(&path);
+            let data = data.map_err(|error| Failure::File { verb: "read", path: path.clone(), error })?;
+            Ok((path, data.len(), data.modified().ok()))
+        };
+        paths.into_iter().map(one).collect()
+    }
+}
+
+/// Files of envelopes as one JSON array.
+fn envelopes(paths: &[PathBuf], payload_type: PayloadType) -> Result<Bytes, Failure> {
+    let read = |path: &Path| -> Result<Value, Failure> {
+        let bytes = files::read(path, payload_type.envelope_limit())?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))
+    };
+    let all = paths.iter().map(|path| read(path)).collect::<Result<Vec<Value>, _>>()?;
+    Ok(Value::from(all).to_string().into())
+}
+
+impl Refusal {
+    fn release(kind: Kind, error: &ReleaseError) -> Self {
+        Self { kind, code: error.code(), message: error.to_string() }
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({ "error": { "code": self.code, "message": self.message } })
+    }
+}

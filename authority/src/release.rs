@@ -1,0 +1,483 @@
+//! `release`: what may run, for whom, until when.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::release::{
+    AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model, ModelState,
+    Partner, Payload as _, PayloadType, Release, Role, Root, RootKey, UnixMillis,
+};
+use serde_json::json;
+
+use crate::Outcome;
+use crate::chain::{self, Progress, RootArguments};
+use crate::changes::changes;
+use crate::failure::Failure;
+use crate::files;
+use crate::signer::{SignerArguments, public_key};
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Draft a release: from nothing, or from the one in force. Read the draft, change what you like, then sign it.
+    Draft(Box<Draft>),
+    /// Sign a release: a draft, or an envelope that others signed before.
+    Sign {
+        /// The draft or envelope.
+        document: PathBuf,
+        #[command(flatten)]
+        root: RootArguments,
+        #[command(flatten)]
+        signer: SignerArguments,
+        /// Where the envelope goes.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Show a release in words.
+    Show {
+        /// The draft or envelope.
+        document: PathBuf,
+    },
+    /// Show what changes from one release to another.
+    Diff {
+        /// The release before: draft or envelope.
+        old: PathBuf,
+        /// The release after: draft or envelope.
+        new: PathBuf,
+    },
+    /// Check a release as an enclave would: signatures, rules, dates. Status 1 when it would not run.
+    Verify {
+        /// The envelope.
+        document: PathBuf,
+        #[command(flatten)]
+        root: RootArguments,
+        /// The release in force, which the new one must follow.
+        #[arg(long, value_name = "FILE")]
+        previous: Option<PathBuf>,
+        /// The time to judge dates by, as 2027-01-31T12:00:00Z; without it, now.
+        #[arg(long, value_name = "TIME")]
+        at: Option<UnixMillis>,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Draft {
+    #[command(flatten)]
+    root: RootArguments,
+    /// The release to start from; its version plus one is the new version.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// When it ends, as 2027-01-31T12:00:00Z.
+    #[arg(long, value_name = "TIME", required_unless_present = "from")]
+    expires: Option<UnixMillis>,
+    /// An image that may run, with PCR 0, 1 and 2 in hexadecimal.
+    #[arg(long = "image", value_name = "NAME=PCR0,PCR1,PCR2")]
+    images: Vec<Named>,
+    /// An image that may no longer run.
+    #[arg(long = "remove-image", value_name = "NAME")]
+    removed_images: Vec<Label>,
+    /// A place that images may run in: one or more of pcr3, pcr4 and pcr8.
+    #[arg(long = "deployment", value_name = "NAME=pcr3:HEX,...")]
+    deployments: Vec<Named>,
+    /// A model and its digest; active unless a state is given.
+    #[arg(long = "model", value_name = "ID=SHA256[,STATE]")]
+    models: Vec<Named>,
+    /// Set a model's state: active, draining, suspended or revoked.
+    #[arg(long = "state", value_name = "MODEL=STATE")]
+    states: Vec<Named>,
+    /// A partner and its keys: SHA-256 of the `SubjectPublicKeyInfo`, or a public key in PEM.
+    #[arg(long = "partner", value_name = "ID=KEY[,KEY...]")]
+    partners: Vec<Named>,
+    /// Models that a partner may use, in place of those it had.
+    #[arg(long = "grant", value_name = "PARTNER=MODEL[,MODEL...]")]
+    grants: Vec<Named>,
+    /// A partner's requests per minute, tokens per day and concurrent requests; 60,1000000,4 for a new one.
+    #[arg(long = "limits", value_name = "PARTNER=RPM,TPD,CONCURRENT")]
+    limits: Vec<Named>,
+    /// When a partner's admission ends; a new one's ends with the release.
+    #[arg(long = "partner-expires", value_name = "PARTNER=TIME")]
+    partner_expires: Vec<Named>,
+    /// A partner that is no longer admitted.
+    #[arg(long = "remove-partner", value_name = "ID")]
+    removed_partners: Vec<Id>,
+    /// A destination that the enclave may connect to.
+    #[arg(long = "egress", value_name = "HOST:PORT")]
+    egress: Vec<String>,
+    /// Seconds of a lease: how long a halt can take to reach an enclave whose host holds it back.
+    #[arg(long, value_name = "SECONDS")]
+    lease_seconds: Option<u64>,
+    /// Distinct issuers that it takes for a lease.
+    #[arg(long, value_name = "N")]
+    lease_issuers: Option<u64>,
+    /// Where the draft goes.
+    #[arg(long, value_name = "FILE", default_value = "release.draft.json")]
+    out: PathBuf,
+}
+
+/// `NAME=VALUE[,VALUE...]`.
+#[derive(Clone)]
+struct Named {
+    name: String,
+    values: Vec<String>,
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, values) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+        Ok(Self { name: name.to_owned(), values: values.split(',').map(str::to_owned).collect() })
+    }
+}
+
+impl Named {
+    fn name<T: FromStr<Err: ToString>>(&self) -> Result<T, Failure> {
+        self.name
+            .parse()
+            .map_err(|error: T::Err| Failure::usage(format!("{}: {}", self.name, error.to_string())))
+    }
+
+    fn value<T: FromStr<Err: ToString>>(&self, index: usize, what: &str) -> Result<T, Failure> {
+        let text = self
+            .values
+            .get(index)
+            .ok_or_else(|| Failure::usage(format!("{}: {what} is missing", self.name)))?;
+        text.parse().map_err(|error: T::Err| {
+            Failure::usage(format!("{}: {what} {text}: {}", self.name, error.to_string()))
+        })
+    }
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<Outcome, Failure> {
+        match self {
+            Self::Draft(draft) => draft.run(),
+            Self::Sign { document, root, signer, out } => sign(&document, &root, &signer, out),
+            Self::Show { document } => {
+                let (envelope, _) = files::open(&document, PayloadType::Release)?;
+                let release = payload(&document, &envelope)?;
+                let text = format!("{}payload SHA-256  {}", describe(&release), envelope.digest());
+                Ok(Outcome { text, json: json!({ "release": release, "sha256": envelope.digest() }) })
+            }
+            Self::Diff { old, new } => diff(&old, &new),
+            Self::Verify { document, root, previous, at } => {
+                verify(&document, &root, previous.as_deref(), at)
+            }
+        }
+    }
+}
+
+/// The release in an envelope, **unverified**.
+pub(crate) fn payload(document: &Path, envelope: &Envelope) -> Result<Release, Failure> {
+    Release::from_payload(envelope.payload()).map_err(|error| Failure::refused(&document.display(), &error))
+}
+
+fn sign(
+    document: &Path,
+    root: &RootArguments,
+    signer: &SignerArguments,
+    out: Option<PathBuf>,
+) -> Result<Outcome, Failure> {
+    let state = root.state()?;
+    let root: &Root = state.root();
+    let opened = files::open(document, PayloadType::Release)?;
+    let release = payload(document, &opened.0)?;
+    release.check_against(root).map_err(|error| Failure::refused(&document.display(), &error))?;
+    let candidates: Vec<&RootKey> = root.keys_of(Role::Release).collect();
+    let (envelope, mut outcome) = chain::sign(document, opened, signer, &candidates, out)?;
+    let progress = Progress::of(root, Role::Release, &envelope);
+    outcome.text += &progress.text();
+    outcome.json["progress"] = progress.json();
+    Ok(outcome)
+}
+
+fn diff(old: &Path, new: &Path) -> Result<Outcome, Failure> {
+    let read = |path: &Path| -> Result<serde_json::Value, Failure> {
+        let (envelope, _) = files::open(path, PayloadType::Release)?;
+        let release = payload(path, &envelope)?;
+        serde_json::to_value(release).map_err(|error| Failure::Environment(error.to_string()))
+    };
+    let changes = changes(&read(old)?, &read(new)?);
+    let lines: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    let text = if lines.is_empty() { "no change".to_owned() } else { lines.join("\n") };
+    Ok(Outcome { text, json: json!({ "changes": changes }) })
+}
+
+fn verify(
+    document: &Path,
+    root: &RootArguments,
+    previous: Option<&Path>,
+    at: Option<UnixMillis>,
+) -> Result<Outcome, Failure> {
+    let mut state = root.state()?;
+    if let Some(previous) = previous {
+        chain::accept_release(&mut state, previous)?;
+    }
+    chain::accept_release(&mut state, document)?;
+    let refused = |code, problem| Failure::Refused { what: document.display().to_string(), code, problem };
+    let release = state.release().ok_or_else(|| refused("no-release", "not accepted".to_owned()))?;
+    let at = at.unwrap_or_else(chain::now);
+    if at >= state.root().expires {
+        let problem = format!("the root ended at {}; rotate it", state.root().expires);
+        return Err(refused("root-expired", problem));
+    }
+    if at >= release.expires {
+        let problem = format!("the release ended at {}; draft the next one with --from", release.expires);
+        return Err(refused("release-expired", problem));
+    }
+    let progress = Progress::of(state.root(), Role::Release, release.envelope());
+    let (digest, version) = (release.digest(), release.version);
+    let text = format!(
+        "release {version} of {} is valid until {}\n{}\npayload SHA-256  {digest}",
+        release.room,
+        release.expires.min(state.root().expires),
+        progress.text()
+    );
+    let json = json!({ "valid": true, "version": version, "sha256": digest, "root_version": state.root().version,
+        "expires": release.expires, "progress": progress.json() });
+    Ok(Outcome { text, json })
+}
+
+impl Draft {
+    fn run(&self) -> Result<Outcome, Failure> {
+        let state = self.root.state()?;
+        let root: &Root = state.root();
+        let mut release = self.start(root)?;
+        self.change_places(&mut release)?;
+        self.change_models(&mut release)?;
+        self.change_partners(&mut release)?;
+        release.lease.seconds = self.lease_seconds.unwrap_or(release.lease.seconds);
+        release.lease.issuers = self.lease_issuers.unwrap_or(release.lease.issuers);
+        write_draft(&release, root, &self.out)
+    }
+
+    fn start(&self, root: &Root) -> Result<Release, Failure> {
+        let Some(from) = &self.from else {
+            return Ok(Release {
+                room: root.room.clone(),
+                version: root.minimum_release,
+                expires: self.expires.unwrap_or(root.expires),
+                supersedes_denials: List::default(),
+                images: List::default(),
+                deployments: None,
+                models: List::default(),
+                partners: List::default(),
+                egress: List::default(),
+                witnesses: List::default(),
+                lease: LeaseRules { seconds: 60, issuers: root.roles.lease.threshold },
+                audit: AuditRules { checkpoint_seconds: 60, witnesses: 0 },
+            });
+        };
+        let mut release = next_of(from)?;
+        release.version = release.version.max(root.minimum_release);
+        release.expires = self.expires.unwrap_or(release.expires);
+        Ok(release)
+    }
+
+    fn change_places(&self, release: &mut Release) -> Result<(), Failure> {
+        let mut images = release.images.to_vec();
+        images.retain(|image| !self.removed_images.contains(&image.name));
+        for image in &self.images {
+            let name = image.name()?;
+            images.retain(|present: &Image| present.name != name);
+            let [pcr0, pcr1, pcr2] =
+                [(0, "PCR0"), (1, "PCR1"), (2, "PCR2")].map(|(i, what)| image.value(i, what));
+            images.push(Image { name, pcr0: pcr0?, pcr1: pcr1?, pcr2: pcr2? });
+        }
+        release.images = limited(images, "images")?;
+
+        let mut places = release.deployments.as_ref().map_or(Vec::new(), |places| places.to_vec());
+        for place in &self.deployments {
+            let name: Label = place.name()?;
+            places.retain(|present: &Deployment| present.name != name);
+            let mut deployment = Deployment { name, pcr3: None, pcr4: None, pcr8: None };
+            for value in &place.values {
+                let slot = match value.split_once(':') {
+                    Some(("pcr3", _)) => &mut deployment.pcr3,
+                    Some(("pcr4", _)) => &mut deployment.pcr4,
+                    Some(("pcr8", _)) => &mut deployment.pcr8,
+                    _ => {
+                        return Err(Failure::usage(format!(
+                            "{value}: expected pcr3:HEX, pcr4:HEX or pcr8:HEX"
+                        )));
+                    }
+                };
+                let hex = value.get(5..).unwrap_or_default();
+                *slot = Some(
+                    hex.parse::<Sha384Digest>()
+                        .map_err(|error| Failure::usage(format!("{value}: {error}")))?,
+                );
+            }
+            places.push(deployment);
+        }
+        if !places.is_empty() {
+            release.deployments = Some(limited(places, "deployments")?);
+        }
+
+        let mut egress = release.egress.to_vec();
+        for to in &self.egress {
+            let parsed =
+                to.rsplit_once(':').and_then(|(host, port)| Some((host.parse().ok()?, port.parse().ok()?)));
+            let (host, port) = parsed.ok_or_else(|| Failure::usage(format!("{to}: expected HOST:PORT")))?;
+            egress.push(Egress { host, port });
+        }
+        release.egress = limited(egress, "destinations")?;
+        Ok(())
+    }
+
+    fn change_models(&self, release: &mut Release) -> Result<(), Failure> {
+        let mut models = release.models.to_vec();
+        for model in &self.models {
+            let id: Id = model.name()?;
+            models.retain(|present: &Model| present.id != id);
+            let state = model.values.get(1).map_or(Ok(ModelState::Active), |state| state_of(state))?;
+            models.push(Model { id, sha256: model.value(0, "SHA256")?, state });
+        }
+        for change in &self.states {
+            let id: Id = change.name()?;
+            let model = models.iter_mut().find(|model| model.id == id);
+            let model = model.ok_or_else(|| Failure::usage(format!("the release has no model {id}")))?;
+            model.state = state_of(&change.value::<String>(0, "STATE")?)?;
+        }
+        release.models = limited(models, "models")?;
+        Ok(())
+    }
+
+    fn change_partners(&self, release: &mut Release) -> Result<(), Failure> {
+        const NEW: Limits = Limits { requests_per_minute: 60, tokens_per_day: 1_000_000, concurrency: 4 };
+        let mut partners = release.partners.to_vec();
+        partners.retain(|partner| !self.removed_partners.contains(&partner.id));
+        for partner in &self.partners {
+            let id: Id = partner.name()?;
+            let keys = partner.values.iter().map(|key| key_digest(key)).collect::<Result<Vec<_>, _>>()?;
+            let keys = limited(keys, "keys of a partner")?;
+            match partners.iter_mut().find(|present| present.id == id) {
+                Some(present) => present.keys = keys,
+                None => partners.push(Partner {
+                    id,
+                    keys,
+                    models: List::default(),
+                    limits: NEW,
+                    expires: release.expires,
+                }),
+            }
+        }
+        let find = |partners: &mut Vec<Partner>, change: &Named| -> Result<usize, Failure> {
+            let id: Id = change.name()?;
+            let at = partners.iter().position(|partner| partner.id == id);
+            at.ok_or_else(|| {
+                Failure::usage(format!("the release has no partner {id}; add it with --partner"))
+            })
+        };
+        for change in self.grants.iter().chain(&self.limits).chain(&self.partner_expires) {
+            find(&mut partners, change)?;
+        }
+        for partner in &mut partners {
+            let is_for = |change: &&Named| change.name == partner.id.as_str();
+            if let Some(grant) = self.grants.iter().rfind(is_for) {
+                let models = grant.values.iter().enumerate().map(|(index, _)| grant.value(index, "MODEL"));
+                partner.models = limited(models.collect::<Result<_, _>>()?, "models of a partner")?;
+            }
+            if let Some(limits) = self.limits.iter().rfind(is_for) {
+                partner.limits = Limits {
+                    requests_per_minute: limits.value(0, "requests per minute")?,
+                    tokens_per_day: limits.value(1, "tokens per day")?,
+                    concurrency: limits.value(2, "concurrent requests")?,
+                };
+            }
+            if let Some(expires) = self.partner_expires.iter().rfind(is_for) {
+                partner.expires = expires.value(0, "TIME")?;
+            }
+        }
+        release.partners = limited(partners, "partners")?;
+        Ok(())
+    }
+}
+
+/// The release in `from`, with the version after it.
+pub(crate) fn next_of(from: &Path) -> Result<Release, Failure> {
+    let (envelope, _) = files::open(from, PayloadType::Release)?;
+    let mut release = payload(from, &envelope)?;
+    release.version = release.version.saturating_add(1);
+    Ok(release)
+}
+
+/// Checks a draft and writes it.
+pub(crate) fn write_draft(release: &Release, root: &Root, out: &Path) -> Result<Outcome, Failure> {
+    let refused = |error| Failure::refused("the draft", &error);
+    let payload = release.to_payload();
+    Release::from_payload(&payload).map_err(refused)?.check_against(root).map_err(refused)?;
+    files::write_new(out, &payload, 0o644)?;
+    let text = format!(
+        "{}wrote {}: read it, then each authority runs `release sign`; {} signatures are needed",
+        describe(release),
+        out.display(),
+        root.roles.release.threshold
+    );
+    Ok(Outcome { text, json: json!({ "draft": out.display().to_string(), "release": release }) })
+}
+
+fn limited<T, const MAX: usize>(items: Vec<T>, what: &str) -> Result<List<T, MAX>, Failure> {
+    List::new(items).ok_or_else(|| Failure::usage(format!("a release has at most {MAX} {what}")))
+}
+
+fn state_of(text: &str) -> Result<ModelState, Failure> {
+    let states = [ModelState::Active, ModelState::Draining, ModelState::Suspended, ModelState::Revoked];
+    let state = states.into_iter().find(|state| state.name() == text);
+    state.ok_or_else(|| Failure::usage(format!("{text}: expected active, draining, suspended or revoked")))
+}
+
+/// A partner's key: its digest in hexadecimal, or the public key itself in a file.
+fn key_digest(key: &str) -> Result<Sha256Digest, Failure> {
+    match key.parse() {
+        Ok(digest) => Ok(digest),
+        Err(_) => public_key(Path::new(key)).map(|key| key.id()),
+    }
+}
+
+fn describe(release: &Release) -> String {
+    let mut text = format!("release {} of {}, until {}\n", release.version, release.room, release.expires);
+    for image in &release.images {
+        text += &format!(
+            "  image       {} (PCR0 {}…)\n",
+            image.name,
+            image.pcr0.to_string().get(..16).unwrap_or_default()
+        );
+    }
+    match &release.deployments {
+        None => text += "  deployments anywhere\n",
+        Some(places) => {
+            for place in places {
+                text += &format!("  deployment  {}\n", place.name);
+            }
+        }
+    }
+    for model in &release.models {
+        text += &format!("  model       {} {} (SHA-256 {})\n", model.id, model.state.name(), model.sha256);
+    }
+    /// More partners than a person reads.
+    const SHOWN: usize = 50;
+    for partner in release.partners.iter().take(SHOWN) {
+        let models: Vec<&str> = partner.models.iter().map(Id::as_str).collect();
+        let Limits { requests_per_minute, tokens_per_day, concurrency } = partner.limits;
+        text += &format!(
+            "  partner     {} may use {} until {}: {requests_per_minute} requests a minute, {tokens_per_day} tokens a day, \
+             {concurrency} at a time\n",
+            partner.id,
+            models.join(", "),
+            partner.expires
+        );
+    }
+    if release.partners.len() > SHOWN {
+        text += &format!("  and {} more partners (--json shows all)\n", release.partners.len() - SHOWN);
+    }
+    for to in &release.egress {
+        text += &format!("  egress      {}:{}\n", to.host, to.port);
+    }
+    for denial in &release.supersedes_denials {
+        text += &format!("  lifts       denial {denial}\n");
+    }
+    text += &format!("  lease       {} seconds, {} issuers\n", release.lease.seconds, release.lease.issuers);
+    text
+}

@@ -1,0 +1,119 @@
+//! `status`: what is in force.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use cleanroom_attestation::release::{LeaseRefusal, LeaseRequest, Nonce, TrustedState, UnixMillis, Verified};
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::chain::{self, RootArguments};
+use crate::failure::Failure;
+use crate::service;
+
+#[derive(Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    root: RootArguments,
+    /// The release.
+    #[arg(long, value_name = "FILE")]
+    release: Option<PathBuf>,
+    /// The folder of denials.
+    #[arg(long, value_name = "FOLDER")]
+    denials: Option<PathBuf>,
+    /// The time to judge dates by; without it, now.
+    #[arg(long, value_name = "TIME")]
+    at: Option<UnixMillis>,
+    /// A lease service to ask, as `http://HOST:PORT`, instead of reading files.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["release", "denials", "at"])]
+    service: Option<String>,
+}
+
+impl Status {
+    pub(crate) fn run(self) -> Result<Outcome, Failure> {
+        let json = match &self.service {
+            Some(url) => service::status(url)?,
+            None if !self.root.is_given() => {
+                return Err(Failure::usage("say what to look at: --root FILE, or --service URL"));
+            }
+            None => {
+                let mut state = self.root.state_with_denials(self.denials.as_deref())?;
+                if let Some(release) = &self.release {
+                    chain::accept_release(&mut state, release)?;
+                }
+                summary(&state, self.at.unwrap_or_else(chain::now))
+            }
+        };
+        Ok(Outcome { text: text(&json), json })
+    }
+}
+
+/// What is in force at `at`.
+pub(crate) fn summary(state: &TrustedState, at: UnixMillis) -> Value {
+    let root = state.root();
+    let release = state.release().map(|release| {
+        let models: Vec<Value> = release
+            .models
+            .iter()
+            .map(|model| {
+                let halted = state.model(model.id.as_str()).is_some_and(|standing| standing.denied);
+                json!({ "id": model.id, "state": model.state, "halted": halted })
+            })
+            .collect();
+        json!({ "version": release.version, "sha256": release.digest(), "expires": release.expires,
+            "models": models, "partners": release.partners.len(), "lease": release.lease })
+    });
+    let denials: Vec<Value> = state
+        .denials_in_force()
+        .map(|(digest, halted)| json!({ "denial": digest, "halt": halted }))
+        .collect();
+    let leases = would_lease(state, at).map_or_else(LeaseRefusal::code, |()| "granted");
+    json!({ "at": at, "room": root.room, "root": { "version": root.version, "sha256": root.digest(), "expires": root.expires },
+        "release": release, "denials_in_force": denials, "leases": leases })
+}
+
+/// Whether an enclave that holds the same documents would get a lease.
+pub(crate) fn would_lease(state: &TrustedState, at: UnixMillis) -> Result<(), LeaseRefusal> {
+    let release_sha256 = state.release().map(Verified::digest).ok_or(LeaseRefusal::NoRelease)?;
+    let nonce = Nonce::from_bytes([1; 32]);
+    state
+        .draft_lease(&LeaseRequest { nonce, root_version: state.root().version, release_sha256 }, at)
+        .map(drop)
+}
+
+fn text(status: &Value) -> String {
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut text = format!(
+        "{} at {}\n  root     version {}, until {}\n",
+        word(&status["room"]),
+        word(&status["at"]),
+        status["root"]["version"],
+        word(&status["root"]["expires"])
+    );
+    let release = &status["release"];
+    if release.is_null() {
+        text += "  release  none\n";
+    } else {
+        text += &format!(
+            "  release  version {}, until {}, {} partners\n",
+            release["version"],
+            word(&release["expires"]),
+            release["partners"]
+        );
+        for model in release["models"].as_array().into_iter().flatten() {
+            let halted = if model["halted"] == Value::Bool(true) { ", HALTED" } else { "" };
+            text += &format!("  model    {} {}{halted}\n", word(&model["id"]), word(&model["state"]));
+        }
+    }
+    for denial in status["denials_in_force"].as_array().into_iter().flatten() {
+        let (kind, id) = denial["halt"].as_object().and_then(|halt| halt.iter().next()).unzip();
+        let id = id.map(word).unwrap_or_default();
+        text +=
+            &format!("  HALTED   {}:{id} ({})\n", kind.map_or("", String::as_str), word(&denial["denial"]));
+    }
+    text += &format!("  leases   {}\n", word(&status["leases"]));
+    if let Some(problem) = status["problem"].as_str() {
+        text += &format!("  PROBLEM  {problem}\n");
+    }
+    text
+}

@@ -1,0 +1,373 @@
+//! Tokens through the whole path against the engine called directly.
+//!
+//! ```text
+//! client ─TCP─► proxy ─TCP─► relay ─Unix socket─► enclave (a process of its own) ─► engine
+//! this process, another engine of the same model and the same number of threads ─► the same tokens
+//! ```
+//!
+//! Client, proxy and relay share the machine's processors with the engine, which a partner's machine would not.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cleanroom_channel::identity::Identity;
+use cleanroom_engine::{Engine, EngineConfig, Event, Job, Model, Sampling, Sink};
+use cleanroom_host::endpoint::{BoundListener, EnclaveAddress};
+use cleanroom_host::relay::{self, Counters, Limits, Times};
+use cleanroom_partner::address::Address;
+use cleanroom_partner::channel::RelyingParty;
+use cleanroom_partner::proxy;
+use cleanroom_partner::session::Sessions;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::clean_room::{MODEL, model_id};
+use crate::clock::{self, Samples};
+use crate::limits::memory_bandwidth;
+use crate::process::Server;
+use crate::report::{Limit, Report};
+
+/// Tokens of the prompt and of the answer.
+const PROMPT: usize = 32;
+const ANSWER: u32 = 64;
+
+/// The least part of the engine's own speed that must be left.
+const TARGET: f64 = 0.97;
+
+/// How long the enclave may take to load its model.
+const LOADING: Duration = Duration::from_secs(120);
+
+/// Measures `rounds` answers on each side, in turn.
+pub(crate) fn measure(report: &mut Report, model: &Path, rounds: usize) -> Result<(), Box<dyn Error>> {
+    let threads = std::thread::available_parallelism()?;
+    let bandwidth = memory_bandwidth(threads.get());
+    let file_bytes = std::fs::metadata(model)?.len();
+    // The order of the lines is the order of loading: the enclave loads while this process does.
+    let server = Server::enclave(model, &format!("sequences = 1\nqueued = 1\nthreads = {threads}"))?;
+    let direct = Direct::start(model, threads)?;
+    let prompt = direct.find_prompt()?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut path = runtime.block_on(WholePath::start(&server))?;
+    let (mut engine, mut whole) = (Speeds::default(), Speeds::default());
+    let expected = direct.answer(&prompt)?;
+    let first = runtime.block_on(path.answer(&prompt))?;
+    if first.text != expected.text || first.prompt_tokens != expected.prompt_tokens {
+        return Err("the whole path and the engine gave different answers to the same prompt".into());
+    }
+    for round in 0..rounds {
+        // Neither side always comes first.
+        for path_first in [round % 2 == 0, round % 2 != 0] {
+            if path_first {
+                let cpu = clock::process();
+                let answer = runtime.block_on(path.answer(&prompt))?;
+                whole.push(&answer);
+                whole.cpu.push((clock::process() - cpu).as_secs_f64() * 1e6 / f64::from(answer.tokens));
+            } else {
+                engine.push(&direct.answer(&prompt)?);
+            }
+        }
+    }
+    describe(report, &direct, rounds, file_bytes, bandwidth, &engine, &whole);
+    Ok(())
+}
+
+/// One answer and when its parts came.
+struct Answer {
+    text: String,
+    prompt_tokens: u32,
+    tokens: u32,
+    to_first: Duration,
+    whole: Duration,
+}
+
+/// The engine, called by this process.
+struct Direct {
+    engine: Engine,
+}
+
+impl Direct {
+    fn start(model: &Path, threads: NonZeroUsize) -> Result<Self, Box<dyn Error>> {
+        let model = Model::from_gguf(&std::fs::read(model)?)?;
+        let config = EngineConfig { threads, max_sequences: NonZeroUsize::MIN, max_queued: 1 };
+        Ok(Self { engine: Engine::start(Arc::new(model), config)? })
+    }
+
+    /// A prompt of the wanted length whose answer does not end early.
+    fn find_prompt(&self) -> Result<String, Box<dyn Error>> {
+        for start in 'a'..='z' {
+            let mut prompt = String::from(start);
+            while self.engine.model().prompt_from_text(&prompt)?.len() < PROMPT {
+                prompt += " the room is clean";
+            }
+            while self.engine.model().prompt_from_text(&prompt)?.len() > PROMPT {
+                prompt.pop();
+            }
+            let answer = self.answer(&prompt)?;
+            if answer.tokens == ANSWER && !answer.text.is_empty() {
+                return Ok(prompt);
+            }
+        }
+        Err("the model ends its answer early to every prompt".into())
+    }
+
+    fn answer(&self, prompt: &str) -> Result<Answer, Box<dyn Error>> {
+        let (events, received) = mpsc::channel();
+        let begun = Instant::now();
+        let _handle = self.engine.submit(Job {
+            prompt: self.engine.model().prompt_from_text(prompt)?,
+            max_tokens: Some(ANSWER),
+            sampling: Sampling::new(0.0, 1.0, 0)?,
+            stop: Vec::new(),
+            sink: Box::new(Events(events)),
+        })?;
+        let (mut text, mut to_first) = (String::new(), None);
+        for event in received {
+            match event {
+                Event::Text(piece) => {
+                    to_first.get_or_insert_with(|| begun.elapsed());
+                    text += piece.as_str();
+                }
+                Event::Finished { usage, .. } => {
+                    let whole = begun.elapsed();
+                    return Ok(Answer {
+                        text,
+                        prompt_tokens: usage.prompt_tokens,
+                        tokens: usage.completion_tokens,
+                        to_first: to_first.unwrap_or(whole),
+                        whole,
+                    });
+                }
+            }
+        }
+        Err("the engine stopped".into())
+    }
+}
+
+struct Events(mpsc::Sender<Event>);
+
+impl Sink for Events {
+    fn event(&mut self, event: Event) -> ControlFlow<()> {
+        match self.0.send(event) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+}
+
+/// A client whose requests go through proxy and relay to the enclave.
+struct WholePath {
+    client: SendRequest<Full<Bytes>>,
+    proxy: SocketAddr,
+}
+
+impl WholePath {
+    async fn start(server: &Server) -> Result<Self, Box<dyn Error>> {
+        let host = relay(server).await?;
+        let party = RelyingParty::new(&Identity::generate()?, server.policy()?, model_id())?;
+        let sessions = Arc::new(Sessions::new(party, Address::Tcp(host.to_string())));
+        let begun = Instant::now();
+        while let Err(error) = sessions.get().await {
+            if begun.elapsed() > LOADING {
+                return Err(error.into());
+            }
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let proxy = listener.local_addr()?;
+        tokio::spawn(proxy::serve(listener, sessions, std::future::pending()));
+        let stream = TcpStream::connect(proxy).await?;
+        stream.set_nodelay(true)?;
+        let (client, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self { client, proxy })
+    }
+
+    async fn answer(&mut self, prompt: &str) -> Result<Answer, Box<dyn Error>> {
+        let body = json!({
+            "model": MODEL, "prompt": prompt, "max_tokens": ANSWER, "temperature": 0,
+            "stream": true, "stream_options": { "include_usage": true },
+        });
+        let begun = Instant::now();
+        let request = Request::post("/v1/completions")
+            .header("host", self.proxy.to_string())
+            .header("content-type", "application/json")
+            .body(Full::from(body.to_string()))?;
+        self.client.ready().await?;
+        let response = self.client.send_request(request).await?;
+        if !response.status().is_success() {
+            return Err(format!("expected an answer, got status {}", response.status()).into());
+        }
+        let (mut body, mut events) = (response.into_body(), Stream::default());
+        while let Some(frame) = body.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                events.push(&data, begun)?;
+            }
+        }
+        events.answer(begun.elapsed())
+    }
+}
+
+/// The host's relay, with its own limits, on a port of its choice.
+async fn relay(server: &Server) -> Result<SocketAddr, Box<dyn Error>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let hour = Duration::from_secs(3600);
+    let limits = Limits {
+        connections: NonZeroUsize::new(16).ok_or("16 is not zero")?,
+        connect: Duration::from_secs(10),
+        drain: Duration::ZERO,
+        times: Times { idle: hour, lifetime: hour, window: Duration::ZERO },
+    };
+    let enclave = Arc::new(EnclaveAddress::Unix(server.socket().to_owned()));
+    let counters = Arc::new(Counters::default());
+    tokio::spawn(async move {
+        relay::serve(BoundListener::Tcp(listener), enclave, limits, counters, std::future::pending()).await
+    });
+    Ok(address)
+}
+
+/// Server-sent events, read as they come.
+#[derive(Default)]
+struct Stream {
+    unread: Vec<u8>,
+    text: String,
+    to_first: Option<Duration>,
+    usage: Option<(u32, u32)>,
+    done: bool,
+}
+
+impl Stream {
+    fn push(&mut self, data: &[u8], begun: Instant) -> Result<(), Box<dyn Error>> {
+        self.unread.extend_from_slice(data);
+        while let Some(end) = self.unread.windows(2).position(|pair| pair == b"\n\n") {
+            let event: Vec<u8> = self.unread.drain(..end + 2).collect();
+            let event = event.strip_prefix(b"data: ").ok_or("expected an event with data")?;
+            if event.starts_with(b"[DONE]") {
+                self.done = true;
+                continue;
+            }
+            let event: Value = serde_json::from_slice(event)?;
+            if let Some(piece) = event["choices"][0]["text"].as_str().filter(|piece| !piece.is_empty()) {
+                self.to_first.get_or_insert_with(|| begun.elapsed());
+                self.text += piece;
+            }
+            let count = |name| event["usage"][name].as_u64().and_then(|count| u32::try_from(count).ok());
+            self.usage = count("prompt_tokens").zip(count("completion_tokens")).or(self.usage);
+        }
+        Ok(())
+    }
+
+    fn answer(self, whole: Duration) -> Result<Answer, Box<dyn Error>> {
+        let (prompt_tokens, tokens) = self.usage.filter(|_| self.done).ok_or("the answer was cut off")?;
+        let to_first = self.to_first.ok_or("the answer has no text")?;
+        Ok(Answer { text: self.text, prompt_tokens, tokens, to_first, whole })
+    }
+}
+
+#[derive(Default)]
+struct Speeds {
+    /// Milliseconds from the request to the first text.
+    to_first: Samples,
+    /// Tokens of the answer for each second from the request to its end.
+    whole: Samples,
+    /// Tokens after the first for each second after it.
+    after_first: Samples,
+    /// Microseconds of this process's processors for each token.
+    cpu: Samples,
+}
+
+impl Speeds {
+    fn push(&mut self, answer: &Answer) {
+        self.to_first.push(answer.to_first.as_secs_f64() * 1e3);
+        self.whole.push(f64::from(answer.tokens) / answer.whole.as_secs_f64());
+        let rest = answer.whole.saturating_sub(answer.to_first).as_secs_f64();
+        self.after_first.push(f64::from(answer.tokens.saturating_sub(1)) / rest);
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "time_to_first_token_ms": self.to_first.median(), "time_to_first_token_least_ms": self.to_first.least(),
+            "tokens_per_second": self.whole.median(), "tokens_per_second_most": self.whole.most(),
+            "tokens_per_second_after_first": self.after_first.median(),
+            "tokens_per_second_after_first_most": self.after_first.most(),
+        })
+    }
+
+    fn row(&self, name: &str) -> String {
+        format!(
+            "  {name:<22}{:>11.1}{:>9.1}{:>13.2}{:>9.2}{:>13.2}{:>9.2}",
+            self.to_first.median(),
+            self.to_first.least(),
+            self.after_first.median(),
+            self.after_first.most(),
+            self.whole.median(),
+            self.whole.most()
+        )
+    }
+}
+
+fn describe(
+    report: &mut Report,
+    direct: &Direct,
+    rounds: usize,
+    file_bytes: u64,
+    bandwidth: f64,
+    engine: &Speeds,
+    whole: &Speeds,
+) {
+    let facts = direct.engine.model().facts();
+    let to_first = engine.to_first.median() / whole.to_first.median();
+    let speed = whole.whole.median() / engine.whole.median();
+    let after_first = whole.after_first.median() / engine.after_first.median();
+    let best = whole.whole.most() / engine.whole.most();
+    let read = file_bytes as f64 * engine.after_first.median();
+
+    report.line("");
+    report.line(format!(
+        "Whole path against the engine: {:.2} B parameters, {}, {PROMPT} tokens in, {ANSWER} out, {rounds} rounds in turn",
+        facts.parameters as f64 / 1e9,
+        facts.weights
+    ));
+    report.line("                          first token, ms    tokens/s after it      tokens/s in all");
+    report.line("                           median    least       median     most       median     most");
+    report.line(engine.row("engine called directly"));
+    report.line(whole.row("whole path"));
+    report.line(format!(
+        "  ratio to the engine: first token {to_first:.3}, after it {after_first:.3}, in all {speed:.3} (of the best {best:.3})"
+    ));
+    report.line(format!(
+        "  Client, proxy and relay take {:.0} us of the same processors for each token.",
+        whole.cpu.median()
+    ));
+    report.line(format!(
+        "  What cannot be exceeded: each token reads {:.2} GB of weights; memory gives {:.1} GB/s, the engine takes {:.1}.",
+        file_bytes as f64 / 1e9,
+        bandwidth / 1e9,
+        read / 1e9
+    ));
+    report.section(
+        "whole_path",
+        json!({
+            "model": { "parameters": facts.parameters, "weights": facts.weights },
+            "prompt_tokens": PROMPT, "answer_tokens": ANSWER, "rounds": rounds,
+            "engine": engine.json(), "whole_path": whole.json(),
+            "ratio": { "time_to_first_token": to_first, "tokens_per_second": speed,
+                "tokens_per_second_after_first": after_first, "tokens_per_second_of_the_best": best },
+            "client_proxy_relay_cpu_us_per_token": whole.cpu.median(),
+            "limit": { "memory_bytes_per_second": bandwidth, "bytes_per_token": file_bytes,
+                "engine_bytes_per_second": read },
+        }),
+    );
+    report.target("whole path / engine, tokens per second", speed, Limit::AtLeast(TARGET));
+    report.target("engine / whole path, time to first token", to_first, Limit::AtLeast(TARGET));
+}

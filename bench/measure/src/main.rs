@@ -1,0 +1,185 @@
+//! Measures one enclave image with cleanroom and with AWS's own crate, in interleaved rounds, and prints medians beside the
+//! physical limit, which is hashing the bytes once. Ends with exit code 1 when PCRs differ or a target is missed.
+//!
+//! Every measurement runs in a process of its own, so that the peak memory of each is its own too.
+
+mod images;
+
+use std::error::Error;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use aws_lc_rs::digest::{Context, SHA384};
+use aws_nitro_enclaves_image_format::utils::eif_reader::EifReader;
+use cleanroom_attestation::measurement::Measurer;
+use cleanroom_partner::commands::measure;
+use serde_json::{Value, json};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// What each process can be asked to do with an image.
+const CONTENDERS: [(&str, &str); 4] = [
+    ("cleanroom", "cleanroom measure (two threads)"),
+    ("single", "cleanroom, one thread"),
+    ("aws", "aws-nitro-enclaves-image-format 0.8.1"),
+    ("sha384", "SHA-384 of the file, once (the limit)"),
+];
+
+/// How much longer than hashing the bytes once the measurement may take.
+const OVERHEAD_LIMIT: f64 = 1.10;
+/// Peak memory that the measurement may use, KiB.
+const MEMORY_LIMIT: u64 = 16 << 10;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["--child", contender, image] => child(contender, Path::new(image)).map(|()| true),
+        [] => run(1024, 5),
+        [mib, rounds] => match (mib.parse(), rounds.parse()) {
+            (Ok(mib), Ok(rounds)) if rounds > 0 => run(mib, rounds),
+            _ => Err("usage: bench-measure [MIB ROUNDS]".into()),
+        },
+        _ => Err("usage: bench-measure [MIB ROUNDS]".into()),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench-measure: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mib: u64, rounds: usize) -> Outcome<bool> {
+    let directory = tempfile::tempdir()?;
+    let compared = images::compare_small(directory.path())?;
+    println!(
+        "the same PCRs as AWS's crate on {compared} small images (unsigned, and signed with P-256, P-384, P-521)"
+    );
+
+    let image = images::large(directory.path(), mib)?;
+    let length = std::fs::metadata(&image)?.len();
+    println!("image of {length} bytes, {rounds} interleaved rounds, medians\n");
+    let mut results: [Vec<Value>; CONTENDERS.len()] = Default::default();
+    for _ in 0..rounds {
+        for ((contender, _), results) in CONTENDERS.iter().zip(&mut results) {
+            results.push(in_child(contender, &image)?);
+        }
+    }
+
+    let [ours, single, aws, limit] = results.each_ref().map(|results| Summary::of(results));
+    println!("{:<40} {:>9} {:>10} {:>8} {:>9}", "", "seconds", "MiB/s", "x limit", "peak MiB");
+    for ((_, name), summary) in CONTENDERS.iter().zip([&ours, &single, &aws, &limit]) {
+        println!(
+            "{name:<40} {:>9.3} {:>10.0} {:>8.2} {:>9.1}",
+            summary.seconds,
+            length as f64 / summary.seconds / f64::from(1 << 20),
+            summary.seconds / limit.seconds,
+            summary.peak_kib as f64 / 1024.0,
+        );
+    }
+    println!();
+    let mut met = true;
+    let mut target = |holds: bool, text: String| {
+        met &= holds;
+        println!("{}  {text}", if holds { "ok  " } else { "MISS" });
+    };
+    let pcrs: Vec<&Value> = results[..3].iter().flatten().map(|result| &result["pcrs"]).collect();
+    target(pcrs.windows(2).all(|pair| pair[0] == pair[1]), "all give the same PCRs".into());
+    target(
+        ours.seconds <= aws.seconds,
+        format!("{:.2} times as fast as AWS's crate", aws.seconds / ours.seconds),
+    );
+    target(
+        ours.seconds <= OVERHEAD_LIMIT * limit.seconds,
+        format!(
+            "{:.2} of hashing once (target {OVERHEAD_LIMIT:.2}, with two processors)",
+            ours.seconds / limit.seconds
+        ),
+    );
+    target(
+        ours.peak_kib < MEMORY_LIMIT,
+        format!("peak memory {:.1} MiB (target 16)", ours.peak_kib as f64 / 1024.0),
+    );
+    Ok(met)
+}
+
+struct Summary {
+    seconds: f64,
+    peak_kib: u64,
+}
+
+impl Summary {
+    /// The median time and the highest peak.
+    fn of(results: &[Value]) -> Self {
+        let mut seconds: Vec<f64> = results.iter().filter_map(|result| result["seconds"].as_f64()).collect();
+        seconds.sort_by(f64::total_cmp);
+        let peak_kib =
+            results.iter().filter_map(|result| result["peak_kib"].as_u64()).max().unwrap_or(u64::MAX);
+        Self { seconds: seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN), peak_kib }
+    }
+}
+
+fn in_child(contender: &str, image: &Path) -> Outcome<Value> {
+    let output = Command::new(std::env::current_exe()?).arg("--child").arg(contender).arg(image).output()?;
+    if !output.status.success() {
+        return Err(format!("{contender}: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn child(contender: &str, image: &Path) -> Outcome<()> {
+    let start = Instant::now();
+    let pcrs = match contender {
+        "cleanroom" => images::pcrs(&measure::measure(&mut File::open(image)?, |_| ())?),
+        "single" => {
+            let mut measurer = Measurer::new();
+            in_pieces(image, |piece| Ok(measurer.update(piece)?))?;
+            images::pcrs(&measurer.finish()?)
+        }
+        "aws" => {
+            let path = image.to_str().ok_or("the path is not UTF-8")?.to_owned();
+            let mut reader = EifReader::from_eif(path)?;
+            if !reader.check_crc() {
+                return Err("AWS's crate finds a wrong CRC".into());
+            }
+            images::aws_pcrs(&reader.get_measurements()?)
+        }
+        "sha384" => {
+            let mut context = Context::new(&SHA384);
+            in_pieces(image, |piece| {
+                context.update(piece);
+                Ok(())
+            })?;
+            let _ = context.finish();
+            Value::Null
+        }
+        other => return Err(format!("unknown contender {other}").into()),
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{}", json!({ "pcrs": pcrs, "seconds": seconds, "peak_kib": peak_kib()? }));
+    Ok(())
+}
+
+fn in_pieces(image: &Path, mut take: impl FnMut(&[u8]) -> Outcome<()>) -> Outcome<()> {
+    let mut file = File::open(image)?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => take(&buffer[..length])?,
+        }
+    }
+}
+
+/// The peak of this process's resident memory.
+fn peak_kib() -> Outcome<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM in /proc/self/status")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

@@ -1,0 +1,156 @@
+//! `POST /v1/chat/completions`: what a conversation may look like, and how its answer does.
+
+use cleanroom_engine::ChatMessage;
+
+use super::error::ApiError;
+use super::json::{Field, Object};
+use super::request::{Parameters, RequestLimits, tokens};
+use super::secret::SecretString;
+use super::shape::Wording;
+
+/// The answer around its text.
+pub(crate) const WORDING: Wording = Wording {
+    id_prefix: "chatcmpl-",
+    whole_object: "chat.completion",
+    whole: [
+        r#"{"index":0,"message":{"role":"assistant","content":""#,
+        r#"","refusal":null},"logprobs":null,"finish_reason":""#,
+        r#""}"#,
+    ],
+    chunk_object: "chat.completion.chunk",
+    first: Some(
+        r#"{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}"#,
+    ),
+    piece: [r#"{"index":0,"delta":{"content":""#, r#""},"logprobs":null,"finish_reason":null}"#],
+    last: [r#"{"index":0,"delta":{},"logprobs":null,"finish_reason":""#, r#""}"#],
+};
+
+/// Defined by OpenAI for this endpoint and not implemented: the parameter, and the JSON values that mean the same as
+/// leaving it out.
+const UNSUPPORTED: &[(&str, &[&str])] = &[
+    ("audio", &[]),
+    ("function_call", &[r#""none""#, r#""auto""#]),
+    ("functions", &["[]"]),
+    ("logprobs", &["false"]),
+    ("metadata", &["{}"]),
+    ("modalities", &[r#"["text"]"#]),
+    ("moderation", &[]),
+    ("parallel_tool_calls", &["true"]),
+    ("prediction", &[]),
+    ("prompt_cache_key", &[]),
+    ("prompt_cache_options", &[]),
+    ("prompt_cache_retention", &[]),
+    ("reasoning_effort", &[r#""none""#]),
+    ("response_format", &[r#"{"type":"text"}"#]),
+    ("safety_identifier", &[]),
+    ("service_tier", &[r#""auto""#, r#""default""#]),
+    ("store", &["false"]),
+    ("tool_choice", &[r#""none""#, r#""auto""#]),
+    ("tools", &["[]"]),
+    ("top_logprobs", &["0"]),
+    ("verbosity", &[r#""medium""#]),
+    ("web_search_options", &[]),
+];
+
+/// The same for one message. Clients send an assistant's message back as they got it, with these members empty.
+const UNSUPPORTED_IN_MESSAGE: &[(&str, &[&str])] = &[
+    ("annotations", &["[]"]),
+    ("audio", &[]),
+    ("function_call", &[]),
+    ("name", &[]),
+    ("refusal", &[]),
+    ("tool_call_id", &[]),
+    ("tool_calls", &["[]"]),
+];
+
+const ROLES: &str = "'system', 'developer', 'user' or 'assistant'";
+
+/// Longest role that is read (bytes).
+const MAX_ROLE: usize = 32;
+
+/// A request that may be served.
+pub(crate) struct ChatRequest {
+    pub(crate) parameters: Parameters,
+    /// At least one.
+    pub(crate) messages: Vec<Message>,
+}
+
+/// One turn of a conversation.
+pub(crate) struct Message {
+    /// As the model's template knows it.
+    role: &'static str,
+    content: SecretString,
+}
+
+impl ChatRequest {
+    pub(crate) fn parse(body: &[u8], limits: &RequestLimits, default_seed: u64) -> Result<Self, ApiError> {
+        let mut object = Object::from_body(body)?;
+        for (name, accepts) in UNSUPPORTED {
+            object.take_neutral(name, accepts)?;
+        }
+        let mut parameters = Parameters::take(&mut object, limits, default_seed)?;
+        let newer = object.take("max_completion_tokens");
+        parameters.max_tokens = match (newer, parameters.max_tokens) {
+            (Some(field), Some(_)) => {
+                return Err(field.invalid("only one of max_tokens and max_completion_tokens"));
+            }
+            (Some(field), None) => Some(tokens(&field)?),
+            (None, older) => older,
+        };
+        let messages = object.require("messages")?.array(1..=limits.messages)?;
+        object.finish()?;
+        let messages =
+            messages.iter().map(|field| Message::parse(field, limits)).collect::<Result<_, _>>()?;
+        Ok(Self { parameters, messages })
+    }
+}
+
+impl Message {
+    pub(crate) fn as_turn(&self) -> ChatMessage<'_> {
+        ChatMessage { role: self.role, content: self.content.as_str() }
+    }
+
+    fn parse(field: &Field<'_>, limits: &RequestLimits) -> Result<Self, ApiError> {
+        let mut object = field.object()?;
+        for (name, accepts) in UNSUPPORTED_IN_MESSAGE {
+            object.take_neutral(name, accepts)?;
+        }
+        let role = role(&object.require("role")?)?;
+        let content = content(&object.require("content")?, limits)?;
+        object.finish()?;
+        Ok(Self { role, content })
+    }
+}
+
+fn role(field: &Field<'_>) -> Result<&'static str, ApiError> {
+    let invalid = |_| field.invalid(ROLES);
+    match field.string(MAX_ROLE).map_err(invalid)?.as_str() {
+        // Since its reasoning models OpenAI calls the system's messages the developer's; templates know the older name.
+        "system" | "developer" => Ok("system"),
+        "user" => Ok("user"),
+        "assistant" => Ok("assistant"),
+        _ => Err(field.invalid(ROLES)),
+    }
+}
+
+/// A string, or text parts, which are joined with nothing between them.
+fn content(field: &Field<'_>, limits: &RequestLimits) -> Result<SecretString, ApiError> {
+    if field.is_string() {
+        return field.string(limits.text_bytes);
+    }
+    if !field.is_array() {
+        return Err(field.invalid("a string, or an array of text parts"));
+    }
+    let text = |part: &Field<'_>| {
+        let mut part = part.object()?;
+        let kind = part.require("type")?;
+        if kind.string(MAX_ROLE).map_or(true, |kind| kind.as_str() != "text") {
+            return Err(kind.invalid("'text', the only kind of content that is supported"));
+        }
+        let text = part.require("text")?.string(limits.text_bytes)?;
+        part.finish()?;
+        Ok(text)
+    };
+    let parts = field.array(1..=limits.parts)?.iter().map(text).collect::<Result<Vec<_>, _>>()?;
+    Ok(SecretString::concat(&parts))
+}

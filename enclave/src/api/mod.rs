@@ -1,0 +1,293 @@
+//! The HTTP API inside the enclave: the part of OpenAI's API that the engine can answer, and a refusal by name for the rest.
+//!
+//! | endpoint | |
+//! |---|---|
+//! | `GET /v1/models`, `GET /v1/models/{id}` | the model served |
+//! | `POST /v1/chat/completions` | a conversation, continued; whole or streamed |
+//! | `POST /v1/completions` | a text, continued; whole or streamed |
+//! | `GET /healthz` | `{"status":"ok"}` |
+//!
+//! All but the last are for partners: the channel must have put a [`PartnerId`] into the request's extensions. A request
+//! passes, in this order: room in the house, a bounded body, syntax, the model's name, a place of its own, the tokenizer, the
+//! engine. Prompts and completions are held in types without `Debug` and are never logged.
+
+mod body;
+mod chat;
+mod completions;
+pub(crate) mod error;
+mod json;
+mod models;
+mod partner_id;
+mod request;
+mod secret;
+mod shape;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use cleanroom_attestation::channel::ModelId;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_engine::{Engine, Job, Model, Prompt, PromptError, SubmitError};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderValue, Request};
+
+use crate::admission::{Admission, AdmissionLimits, Full, Permit};
+use crate::config;
+use chat::ChatRequest;
+use completions::CompletionRequest;
+pub use error::ApiError;
+pub use json::ParameterName;
+use models::PublicModel;
+pub use partner_id::PartnerId;
+pub use request::RequestLimits;
+use request::{Delivery, Parameters};
+use secret::SecretBuffer;
+use shape::{Identity, Shape, Wording};
+
+/// Everything that is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in the engine: the sequences that it runs and the jobs that it lets wait
+    /// ([`EngineConfig`](cleanroom_engine::EngineConfig)).
+    pub generations: AdmissionLimits,
+    /// Request bodies that are being received. Times `body_bytes`, this is the memory that uploads can take.
+    pub uploads: AdmissionLimits,
+    /// Bytes in one body.
+    pub body_bytes: usize,
+    /// Time for one body to arrive.
+    pub body_time: Duration,
+    /// What a request may hold.
+    pub request: RequestLimits,
+    /// What a refused client is told to wait; whole seconds, at least one.
+    pub retry_after: Duration,
+}
+
+impl Limits {
+    /// Limits for an engine that runs and queues `generations` jobs.
+    ///
+    /// One partner may have three quarters of them, so that the others always find a place.
+    pub fn new(generations: NonZeroUsize) -> Self {
+        let share = generations.get().saturating_mul(3).div_ceil(4);
+        let generations = AdmissionLimits {
+            total: generations,
+            per_partner: NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN),
+        };
+        Self {
+            generations,
+            uploads: generations,
+            body_bytes: 1024 * 1024,
+            body_time: Duration::from_secs(30),
+            request: RequestLimits::default(),
+            retry_after: Duration::from_secs(1),
+        }
+    }
+}
+
+impl From<&config::Limits> for Limits {
+    fn from(limits: &config::Limits) -> Self {
+        Self::new(limits.sequences.saturating_add(limits.queued))
+    }
+}
+
+/// What the API serves: an engine, under a name, within limits.
+pub struct Service {
+    engine: Engine,
+    model: PublicModel,
+    limits: Limits,
+    generations: Arc<Admission>,
+    uploads: Arc<Admission>,
+}
+
+impl Service {
+    /// A service that nobody uses yet. `digest` is the model's identity.
+    pub fn new(engine: Engine, id: ModelId, digest: Sha256Digest, limits: impl Into<Limits>) -> Self {
+        let (model, limits) = (PublicModel::new(id, &digest, now()), limits.into());
+        let (generations, uploads) = (Admission::new(limits.generations), Admission::new(limits.uploads));
+        Self { engine, model, limits, generations, uploads }
+    }
+
+    /// Requests that hold a place in the engine, or an answer that is still being read.
+    pub fn active(&self) -> usize {
+        self.generations.taken()
+    }
+}
+
+/// The API as a service for requests that carry a [`PartnerId`] in their extensions.
+pub fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/v1/models", get(list_models))
+        .route("/v1/models/{*id}", get(retrieve_model))
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/completions", post(text_completions))
+        .fallback(async || ApiError::UnknownUrl)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .with_state(service)
+}
+
+/// The partner behind a request that is well formed up to its body.
+struct Caller(PartnerId);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let partner = parts.extensions.get::<PartnerId>().copied().ok_or(ApiError::NoPartner)?;
+        if parts.uri.query().is_some() {
+            return Err(ApiError::QueryNotSupported);
+        }
+        Ok(Self(partner))
+    }
+}
+
+async fn health() -> impl IntoResponse {
+    Json(serde_json::json!({ "status": "ok" }))
+}
+
+async fn list_models(State(service): State<Arc<Service>>, _: Caller) -> Response {
+    Json(service.model.list()).into_response()
+}
+
+async fn retrieve_model(
+    State(service): State<Arc<Service>>,
+    _: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    // A path that is not UTF-8 names no model either.
+    service.model.check(id.as_ref().map_or("", |Path(id)| id.as_str()))?;
+    Ok(Json(service.model.describe()).into_response())
+}
+
+async fn chat_completions(
+    State(service): State<Arc<Service>>,
+    Caller(partner): Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let body = service.receive(partner, request).await?;
+    let ChatRequest { parameters, messages } =
+        ChatRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
+    drop(body);
+    let permit = service.admit(partner, &parameters)?;
+    let prompt = service
+        .prompt("messages", move |model| {
+            let turns: Vec<_> = messages.iter().map(chat::Message::as_turn).collect();
+            model.prompt_from_chat(&turns)
+        })
+        .await?;
+    let max_tokens = parameters.max_tokens;
+    service.answer(&chat::WORDING, "messages", parameters, max_tokens, prompt, permit).await
+}
+
+async fn text_completions(
+    State(service): State<Arc<Service>>,
+    Caller(partner): Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let body = service.receive(partner, request).await?;
+    let CompletionRequest { parameters, prompt } =
+        CompletionRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
+    drop(body);
+    let permit = service.admit(partner, &parameters)?;
+    let prompt = service.prompt("prompt", move |model| model.prompt_from_text(prompt.as_str())).await?;
+    let max_tokens = Some(parameters.max_tokens.unwrap_or(completions::DEFAULT_MAX_TOKENS));
+    service.answer(&completions::WORDING, "prompt", parameters, max_tokens, prompt, permit).await
+}
+
+impl Service {
+    /// Takes in the body, if there is room for the request that it makes.
+    async fn receive(&self, partner: PartnerId, request: Request<Body>) -> Result<SecretBuffer, ApiError> {
+        self.generations.has_room(partner).map_err(|full| self.busy(full))?;
+        let _upload = self.uploads.admit(partner).map_err(|full| self.busy(full))?;
+        let (parts, body) = request.into_parts();
+        body::read(&parts.headers, body, self.limits.body_bytes, self.limits.body_time).await
+    }
+
+    /// Checks the model's name and takes a place in the engine.
+    fn admit(&self, partner: PartnerId, parameters: &Parameters) -> Result<Permit, ApiError> {
+        self.model.check(parameters.model.as_str())?;
+        self.generations.admit(partner).map_err(|full| self.busy(full))
+    }
+
+    /// Tokenises away from the threads that serve connections: a long prompt takes a while. The permit, which the caller holds
+    /// already, bounds how many do so at once.
+    async fn prompt(
+        &self,
+        param: &'static str,
+        tokenise: impl FnOnce(&Model) -> Result<Prompt, PromptError> + Send + 'static,
+    ) -> Result<Prompt, ApiError> {
+        let model = Arc::clone(self.engine.model());
+        let prompt = tokio::task::spawn_blocking(move || tokenise(&model)).await;
+        prompt.map_err(|_| ApiError::Failed)?.map_err(|error| match error {
+            PromptError::TooLong { bytes, limit } => ApiError::PromptTooLong { param, bytes, limit },
+            other => ApiError::PromptRefused { param, reason: other },
+        })
+    }
+
+    async fn answer(
+        &self,
+        wording: &Wording,
+        param: &'static str,
+        parameters: Parameters,
+        max_tokens: Option<u32>,
+        prompt: Prompt,
+        permit: Permit,
+    ) -> Result<Response, ApiError> {
+        let id = random().and_then(|high| Ok(format!("{high:016x}{:016x}", random()?)))?;
+        let created =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
+        let identity = Identity { id: &id, created, model, fingerprint };
+        let (writer, reader) = stream::answer(Shape::new(wording, &identity, parameters.delivery), permit);
+        let stop = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
+        let job = Job { prompt, max_tokens, sampling: parameters.sampling, stop, sink: Box::new(writer) };
+        let running = self.engine.submit(job).map_err(|error| match error {
+            SubmitError::Busy => self.busy(Full),
+            SubmitError::PromptTooLong { tokens, limit } => {
+                ApiError::ContextLengthExceeded { param, tokens, limit }
+            }
+            SubmitError::PromptEmpty => ApiError::PromptEmpty { param },
+            SubmitError::StopStrings | SubmitError::Stopped => ApiError::Failed,
+        })?;
+        let (media_type, body) = match parameters.delivery {
+            Delivery::Stream { .. } => {
+                ("text/event-stream; charset=utf-8", Body::new(reader.into_body(running)))
+            }
+            Delivery::Whole => {
+                let whole = reader.whole().await?;
+                drop(running);
+                ("application/json", Body::from(whole))
+            }
+        };
+        let mut response = Response::new(body);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+
+    fn busy(&self, _: Full) -> ApiError {
+        ApiError::Busy { retry_after: self.limits.retry_after }
+    }
+}
+
+/// Seconds since 1970 by the enclave's clock, which the host could have set: for people to read, not evidence.
+fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// 64 random bits of the enclave's own.
+fn random() -> Result<u64, ApiError> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| ApiError::Failed)?;
+    Ok(u64::from_ne_bytes(bytes))
+}

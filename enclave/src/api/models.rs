@@ -1,0 +1,70 @@
+//! `GET /v1/models`: the one model there is.
+
+use cleanroom_attestation::channel::ModelId;
+use cleanroom_attestation::digest::Sha256Digest;
+use serde::Serialize;
+
+use super::error::ApiError;
+
+/// The model, as clients are told of it.
+pub(crate) struct PublicModel {
+    id: ModelId,
+    fingerprint: String,
+    created: u64,
+}
+
+impl PublicModel {
+    /// `created` is in seconds since 1970-01-01T00:00:00Z.
+    pub(crate) fn new(id: ModelId, digest: &Sha256Digest, created: u64) -> Self {
+        let (first, _) = digest.as_bytes().split_at(8);
+        Self { id, fingerprint: format!("fp_{}", hex::encode(first)), created }
+    }
+
+    /// What clients send as `model`. It consists of characters that need no escaping in JSON.
+    pub(crate) fn id(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// `system_fingerprint`: the first eight bytes of the model's digest. A label for people, not evidence.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Refuses every id but this one's.
+    pub(crate) fn check(&self, id: &str) -> Result<(), ApiError> {
+        if id == self.id() { Ok(()) } else { Err(ApiError::ModelNotFound { served: self.id.clone() }) }
+    }
+
+    pub(crate) fn describe(&self) -> Description<'_> {
+        Description { id: self.id(), object: "model", created: self.created, owned_by: "cleanroom" }
+    }
+
+    pub(crate) fn list(&self) -> List<'_> {
+        List { object: "list", data: [self.describe()] }
+    }
+}
+
+#[derive(Serialize)]
+pub(crate) struct Description<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+}
+
+#[derive(Serialize)]
+pub(crate) struct List<'a> {
+    object: &'static str,
+    data: [Description<'a>; 1],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_is_a_prefix_of_the_digest() {
+        let model = PublicModel::new(ModelId::new("m").unwrap(), &Sha256Digest::from_bytes([0xab; 32]), 0);
+        assert_eq!(model.fingerprint(), "fp_abababababababab");
+    }
+}

@@ -1,0 +1,145 @@
+//! The parameters that chat and text completions share, read into types that cannot hold a wrong value.
+//!
+//! Three kinds of parameter: those we implement; those OpenAI defines and we do not, which may only have a value that means
+//! nothing (see [`UNSUPPORTED`]); and all others, which are refused as unknown. Nothing is ignored, except `user`, which
+//! OpenAI defines as a label without effect on the answer.
+
+use cleanroom_engine::Sampling;
+
+use super::error::ApiError;
+use super::json::{Field, Object};
+use super::secret::SecretString;
+
+/// How much a request may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// Messages in a conversation.
+    pub messages: usize,
+    /// Text parts in one message.
+    pub parts: usize,
+    /// Bytes of UTF-8 in one text: a message's part, or a prompt.
+    pub text_bytes: usize,
+    /// Bytes of UTF-8 in one stop sequence.
+    pub stop_bytes: usize,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self { messages: 1024, parts: 64, text_bytes: 512 * 1024, stop_bytes: 256 }
+    }
+}
+
+/// Longest model id that is read (bytes).
+const MAX_MODEL: usize = 256;
+/// Longest `user` (bytes).
+const MAX_USER: usize = 512;
+/// Most stop sequences (OpenAI's number).
+const MAX_STOP: usize = 4;
+/// What a client may ask for; the model's context is the real limit.
+const MAX_TOKENS: i64 = u32::MAX as i64;
+
+/// Unsupported by both endpoints: the parameter, and the JSON values that mean the same as leaving it out.
+const UNSUPPORTED: &[(&str, &[&str])] =
+    &[("frequency_penalty", &["0"]), ("logit_bias", &["{}"]), ("n", &["1"]), ("presence_penalty", &["0"])];
+
+/// What to generate, apart from the prompt.
+pub(crate) struct Parameters {
+    pub(crate) model: SecretString,
+    /// `None` when the request does not say.
+    pub(crate) max_tokens: Option<u32>,
+    pub(crate) sampling: Sampling,
+    /// At most four, none of them empty.
+    pub(crate) stop: Vec<SecretString>,
+    pub(crate) delivery: Delivery,
+}
+
+/// How the answer travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// In one piece, once it is complete.
+    Whole,
+    /// Token by token.
+    Stream {
+        /// A last chunk with the token counts.
+        include_usage: bool,
+        /// Pad each event so that its length on the wire does not tell the length of its text.
+        include_obfuscation: bool,
+    },
+}
+
+impl Parameters {
+    /// Takes the shared members out of `object`. `default_seed` is used when the request names none.
+    pub(crate) fn take(
+        object: &mut Object<'_>,
+        limits: &RequestLimits,
+        default_seed: u64,
+    ) -> Result<Self, ApiError> {
+        for (name, accepts) in UNSUPPORTED {
+            object.take_neutral(name, accepts)?;
+        }
+        if let Some(user) = object.take("user") {
+            user.string(MAX_USER)?;
+        }
+        Ok(Self {
+            model: object.require("model")?.string(MAX_MODEL)?,
+            max_tokens: object.take("max_tokens").map(|field| tokens(&field)).transpose()?,
+            sampling: sampling(object, default_seed)?,
+            stop: stop(object, limits)?,
+            delivery: delivery(object)?,
+        })
+    }
+}
+
+/// A number of tokens to generate at most.
+pub(crate) fn tokens(field: &Field<'_>) -> Result<u32, ApiError> {
+    let value = field.integer(1..=MAX_TOKENS)?;
+    u32::try_from(value).map_err(|_| field.invalid("a number of tokens"))
+}
+
+fn sampling(object: &mut Object<'_>, default_seed: u64) -> Result<Sampling, ApiError> {
+    let temperature = object.take("temperature").map_or(Ok(1.0), |field| field.number(0.0..=2.0))?;
+    let top_p = object.take("top_p").map_or(Ok(1.0), |field| field.number(0.0..=1.0))?;
+    let seed = match object.take("seed") {
+        // Any 64 bits make a seed; negative ones are taken as they are in two's complement.
+        Some(field) => field.integer(i64::MIN..=i64::MAX)?.cast_unsigned(),
+        None => default_seed,
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "both are at most 2, and rounding them is harmless")]
+    let (temperature, top_p) = (temperature as f32, top_p as f32);
+    if top_p <= 0.0 {
+        // A nucleus without mass still holds its first token.
+        return Ok(Sampling::greedy());
+    }
+    // Both are in range, so a refusal would be the engine's fault and not the caller's.
+    Sampling::new(temperature, top_p, seed).map_err(|_| ApiError::Failed)
+}
+
+fn stop(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Vec<SecretString>, ApiError> {
+    let Some(field) = object.take("stop") else { return Ok(Vec::new()) };
+    let sequences = if field.is_array() { field.array(0..=MAX_STOP)? } else { vec![field] };
+    let text = |sequence: Field<'_>| {
+        let text = sequence.string(limits.stop_bytes)?;
+        if text.as_str().is_empty() { Err(sequence.invalid("a string that is not empty")) } else { Ok(text) }
+    };
+    sequences.into_iter().map(text).collect()
+}
+
+fn delivery(object: &mut Object<'_>) -> Result<Delivery, ApiError> {
+    let stream = object.take("stream").map_or(Ok(false), |field| field.boolean())?;
+    let options = object.take("stream_options");
+    if !stream {
+        return match options {
+            Some(field) => Err(field.invalid("no stream_options, because stream is not true")),
+            None => Ok(Delivery::Whole),
+        };
+    }
+    let (mut include_usage, mut include_obfuscation) = (false, true);
+    if let Some(field) = options {
+        let mut options = field.object()?;
+        let mut take = |name, default| options.take(name).map_or(Ok(default), |field| field.boolean());
+        include_usage = take("include_usage", false)?;
+        include_obfuscation = take("include_obfuscation", true)?;
+        options.finish()?;
+    }
+    Ok(Delivery::Stream { include_usage, include_obfuscation })
+}

@@ -1,0 +1,312 @@
+//! What goes around the text of an answer.
+//!
+//! The text arrives in pieces. A whole answer and a stream of server-sent events are the same thing here: an opening,
+//! something around each piece, and a closing. All but the pieces is put together once for each request, so that a token costs
+//! three copies into a buffer and nothing else.
+
+use cleanroom_engine::{FinishReason, Usage};
+
+use super::request::Delivery;
+use super::secret::SecretBuffer;
+
+/// Padding rounds the text of an event up to a multiple of this many bytes, so that nearly every token looks alike.
+///
+/// Without it, the lengths of the TLS records tell the host the length of each token, from which much of an answer can be
+/// reconstructed (Weiss, Ayub, Mirsky: "What Was Your Prompt?", USENIX Security 2024).
+const PADDING: usize = 32;
+
+/// The fixed text of one endpoint's answers. Each `[…]` has the varying values in its gaps.
+pub(crate) struct Wording {
+    pub(crate) id_prefix: &'static str,
+    pub(crate) whole_object: &'static str,
+    /// The only choice: before the text, between the text and the finish reason, and after that.
+    pub(crate) whole: [&'static str; 3],
+    pub(crate) chunk_object: &'static str,
+    /// The choice in a chunk ahead of all text.
+    pub(crate) first: Option<&'static str>,
+    /// The choice in a chunk with text: before and after it.
+    pub(crate) piece: [&'static str; 2],
+    /// The choice in the chunk with the finish reason: before and after it.
+    pub(crate) last: [&'static str; 2],
+}
+
+/// What identifies one answer.
+pub(crate) struct Identity<'a> {
+    /// Unpredictable, and in need of no escaping in JSON, as are the model and the fingerprint.
+    pub(crate) id: &'a str,
+    /// Seconds since 1970 by the enclave's clock: for people to read, not evidence.
+    pub(crate) created: u64,
+    pub(crate) model: &'a str,
+    pub(crate) fingerprint: &'a str,
+}
+
+/// Everything around the text of one answer.
+pub(crate) struct Shape {
+    opening: String,
+    before: String,
+    after: String,
+    /// What comes after the padding; `None` for no padding.
+    after_padding: Option<&'static str>,
+    before_reason: String,
+    after_reason: String,
+    /// What comes after the token counts; `None` for no token counts.
+    after_usage: Option<&'static str>,
+}
+
+impl Shape {
+    pub(crate) fn new(wording: &Wording, identity: &Identity<'_>, delivery: Delivery) -> Self {
+        match delivery {
+            Delivery::Whole => Self::whole(wording, identity),
+            Delivery::Stream { include_usage, include_obfuscation } => {
+                Self::stream(wording, identity, include_usage, include_obfuscation)
+            }
+        }
+    }
+
+    fn whole(wording: &Wording, identity: &Identity<'_>) -> Self {
+        let [before_text, before_reason, after_reason] = wording.whole;
+        Self {
+            opening: format!(
+                "{{{},\"choices\":[{before_text}",
+                identity.members(wording, wording.whole_object)
+            ),
+            before: String::new(),
+            after: String::new(),
+            after_padding: None,
+            before_reason: before_reason.to_owned(),
+            after_reason: format!("{after_reason}],\"usage\":"),
+            after_usage: Some("}"),
+        }
+    }
+
+    fn stream(wording: &Wording, identity: &Identity<'_>, usage: bool, obfuscation: bool) -> Self {
+        let members = identity.members(wording, wording.chunk_object);
+        let start = format!("data: {{{members},\"choices\":[");
+        // When counts are asked for, OpenAI puts `"usage": null` into every chunk but the last.
+        let no_usage = if usage { ",\"usage\":null" } else { "" };
+        let [before_text, after_text] = wording.piece;
+        let [before_reason, after_reason] = wording.last;
+        Self {
+            opening: wording
+                .first
+                .map_or_else(String::new, |first| format!("{start}{first}]{no_usage}}}\n\n")),
+            before: format!("{start}{before_text}"),
+            after: if obfuscation {
+                format!("{after_text}]{no_usage},\"obfuscation\":\"")
+            } else {
+                format!("{after_text}]{no_usage}}}\n\n")
+            },
+            after_padding: obfuscation.then_some("\"}\n\n"),
+            before_reason: format!("{start}{before_reason}"),
+            after_reason: if usage {
+                format!("{after_reason}],\"usage\":null}}\n\n{start}],\"usage\":")
+            } else {
+                format!("{after_reason}]}}\n\ndata: [DONE]\n\n")
+            },
+            after_usage: usage.then_some("}\n\ndata: [DONE]\n\n"),
+        }
+    }
+
+    pub(crate) fn open(&self, out: &mut SecretBuffer) {
+        out.push(self.opening.as_bytes());
+    }
+
+    pub(crate) fn piece(&self, out: &mut SecretBuffer, text: &str) {
+        out.push(self.before.as_bytes());
+        let start = out.len();
+        escape(out, text);
+        let length = out.len().saturating_sub(start);
+        out.push(self.after.as_bytes());
+        if let Some(after_padding) = self.after_padding {
+            let (padding, _) = [b'.'; PADDING].split_at(PADDING - length % PADDING);
+            out.push(padding);
+            out.push(after_padding.as_bytes());
+        }
+    }
+
+    pub(crate) fn close(&self, out: &mut SecretBuffer, reason: FinishReason, usage: Usage) {
+        out.push(self.before_reason.as_bytes());
+        out.push(match reason {
+            FinishReason::Stop => b"stop",
+            FinishReason::Length => b"length",
+        });
+        out.push(self.after_reason.as_bytes());
+        if let Some(after_usage) = self.after_usage {
+            let Usage { prompt_tokens, completion_tokens } = usage;
+            let total = u64::from(prompt_tokens) + u64::from(completion_tokens);
+            let counts = format!(
+                "{{\"prompt_tokens\":{prompt_tokens},\"completion_tokens\":{completion_tokens},\"total_tokens\":{total}}}"
+            );
+            out.push(counts.as_bytes());
+            out.push(after_usage.as_bytes());
+        }
+    }
+}
+
+impl Identity<'_> {
+    fn members(&self, wording: &Wording, object: &str) -> String {
+        let Self { id, created, model, fingerprint } = self;
+        let prefix = wording.id_prefix;
+        format!(
+            "\"id\":\"{prefix}{id}\",\"object\":\"{object}\",\"created\":{created},\"model\":\"{model}\",\"system_fingerprint\":\"{fingerprint}\""
+        )
+    }
+}
+
+/// Appends `text` as the inside of a JSON string (RFC 8259, section 7), straight into the buffer it leaves in.
+fn escape(out: &mut SecretBuffer, text: &str) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let is_plain = |&&byte: &&u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(rest.iter().take_while(is_plain).count());
+        out.push(plain);
+        let Some((&byte, after)) = special.split_first() else { return };
+        match byte {
+            b'"' => out.push(b"\\\""),
+            b'\\' => out.push(b"\\\\"),
+            b'\n' => out.push(b"\\n"),
+            control => {
+                let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
+                out.push(&[b'\\', b'u', b'0', b'0', digit(control >> 4), digit(control & 15)]);
+            }
+        }
+        rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::{chat, completions};
+
+    const IDENTITY: Identity<'_> = Identity { id: "0a", created: 7, model: "org/m", fingerprint: "fp_0b" };
+    const USAGE: Usage = Usage { prompt_tokens: 3, completion_tokens: 2 };
+
+    fn render(wording: &Wording, delivery: Delivery, pieces: &[&str]) -> String {
+        let shape = Shape::new(wording, &IDENTITY, delivery);
+        let mut out = SecretBuffer::default();
+        shape.open(&mut out);
+        pieces.iter().for_each(|piece| shape.piece(&mut out, piece));
+        shape.close(&mut out, FinishReason::Length, USAGE);
+        String::from_utf8(out.take().to_vec()).unwrap()
+    }
+
+    fn events(stream: &str) -> Vec<Value> {
+        let mut events: Vec<_> =
+            stream.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect();
+        assert_eq!(events.pop(), Some("[DONE]"));
+        events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    }
+
+    const fn stream(include_usage: bool, include_obfuscation: bool) -> Delivery {
+        Delivery::Stream { include_usage, include_obfuscation }
+    }
+
+    #[test]
+    fn a_whole_chat_answer() {
+        let value: Value =
+            serde_json::from_str(&render(&chat::WORDING, Delivery::Whole, &["a\"", "b\n"])).unwrap();
+        let expected = json!({
+            "id": "chatcmpl-0a", "object": "chat.completion", "created": 7, "model": "org/m", "system_fingerprint": "fp_0b",
+            "choices": [{
+                "index": 0, "message": {"role": "assistant", "content": "a\"b\n", "refusal": null},
+                "logprobs": null, "finish_reason": "length",
+            }],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn a_whole_text_answer() {
+        let value: Value =
+            serde_json::from_str(&render(&completions::WORDING, Delivery::Whole, &["a", "b"])).unwrap();
+        let expected = json!({
+            "id": "cmpl-0a", "object": "text_completion", "created": 7, "model": "org/m", "system_fingerprint": "fp_0b",
+            "choices": [{"text": "ab", "index": 0, "logprobs": null, "finish_reason": "length"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn a_chat_stream_opens_with_the_role_and_closes_with_the_reason() {
+        let events = events(&render(&chat::WORDING, stream(false, false), &["a", "b"]));
+        let choices: Vec<_> = events.iter().map(|event| event["choices"][0].clone()).collect();
+        let choice = |delta: Value, reason: Value| json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": reason});
+        assert_eq!(
+            choices,
+            [
+                choice(json!({"role": "assistant", "content": "", "refusal": null}), Value::Null),
+                choice(json!({"content": "a"}), Value::Null),
+                choice(json!({"content": "b"}), Value::Null),
+                choice(json!({}), json!("length")),
+            ]
+        );
+        for event in &events {
+            assert_eq!(event["object"], "chat.completion.chunk");
+            assert_eq!(event["id"], "chatcmpl-0a");
+            assert!(event.get("usage").is_none() && event.get("obfuscation").is_none());
+        }
+    }
+
+    #[test]
+    fn a_text_stream_has_no_opening() {
+        let events = events(&render(&completions::WORDING, stream(false, false), &["a"]));
+        assert_eq!(events.len(), 2);
+        assert_eq!(
+            events[0]["choices"],
+            json!([{"text": "a", "index": 0, "logprobs": null, "finish_reason": null}])
+        );
+        assert_eq!(
+            events[1]["choices"],
+            json!([{"text": "", "index": 0, "logprobs": null, "finish_reason": "length"}])
+        );
+        assert_eq!(events[1]["object"], "text_completion");
+    }
+
+    #[test]
+    fn token_counts_come_last_with_no_choice_and_are_null_before() {
+        for wording in [&chat::WORDING, &completions::WORDING] {
+            let mut events = events(&render(wording, stream(true, true), &["a", "b"]));
+            let last = events.pop().unwrap();
+            assert_eq!(last["choices"], json!([]));
+            assert_eq!(last["usage"], json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}));
+            assert!(events.len() >= 3);
+            assert!(events.iter().all(|event| event.get("usage") == Some(&Value::Null)));
+        }
+    }
+
+    #[test]
+    fn padded_events_do_not_tell_the_length_of_their_text() {
+        let length = |delivery, text: &str| {
+            let shape = Shape::new(&chat::WORDING, &IDENTITY, delivery);
+            let mut out = SecretBuffer::default();
+            shape.piece(&mut out, text);
+            out.len()
+        };
+        let lengths = (1..PADDING).map(|n| length(stream(false, true), &"x".repeat(n)));
+        assert_eq!(lengths.collect::<std::collections::BTreeSet<_>>().len(), 1);
+        assert_ne!(
+            length(stream(false, false), "x"),
+            length(stream(false, false), "xx"),
+            "this test can fail"
+        );
+        let text = "x".repeat(PADDING);
+        assert_eq!(length(stream(false, true), &text) % PADDING, length(stream(false, true), "x") % PADDING);
+        let mut events = events(&render(&chat::WORDING, stream(false, true), &["abc"]));
+        assert_eq!(events.remove(1)["obfuscation"].as_str().unwrap().len(), PADDING - 3);
+    }
+
+    #[test]
+    fn any_text_survives_escaping_and_stays_on_one_line() {
+        let mut text: String = (0..0x180_u32).filter_map(char::from_u32).collect();
+        text.push_str("\u{2028}\u{fffd}😀 \\\" end");
+        let stream = render(&chat::WORDING, stream(false, true), &[&text]);
+        assert_eq!(events(&stream)[1]["choices"][0]["delta"]["content"], text);
+        assert!(!stream.bytes().any(|byte| byte < 0x20 && byte != b'\n'));
+    }
+}

@@ -1,0 +1,345 @@
+//! An answer in the making: the engine's thread writes at one end, HTTP reads at the other.
+//!
+//! Between the two is one buffer of finished bytes. The engine never waits for the network, and what has piled up when the
+//! network is ready leaves as one frame. The buffer cannot outgrow the model's context, and the place that the request took in
+//! [`Admission`](crate::admission::Admission) is only given back once the engine is done *and* the answer has been
+//! read, so answers that nobody reads cannot pile up either. It is given back before the client can have seen the end, so a client's
+//! next request never meets its last one.
+//!
+//! An answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
+//! and is then broken off, so that no client takes the stump for the whole.
+
+use std::future::Future as _;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cleanroom_engine::{Event, Sink};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
+
+use super::error::ApiError;
+use super::secret::SecretBuffer;
+use super::shape::Shape;
+use crate::admission::Permit;
+
+/// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
+const MAX_FRAME: usize = 16 * 1024;
+
+/// How long the event about a failure has to get on its way: breaking a stream off discards what has not been sent.
+const FAREWELL: Duration = Duration::from_millis(50);
+
+/// Makes the two ends of one answer.
+pub(crate) fn answer(shape: Shape, permit: Permit) -> (Writer, Reader) {
+    let mut ready = SecretBuffer::default();
+    shape.open(&mut ready);
+    let state = State { ready, end: None, waker: None, abandoned: false };
+    let shared = Arc::new(Shared(Mutex::new(state)));
+    let permit = Some(Arc::new(permit));
+    (Writer { shape, shared: Arc::clone(&shared), permit: permit.clone() }, Reader { shared, permit })
+}
+
+struct Shared(Mutex<State>);
+
+struct State {
+    /// What HTTP can have at once.
+    ready: SecretBuffer,
+    /// Set once; nothing is written afterwards.
+    end: Option<End>,
+    waker: Option<Waker>,
+    /// The reader is gone.
+    abandoned: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Complete,
+    Broken,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic on the other side leaves at worst a missing end, which reads as a broken answer.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.lock();
+        if state.end.is_none() {
+            state.end = Some(end);
+        }
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The engine's end.
+pub(crate) struct Writer {
+    shape: Shape,
+    shared: Arc<Shared>,
+    /// Until the finish reason.
+    permit: Option<Arc<Permit>>,
+}
+
+impl Sink for Writer {
+    fn event(&mut self, event: Event) -> ControlFlow<()> {
+        let mut state = self.shared.lock();
+        if state.abandoned {
+            return ControlFlow::Break(());
+        }
+        match event {
+            Event::Text(text) => self.shape.piece(&mut state.ready, text.as_str()),
+            Event::Finished { reason, usage } => {
+                self.permit = None;
+                self.shape.close(&mut state.ready, reason, usage);
+                state.end = Some(End::Complete);
+            }
+        }
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+        ControlFlow::Continue(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.end(End::Broken); // Without effect after a finish reason.
+    }
+}
+
+/// The network's end.
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    /// Until the last byte has left.
+    permit: Option<Arc<Permit>>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.abandoned = true;
+        state.waker = None;
+    }
+}
+
+impl Reader {
+    /// The whole answer, once it is complete.
+    pub(crate) async fn whole(self) -> Result<Bytes, ApiError> {
+        std::future::poll_fn(|context| {
+            let mut state = self.shared.lock();
+            match state.end {
+                Some(End::Complete) => Poll::Ready(Ok(state.ready.take())),
+                Some(End::Broken) => Poll::Ready(Err(ApiError::Failed)),
+                None => state.wait(context),
+            }
+        })
+        .await
+    }
+
+    /// The answer as a stream. `running` is kept until the stream is dropped: dropping it stops the generation.
+    pub(crate) fn into_body<R: Send + Unpin + 'static>(self, running: R) -> EventStream<R> {
+        EventStream { reader: self, leaving: Bytes::new(), farewell: None, _running: running }
+    }
+}
+
+impl State {
+    fn wait<T>(&mut self, context: &Context<'_>) -> Poll<T> {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// The body of a streamed answer (`text/event-stream`).
+pub(crate) struct EventStream<R> {
+    reader: Reader,
+    /// Taken from the buffer, and too long for one frame.
+    leaving: Bytes,
+    /// Set once the event about a failure has left; then the stream is broken off.
+    farewell: Option<Pin<Box<Sleep>>>,
+    _running: R,
+}
+
+impl<R: Send + Unpin + 'static> Body for EventStream<R> {
+    type Data = Bytes;
+    type Error = ApiError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ApiError>>> {
+        let this = &mut *self;
+        let mut state = this.reader.shared.lock();
+        if this.leaving.is_empty() && !state.ready.is_empty() {
+            this.leaving = state.ready.take();
+        }
+        if !this.leaving.is_empty() {
+            let frame = this.leaving.split_to(this.leaving.len().min(MAX_FRAME));
+            if this.leaving.is_empty() && state.end == Some(End::Complete) {
+                this.reader.permit = None;
+            }
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
+        }
+        match state.end {
+            None => state.wait(context),
+            Some(End::Complete) => Poll::Ready(None),
+            Some(End::Broken) => match &mut this.farewell {
+                Some(sent) => sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed))),
+                None => {
+                    this.farewell = Some(Box::pin(sleep(FAREWELL)));
+                    let event = format!("data: {}\n\n", ApiError::Failed.to_json());
+                    Poll::Ready(Some(Ok(Frame::data(Bytes::from(event)))))
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.reader.shared.lock();
+        self.leaving.is_empty() && state.ready.is_empty() && state.end == Some(End::Complete)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use cleanroom_attestation::digest::Sha256Digest;
+    use cleanroom_engine::{FinishReason, Usage};
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+    use crate::admission::{Admission, AdmissionLimits};
+    use crate::api::request::Delivery;
+    use crate::api::shape::Identity;
+    use crate::api::{PartnerId, chat};
+
+    const STREAM: Delivery = Delivery::Stream { include_usage: false, include_obfuscation: true };
+
+    fn ends(delivery: Delivery) -> (Writer, Reader, Arc<Admission>) {
+        let one = NonZeroUsize::MIN;
+        let admission = Admission::new(AdmissionLimits { total: one, per_partner: one });
+        let permit = admission.admit(PartnerId::from(Sha256Digest::from_bytes([1; 32]))).ok().unwrap();
+        let identity = Identity { id: "1", created: 0, model: "m", fingerprint: "fp_0" };
+        let (writer, reader) = answer(Shape::new(&chat::WORDING, &identity, delivery), permit);
+        (writer, reader, admission)
+    }
+
+    fn finish(writer: &mut Writer) -> ControlFlow<()> {
+        writer.event(Event::Finished { reason: FinishReason::Stop, usage: Usage::default() })
+    }
+
+    async fn frame(body: &mut EventStream<()>) -> String {
+        let data = body.frame().await.unwrap().ok().unwrap().into_data().ok().unwrap();
+        String::from_utf8(data.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_ready_leaves_in_one_frame_and_then_the_stream_ends() {
+        let (mut writer, reader, _admission) = ends(STREAM);
+        assert!(finish(&mut writer).is_continue());
+        drop(writer);
+        let mut body = reader.into_body(());
+        assert!(!body.is_end_stream());
+        let only = frame(&mut body).await;
+        assert!(only.contains(r#""role":"assistant""#) && only.contains(r#""finish_reason":"stop""#));
+        assert!(only.ends_with("data: [DONE]\n\n"));
+        assert!(body.is_end_stream());
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_engine_dies_tells_the_failure_and_is_broken_off() {
+        let (writer, reader, _admission) = ends(STREAM);
+        let mut body = reader.into_body(());
+        let mut seen = frame(&mut body).await;
+        drop(writer);
+        seen += &frame(&mut body).await;
+        assert!(seen.contains(r#""code":"engine_failed""#), "{seen}");
+        assert!(!seen.contains("[DONE]") && !seen.contains(r#""finish_reason":""#), "{seen}");
+        assert!(!body.is_end_stream());
+        assert!(body.frame().await.unwrap().is_err(), "the HTTP stream must not end cleanly");
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_whose_engine_dies_is_an_error() {
+        let (writer, reader, _admission) = ends(Delivery::Whole);
+        drop(writer);
+        assert!(matches!(reader.whole().await, Err(ApiError::Failed)));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let (mut writer, reader, _admission) = ends(Delivery::Whole);
+        let waiting = tokio::spawn(reader.whole());
+        tokio::task::yield_now().await;
+        let _ = finish(&mut writer);
+        assert!(waiting.await.unwrap().is_ok());
+    }
+
+    #[test]
+    fn a_writer_whose_reader_has_gone_is_told_to_stop() {
+        let (mut writer, reader, _admission) = ends(STREAM);
+        drop(reader.into_body(()));
+        assert!(finish(&mut writer).is_break());
+    }
+
+    #[test]
+    fn the_place_is_kept_while_either_end_holds_on() {
+        let (writer, reader, admission) = ends(STREAM);
+        drop(reader);
+        assert_eq!(admission.taken(), 1, "the engine still works on it");
+        drop(writer);
+        assert_eq!(admission.taken(), 0);
+
+        let (mut writer, reader, admission) = ends(STREAM);
+        let _ = finish(&mut writer);
+        drop(writer);
+        assert_eq!(admission.taken(), 1, "the answer still waits to be read");
+        drop(reader);
+        assert_eq!(admission.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_place_is_free_before_the_end_can_be_seen() {
+        // The engine's thread has told the end, and not yet let go of its sink.
+        let (mut writer, reader, admission) = ends(Delivery::Whole);
+        let _ = finish(&mut writer);
+        assert!(reader.whole().await.is_ok());
+        assert_eq!(admission.taken(), 0);
+
+        // The network has the last frame, and not yet let go of the body.
+        let (mut writer, reader, admission) = ends(STREAM);
+        let mut body = reader.into_body(());
+        assert!(!frame(&mut body).await.contains("[DONE]"));
+        let _ = finish(&mut writer);
+        assert_eq!(admission.taken(), 1);
+        assert!(frame(&mut body).await.contains("[DONE]"));
+        assert_eq!(admission.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_leaves_in_bounded_frames_and_holds_its_place_until_the_last() {
+        let (mut writer, reader, admission) = ends(STREAM);
+        let text = "x".repeat(MAX_FRAME + 5);
+        writer.shape.piece(&mut writer.shared.lock().ready, &text);
+        let _ = finish(&mut writer);
+        let mut body = reader.into_body(());
+        assert_eq!(frame(&mut body).await.len(), MAX_FRAME);
+        assert!(!body.is_end_stream());
+        assert_eq!(admission.taken(), 1);
+        assert!(frame(&mut body).await.ends_with("data: [DONE]\n\n"));
+        assert!(body.is_end_stream());
+        assert_eq!(admission.taken(), 0);
+    }
+}

@@ -1,0 +1,212 @@
+//! The enclave's configuration: one measured file, read once, into types that cannot be wrong.
+//!
+//! ```toml
+//! version = 1
+//! model = "demo"                # the model's public name
+//! model_sha256 = "3e2c…"        # optional: halt unless the weights have this identity
+//! partners = "any"              # or a list of keys: ["<SHA-256 of the SubjectPublicKeyInfo>", …]
+//!
+//! [limits]                      # every one optional
+//! sessions = 512
+//! handshakes = 32
+//! handshake_timeout = "10s"
+//! session_lifetime = "1h"
+//! sequences = 8
+//! queued = 16
+//! threads = 2
+//! ```
+
+use std::collections::HashSet;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use cleanroom_attestation::channel::ModelId;
+use cleanroom_attestation::digest::Sha256Digest;
+use serde::Deserialize;
+
+/// The longest configuration that is read, in bytes.
+pub const MAX_BYTES: usize = 1024 * 1024;
+
+/// What the image's configuration says.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The model's public name.
+    pub model: ModelId,
+    /// The identity that the weights must have.
+    pub model_sha256: Option<Sha256Digest>,
+    /// Who may use the model.
+    pub partners: Partners,
+    /// How much of everything.
+    pub limits: Limits,
+}
+
+/// Who may use the model. Anybody may ask for a public attestation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Partners {
+    /// Every key.
+    Any,
+    /// The keys with these digests.
+    Listed(HashSet<Sha256Digest>),
+}
+
+impl Partners {
+    /// Whether the key with this digest may use the model.
+    #[must_use]
+    pub fn admit(&self, key: &Sha256Digest) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(keys) => keys.contains(key),
+        }
+    }
+}
+
+/// Bounds on what partners and the host can make the enclave hold.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Established sessions at once; further connections are closed.
+    pub sessions: NonZeroUsize,
+    /// Sessions being set up at once; further connections are closed.
+    pub handshakes: NonZeroUsize,
+    /// From the accepted connection to the end of the exchange.
+    #[serde(deserialize_with = "duration")]
+    pub handshake_timeout: Duration,
+    /// The longest life of a session; then it takes no further requests.
+    #[serde(deserialize_with = "duration")]
+    pub session_lifetime: Duration,
+    /// Sequences that the engine runs at once.
+    pub sequences: NonZeroUsize,
+    /// Requests that wait for a sequence; further ones are answered with 429.
+    pub queued: usize,
+    /// Threads of the engine.
+    pub threads: NonZeroUsize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let at_least_one = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            sessions: at_least_one(512),
+            handshakes: at_least_one(32),
+            handshake_timeout: Duration::from_secs(10),
+            session_lifetime: Duration::from_secs(60 * 60),
+            sequences: at_least_one(8),
+            queued: 16,
+            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file's text.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong and where.
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        if text.len() > MAX_BYTES {
+            return Err(ConfigError::TooLong { actual: text.len() });
+        }
+        let raw: Raw = toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        if raw.version != 1 {
+            return Err(ConfigError::Version { actual: raw.version });
+        }
+        let partners = match raw.partners {
+            RawPartners::Word(word) if word == "any" => Partners::Any,
+            RawPartners::Word(_) => return Err(ConfigError::Partners),
+            RawPartners::Keys(keys) if keys.is_empty() => return Err(ConfigError::Partners),
+            RawPartners::Keys(keys) => Partners::Listed(keys.into_iter().collect()),
+        };
+        Ok(Self { model: raw.model, model_sha256: raw.model_sha256, partners, limits: raw.limits })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    version: u64,
+    model: ModelId,
+    model_sha256: Option<Sha256Digest>,
+    partners: RawPartners,
+    #[serde(default)]
+    limits: Limits,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawPartners {
+    Word(String),
+    Keys(Vec<Sha256Digest>),
+}
+
+/// A length of time in words, such as `90s` or `1h`; at most a day and not nothing.
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let duration = humantime::parse_duration(&text)
+        .map_err(|_| serde::de::Error::custom("expected a length of time such as \"90s\" or \"1h\""))?;
+    if duration.is_zero() || duration > Duration::from_secs(24 * 60 * 60) {
+        return Err(serde::de::Error::custom("expected a length of time above zero and of at most 24 hours"));
+    }
+    Ok(duration)
+}
+
+/// Why a configuration is not one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The text is too long.
+    #[error("expected a configuration of at most {MAX_BYTES} bytes, got {actual}")]
+    TooLong {
+        /// Bytes that came.
+        actual: usize,
+    },
+    /// The text is not TOML of the expected members.
+    #[error("the configuration cannot be read: {0}")]
+    Syntax(String),
+    /// The file is of another version.
+    #[error("expected version = 1, got {actual}")]
+    Version {
+        /// The version that came.
+        actual: u64,
+    },
+    /// `partners` is neither the word nor a list.
+    #[error("expected partners = \"any\" or a list of at least one key digest")]
+    Partners,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_file_gets_the_defaults() {
+        let config = Config::from_toml("version = 1\nmodel = \"demo\"\npartners = \"any\"\n").unwrap();
+        assert_eq!(config.model.as_str(), "demo");
+        assert_eq!(config.partners, Partners::Any);
+        assert_eq!(config.limits.sessions.get(), 512);
+    }
+
+    #[test]
+    fn nobody_is_admitted_by_accident() {
+        let key = Sha256Digest::of(&[b"a key"]);
+        let text = format!("version = 1\nmodel = \"demo\"\npartners = [\"{key}\"]\n");
+        let partners = Config::from_toml(&text).unwrap().partners;
+        assert!(partners.admit(&key));
+        assert!(!partners.admit(&Sha256Digest::of(&[b"another key"])));
+        for partners in ["[]", "\"none\"", "\"\""] {
+            let text = format!("version = 1\nmodel = \"demo\"\npartners = {partners}\n");
+            assert_eq!(Config::from_toml(&text).err(), Some(ConfigError::Partners), "{partners}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_or_impossible_is_refused() {
+        let with = |line: &str| {
+            Config::from_toml(&format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{line}"))
+        };
+        assert!(matches!(with("colour = 1"), Err(ConfigError::Syntax(_))));
+        assert!(matches!(with("[limits]\nsessions = 0"), Err(ConfigError::Syntax(_))));
+        assert!(matches!(with("[limits]\nhandshake_timeout = \"0s\""), Err(ConfigError::Syntax(_))));
+        assert!(matches!(with("[limits]\nsession_lifetime = \"2days\""), Err(ConfigError::Syntax(_))));
+        let version = Config::from_toml("version = 2\nmodel = \"demo\"\npartners = \"any\"\n");
+        assert_eq!(version.err(), Some(ConfigError::Version { actual: 2 }));
+    }
+}

@@ -1,0 +1,72 @@
+//! `GET /.well-known/cleanroom/attestation?nonce=…`: evidence for an auditor who is nobody's partner.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cleanroom_attestation::channel::Nonce;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use crate::channel::Attester;
+
+/// Where the evidence is.
+pub(crate) const PATH: &str = "/.well-known/cleanroom/attestation";
+
+pub(crate) struct PublicAttestations {
+    attester: Arc<Attester>,
+}
+
+impl PublicAttestations {
+    pub(crate) fn new(attester: Arc<Attester>) -> Arc<Self> {
+        Arc::new(Self { attester })
+    }
+}
+
+pub(crate) fn router(attestations: Arc<PublicAttestations>) -> Router {
+    Router::new().route(PATH, get(attest)).with_state(attestations)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Challenge {
+    /// 32 bytes in hexadecimal.
+    nonce: String,
+}
+
+/// What is needed to recompute the evidence's `user_data`.
+#[derive(Serialize)]
+struct Answer {
+    document: String,
+    model: String,
+    model_sha256: String,
+    receipt_key: String,
+}
+
+async fn attest(
+    State(attestations): State<Arc<PublicAttestations>>,
+    challenge: Result<Query<Challenge>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let mut nonce = [0; Nonce::LENGTH];
+    let decoded = challenge
+        .ok()
+        .and_then(|Query(Challenge { nonce: text })| hex::decode_to_slice(text, &mut nonce).ok());
+    if decoded.is_none() {
+        return (StatusCode::BAD_REQUEST, "expected ?nonce= and 64 hexadecimal digits\n").into_response();
+    }
+    match attestations.attester.public_attestation(&Nonce::from_bytes(nonce)).await {
+        Ok(evidence) => Json(Answer {
+            document: STANDARD.encode(&evidence.document),
+            model: evidence.model_id.to_string(),
+            model_sha256: evidence.model_digest.to_string(),
+            receipt_key: STANDARD.encode(evidence.receipt_key),
+        })
+        .into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "no evidence at the moment; try again shortly\n")
+            .into_response(),
+    }
+}

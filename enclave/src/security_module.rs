@@ -1,0 +1,172 @@
+//! The enclave's security module: one trait towards the device, one handle towards the rest of the enclave.
+//!
+//! The kernel's driver serialises all requests on one mutex, so the device has one thread of its own and a bounded queue
+//! in front of it; a caller waits without blocking the runtime.
+
+use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
+use cleanroom_attestation::channel::EvidenceRequest;
+use cleanroom_attestation::digest::Sha384Digest;
+use serde_bytes::ByteBuf;
+use tokio::sync::{mpsc, oneshot};
+
+/// How many requests may wait for the device. Beyond that callers are refused, and the partner is told to come back.
+const QUEUE: usize = 64;
+
+/// A Nitro Secure Module, whichever way it is reached. A release build of the enclave has one implementation only.
+pub trait Device: Send + 'static {
+    /// One request, one answer. A device that cannot be reached answers with [`Response::Error`].
+    fn process(&mut self, request: Request) -> Response;
+}
+
+/// The handle that the enclave holds on its security module.
+#[derive(Clone)]
+pub struct SecurityModule {
+    queue: mpsc::Sender<Job>,
+}
+
+struct Job {
+    request: Request,
+    answer: oneshot::Sender<Response>,
+}
+
+impl SecurityModule {
+    /// Gives `device` a thread of its own.
+    ///
+    /// # Errors
+    /// [`SecurityModuleError::Gone`] when the thread cannot be started.
+    pub fn start(mut device: impl Device) -> Result<Self, SecurityModuleError> {
+        let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        std::thread::Builder::new()
+            .name("security-module".to_owned())
+            .spawn(move || {
+                while let Some(Job { request, answer }) = jobs.blocking_recv() {
+                    // A caller that went away does not want its answer any more.
+                    let _ = answer.send(device.process(request));
+                }
+            })
+            .map_err(|_| SecurityModuleError::Gone)?;
+        Ok(Self { queue })
+    }
+
+    /// Evidence for one of the purposes that [`EvidenceRequest`] can be made for; an NSM `Attestation` request.
+    ///
+    /// # Errors
+    /// [`SecurityModuleError`] says what the device did instead.
+    pub async fn evidence(&self, request: &EvidenceRequest) -> Result<Vec<u8>, SecurityModuleError> {
+        let request = Request::Attestation {
+            nonce: Some(ByteBuf::from(request.nonce())),
+            user_data: Some(ByteBuf::from(request.user_data())),
+            public_key: Some(ByteBuf::from(request.public_key())),
+        };
+        match self.process(request).await? {
+            Response::Attestation { document } => Ok(document),
+            other => Err(unexpected("Attestation", &other)),
+        }
+    }
+
+    /// A PCR's value and whether it is locked.
+    ///
+    /// # Errors
+    /// [`SecurityModuleError`] says what the device did instead.
+    pub async fn describe_pcr(&self, index: u16) -> Result<Pcr, SecurityModuleError> {
+        match self.process(Request::DescribePCR { index }).await? {
+            Response::DescribePCR { lock, data } => Ok(Pcr { value: pcr_value(&data)?, locked: lock }),
+            other => Err(unexpected("DescribePCR", &other)),
+        }
+    }
+
+    /// Extends a PCR with 48 bytes and returns its new value.
+    ///
+    /// # Errors
+    /// [`SecurityModuleError`] says what the device did instead.
+    pub async fn extend_pcr(
+        &self,
+        index: u16,
+        data: &Sha384Digest,
+    ) -> Result<Sha384Digest, SecurityModuleError> {
+        let request = Request::ExtendPCR { index, data: data.as_bytes().to_vec() };
+        match self.process(request).await? {
+            Response::ExtendPCR { data } => pcr_value(&data),
+            other => Err(unexpected("ExtendPCR", &other)),
+        }
+    }
+
+    /// Locks a PCR: it cannot be extended again until the enclave ends.
+    ///
+    /// # Errors
+    /// [`SecurityModuleError`] says what the device did instead.
+    pub async fn lock_pcr(&self, index: u16) -> Result<(), SecurityModuleError> {
+        match self.process(Request::LockPCR { index }).await? {
+            Response::LockPCR => Ok(()),
+            other => Err(unexpected("LockPCR", &other)),
+        }
+    }
+
+    async fn process(&self, request: Request) -> Result<Response, SecurityModuleError> {
+        let (answer, response) = oneshot::channel();
+        self.queue.try_send(Job { request, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SecurityModuleError::Busy,
+            mpsc::error::TrySendError::Closed(_) => SecurityModuleError::Gone,
+        })?;
+        match response.await.map_err(|_| SecurityModuleError::Gone)? {
+            Response::Error(code) => Err(SecurityModuleError::Refused(Refusal(code))),
+            response => Ok(response),
+        }
+    }
+}
+
+/// A PCR as the security module describes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pcr {
+    /// The value, 48 bytes.
+    pub value: Sha384Digest,
+    /// Whether it can still be extended.
+    pub locked: bool,
+}
+
+fn pcr_value(bytes: &[u8]) -> Result<Sha384Digest, SecurityModuleError> {
+    Sha384Digest::try_from(bytes).map_err(|_| SecurityModuleError::Nonsense { expected: "a PCR of 48 bytes" })
+}
+
+fn unexpected(expected: &'static str, _actual: &Response) -> SecurityModuleError {
+    SecurityModuleError::Nonsense { expected }
+}
+
+/// What the security module did instead of answering.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SecurityModuleError {
+    /// As many requests wait as may wait.
+    #[error("the security module has {QUEUE} requests waiting")]
+    Busy,
+    /// The device's thread has ended.
+    #[error("the security module is gone")]
+    Gone,
+    /// The device refused the request.
+    #[error("the security module refused the request: {0}")]
+    Refused(Refusal),
+    /// The device answered something else.
+    #[error("expected the security module to answer with {expected}, got something else")]
+    Nonsense {
+        /// What was due.
+        expected: &'static str,
+    },
+}
+
+/// The security module's own error code.
+#[derive(Debug)]
+pub struct Refusal(ErrorCode);
+
+impl PartialEq for Refusal {
+    fn eq(&self, other: &Self) -> bool {
+        core::mem::discriminant(&self.0) == core::mem::discriminant(&other.0)
+    }
+}
+
+impl Eq for Refusal {}
+
+impl core::fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        // A code of AWS's closed list, never text from outside.
+        write!(formatter, "{:?}", self.0)
+    }
+}

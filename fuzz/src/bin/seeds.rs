@@ -1,0 +1,168 @@
+//! Writes the seed corpora: small inputs that reach into each reader. Their certificates are placeholders, so they are the
+//! same on every run.
+
+use std::fs;
+use std::path::Path;
+
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::measurement::Measurer;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
+use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
+
+fn main() -> std::io::Result<()> {
+    check();
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (target, seeds) in [
+        ("document", documents()),
+        ("differential", documents()),
+        ("chain", chains()),
+        ("image", images()),
+        ("policy", policies()),
+    ] {
+        let folder = corpus.join(target);
+        fs::create_dir_all(&folder)?;
+        for (name, seed) in seeds {
+            fs::write(folder.join(name), seed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Seeds that end at the first check teach the fuzzer nothing: most of them must be accepted.
+fn check() {
+    let root = AUTHORITY.root();
+    let policy = cleanroom_fuzz::policy(&Sha256Digest::of(&[root]));
+    for (name, seed) in documents().iter().filter(|(name, _)| !name.starts_with("envelope")) {
+        let document = AUTHORITY.sign(&AUTHORITY.expand(&seed[1..]));
+        let verdict = appraise(&document, &policy, &Expectation::default(), NOW, None);
+        assert_eq!(verdict.outcome(), Outcome::Partial, "{name}: {verdict}");
+    }
+    for (name, seed) in images().iter().filter(|(name, _)| !name.contains("signed")) {
+        let image = correct_crc(&seed[1..]);
+        let mut measurer = Measurer::new();
+        let measured = measurer.update(&image).and_then(|()| measurer.finish());
+        assert!(measured.is_ok(), "{name}: {measured:?}");
+    }
+    for (name, seed) in policies().iter().filter(|(name, _)| !name.starts_with("empty")) {
+        let text = std::str::from_utf8(seed).expect("a policy is text");
+        assert!(Policy::from_toml(text).is_ok(), "{name}: {:?}", Policy::from_toml(text));
+    }
+}
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// Payloads to be signed, in AWS's order of fields.
+fn documents() -> Seeds {
+    let payload = |open: bool, registers: &[u8], options: &[(&str, &[u8])]| {
+        let fields: Vec<(&str, Vec<u8>)> = [
+            ("module_id", text(MODULE_ID)),
+            ("digest", text("SHA384")),
+            ("timestamp", [&[0x1b][..], &NOW.as_millis().to_be_bytes()].concat()),
+            ("pcrs", registers.to_vec()),
+            ("certificate", b"\x42@4".to_vec()),
+            ("cabundle", b"\x84\x42@0\x42@1\x42@2\x42@3".to_vec()),
+        ]
+        .into_iter()
+        .chain(options.iter().map(|(name, value)| (*name, value.to_vec())))
+        .collect();
+        let mut payload = vec![1, if open { 0xbf } else { 0xa0 | fields.len() as u8 }];
+        for (name, value) in fields {
+            payload.extend(text(name));
+            payload.extend(value);
+        }
+        payload.extend(open.then_some(0xff));
+        payload
+    };
+    let register = |index: u8, value: u8| [&[index][..], &[0x58, 48], &[value; 48]].concat();
+    let debug = [&[0xa2][..], &register(0, 0), &register(4, 4)].concat();
+    let image =
+        [&[0xa4][..], &register(0, 0x11), &register(1, 0x11), &register(2, 0x11), &register(16, 7)].concat();
+    let nulls: &[(&str, &[u8])] = &[("public_key", b"\xf6"), ("user_data", b"\xf6"), ("nonce", b"\xf6")];
+    let filled: &[(&str, &[u8])] =
+        &[("public_key", b"\x43key"), ("user_data", b"\x44data"), ("nonce", b"\x45nonce")];
+    vec![
+        ("debug-definite", payload(false, &debug, nulls)),
+        ("debug-indefinite", payload(true, &debug, filled)),
+        ("image-definite", payload(false, &image, filled)),
+        ("image-indefinite", payload(true, &image, nulls)),
+        ("image-absent", payload(false, &image, &[])),
+        ("envelope-tagged", b"\x00\xd2\x84\x44\xa1\x01\x38\x22\xa0\x42\xbf\xff\x41\x00".to_vec()),
+        ("envelope", b"\x00\x84\x44\xa1\x01\x38\x22\xa0\x42\xa0\xff\x41\x00".to_vec()),
+    ]
+}
+
+fn text(text: &str) -> Vec<u8> {
+    let head = if text.len() < 24 { vec![0x60 | text.len() as u8] } else { vec![0x78, text.len() as u8] };
+    [head.as_slice(), text.as_bytes()].concat()
+}
+
+fn chains() -> Seeds {
+    let list = |entries: &[&[u8]]| -> Vec<u8> {
+        entries.iter().flat_map(|entry| [&(entry.len() as u16).to_be_bytes()[..], entry].concat()).collect()
+    };
+    vec![
+        ("genuine", list(&[b"@\x00", b"@\x01", b"@\x02", b"@\x03", b"@\x04"])),
+        ("swapped", list(&[b"@\x00", b"@\x02", b"@\x01", b"@\x03", b"@\x04"])),
+        ("leaf-only", list(&[b"@\x04", b"@\x04"])),
+        ("changed-signature", list(&[b"@\x00", b"@\x01", b"@\x02\xff\xff\x01", b"@\x03", b"@\x04"])),
+        (
+            "changed-start",
+            list(&[b"@\x00\x00\x04\x01", b"@\x01\x00\x20\x80", b"@\x02", b"@\x03", b"@\x04\x00\x30\x02"]),
+        ),
+        ("der", list(&[b"\x30\x03\x02\x01\x00", b"\x30\x00"])),
+    ]
+}
+
+fn images() -> Seeds {
+    const METADATA: &[u8] = br#"{"ImageName":"a","ImageVersion":"1","BuildMetadata":{"BuildTime":"","BuildTool":"","BuildToolVersion":"","OperatingSystem":"","KernelVersion":""},"DockerInfo":null}"#;
+    let image = |version: u8, sections: &[(u16, &[u8])]| {
+        let mut image = b"\x40.eif\0".to_vec();
+        image.extend_from_slice(&[version, 0, 0]);
+        image.resize(27, 0);
+        image.extend_from_slice(&[0, sections.len() as u8]);
+        let (mut offsets, mut lengths, mut body) = ([0_u64; 32], [0_u64; 32], Vec::new());
+        for (index, (kind, contents)) in sections.iter().enumerate() {
+            offsets[index] = 548 + body.len() as u64;
+            lengths[index] = contents.len() as u64;
+            body.extend_from_slice(&kind.to_be_bytes());
+            body.extend_from_slice(&[0; 2]);
+            body.extend_from_slice(&lengths[index].to_be_bytes());
+            body.extend_from_slice(contents);
+        }
+        offsets.iter().chain(&lengths).for_each(|field| image.extend_from_slice(&field.to_be_bytes()));
+        image.extend_from_slice(&[0; 8]);
+        image.extend(body);
+        image
+    };
+    let signature = [
+        b"\x81\xa2\x73signing_certificate\x83\x18\x2d\x18\x2d\x00\x69signature\x8c\x18\x84\x18\x44\x18\xa1\x01\x18\x38\x18\x22\x18\xa0".as_slice(),
+        b"\x18\x42\x18\xa2\x18\xff\x18\x41\x00",
+    ]
+    .concat();
+    vec![
+        ("version-2", image(2, &[(1, b"kernel"), (2, b"quiet"), (3, b"ramdisk")])),
+        ("version-3-signed", image(3, &[(1, b"k"), (2, b"c"), (3, b"r"), (4, &signature)])),
+        ("version-4", image(4, &[(1, b"k"), (2, b"c"), (5, METADATA), (3, b"1"), (3, b"2"), (3, b"3")])),
+        ("other-order", image(4, &[(5, METADATA), (1, b"k"), (3, b"1"), (3, b"2"), (2, b"c"), (3, b"")])),
+    ]
+}
+
+fn policies() -> Seeds {
+    let digest = "11".repeat(48);
+    let sha256 = "22".repeat(32);
+    let full = format!(
+        "version = 1\n[[trust_anchor]]\nname = \"aws\"\n[[trust_anchor]]\nname = \"laptop\"\ntier = \"development\"\nsha256 = \"{sha256}\"\n\
+         [[image]]\nname = \"a\"\npcr0 = \"{digest}\"\npcr1 = \"{digest}\"\npcr2 = \"{digest}\"\n[[image]]\nname = \"b\"\ndebug = true\n\
+         [[nitrotpm_image]]\nname = \"c\"\npcrs = {{ 4 = \"{digest}\", 7 = \"{digest}\" }}\n\
+         [deployment]\npcr3 = [\"{digest}\"]\npcr4 = [\"{digest}\"]\npcr8 = [\"{digest}\"]\n[[model]]\nid = \"demo\"\nsha256 = \"{sha256}\"\n\
+         [freshness]\nmax_age = \"5m\"\nmax_skew = \"30s\"\nmax_session = \"15m\"\n"
+    );
+    let small =
+        "version = 1\n[[trust_anchor]]\nname = \"aws-us-gov\"\n[[image]]\nname = \"d\"\ndebug = true\n";
+    vec![
+        ("full", full.into_bytes()),
+        ("small", small.as_bytes().to_vec()),
+        ("empty-list", b"version = 1\nimage = []\n".to_vec()),
+    ]
+}

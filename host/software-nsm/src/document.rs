@@ -1,0 +1,89 @@
+//! Attestation documents as AWS emits them: an untagged `COSE_Sign1` (RFC 9052 section 4.2) with ES384.
+
+use std::collections::BTreeMap;
+
+use aws_nitro_enclaves_nsm_api::api::{AttestationDoc, Digest};
+
+use crate::NsmError;
+use crate::key::Key;
+
+/// The protected header {1: -35}: the algorithm is ES384.
+const PROTECTED: [u8; 4] = [0xa1, 0x01, 0x38, 0x22];
+
+/// What one document states.
+pub(crate) struct Statement {
+    pub(crate) module_id: String,
+    /// Milliseconds since the Unix epoch.
+    pub(crate) timestamp_ms: u64,
+    pub(crate) registers: BTreeMap<usize, Vec<u8>>,
+    pub(crate) certificate: Vec<u8>,
+    /// Root first, the leaf's issuer last.
+    pub(crate) cabundle: Vec<Vec<u8>>,
+    pub(crate) public_key: Option<Vec<u8>>,
+    pub(crate) user_data: Option<Vec<u8>>,
+    pub(crate) nonce: Option<Vec<u8>>,
+}
+
+impl Statement {
+    /// Signs the statement with the key of its certificate, which must give signatures of fixed length.
+    pub(crate) fn sign(self, key: &Key) -> Result<Vec<u8>, NsmError> {
+        let payload = self.encode();
+
+        let mut to_be_signed = vec![0x84];
+        to_be_signed.push(0x60 | 10);
+        to_be_signed.extend_from_slice(b"Signature1");
+        byte_string(&mut to_be_signed, &PROTECTED);
+        byte_string(&mut to_be_signed, &[]);
+        byte_string(&mut to_be_signed, &payload);
+        let signature = key.sign(&to_be_signed)?;
+
+        let mut document = vec![0x84];
+        byte_string(&mut document, &PROTECTED);
+        document.push(0xa0);
+        byte_string(&mut document, &payload);
+        byte_string(&mut document, &signature);
+        Ok(document)
+    }
+
+    /// The payload map with AWS's order of keys; absent fields are `null`.
+    fn encode(self) -> Vec<u8> {
+        let mut payload = AttestationDoc::new(
+            self.module_id,
+            Digest::SHA384,
+            self.timestamp_ms,
+            self.registers,
+            self.certificate,
+            self.cabundle,
+            self.user_data,
+            self.nonce,
+            self.public_key,
+        )
+        .to_binary();
+        // Since the middle of 2025 the outer map, and nothing else, is of indefinite length.
+        if let Some(head) = payload.first_mut() {
+            *head = 0xbf;
+        }
+        payload.push(0xff);
+        payload
+    }
+}
+
+/// Appends a CBOR byte string with the shortest head (RFC 8949 section 3.1).
+fn byte_string(output: &mut Vec<u8>, bytes: &[u8]) {
+    const MAJOR: u8 = 2 << 5;
+    let length = bytes.len();
+    if let Ok(short) = u8::try_from(length) {
+        if short < 24 {
+            output.push(MAJOR | short);
+        } else {
+            output.extend_from_slice(&[MAJOR | 24, short]);
+        }
+    } else if let Ok(medium) = u16::try_from(length) {
+        output.push(MAJOR | 25);
+        output.extend_from_slice(&medium.to_be_bytes());
+    } else {
+        output.push(MAJOR | 27);
+        output.extend_from_slice(&(length as u64).to_be_bytes());
+    }
+    output.extend_from_slice(bytes);
+}

@@ -1,0 +1,282 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::simulated::Settings;
+use cleanroom_host::launcher::{Patience, RestartPolicy};
+use cleanroom_host::relay::{Limits, Times};
+
+/// How far apart small writes over vsock are held, where many tiny packets have been seen to get lost.
+const VSOCK_WINDOW: Duration = Duration::from_millis(1);
+
+/// Runs an enclave and carries its partners' connections, without being able to read them.
+///
+/// The host is not trusted: TLS ends inside the enclave, and partners verify the enclave before they send anything. What
+/// this program can do wrong is to refuse service.
+#[derive(Parser)]
+#[command(version, propagate_version = true, after_help = AFTER_HELP)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Write results and logs as JSON, one object a line.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Exit status:
+  0  did what it was asked, or was asked to stop and drained
+  1  could not start, or `doctor` found something missing
+  2  the command line is wrong
+  3  the enclave refused its configuration or model
+  4  the enclave failed more often than --max-restarts allows
+
+Logs go to standard error; CLEANROOM_LOG=debug shows more. They name connections by number and never contain what they carry.
+
+Example: try everything on one machine, without hardware
+  cleanroom-host doctor
+  cleanroom-host run --tier simulated --enclave target/release/cleanroom-enclave-simulated \\
+      --config enclave.toml --model model.gguf --listen 127.0.0.1:8443";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Start an enclave, keep it running, and relay partners' connections to it.
+    #[command(after_help = "\
+When the enclave is ready, one line (or JSON object) on standard output says where partners connect. The state folder then has:
+  measurements.json     PCR 0, 1 and 2, the development root's fingerprint, the model's digest
+  development-root.pem  the root under which this enclave's evidence is signed; made anew at each start
+  console.log           what the enclave said
+
+SIGTERM or SIGINT drains: no new connections, the enclave finishes what it does, and everything ends within --drain-timeout.")]
+    Run(RunArguments),
+
+    /// Relay partners' connections to an enclave that somebody else started.
+    #[command(after_help = "\
+Example: an enclave with context id 16 that listens on port 8443
+  cleanroom-host relay --listen 0.0.0.0:8443 --to vsock:16:8443 --metrics 127.0.0.1:9100
+
+SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout.")]
+    Relay(RelayArguments),
+
+    /// Look what this machine lacks, and say how to mend it.
+    Doctor(DoctorArguments),
+}
+
+/// What runs the enclave.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Tier {
+    /// A process with a security module in software. It proves nothing about the machine: for demos, tests and laptops.
+    Simulated,
+}
+
+#[derive(Args)]
+pub(crate) struct RunArguments {
+    /// What runs the enclave.
+    #[arg(long, value_enum)]
+    tier: Tier,
+
+    /// The enclave's program (measured).
+    #[arg(long, value_name = "FILE")]
+    enclave: PathBuf,
+
+    /// The enclave's configuration (measured).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+
+    /// The model (the enclave measures it itself).
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+
+    /// The parent instance that the security module names and measures into PCR 4, like i-0123456789abcdef0. Without it,
+    /// one is made up at each start.
+    #[arg(long, value_name = "ID")]
+    instance_id: Option<String>,
+
+    /// Where partners connect: HOST:PORT or unix:PATH. Port 0 lets the system choose.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: ListenAddress,
+
+    /// Folder for the enclave's socket, its console and its measurements.
+    #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
+    state: PathBuf,
+
+    /// Show what the enclave says on standard error, too.
+    #[arg(long)]
+    show_console: bool,
+
+    /// How long the enclave may take until it accepts connections.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    start_timeout: Duration,
+
+    /// Give up after starting a failing enclave again this often. Without it: never.
+    #[arg(long, value_name = "NUMBER")]
+    max_restarts: Option<u32>,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArguments,
+
+    /// The enclave's arguments (measured).
+    #[arg(last = true, value_name = "ARGUMENT")]
+    arguments: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct RelayArguments {
+    /// Where partners connect: HOST:PORT or unix:PATH. Port 0 lets the system choose.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: ListenAddress,
+
+    /// Where the enclave listens: vsock:CID:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) to: EnclaveAddress,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArguments,
+}
+
+#[derive(Args)]
+pub(crate) struct DoctorArguments {
+    /// What would run the enclave.
+    #[arg(long, value_enum, default_value = "simulated")]
+    _tier: Tier,
+
+    /// The state folder that would be used.
+    #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
+    pub(crate) state: PathBuf,
+}
+
+#[derive(Args)]
+pub(crate) struct LimitArguments {
+    /// Open connections; further ones are closed at once.
+    #[arg(long, value_name = "NUMBER", default_value = "1024")]
+    max_connections: NonZeroUsize,
+
+    /// How long the enclave may take to accept a connection; until then it is tried again.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    connect_timeout: Duration,
+
+    /// End a connection on which no byte moves for this long.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    idle_timeout: Duration,
+
+    /// End a connection after this long, whatever moves.
+    #[arg(long, value_name = "TIME", default_value = "2h", value_parser = duration)]
+    max_lifetime: Duration,
+
+    /// How long open connections and the enclave have to end after SIGTERM.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    drain_timeout: Duration,
+
+    /// Serve /metrics (Prometheus) and /status (JSON) here: HOST:PORT or unix:PATH.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) metrics: Option<ListenAddress>,
+}
+
+impl LimitArguments {
+    pub(crate) fn for_relay(&self, to: &EnclaveAddress) -> Limits {
+        let window = match to {
+            EnclaveAddress::Vsock { .. } => VSOCK_WINDOW,
+            EnclaveAddress::Unix(_) => Duration::ZERO,
+        };
+        self.with_window(window)
+    }
+
+    pub(crate) fn for_simulated(&self) -> Limits {
+        self.with_window(Duration::ZERO)
+    }
+
+    fn with_window(&self, window: Duration) -> Limits {
+        Limits {
+            connections: self.max_connections,
+            connect: self.connect_timeout,
+            drain: self.drain_timeout,
+            times: Times { idle: self.idle_timeout, lifetime: self.max_lifetime, window },
+        }
+    }
+}
+
+impl RunArguments {
+    pub(crate) fn simulated(&self) -> Settings {
+        let Tier::Simulated = self.tier;
+        Settings {
+            program: self.enclave.clone(),
+            arguments: self.arguments.clone(),
+            config: self.config.clone(),
+            model: self.model.clone(),
+            instance_id: self.instance_id.clone(),
+            state: self.state.clone(),
+            echo_console: self.show_console,
+        }
+    }
+
+    pub(crate) fn restart_policy(&self) -> RestartPolicy {
+        RestartPolicy {
+            first_pause: Duration::from_millis(500),
+            longest_pause: Duration::from_secs(60),
+            stable_after: Duration::from_secs(60),
+            restarts: self.max_restarts,
+        }
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        Patience { start: self.start_timeout, drain: self.limits.drain_timeout }
+    }
+}
+
+/// The longest time that an option takes: a year. Longer ones would overflow clocks.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(_) => Err("expected at most 365 days".to_owned()),
+        Err(error) => Err(format!("expected a time like 500ms, 30s or 2h: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units_and_a_limit() {
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        for text in ["", "30", "-1s", "366days", "forever"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_enclaves_arguments_come_last_and_are_passed_as_they_are() {
+        let line = "x run --tier simulated --enclave e --config c --model m --listen 127.0.0.1:0 -- --json a";
+        let arguments = Arguments::try_parse_from(line.split(' ')).ok().unwrap();
+        assert!(!arguments.json);
+        let Command::Run(run) = arguments.command else { panic!() };
+        assert_eq!(run.simulated().arguments, ["--json", "a"]);
+    }
+
+    #[test]
+    fn small_writes_are_held_apart_over_vsock_only() {
+        let window = |to: &str| {
+            let line = ["x", "relay", "--listen", "127.0.0.1:0", "--to", to];
+            let Ok(Arguments { command: Command::Relay(relay), .. }) = Arguments::try_parse_from(line) else {
+                panic!()
+            };
+            relay.limits.for_relay(&relay.to).times.window
+        };
+        assert_eq!(window("vsock:16:8443"), VSOCK_WINDOW);
+        assert_eq!(window("unix:/x"), Duration::ZERO);
+    }
+}

@@ -1,0 +1,261 @@
+//! Addresses: where partners connect to the host, and where the host finds the enclave.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
+use tokio_vsock::{VsockAddr, VsockStream};
+
+use crate::relay::{Accept, Dial};
+
+/// The longest path of a Unix socket in bytes: `sun_path` without its terminator (unix(7)).
+pub const SOCKET_PATH_MAX: usize = 107;
+
+/// Where the host listens: `HOST:PORT`, `tcp:HOST:PORT` or `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// A TCP address as `HOST:PORT`; a name is resolved when the socket is bound.
+    Tcp(String),
+    /// The path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// Where the enclave listens: `vsock:CID:PORT` or `unix:PATH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnclaveAddress {
+    /// An `AF_VSOCK` stream address (vsock(7)).
+    Vsock {
+        /// The enclave's context id.
+        cid: u32,
+        /// The port.
+        port: u32,
+    },
+    /// The path of a Unix stream socket.
+    Unix(PathBuf),
+}
+
+/// Why a text is not an address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// The form is unknown.
+    #[error("expected {expected}, got `{actual}`")]
+    Form {
+        /// The forms that are known.
+        expected: &'static str,
+        /// What came.
+        actual: String,
+    },
+    /// A socket path does not fit into a socket address.
+    #[error(
+        "the socket path `{}` has {} bytes, the system allows {SOCKET_PATH_MAX}; choose a shorter folder",
+        .0.display(),
+        .0.as_os_str().len()
+    )]
+    PathTooLong(PathBuf),
+}
+
+impl FromStr for ListenAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket_path(path).map(Self::Unix);
+        }
+        let address = text.strip_prefix("tcp:").unwrap_or(text);
+        match address.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+                Ok(Self::Tcp(address.to_owned()))
+            }
+            _ => Err(AddressError::Form { expected: "HOST:PORT or unix:PATH", actual: text.to_owned() }),
+        }
+    }
+}
+
+impl FromStr for EnclaveAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return socket_path(path).map(Self::Unix);
+        }
+        let vsock = text.strip_prefix("vsock:").and_then(|rest| rest.split_once(':'));
+        match vsock.map(|(cid, port)| (cid.parse(), port.parse())) {
+            Some((Ok(cid), Ok(port))) => Ok(Self::Vsock { cid, port }),
+            _ => Err(AddressError::Form { expected: "vsock:CID:PORT or unix:PATH", actual: text.to_owned() }),
+        }
+    }
+}
+
+/// A path that a Unix socket can be bound to.
+///
+/// # Errors
+/// [`AddressError`] when it is empty or too long.
+pub fn socket_path(path: impl Into<PathBuf>) -> Result<PathBuf, AddressError> {
+    let path = path.into();
+    match path.as_os_str().len() {
+        0 => Err(AddressError::Form { expected: "a path after `unix:`", actual: "nothing".to_owned() }),
+        1..=SOCKET_PATH_MAX => Ok(path),
+        _ => Err(AddressError::PathTooLong(path)),
+    }
+}
+
+/// Removes what a socket of an earlier run left at `path`. Anything but a socket stays, and binding then fails.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => std::fs::remove_file(path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(formatter, "{address}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for EnclaveAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vsock { cid, port } => write!(formatter, "vsock:{cid}:{port}"),
+            Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl ListenAddress {
+    /// Binds the socket. A stale Unix socket is removed first.
+    ///
+    /// # Errors
+    /// When the system refuses, for instance because the address is in use.
+    pub async fn bind(&self) -> io::Result<BoundListener> {
+        match self {
+            Self::Tcp(address) => TcpListener::bind(address).await.map(BoundListener::Tcp),
+            Self::Unix(path) => {
+                remove_stale_socket(path)?;
+                UnixListener::bind(path).map(BoundListener::Unix)
+            }
+        }
+    }
+}
+
+/// A socket that partners can connect to.
+#[derive(Debug)]
+pub enum BoundListener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix stream socket.
+    Unix(UnixListener),
+}
+
+impl BoundListener {
+    /// The address that was bound, with the port that the system chose if it was asked to.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn address(&self) -> io::Result<ListenAddress> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().map(|address: SocketAddr| ListenAddress::Tcp(address.to_string()))
+            }
+            Self::Unix(listener) => {
+                let address = listener.local_addr()?;
+                Ok(ListenAddress::Unix(address.as_pathname().map(Path::to_owned).unwrap_or_default()))
+            }
+        }
+    }
+}
+
+impl Accept for BoundListener {
+    type Stream = Either<TcpStream, UnixStream>;
+
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // Tokens are small and each is worth a packet.
+                stream.set_nodelay(true)?;
+                Ok(Either::Left(stream))
+            }
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Either::Right(stream)),
+        }
+    }
+}
+
+impl Dial for EnclaveAddress {
+    type Stream = Either<UnixStream, VsockStream>;
+
+    async fn dial(&self) -> io::Result<Self::Stream> {
+        match self {
+            Self::Unix(path) => UnixStream::connect(path).await.map(Either::Left),
+            Self::Vsock { cid, port } => {
+                VsockStream::connect(VsockAddr::new(*cid, *port)).await.map(Either::Right)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_they_are_written() {
+        for text in ["127.0.0.1:8443", "[::1]:0", "unix:/run/relay.sock"] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+        }
+        assert_eq!("tcp:localhost:1".parse(), Ok(ListenAddress::Tcp("localhost:1".to_owned())));
+        for text in ["vsock:16:8443", "vsock:4294967295:0", "unix:/run/enclave.sock"] {
+            assert_eq!(text.parse::<EnclaveAddress>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_what_would_be() {
+        for text in ["", ":1", "host", "host:port", "host:65536", "unix:"] {
+            assert!(matches!(text.parse::<ListenAddress>(), Err(AddressError::Form { .. })), "{text}");
+        }
+        for text in ["", "vsock:16", "vsock:-1:1", "vsock:a:1", "127.0.0.1:1", "unix:"] {
+            assert!(matches!(text.parse::<EnclaveAddress>(), Err(AddressError::Form { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused() {
+        let fits = format!("unix:/{}", "x".repeat(SOCKET_PATH_MAX - 1));
+        assert!(fits.parse::<EnclaveAddress>().is_ok());
+        let error = format!("{fits}x").parse::<EnclaveAddress>().unwrap_err();
+        assert!(matches!(error, AddressError::PathTooLong(_)));
+        // The limit is the system's, not a guess.
+        let system = std::os::unix::net::SocketAddr::from_pathname::<&str>;
+        assert!(system(&fits["unix:".len()..]).is_ok());
+        assert!(system(&format!("{}x", &fits["unix:".len()..])).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_file_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("relay.sock");
+        let address = ListenAddress::Unix(path.clone());
+        drop(address.bind().await.unwrap());
+        let again = address.bind().await.unwrap();
+        assert_eq!(again.address().unwrap(), address);
+        drop(again);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(address.bind().await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

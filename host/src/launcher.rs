@@ -1,0 +1,128 @@
+//! Starts enclaves and keeps them running. One module for each tier, one supervisor for all of them.
+
+mod console;
+mod program;
+pub mod simulated;
+mod state;
+mod supervisor;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+
+use cleanroom_software_nsm::NsmError;
+
+use crate::endpoint::AddressError;
+
+pub(crate) use program::check_sealed_memory;
+pub use supervisor::{Patience, RestartPolicy, State, Status, SuperviseError, supervise};
+
+/// Starts enclaves of one tier.
+pub trait Launcher: Send {
+    /// A running enclave.
+    type Enclave: Enclave;
+
+    /// Starts an enclave. It need not accept connections yet.
+    fn launch(&mut self) -> impl Future<Output = Result<Self::Enclave, LaunchError>> + Send;
+}
+
+/// A running enclave. Dropping it ends it.
+pub trait Enclave: Send {
+    /// Completes when the enclave accepts connections; never, if it never does.
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// Completes when the enclave has ended. Waiting may be given up and taken up again.
+    fn ended(&mut self) -> impl Future<Output = Exit> + Send;
+
+    /// Asks the enclave to refuse new work, to finish what it does, and to end.
+    fn drain(&mut self);
+
+    /// Ends the enclave at once.
+    fn kill(&mut self);
+}
+
+/// How an enclave ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// By itself or by force.
+    pub how: How,
+    /// The last line that it said, without control characters.
+    pub last_words: Option<String>,
+}
+
+/// By itself or by force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It ended with a status; 0 is an orderly end.
+    Status(i32),
+    /// It refused what it was given, and would refuse it again.
+    Refused,
+    /// It was ended by a signal.
+    Signal(i32),
+    /// The system does not say.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.how {
+            How::Status(status) => write!(formatter, "it ended with status {status}")?,
+            How::Refused => write!(formatter, "it refused what it was given")?,
+            How::Signal(signal) => write!(formatter, "it was ended by signal {signal}")?,
+            How::Unknown => write!(formatter, "it ended in an unknown way")?,
+        }
+        match &self.last_words {
+            Some(words) => write!(formatter, "; its last words: {words}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why an enclave could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A file could not be read.
+    #[error("could not read the {what} `{}`: {source}", path.display())]
+    Read {
+        /// What the file is.
+        what: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The enclave is not a program of this system.
+    #[error("expected an ELF program as the enclave, but `{}` is none; scripts cannot be measured as a whole", .0.display())]
+    NotAProgram(PathBuf),
+    /// An argument would make the measured command line ambiguous.
+    #[error(
+        "the argument {0:?} contains white space or control characters; the command line is measured as one text, so it may not"
+    )]
+    Argument(String),
+    /// The folder for the host's files cannot be used.
+    #[error("could not use the state folder `{}`: {source}", path.display())]
+    State {
+        /// The folder or a file in it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another host uses the folder.
+    #[error("the state folder `{}` is in use by another cleanroom-host; give each its own with --state", .0.display())]
+    InUse(PathBuf),
+    /// The enclave's socket would have an impossible path.
+    #[error(transparent)]
+    Socket(#[from] AddressError),
+    /// The security module could not be made.
+    #[error("the software security module cannot be made: {0}")]
+    SecurityModule(#[from] NsmError),
+    /// The system did not start the process, or gave no means to.
+    #[error("could not start the enclave: {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}

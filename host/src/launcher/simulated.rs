@@ -1,0 +1,360 @@
+//! The `simulated` tier: the enclave is a process, its security module a thread of the host.
+//!
+//! # The contract between the host and a simulated enclave
+//!
+//! What a Nitro enclave gets from its hypervisor, a simulated one gets from the host that starts it. The command line is
+//! measured (PCR 0 and PCR 1), so everything about transport travels in the environment, which is not.
+//!
+//! | what | how the enclave gets it |
+//! |---|---|
+//! | program | a sealed copy in memory of the file that was measured; what runs is what PCR 0 names |
+//! | arguments | exactly those after `--` of `cleanroom-host run`; measured; `argv[0]` is the file's name, not measured |
+//! | security module | standard input, a connected Unix stream socket: frames of a `u32` big-endian length and that many bytes of CBOR, request and answer in turn, as `/dev/nsm` would be asked (requests up to 4096 bytes, answers up to 12288) |
+//! | [`ENV_LISTEN`] | path of the Unix stream socket that the enclave binds and accepts partners on |
+//! | [`ENV_CONFIG`] | path of a read-only file with the configuration bytes that were measured (PCR 0 and PCR 2) |
+//! | [`ENV_MODEL`] | path of the model file: untrusted input, whose digest the enclave computes itself |
+//! | console | standard output and standard error: text lines for the operator; nothing about content may be on them |
+//!
+//! The rest of the environment is empty and no other descriptor is inherited.
+//!
+//! * **Ready** is when the socket at [`ENV_LISTEN`] accepts a connection. The host finds out by connecting and closing
+//!   without sending a byte; the enclave treats that like any peer that goes away.
+//! * **SIGTERM** asks the enclave to drain: refuse new work, let running requests end, then exit with status 0. A second
+//!   patience is not given: after the drain limit the host sends SIGKILL.
+//! * **End of file on standard input** means that the security module, hence the host, is gone: the enclave exits.
+//! * **Exit status 0** is an orderly end, [`EXIT_REFUSED`] says that the enclave refused what it was given and would
+//!   refuse it again (the host does not restart it), anything else is a failure (the host restarts it, more and more slowly).
+//!   The last line on standard error is shown to the operator as the reason.
+//!
+//! The enclave cannot prove that it read the configuration that was measured: the host measures and the host hands over. That
+//! is the difference between this tier and a real enclave, and why its documents are signed under a development root only.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::measurement;
+use cleanroom_attestation::model::ModelDigester;
+use cleanroom_software_nsm::serve::{serve, system_time_ms};
+use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Serialize;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::console::{Console, LastWords};
+use super::program::{SealedProgram, read_file};
+use super::state::StateFolder;
+use super::{Enclave, Exit, How, LaunchError, Launcher};
+use crate::endpoint::{remove_stale_socket, socket_path};
+
+/// Environment variable: path of the Unix stream socket that the enclave binds.
+pub const ENV_LISTEN: &str = "CLEANROOM_LISTEN";
+
+/// Environment variable: path of the file with the measured configuration.
+pub const ENV_CONFIG: &str = "CLEANROOM_CONFIG";
+
+/// Environment variable: path of the model file.
+pub const ENV_MODEL: &str = "CLEANROOM_MODEL";
+
+/// Exit status of an enclave that refused what it was given (`EX_CONFIG` of `sysexits.h`).
+pub const EXIT_REFUSED: i32 = 78;
+
+/// How often the host looks whether the enclave accepts connections.
+const READY_POLL: Duration = Duration::from_millis(20);
+
+/// How long the host reads on after the enclave's end, in case somebody else holds its console open.
+const CONSOLE_LINGER: Duration = Duration::from_secs(1);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The enclave's program, an ELF file.
+    pub program: PathBuf,
+    /// Its arguments; measured.
+    pub arguments: Vec<String>,
+    /// The configuration; measured.
+    pub config: PathBuf,
+    /// The model file; not measured, since the enclave commits to it itself.
+    pub model: PathBuf,
+    /// The parent's instance id, which is measured into PCR 4. Each security module makes one up when there is none.
+    pub instance_id: Option<String>,
+    /// Where the host keeps the enclave's socket, its console and what it tells about itself.
+    pub state: PathBuf,
+    /// Show the console to the operator as well.
+    pub echo_console: bool,
+}
+
+/// What the host says about an enclave, for whoever writes down what to trust. A partner has no reason to believe it: it is the
+/// host that says so. It is written to `measurements.json` in the state folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// PCR 0, 96 hexadecimal digits.
+    pub pcr0: String,
+    /// PCR 1.
+    pub pcr1: String,
+    /// PCR 2.
+    pub pcr2: String,
+    /// PCR 4, when the parent's instance id was given.
+    pub pcr4: Option<String>,
+    /// SHA-256 of the development root's certificate, 64 hexadecimal digits.
+    pub development_root_sha256: String,
+    /// The model's identity, 64 hexadecimal digits.
+    pub model_sha256: String,
+    /// The command line that was measured.
+    pub command_line: String,
+}
+
+/// Starts simulated enclaves under one development root. The program and its configuration are read and measured at each start,
+/// so that an enclave that was replaced on disk runs under its own measurements.
+pub struct Simulated {
+    settings: Settings,
+    state: StateFolder,
+    root: Arc<DevelopmentRoot>,
+    socket: PathBuf,
+    console: Arc<Console>,
+    image: Image,
+}
+
+/// What was read and measured for one start.
+struct Image {
+    program: SealedProgram,
+    measurements: Measurements,
+    config: PathBuf,
+    model: PathBuf,
+    description: Description,
+}
+
+impl Simulated {
+    /// Measures what is to be started, makes a development root, and writes `development-root.pem`, `measurements.json` and
+    /// the measured `configuration` to the state folder.
+    ///
+    /// # Errors
+    /// [`LaunchError`] says which of the settings cannot be used.
+    pub fn prepare(settings: &Settings) -> Result<Self, LaunchError> {
+        let state = StateFolder::take(&settings.state)?;
+        let socket = socket_path(state.join("enclave.sock"))?;
+        let root = Arc::new(DevelopmentRoot::generate(system_time_ms())?);
+        state.write("development-root.pem", 0o644, root.root_certificate_pem().as_bytes())?;
+        let image = Image::read(settings, &state, &root)?;
+        let console = Arc::new(Console::new(&state.join("console.log"), settings.echo_console));
+        Ok(Self { settings: settings.clone(), state, root, socket, console, image })
+    }
+
+    /// What the host says about the enclave.
+    #[must_use]
+    pub const fn description(&self) -> &Description {
+        &self.image.description
+    }
+
+    /// The socket that the enclave binds.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Makes this start's security module and serves it from a thread until the enclave closes its end, which is returned.
+    fn security_module(&self) -> Result<StdUnixStream, LaunchError> {
+        let system = |source| LaunchError::System { what: "making its security module", source };
+        let mut nsm = SoftwareNsm::builder(Arc::clone(&self.root), self.image.measurements.clone());
+        if let Some(instance_id) = &self.settings.instance_id {
+            nsm = nsm.instance_id(instance_id);
+        }
+        let mut nsm = nsm.start(system_time_ms())?;
+        let (host, enclave) = StdUnixStream::pair().map_err(system)?;
+        std::thread::Builder::new()
+            .name("security-module".to_owned())
+            .spawn(move || match serve(&host, &mut nsm, system_time_ms) {
+                Ok(()) => tracing::debug!("the enclave closed its security module"),
+                Err(error) => tracing::warn!(%error, "the security module ended"),
+            })
+            .map_err(system)?;
+        Ok(enclave)
+    }
+}
+
+impl Image {
+    fn read(settings: &Settings, state: &StateFolder, root: &DevelopmentRoot) -> Result<Self, LaunchError> {
+        let command_line = command_line(&settings.arguments)?;
+        let (program, bytes) = SealedProgram::read(&settings.program)?;
+        let config = read_file("configuration", &settings.config)?;
+        let measurements = Measurements::of_program(&bytes, &command_line, &config);
+        drop(bytes);
+        let model = absolute(&settings.model)?;
+        let model_digest = digest_of_model(&model)?;
+
+        let [pcr0, pcr1, pcr2] = measurements.image().map(|digest| digest.to_string());
+        let description = Description {
+            pcr0,
+            pcr1,
+            pcr2,
+            pcr4: settings.instance_id.as_deref().map(|id| measurement::of_name(id).to_string()),
+            development_root_sha256: root.fingerprint().to_string(),
+            model_sha256: model_digest.to_string(),
+            command_line,
+        };
+        let json = serde_json::to_vec_pretty(&description).map_err(|error| LaunchError::System {
+            what: "writing measurements.json",
+            source: error.into(),
+        })?;
+        state.write("measurements.json", 0o644, &json)?;
+        let config = state.write("configuration", 0o400, &config)?;
+        Ok(Self { program, measurements, config, model, description })
+    }
+}
+
+impl Launcher for Simulated {
+    type Enclave = SimulatedEnclave;
+
+    async fn launch(&mut self) -> Result<SimulatedEnclave, LaunchError> {
+        let system = |what| move |source| LaunchError::System { what, source };
+        self.image = Image::read(&self.settings, &self.state, &self.root)?;
+        remove_stale_socket(&self.socket).map_err(system("removing an old socket"))?;
+        let nsm = self.security_module()?;
+        let (console, writer) = io::pipe().map_err(system("making its console"))?;
+        let also_writer = writer.try_clone().map_err(system("making its console"))?;
+        let console =
+            pipe::Receiver::from_owned_fd(OwnedFd::from(console)).map_err(system("making its console"))?;
+
+        let mut command = Command::new(self.image.program.path());
+        command
+            .arg0(self.image.program.name())
+            .args(&self.settings.arguments)
+            .env_clear()
+            .env(ENV_LISTEN, &self.socket)
+            .env(ENV_CONFIG, &self.image.config)
+            .env(ENV_MODEL, &self.image.model)
+            .stdin(Stdio::from(OwnedFd::from(nsm)))
+            .stdout(Stdio::from(writer))
+            .stderr(Stdio::from(also_writer))
+            // What is typed at the host's terminal is for the host, which drains the enclave in order.
+            .process_group(0)
+            .kill_on_drop(true);
+        let child = command.spawn().map_err(system("running its program"))?;
+        // The command holds this process's copies of the enclave's ends; the console would never end with them.
+        drop(command);
+
+        let last_words = LastWords::default();
+        let (keeper, words) = (Arc::clone(&self.console), last_words.clone());
+        let console = tokio::spawn(async move {
+            if let Err(error) = keeper.keep(console, words).await {
+                tracing::warn!(error = %error.kind(), "the enclave's console is not kept any more");
+            }
+        });
+        Ok(SimulatedEnclave { child, socket: self.socket.clone(), console, last_words })
+    }
+}
+
+/// A process that plays the enclave.
+pub struct SimulatedEnclave {
+    child: Child,
+    socket: PathBuf,
+    console: JoinHandle<()>,
+    last_words: LastWords,
+}
+
+impl SimulatedEnclave {
+    fn signal(&self, signal: Signal) {
+        // A process that has been waited for has no id any more, and needs no signal.
+        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(id) = id {
+            // The only way to fail is that it has ended already.
+            let _ = kill_process(id, signal);
+        }
+    }
+}
+
+impl Enclave for SimulatedEnclave {
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let socket = self.socket.clone();
+        Box::pin(async move {
+            while UnixStream::connect(&socket).await.is_err() {
+                sleep(READY_POLL).await;
+            }
+        })
+    }
+
+    async fn ended(&mut self) -> Exit {
+        let status = self.child.wait().await;
+        if !self.console.is_finished() {
+            // Whoever still holds the console open is not the enclave.
+            let _ = timeout(CONSOLE_LINGER, &mut self.console).await;
+        }
+        Exit { how: status.map_or(How::Unknown, how), last_words: self.last_words.get() }
+    }
+
+    fn drain(&mut self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+impl Drop for SimulatedEnclave {
+    fn drop(&mut self) {
+        self.console.abort();
+    }
+}
+
+fn how(status: ExitStatus) -> How {
+    match (status.code(), status.signal()) {
+        (Some(EXIT_REFUSED), _) => How::Refused,
+        (Some(code), _) => How::Status(code),
+        (None, Some(signal)) => How::Signal(signal),
+        (None, None) => How::Unknown,
+    }
+}
+
+/// The command line as it is measured: the arguments with one space between them, as a kernel's.
+fn command_line(arguments: &[String]) -> Result<String, LaunchError> {
+    let ambiguous = |argument: &&String| {
+        argument.is_empty()
+            || argument.chars().any(|character| character.is_whitespace() || character.is_control())
+    };
+    match arguments.iter().find(ambiguous) {
+        Some(argument) => Err(LaunchError::Argument(argument.clone())),
+        None => Ok(arguments.join(" ")),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, LaunchError> {
+    std::fs::canonicalize(path).map_err(|source| LaunchError::Read {
+        what: "model",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The model's identity, computed in memory that does not grow with the model.
+fn digest_of_model(path: &Path) -> Result<Sha256Digest, LaunchError> {
+    use std::io::Read as _;
+    let digest = || -> io::Result<Sha256Digest> {
+        let mut file = std::fs::File::open(path)?;
+        let mut digester = ModelDigester::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(digester.finish()),
+                Ok(count) => digester.update(buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    digest().map_err(|source| LaunchError::Read { what: "model", path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,200 @@
+//! Keeps one enclave running: starts it, waits until it serves, starts it again when it fails.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{Enclave, Exit, How, LaunchError, Launcher};
+
+/// When an enclave that failed is started again.
+#[derive(Debug, Clone, Copy)]
+pub struct RestartPolicy {
+    /// The pause before the first restart. It doubles with each failure.
+    pub first_pause: Duration,
+    /// The longest pause.
+    pub longest_pause: Duration,
+    /// An enclave that served for this long has not failed at once: the pauses begin anew.
+    pub stable_after: Duration,
+    /// Restarts before giving up; without a number, never.
+    pub restarts: Option<u32>,
+}
+
+/// How long an enclave may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From its start until it accepts connections.
+    pub start: Duration,
+    /// From being asked to drain until its end.
+    pub drain: Duration,
+}
+
+/// What an enclave is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It was started and does not accept connections yet.
+    Starting,
+    /// It accepts connections.
+    Serving,
+    /// It failed, and will be started after a pause.
+    Waiting,
+    /// It was asked to end.
+    Draining,
+    /// It has ended and will not be started again.
+    Stopped,
+}
+
+/// What a supervisor tells whoever watches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// What the enclave is doing.
+    pub state: State,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Why it ended the last time.
+    pub last_exit: Option<String>,
+}
+
+impl Status {
+    /// Before the first start.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { state: State::Starting, restarts: 0, last_exit: None }
+    }
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why a supervisor gave up.
+#[derive(Debug, thiserror::Error)]
+pub enum SuperviseError {
+    /// The enclave could not be started the first time.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The enclave refused what it was given.
+    #[error("the enclave does not start with this configuration or model: {0}")]
+    Refused(Exit),
+    /// The enclave failed too often.
+    #[error("the enclave failed and was started again {restarts} times, as many as allowed: {last}")]
+    Failed {
+        /// How often it was started again.
+        restarts: u32,
+        /// Why it failed the last time.
+        last: String,
+    },
+}
+
+/// Runs enclaves of `launcher`, one after the other, until `stop`; then drains the last one and returns.
+///
+/// # Errors
+/// [`SuperviseError`] when the enclave cannot be kept running.
+pub async fn supervise<L: Launcher>(
+    mut launcher: L,
+    policy: RestartPolicy,
+    patience: Patience,
+    status: &watch::Sender<Status>,
+    stop: CancellationToken,
+) -> Result<(), SuperviseError> {
+    let mut pause = policy.first_pause;
+    let mut restarts = 0;
+    let result = loop {
+        set(status, State::Starting);
+        let failure = match launcher.launch().await {
+            Ok(enclave) => match live(enclave, patience, status, &stop).await {
+                Life::Stopped => break Ok(()),
+                Life::Ended { exit: Exit { how: How::Refused, last_words }, .. } => {
+                    break Err(SuperviseError::Refused(Exit { how: How::Refused, last_words }));
+                }
+                Life::Ended { exit, served } => {
+                    if served >= policy.stable_after {
+                        pause = policy.first_pause;
+                    }
+                    exit.to_string()
+                }
+                Life::NeverReady => {
+                    format!("it did not accept connections within {} s", patience.start.as_secs())
+                }
+            },
+            // What is wrong at the first start is wrong for good; later, the system may be short of something.
+            Err(error) if restarts == 0 => break Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        if policy.restarts.is_some_and(|limit| restarts >= limit) {
+            break Err(SuperviseError::Failed { restarts, last: failure });
+        }
+        tracing::warn!(reason = %failure, pause_ms = pause.as_millis(), "the enclave ended; it is started again");
+        restarts += 1;
+        status.send_modify(|status| {
+            *status = Status { state: State::Waiting, restarts, last_exit: Some(failure) };
+        });
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.cancelled() => break Ok(()),
+        }
+        pause = (pause * 2).min(policy.longest_pause);
+    };
+    set(status, State::Stopped);
+    result
+}
+
+/// How the life of one enclave went.
+enum Life {
+    /// It was stopped because the host was asked to.
+    Stopped,
+    /// It ended by itself.
+    Ended { exit: Exit, served: Duration },
+    /// It took too long and was ended.
+    NeverReady,
+}
+
+async fn live(
+    mut enclave: impl Enclave,
+    patience: Patience,
+    status: &watch::Sender<Status>,
+    stop: &CancellationToken,
+) -> Life {
+    let ready = enclave.ready();
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return drain(enclave, patience, status).await,
+        exit = enclave.ended() => return Life::Ended { exit, served: Duration::ZERO },
+        ready = timeout(patience.start, ready) => if ready.is_err() {
+            enclave.kill();
+            enclave.ended().await;
+            return Life::NeverReady;
+        },
+    }
+    set(status, State::Serving);
+    tracing::info!("the enclave accepts connections");
+    let since = Instant::now();
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => drain(enclave, patience, status).await,
+        exit = enclave.ended() => Life::Ended { exit, served: since.elapsed() },
+    }
+}
+
+async fn drain(mut enclave: impl Enclave, patience: Patience, status: &watch::Sender<Status>) -> Life {
+    set(status, State::Draining);
+    enclave.drain();
+    if timeout(patience.drain, enclave.ended()).await.is_err() {
+        tracing::warn!("the enclave did not end in time and is ended now");
+        enclave.kill();
+        enclave.ended().await;
+    }
+    Life::Stopped
+}
+
+fn set(status: &watch::Sender<Status>, state: State) {
+    status.send_modify(|status| status.state = state);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! What a relay counts: connections and bytes, never what is in them.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use super::connection::Ended;
+
+/// Counters of a relay, from its start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    accepted: AtomicU64,
+    shed: AtomicU64,
+    accept_errors: AtomicU64,
+    closed: AtomicU64,
+    failed: AtomicU64,
+    idle: AtomicU64,
+    expired: AtomicU64,
+    drained: AtomicU64,
+    unreachable: AtomicU64,
+    bytes_to_enclave: AtomicU64,
+    bytes_to_partner: AtomicU64,
+}
+
+/// The counters' values at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Snapshot {
+    /// Connections that were accepted and got a place.
+    pub accepted: u64,
+    /// Connections that were closed at once because every place was taken.
+    pub shed: u64,
+    /// Times that the system could not give a connection.
+    pub accept_errors: u64,
+    /// Connections that are open.
+    pub active: u64,
+    /// Connections that both sides closed.
+    pub closed: u64,
+    /// Connections that one side broke.
+    pub failed: u64,
+    /// Connections that were ended because nothing moved.
+    pub idle: u64,
+    /// Connections that were ended because they lived too long.
+    pub expired: u64,
+    /// Connections that were ended because the host went down.
+    pub drained: u64,
+    /// Connections for which the enclave could not be reached.
+    pub unreachable: u64,
+    /// Bytes carried to the enclave by connections that have ended.
+    pub bytes_to_enclave: u64,
+    /// Bytes carried to partners by connections that have ended.
+    pub bytes_to_partner: u64,
+}
+
+impl Counters {
+    pub(super) fn accepted(&self) {
+        add(&self.accepted, 1);
+    }
+
+    pub(super) fn shed(&self) {
+        add(&self.shed, 1);
+    }
+
+    pub(super) fn accept_error(&self) {
+        add(&self.accept_errors, 1);
+    }
+
+    pub(super) fn ended(&self, how: Ended, to_enclave: u64, to_partner: u64) {
+        add(&self.bytes_to_enclave, to_enclave);
+        add(&self.bytes_to_partner, to_partner);
+        let counter = match how {
+            Ended::Closed => &self.closed,
+            Ended::Failed(_) => &self.failed,
+            Ended::Idle => &self.idle,
+            Ended::Expired => &self.expired,
+            Ended::Drained => &self.drained,
+            Ended::Unreachable => &self.unreachable,
+        };
+        add(counter, 1);
+    }
+
+    /// The values now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let ends = [&self.closed, &self.failed, &self.idle, &self.expired, &self.drained, &self.unreachable];
+        // Ends are read before beginnings, so that the difference is never negative.
+        let ended: u64 = ends.into_iter().map(get).sum();
+        let accepted = get(&self.accepted);
+        Snapshot {
+            accepted,
+            shed: get(&self.shed),
+            accept_errors: get(&self.accept_errors),
+            active: accepted.saturating_sub(ended),
+            closed: get(&self.closed),
+            failed: get(&self.failed),
+            idle: get(&self.idle),
+            expired: get(&self.expired),
+            drained: get(&self.drained),
+            unreachable: get(&self.unreachable),
+            bytes_to_enclave: get(&self.bytes_to_enclave),
+            bytes_to_partner: get(&self.bytes_to_partner),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The values in Prometheus's text format, version 0.0.4.
+    #[must_use]
+    pub fn to_prometheus(&self) -> String {
+        let mut text = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, samples: &[(&str, u64)]| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, value) in samples {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        };
+        family(
+            "cleanroom_relay_connections_accepted_total",
+            "counter",
+            "Connections that got a place.",
+            &[("", self.accepted)],
+        );
+        family(
+            "cleanroom_relay_connections_shed_total",
+            "counter",
+            "Connections closed at once because every place was taken.",
+            &[("", self.shed)],
+        );
+        family(
+            "cleanroom_relay_accept_errors_total",
+            "counter",
+            "Times that the system could not give a connection.",
+            &[("", self.accept_errors)],
+        );
+        family("cleanroom_relay_connections_active", "gauge", "Open connections.", &[("", self.active)]);
+        family(
+            "cleanroom_relay_connections_ended_total",
+            "counter",
+            "Connections that ended, by reason.",
+            &[
+                ("{reason=\"closed\"}", self.closed),
+                ("{reason=\"failed\"}", self.failed),
+                ("{reason=\"idle\"}", self.idle),
+                ("{reason=\"expired\"}", self.expired),
+                ("{reason=\"drained\"}", self.drained),
+                ("{reason=\"unreachable\"}", self.unreachable),
+            ],
+        );
+        family(
+            "cleanroom_relay_bytes_total",
+            "counter",
+            "Bytes carried by connections that have ended.",
+            &[
+                ("{direction=\"to_enclave\"}", self.bytes_to_enclave),
+                ("{direction=\"to_partner\"}", self.bytes_to_partner),
+            ],
+        );
+        text
+    }
+}
+
+fn add(counter: &AtomicU64, value: u64) {
+    counter.fetch_add(value, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_is_counted_under_its_reason() {
+        let counters = Counters::default();
+        let ends = [
+            Ended::Closed,
+            Ended::Failed(std::io::ErrorKind::ConnectionReset),
+            Ended::Idle,
+            Ended::Expired,
+            Ended::Drained,
+            Ended::Unreachable,
+        ];
+        for (index, how) in ends.into_iter().enumerate() {
+            for _ in 0..=index {
+                counters.accepted();
+                counters.ended(how, 10, 100);
+            }
+        }
+        counters.accepted();
+        counters.shed();
+        let text = counters.snapshot().to_prometheus();
+        for (index, how) in ends.into_iter().enumerate() {
+            let line = format!(
+                "cleanroom_relay_connections_ended_total{{reason=\"{}\"}} {}\n",
+                how.as_str(),
+                index + 1
+            );
+            assert!(text.contains(&line), "{line} is not in {text}");
+        }
+        for line in [
+            "cleanroom_relay_connections_accepted_total 22\n",
+            "cleanroom_relay_connections_active 1\n",
+            "cleanroom_relay_connections_shed_total 1\n",
+            "cleanroom_relay_bytes_total{direction=\"to_enclave\"} 210\n",
+            "cleanroom_relay_bytes_total{direction=\"to_partner\"} 2100\n",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+}

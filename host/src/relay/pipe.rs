@@ -1,0 +1,206 @@
+//! One direction of a connection.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout_at};
+
+/// The most that is read or written at once, in bytes.
+///
+/// Larger writes have stalled for ever on virtio-vsock, and have been corrupted elsewhere. It is also all that one direction of
+/// a connection holds in memory: nothing is read while a write waits, so a slow reader slows its writer down.
+pub const CHUNK: usize = 16 * 1024;
+
+/// Copies from `reader` to `writer` until the reader's end, then closes the writer's half and returns.
+///
+/// Two writes are at least `window` apart, unless the second is a whole [`CHUNK`]; what arrives in between is written together. A
+/// write after a pause is not delayed. `passed` hears how many bytes were written, each time.
+///
+/// # Errors
+/// The first error of either side. What was read before an error of the reader is still written.
+pub async fn pass(
+    mut reader: impl AsyncRead + Unpin,
+    mut writer: impl AsyncWrite + Unpin,
+    window: Duration,
+    passed: impl Fn(usize),
+) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut next_write = Instant::now();
+    loop {
+        let mut filled = reader.read(&mut buffer).await?;
+        if filled == 0 {
+            return close(&mut writer).await;
+        }
+        let mut failure = None;
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            if Instant::now() >= next_write {
+                break;
+            }
+            match timeout_at(next_write, reader.read(rest)).await {
+                // The window is over, or the reader has ended; an end is seen again by the next read.
+                Err(_) | Ok(Ok(0)) => break,
+                Ok(Ok(count)) => filled += count,
+                Ok(Err(error)) => {
+                    failure = Some(error);
+                    break;
+                }
+            }
+        }
+        writer.write_all(buffer.get(..filled).unwrap_or_default()).await?;
+        writer.flush().await?;
+        passed(filled);
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        next_write = Instant::now() + window;
+    }
+}
+
+/// Closes the writing half. A peer that is already gone needs no telling.
+async fn close(writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    match writer.shutdown().await {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::pin::Pin;
+    use std::rc::Rc;
+    use std::task::{Context, Poll};
+
+    use tokio::time::sleep;
+    use tokio_util::io::StreamReader;
+
+    use super::*;
+
+    /// Remembers when it was written what, and that it was closed. It takes at most `limit` bytes at once.
+    #[derive(Clone)]
+    struct Recorder {
+        begun: Instant,
+        limit: usize,
+        writes: Rc<RefCell<Vec<(u128, usize)>>>,
+        closed: Rc<RefCell<bool>>,
+    }
+
+    impl Recorder {
+        fn new(limit: usize) -> Self {
+            Self { begun: Instant::now(), limit, writes: Rc::default(), closed: Rc::default() }
+        }
+    }
+
+    impl AsyncWrite for Recorder {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let count = bytes.len().min(self.limit);
+            self.writes.borrow_mut().push((self.begun.elapsed().as_millis(), bytes.len()));
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            *self.closed.borrow_mut() = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// A reader that gives each piece at its time in milliseconds, then ends, or fails if told to.
+    fn script<const COUNT: usize>(pieces: [(u64, usize); COUNT], fails: bool) -> impl AsyncRead + Unpin {
+        let begun = Instant::now();
+        let mut pieces = pieces.into_iter();
+        let stream = async_stream(move || {
+            let piece = pieces.next();
+            async move {
+                match piece {
+                    Some((at, length)) => {
+                        tokio::time::sleep_until(begun + Duration::from_millis(at)).await;
+                        Some(Ok(io::Cursor::new(vec![7; length])))
+                    }
+                    None if fails => Some(Err(io::Error::other("scripted"))),
+                    None => None,
+                }
+            }
+        });
+        StreamReader::new(Box::pin(stream))
+    }
+
+    fn async_stream<T, F: Future<Output = Option<T>>>(
+        mut next: impl FnMut() -> F,
+    ) -> impl futures_util::Stream<Item = T> {
+        futures_util::stream::unfold((), move |()| {
+            let future = next();
+            async move { future.await.map(|item| (item, ())) }
+        })
+    }
+
+    const WINDOW: Duration = Duration::from_millis(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn small_writes_in_quick_succession_are_joined() {
+        let recorder = Recorder::new(usize::MAX);
+        let pieces = [(0, 10), (1, 20), (3, 30), (50, 40)];
+        pass(script(pieces, false), recorder.clone(), WINDOW, |_| ()).await.unwrap();
+        // The first goes at once, the next two a window later together, the last after its pause at once.
+        assert_eq!(*recorder.writes.borrow(), [(0, 10), (10, 50), (50, 40)]);
+        assert!(*recorder.closed.borrow());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_window_nothing_waits() {
+        let recorder = Recorder::new(usize::MAX);
+        pass(script([(0, 10), (1, 20)], false), recorder.clone(), Duration::ZERO, |_| ()).await.unwrap();
+        assert_eq!(*recorder.writes.borrow(), [(0, 10), (1, 20)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_write_is_larger_than_a_chunk_and_a_full_chunk_does_not_wait() {
+        let recorder = Recorder::new(usize::MAX);
+        pass(script([(0, 10), (0, 3 * CHUNK)], false), recorder.clone(), WINDOW, |_| ()).await.unwrap();
+        assert_eq!(*recorder.writes.borrow(), [(0, 10), (0, CHUNK), (0, CHUNK), (0, CHUNK)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_writer_does_not_take_is_offered_again() {
+        let recorder = Recorder::new(6);
+        let total = RefCell::new(0);
+        pass(script([(0, 10)], false), recorder.clone(), WINDOW, |count| *total.borrow_mut() += count)
+            .await
+            .unwrap();
+        assert_eq!(*recorder.writes.borrow(), [(0, 10), (0, 4)]);
+        assert_eq!(*total.borrow(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_before_a_failure_is_written_and_the_half_is_not_closed() {
+        let recorder = Recorder::new(usize::MAX);
+        let result = pass(script([(0, 10), (1, 20)], true), recorder.clone(), WINDOW, |_| ()).await;
+        assert_eq!(result.unwrap_err().to_string(), "scripted");
+        assert_eq!(*recorder.writes.borrow(), [(0, 10), (1, 20)]);
+        assert!(!*recorder.closed.borrow(), "a failure must not look like an end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_while_a_write_waits() {
+        let (mut source, reader) = tokio::io::duplex(CHUNK);
+        let (writer, _never_read) = tokio::io::duplex(1000);
+        let mut relay = Box::pin(pass(reader, writer, Duration::ZERO, |_| ()));
+        let mut offered = 0;
+        let fill = async {
+            loop {
+                offered += source.write(&[0; 1024]).await.unwrap();
+            }
+        };
+        tokio::select! {
+            _ = &mut relay => panic!("the relay ended"),
+            () = fill => {}
+            () = sleep(Duration::from_secs(3600)) => {}
+        }
+        // What the writer's pipe, the relay's buffer and the reader's pipe hold, and no more.
+        assert!(offered <= 1000 + 2 * CHUNK, "{offered}");
+    }
+}

@@ -1,0 +1,111 @@
+//! The host as a whole: a relay, an enclave if this host runs one, and the report for the operator.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::endpoint::{BoundListener, EnclaveAddress};
+use crate::launcher::simulated::Simulated;
+use crate::launcher::{Patience, RestartPolicy, State, Status, SuperviseError, supervise};
+use crate::relay::{self, Counters, Limits};
+use crate::status::{self, Sources};
+
+/// Relays to an enclave that somebody else runs, until `stop`.
+///
+/// # Errors
+/// When the report can no longer be given.
+pub async fn relay_only(
+    listener: BoundListener,
+    enclave: EnclaveAddress,
+    limits: Limits,
+    report: Option<BoundListener>,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let counters = Arc::new(Counters::default());
+    let sources = Sources { relay: Arc::clone(&counters), enclave: None };
+    let relay = relay::serve(listener, Arc::new(enclave), limits, counters, stop.cancelled_owned());
+    tokio::select! {
+        cut = relay => {
+            tracing::info!(cut, "drained");
+            Ok(())
+        }
+        result = report_until_the_end(report, sources) => result,
+    }
+}
+
+/// Runs a simulated enclave and relays to it, until `stop`. `ready` is called once, when the enclave first accepts connections.
+///
+/// On `stop` the relay takes no more connections and the enclave is asked to drain, both at once; each has
+/// the same time to come to its end.
+///
+/// # Errors
+/// [`RunError`] when the enclave cannot be kept running.
+pub async fn with_simulated_enclave(
+    launcher: Simulated,
+    listener: BoundListener,
+    settings: Settings,
+    report: Option<BoundListener>,
+    stop: CancellationToken,
+    ready: impl FnOnce(),
+) -> Result<(), RunError> {
+    let enclave = Arc::new(EnclaveAddress::Unix(launcher.socket().to_owned()));
+    let (status, mut watched) = watch::channel(Status::new());
+    let counters = Arc::new(Counters::default());
+    let sources = Sources { relay: Arc::clone(&counters), enclave: Some(watched.clone()) };
+
+    // If the enclave cannot be kept running, the relay has nothing to wait for.
+    let relay_stop = stop.child_token();
+    let enclave_task = async {
+        let result = supervise(launcher, settings.restart, settings.patience, &status, stop).await;
+        relay_stop.cancel();
+        result
+    };
+    let relay_task =
+        relay::serve(listener, enclave, settings.limits, counters, relay_stop.clone().cancelled_owned());
+    let announce = async {
+        if watched.wait_for(|status| status.state == State::Serving).await.is_ok() {
+            ready();
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        (result, cut) = async { tokio::join!(enclave_task, relay_task) } => {
+            tracing::info!(cut, "drained");
+            Ok(result?)
+        }
+        result = report_until_the_end(report, sources) => Ok(result?),
+        () = announce => Ok(()),
+    }
+}
+
+/// How an enclave is run and relayed to.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Limits of the relay.
+    pub limits: Limits,
+    /// When the enclave is started again.
+    pub restart: RestartPolicy,
+    /// How long the enclave may take.
+    pub patience: Patience,
+}
+
+/// Why a host ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The enclave could not be kept running.
+    #[error(transparent)]
+    Enclave(#[from] SuperviseError),
+    /// The report can no longer be given.
+    #[error("the status address failed: {0}")]
+    Status(#[from] io::Error),
+}
+
+/// Gives the report, if there is an address for it; never completes otherwise.
+async fn report_until_the_end(listener: Option<BoundListener>, sources: Sources) -> io::Result<()> {
+    match listener {
+        Some(listener) => status::serve(listener, sources).await,
+        None => std::future::pending().await,
+    }
+}

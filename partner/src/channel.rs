@@ -1,0 +1,436 @@
+//! The relying party's end of the channel: types that make it impossible to send before the clean room is proven.
+//!
+//! ```text
+//! RelyingParty::challenge ─► Challenged ─► appraise ─► Appraised ─► confirm ─► Attested
+//!   TLS, Hello, Evidence      nothing        verdict      only if      the only type
+//!                             believed                    accepted     that carries data
+//! ```
+//!
+//! [`Attested`] has one constructor, and that constructor takes an [`AcceptedSession`], which only an appraisal that asked
+//! and passed every question of a channel can give.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::signature::{ED25519, ParsedPublicKey};
+use cleanroom_attestation::chain::ChainCache;
+use cleanroom_attestation::channel::{
+    EvidenceFrame, Exchange, FrameError, FrameKind, HelloFrame, ModelId, Nonce, Purpose, RefusalCode, Role,
+    Transcript, boot_measurement,
+};
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::document::Document;
+use cleanroom_attestation::measurement::extended_once;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::time::Timestamp;
+use cleanroom_attestation::verdict::{AcceptedSession, Expectation, Rejection, Verdict, appraise};
+use cleanroom_channel::frames::{Frame, ReadError};
+use cleanroom_channel::identity::{Identity, IdentityError};
+use cleanroom_channel::tls::{self, Established, ProfileError};
+use rustls::AlertDescription;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// A partner with a key and a policy, who wants one model.
+pub struct RelyingParty {
+    connector: TlsConnector,
+    leaf: Sha384Digest,
+    policy: Policy,
+    model: ModelId,
+    cache: Mutex<ChainCache>,
+}
+
+impl RelyingParty {
+    /// A relying party.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the policy names no such model or the key is not usable.
+    pub fn new(identity: &Identity, policy: Policy, model: ModelId) -> Result<Self, SetupError> {
+        if policy.model_digests(model.as_str()).next().is_none() {
+            return Err(SetupError::ModelNotInPolicy(model));
+        }
+        let config = tls::client_config(identity).map_err(|_| IdentityError::Key)?;
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            leaf: identity.leaf_digest(),
+            policy,
+            model,
+            cache: Mutex::new(ChainCache::new()),
+        })
+    }
+
+    /// The policy in force.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The handshake, the challenge and the answer to it. Nothing of the answer is believed yet.
+    ///
+    /// # Errors
+    /// [`ChannelError`] when there is no answer to appraise.
+    pub async fn challenge<S>(&self, stream: S) -> Result<Challenged<'_, S>, ChannelError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut nonce = [0; Nonce::LENGTH];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| ChannelError::Random)?;
+        let nonce = Nonce::from_bytes(nonce);
+
+        let mut stream = self.connector.connect(tls::server_name(), stream).await.map_err(tls_error)?;
+        let established = Established::of(stream.get_ref().1, Role::Client, self.leaf)?;
+        let hello = HelloFrame { nonce: nonce.clone(), model_id: self.model.clone() };
+        let hello = Frame::new(FrameKind::Hello, &hello.encode());
+        hello.write(&mut stream).await.map_err(tls_error)?;
+
+        let answer =
+            Frame::read(&mut stream, &[FrameKind::Evidence, FrameKind::Refusal]).await.map_err(read_error)?;
+        if answer.kind() == FrameKind::Refusal {
+            return Err(ChannelError::Refused(RefusalCode::decode(answer.body())?));
+        }
+        EvidenceFrame::decode(answer.body())?;
+        Ok(Challenged { party: self, stream, established, nonce, hello, evidence: answer })
+    }
+}
+
+/// An enclave's answer to a challenge, of which nothing is believed.
+pub struct Challenged<'a, S> {
+    party: &'a RelyingParty,
+    stream: TlsStream<S>,
+    established: Established,
+    nonce: Nonce,
+    hello: Frame,
+    evidence: Frame,
+}
+
+impl<S> Challenged<'_, S> {
+    /// Appraises the answer at the time `at`.
+    ///
+    /// # Errors
+    /// [`ChannelError`] when the connection itself cannot be asked; every doubt about the evidence is in the verdict.
+    pub fn appraise(self, at: Timestamp) -> Result<Appraised<S>, ChannelError> {
+        let Self { party, stream, established, nonce, hello, evidence } = self;
+        let frame = EvidenceFrame::decode(evidence.body())?;
+        let model_digest = party.expected_model(frame.model_digest)?;
+        // The receipt key is read from a document of which nothing is verified yet. It is then expected in the transcript
+        // and in PCR 17, so that only the key that the enclave committed to at boot passes.
+        let receipt_key = Document::parse(frame.document)
+            .ok()
+            .and_then(|document| document.public_key().map(<[u8]>::to_vec));
+        let receipt_key = receipt_key.unwrap_or_default();
+
+        let binder = tls::binder(stream.get_ref().1, &nonce)?;
+        let transcript = Transcript {
+            nonce: &nonce,
+            binder: &binder,
+            enclave_leaf: established.enclave_leaf,
+            partner_leaf: established.partner_leaf,
+            cipher_suite: established.cipher_suite,
+            group: established.group,
+            model_id: &party.model,
+            model_digest,
+            release: None,
+            lease: None,
+            receipt_key: &receipt_key,
+        };
+        let request = transcript.evidence_request();
+        let expected = Expectation {
+            nonce: Some(request.nonce()),
+            user_data: Some(request.user_data()),
+            public_key: Some(request.public_key()),
+            pcr16: Some(extended_once(boot_measurement::model(&model_digest).as_bytes())),
+            pcr17: Some(extended_once(boot_measurement::receipt_key(&receipt_key).as_bytes())),
+        };
+        let verdict = {
+            let mut cache = party.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            appraise(frame.document, &party.policy, &expected, at, Some(&mut cache))
+        };
+
+        let exchange = Exchange::begin(hello.bytes());
+        let signed = exchange.server_finished_message(&transcript.digest(), &frame.encode_unsigned());
+        let signature = ParsedPublicKey::new(&ED25519, &receipt_key)
+            .and_then(|key| {
+                key.verify_sig(&signed, frame.signature)
+                    .map_err(|_| aws_lc_rs::error::KeyRejected::from(aws_lc_rs::error::Unspecified))
+            })
+            .is_ok();
+        let no_release = frame.release.is_empty() && frame.lease.is_empty();
+        let claimed = claimed_purpose(frame.document);
+        Ok(Appraised {
+            stream,
+            established,
+            model_digest,
+            nonce,
+            exchange,
+            evidence,
+            verdict,
+            signature,
+            no_release,
+            claimed,
+        })
+    }
+}
+
+impl RelyingParty {
+    /// The digest that the transcript must have: the one that the enclave claims if the policy accepts it, otherwise one
+    /// that the policy accepts, so that the verdict shows what was expected.
+    fn expected_model(&self, claimed: Sha256Digest) -> Result<Sha256Digest, ChannelError> {
+        let mut accepted = self.policy.model_digests(self.model.as_str()).copied();
+        let first = accepted.next().ok_or(ChannelError::Unfinished)?;
+        Ok(accepted.find(|digest| *digest == claimed).unwrap_or(first))
+    }
+}
+
+fn claimed_purpose(document: &[u8]) -> Option<Purpose> {
+    Document::parse(document).ok()?.user_data().and_then(Purpose::claimed_by)
+}
+
+/// An enclave's answer, with a verdict on it.
+pub struct Appraised<S> {
+    stream: TlsStream<S>,
+    established: Established,
+    model_digest: Sha256Digest,
+    nonce: Nonce,
+    exchange: Exchange,
+    evidence: Frame,
+    verdict: Verdict,
+    signature: bool,
+    no_release: bool,
+    claimed: Option<Purpose>,
+}
+
+impl<S> Appraised<S> {
+    /// The verdict, for people and machines.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// What the handshake established.
+    #[must_use]
+    pub fn established(&self) -> &Established {
+        &self.established
+    }
+
+    /// Whether a session may be made of it.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub fn accepted(&self) -> Result<&AcceptedSession, Refused> {
+        let session = self.verdict.accepted_session().map_err(|rejection| self.refine(rejection))?;
+        if !self.signature {
+            return Err(Refused::ReceiptKeySignature);
+        }
+        if !self.no_release {
+            return Err(Refused::UnexpectedRelease);
+        }
+        Ok(session)
+    }
+
+    /// A mismatch of `user_data` has two very different causes, and the claimed purpose tells them apart.
+    fn refine(&self, rejection: &Rejection) -> Refused {
+        match (rejection.code(), self.claimed) {
+            ("user-data-mismatch", Some(Purpose::Channel)) => Refused::OtherSession,
+            ("user-data-mismatch", claimed) => {
+                Refused::OtherPurpose { actual: claimed.map_or("none of cleanroom's", Purpose::tag) }
+            }
+            _ => Refused::Evidence(rejection.clone()),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Appraised<S> {
+    /// Confirms to the enclave that its evidence was accepted, after which requests may follow.
+    ///
+    /// # Errors
+    /// [`ChannelError::Rejected`] when the evidence was not accepted; the connection is closed then.
+    pub async fn confirm(self) -> Result<Attested<S>, ChannelError> {
+        let session = self.accepted().map_err(ChannelError::Rejected)?.clone();
+        let Self { mut stream, nonce, exchange, evidence, model_digest, .. } = self;
+        let key = tls::finished_key(stream.get_ref().1, &nonce)?;
+        let finished = exchange.client_finished(evidence.bytes(), &key);
+        Frame::new(FrameKind::Finished, &finished).write(&mut stream).await.map_err(tls_error)?;
+        Ok(Attested::assertion(stream, session, model_digest))
+    }
+}
+
+/// A connection that ends in a proven clean room, and the only one that may carry data.
+pub struct Attested<S> {
+    stream: TlsStream<S>,
+    session: AcceptedSession,
+    model_digest: Sha256Digest,
+}
+
+impl<S> Attested<S> {
+    /// The one place where a proof becomes a connection that may carry data.
+    fn assertion(stream: TlsStream<S>, session: AcceptedSession, model_digest: Sha256Digest) -> Self {
+        Self { stream, session, model_digest }
+    }
+
+    /// What was proven.
+    #[must_use]
+    pub fn session(&self) -> &AcceptedSession {
+        &self.session
+    }
+
+    /// The identity of the model that answers.
+    #[must_use]
+    pub fn model_digest(&self) -> Sha256Digest {
+        self.model_digest
+    }
+
+    /// The encrypted stream, on which HTTP follows.
+    #[must_use]
+    pub fn into_stream(self) -> TlsStream<S> {
+        self.stream
+    }
+}
+
+/// Why a relying party cannot even begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The policy has no reference value for the model.
+    #[error("the policy has no [[model]] with id = \"{0}\"; add the digest that you accept")]
+    ModelNotInPolicy(ModelId),
+    /// The key is not usable.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Why appraised evidence does not make a session.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// A check of the verdict failed.
+    #[error(transparent)]
+    Evidence(Rejection),
+    /// The evidence was made for another connection: replayed, or relayed by somebody in between.
+    #[error(
+        "the evidence belongs to another connection: somebody stands between you and the enclave, or replays it"
+    )]
+    OtherSession,
+    /// The evidence was made for something else.
+    #[error("expected evidence for the purpose cleanroom/channel/1, got evidence for {actual}")]
+    OtherPurpose {
+        /// The tag that it has.
+        actual: &'static str,
+    },
+    /// The receipt key did not sign this exchange.
+    #[error("the receipt key's signature over this exchange is not valid")]
+    ReceiptKeySignature,
+    /// The enclave showed a release or a lease, and the policy names no root that could have signed it.
+    #[error("the enclave showed a release or lease, and the policy has no root to check it against")]
+    UnexpectedRelease,
+}
+
+impl Refused {
+    /// The stable code of the reason.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Evidence(rejection) => rejection.code(),
+            Self::OtherSession => "session-mismatch",
+            Self::OtherPurpose { .. } => "purpose-mismatch",
+            Self::ReceiptKeySignature => "receipt-key-signature",
+            Self::UnexpectedRelease => "unexpected-release",
+        }
+    }
+}
+
+/// Why there is no attested session. No variant is ever turned into success.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The system's generator failed.
+    #[error("the system's random number generator failed")]
+    Random,
+    /// The peer does not speak TLS 1.3 with the channel's key exchange.
+    #[error("the peer cannot do TLS 1.3 with X25519MLKEM768 and mutual certificates: {0}")]
+    TlsProfile(rustls::Error),
+    /// The peer does not know the application protocol.
+    #[error("the peer does not know the application protocol cleanroom/1")]
+    TlsAlpn,
+    /// TLS failed in another way.
+    #[error("TLS failed: {0}")]
+    Tls(rustls::Error),
+    /// The handshake did not give what the channel needs.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The enclave refused, saying why.
+    #[error("the enclave refused: {0}")]
+    Refused(RefusalCode),
+    /// A frame is not the one that was due.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The connection ended too early.
+    #[error("the connection ended before the exchange was complete")]
+    Truncated,
+    /// The exchange is not in a state to be asked.
+    #[error("the exchange is not complete")]
+    Unfinished,
+    /// The evidence was not accepted.
+    #[error(transparent)]
+    Rejected(Refused),
+    /// The network failed.
+    #[error("the connection failed: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl ChannelError {
+    /// The stable code of the reason.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::TlsProfile(_) => "tls-profile",
+            Self::TlsAlpn | Self::Profile(ProfileError::Alpn) => "tls-alpn",
+            Self::Tls(_) => "tls",
+            Self::Profile(_) => "tls-profile",
+            Self::Refused(_) => "refused",
+            Self::Frame(FrameError::UnexpectedKind { .. }) => "frame-unexpected",
+            Self::Frame(FrameError::TooLong { .. }) => "frame-too-long",
+            Self::Frame(_) => "frame-malformed",
+            Self::Truncated => "truncated",
+            Self::Unfinished => "unfinished",
+            Self::Rejected(refused) => refused.code(),
+            Self::Io(_) => "unreachable",
+        }
+    }
+
+    /// Whether the clean room was *refused*, in contrast to not reached.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Random | Self::Io(_) | Self::Truncated | Self::Unfinished)
+            && !matches!(self, Self::Refused(RefusalCode::Busy))
+    }
+}
+
+fn tls_error(error: io::Error) -> ChannelError {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return ChannelError::Truncated;
+    }
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(
+            rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+            | rustls::Error::NoApplicationProtocol,
+        ) => ChannelError::TlsAlpn,
+        Some(
+            error @ (rustls::Error::PeerIncompatible(_)
+            | rustls::Error::AlertReceived(
+                AlertDescription::ProtocolVersion
+                | AlertDescription::HandshakeFailure
+                | AlertDescription::IllegalParameter
+                | AlertDescription::InsufficientSecurity,
+            )),
+        ) => ChannelError::TlsProfile(error.clone()),
+        Some(error) => ChannelError::Tls(error.clone()),
+        None => ChannelError::Io(error),
+    }
+}
+
+fn read_error(error: ReadError) -> ChannelError {
+    match error {
+        ReadError::Truncated => ChannelError::Truncated,
+        ReadError::Frame(error) => ChannelError::Frame(error),
+        ReadError::Io(error) => tls_error(error),
+    }
+}

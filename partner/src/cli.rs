@@ -1,0 +1,158 @@
+//! The command line: which subcommands there are, what their exit codes mean, and how one is run.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::{chat, connect, explain, key, measure, verify};
+use crate::output::Terminal;
+
+/// How a command ended. The numbers are part of the interface: scripts branch on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Everything that was asked is proven.
+    Pass = 0,
+    /// Something failed a check: a verdict, an image, a document.
+    Refused = 1,
+    /// The command line or a file of the user's own (a policy) is wrong.
+    Usage = 2,
+    /// Nothing failed, and something was not asked about.
+    Partial = 3,
+    /// A file could not be read or a peer could not be reached; nothing was judged.
+    Unreachable = 4,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  pass         everything that was asked is proven
+  1  refused      something failed a check: a verdict, an image, a document
+  2  usage        the command line or a file of your own, such as the policy, is wrong
+  3  partial      nothing failed, but something was not asked about
+  4  unreachable  a file could not be read or a peer could not be reached; nothing was judged
+
+Colours appear on terminals only, and never when NO_COLOR is set.";
+
+/// Why a command could not come to a result.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code it leads to.
+    pub outcome: Outcome,
+    /// A stable name in kebab case, for scripts.
+    pub code: &'static str,
+    /// What was expected, what came, what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A file could not be read.
+    #[must_use]
+    pub fn unreadable(path: &std::path::Path, error: &std::io::Error) -> Self {
+        Self {
+            outcome: Outcome::Unreachable,
+            code: "unreadable",
+            message: format!("{} could not be read: {error}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+/// Prove who sees your data before you send any.
+///
+/// A clean room is an AI model inside a hardware enclave that somebody else operates. This program checks, on your own
+/// machine and against your own policy, that a clean room is what it claims to be.
+#[derive(Parser)]
+#[command(name = "cleanroom", version, max_term_width = 100, after_long_help = EXIT_CODES)]
+struct Arguments {
+    /// Print one JSON object instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Key(key::Key),
+    Verify(verify::Verify),
+    Connect(connect::Connect),
+    Chat(chat::Chat),
+    Measure(measure::Measure),
+    Explain(explain::Explain),
+}
+
+impl Command {
+    fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+        match self {
+            Self::Key(command) => command.run(terminal),
+            Self::Connect(command) => command.run(terminal),
+            Self::Chat(command) => command.run(terminal),
+            Self::Measure(command) => command.run(terminal),
+            Self::Explain(command) => command.run(terminal),
+            Self::Verify(command) => command.run(terminal),
+        }
+    }
+}
+
+/// Runs the program on a command line whose first element is the program's name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version go to standard output and are no error; the rest goes to standard error.
+            let asked_for = !error.use_stderr();
+            let printed = error.print().is_ok();
+            return exit_code(if asked_for && printed { Outcome::Pass } else { Outcome::Usage });
+        }
+    };
+    let mut terminal = Terminal::standard(arguments.json);
+    let result = arguments.command.run(&mut terminal);
+    exit_code(result.unwrap_or_else(|failure| {
+        terminal.failure(&failure);
+        failure.outcome
+    }))
+}
+
+fn exit_code(outcome: Outcome) -> ExitCode {
+    ExitCode::from(outcome as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn help_documents_every_exit_code() {
+        let help = Arguments::command().render_long_help().to_string();
+        let outcomes =
+            [Outcome::Pass, Outcome::Refused, Outcome::Usage, Outcome::Partial, Outcome::Unreachable];
+        for outcome in outcomes {
+            let line = format!("{}  {}", outcome as u8, format!("{outcome:?}").to_lowercase());
+            assert!(help.contains(&line), "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_teaches_with_examples() {
+        let mut program = Arguments::command();
+        program.build();
+        for command in program.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:\n  "), "{}", command.get_name());
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! `cleanroom chat`: a conversation with a proven model.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use bytes::{Bytes, BytesMut};
+use clap::Args;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::party::{Party, no_session, runtime, usage};
+use crate::address::Address;
+use crate::cli::{Failure, Outcome};
+use crate::output::{Terminal, printable};
+use crate::session::Sessions;
+
+const EXAMPLES: &str = "\
+Examples:
+  cleanroom chat cleanroom.example:8443
+  cleanroom chat unix:/run/cleanroom.sock --prompt 'What is attestation?'
+
+Answers are printed as they arrive. An answer that is cut off is an error, never an end.";
+
+/// The longest event of a stream, and the longest error body, in bytes.
+const MAX_EVENT_BYTES: usize = 256 * 1024;
+
+/// Talk to a model in a proven clean room
+#[derive(Args)]
+#[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
+pub struct Chat {
+    /// The clean room's host: HOST:PORT or unix:PATH
+    address: Address,
+
+    /// Ask this one question and end; without it, questions are read from standard input, one a line
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+
+    /// The longest answer, in tokens
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: u32,
+
+    #[command(flatten)]
+    party: Party,
+}
+
+#[derive(Serialize)]
+struct Question<'a> {
+    model: &'a str,
+    messages: &'a [Message],
+    stream: bool,
+    max_tokens: u32,
+    temperature: f32,
+}
+
+/// One turn. No `Debug`, and gone from memory when dropped.
+#[derive(Serialize, zeroize::ZeroizeOnDrop)]
+struct Message {
+    #[zeroize(skip)]
+    role: &'static str,
+    content: String,
+}
+
+impl Chat {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`] when the clean room is not proven, or an answer does not come whole.
+    pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+        let (party, model) = self.party.load()?;
+        let runtime = runtime()?;
+        let sessions = Sessions::new(party, self.address);
+        let mut history = Vec::new();
+        let mut ask = |question: String| {
+            history.push(Message { role: "user", content: question });
+            let request = Question {
+                model: model.as_str(),
+                messages: &history,
+                stream: true,
+                max_tokens: self.max_tokens,
+                temperature: 0.0,
+            };
+            let answer = runtime.block_on(stream(&sessions, &request, terminal))?;
+            history.push(Message { role: "assistant", content: answer });
+            Ok(())
+        };
+        if let Some(prompt) = self.prompt {
+            ask(prompt)?;
+            return Ok(Outcome::Pass);
+        }
+        let input = std::io::stdin();
+        let interactive = input.is_terminal();
+        let mut lines = input.lock().lines();
+        loop {
+            if interactive {
+                eprint!("> ");
+                let _ = std::io::stderr().flush();
+            }
+            match lines.next() {
+                None => return Ok(Outcome::Pass),
+                Some(Ok(line)) if line.trim().is_empty() => {}
+                Some(Ok(line)) => ask(line)?,
+                Some(Err(error)) => {
+                    return Err(usage("input", format!("standard input could not be read: {error}")));
+                }
+            }
+        }
+    }
+}
+
+/// Sends a question and prints the answer as it arrives.
+async fn stream(
+    sessions: &Sessions<Full<Bytes>>,
+    question: &Question<'_>,
+    terminal: &mut Terminal,
+) -> Result<String, Failure> {
+    let session = sessions.get().await.map_err(|error| no_session(&error))?;
+    let body = serde_json::to_vec(question).map_err(|error| usage("question", error.to_string()))?;
+    let mut request = Request::new(Full::from(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static("https://cleanroom/v1/chat/completions");
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let response = session.send(request).await.map_err(|error| broken(error.to_string()))?;
+    if response.status().is_success() {
+        read_events(response.into_body(), terminal).await
+    } else {
+        Err(refused(response).await)
+    }
+}
+
+async fn read_events(mut body: Incoming, terminal: &mut Terminal) -> Result<String, Failure> {
+    let mut pending = BytesMut::new();
+    let mut answer = Zeroizing::new(String::new());
+    loop {
+        while let Some(event) = next_event(&mut pending) {
+            if &*event == b"[DONE]" {
+                terminal.text("\n")?;
+                return Ok(std::mem::take(&mut *answer));
+            }
+            let mut chunk: Chunk = serde_json::from_slice(&event)
+                .map_err(|_| broken("an event of the answer is not as expected".to_owned()))?;
+            if chunk.error.is_some() {
+                return Err(broken(
+                    "the clean room reported an error in the middle of the answer".to_owned(),
+                ));
+            }
+            for choice in &mut chunk.choices {
+                if let Some(mut text) = choice.delta.content.take() {
+                    terminal.text(&shown(&text))?;
+                    answer.push_str(&text);
+                    text.zeroize();
+                }
+            }
+        }
+        let frame = match body.frame().await {
+            Some(Ok(frame)) => frame,
+            Some(Err(_)) | None => return Err(broken("the answer was cut off".to_owned())),
+        };
+        if let Some(data) = frame.data_ref() {
+            if pending.len().saturating_add(data.len()) > MAX_EVENT_BYTES {
+                return Err(broken(format!("expected events of at most {MAX_EVENT_BYTES} bytes")));
+            }
+            pending.extend_from_slice(data);
+        }
+    }
+}
+
+/// Line breaks and tabs are an answer's own; anything else that steers a terminal is shown as what it is.
+fn shown(text: &str) -> String {
+    text.split_inclusive(['\n', '\t'])
+        .map(|piece| match piece.strip_suffix(['\n', '\t']) {
+            Some(line) => printable(line) + piece.get(line.len()..).unwrap_or_default(),
+            None => printable(piece),
+        })
+        .collect()
+}
+
+/// Cuts the data of the next whole event off `pending` (HTML standard, section 9.2).
+fn next_event(pending: &mut BytesMut) -> Option<Bytes> {
+    let end = pending.windows(2).position(|pair| pair == b"\n\n")?;
+    let event = pending.split_to(end.saturating_add(2)).freeze();
+    let data = event.strip_prefix(b"data: ").unwrap_or_default();
+    let data = data.strip_suffix(b"\n\n").unwrap_or(data);
+    Some(event.slice_ref(data))
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    error: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    delta: Delta,
+}
+
+#[derive(Deserialize)]
+struct Delta {
+    content: Option<String>,
+}
+
+async fn refused(response: Response<Incoming>) -> Failure {
+    #[derive(Deserialize)]
+    struct Body {
+        error: Detail,
+    }
+    #[derive(Deserialize)]
+    struct Detail {
+        message: String,
+    }
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_EVENT_BYTES).collect().await.ok();
+    let detail = body.and_then(|body| serde_json::from_slice::<Body>(&body.to_bytes()).ok());
+    let detail = detail.map_or_else(|| "no reason given".to_owned(), |body| body.error.message);
+    Failure {
+        outcome: Outcome::Refused,
+        code: "request-refused",
+        message: format!("the clean room answered {status}: {detail}"),
+    }
+}
+
+fn broken(message: String) -> Failure {
+    Failure { outcome: Outcome::Unreachable, code: "answer-broken", message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_cut_at_blank_lines_only() {
+        let mut pending = BytesMut::from(&b"data: {\"a\":1}\n\ndata: [DO"[..]);
+        assert_eq!(next_event(&mut pending).as_deref(), Some(&b"{\"a\":1}"[..]));
+        assert_eq!(next_event(&mut pending), None);
+        pending.extend_from_slice(b"NE]\n\n");
+        assert_eq!(next_event(&mut pending).as_deref(), Some(&b"[DONE]"[..]));
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn an_answer_cannot_steer_the_terminal() {
+        assert_eq!(shown("one\ntwo\x1b[2J"), "one\ntwo\\u{1b}[2J");
+    }
+}

@@ -1,0 +1,90 @@
+//! An enclave image, for people.
+
+use std::path::Path;
+
+use cleanroom_attestation::measurement::{Measurement, SectionKind};
+
+use crate::cli::{Failure, Outcome};
+use crate::commands::measure::{measure_path, pcrs};
+use crate::output::{self, Mark, Page, Terminal, printable};
+
+pub(super) fn explain(path: &Path, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+    let measurement = measure_path(path)?;
+    terminal.report(&measurement, &page(path, &measurement))?;
+    Ok(Outcome::Pass)
+}
+
+fn page(path: &Path, measurement: &Measurement) -> Page {
+    let mut page = Page::new();
+    page.heading(format!("Enclave image {}", printable(&path.display().to_string())));
+    page.field("length", output::bytes(measurement.file_length));
+    page.field("format", format!("version {}", measurement.version));
+    page.field("architecture", measurement.architecture.to_string());
+    page.field(
+        "suggests",
+        format!(
+            "{} of memory, {} processors",
+            output::bytes(measurement.default_memory),
+            measurement.default_cpus
+        ),
+    );
+
+    page.heading("Checks");
+    page.check(Mark::Ok, "layout", "sections follow each other, nothing between or behind them");
+    page.check(Mark::Ok, "CRC-32", format!("{:08x}", measurement.crc32));
+    match &measurement.signing_certificate {
+        Some(certificate) => page.check(
+            Mark::Ok,
+            "signature",
+            format!("over this PCR0, by the {} key of the certificate below", certificate.curve),
+        ),
+        None => page.check(Mark::NotAsked, "signature", "the image is not signed"),
+    }
+
+    page.heading("Measurements");
+    for (name, value, meaning) in pcrs(measurement) {
+        let meaning = if value.is_zero() { "zero, because the image is not signed" } else { meaning };
+        page.field(name, format!("{value}\n{meaning}"));
+    }
+
+    page.heading("Sections");
+    for (index, section) in measurement.sections.iter().enumerate() {
+        let covered = match section.kind {
+            SectionKind::Kernel | SectionKind::CommandLine => "PCR0, PCR1",
+            SectionKind::Ramdisk if is_first_ramdisk(measurement, index) => "PCR0, PCR1",
+            SectionKind::Ramdisk => "PCR0, PCR2",
+            SectionKind::Signature => "its certificate: PCR8",
+            SectionKind::Metadata => "no PCR",
+        };
+        let found = format!("{} at byte {}, in {covered}", output::bytes(section.length), section.offset);
+        page.field(section.kind.to_string(), found);
+    }
+
+    page.heading("Kernel command line");
+    page.note(printable(&measurement.command_line));
+
+    if let Some(certificate) = &measurement.signing_certificate {
+        page.heading("Signing certificate");
+        page.field("key", certificate.curve.to_string());
+        page.field("SHA-256", certificate.sha256.to_string());
+        page.field("SHA-384", certificate.sha384.to_string());
+        page.note("Nitro starts a signed image only while its certificate is in force.");
+    }
+    if let Some(metadata) = &measurement.metadata {
+        page.heading("Metadata (in no PCR: the builder says so, nothing proves it)");
+        let build = &metadata.build;
+        for (name, value) in [
+            ("image", format!("{} {}", metadata.image_name, metadata.image_version)),
+            ("built", build.time.clone()),
+            ("with", format!("{} {}", build.tool, build.tool_version)),
+            ("kernel", format!("{} {}", build.operating_system, build.kernel_version)),
+        ] {
+            page.field(name, printable(&value));
+        }
+    }
+    page
+}
+
+fn is_first_ramdisk(measurement: &Measurement, index: usize) -> bool {
+    measurement.sections.iter().position(|section| section.kind == SectionKind::Ramdisk) == Some(index)
+}

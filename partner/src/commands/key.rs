@@ -1,0 +1,95 @@
+//! `cleanroom key`: the partner's own key.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use cleanroom_channel::identity::Identity;
+use serde::Serialize;
+
+use super::party::{load_key, usage};
+use crate::cli::{Failure, Outcome};
+use crate::output::{Page, Terminal};
+
+const EXAMPLES: &str = "\
+Examples:
+  cleanroom key new                       writes cleanroom.key
+  cleanroom key show --key bank.key       prints the key's digest, which authorities put into releases";
+
+/// Make a key, or show the digest by which a clean room knows it
+#[derive(Args)]
+#[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
+pub struct Key {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Make a P-384 key and write it to a file that only you can read. An existing file is never overwritten
+    New(File),
+    /// Show the digest of a key
+    Show(File),
+}
+
+#[derive(Args)]
+struct File {
+    /// The key file (PKCS#8 PEM)
+    #[arg(long, value_name = "FILE", default_value = "cleanroom.key")]
+    key: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Report {
+    file: PathBuf,
+    key_sha256: String,
+}
+
+impl Key {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`] when the file exists already, cannot be written or is not a key.
+    pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+        let (file, identity) = match self.action {
+            Action::New(File { key }) => {
+                let identity = create(&key)?;
+                (key, identity)
+            }
+            Action::Show(File { key }) => {
+                let identity = load_key(&key)?;
+                (key, identity)
+            }
+        };
+        let report = Report { file, key_sha256: identity.key_digest().to_string() };
+        let mut page = Page::new();
+        page.field("key", report.file.display().to_string());
+        page.field("sha256", report.key_sha256.as_str());
+        terminal.report(&report, &page)?;
+        Ok(Outcome::Pass)
+    }
+}
+
+fn create(path: &PathBuf) -> Result<Identity, Failure> {
+    let identity = Identity::generate().map_err(|error| usage("key", error.to_string()))?;
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(identity.to_pem().as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => usage(
+            "key-exists",
+            format!("{} exists already; choose another --key or remove it", path.display()),
+        ),
+        _ => Failure {
+            outcome: Outcome::Unreachable,
+            code: "unwritable",
+            message: format!("{} could not be written: {error}", path.display()),
+        },
+    })?;
+    Ok(identity)
+}

@@ -1,0 +1,308 @@
+//! `cleanroom measure`: the PCRs of an enclave image file.
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::measurement::{
+    ApplicationMeasurer, ImageError, ImageMeasurer, Measurement, Measurer,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::{Failure, Outcome};
+use crate::output::{self, Page, Terminal, printable};
+
+/// Print the PCRs of an enclave image: what an enclave started from it will be able to prove.
+///
+/// The file is read once, in constant memory, and checked strictly on the way: layout, CRC-32, and the signature if it has
+/// one. The numbers are those that `nitro-cli describe-eif` prints and that Nitro puts into attestation documents.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Measure {
+    /// The enclave image file; `-` reads standard input.
+    image: PathBuf,
+
+    /// Print an [[image]] table for your trust.toml, under this name, instead of the report.
+    #[arg(long, value_name = "NAME", conflicts_with = "json")]
+    toml: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cleanroom measure cleanroom.eif
+  cleanroom measure cleanroom.eif --json
+  cleanroom measure cleanroom.eif --toml \"cleanroom 0.1.0\" >> trust.toml
+  aws s3 cp s3://bucket/cleanroom.eif - | cleanroom measure -";
+
+impl Measure {
+    pub(crate) fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+        let measurement = measure_path(&self.image)?;
+        match self.toml {
+            Some(name) => terminal.text(&policy_table(&name, &measurement))?,
+            None => terminal.report(&measurement, &page(&self.image, &measurement))?,
+        }
+        Ok(Outcome::Pass)
+    }
+}
+
+/// Measures the file at `path`, or standard input if that is `-`, with a progress bar for large files on a terminal.
+pub(crate) fn measure_path(path: &Path) -> Result<Measurement, Failure> {
+    let unreadable = |error: &io::Error| Failure::unreadable(path, error);
+    let (mut source, length): (Box<dyn Read + Send>, Option<u64>) = if path == Path::new("-") {
+        (Box::new(io::stdin()), None)
+    } else {
+        let file = File::open(path).map_err(|error| unreadable(&error))?;
+        let metadata = file.metadata().map_err(|error| unreadable(&error))?;
+        if metadata.is_dir() {
+            return Err(unreadable(&io::ErrorKind::IsADirectory.into()));
+        }
+        (Box::new(file), metadata.is_file().then_some(metadata.len()))
+    };
+    let progress = progress_bar(length);
+    let result = measure(&mut source, |position| progress.set_position(position));
+    progress.finish_and_clear();
+    result.map_err(|error| match error {
+        MeasureError::Read(error) => unreadable(&error),
+        MeasureError::Image(error) => Failure {
+            outcome: Outcome::Refused,
+            code: error.code(),
+            message: format!("{} is refused: {error} [{}]", path.display(), error.code()),
+        },
+    })
+}
+
+/// Why a stream has no measurement.
+#[derive(Debug, thiserror::Error)]
+pub enum MeasureError {
+    /// It could not be read to its end.
+    #[error("the image could not be read: {0}")]
+    Read(#[from] io::Error),
+    /// It is not an acceptable image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
+/// Bytes read at once. With [`BUFFERS`] of them, small enough for a processor's cache and large enough to be rarely waited for.
+const PIECE: usize = 256 << 10;
+/// Pieces under way between the two threads.
+const BUFFERS: usize = 4;
+
+/// Measures what `source` gives, on two threads: one reads and hashes the application, the other hashes the whole image.
+/// With two processors this takes as long as hashing every byte once. `progress` is told how many bytes are done.
+///
+/// # Errors
+///
+/// [`MeasureError`] when the source fails or the image is refused.
+pub fn measure(source: &mut (impl Read + Send), progress: impl Fn(u64)) -> Result<Measurement, MeasureError> {
+    let (image, application) = Measurer::new().split();
+    let (full_sender, full) = mpsc::sync_channel(BUFFERS);
+    let (empty_sender, empty) = mpsc::sync_channel(BUFFERS);
+    for _ in 0..BUFFERS {
+        // The channel has room for all of them, so this cannot fail or wait.
+        let _ = empty_sender.try_send(vec![0; PIECE]);
+    }
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || read(source, application, &empty, &full_sender));
+        let image = consume(image, &full, &empty_sender, progress);
+        // With nobody to take or return a piece, a reader that is not done stops.
+        drop((full, empty_sender));
+        let application = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // Both halves walk the same bytes. What the image's half says comes first, since it saw them with their checksum.
+        let image = image?;
+        Ok(image.finish(application?.finish()?)?)
+    })
+}
+
+/// Reads `source` to its end, hashes the application on the way, and passes every piece on.
+fn read(
+    source: &mut impl Read,
+    mut application: ApplicationMeasurer,
+    empty: &mpsc::Receiver<Vec<u8>>,
+    full: &mpsc::SyncSender<Vec<u8>>,
+) -> Result<ApplicationMeasurer, io::Error> {
+    while let Ok(mut buffer) = empty.recv() {
+        buffer.resize(PIECE, 0);
+        let length = fill(source, &mut buffer)?;
+        buffer.truncate(length);
+        // The measurer keeps its error for its end, and the other half meets the same one.
+        let _ = application.update(&buffer);
+        if length == 0 || full.send(buffer).is_err() {
+            break;
+        }
+    }
+    Ok(application)
+}
+
+/// Reads until `buffer` is full or the source ends.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize, io::Error> {
+    let mut length = 0;
+    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match source.read(rest) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+/// Feeds every piece to the image's half and gives its buffer back.
+fn consume(
+    mut image: ImageMeasurer,
+    full: &mpsc::Receiver<Vec<u8>>,
+    empty: &mpsc::SyncSender<Vec<u8>>,
+    progress: impl Fn(u64),
+) -> Result<ImageMeasurer, ImageError> {
+    let mut position = 0;
+    while let Ok(buffer) = full.recv() {
+        image.update(&buffer)?;
+        position += buffer.len() as u64;
+        progress(position);
+        // The reader may have ended already; then nobody needs the buffer.
+        let _ = empty.send(buffer);
+    }
+    Ok(image)
+}
+
+/// Files from this length on take long enough to show progress.
+const WORTH_A_BAR: u64 = 64 << 20;
+
+fn progress_bar(length: Option<u64>) -> ProgressBar {
+    let shown = io::stderr().is_terminal() && length.is_none_or(|length| length >= WORTH_A_BAR);
+    if !shown {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(10));
+    let template = match length {
+        Some(_) => {
+            "measuring  {bar:32}  {binary_bytes} of {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left"
+        }
+        None => "measuring  {binary_bytes}  {binary_bytes_per_sec}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.enable_steady_tick(Duration::from_millis(250));
+    bar
+}
+
+fn page(path: &Path, measurement: &Measurement) -> Page {
+    let mut page = Page::new();
+    page.field("image", printable(&path.display().to_string()));
+    page.field("length", output::bytes(measurement.file_length));
+    page.field("format", format!("version {}, {}", measurement.version, measurement.architecture));
+    page.field(
+        "signed",
+        match &measurement.signing_certificate {
+            Some(certificate) => {
+                format!("yes, {} certificate with SHA-256 {}", certificate.curve, certificate.sha256)
+            }
+            None => "no: PCR8 will be zero".into(),
+        },
+    );
+    page.heading("");
+    for (name, value, _) in pcrs(measurement) {
+        page.field(name, value.to_string());
+    }
+    page
+}
+
+/// Name, value and meaning of each PCR that an image determines.
+pub(crate) fn pcrs(measurement: &Measurement) -> [(&'static str, Sha384Digest, &'static str); 4] {
+    let unsigned = Sha384Digest::from_bytes([0; Sha384Digest::LENGTH]);
+    [
+        ("PCR0", measurement.pcr0, "the whole image"),
+        ("PCR1", measurement.pcr1, "kernel, command line and first ramdisk"),
+        ("PCR2", measurement.pcr2, "the application: every ramdisk but the first"),
+        ("PCR8", measurement.pcr8.unwrap_or(unsigned), "the certificate that signed the image"),
+    ]
+}
+
+fn policy_table(name: &str, measurement: &Measurement) -> String {
+    // Without control characters, a JSON string is a TOML basic string.
+    let name = serde_json::Value::from(printable(name));
+    let Measurement { pcr0, pcr1, pcr2, .. } = measurement;
+    format!("[[image]]\nname = {name}\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::testing::small_image;
+
+    /// Gives `pieces` one by one, then fails or ends.
+    struct Scripted {
+        pieces: Vec<io::Result<Vec<u8>>>,
+    }
+
+    impl Read for Scripted {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.pieces.is_empty() {
+                return Ok(0);
+            }
+            let piece = self.pieces.remove(0)?;
+            assert!(piece.len() <= buffer.len(), "the script gives small pieces");
+            buffer[..piece.len()].copy_from_slice(&piece);
+            Ok(piece.len())
+        }
+    }
+
+    fn at_once(image: &[u8]) -> Measurement {
+        let mut measurer = Measurer::new();
+        measurer.update(image).unwrap();
+        measurer.finish().unwrap()
+    }
+
+    #[test]
+    fn two_threads_measure_like_one() {
+        // Long enough that every buffer goes round several times, and not a multiple of a piece.
+        let image = small_image(&vec![7; 3 * BUFFERS * PIECE + 12_345]);
+        let positions = std::cell::RefCell::new(Vec::new());
+        let measurement =
+            measure(&mut image.as_slice(), |position| positions.borrow_mut().push(position)).unwrap();
+        assert_eq!(measurement, at_once(&image));
+        assert!(positions.borrow().is_sorted());
+        assert_eq!(positions.borrow().last(), Some(&(image.len() as u64)));
+    }
+
+    #[test]
+    fn reads_short_and_interrupted_are_normal() {
+        let image = small_image(b"application");
+        let mut pieces: Vec<_> = image.chunks(100).map(|piece| Ok(piece.to_vec())).collect();
+        pieces.insert(3, Err(io::ErrorKind::Interrupted.into()));
+        assert_eq!(measure(&mut Scripted { pieces }, |_| ()).unwrap(), at_once(&image));
+    }
+
+    #[test]
+    fn a_failing_source_is_no_measurement() {
+        let image = small_image(b"application");
+        let pieces = vec![Ok(image[..600].to_vec()), Err(io::ErrorKind::TimedOut.into())];
+        let error = measure(&mut Scripted { pieces }, |_| ()).unwrap_err();
+        assert!(matches!(error, MeasureError::Read(error) if error.kind() == io::ErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn a_refused_image_ends_the_reading() {
+        // Refused in its first piece, while many more are waiting.
+        let mut image = small_image(&vec![7; 4 * BUFFERS * PIECE]);
+        image[0] = b'x';
+        let error = measure(&mut image.as_slice(), |_| ()).unwrap_err();
+        assert!(matches!(error, MeasureError::Image(error) if error.code() == "image-magic"));
+    }
+
+    #[test]
+    fn the_table_is_for_the_policy() {
+        let measurement = at_once(&small_image(b"application"));
+        let expected = format!(
+            "[[image]]\nname = \"a \\\"b\\\"\"\npcr0 = \"{}\"\npcr1 = \"{}\"\npcr2 = \"{}\"\n",
+            measurement.pcr0, measurement.pcr1, measurement.pcr2
+        );
+        assert_eq!(policy_table("a \"b\"", &measurement), expected);
+    }
+}

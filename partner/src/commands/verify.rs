@@ -1,0 +1,67 @@
+//! `cleanroom verify`: the verdict on a clean room, or on a document in a file.
+
+mod document;
+mod page;
+mod room;
+
+use clap::Args;
+
+use super::party::Party;
+use crate::address::Address;
+use crate::cli::{Failure, Outcome};
+use crate::output::Terminal;
+
+/// Judge a clean room, or a document in a file, against your policy
+///
+/// Everything that is checked is printed with what was expected and what was found. The verdict has one answer for each
+/// question (platform, image, deployment, model, freshness, session); what nobody asked about is `not asked`, never passed.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Verify {
+    /// The clean room's host: HOST:PORT or unix:PATH
+    #[arg(required_unless_present = "document", conflicts_with = "document")]
+    address: Option<Address>,
+
+    #[command(flatten)]
+    party: Party,
+
+    #[command(flatten)]
+    document: document::Document,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  cleanroom verify cleanroom.example:8443
+  cleanroom verify unix:/run/cleanroom.sock --policy trust.toml --json
+  cleanroom verify --document evidence.cbor --nonce 00112233445566778899aabbccddeeff
+  cleanroom verify --document evidence.cbor --at 2026-01-31T12:00:00Z --json
+
+A policy:
+  version = 1
+  [[trust_anchor]]
+  name = \"aws\"
+  [[image]]                  # what `cleanroom measure IMAGE --toml NAME` prints
+  name = \"cleanroom 0.1.0\"
+  pcr0 = \"...\"
+  pcr1 = \"...\"
+  pcr2 = \"...\"
+  [[model]]
+  id = \"demo\"
+  sha256 = \"...\"
+  [freshness]
+  max_age = \"5m\"";
+
+impl Verify {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`] when a file of the user's own is wrong, or nobody answers.
+    pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+        let Some(address) = &self.address else {
+            let policy = self.party.policy()?;
+            return Ok(self.document.run(&policy, terminal)?.unwrap_or(Outcome::Usage));
+        };
+        let (party, model) = self.party.load()?;
+        room::run(address, &party, &model, terminal)
+    }
+}

@@ -1,0 +1,85 @@
+//! The verdict on a document in a file, without any network.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::time::Timestamp;
+use cleanroom_attestation::verdict::{Expectation, appraise};
+
+use super::page::{outcome, page};
+use crate::cli::{Failure, Outcome};
+use crate::commands::document_file;
+use crate::output::Terminal;
+use crate::session::now;
+
+/// A document in a file, and what it is expected to say.
+#[derive(Args)]
+#[group(skip)]
+pub(super) struct Document {
+    /// Judge this document instead of a clean room: its bytes, or hexadecimal or base64 of them; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    document: Option<PathBuf>,
+
+    /// The time to judge at, like 2026-01-31T12:00:00Z. Without it, this machine's clock
+    #[arg(long, value_name = "TIME", value_parser = timestamp, requires = "document")]
+    at: Option<Timestamp>,
+
+    /// The challenge that you sent, whole
+    #[arg(long, value_name = "HEX", value_parser = hexadecimal, requires = "document")]
+    nonce: Option<Hexadecimal>,
+
+    /// The user data that you expect
+    #[arg(long, value_name = "HEX", value_parser = hexadecimal, requires = "document")]
+    user_data: Option<Hexadecimal>,
+
+    /// The public key that you expect
+    #[arg(long, value_name = "HEX", value_parser = hexadecimal, requires = "document")]
+    public_key: Option<Hexadecimal>,
+
+    /// The value of PCR16 that you expect: the model
+    #[arg(long, value_name = "HEX", requires = "document")]
+    pcr16: Option<Sha384Digest>,
+
+    /// The value of PCR17 that you expect: the receipt key
+    #[arg(long, value_name = "HEX", requires = "document")]
+    pcr17: Option<Sha384Digest>,
+}
+
+/// Bytes that were given in hexadecimal. A type of its own, because clap takes a `Vec` for a repeated argument.
+#[derive(Debug, Clone)]
+struct Hexadecimal(Vec<u8>);
+
+fn hexadecimal(text: &str) -> Result<Hexadecimal, String> {
+    match hex::decode(text) {
+        Ok(bytes) if !bytes.is_empty() => Ok(Hexadecimal(bytes)),
+        _ => Err("expected an even number of hexadecimal digits".into()),
+    }
+}
+
+fn timestamp(text: &str) -> Result<Timestamp, String> {
+    Timestamp::from_rfc3339(text).map_err(|error| error.to_string())
+}
+
+impl Document {
+    /// The verdict under `policy`, or nothing when no document was named.
+    pub(super) fn run(&self, policy: &Policy, terminal: &mut Terminal) -> Result<Option<Outcome>, Failure> {
+        let Some(path) = &self.document else { return Ok(None) };
+        let document = document_file::read(path)?;
+        let at = self.at.unwrap_or_else(now);
+        let bytes = |value: &'_ Option<Hexadecimal>| value.as_ref().map(|value| value.0.clone());
+        let (nonce, user_data, public_key) =
+            (bytes(&self.nonce), bytes(&self.user_data), bytes(&self.public_key));
+        let expected = Expectation {
+            nonce: nonce.as_deref(),
+            user_data: user_data.as_deref(),
+            public_key: public_key.as_deref(),
+            pcr16: self.pcr16,
+            pcr17: self.pcr17,
+        };
+        let verdict = appraise(&document, policy, &expected, at, None);
+        terminal.report(&verdict, &page(&verdict))?;
+        Ok(Some(outcome(&verdict)))
+    }
+}

@@ -1,0 +1,74 @@
+//! The verdict on a clean room that answers at an address.
+
+use cleanroom_attestation::channel::{ALPN, ModelId};
+use cleanroom_attestation::verdict::Verdict;
+use cleanroom_channel::tls::Established;
+use serde::Serialize;
+
+use super::page::{outcome, page};
+use crate::address::Address;
+use crate::channel::{Refused, RelyingParty};
+use crate::cli::{Failure, Outcome};
+use crate::commands::party::{no_session, runtime};
+use crate::output::{Mark, Terminal};
+use crate::session;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    address: String,
+    model: &'a str,
+    accepted: bool,
+    /// The code of the first reason against a session.
+    code: Option<&'static str>,
+    cipher_suite: String,
+    group: String,
+    partner_leaf_sha384: String,
+    enclave_leaf_sha384: String,
+    verdict: &'a Verdict,
+}
+
+/// Sets up an attested session, up to the point where data could be sent, and reports what was proven.
+pub(super) fn run(
+    address: &Address,
+    party: &RelyingParty,
+    model: &ModelId,
+    terminal: &mut Terminal,
+) -> Result<Outcome, Failure> {
+    let appraised =
+        runtime()?.block_on(session::appraise(party, address)).map_err(|error| no_session(&error))?;
+    let (verdict, established) = (appraised.verdict(), appraised.established());
+    let accepted = appraised.accepted();
+    let report = Report {
+        address: address.to_string(),
+        model: model.as_str(),
+        accepted: accepted.is_ok(),
+        code: accepted.as_ref().err().map(Refused::code),
+        cipher_suite: format!("{:#06x}", established.cipher_suite),
+        group: format!("{:#06x}", established.group),
+        partner_leaf_sha384: established.partner_leaf.to_string(),
+        enclave_leaf_sha384: established.enclave_leaf.to_string(),
+        verdict,
+    };
+    let mut page = page(verdict);
+    channel(&mut page, established, accepted.as_ref().err());
+    terminal.report(&report, &page)?;
+    Ok(if accepted.is_ok() { outcome(verdict) } else { Outcome::Refused })
+}
+
+fn channel(page: &mut crate::output::Page, established: &Established, refused: Option<&Refused>) {
+    page.heading("channel");
+    page.check(
+        Mark::Ok,
+        "TLS 1.3",
+        format!("cipher suite {:#06x}, mutual certificates", established.cipher_suite),
+    );
+    page.check(Mark::Ok, "key exchange", format!("X25519MLKEM768 ({:#06x})", established.group));
+    page.check(Mark::Ok, "protocol", String::from_utf8_lossy(ALPN));
+    match refused {
+        None => {
+            page.check(Mark::Ok, "session", "the evidence is of this connection; the receipt key signed it");
+        }
+        Some(refused) => page.check(Mark::Fail, "session", format!("{}\n{refused}", refused.code())),
+    }
+    page.note("Nothing but the challenge was sent.");
+}

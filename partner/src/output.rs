@@ -1,0 +1,351 @@
+//! What the commands print: text for people, in aligned columns, or one JSON object.
+//!
+//! A command builds a [`Page`] and a serialisable value of the same content and hands both to the [`Terminal`]. Text from
+//! files and peers passes through [`printable`], so that nobody writes escape sequences to the user's terminal.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::cli::{Failure, Outcome};
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// It passed.
+    Ok,
+    /// It failed.
+    Fail,
+    /// Nobody asked for it.
+    NotAsked,
+}
+
+impl Mark {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Fail => "FAIL",
+            Self::NotAsked => "not asked",
+        }
+    }
+
+    const fn style(self) -> &'static str {
+        match self {
+            Self::Ok => GREEN,
+            Self::Fail => BOLD_RED,
+            Self::NotAsked => YELLOW,
+        }
+    }
+}
+
+const RESET: &str = "\x1b[0m";
+const BOLD: &str = "\x1b[1m";
+const DIM: &str = "\x1b[2m";
+const GREEN: &str = "\x1b[32m";
+const YELLOW: &str = "\x1b[33m";
+const BOLD_RED: &str = "\x1b[1;31m";
+
+/// Text for people: headings, and under each of them lines in aligned columns.
+#[derive(Debug, Default)]
+pub struct Page {
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug)]
+struct Block {
+    heading: String,
+    lines: Vec<Line>,
+}
+
+#[derive(Debug)]
+enum Line {
+    /// A name and its value, which may have several lines.
+    Field(String, String),
+    /// A mark, what it is about, and what was found.
+    Check(Mark, String, String),
+    /// A sentence.
+    Note(String),
+}
+
+impl Page {
+    /// An empty page.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins a block of lines. Without a heading when `heading` is empty.
+    pub fn heading(&mut self, heading: impl Into<String>) {
+        self.blocks.push(Block { heading: heading.into(), lines: Vec::new() });
+    }
+
+    /// A name and its value.
+    pub fn field(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.line(Line::Field(name.into(), value.into()));
+    }
+
+    /// The result of one check.
+    pub fn check(&mut self, mark: Mark, name: impl Into<String>, found: impl Into<String>) {
+        self.line(Line::Check(mark, name.into(), found.into()));
+    }
+
+    /// A sentence in the block.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.line(Line::Note(text.into()));
+    }
+
+    fn line(&mut self, line: Line) {
+        if self.blocks.is_empty() {
+            self.heading("");
+        }
+        if let Some(block) = self.blocks.last_mut() {
+            block.lines.push(line);
+        }
+    }
+
+    /// The page as text that ends in a line break, with escape sequences for colours if `colour`.
+    #[must_use]
+    pub fn render(&self, colour: bool) -> String {
+        let mut text = String::new();
+        for (index, block) in self.blocks.iter().enumerate() {
+            if index > 0 {
+                text.push('\n');
+            }
+            if !block.heading.is_empty() {
+                paint(&mut text, &block.heading, BOLD, colour);
+                text.push('\n');
+            }
+            block.render(&mut text, colour);
+        }
+        text
+    }
+}
+
+impl Block {
+    fn render(&self, text: &mut String, colour: bool) {
+        let indent = if self.heading.is_empty() { "" } else { "  " };
+        let width = |of: fn(&Line) -> Option<&str>| {
+            self.lines.iter().filter_map(of).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let name_width = width(|line| match line {
+            Line::Field(name, _) | Line::Check(_, name, _) => Some(name),
+            Line::Note(_) => None,
+        });
+        let mark_width = width(|line| match line {
+            Line::Check(mark, ..) => Some(mark.text()),
+            _ => None,
+        });
+        for line in &self.lines {
+            text.push_str(indent);
+            match line {
+                Line::Note(note) => {
+                    paint(text, note, DIM, colour);
+                    text.push('\n');
+                }
+                Line::Field(name, value) => {
+                    let gap = if mark_width > 0 { mark_width + 2 } else { 0 };
+                    push_padded(text, "", gap, "", false);
+                    push_padded(text, name, name_width, DIM, colour);
+                    push_value(text, value, indent.len() + gap + name_width + 2);
+                }
+                Line::Check(mark, name, found) => {
+                    push_padded(text, mark.text(), mark_width, mark.style(), colour);
+                    text.push_str("  ");
+                    push_padded(text, name, name_width, "", colour);
+                    push_value(text, found, indent.len() + mark_width + 2 + name_width + 2);
+                }
+            }
+        }
+    }
+}
+
+fn push_padded(text: &mut String, cell: &str, width: usize, style: &str, colour: bool) {
+    paint(text, cell, style, colour);
+    text.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
+}
+
+/// A value behind its name. Its further lines begin in the same column as the first.
+fn push_value(text: &mut String, value: &str, column: usize) {
+    for (index, line) in value.lines().enumerate() {
+        if index == 0 {
+            text.push_str("  ");
+        } else {
+            text.extend(std::iter::repeat_n(' ', column));
+        }
+        text.push_str(line);
+        text.push('\n');
+    }
+    if value.is_empty() {
+        text.push('\n');
+    }
+}
+
+fn paint(text: &mut String, cell: &str, style: &str, colour: bool) {
+    if colour && !style.is_empty() {
+        let _ = write!(text, "{style}{cell}{RESET}");
+    } else {
+        text.push_str(cell);
+    }
+}
+
+/// `text` with everything escaped that could steer a terminal or reorder what people read: control characters, and the
+/// invisible and bidirectional formatting characters of Unicode.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for character in text.chars() {
+        let steers = matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+                | '\u{e0000}'..='\u{e007f}'
+        );
+        if steers || character.is_control() {
+            clean.extend(character.escape_unicode());
+        } else {
+            clean.push(character);
+        }
+    }
+    clean
+}
+
+/// A length as people read it, with the exact count of bytes beside it from 1 KiB on.
+#[must_use]
+pub fn bytes(length: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    for (unit, shift) in units {
+        let scale = 1_u64 << shift;
+        if length >= scale {
+            let tenths = (u128::from(length) * 10 + u128::from(scale) / 2) >> shift;
+            return format!("{}.{} {unit} ({length} bytes)", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{length} bytes")
+}
+
+/// Where a command's results go.
+pub struct Terminal {
+    out: Box<dyn Write>,
+    errors: Box<dyn Write>,
+    json: bool,
+    colour: bool,
+}
+
+impl Terminal {
+    /// Standard output and standard error. Colours if standard output is a terminal and `NO_COLOR` is unset or empty.
+    #[must_use]
+    pub fn standard(json: bool) -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        let out = io::stdout();
+        let colour = out.is_terminal() && !plain;
+        Self { out: Box::new(out), errors: Box::new(io::stderr()), json, colour }
+    }
+
+    /// Prints a result: `value` as JSON if that was asked for, `page` otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when it could not be written, for instance to a full disk.
+    pub fn report(&mut self, value: &impl Serialize, page: &Page) -> Result<(), Failure> {
+        let text = if self.json {
+            serde_json::to_string_pretty(value).map(|json| json + "\n").map_err(io::Error::other)
+        } else {
+            Ok(page.render(self.colour))
+        };
+        text.and_then(|text| self.write(&text)).map_err(unwritable)
+    }
+
+    /// Prints a result that is meant for another program, as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Terminal::report`].
+    pub fn text(&mut self, text: &str) -> Result<(), Failure> {
+        self.write(text).map_err(unwritable)
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()
+    }
+
+    /// Prints why there is no result: to standard output as JSON if that was asked for, otherwise to standard error.
+    pub fn failure(&mut self, failure: &Failure) {
+        // There is nowhere left to say that this could not be written; the exit code still does.
+        let _ = if self.json {
+            let error = serde_json::json!({ "error": { "code": failure.code, "message": failure.message } });
+            writeln!(self.out, "{error:#}")
+        } else {
+            writeln!(self.errors, "cleanroom: {}", printable(&failure.message))
+        };
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an adapter for map_err")]
+fn unwritable(error: io::Error) -> Failure {
+    Failure {
+        outcome: Outcome::Unreachable,
+        code: "unwritable",
+        message: format!("the result could not be written: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page() -> Page {
+        let mut page = Page::new();
+        page.field("file", "a.eif");
+        page.heading("Checks");
+        page.check(Mark::Ok, "signature", "verified");
+        page.check(Mark::Fail, "PCR0", "expected aa\ngot      bb");
+        page.check(Mark::NotAsked, "nonce", "");
+        page.field("note", "x");
+        page.note("A sentence.");
+        page
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let expected = "\
+file  a.eif
+
+Checks
+  ok         signature  verified
+  FAIL       PCR0       expected aa
+                        got      bb
+  not asked  nonce\u{20}\u{20}\u{20}\u{20}
+             note       x
+  A sentence.
+";
+        assert_eq!(page().render(false), expected);
+    }
+
+    #[test]
+    fn colours_change_nothing_but_colours() {
+        let coloured = page().render(true);
+        assert!(coloured.contains("\x1b[1;31mFAIL\x1b[0m"));
+        let mut plain = coloured;
+        for style in [RESET, BOLD_RED, BOLD, DIM, GREEN, YELLOW] {
+            plain = plain.replace(style, "");
+        }
+        assert_eq!(plain, page().render(false));
+    }
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        assert_eq!(printable("plain – ünïcode"), "plain – ünïcode");
+        assert_eq!(printable("\x1b[2Jx\n\u{9b}"), "\\u{1b}[2Jx\\u{a}\\u{9b}");
+        assert_eq!(printable("a\u{202e}b\u{feff}"), "a\\u{202e}b\\u{feff}");
+    }
+
+    #[test]
+    fn lengths_are_exact() {
+        assert_eq!(bytes(1023), "1023 bytes");
+        assert_eq!(bytes(1024), "1.0 KiB (1024 bytes)");
+        assert_eq!(bytes(1_610_612_736), "1.5 GiB (1610612736 bytes)");
+        assert_eq!(bytes(u64::MAX), "17179869184.0 GiB (18446744073709551615 bytes)");
+    }
+}

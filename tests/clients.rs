@@ -1,0 +1,49 @@
+//! The official client packages, unmodified: against the API alone, and through the whole attested path.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use axum::Extension;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::model::model_digest;
+use cleanroom_channel::identity::Identity;
+use cleanroom_enclave::api::{self, PartnerId, Service};
+use cleanroom_enclave::config::Limits;
+use cleanroom_engine::{Engine, EngineConfig, Model};
+use cleanroom_tests::house::{House, model};
+use cleanroom_tests::official;
+use cleanroom_tests::room::model_id;
+use tokio::net::TcpListener;
+
+/// Room for what the suite asks of one partner at once (eight), and for less than it tries in the end (64).
+const SEQUENCES: usize = 4;
+const QUEUED: usize = 8;
+
+async fn run(base_url: String) {
+    let outcome = tokio::task::spawn_blocking(move || official::openai(&base_url)).await.unwrap();
+    official::expect_passed(outcome.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openai_against_the_api_alone() {
+    let sequences = NonZeroUsize::new(SEQUENCES).unwrap();
+    let config = EngineConfig { threads: NonZeroUsize::MIN, max_sequences: sequences, max_queued: QUEUED };
+    let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), config).unwrap();
+    let limits = Limits { sequences, queued: QUEUED, ..Limits::default() };
+    let service = Service::new(engine, model_id(), model_digest(&model()), &limits);
+    let partner = PartnerId::from(Sha256Digest::of(&[b"key"]));
+    let router = api::router(Arc::new(service)).layer(Extension(partner));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    run(format!("http://{address}/v1")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openai_through_the_attested_path() {
+    let house = House::start(&format!("[limits]\nsequences = {SEQUENCES}\nqueued = {QUEUED}")).await;
+    let proxy = house.proxy(&Identity::generate().unwrap()).await;
+    run(format!("http://{proxy}/v1")).await;
+}

@@ -1,0 +1,124 @@
+//! What a partner, or anybody who can reach the enclave, cannot do to it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use cleanroom_attestation::channel::{FrameKind, HelloFrame, ModelId, Nonce};
+use cleanroom_channel::frames::Frame;
+use cleanroom_channel::identity::Identity;
+use cleanroom_channel::tls;
+use cleanroom_tests::room::{World, model_id};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Sends `script` on a connection of the channel's profile and gives the enclave's code and what it answered.
+async fn send(script: &[u8]) -> (Option<&'static str>, Vec<u8>) {
+    meet(async |stream: &mut TlsStream<UnixStream>| stream.write_all(script).await.unwrap()).await
+}
+
+async fn meet(script: impl AsyncFn(&mut TlsStream<UnixStream>)) -> (Option<&'static str>, Vec<u8>) {
+    let world = World::new();
+    let enclave = world.enclave(world.accepted.clone()).await;
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let client = async {
+        let config = tls::client_config(&Identity::generate().unwrap()).unwrap();
+        let connector = TlsConnector::from(std::sync::Arc::new(config));
+        let mut stream = connector.connect(tls::server_name(), ours).await.unwrap();
+        script(&mut stream).await;
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        answer
+    };
+    let enclave = async { enclave.accept(theirs).await.err().map(|error| error.code()) };
+    let (code, answer) = tokio::join!(enclave, client);
+    (code, answer)
+}
+
+fn hello(model: &ModelId) -> Frame {
+    let hello = HelloFrame { nonce: Nonce::from_bytes([1; 32]), model_id: model.clone() };
+    Frame::new(FrameKind::Hello, &hello.encode())
+}
+
+#[tokio::test]
+async fn frames_that_are_not_due_are_refused() {
+    let oversized = [FrameKind::Hello.code(), 0, 0, 0, 169];
+    let malformed = Frame::new(FrameKind::Hello, b"junk");
+    let finished = Frame::new(FrameKind::Finished, &[0; 48]);
+    assert_eq!(send(&oversized).await, (Some("frame"), Vec::new()));
+    assert_eq!(send(malformed.bytes()).await, (Some("frame"), Vec::new()));
+    assert_eq!(send(finished.bytes()).await, (Some("frame"), Vec::new()));
+    assert_eq!(send(&[1, 0]).await, (Some("truncated"), Vec::new()));
+    assert_eq!(send(b"GET / HTTP/1.1\r\n\r\n").await, (Some("frame"), Vec::new()));
+}
+
+#[tokio::test]
+async fn another_model_is_refused_by_code() {
+    let other = ModelId::new("other").unwrap();
+    let (code, answer) = send(hello(&other).bytes()).await;
+    assert_eq!(code, Some("unknown-model"));
+    assert_eq!(answer, Frame::new(FrameKind::Refusal, &[1]).bytes());
+}
+
+#[tokio::test]
+async fn a_finished_of_another_exchange_is_refused() {
+    let wrong = Frame::new(FrameKind::Finished, &[0; 48]);
+    let (code, answer) = send(&[hello(&model_id()).bytes(), wrong.bytes()].concat()).await;
+    assert_eq!(code, Some("finished"));
+    assert_eq!(answer.first(), Some(&FrameKind::Evidence.code()));
+    // A duplicated Hello is not a Finished either.
+    let (code, _) = send(&[hello(&model_id()).bytes(), hello(&model_id()).bytes()].concat()).await;
+    assert_eq!(code, Some("frame"));
+}
+
+#[tokio::test]
+async fn requests_before_finished_are_refused() {
+    let (code, answer) = meet(async |stream: &mut TlsStream<UnixStream>| {
+        hello(&model_id()).write(stream).await.unwrap();
+        Frame::read(stream, &[FrameKind::Evidence]).await.unwrap();
+        stream.write_all(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    })
+    .await;
+    assert_eq!(code, Some("frame"));
+    assert_eq!(answer, b"");
+}
+
+#[tokio::test]
+async fn no_certificate_means_no_session() {
+    let world = World::new();
+    let enclave = world.enclave(world.accepted.clone()).await;
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let client = async {
+        let mut config = tls::client_config(&Identity::generate().unwrap()).unwrap();
+        config.client_auth_cert_resolver = std::sync::Arc::new(NoCertificate);
+        let connector = TlsConnector::from(std::sync::Arc::new(config));
+        if let Ok(mut stream) = connector.connect(tls::server_name(), ours).await {
+            // TLS 1.3 tells a client late that its certificate was missed.
+            let _ = hello(&model_id()).write(&mut stream).await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            assert_eq!(answer, b"");
+        }
+    };
+    let (code, ()) =
+        tokio::join!(async { enclave.accept(theirs).await.err().map(|error| error.code()) }, client);
+    assert_eq!(code, Some("tls"));
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(
+        &self,
+        _hints: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<std::sync::Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}

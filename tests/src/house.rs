@@ -1,0 +1,159 @@
+//! A whole clean room in this process: the enclave's own life on the real model, behind a relay that records and can cut.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use cleanroom_attestation::model::model_digest;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_channel::identity::Identity;
+use cleanroom_enclave::{Platform, run};
+use cleanroom_partner::address::Address;
+use cleanroom_partner::channel::RelyingParty;
+use cleanroom_partner::proxy;
+use cleanroom_partner::session::Sessions;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::watch;
+
+use crate::room::{World, model_id};
+
+/// The repository's root.
+#[must_use]
+pub fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The bytes of the model that the project carries.
+#[must_use]
+pub fn model() -> Vec<u8> {
+    std::fs::read(repository().join("models/demo.gguf")).expect("models/demo.gguf is part of the repository")
+}
+
+/// A running clean room and the relay before it.
+pub struct House {
+    world: World,
+    folder: tempfile::TempDir,
+    /// What the relay carried.
+    pub recorder: Recorder,
+}
+
+impl House {
+    /// Starts the enclave with `configuration` lines appended to the shortest configuration that admits everybody.
+    pub async fn start(configuration: &str) -> Self {
+        let world = World::new();
+        let folder = tempfile::tempdir().unwrap();
+        let enclave = folder.path().join("enclave.sock");
+        let listener = UnixListener::bind(&enclave).unwrap();
+        let config = if configuration.contains("partners") {
+            format!("version = 1\nmodel = \"demo\"\n{configuration}\n")
+        } else {
+            format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{configuration}\n")
+        };
+        let device = world.device(world.accepted.clone());
+        let platform = Platform { device, listener, config, model: model() };
+        tokio::spawn(async move {
+            // An enclave that halts refuses connections, and the test that needs it fails.
+            run(platform, std::future::pending()).await
+        });
+        let recorder = Recorder::start(folder.path().join("host.sock"), enclave).await;
+        Self { world, folder, recorder }
+    }
+
+    /// Where the host listens.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        Address::Unix(self.folder.path().join("host.sock"))
+    }
+
+    /// A partner with a key of its own.
+    #[must_use]
+    pub fn party(&self, identity: &Identity) -> RelyingParty {
+        RelyingParty::new(identity, self.policy(), model_id()).unwrap()
+    }
+
+    /// The policy that accepts this house.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.world.policy_for(model_digest(&model()))
+    }
+
+    /// A proxy of a partner with `identity`; gives its address.
+    pub async fn proxy(&self, identity: &Identity) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let sessions = Arc::new(Sessions::new(self.party(identity), self.address()));
+        tokio::spawn(proxy::serve(listener, sessions, std::future::pending()));
+        address
+    }
+}
+
+/// A relay between two Unix sockets that keeps every byte, and can cut every connection.
+#[derive(Clone)]
+pub struct Recorder {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    cut: watch::Sender<Option<usize>>,
+}
+
+impl Recorder {
+    /// Listens at `at` and carries to `to`.
+    pub async fn start(at: PathBuf, to: PathBuf) -> Self {
+        let recorder = Self { bytes: Arc::default(), cut: watch::channel(None).0 };
+        let listener = UnixListener::bind(at).unwrap();
+        let this = recorder.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(target) = UnixStream::connect(&to).await else { continue };
+                let (from_partner, to_partner) = stream.into_split();
+                let (from_enclave, to_enclave) = target.into_split();
+                tokio::spawn(this.clone().carry(from_partner, to_enclave));
+                tokio::spawn(this.clone().carry(from_enclave, to_partner));
+            }
+        });
+        recorder
+    }
+
+    async fn carry(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+        let mut cut = self.cut.subscribe();
+        let mut buffer = vec![0; 16 * 1024];
+        loop {
+            let read = tokio::select! {
+                _ = cut.wait_for(|limit| limit.is_some_and(|limit| self.len() >= limit)) => return,
+                read = from.read(&mut buffer) => read,
+            };
+            let Ok(count @ 1..) = read else { break };
+            self.bytes.lock().unwrap().extend_from_slice(&buffer[..count]);
+            self.cut.send_modify(|_| {});
+            if to.write_all(&buffer[..count]).await.is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown().await;
+    }
+
+    /// How many bytes were carried so far, in both directions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.lock().unwrap().len()
+    }
+
+    /// Whether nothing was carried yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Cuts every connection as soon as `more` further bytes were carried.
+    pub fn cut_after(&self, more: usize) {
+        let limit = self.len() + more;
+        self.cut.send_replace(Some(limit));
+    }
+
+    /// Whether `needle` was carried in the clear.
+    #[must_use]
+    pub fn saw(&self, needle: &[u8]) -> bool {
+        assert!(!needle.is_empty());
+        self.bytes.lock().unwrap().windows(needle.len()).any(|window| window == needle)
+    }
+}

@@ -1,0 +1,134 @@
+//! A clean room in this process: a real attester on a software security module under a root of its own.
+
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
+use cleanroom_attestation::channel::ModelId;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::policy::Policy;
+use cleanroom_channel::identity::Identity;
+use cleanroom_enclave::channel::Attester;
+use cleanroom_enclave::commitment::commit;
+use cleanroom_enclave::receipt_key::ReceiptKey;
+use cleanroom_enclave::security_module::{Device, SecurityModule};
+use cleanroom_partner::channel::RelyingParty;
+use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
+
+/// The name of the model of every room.
+#[must_use]
+pub fn model_id() -> ModelId {
+    ModelId::new("demo").unwrap()
+}
+
+/// The identity of the model of every room.
+#[must_use]
+pub fn model_digest() -> Sha256Digest {
+    Sha256Digest::of(&[b"the weights"])
+}
+
+/// Milliseconds since the Unix epoch.
+#[must_use]
+pub fn now_ms() -> u64 {
+    u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
+}
+
+/// A software security module as the enclave's device. Clones are the same module.
+#[derive(Clone)]
+pub struct SoftwareDevice(Arc<Mutex<SoftwareNsm>>);
+
+impl SoftwareDevice {
+    /// Asks the module for a document with any fields, as only whoever runs the module can.
+    #[must_use]
+    pub fn attest(&self, nonce: &[u8], user_data: &[u8], public_key: &[u8]) -> Vec<u8> {
+        let bytes = |bytes: &[u8]| Some(serde_bytes::ByteBuf::from(bytes));
+        let request = Request::Attestation {
+            nonce: bytes(nonce),
+            user_data: bytes(user_data),
+            public_key: bytes(public_key),
+        };
+        match self.clone().process(request) {
+            Response::Attestation { document } => document,
+            other => panic!("expected a document, got {other:?}"),
+        }
+    }
+}
+
+impl Device for SoftwareDevice {
+    fn process(&mut self, request: Request) -> Response {
+        let request = serde_cbor::to_vec(&request).unwrap();
+        let answer = self.0.lock().unwrap().process(&request, now_ms());
+        serde_cbor::from_slice(&answer).unwrap_or(Response::Error(ErrorCode::InternalError))
+    }
+}
+
+/// A development root, the measurements of an image, and rooms and partners that agree on both.
+pub struct World {
+    root: Arc<DevelopmentRoot>,
+    /// What the partner's policy accepts.
+    pub accepted: Measurements,
+    pcrs: [Sha384Digest; 3],
+}
+
+impl World {
+    /// A new root and an image.
+    #[must_use]
+    pub fn new() -> Self {
+        let root = Arc::new(DevelopmentRoot::generate(now_ms()).unwrap());
+        let pcrs = [b"0", b"1", b"2"].map(|name| Sha384Digest::of(&[name]));
+        Self { root, accepted: Measurements::of_image(pcrs[0], pcrs[1], pcrs[2]), pcrs }
+    }
+
+    /// The security module of an enclave with `measurements` that has booted just now.
+    #[must_use]
+    pub fn device(&self, measurements: Measurements) -> SoftwareDevice {
+        let nsm = SoftwareNsm::builder(Arc::clone(&self.root), measurements).start(now_ms()).unwrap();
+        SoftwareDevice(Arc::new(Mutex::new(nsm)))
+    }
+
+    /// An enclave with `measurements`, booted and ready.
+    pub async fn enclave(&self, measurements: Measurements) -> Attester {
+        self.enclave_on(self.device(measurements)).await
+    }
+
+    /// An enclave on a security module.
+    pub async fn enclave_on(&self, device: SoftwareDevice) -> Attester {
+        let security_module = SecurityModule::start(device).unwrap();
+        let receipt_key = ReceiptKey::generate().unwrap();
+        let committed = commit(&security_module, model_digest(), &receipt_key).await.unwrap();
+        Attester::new(committed, model_id(), security_module, receipt_key).unwrap()
+    }
+
+    /// The partner's policy: this root, this image, this model.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.policy_for(model_digest())
+    }
+
+    /// The same for another model.
+    #[must_use]
+    pub fn policy_for(&self, model: Sha256Digest) -> Policy {
+        let [pcr0, pcr1, pcr2] = self.pcrs;
+        let root = self.root.fingerprint();
+        let text = format!(
+            "version = 1\n\
+             [[trust_anchor]]\nname = \"test\"\ntier = \"development\"\nsha256 = \"{root}\"\n\
+             [[image]]\nname = \"the image\"\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n\
+             [[model]]\nid = \"demo\"\nsha256 = \"{model}\"\n\
+             [freshness]\nmax_age = \"5m\"\n"
+        );
+        Policy::from_toml(&text).unwrap()
+    }
+
+    /// A partner with a key of its own and [`World::policy`].
+    #[must_use]
+    pub fn partner(&self) -> RelyingParty {
+        RelyingParty::new(&Identity::generate().unwrap(), self.policy(), model_id()).unwrap()
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}

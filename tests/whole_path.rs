@@ -1,0 +1,148 @@
+//! The main job: a partner's client asks through the proxy, the host's relay sees ciphertext, a real model answers.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use cleanroom_attestation::channel::{Nonce, PublicAttestation};
+use cleanroom_attestation::verdict::{Expectation, appraise};
+use cleanroom_channel::identity::Identity;
+use cleanroom_enclave::api::{self, PartnerId, Service};
+use cleanroom_enclave::config::Limits;
+use cleanroom_engine::{Engine, EngineConfig, Model};
+use cleanroom_partner::session::now;
+use cleanroom_tests::client::{json, question, send, send_on};
+use cleanroom_tests::house::{House, Recorder, model};
+use cleanroom_tests::room::model_id;
+use http::StatusCode;
+use http_body_util::BodyExt as _;
+use tokio::net::{UnixListener, UnixStream};
+
+const QUESTION: &str = "What is attestation?";
+const ANSWER: &str = "Attestation proves which image an enclave has started. The signature comes from the platform and \
+                      can be checked by anyone. If the measurements do not match, the client must not send its prompt.";
+/// A piece of the answer that no header or handshake contains.
+const PIECE: &[u8] = b"measurements";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_carries_neither_prompt_nor_answer_nor_key() {
+    let house = House::start("").await;
+    let identity = Identity::generate().unwrap();
+    let proxy = house.proxy(&identity).await;
+    let (status, answer) =
+        json(send(proxy, "POST", "/v1/chat/completions", &question(QUESTION, false)).await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer["choices"][0]["message"]["content"], ANSWER);
+    assert!(!house.recorder.is_empty());
+    for secret in
+        [QUESTION.as_bytes(), ANSWER.as_bytes(), PIECE, b"chat/completions", identity.to_pem().as_bytes()]
+    {
+        assert!(!house.recorder.saw(secret), "{}", String::from_utf8_lossy(secret));
+    }
+    // What the relay does carry in the clear: the first bytes of a TLS handshake record.
+    assert!(house.recorder.saw(&[0x16, 0x03, 0x01]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_recorder_finds_plaintext_when_tls_is_taken_away() {
+    // The same API, the same model, the same recorder, no channel: everything that must be absent above is found.
+    let folder = tempfile::tempdir().unwrap();
+    let (host, enclave) = (folder.path().join("host"), folder.path().join("enclave"));
+    let engine = EngineConfig {
+        threads: std::num::NonZeroUsize::MIN,
+        max_sequences: std::num::NonZeroUsize::MIN,
+        max_queued: 0,
+    };
+    let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), engine).unwrap();
+    let digest = cleanroom_attestation::model::model_digest(&model());
+    let service = Arc::new(Service::new(engine, model_id(), digest, &Limits::default()));
+    let partner = PartnerId::from(cleanroom_attestation::digest::Sha256Digest::of(&[b"key"]));
+    let router = api::router(service).layer(Extension(partner));
+    let listener = UnixListener::bind(&enclave).unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let recorder = Recorder::start(host.clone(), enclave).await;
+
+    let stream = UnixStream::connect(host).await.unwrap();
+    let response = send_on(stream, "x", "POST", "/v1/chat/completions", &question(QUESTION, false)).await;
+    let (status, answer) = json(response).await;
+    assert_eq!((status, answer["choices"][0]["message"]["content"].as_str()), (StatusCode::OK, Some(ANSWER)));
+    for secret in [QUESTION.as_bytes(), ANSWER.as_bytes(), PIECE, b"chat/completions"] {
+        assert!(recorder.saw(secret), "{}", String::from_utf8_lossy(secret));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_done_and_a_cut_one_with_an_error() {
+    let house = House::start("").await;
+    let proxy = house.proxy(&Identity::generate().unwrap()).await;
+    let whole = send(proxy, "POST", "/v1/chat/completions", &question(QUESTION, true)).await;
+    let whole = whole.into_body().collect().await.unwrap().to_bytes();
+    assert!(whole.ends_with(b"data: [DONE]\n\n"));
+
+    // Now the host lets a few hundred bytes of the answer through and cuts.
+    let mut response =
+        send(proxy, "POST", "/v1/chat/completions", &question("Tell me a short story.", true)).await;
+    let first = response.body_mut().frame().await.unwrap().unwrap();
+    assert!(first.data_ref().is_some_and(|data| data.starts_with(b"data: ")));
+    house.recorder.cut_after(500);
+    let rest = response.into_body().collect().await;
+    assert!(rest.is_err(), "a cut answer must not look like a finished one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_listed_gets_evidence_and_nothing_else() {
+    let listed = Identity::generate().unwrap();
+    let house = House::start(&format!("partners = [\"{}\"]", listed.key_digest())).await;
+    let (status, _) = json(send(house.proxy(&listed).await, "GET", "/v1/models", "").await).await;
+    assert_eq!(status, StatusCode::OK);
+
+    let stranger = house.proxy(&Identity::generate().unwrap()).await;
+    for (method, path) in [("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/healthz")] {
+        let (status, body) = json(send(stranger, method, path, &question(QUESTION, false)).await).await;
+        assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
+        assert_eq!(body["error"]["code"], "partner_not_listed");
+    }
+    let nonce = [0xA5; 32];
+    let path = format!("/.well-known/cleanroom/attestation?nonce={}", "a5".repeat(32));
+    let (status, evidence) = json(send(stranger, "GET", &path, "").await).await;
+    assert_eq!(status, StatusCode::OK);
+    let decode = |name: &str| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.decode(evidence[name].as_str().unwrap()).unwrap()
+    };
+    let receipt_key = decode("receipt_key");
+    let request = PublicAttestation {
+        nonce: &Nonce::from_bytes(nonce),
+        model_id: &model_id(),
+        model_digest: cleanroom_attestation::model::model_digest(&model()),
+        release: None,
+        lease: None,
+        receipt_key: &receipt_key,
+    }
+    .evidence_request();
+    let expected = Expectation {
+        nonce: Some(request.nonce()),
+        user_data: Some(request.user_data()),
+        public_key: Some(request.public_key()),
+        ..Expectation::default()
+    };
+    let verdict = appraise(&decode("document"), &house.policy(), &expected, now(), None);
+    assert!(verdict.accepted().is_ok(), "{:?}", verdict.accepted().err());
+
+    for nonce in ["", "?nonce=", "?nonce=00", "?nonce=zz", "?other=1"] {
+        let path = format!("/.well-known/cleanroom/attestation{nonce}");
+        assert_eq!(send(stranger, "GET", &path, "").await.status(), StatusCode::BAD_REQUEST, "{nonce}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_sessions_are_shed() {
+    let house = House::start("[limits]\nsessions = 1\n").await;
+    let first = house.proxy(&Identity::generate().unwrap()).await;
+    assert_eq!(send(first, "GET", "/v1/models", "").await.status(), StatusCode::OK);
+    let second = house.proxy(&Identity::generate().unwrap()).await;
+    let (status, body) = json(send(second, "GET", "/v1/models", "").await).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body["error"]["code"], "truncated");
+    // The first session is not touched.
+    assert_eq!(send(first, "GET", "/v1/models", "").await.status(), StatusCode::OK);
+}
