@@ -22,7 +22,7 @@ use nsm_nitro_enclave_utils::time::Time;
 use nsm_nitro_enclave_utils::verify::AttestationDocVerifierExt as _;
 
 static POLICY: LazyLock<Policy> =
-    LazyLock::new(|| cleanroom_fuzz::policy(&Sha256Digest::of(&[&AUTHORITY.certificates[0]])));
+    LazyLock::new(|| cleanroom_fuzz::policy(&Sha256Digest::of(&[AUTHORITY.root()])));
 
 /// Rules that this verifier has and another lacks: who lacks it, and the code under which this one refuses.
 const STRICTER: &[(Other, &str)] = &[];
@@ -48,7 +48,7 @@ fuzz_target!(|input: &[u8]| {
     let document = Document::parse(&bytes);
     // Documents of AWS are judged at their own time, everything else when the chain of this process is in force.
     let at = match &document {
-        Ok(document) if document.cabundle()[0] != AUTHORITY.certificates[0] => document.timestamp(),
+        Ok(document) if document.cabundle()[0] != AUTHORITY.root() => document.timestamp(),
         _ => NOW,
     };
     let verdict = appraise(&bytes, &POLICY, &Expectation::default(), at, None);
@@ -57,7 +57,7 @@ fuzz_target!(|input: &[u8]| {
 
     let root = match &document {
         Ok(document) if genuine == Some(Tier::Production) => document.cabundle()[0],
-        _ => &AUTHORITY.certificates[0],
+        _ => AUTHORITY.root(),
     };
     // Only AWS's own root is built into nitro_attest.
     if genuine != Some(Tier::Development) {
@@ -68,7 +68,14 @@ fuzz_target!(|input: &[u8]| {
     compare(Other::NsmUtils, genuine.is_some(), theirs, code, &bytes, document.as_ref().ok());
 });
 
-fn compare(other: Other, ours: bool, theirs: bool, code: &str, bytes: &[u8], document: Option<&Document<'_>>) {
+fn compare(
+    other: Other,
+    ours: bool,
+    theirs: bool,
+    code: &str,
+    bytes: &[u8],
+    document: Option<&Document<'_>>,
+) {
     let explained = match (ours, theirs) {
         (true, false) => document.is_some_and(|document| others_refuse(other, bytes, document)),
         (false, true) => STRICTER.contains(&(other, code)),

@@ -57,7 +57,9 @@ fn main() -> ExitCode {
 fn run(mib: u64, rounds: usize) -> Outcome<bool> {
     let directory = tempfile::tempdir()?;
     let compared = images::compare_small(directory.path())?;
-    println!("the same PCRs as AWS's crate on {compared} small images (unsigned, and signed with P-256, P-384, P-521)");
+    println!(
+        "the same PCRs as AWS's crate on {compared} small images (unsigned, and signed with P-256, P-384, P-521)"
+    );
 
     let image = images::large(directory.path(), mib)?;
     let length = std::fs::metadata(&image)?.len();
@@ -88,10 +90,16 @@ fn run(mib: u64, rounds: usize) -> Outcome<bool> {
     };
     let pcrs: Vec<&Value> = results[..3].iter().flatten().map(|result| &result["pcrs"]).collect();
     target(pcrs.windows(2).all(|pair| pair[0] == pair[1]), "all give the same PCRs".into());
-    target(ours.seconds <= aws.seconds, format!("{:.2} times as fast as AWS's crate", aws.seconds / ours.seconds));
+    target(
+        ours.seconds <= aws.seconds,
+        format!("{:.2} times as fast as AWS's crate", aws.seconds / ours.seconds),
+    );
     target(
         ours.seconds <= OVERHEAD_LIMIT * limit.seconds,
-        format!("{:.2} of hashing once (target {OVERHEAD_LIMIT:.2}, with two processors)", ours.seconds / limit.seconds),
+        format!(
+            "{:.2} of hashing once (target {OVERHEAD_LIMIT:.2}, with two processors)",
+            ours.seconds / limit.seconds
+        ),
     );
     target(
         ours.peak_kib < MEMORY_LIMIT,
@@ -110,7 +118,8 @@ impl Summary {
     fn of(results: &[Value]) -> Self {
         let mut seconds: Vec<f64> = results.iter().filter_map(|result| result["seconds"].as_f64()).collect();
         seconds.sort_by(f64::total_cmp);
-        let peak_kib = results.iter().filter_map(|result| result["peak_kib"].as_u64()).max().unwrap_or(u64::MAX);
+        let peak_kib =
+            results.iter().filter_map(|result| result["peak_kib"].as_u64()).max().unwrap_or(u64::MAX);
         Self { seconds: seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN), peak_kib }
     }
 }
@@ -170,6 +179,7 @@ fn in_pieces(image: &Path, mut take: impl FnMut(&[u8]) -> Outcome<()>) -> Outcom
 /// The peak of this process's resident memory.
 fn peak_kib() -> Outcome<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM in /proc/self/status")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM in /proc/self/status")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
