@@ -56,7 +56,10 @@ pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<(), Box<dyn 
     let server_identity = Identity::generate()?;
     let mut bench = Bench {
         partner: Partner::new(read_policy(&world.policy(digest))?)?,
-        enclave: EnclaveEnd::start(attester, TlsAcceptor::from(Arc::new(tls::server_config(&server_identity)?)))?,
+        enclave: EnclaveEnd::start(
+            attester,
+            TlsAcceptor::from(Arc::new(tls::server_config(&server_identity)?)),
+        )?,
         module,
         runtime,
     };
@@ -273,7 +276,14 @@ impl Costs {
     }
 }
 
-fn describe(report: &mut Report, rounds: usize, limits: &Primitives, plain: &Costs, warm: &Costs, cold: &Costs) {
+fn describe(
+    report: &mut Report,
+    rounds: usize,
+    limits: &Primitives,
+    plain: &Costs,
+    warm: &Costs,
+    cold: &Costs,
+) {
     let ratio = |of: fn(&Costs) -> f64, costs: &Costs| of(costs) / of(plain);
     let (wall, cpu): (fn(&Costs) -> f64, fn(&Costs) -> f64) = (|c| c.wall.median(), |c| c.cpu.median());
     let wall_least: fn(&Costs) -> f64 = |c| c.wall.least();
