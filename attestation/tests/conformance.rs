@@ -1,5 +1,6 @@
 //! The conformance vectors of `docs/verification.md`: the committed ones and freshly made ones, on this build's backend.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -8,7 +9,7 @@ use cleanroom_attestation::chain::ChainCache;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, Verdict, appraise};
-use cleanroom_forge::conformance::{self, Outcome, Response, Vector};
+use cleanroom_forge::conformance::{self, Coverage, Outcome, Response, Vector};
 use serde_json::Value;
 
 fn repository() -> PathBuf {
@@ -115,4 +116,47 @@ fn the_vectors_stay_small() {
     let files = std::fs::read_dir(directory).unwrap();
     let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
     assert!(bytes < 1_500_000, "{bytes}");
+}
+/// Every word in the sources that is a code: what stands behind the arrows of the `code` functions, and every hyphenated
+/// word in the appraisal.
+fn codes_of_the_sources() -> BTreeSet<String> {
+    let source = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(path);
+        let text = std::fs::read_to_string(path).unwrap();
+        text.split("#[cfg(test)]").next().unwrap().to_owned()
+    };
+    let is_code = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    let mut codes = BTreeSet::new();
+    for path in ["document/error.rs", "chain/error.rs", "verdict/checks.rs", "measurement/error.rs"] {
+        let text = source(path);
+        let words = text.split("=> \"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0));
+        let found: Vec<_> = words.filter(|word| is_code(word)).map(str::to_owned).collect();
+        assert!(!found.is_empty(), "{path}");
+        codes.extend(found);
+    }
+    let text = source("verdict/appraise.rs");
+    let words = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split('"').skip(1).step_by(2));
+    codes.extend(words.filter(|word| is_code(word) && word.contains('-')).map(str::to_owned));
+    codes
+}
+
+#[test]
+fn every_code_is_in_the_specification() {
+    let document = std::fs::read_to_string(repository().join("docs/verification.md")).unwrap();
+    let coverage = Coverage::of(&document);
+    let sources = codes_of_the_sources();
+    assert!(sources.len() > 80, "{}", sources.len());
+    let specified: BTreeSet<String> = coverage.codes().into_iter().map(str::to_owned).collect();
+    let missing: Vec<_> = sources.difference(&specified).collect();
+    assert!(missing.is_empty(), "not in docs/verification.md: {missing:?}");
+    // Of the contract, not of the library.
+    let others: BTreeSet<String> = ["policy", "request"].map(str::to_owned).into();
+    let invented: Vec<_> = specified.difference(&sources).filter(|code| !others.contains(*code)).collect();
+    assert!(invented.is_empty(), "in docs/verification.md and nowhere else: {invented:?}");
 }

@@ -168,7 +168,7 @@ fn order(list: &mut List) {
     });
     rearranged(
         "instance-twice",
-        "V-3.2",
+        "V-3.2 V-3.12",
         "the instance certificate twice",
         "certificate-path-length",
         |it| it.insert(4, it[3].clone()),

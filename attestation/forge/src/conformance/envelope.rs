@@ -39,7 +39,7 @@ fn frame(list: &mut List) {
     });
     bytes(
         "longest-and-wrong",
-        "V-1.1",
+        "V-1.1 V-1.13",
         "zeros of the greatest length: read, and no document",
         "cbor-unexpected-type",
         |it| {
@@ -59,7 +59,8 @@ fn frame(list: &mut List) {
     bytes("map", "V-1.13", "a map in the place of the array", "cbor-unexpected-type", |it| *it = vec![0xa0]);
 
     let mut tags = |id: &str, about: &str, code: &str, tags: &[u64]| {
-        list.add(format!("envelope/{id}"), "V-1.2", about, NotGenuine(code), |case| {
+        let rules = if code == "envelope-tag" { "V-1.2" } else { "V-1.2 V-1.13" };
+        list.add(format!("envelope/{id}"), rules, about, NotGenuine(code), |case| {
             case.forge.document.tags = tags.to_vec();
         });
     };
@@ -129,8 +130,13 @@ fn headers(list: &mut List) {
         |case| case.forge.document.protected_item = Some(Cbor::Raw(b"\xa1\x01\x38\x22".to_vec())),
     );
     let mut unprotected = |id: &str, about: &str, code: &str, item: Cbor| {
+        let rules = match code {
+            "cbor-indefinite-length" => "V-1.5 V-1.10",
+            "cbor-unexpected-type" => "V-1.5 V-1.13",
+            _ => "V-1.5",
+        };
         let about = format!("the unprotected header: {about}");
-        list.add(format!("envelope/unprotected-{id}"), "V-1.5", about, NotGenuine(code), |case| {
+        list.add(format!("envelope/unprotected-{id}"), rules, about, NotGenuine(code), |case| {
             case.forge.document.unprotected = item;
         });
     };
