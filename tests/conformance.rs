@@ -1,8 +1,6 @@
 //! The verification contract end to end: the `cleanroom` program answers every vector through it, and the specification's
 //! table says what the vectors are.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use cleanroom_forge::conformance::{self, Coverage};
 use cleanroom_tests::house::repository;
 use cleanroom_tests::processes;

@@ -1,5 +1,7 @@
 //! The conformance vectors of `docs/verification.md`: the committed ones and freshly made ones, on this build's backend.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use cleanroom_attestation::chain::ChainCache;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
-use cleanroom_attestation::verdict::{Expectation, Verdict, appraise};
+use cleanroom_attestation::verdict::{Check, Expectation, Verdict, appraise};
 use cleanroom_forge::conformance::{self, Coverage, Outcome, Response, Vector};
 use serde_json::Value;
 
@@ -56,7 +58,7 @@ fn respond(vector: &Vector) -> Response {
 fn response(verdict: &Verdict) -> Response {
     let object = serde_json::to_value(verdict).unwrap();
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let failed = verdict.checks().iter().filter_map(|check| check.rejection()).map(str::to_owned);
+    let failed = verdict.checks().iter().filter_map(Check::rejection).map(str::to_owned);
     Response {
         outcome: serde_json::from_value(object["outcome"].clone()).unwrap(),
         code: text(&object["rejection"]["code"]),
