@@ -8,6 +8,7 @@ mod clean_room;
 mod clock;
 mod limits;
 mod memory;
+mod private_tls;
 mod process;
 mod report;
 mod set_up;

@@ -97,7 +97,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
+        // It would wait for its sessions to end, and their other ends may be on the thread that waits here.
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
