@@ -81,7 +81,7 @@ struct Invalid {
 }
 
 impl Invalid {
-    fn new(code: &'static str, message: impl ToString) -> Self {
+    fn new(code: &'static str, message: &dyn ToString) -> Self {
         Self { outcome: "invalid", code, message: message.to_string() }
     }
 }
@@ -115,15 +115,15 @@ impl Conformance {
 
 fn judge(request: &[u8]) -> Result<Verdict, Invalid> {
     if request.len() as u64 > MAX_REQUEST_LENGTH {
-        return Err(Invalid::new("request", format!("expected at most {MAX_REQUEST_LENGTH} bytes")));
+        return Err(Invalid::new("request", &format!("expected at most {MAX_REQUEST_LENGTH} bytes")));
     }
-    let malformed = |error: &dyn ToString| Invalid::new("request", error.to_string());
+    let malformed = |error: &dyn ToString| Invalid::new("request", error);
     let request: Request = serde_json::from_slice(request).map_err(|error| malformed(&error))?;
     let document = STANDARD.decode(&request.document).map_err(|error| malformed(&error))?;
     let bytes = |text: Option<String>| text.map(hex::decode).transpose().map_err(|error| malformed(&error));
     let Expected { nonce, user_data, public_key, pcr16, pcr17 } = request.expected;
     let (nonce, user_data, public_key) = (bytes(nonce)?, bytes(user_data)?, bytes(public_key)?);
-    let policy = Policy::from_toml(&request.policy).map_err(|error| Invalid::new("policy", error))?;
+    let policy = Policy::from_toml(&request.policy).map_err(|error| Invalid::new("policy", &error))?;
     let expected = Expectation {
         nonce: nonce.as_deref(),
         user_data: user_data.as_deref(),

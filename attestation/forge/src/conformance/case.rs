@@ -149,6 +149,7 @@ pub(super) fn deployment() -> String {
 }
 
 /// What is expected of a case.
+#[derive(Clone, Copy)]
 pub(super) enum Answer<'a> {
     /// Nothing that was asked fails.
     Accepted,

@@ -161,10 +161,10 @@ fn order(list: &mut List) {
         |it| it.swap(1, 2),
     );
     rearranged("leaf-first", "V-3.1", "the bundle leaf first, as TLS has it", "root-not-trusted", |it| {
-        it[..4].reverse()
+        it[..4].reverse();
     });
     rearranged("root-twice", "V-3.3", "the root twice", "certificate-self-issued", |it| {
-        it.insert(1, it[0].clone())
+        it.insert(1, it[0].clone());
     });
     rearranged(
         "instance-twice",
@@ -225,8 +225,7 @@ fn detour(case: &mut Case) {
 }
 
 fn signatures(list: &mut List) {
-    for index in 1..5 {
-        let name = NAMES[index];
+    for (index, name) in NAMES.into_iter().enumerate().skip(1) {
         let about = format!("the {name} certificate is signed by another key");
         let code = NotGenuine("certificate-signature");
         list.add(format!("chain/signature-{name}"), "V-3.6", about, code, |case| {
@@ -242,7 +241,7 @@ fn signatures(list: &mut List) {
 fn form(list: &mut List) {
     let syntax = Some("certificate-syntax");
     each(list, &[2, 4], "trailing-byte", "V-3.7", "a byte after the certificate", syntax, |it| {
-        it.trailing = vec![0]
+        it.trailing = vec![0];
     });
     each(list, &[2], "inner-trailing", "V-3.7", "a fourth field in the certificate", syntax, |it| {
         it.inner_trailing = vec![5, 0];
@@ -365,7 +364,7 @@ fn roles(list: &mut List) {
     });
     let leaf_usage = Some("leaf-key-usage");
     each(list, &[4], "no-key-usage", "V-3.15", "no key usage", leaf_usage, |it| {
-        it.remove_extension(KEY_USAGE)
+        it.remove_extension(KEY_USAGE);
     });
     each(
         list,

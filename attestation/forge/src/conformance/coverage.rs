@@ -78,7 +78,7 @@ impl Coverage {
             match (held.contains_key(rule.number.as_str()), &rule.no_vector) {
                 (false, None) => problems.push(format!("{} has no vector and does not say why", rule.number)),
                 (true, Some(_)) => {
-                    problems.push(format!("{} has vectors and says that it has none", rule.number))
+                    problems.push(format!("{} has vectors and says that it has none", rule.number));
                 }
                 (true, None) => {
                     let missing = rule.codes.iter().filter(|code| !codes.contains(code.as_str()));

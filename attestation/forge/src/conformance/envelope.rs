@@ -50,7 +50,7 @@ fn frame(list: &mut List) {
         it.resize(MAX_DOCUMENT_LENGTH + 1, 0);
     });
     bytes("trailing-byte", "V-1.7", "a zero byte after the envelope", "envelope-trailing-bytes", |it| {
-        it.push(0)
+        it.push(0);
     });
     bytes("twice", "V-1.7", "the document twice, one after the other", "envelope-trailing-bytes", |it| {
         it.extend_from_within(..);
@@ -76,7 +76,7 @@ fn frame(list: &mut List) {
 
     let code = NotGenuine("envelope-parts");
     list.add("envelope/three-parts", "V-1.3", "no signature", code, |case| {
-        case.forge.document.fewer_parts = 1
+        case.forge.document.fewer_parts = 1;
     });
     let code = NotGenuine("envelope-parts");
     list.add("envelope/five-parts", "V-1.3", "a fifth part", code, |case| {
@@ -189,7 +189,7 @@ fn heads(list: &mut List) {
     };
     let mut field = |id: &str, rule: &str, about: &str, code: &str, name: &str, value: Cbor| {
         list.add(format!("envelope/{id}"), rule, about, NotGenuine(code), |case: &mut Case| {
-            case.put(name, value)
+            case.put(name, value);
         });
     };
     let code = "cbor-non-shortest-head";

@@ -82,7 +82,7 @@ fn windows(list: &mut List) {
         case.at_ms = (NOW - 3600) * 1000 - 1;
     });
     list.add("time/epoch", "V-4.2", "judged at the epoch", NotGenuine("certificate-not-yet-valid"), |case| {
-        case.at_ms = 0
+        case.at_ms = 0;
     });
     list.add(
         "time/far-future",

@@ -32,7 +32,7 @@ fn debug(list: &mut List) {
     });
     let about = "an enclave that is not in debug mode under a policy that also accepts debug mode";
     list.add("registers/not-debug-and-accepted", "V-6.2", about, Accepted, |case| {
-        case.policy += &debug_image()
+        case.policy += &debug_image();
     });
     let about = "an enclave that is not in debug mode under a policy that accepts nothing but debug mode";
     list.add(

@@ -52,7 +52,7 @@ pub fn run(command: &[String], vectors: &[Vector]) -> io::Result<Report> {
     let mut report = Report { vectors: vectors.len(), ..Report::default() };
     for vector in vectors {
         let request = serde_json::to_vec(&vector.request)?;
-        report.judge(vector, answer(command, request)?);
+        report.judge(vector, &answer(command, request)?);
     }
     Ok(report)
 }
@@ -100,7 +100,7 @@ impl Report {
         self.disagreements.is_empty()
     }
 
-    fn judge(&mut self, vector: &Vector, answer: Answer) {
+    fn judge(&mut self, vector: &Vector, answer: &Answer) {
         let mut differ = |what: &str, expected: String, actual: String| {
             let (id, rules) = (vector.id.clone(), vector.rules.clone());
             self.disagreements.push(Disagreement { id, rules, what: what.to_owned(), expected, actual });
