@@ -1,6 +1,6 @@
 //! The programs together, as processes on one machine: host, enclave, authority, partner.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ impl Site {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        succeed("cleanroom", path, &["key", "new", "--key", "partner.key"]);
+        let _ = succeed("cleanroom", path, &["key", "new", "--key", "partner.key"]);
         let key: serde_json::Value = serde_json::from_str(&succeed(
             "cleanroom",
             path,

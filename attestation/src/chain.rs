@@ -8,7 +8,7 @@
 mod anchor;
 mod cache;
 mod certificate;
-mod der;
+pub(crate) mod der;
 mod error;
 mod name;
 mod path;

@@ -440,8 +440,8 @@ fn printable(bytes: &[u8]) -> String {
 
 /// At most 64 hostile bytes in hexadecimal.
 fn abbreviated(bytes: &[u8]) -> String {
-    match bytes.get(..64) {
-        Some(start) if bytes.len() > 64 => format!("{}… ({} bytes)", hex::encode(start), bytes.len()),
-        _ => hex::encode(bytes),
+    match bytes.split_at_checked(64) {
+        None | Some((_, [])) => hex::encode(bytes),
+        Some((start, _)) => format!("{}… ({} bytes)", hex::encode(start), bytes.len()),
     }
 }

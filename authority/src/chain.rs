@@ -19,13 +19,7 @@ use crate::signer::SignerArguments;
 pub(crate) struct RootArguments {
     /// A root, or a folder of roots; several times for a chain. The one with the lowest version is trusted as it is, every
     /// other must follow on the one before.
-    #[arg(
-        long = "root",
-        value_name = "FILE",
-        required = true,
-        env = "CLEANROOM_ROOT",
-        value_delimiter = ','
-    )]
+    #[arg(long = "root", value_name = "FILE", env = "CLEANROOM_ROOT", value_delimiter = ',')]
     roots: Vec<PathBuf>,
 }
 
@@ -36,15 +30,25 @@ pub(crate) fn now() -> UnixMillis {
 }
 
 impl RootArguments {
+    /// Whether there is any.
+    pub(crate) const fn is_given(&self) -> bool {
+        !self.roots.is_empty()
+    }
+
     /// The roots' envelopes, lowest version first.
     fn envelopes(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
+        if !self.is_given() {
+            return Err(Failure::usage(
+                "say which root to trust: --root FILE, or the variable CLEANROOM_ROOT",
+            ));
+        }
         let mut roots = Vec::new();
         for path in &self.roots {
             for file in files::json_files(path)? {
                 let bytes = files::read(&file, PayloadType::Root.envelope_limit())?;
                 let root = Envelope::parse(&bytes, PayloadType::Root)
                     .and_then(|envelope| Root::from_payload(envelope.payload()))
-                    .map_err(|error| Failure::refused(file.display(), &error))?;
+                    .map_err(|error| Failure::refused(&file.display(), &error))?;
                 roots.push((root.version, file, bytes));
             }
         }
@@ -66,15 +70,15 @@ impl RootArguments {
         let (first, bytes) =
             roots.next().ok_or_else(|| Failure::usage("there is no root in the folder given with --root"))?;
         let mut state =
-            TrustedState::new(&bytes).map_err(|error| Failure::refused(first.display(), &error))?;
+            TrustedState::new(&bytes).map_err(|error| Failure::refused(&first.display(), &error))?;
         let mut waiting = denials.map_or(Ok(Vec::new()), read_denials)?;
         let mut last_error = accept_denials(&mut state, &mut waiting);
         for (path, bytes) in roots {
-            state.accept_root(&bytes).map_err(|error| Failure::refused(path.display(), &error))?;
+            state.accept_root(&bytes).map_err(|error| Failure::refused(&path.display(), &error))?;
             last_error = accept_denials(&mut state, &mut waiting).or(last_error);
         }
         match (waiting.first(), last_error) {
-            (Some((path, _)), Some(error)) => Err(Failure::refused(path.display(), &error)),
+            (Some((path, _)), Some(error)) => Err(Failure::refused(&path.display(), &error)),
             _ => Ok(state),
         }
     }
@@ -90,11 +94,11 @@ impl RootArguments {
             if version.is_ok_and(|version| version < state.root().version) {
                 continue;
             }
-            state.accept_root(&bytes).map_err(|error| Failure::refused(path.display(), &error))?;
+            state.accept_root(&bytes).map_err(|error| Failure::refused(&path.display(), &error))?;
             last_error = accept_denials(state, &mut waiting).or(last_error);
         }
         match (waiting.first(), last_error) {
-            (Some((path, _)), Some(error)) => Err(Failure::refused(path.display(), &error)),
+            (Some((path, _)), Some(error)) => Err(Failure::refused(&path.display(), &error)),
             _ => Ok(()),
         }
     }
@@ -120,11 +124,8 @@ fn accept_denials(state: &mut TrustedState, waiting: &mut Vec<(PathBuf, Vec<u8>)
     waiting.retain(|(_, bytes)| match state.accept_denial(bytes) {
         Ok(_) => false,
         Err(error) => {
-            // One that was accepted under an earlier root stays accepted when its key goes.
-            let known = Envelope::parse(bytes, PayloadType::Denial)
-                .is_ok_and(|envelope| state.denials().contains_key(&envelope.digest()));
             last_error = Some(error);
-            !known
+            true
         }
     });
     last_error
@@ -133,13 +134,13 @@ fn accept_denials(state: &mut TrustedState, waiting: &mut Vec<(PathBuf, Vec<u8>)
 /// Accepts the release in `path`.
 pub(crate) fn accept_release(state: &mut TrustedState, path: &Path) -> Result<(), Failure> {
     let bytes = files::read(path, PayloadType::Release.envelope_limit())?;
-    state.accept_release(&bytes).map_err(|error| Failure::refused(path.display(), &error))?;
+    state.accept_release(&bytes).map_err(|error| Failure::refused(&path.display(), &error))?;
     Ok(())
 }
 
 /// Reads a denial's envelope, verified by `state`'s root or known to it from before.
 pub(crate) fn denial(state: &TrustedState, path: &Path) -> Result<(Envelope, Denial), Failure> {
-    let refused = |error| Failure::refused(path.display(), &error);
+    let refused = |error| Failure::refused(&path.display(), &error);
     let bytes = files::read(path, PayloadType::Denial.envelope_limit())?;
     let envelope = Envelope::parse(&bytes, PayloadType::Denial).map_err(refused)?;
     if !state.denials().contains_key(&envelope.digest()) {
@@ -160,7 +161,7 @@ impl Progress {
     pub(crate) fn of(root: &Root, role: Role, envelope: &Envelope) -> Self {
         let names =
             |keys: Vec<&RootKey>| keys.into_iter().map(|key| key.name.to_string()).collect::<Vec<_>>();
-        let signed = names(root.signers(role, envelope));
+        let signed = names(root.signers_of(role, envelope));
         let missing =
             names(root.keys_of(role).collect()).into_iter().filter(|name| !signed.contains(name)).collect();
         Self { signed, needed: root.roles.rule(role).threshold, missing }

@@ -22,7 +22,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    pub(crate) fn refused(what: impl ToString, error: &ReleaseError) -> Self {
+    pub(crate) fn refused(what: &(impl std::fmt::Display + ?Sized), error: &ReleaseError) -> Self {
         Self::Refused { what: what.to_string(), code: error.code(), problem: error.to_string() }
     }
 

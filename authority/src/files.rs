@@ -51,7 +51,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 /// An envelope, from a file that is one or that is a draft which nobody signed yet.
 pub(crate) fn open(path: &Path, payload_type: PayloadType) -> Result<(Envelope, Kind), Failure> {
     let bytes = read(path, payload_type.envelope_limit())?;
-    let refused = |error| Failure::refused(path.display(), &error);
+    let refused = |error| Failure::refused(&path.display(), &error);
     let is_envelope = serde_json::from_slice::<serde_json::Value>(&bytes)
         .is_ok_and(|json| json.get("payloadType").is_some());
     if is_envelope {

@@ -162,7 +162,7 @@ fn reasons(
     for file in files::json_files(folder)? {
         let (envelope, denial) = chain::denial(state, &file)?;
         if digests.contains(&envelope.digest()) {
-            let signers = state.root().signers(Role::Deny, &envelope);
+            let signers = state.root().signers_of(Role::Deny, &envelope);
             let by = signers.first().map_or("a key of an earlier root", |key| key.authority.as_str());
             text += &format!("  {} by {by}: {} ({})\n", denial.halt, denial.reason, envelope.digest());
         }
@@ -185,11 +185,11 @@ fn target(text: &str, release: Option<&Release>) -> Result<Target, Failure> {
         }
         (false, false) => {}
     }
-    let kinds: [(&str, fn(Id) -> Target); 2] = [("model:", Target::Model), ("partner:", Target::Partner)];
-    for (prefix, kind) in kinds {
-        if let Some(rest) = text.strip_prefix(prefix) {
-            return Ok(kind(id(rest)?));
-        }
+    if let Some(rest) = text.strip_prefix("model:") {
+        return Ok(Target::Model(id(rest)?));
+    }
+    if let Some(rest) = text.strip_prefix("partner:") {
+        return Ok(Target::Partner(id(rest)?));
     }
     Err(Failure::usage(match release {
         Some(release) => format!(

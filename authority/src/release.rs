@@ -170,7 +170,7 @@ impl Command {
 
 /// The release in an envelope, **unverified**.
 pub(crate) fn payload(document: &Path, envelope: &Envelope) -> Result<Release, Failure> {
-    Release::from_payload(envelope.payload()).map_err(|error| Failure::refused(document.display(), &error))
+    Release::from_payload(envelope.payload()).map_err(|error| Failure::refused(&document.display(), &error))
 }
 
 fn sign(
@@ -183,7 +183,7 @@ fn sign(
     let root: &Root = state.root();
     let opened = files::open(document, PayloadType::Release)?;
     let release = payload(document, &opened.0)?;
-    release.check_against(root).map_err(|error| Failure::refused(document.display(), &error))?;
+    release.check_against(root).map_err(|error| Failure::refused(&document.display(), &error))?;
     let candidates: Vec<&RootKey> = root.keys_of(Role::Release).collect();
     let (envelope, mut outcome) = chain::sign(document, opened, signer, &candidates, out)?;
     let progress = Progress::of(root, Role::Release, &envelope);

@@ -126,11 +126,11 @@ impl Command {
                         witness: RoleRule::default(),
                     },
                 };
-                draft(parties.apply(root, true)?, &out)
+                draft(&parties.apply(root, true)?, &out)
             }
             Self::Rotate { from, expires, parties, remove, minimum_release, out } => {
                 let (envelope, _) = files::open(&from, PayloadType::Root)?;
-                let refused = |error| Failure::refused(from.display(), &error);
+                let refused = |error| Failure::refused(&from.display(), &error);
                 let mut root = Root::from_payload(envelope.payload()).map_err(refused)?;
                 root.verify(Role::Root, &envelope).map_err(refused)?;
                 root.version = root.version.saturating_add(1);
@@ -140,7 +140,7 @@ impl Command {
                     without(&mut root, name)?;
                 }
                 let changed = !remove.is_empty() || !parties.authorities.is_empty();
-                draft(parties.apply(root, changed)?, &out)
+                draft(&parties.apply(root, changed)?, &out)
             }
             Self::Sign { document, signer, previous, out } => {
                 let opened = files::open(&document, PayloadType::Root)?;
@@ -196,13 +196,13 @@ impl Pair {
         previous: Option<PathBuf>,
     ) -> Result<Self, Failure> {
         let root = Root::from_payload(envelope.payload())
-            .map_err(|error| Failure::refused(document.display(), &error))?;
+            .map_err(|error| Failure::refused(&document.display(), &error))?;
         let previous = match previous {
             None => None,
             Some(path) => {
                 let bytes = files::read(&path, PayloadType::Root.envelope_limit())?;
                 let root =
-                    Root::open_first(&bytes).map_err(|error| Failure::refused(path.display(), &error))?;
+                    Root::open_first(&bytes).map_err(|error| Failure::refused(&path.display(), &error))?;
                 Some(root.into_value())
             }
         };
@@ -341,7 +341,7 @@ fn rule_mut(roles: &mut Roles, role: Role) -> &mut RoleRule {
     }
 }
 
-fn draft(root: Root, out: &std::path::Path) -> Result<Outcome, Failure> {
+fn draft(root: &Root, out: &std::path::Path) -> Result<Outcome, Failure> {
     let payload = root.to_payload();
     let root = Root::from_payload(&payload).map_err(|error| Failure::refused("the draft", &error))?;
     files::write_new(out, &payload, 0o644)?;

@@ -14,15 +14,6 @@ use crate::service;
 #[derive(Args)]
 pub(crate) struct Status {
     #[command(flatten)]
-    files: Option<StatusFiles>,
-    /// A lease service to ask instead, as http://HOST:PORT.
-    #[arg(long, value_name = "URL", conflicts_with = "roots")]
-    service: Option<String>,
-}
-
-#[derive(Args)]
-pub(crate) struct StatusFiles {
-    #[command(flatten)]
     root: RootArguments,
     /// The release.
     #[arg(long, value_name = "FILE")]
@@ -33,20 +24,25 @@ pub(crate) struct StatusFiles {
     /// The time to judge dates by; without it, now.
     #[arg(long, value_name = "TIME")]
     at: Option<UnixMillis>,
+    /// A lease service to ask, as `http://HOST:PORT`, instead of reading files.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["release", "denials", "at"])]
+    service: Option<String>,
 }
 
 impl Status {
     pub(crate) fn run(self) -> Result<Outcome, Failure> {
-        let json = match (self.service, self.files) {
-            (Some(url), _) => service::status(&url)?,
-            (None, Some(files)) => {
-                let mut state = files.root.state_with_denials(files.denials.as_deref())?;
-                if let Some(release) = &files.release {
+        let json = match &self.service {
+            Some(url) => service::status(url)?,
+            None if !self.root.is_given() => {
+                return Err(Failure::usage("say what to look at: --root FILE, or --service URL"));
+            }
+            None => {
+                let mut state = self.root.state_with_denials(self.denials.as_deref())?;
+                if let Some(release) = &self.release {
                     chain::accept_release(&mut state, release)?;
                 }
-                summary(&state, files.at.unwrap_or_else(chain::now))
+                summary(&state, self.at.unwrap_or_else(chain::now))
             }
-            (None, None) => return Err(Failure::usage("say what to look at: --root FILE, or --service URL")),
         };
         Ok(Outcome { text: text(&json), json })
     }
@@ -71,7 +67,7 @@ pub(crate) fn summary(state: &TrustedState, at: UnixMillis) -> Value {
         .denials_in_force()
         .map(|(digest, halted)| json!({ "denial": digest, "halt": halted }))
         .collect();
-    let leases = would_lease(state, at).map_or_else(|refusal| refusal.code(), |()| "granted");
+    let leases = would_lease(state, at).map_or_else(LeaseRefusal::code, |()| "granted");
     json!({ "at": at, "room": root.room, "root": { "version": root.version, "sha256": root.digest(), "expires": root.expires },
         "release": release, "denials_in_force": denials, "leases": leases })
 }

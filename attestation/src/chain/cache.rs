@@ -49,16 +49,22 @@ impl ChainCache {
         self.len() == (0, 0)
     }
 
+    /// How often the authorities alone were found, and how often a whole chain was.
+    #[must_use]
+    pub const fn hits(&self) -> (u64, u64) {
+        (self.authorities.hits, self.chains.hits)
+    }
+
     /// Forgets all whole chains and keeps the authorities above them.
     pub fn forget_leaves(&mut self) {
         self.chains.entries.clear();
     }
 
-    pub(super) fn chain(&self, keys: &Keys, at: Timestamp) -> Option<&Chain> {
+    pub(super) fn chain(&mut self, keys: &Keys, at: Timestamp) -> Option<&Chain> {
         self.chains.get(&keys.chain, at)
     }
 
-    pub(super) fn authorities(&self, keys: &Keys, at: Timestamp) -> Option<&Authorities> {
+    pub(super) fn authorities(&mut self, keys: &Keys, at: Timestamp) -> Option<&Authorities> {
         self.authorities.get(&keys.authorities, at)
     }
 
@@ -116,15 +122,18 @@ impl Expires for Chain {
 struct Level<T> {
     entries: HashMap<Sha256Digest, T>,
     capacity: usize,
+    hits: u64,
 }
 
 impl<T: Expires> Level<T> {
     fn new(capacity: usize) -> Self {
-        Self { entries: HashMap::new(), capacity }
+        Self { entries: HashMap::new(), capacity, hits: 0 }
     }
 
-    fn get(&self, key: &Sha256Digest, at: Timestamp) -> Option<&T> {
-        self.entries.get(key).filter(|entry| entry.window().contains(at))
+    fn get(&mut self, key: &Sha256Digest, at: Timestamp) -> Option<&T> {
+        let entry = self.entries.get(key).filter(|entry| entry.window().contains(at))?;
+        self.hits = self.hits.saturating_add(1);
+        Some(entry)
     }
 
     fn insert(&mut self, key: Sha256Digest, entry: T) {

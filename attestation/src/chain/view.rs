@@ -16,7 +16,8 @@ pub struct CertificateView {
     pub position: Position,
     /// The SHA-256 of its DER.
     pub sha256: Sha256Digest,
-    /// What it says; the reason, when it cannot be read.
+    /// What it says; the reason, when it cannot be read. Serialises as `contents` and `problem`, one of which is null.
+    #[serde(flatten, serialize_with = "contents_or_problem")]
     pub contents: Result<CertificateContents, String>,
 }
 
@@ -61,4 +62,16 @@ fn view(position: Position, der: &[u8]) -> CertificateView {
         }
     });
     CertificateView { position, sha256: Sha256Digest::of(&[der]), contents }
+}
+
+fn contents_or_problem<S: serde::Serializer>(
+    result: &Result<CertificateContents, String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Either<'a> {
+        contents: Option<&'a CertificateContents>,
+        problem: Option<&'a String>,
+    }
+    Either { contents: result.as_ref().ok(), problem: result.as_ref().err() }.serialize(serializer)
 }

@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
 
 use super::error::SignatureError;
+use crate::chain::der::{Malformed, Reader, tag};
 use crate::digest::{Sha256Digest, Sha384Digest};
 
 /// The certificate that signed an image.
@@ -86,7 +87,7 @@ impl SigningCertificate {
         let certificate = CertificateDer::from_pem_slice(pem)
             .map_err(|_| SignatureError::Certificate { problem: "the PEM block is not well formed" })?;
         let der = certificate.as_ref();
-        let key_info = subject_public_key_info(der).ok_or(SignatureError::Certificate {
+        let key_info = subject_public_key_info(der).map_err(|Malformed| SignatureError::Certificate {
             problem: "the contents of the PEM block are not a certificate in DER",
         })?;
         let (curve, public_key) = elliptic_key(key_info).ok_or(SignatureError::KeyType)?;
@@ -127,59 +128,34 @@ impl fmt::Debug for SigningCertificate {
 /// What every PEM block begins with.
 const OPENING: &[u8] = b"-----BEGIN";
 
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const SEQUENCE: u8 = 0x30;
-const VERSION: u8 = 0xa0;
-
 /// Contents of the `SubjectPublicKeyInfo` of a certificate (RFC 5280, section 4.1). Every element on the way there, and the
 /// three at the outermost level, must be in DER: of an encoding with two forms, PCR8 would depend on who re-encodes it.
-fn subject_public_key_info(certificate: &[u8]) -> Option<&[u8]> {
-    let (outer, rest) = element(certificate, SEQUENCE)?;
-    rest.is_empty().then_some(())?;
-    let (to_be_signed, outer) = element(outer, SEQUENCE)?;
-    let (_signature_algorithm, outer) = element(outer, SEQUENCE)?;
-    let (_signature, outer) = element(outer, BIT_STRING)?;
-    outer.is_empty().then_some(())?;
+fn subject_public_key_info(certificate: &[u8]) -> Result<Reader<'_>, Malformed> {
+    let mut file = Reader::new(certificate);
+    let mut outer = file.sequence()?;
+    file.finish()?;
+    let mut fields = outer.sequence()?;
+    let _signature_algorithm = outer.sequence()?;
+    let _signature = outer.expect(tag::BIT_STRING)?;
+    outer.finish()?;
 
-    let fields = element(to_be_signed, VERSION).map_or(to_be_signed, |(_version, rest)| rest);
-    let (_serial, fields) = element(fields, INTEGER)?;
-    let (_signature_algorithm, fields) = element(fields, SEQUENCE)?;
-    let (_issuer, fields) = element(fields, SEQUENCE)?;
-    let (_validity, fields) = element(fields, SEQUENCE)?;
-    let (_subject, fields) = element(fields, SEQUENCE)?;
-    element(fields, SEQUENCE).map(|(key_info, _extensions)| key_info)
+    let _version = fields.optional(tag::context(0))?;
+    let _serial = fields.expect(tag::INTEGER)?;
+    let _signature_algorithm = fields.sequence()?;
+    let _issuer = fields.sequence()?;
+    let _validity = fields.sequence()?;
+    let _subject = fields.sequence()?;
+    fields.sequence()
 }
 
 /// Curve and uncompressed point of a key, if it is on a curve that signs images.
-fn elliptic_key(key_info: &[u8]) -> Option<(Curve, &[u8])> {
-    let (algorithm, rest) = element(key_info, SEQUENCE)?;
-    let (bits, rest) = element(rest, BIT_STRING)?;
-    rest.is_empty().then_some(())?;
+fn elliptic_key(mut key_info: Reader<'_>) -> Option<(Curve, &[u8])> {
+    let algorithm = key_info.expect(tag::SEQUENCE).ok()?;
+    let bits = key_info.expect(tag::BIT_STRING).ok()?;
+    key_info.finish().ok()?;
     let curve = [Curve::P256, Curve::P384, Curve::P521]
         .into_iter()
         .find(|curve| curve.algorithm_identifier() == algorithm)?;
     let (unused_bits, point) = bits.split_first()?;
     (*unused_bits == 0).then_some((curve, point))
-}
-
-/// The contents of the DER element at the front of `bytes`, if it has this tag, and what follows it.
-fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (first, rest) = bytes.split_first()?;
-    (*first == tag).then_some(())?;
-    let (length, rest) = rest.split_first()?;
-    let (length, rest) = match length {
-        0..=0x7f => (usize::from(*length), rest),
-        0x81 => {
-            let (length, rest) = rest.split_first()?;
-            (*length >= 0x80).then_some((usize::from(*length), rest))?
-        }
-        0x82 => {
-            let (length, rest) = rest.split_first_chunk::<2>()?;
-            let length = usize::from(u16::from_be_bytes(*length));
-            (length >= 0x100).then_some((length, rest))?
-        }
-        _ => return None,
-    };
-    rest.split_at_checked(length)
 }

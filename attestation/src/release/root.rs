@@ -200,7 +200,7 @@ impl Root {
         role: Role,
         envelope: &Envelope,
     ) -> Result<Vec<&RootKey>, ReleaseError> {
-        let signers = self.signers(role, envelope);
+        let signers = self.signers_of(role, envelope);
         let needed = usize::try_from(needed).unwrap_or(usize::MAX).max(1);
         if signers.len() < needed {
             let what = envelope.payload_type().name();
@@ -211,7 +211,7 @@ impl Root {
 
     /// The distinct keys of `role` that signed `envelope`, however few: what a ceremony shows between two signers.
     #[must_use]
-    pub fn signers(&self, role: Role, envelope: &Envelope) -> Vec<&RootKey> {
+    pub fn signers_of(&self, role: Role, envelope: &Envelope) -> Vec<&RootKey> {
         let mut candidates: Vec<&RootKey> = self.keys_of(role).collect();
         let mut signers: Vec<&RootKey> = Vec::new();
         for signature in envelope.signatures() {

@@ -312,9 +312,9 @@ fn register(value: Option<&Sha384Digest>) -> String {
 fn bytes(value: Option<&[u8]>) -> String {
     let Some(value) = value else { return "(absent)".to_owned() };
     match value.split_at_checked(64) {
-        Some((start, rest)) if !rest.is_empty() => format!("{}… ({} bytes)", hex::encode(start), value.len()),
         _ if value.is_empty() => "(empty)".to_owned(),
-        _ => hex::encode(value),
+        None | Some((_, [])) => hex::encode(value),
+        Some((start, _)) => format!("{}… ({} bytes)", hex::encode(start), value.len()),
     }
 }
 

@@ -17,9 +17,10 @@ fn each_level_is_filled_once() {
     let policy = policy(&certificates[0], "");
     let mut cache = ChainCache::new();
     assert!(cache.is_empty());
-    for _ in 0..3 {
+    for hits in 0..3 {
         assert_eq!(code(&appraise(&document, &policy, &NONE, AT, Some(&mut cache))), "accepted");
         assert_eq!(cache.len(), (1, 1));
+        assert_eq!(cache.hits(), (0, hits));
         assert!(!cache.is_empty());
     }
     // Another leaf under the same authorities.
@@ -30,6 +31,7 @@ fn each_level_is_filled_once() {
     let document = sibling.document_with(&others);
     assert_eq!(code(&appraise(&document, &policy, &NONE, AT, Some(&mut cache))), "accepted");
     assert_eq!(cache.len(), (1, 2));
+    assert_eq!(cache.hits(), (1, 2));
     cache.forget_leaves();
     assert_eq!(cache.len(), (1, 0));
 }

@@ -475,3 +475,51 @@ fn roots_are_pinned() {
     assert_eq!(code(&verdict), "root-not-trusted");
     assert_eq!(verdict.tier(), None);
 }
+
+/// Name constraints are nothing that the profile knows; without the mark of being critical, the pass of our own leaves
+/// them to webpki, which reads them. Both have to agree.
+#[test]
+fn what_only_webpki_refuses_is_refused() {
+    for index in 1..5 {
+        let malformed = Extension::standard(30, false, vec![0x05, 0x00]);
+        assert_eq!(certificate(index, |it| it.extensions.push(malformed)), "chain-path", "{index}");
+    }
+}
+
+#[test]
+fn errors_name_the_certificate() {
+    let message = |index: usize| {
+        let mut forge = Forge::new();
+        forge.certificate(index).not_after = Time::utc("260301115959Z");
+        let verdict = crate::common::verdict_of(&forge, "", &Expectation::default());
+        verdict.accepted().unwrap_err().to_string()
+    };
+    let rest = "expected to be asked about 2026-03-01T11:59:59.000Z or earlier, got 2026-03-01T12:00:00.000Z";
+    for (index, name) in [(0, "certificate 0 (root)"), (2, "certificate 2"), (4, "the leaf certificate")] {
+        assert!(message(index).ends_with(&format!("got {name}: {rest}")), "{}", message(index));
+    }
+    let mut forge = Forge::new();
+    forge.document.put("timestamp", cleanroom_forge::Cbor::Unsigned(0));
+    let verdict = crate::common::verdict_of(&forge, "", &Expectation::default());
+    let message = verdict.accepted().unwrap_err().to_string();
+    assert!(message.contains("2026-03-01T11:00:00.000Z to 2026-03-01T14:00:00.000Z"), "{message}");
+}
+
+#[test]
+fn the_view_shows_what_cannot_be_read_too() {
+    let mut forge = Forge::new();
+    forge.certificate(1).trailing = vec![0];
+    let bytes = forge.document();
+    let document = cleanroom_attestation::document::Document::parse(&bytes).unwrap();
+    let views = serde_json::to_value(cleanroom_attestation::chain::describe(&document)).unwrap();
+    let positions: Vec<_> = views.as_array().unwrap().iter().map(|view| view["position"].clone()).collect();
+    assert_eq!(serde_json::Value::from(positions), serde_json::json!([0, 1, 2, 3, "leaf"]));
+    assert!(views[1]["problem"].as_str().unwrap().contains("end of the certificate"));
+    let zone = &views[2]["contents"];
+    assert_eq!((&zone["ca"], &zone["path_length"]), (&true.into(), &1.into()));
+    assert_eq!(
+        zone["issuer"],
+        "C=US, O=Amazon, OU=AWS, CN=0011223344556677.eu-forge-1.forged.nitro-enclaves"
+    );
+    assert_eq!(views[4]["contents"]["ca"], false);
+}

@@ -414,4 +414,33 @@ fn hostile_text_in_errors_is_short_and_escaped() {
     forge.document.protected = vec![0xaa; 1000];
     let message = Document::parse(&forge.document()).err().unwrap().to_string();
     assert!(message.len() < 300 && message.contains("(1000 bytes)"), "{message}");
+    for (length, whole) in [(3, true), (64, true), (65, false)] {
+        forge.document.protected = vec![0xaa; length];
+        let message = Document::parse(&forge.document()).err().unwrap().to_string();
+        assert_eq!(message.ends_with(&format!("got {}", "aa".repeat(length))), whole, "{message}");
+    }
+}
+
+#[test]
+fn errors_say_what_came_and_where() {
+    let message = |item: Cbor| {
+        let mut forge = Forge::new();
+        forge.document.payload = Some(Cbor::Map(vec![(Cbor::text("digest"), item)]));
+        Document::parse(&forge.document()).err().unwrap().to_string()
+    };
+    for (item, kind) in [
+        (Cbor::Unsigned(1), "an unsigned integer"),
+        (Cbor::Raw(vec![0x20]), "a negative integer"),
+        (Cbor::bytes(b""), "a byte string"),
+        (Cbor::Array(Vec::new()), "an array"),
+        (Cbor::Map(Vec::new()), "a map"),
+        (Cbor::OpenMap(Vec::new()), "a map of indefinite length"),
+        (Cbor::Tag(1, Box::new(Cbor::Null)), "a tag"),
+        (Cbor::Null, "null"),
+        (Cbor::Raw(vec![0xff]), "a break"),
+        (Cbor::Raw(vec![0xf5]), "a simple or floating-point value"),
+    ] {
+        let expected = format!("expected a text string for the digest at offset 8, got {kind}");
+        assert_eq!(message(item), expected);
+    }
 }

@@ -297,6 +297,7 @@ fn a_report_names_everything_that_is_wrong() {
     }
     assert!(text.contains(&format!("{}… (200 bytes)", "ab".repeat(64))), "{text}");
     assert!(text.contains("(absent)"), "{text}");
+    assert!(text.contains("root `forge` (development), valid at 2026-03-01T12:00:00.000Z"), "{text}");
     let rejection = verdict.accepted().unwrap_err();
     assert_eq!(
         rejection.to_string(),
@@ -306,6 +307,27 @@ fn a_report_names_everything_that_is_wrong() {
             hex::encode(pcr(90))
         )
     );
+}
+
+#[test]
+fn bytes_in_a_report() {
+    let report = |user_data: &[u8]| {
+        let verdict = after(|document| document.put("user_data", Cbor::bytes(user_data)));
+        verdict.accepted().unwrap_err().to_string()
+    };
+    let expected = format!("user-data-mismatch: user data: expected {}, got ", hex::encode(b"transcript"));
+    assert_eq!(report(b""), format!("{expected}(empty)"));
+    assert_eq!(report(b"\x01"), format!("{expected}01"));
+    assert_eq!(report(&[1; 64]), format!("{expected}{}", "01".repeat(64)));
+    assert_eq!(report(&[1; 65]), format!("{expected}{}… (65 bytes)", "01".repeat(64)));
+}
+
+#[test]
+fn names_of_axes() {
+    for axis in Axis::ALL {
+        assert_eq!(serde_json::to_value(axis).unwrap(), axis.as_str());
+        assert_eq!(axis.to_string(), axis.as_str());
+    }
 }
 
 #[test]

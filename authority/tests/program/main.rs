@@ -1,0 +1,8 @@
+//! The program as a person runs it: real processes, files, output and exit status.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod ceremonies;
+mod desk;
+mod interop;
+mod lease_service;
