@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use cleanroom_attestation::release::{
-    Accepted, Envelope, LeaseRequest, Payload as _, PayloadType, ReleaseError, Role, TrustedState,
+    Accepted, Envelope, LeaseRequest, Payload as _, PayloadType, PublicKey, ReleaseError, Role, TrustedState,
 };
 use serde_json::{Value, json};
 
@@ -22,7 +22,9 @@ pub(crate) struct Issuer {
     roots: RootArguments,
     release: PathBuf,
     denials: PathBuf,
-    signer: Signer,
+    /// One signature at a time: a device does no more, and strangers must not start a crowd of commands.
+    signer: Mutex<Signer>,
+    public: PublicKey,
     held: Mutex<Held>,
     pub(crate) metrics: Metrics,
 }
@@ -81,8 +83,16 @@ impl Issuer {
             roots_json: Bytes::new(),
             denials_json: Bytes::new(),
         };
-        let issuer =
-            Self { roots, release, denials, signer, held: Mutex::new(held), metrics: Metrics::default() };
+        let (public, signer) = (signer.public(), Mutex::new(signer));
+        let issuer = Self {
+            roots,
+            release,
+            denials,
+            signer,
+            public,
+            held: Mutex::new(held),
+            metrics: Metrics::default(),
+        };
         let problem = issuer.current().problem.take();
         problem.map_or(Ok(issuer), |problem| Err(Failure::Environment(problem)))
     }
@@ -92,8 +102,7 @@ impl Issuer {
         let request =
             LeaseRequest::from_json(body).map_err(|error| Refusal::release(Kind::Malformed, &error))?;
         let state = self.usable()?;
-        let key = self.signer.public();
-        if state.root().keys_of(Role::Lease).all(|issuer| issuer.spki != key) {
+        if state.root().keys_of(Role::Lease).all(|issuer| issuer.spki != self.public) {
             return Err(Refusal {
                 kind: Kind::Unusable,
                 code: "not-an-issuer",
@@ -112,15 +121,18 @@ impl Issuer {
         let unusable = |error: &ReleaseError| Refusal::release(Kind::Unusable, error);
         let mut envelope =
             Envelope::unsigned(PayloadType::Lease, &lease.to_payload()).map_err(|error| unusable(&error))?;
-        let signature = self.signer.sign(envelope.pae()).map_err(|failure| {
-            tracing::error!(%failure, "cannot sign");
-            Refusal {
-                kind: Kind::Unusable,
-                code: "signer",
-                message: "the issuer's key cannot sign".to_owned(),
-            }
-        })?;
-        envelope.attach(&key, &signature).map_err(|error| unusable(&error))?;
+        let signature =
+            self.signer.lock().unwrap_or_else(PoisonError::into_inner).sign(envelope.pae()).map_err(
+                |failure| {
+                    tracing::error!(%failure, "cannot sign");
+                    Refusal {
+                        kind: Kind::Unusable,
+                        code: "signer",
+                        message: "the issuer's key cannot sign".to_owned(),
+                    }
+                },
+            )?;
+        envelope.attach(&self.public, &signature).map_err(|error| unusable(&error))?;
         Ok(envelope.to_json())
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
+use cleanroom_attestation::release::UnixMillis;
 use serde_json::Value;
 
 /// Answers so far.
@@ -20,7 +21,7 @@ impl Metrics {
     }
 
     /// The page that Prometheus reads. `status` is what `status::summary` says.
-    pub(crate) fn page(&self, status: &Value, expiries: [(&str, u64); 2]) -> String {
+    pub(crate) fn page(&self, status: &Value) -> String {
         let mut page = String::new();
         let mut gauge = |name: &str, help: &str, value: u64| {
             let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
@@ -40,7 +41,9 @@ impl Metrics {
         gauge("cleanroom_authority_release_version", "Version of the release.", release);
         let denials = status["denials_in_force"].as_array().map_or(0, |denials| denials.len() as u64);
         gauge("cleanroom_authority_denials_in_force", "Denials that the release does not lift.", denials);
-        for (what, millis) in expiries {
+        for what in ["root", "release"] {
+            let expires = status[what]["expires"].as_str().and_then(|time| time.parse().ok());
+            let UnixMillis(millis) = expires.unwrap_or(UnixMillis(0));
             let name = format!("cleanroom_authority_{what}_expiry_seconds");
             gauge(&name, "Unix time at which it expires.", millis / 1000);
         }

@@ -121,10 +121,10 @@ async fn serve_connection(stream: TcpStream, router: Router) {
 type Shared = State<Arc<Issuer>>;
 
 fn router(issuer: Arc<Issuer>) -> Router {
-    let release = |State(issuer): Shared| async move { json(StatusCode::OK, issuer.release()) };
-    let roots = |State(issuer): Shared| async move { json(StatusCode::OK, issuer.roots()) };
-    let denials = |State(issuer): Shared| async move { json(StatusCode::OK, issuer.denials()) };
-    let status = |State(issuer): Shared| async move { json(StatusCode::OK, issuer.status().to_string()) };
+    let release = |State(issuer): Shared| page(issuer, Issuer::release);
+    let roots = |State(issuer): Shared| page(issuer, Issuer::roots);
+    let denials = |State(issuer): Shared| page(issuer, Issuer::denials);
+    let status = |State(issuer): Shared| page(issuer, |issuer| issuer.status().to_string());
     Router::new()
         .route("/v1/lease", post(lease))
         .route("/v1/release", get(release))
@@ -134,6 +134,17 @@ fn router(issuer: Arc<Issuer>) -> Router {
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .with_state(issuer)
+}
+
+/// What one look at the issuer gives, as JSON.
+async fn page<T: Into<Body> + Send + 'static>(
+    issuer: Arc<Issuer>,
+    look: impl FnOnce(&Issuer) -> T + Send + 'static,
+) -> Response {
+    match off_thread(&issuer, |issuer| Ok(look(issuer))).await {
+        Ok(found) => json(StatusCode::OK, found),
+        Err(refusal) => answer(&issuer, "page", Err(refusal)),
+    }
 }
 
 async fn lease(State(issuer): Shared, request: Request) -> Response {
@@ -157,19 +168,21 @@ async fn denial(State(issuer): Shared, request: Request) -> Response {
 }
 
 async fn metrics(State(issuer): Shared) -> Response {
-    let status = issuer.status();
-    let millis = |what: &str| {
-        let expires = status[what]["expires"].as_str().and_then(|time| time.parse().ok());
-        expires.map_or(0, |time: cleanroom_attestation::release::UnixMillis| time.0)
-    };
-    let page = issuer.metrics.page(&status, [("root", millis("root")), ("release", millis("release"))]);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response()
+    let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    match off_thread(&issuer, |issuer| Ok(issuer.metrics.page(&issuer.status()))).await {
+        Ok(page) => (text, page).into_response(),
+        Err(refusal) => answer(&issuer, "metrics", Err(refusal)),
+    }
 }
 
 async fn health(State(issuer): Shared) -> Response {
-    let status = issuer.status();
-    let code = if status["leases"] == "granted" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(code, serde_json::json!({ "leases": status["leases"] }).to_string())
+    match off_thread(&issuer, |issuer| Ok(issuer.status()["leases"].clone())).await {
+        Ok(leases) => {
+            let code = if leases == "granted" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            json(code, serde_json::json!({ "leases": leases }).to_string())
+        }
+        Err(refusal) => answer(&issuer, "healthz", Err(refusal)),
+    }
 }
 
 /// Signing may wait for a device and reading for a disk, so neither happens on a thread that serves connections.

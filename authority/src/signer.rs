@@ -25,7 +25,8 @@ pub(crate) struct SignerArguments {
     #[arg(long, value_name = "FILE", required_unless_present = "sign_with", conflicts_with = "sign_with")]
     key: Option<PathBuf>,
     /// A shell command that signs: it gets the bytes to sign on standard input and writes the signature, raw Ed25519 (64
-    /// bytes) or DER ECDSA with SHA-384, to standard output. For keys in a device, for example:
+    /// bytes) or DER ECDSA with SHA-384, to standard output. It is waited for without limit, so that you can enter a PIN; for
+    /// a service put `timeout 10` in front. For keys in a device, for example:
     /// pkcs11-tool --module LIB --sign --id 01 --mechanism ECDSA-SHA384 --signature-format openssl
     #[arg(long, value_name = "COMMAND", requires = "name")]
     sign_with: Option<String>,

@@ -1,7 +1,9 @@
 //! The same document before this verifier and two others: every disagreement must be one that is known and explained.
 //!
-//! Compared is whether the document is genuine under a trusted root at a time; the others judge nothing else. The explanations
-//! are [`STRICTER`] and [`others_refuse`]; the input that shows another one is a finding.
+//! Compared is whether the document is genuine under a trusted root at a time; the others judge nothing else. The known
+//! disagreements are the rules that the others lack ([`READING`], [`JUDGING`], [`is_pool_of_path`]) and the genuine documents that they
+//! cannot read ([`others_refuse`]). The input that shows another one is a finding, and so is every document that another verifier
+//! accepts while this one finds a wrong signature: neither `document-signature` nor a chain without a genuine path is explained.
 
 #![no_main]
 
@@ -22,10 +24,39 @@ use nsm_nitro_enclave_utils::time::Time;
 use nsm_nitro_enclave_utils::verify::AttestationDocVerifierExt as _;
 
 static POLICY: LazyLock<Policy> =
-    LazyLock::new(|| cleanroom_fuzz::policy(&Sha256Digest::of(&[&AUTHORITY.certificates[0]])));
+    LazyLock::new(|| cleanroom_fuzz::policy(&Sha256Digest::of(&[AUTHORITY.root()])));
 
-/// Rules that this verifier has and another lacks: who lacks it, and the code under which this one refuses.
-const STRICTER: &[(Other, &str)] = &[];
+/// Rules of reading that the others lack. They read with libraries for any CBOR into structures that ignore what they do not
+/// know, and check no limits: a document with another encoding, unknown fields, repeated or odd registers or fields over AWS's
+/// limits is genuine to them, as long as it is signed. A security module signs no such document.
+const READING: &[&str] = &[
+    "document-too-long",
+    "cbor-non-shortest-head",
+    "cbor-chunked-string",
+    "cbor-indefinite-length",
+    "cbor-unexpected-type",
+    "protected-header",
+    "unprotected-header",
+    "field-unknown",
+    "pcrs-ambiguous",
+    "module-id",
+    "module-id-kind",
+    "digest",
+    "pcr-count",
+    "pcr-index",
+    "pcr-duplicate",
+    "pcr-length",
+    "certificate-length",
+    "bundle-count",
+    "bundle-certificate-length",
+    "public-key-length",
+    "user-data-length",
+    "nonce-length",
+];
+
+/// Rules of judging that the others lack: the document's module is the one that the leaf names, and the document was made while
+/// the leaf was in force.
+const JUDGING: &[&str] = &["module-id-leaf", "timestamp-outside-leaf"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Other {
@@ -48,7 +79,7 @@ fuzz_target!(|input: &[u8]| {
     let document = Document::parse(&bytes);
     // Documents of AWS are judged at their own time, everything else when the chain of this process is in force.
     let at = match &document {
-        Ok(document) if document.cabundle()[0] != AUTHORITY.certificates[0] => document.timestamp(),
+        Ok(document) if document.cabundle()[0] != AUTHORITY.root() => document.timestamp(),
         _ => NOW,
     };
     let verdict = appraise(&bytes, &POLICY, &Expectation::default(), at, None);
@@ -57,7 +88,7 @@ fuzz_target!(|input: &[u8]| {
 
     let root = match &document {
         Ok(document) if genuine == Some(Tier::Production) => document.cabundle()[0],
-        _ => &AUTHORITY.certificates[0],
+        _ => AUTHORITY.root(),
     };
     // Only AWS's own root is built into nitro_attest.
     if genuine != Some(Tier::Development) {
@@ -68,13 +99,34 @@ fuzz_target!(|input: &[u8]| {
     compare(Other::NsmUtils, genuine.is_some(), theirs, code, &bytes, document.as_ref().ok());
 });
 
-fn compare(other: Other, ours: bool, theirs: bool, code: &str, bytes: &[u8], document: Option<&Document<'_>>) {
+fn compare(
+    other: Other,
+    ours: bool,
+    theirs: bool,
+    code: &str,
+    bytes: &[u8],
+    document: Option<&Document<'_>>,
+) {
     let explained = match (ours, theirs) {
         (true, false) => document.is_some_and(|document| others_refuse(other, bytes, document)),
-        (false, true) => STRICTER.contains(&(other, code)),
+        (false, true) => {
+            READING.contains(&code) || JUDGING.contains(&code) || is_pool_of_path(other, code, bytes)
+        }
         _ => true,
     };
     assert!(explained, "unexplained: ours {ours} ({code}), {other:?} {theirs}");
+}
+
+/// `nsm-nitro-enclave-utils` takes the bundle for a pool in which it looks for a path: the certificates may come in any order, with
+/// others among them that no path needs. This verifier demands the path itself, root first. Explained is that only where the
+/// pool has a genuine path, so where every certificate between root and leaf is in it unchanged.
+fn is_pool_of_path(other: Other, code: &str, bytes: &[u8]) -> bool {
+    let of_chain = ["certificate-", "chain-", "root-"].iter().any(|prefix| code.starts_with(prefix));
+    let mut path = AUTHORITY.certificates.iter().skip(1);
+    let has = |certificate: &Vec<u8>| {
+        bytes.windows(certificate.len()).any(|window| window == certificate.as_slice())
+    };
+    other == Other::NsmUtils && of_chain && path.all(has)
 }
 
 /// Genuine documents that another verifier cannot read.

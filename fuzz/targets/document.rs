@@ -13,7 +13,7 @@ use cleanroom_fuzz::{AUTHORITY, NOW};
 use libfuzzer_sys::fuzz_target;
 
 static POLICY: LazyLock<Policy> =
-    LazyLock::new(|| cleanroom_fuzz::policy(&Sha256Digest::of(&[&AUTHORITY.certificates[0]])));
+    LazyLock::new(|| cleanroom_fuzz::policy(&Sha256Digest::of(&[AUTHORITY.root()])));
 
 // The first byte says whether the rest is a document or a payload to be signed.
 fuzz_target!(|input: &[u8]| {
@@ -34,7 +34,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(document.signed_bytes().starts_with(b"\x84\x6aSignature1\x44\xa1\x01\x38\x22\x40"));
     if let Ok(evidence) = verdict.accepted() {
         assert!(signed, "nobody else has the key");
-        assert_eq!(document.certificate(), AUTHORITY.certificates[3]);
+        assert_eq!(document.certificate(), AUTHORITY.leaf());
         assert_eq!(evidence.anchor(), "fuzz");
         assert!(evidence.debug() || evidence.image() == "one");
         assert_eq!(evidence.module_id(), cleanroom_fuzz::MODULE_ID);

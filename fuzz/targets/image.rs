@@ -4,6 +4,7 @@
 
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::measurement::{ImageError, Measurement, Measurer, SectionKind};
+use cleanroom_fuzz::correct_crc;
 use libfuzzer_sys::fuzz_target;
 
 // The first byte is the size of the pieces, in steps of 7 bytes; the rest is the image, as it is and with its CRC corrected.
@@ -11,14 +12,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((step, image)) = input.split_first() else { return };
     let piece = usize::from(*step) * 7 + 1;
     check(image, piece);
-    let mut corrected = image.to_vec();
-    if corrected.len() >= 548 {
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&corrected[..544]);
-        crc.update(&corrected[548..]);
-        corrected[544..548].copy_from_slice(&crc.finalize().to_be_bytes());
-        check(&corrected, piece);
-    }
+    check(&correct_crc(image), piece);
 });
 
 fn check(image: &[u8], piece: usize) {
@@ -33,7 +27,10 @@ fn check(image: &[u8], piece: usize) {
         sections
             .map(|section| {
                 let start = usize::try_from(section.offset).expect("within the image");
-                (section.kind, &image[start..start + usize::try_from(section.length).expect("within the image")])
+                (
+                    section.kind,
+                    &image[start..start + usize::try_from(section.length).expect("within the image")],
+                )
             })
             .collect::<Vec<_>>()
     };

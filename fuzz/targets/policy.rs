@@ -19,7 +19,9 @@ fuzz_target!(|text: &str| {
     assert!(!policy.images().is_empty() || !policy.tpm_images().is_empty());
     for (index, anchor) in policy.anchors().iter().enumerate() {
         let others = policy.anchors().get(index + 1..).unwrap_or_default();
-        assert!(others.iter().all(|other| other.name() != anchor.name() && other.sha256() != anchor.sha256()));
+        assert!(
+            others.iter().all(|other| other.name() != anchor.name() && other.sha256() != anchor.sha256())
+        );
     }
     if let Some(deployment) = policy.deployment() {
         assert!(deployment.registers().count() > 0);

@@ -125,10 +125,9 @@ impl<S> Challenged<'_, S> {
         let model_digest = party.expected_model(policy, frame.model_digest)?;
         // The receipt key is read from a document of which nothing is verified yet. It is then expected in the transcript
         // and in PCR 17, so that only the key that the enclave committed to at boot passes.
-        let receipt_key = Document::parse(frame.document)
-            .ok()
-            .and_then(|document| document.public_key().map(<[u8]>::to_vec));
-        let receipt_key = receipt_key.unwrap_or_default();
+        let unverified = Document::parse(frame.document).ok();
+        let receipt_key = unverified.as_ref().and_then(Document::public_key).unwrap_or_default();
+        let claimed = unverified.as_ref().and_then(Document::user_data).and_then(Purpose::claimed_by);
 
         let binder = tls::binder(stream.get_ref().1, &nonce)?;
         let transcript = Transcript {
@@ -142,7 +141,7 @@ impl<S> Challenged<'_, S> {
             model_digest,
             release: terms.as_ref().map(|terms| terms.release().digest()),
             lease: terms.as_ref().map(Terms::lease),
-            receipt_key: &receipt_key,
+            receipt_key,
         };
         let request = transcript.evidence_request();
         let expected = Expectation {
@@ -150,7 +149,7 @@ impl<S> Challenged<'_, S> {
             user_data: Some(request.user_data()),
             public_key: Some(request.public_key()),
             pcr16: Some(extended_once(boot_measurement::model(&model_digest).as_bytes())),
-            pcr17: Some(extended_once(boot_measurement::receipt_key(&receipt_key).as_bytes())),
+            pcr17: Some(extended_once(boot_measurement::receipt_key(receipt_key).as_bytes())),
         };
         let verdict = {
             let mut cache = party.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +158,7 @@ impl<S> Challenged<'_, S> {
 
         let exchange = Exchange::begin(hello.bytes());
         let signed = exchange.server_finished_message(&transcript.digest(), &frame.encode_unsigned());
-        let signature = ParsedPublicKey::new(&ED25519, &receipt_key)
+        let signature = ParsedPublicKey::new(&ED25519, receipt_key)
             .and_then(|key| {
                 key.verify_sig(&signed, frame.signature)
                     .map_err(|_| aws_lc_rs::error::KeyRejected::from(aws_lc_rs::error::Unspecified))
@@ -170,7 +169,6 @@ impl<S> Challenged<'_, S> {
             .map(|terms| terms.judge(&party.key, &party.model, &model_digest, frame.document, at));
         let unexpected = terms.is_none() && !(frame.release.is_empty() && frame.lease.is_empty());
         let transcript = transcript.digest();
-        let claimed = claimed_purpose(frame.document);
         Ok(Appraised {
             stream,
             established,
@@ -200,10 +198,6 @@ impl RelyingParty {
         }))?;
         Ok(accepted.find(|digest| *digest == claimed).unwrap_or(first))
     }
-}
-
-fn claimed_purpose(document: &[u8]) -> Option<Purpose> {
-    Document::parse(document).ok()?.user_data().and_then(Purpose::claimed_by)
 }
 
 /// An enclave's answer, with a verdict on it.

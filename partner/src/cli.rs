@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{chat, connect, explain, key, measure, verify};
+use crate::commands::{chat, conformance, connect, explain, key, measure, verify};
 use crate::output::Terminal;
 
 /// How a command ended. The numbers are part of the interface: scripts branch on them.
@@ -87,6 +87,7 @@ enum Command {
     Chat(chat::Chat),
     Measure(measure::Measure),
     Explain(explain::Explain),
+    Conformance(conformance::Conformance),
 }
 
 impl Command {
@@ -97,6 +98,7 @@ impl Command {
             Self::Chat(command) => command.run(terminal),
             Self::Measure(command) => command.run(terminal),
             Self::Explain(command) => command.run(terminal),
+            Self::Conformance(command) => command.run(terminal),
             Self::Verify(command) => command.run(terminal),
         }
     }

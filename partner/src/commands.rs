@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 pub mod chat;
+pub mod conformance;
 pub mod connect;
 mod document_file;
 pub mod explain;

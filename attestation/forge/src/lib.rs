@@ -2,7 +2,7 @@
 //!
 //! A document and its certificates are templates with public fields. [`Forge::new`] fills them in the profile of AWS; a test
 //! changes one thing and [`Forge::document`] encodes and signs the result, however wrong it is. Nothing here parses, and
-//! nothing here is part of any program: only tests and the generator of the conformance vectors depend on it.
+//! nothing here is part of any program that a user runs: only tests and the conformance suite ([`conformance`]) depend on it.
 
 #![expect(
     clippy::expect_used,
@@ -12,6 +12,7 @@
 
 mod cbor;
 mod certificate;
+pub mod conformance;
 mod der;
 mod document;
 mod key;

@@ -1,4 +1,4 @@
-//! The outside check: `securesystemslib` (PyPI), the reference implementation of DSSE behind python-tuf and in-toto, verifies our
+//! The outside check: `securesystemslib` (`PyPI`), the reference implementation of DSSE behind `python-tuf` and `in-toto`, verifies our
 //! envelopes, and we accept what it signs.
 
 use std::path::PathBuf;

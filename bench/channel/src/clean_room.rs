@@ -54,7 +54,8 @@ struct TimedDevice {
 impl Device for TimedDevice {
     fn process(&mut self, request: Request) -> Response {
         let (wall, cpu) = (Instant::now(), clock::thread());
-        let answer = serde_cbor::to_vec(&request).ok().map(|request| self.nsm.process(&request, system_time_ms()));
+        let answer =
+            serde_cbor::to_vec(&request).ok().map(|request| self.nsm.process(&request, system_time_ms()));
         let answer = answer.and_then(|answer| serde_cbor::from_slice(&answer).ok());
         self.time.add(wall.elapsed(), clock::thread() - cpu);
         answer.unwrap_or(Response::Error(ErrorCode::InternalError))
@@ -83,7 +84,10 @@ impl World {
     }
 
     /// An enclave that can attest and serves nothing.
-    pub(crate) async fn attester(&self, model: Sha256Digest) -> Result<(Attester, ModuleTime), Box<dyn Error>> {
+    pub(crate) async fn attester(
+        &self,
+        model: Sha256Digest,
+    ) -> Result<(Attester, ModuleTime), Box<dyn Error>> {
         let (device, time) = self.device()?;
         let security_module = SecurityModule::start(device)?;
         let receipt_key = ReceiptKey::generate()?;

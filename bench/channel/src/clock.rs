@@ -45,14 +45,3 @@ impl Samples {
         self.0.iter().copied().fold(f64::NAN, f64::max)
     }
 }
-
-/// How long `work` takes in microseconds of this thread's processor time: the median of `samples` runs.
-pub(crate) fn microseconds<T>(samples: usize, mut work: impl FnMut() -> T) -> f64 {
-    let mut all = Samples::default();
-    for _ in 0..samples {
-        let begun = thread();
-        std::hint::black_box(work());
-        all.push((thread() - begun).as_secs_f64() * 1e6);
-    }
-    all.median()
-}

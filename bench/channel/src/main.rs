@@ -8,19 +8,21 @@ mod clean_room;
 mod clock;
 mod limits;
 mod memory;
+mod private_tls;
 mod process;
 mod report;
 mod set_up;
 mod whole_path;
 
 use std::error::Error;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use report::Report;
 
 const USAGE: &str = "\
-usage: bench-channel [--json] [--only PART] [--model FILE] [--small-model FILE] [--set-ups N] [--sessions N] [--rounds N]
+usage: bench-channel [--json] [--only PART] [--model FILE] [--small-model FILE] [--set-ups N] [--sessions N] [--rounds N] [--threads N]
 
   --json               one JSON object instead of text
   --only PART          set-up, memory or path; all by default
@@ -28,7 +30,8 @@ usage: bench-channel [--json] [--only PART] [--model FILE] [--small-model FILE] 
   --small-model FILE   the model of the enclave whose memory is measured (default: ../models/demo.gguf)
   --set-ups N          session set-ups of each kind (default 400)
   --sessions N         idle sessions (default 200)
-  --rounds N           answers on each side (default 8)
+  --rounds N           answers on each side (default 16)
+  --threads N          threads of each engine (default: all processors, of which the rest of the path then takes its share)
 
 Exit code 0 when every target is met, 1 when one is missed, 2 when nothing could be measured.";
 
@@ -68,7 +71,7 @@ fn measure(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         memory::measure(&mut report, &arguments.small_model, arguments.sessions)?;
     }
     if arguments.has(Part::Path) {
-        whole_path::measure(&mut report, &arguments.model, arguments.rounds)?;
+        whole_path::measure(&mut report, &arguments.model, arguments.rounds, arguments.threads)?;
     }
     Ok(report.conclude())
 }
@@ -88,6 +91,7 @@ struct Arguments {
     set_ups: usize,
     sessions: usize,
     rounds: usize,
+    threads: Option<NonZeroUsize>,
 }
 
 impl Arguments {
@@ -100,7 +104,8 @@ impl Arguments {
             small_model: house.join("models/demo.gguf"),
             set_ups: 400,
             sessions: 200,
-            rounds: 8,
+            rounds: 16,
+            threads: None,
         };
         let mut given = given.iter();
         while let Some(argument) = given.next() {
@@ -120,6 +125,7 @@ impl Arguments {
                 "--set-ups" => arguments.set_ups = value()?.parse()?,
                 "--sessions" => arguments.sessions = value()?.parse()?,
                 "--rounds" => arguments.rounds = value()?.parse()?,
+                "--threads" => arguments.threads = Some(value()?.parse()?),
                 other => return Err(format!("unknown argument `{other}`\n\n{USAGE}").into()),
             }
         }

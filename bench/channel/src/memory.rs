@@ -38,7 +38,8 @@ pub(crate) fn measure(report: &mut Report, model: &Path, count: usize) -> Result
     report.line(format!("  attested, HTTP/2 begun                {:>7.1}", kib(opened)));
     report.line(format!("  attested, after one request           {:>7.1}", kib(used)));
     report.line(format!("  plain mutual TLS, after one byte      {:>7.1}", kib(plain)));
-    report.line("  Private memory of the enclave's process; what the kernel keeps for a socket is not in it.");
+    report
+        .line("  Private memory of the enclave's process; what the kernel keeps for a socket is not in it.");
     report.section(
         "idle_session_memory",
         json!({

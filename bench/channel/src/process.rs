@@ -86,7 +86,9 @@ impl Server {
         let path = format!("/proc/{}/smaps_rollup", self.child.id());
         let mut kibibytes = 0;
         for line in std::fs::read_to_string(path)?.lines() {
-            if let Some(number) = line.strip_prefix("Private_").and_then(|rest| rest.split_whitespace().nth(1)) {
+            if let Some(number) =
+                line.strip_prefix("Private_").and_then(|rest| rest.split_whitespace().nth(1))
+            {
                 kibibytes += number.parse::<u64>()?;
             }
         }
@@ -96,7 +98,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
+        // It would wait for its sessions to end, and their other ends may be on the thread that waits here.
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -106,8 +109,7 @@ pub(crate) fn serve_enclave(socket: &Path, model: &Path, limits: &str) -> Result
     let world = World::new()?;
     let model = std::fs::read(model)?;
     let (device, _) = world.device()?;
-    let config =
-        format!("version = 1\nmodel = \"{MODEL}\"\npartners = \"any\"\n[limits]\n{limits}\n");
+    let config = format!("version = 1\nmodel = \"{MODEL}\"\npartners = \"any\"\n[limits]\n{limits}\n");
     let policy = world.policy(model_digest(&model));
     runtime()?.block_on(async {
         let listener = UnixListener::bind(socket)?;

@@ -1,23 +1,29 @@
 //! Tokens through the whole path against the engine called directly.
 //!
 //! ```text
-//! client ─TCP─► proxy ─TCP─► relay ─Unix socket─► enclave (a process of its own) ─► engine
-//! this process, another engine of the same model and the same number of threads ─► the same tokens
+//! client ─TCP─► proxy ─TCP─► relay ─Unix socket─► enclave ─► engine ─┐
+//!                                       direct call ─► engine ───────┴─► one copy of the weights
 //! ```
 //!
-//! Client, proxy and relay share the machine's processors with the engine, which a partner's machine would not.
+//! Both engines are of one configuration and in one process, and read the same weights: two copies of a model in
+//! memory differ in speed by more than what is measured here.
 
 use std::error::Error;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::model::model_digest;
 use cleanroom_channel::identity::Identity;
-use cleanroom_engine::{Engine, EngineConfig, Event, Job, Model, Sampling, Sink};
+use cleanroom_enclave::api::Service;
+use cleanroom_enclave::config::Config;
+use cleanroom_enclave::serve::Server;
+use cleanroom_engine::{Engine, EngineConfig, Event, Facts, Job, Model, Sampling, Sink};
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress};
 use cleanroom_host::relay::{self, Counters, Limits, Times};
 use cleanroom_partner::address::Address;
@@ -29,12 +35,12 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::runtime::{Builder, Runtime};
 
-use crate::clean_room::{MODEL, model_id};
+use crate::clean_room::{MODEL, World, model_id, read_policy};
 use crate::clock::{self, Samples};
 use crate::limits::memory_bandwidth;
-use crate::process::Server;
 use crate::report::{Limit, Report};
 
 /// Tokens of the prompt and of the answer.
@@ -44,22 +50,31 @@ const ANSWER: u32 = 64;
 /// The least part of the engine's own speed that must be left.
 const TARGET: f64 = 0.97;
 
-/// How long the enclave may take to load its model.
-const LOADING: Duration = Duration::from_secs(120);
+/// The enclave's socket in its folder.
+const SOCKET: &str = "enclave.sock";
 
 /// Measures `rounds` answers on each side, in turn.
-pub(crate) fn measure(report: &mut Report, model: &Path, rounds: usize) -> Result<(), Box<dyn Error>> {
-    let threads = std::thread::available_parallelism()?;
+pub(crate) fn measure(
+    report: &mut Report,
+    model: &Path,
+    rounds: usize,
+    threads: Option<NonZeroUsize>,
+) -> Result<(), Box<dyn Error>> {
+    let threads = threads.map_or_else(std::thread::available_parallelism, Ok)?;
     let bandwidth = memory_bandwidth(threads.get());
     let file_bytes = std::fs::metadata(model)?.len();
-    // The order of the lines is the order of loading: the enclave loads while this process does.
-    let server = Server::enclave(model, &format!("sequences = 1\nqueued = 1\nthreads = {threads}"))?;
-    let direct = Direct::start(model, threads)?;
+    let bytes = std::fs::read(model)?;
+    let digest = model_digest(&bytes);
+    let model = Arc::new(Model::from_gguf(&bytes)?);
+    drop(bytes);
+    let direct = Direct { engine: start_engine(&model, threads)? };
     let prompt = direct.find_prompt()?;
+    let enclave = Enclave::start(digest, start_engine(&model, threads)?)?;
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut path = runtime.block_on(WholePath::start(&server))?;
-    let (mut engine, mut whole) = (Speeds::default(), Speeds::default());
+    // One thread for client, proxy and relay: on machines of their own they would not take turns with the engine at all.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut path = runtime.block_on(WholePath::start(&enclave))?;
+    let (mut engine, mut whole, mut pairs) = (Speeds::default(), Speeds::default(), Pairs::default());
     let expected = direct.answer(&prompt)?;
     let first = runtime.block_on(path.answer(&prompt))?;
     if first.text != expected.text || first.prompt_tokens != expected.prompt_tokens {
@@ -67,18 +82,17 @@ pub(crate) fn measure(report: &mut Report, model: &Path, rounds: usize) -> Resul
     }
     for round in 0..rounds {
         // Neither side always comes first.
-        for path_first in [round % 2 == 0, round % 2 != 0] {
-            if path_first {
-                let cpu = clock::process();
-                let answer = runtime.block_on(path.answer(&prompt))?;
-                whole.push(&answer);
-                whole.cpu.push((clock::process() - cpu).as_secs_f64() * 1e6 / f64::from(answer.tokens));
-            } else {
-                engine.push(&direct.answer(&prompt)?);
-            }
-        }
+        let before = (round % 2 == 0).then(|| direct.answer(&prompt)).transpose()?;
+        let cpu = clock::thread();
+        let answer = runtime.block_on(path.answer(&prompt))?;
+        whole.cpu.push((clock::thread() - cpu).as_secs_f64() * 1e6 / f64::from(answer.tokens));
+        let by_engine = before.map_or_else(|| direct.answer(&prompt), Ok)?;
+        whole.push(&answer);
+        engine.push(&by_engine);
+        pairs.push(&answer, &by_engine);
     }
-    describe(report, &direct, rounds, file_bytes, bandwidth, &engine, &whole);
+    let result = Measured { rounds, threads, file_bytes, bandwidth, engine, whole, pairs };
+    describe(report, direct.engine.model().facts(), &result);
     Ok(())
 }
 
@@ -91,18 +105,17 @@ struct Answer {
     whole: Duration,
 }
 
-/// The engine, called by this process.
+fn start_engine(model: &Arc<Model>, threads: NonZeroUsize) -> Result<Engine, Box<dyn Error>> {
+    let config = EngineConfig { threads, max_sequences: NonZeroUsize::MIN, max_queued: 1 };
+    Ok(Engine::start(Arc::clone(model), config)?)
+}
+
+/// The engine, called directly.
 struct Direct {
     engine: Engine,
 }
 
 impl Direct {
-    fn start(model: &Path, threads: NonZeroUsize) -> Result<Self, Box<dyn Error>> {
-        let model = Model::from_gguf(&std::fs::read(model)?)?;
-        let config = EngineConfig { threads, max_sequences: NonZeroUsize::MIN, max_queued: 1 };
-        Ok(Self { engine: Engine::start(Arc::new(model), config)? })
-    }
-
     /// A prompt of the wanted length whose answer does not end early.
     fn find_prompt(&self) -> Result<String, Box<dyn Error>> {
         for start in 'a'..='z' {
@@ -165,6 +178,37 @@ impl Sink for Events {
     }
 }
 
+/// An enclave, put together as its own `run` does it, but around an engine whose model somebody else has too.
+struct Enclave {
+    policy: String,
+    folder: tempfile::TempDir,
+    _runtime: Runtime,
+}
+
+impl Enclave {
+    fn start(digest: Sha256Digest, engine: Engine) -> Result<Self, Box<dyn Error>> {
+        let world = World::new()?;
+        let folder = tempfile::tempdir()?;
+        let limits = "sequences = 1\nqueued = 1";
+        let config = format!("version = 1\nmodel = \"{MODEL}\"\npartners = \"any\"\n[limits]\n{limits}\n");
+        let config = Config::from_toml(&config)?;
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        let (attester, _) = runtime.block_on(world.attester(digest))?;
+        let service = Service::new(engine, model_id(), digest, &config.limits);
+        let server = Server::new(Arc::new(attester), Arc::new(service), config);
+        let listener = {
+            let _context = runtime.enter();
+            UnixListener::bind(folder.path().join(SOCKET))?
+        };
+        runtime.spawn(server.serve(listener, std::future::pending()));
+        Ok(Self { policy: world.policy(digest), folder, _runtime: runtime })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join(SOCKET)
+    }
+}
+
 /// A client whose requests go through proxy and relay to the enclave.
 struct WholePath {
     client: SendRequest<Full<Bytes>>,
@@ -172,16 +216,11 @@ struct WholePath {
 }
 
 impl WholePath {
-    async fn start(server: &Server) -> Result<Self, Box<dyn Error>> {
-        let host = relay(server).await?;
-        let party = RelyingParty::new(&Identity::generate()?, server.policy()?, model_id())?;
+    async fn start(enclave: &Enclave) -> Result<Self, Box<dyn Error>> {
+        let host = relay(enclave.socket()).await?;
+        let party = RelyingParty::new(&Identity::generate()?, read_policy(&enclave.policy)?, model_id())?;
         let sessions = Arc::new(Sessions::new(party, Address::Tcp(host.to_string())));
-        let begun = Instant::now();
-        while let Err(error) = sessions.get().await {
-            if begun.elapsed() > LOADING {
-                return Err(error.into());
-            }
-        }
+        sessions.get().await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let proxy = listener.local_addr()?;
         tokio::spawn(proxy::serve(listener, sessions, std::future::pending()));
@@ -218,7 +257,7 @@ impl WholePath {
 }
 
 /// The host's relay, with its own limits, on a port of its choice.
-async fn relay(server: &Server) -> Result<SocketAddr, Box<dyn Error>> {
+async fn relay(enclave: PathBuf) -> Result<SocketAddr, Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let hour = Duration::from_secs(3600);
@@ -228,7 +267,7 @@ async fn relay(server: &Server) -> Result<SocketAddr, Box<dyn Error>> {
         drain: Duration::ZERO,
         times: Times { idle: hour, lifetime: hour, window: Duration::ZERO },
     };
-    let enclave = Arc::new(EnclaveAddress::Unix(server.socket().to_owned()));
+    let enclave = Arc::new(EnclaveAddress::Unix(enclave));
     let counters = Arc::new(Counters::default());
     tokio::spawn(async move {
         relay::serve(BoundListener::Tcp(listener), enclave, limits, counters, std::future::pending()).await
@@ -274,6 +313,23 @@ impl Stream {
     }
 }
 
+/// What is left of the engine's speed, in each round: two answers that follow each other meet the same machine.
+#[derive(Default)]
+struct Pairs {
+    to_first: Samples,
+    after_first: Samples,
+    whole: Samples,
+}
+
+impl Pairs {
+    fn push(&mut self, path: &Answer, engine: &Answer) {
+        let ratio = |engine: Duration, path: Duration| engine.as_secs_f64() / path.as_secs_f64();
+        self.to_first.push(ratio(engine.to_first, path.to_first));
+        self.after_first.push(ratio(engine.whole - engine.to_first, path.whole - path.to_first));
+        self.whole.push(ratio(engine.whole, path.whole));
+    }
+}
+
 #[derive(Default)]
 struct Speeds {
     /// Milliseconds from the request to the first text.
@@ -282,7 +338,7 @@ struct Speeds {
     whole: Samples,
     /// Tokens after the first for each second after it.
     after_first: Samples,
-    /// Microseconds of this process's processors for each token.
+    /// Microseconds of processor time that client, proxy and relay took for each token.
     cpu: Samples,
 }
 
@@ -316,25 +372,30 @@ impl Speeds {
     }
 }
 
-fn describe(
-    report: &mut Report,
-    direct: &Direct,
+struct Measured {
     rounds: usize,
+    threads: NonZeroUsize,
+    /// Of the model.
     file_bytes: u64,
+    /// Bytes per second.
     bandwidth: f64,
-    engine: &Speeds,
-    whole: &Speeds,
-) {
-    let facts = direct.engine.model().facts();
-    let to_first = engine.to_first.median() / whole.to_first.median();
-    let speed = whole.whole.median() / engine.whole.median();
-    let after_first = whole.after_first.median() / engine.after_first.median();
+    engine: Speeds,
+    whole: Speeds,
+    pairs: Pairs,
+}
+
+fn describe(report: &mut Report, facts: &Facts, measured: &Measured) {
+    let Measured { rounds, threads, file_bytes, bandwidth, engine, whole, pairs } = measured;
+    let file_bytes = *file_bytes as f64;
+    let (to_first, after_first, speed) =
+        (pairs.to_first.median(), pairs.after_first.median(), pairs.whole.median());
     let best = whole.whole.most() / engine.whole.most();
-    let read = file_bytes as f64 * engine.after_first.median();
+    let to_first_best = engine.to_first.least() / whole.to_first.least();
+    let read = file_bytes * engine.after_first.median();
 
     report.line("");
     report.line(format!(
-        "Whole path against the engine: {:.2} B parameters, {}, {PROMPT} tokens in, {ANSWER} out, {rounds} rounds in turn",
+        "Whole path against the engine: {:.2} B parameters, {}, {PROMPT} tokens in, {ANSWER} out, {threads} threads, {rounds} rounds in turn",
         facts.parameters as f64 / 1e9,
         facts.weights
     ));
@@ -343,7 +404,7 @@ fn describe(
     report.line(engine.row("engine called directly"));
     report.line(whole.row("whole path"));
     report.line(format!(
-        "  ratio to the engine: first token {to_first:.3}, after it {after_first:.3}, in all {speed:.3} (of the best {best:.3})"
+        "  ratio to the engine, median of rounds: first token {to_first:.3} (of the least {to_first_best:.3}), after it {after_first:.3}, in all {speed:.3} (of the best {best:.3})"
     ));
     report.line(format!(
         "  Client, proxy and relay take {:.0} us of the same processors for each token.",
@@ -351,7 +412,7 @@ fn describe(
     ));
     report.line(format!(
         "  What cannot be exceeded: each token reads {:.2} GB of weights; memory gives {:.1} GB/s, the engine takes {:.1}.",
-        file_bytes as f64 / 1e9,
+        file_bytes / 1e9,
         bandwidth / 1e9,
         read / 1e9
     ));
@@ -359,9 +420,9 @@ fn describe(
         "whole_path",
         json!({
             "model": { "parameters": facts.parameters, "weights": facts.weights },
-            "prompt_tokens": PROMPT, "answer_tokens": ANSWER, "rounds": rounds,
+            "prompt_tokens": PROMPT, "answer_tokens": ANSWER, "rounds": rounds, "threads": threads,
             "engine": engine.json(), "whole_path": whole.json(),
-            "ratio": { "time_to_first_token": to_first, "tokens_per_second": speed,
+            "ratio": { "time_to_first_token": to_first, "time_to_first_token_of_the_least": to_first_best, "tokens_per_second": speed,
                 "tokens_per_second_after_first": after_first, "tokens_per_second_of_the_best": best },
             "client_proxy_relay_cpu_us_per_token": whole.cpu.median(),
             "limit": { "memory_bytes_per_second": bandwidth, "bytes_per_token": file_bytes,

@@ -34,7 +34,11 @@ pub fn pcrs(measurement: &Measurement) -> Value {
 }
 
 pub fn aws_pcrs(measurements: &BTreeMap<String, String>) -> Value {
-    measurements.iter().filter(|(name, _)| name.starts_with("PCR")).map(|(name, value)| (name.clone(), json!(value))).collect()
+    measurements
+        .iter()
+        .filter(|(name, _)| name.starts_with("PCR"))
+        .map(|(name, value)| (name.clone(), json!(value)))
+        .collect()
 }
 
 /// Builds small images of every kind with AWS's crate and measures each with both; the number compared.
@@ -79,7 +83,13 @@ pub fn large(directory: &Path, mib: u64) -> Outcome<PathBuf> {
     Ok(path)
 }
 
-fn build(directory: &Path, path: &Path, kernel: u64, ramdisks: &[u64], signer: Option<SignKeyData>) -> Outcome<()> {
+fn build(
+    directory: &Path,
+    path: &Path,
+    kernel: u64,
+    ramdisks: &[u64],
+    signer: Option<SignKeyData>,
+) -> Outcome<()> {
     let kernel = write(directory, "kernel", kernel)?;
     let identity = EifIdentityInfo {
         img_name: "bench".into(),

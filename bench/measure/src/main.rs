@@ -57,11 +57,18 @@ fn main() -> ExitCode {
 fn run(mib: u64, rounds: usize) -> Outcome<bool> {
     let directory = tempfile::tempdir()?;
     let compared = images::compare_small(directory.path())?;
-    println!("the same PCRs as AWS's crate on {compared} small images (unsigned, and signed with P-256, P-384, P-521)");
+    println!(
+        "the same PCRs as AWS's crate on {compared} small images (unsigned, and signed with P-256, P-384, P-521)"
+    );
 
     let image = images::large(directory.path(), mib)?;
     let length = std::fs::metadata(&image)?.len();
-    println!("image of {length} bytes, {rounds} interleaved rounds, medians\n");
+    println!("image of {length} bytes, {rounds} interleaved rounds, medians");
+    let load = load()?;
+    println!(
+        "load of the machine before the run: {load:.1} on {} processors\n",
+        std::thread::available_parallelism()?
+    );
     let mut results: [Vec<Value>; CONTENDERS.len()] = Default::default();
     for _ in 0..rounds {
         for ((contender, _), results) in CONTENDERS.iter().zip(&mut results) {
@@ -70,11 +77,12 @@ fn run(mib: u64, rounds: usize) -> Outcome<bool> {
     }
 
     let [ours, single, aws, limit] = results.each_ref().map(|results| Summary::of(results));
-    println!("{:<40} {:>9} {:>10} {:>8} {:>9}", "", "seconds", "MiB/s", "x limit", "peak MiB");
+    println!("{:<40} {:>9} {:>9} {:>10} {:>8} {:>9}", "", "seconds", "cpu s", "MiB/s", "x limit", "peak MiB");
     for ((_, name), summary) in CONTENDERS.iter().zip([&ours, &single, &aws, &limit]) {
         println!(
-            "{name:<40} {:>9.3} {:>10.0} {:>8.2} {:>9.1}",
+            "{name:<40} {:>9.3} {:>9.2} {:>10.0} {:>8.2} {:>9.1}",
             summary.seconds,
+            summary.cpu_seconds,
             length as f64 / summary.seconds / f64::from(1 << 20),
             summary.seconds / limit.seconds,
             summary.peak_kib as f64 / 1024.0,
@@ -88,10 +96,16 @@ fn run(mib: u64, rounds: usize) -> Outcome<bool> {
     };
     let pcrs: Vec<&Value> = results[..3].iter().flatten().map(|result| &result["pcrs"]).collect();
     target(pcrs.windows(2).all(|pair| pair[0] == pair[1]), "all give the same PCRs".into());
-    target(ours.seconds <= aws.seconds, format!("{:.2} times as fast as AWS's crate", aws.seconds / ours.seconds));
+    target(
+        ours.seconds <= aws.seconds,
+        format!("{:.2} times as fast as AWS's crate", aws.seconds / ours.seconds),
+    );
     target(
         ours.seconds <= OVERHEAD_LIMIT * limit.seconds,
-        format!("{:.2} of hashing once (target {OVERHEAD_LIMIT:.2}, with two processors)", ours.seconds / limit.seconds),
+        format!(
+            "{:.2} of hashing once (target {OVERHEAD_LIMIT:.2}, with two processors)",
+            ours.seconds / limit.seconds
+        ),
     );
     target(
         ours.peak_kib < MEMORY_LIMIT,
@@ -102,16 +116,21 @@ fn run(mib: u64, rounds: usize) -> Outcome<bool> {
 
 struct Summary {
     seconds: f64,
+    cpu_seconds: f64,
     peak_kib: u64,
 }
 
 impl Summary {
-    /// The median time and the highest peak.
+    /// The median times and the highest peak.
     fn of(results: &[Value]) -> Self {
-        let mut seconds: Vec<f64> = results.iter().filter_map(|result| result["seconds"].as_f64()).collect();
-        seconds.sort_by(f64::total_cmp);
-        let peak_kib = results.iter().filter_map(|result| result["peak_kib"].as_u64()).max().unwrap_or(u64::MAX);
-        Self { seconds: seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN), peak_kib }
+        let median = |field: &str| {
+            let mut values: Vec<f64> = results.iter().filter_map(|result| result[field].as_f64()).collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        let peak_kib =
+            results.iter().filter_map(|result| result["peak_kib"].as_u64()).max().unwrap_or(u64::MAX);
+        Self { seconds: median("seconds"), cpu_seconds: median("cpu_seconds"), peak_kib }
     }
 }
 
@@ -152,7 +171,10 @@ fn child(contender: &str, image: &Path) -> Outcome<()> {
         other => return Err(format!("unknown contender {other}").into()),
     };
     let seconds = start.elapsed().as_secs_f64();
-    println!("{}", json!({ "pcrs": pcrs, "seconds": seconds, "peak_kib": peak_kib()? }));
+    println!(
+        "{}",
+        json!({ "pcrs": pcrs, "seconds": seconds, "cpu_seconds": cpu_seconds()?, "peak_kib": peak_kib()? })
+    );
     Ok(())
 }
 
@@ -170,6 +192,26 @@ fn in_pieces(image: &Path, mut take: impl FnMut(&[u8]) -> Outcome<()>) -> Outcom
 /// The peak of this process's resident memory.
 fn peak_kib() -> Outcome<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM in /proc/self/status")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM in /proc/self/status")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Processor time of all threads of this process, and of the system on their behalf.
+fn cpu_seconds() -> Outcome<f64> {
+    /// Linux counts these fields in hundredths of a second on every architecture that is left.
+    const TICKS: f64 = 100.0;
+    let status = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = status.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok());
+    match (ticks(11), ticks(12)) {
+        (Some(user), Some(system)) => Ok((user + system) / TICKS),
+        _ => Err("no times in /proc/self/stat".into()),
+    }
+}
+
+/// How many threads wanted to run, on average over the last minute.
+fn load() -> Outcome<f64> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(load.split_whitespace().next().unwrap_or_default().parse()?)
 }

@@ -4,13 +4,22 @@
 use std::fs;
 use std::path::Path;
 
-use cleanroom_fuzz::{MODULE_ID, NOW};
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::measurement::Measurer;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
+use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
 
 fn main() -> std::io::Result<()> {
+    check();
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    for (target, seeds) in
-        [("document", documents()), ("differential", documents()), ("chain", chains()), ("image", images()), ("policy", policies())]
-    {
+    for (target, seeds) in [
+        ("document", documents()),
+        ("differential", documents()),
+        ("chain", chains()),
+        ("image", images()),
+        ("policy", policies()),
+    ] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
         for (name, seed) in seeds {
@@ -18,6 +27,27 @@ fn main() -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Seeds that end at the first check teach the fuzzer nothing: most of them must be accepted.
+fn check() {
+    let root = AUTHORITY.root();
+    let policy = cleanroom_fuzz::policy(&Sha256Digest::of(&[root]));
+    for (name, seed) in documents().iter().filter(|(name, _)| !name.starts_with("envelope")) {
+        let document = AUTHORITY.sign(&AUTHORITY.expand(&seed[1..]));
+        let verdict = appraise(&document, &policy, &Expectation::default(), NOW, None);
+        assert_eq!(verdict.outcome(), Outcome::Partial, "{name}: {verdict}");
+    }
+    for (name, seed) in images().iter().filter(|(name, _)| !name.contains("signed")) {
+        let image = correct_crc(&seed[1..]);
+        let mut measurer = Measurer::new();
+        let measured = measurer.update(&image).and_then(|()| measurer.finish());
+        assert!(measured.is_ok(), "{name}: {measured:?}");
+    }
+    for (name, seed) in policies().iter().filter(|(name, _)| !name.starts_with("empty")) {
+        let text = std::str::from_utf8(seed).expect("a policy is text");
+        assert!(Policy::from_toml(text).is_ok(), "{name}: {:?}", Policy::from_toml(text));
+    }
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
@@ -30,8 +60,8 @@ fn documents() -> Seeds {
             ("digest", text("SHA384")),
             ("timestamp", [&[0x1b][..], &NOW.as_millis().to_be_bytes()].concat()),
             ("pcrs", registers.to_vec()),
-            ("certificate", b"\x42@3".to_vec()),
-            ("cabundle", b"\x83\x42@0\x42@1\x42@2".to_vec()),
+            ("certificate", b"\x42@4".to_vec()),
+            ("cabundle", b"\x84\x42@0\x42@1\x42@2\x42@3".to_vec()),
         ]
         .into_iter()
         .chain(options.iter().map(|(name, value)| (*name, value.to_vec())))
@@ -46,9 +76,11 @@ fn documents() -> Seeds {
     };
     let register = |index: u8, value: u8| [&[index][..], &[0x58, 48], &[value; 48]].concat();
     let debug = [&[0xa2][..], &register(0, 0), &register(4, 4)].concat();
-    let image = [&[0xa4][..], &register(0, 0x11), &register(1, 0x11), &register(2, 0x11), &register(16, 7)].concat();
+    let image =
+        [&[0xa4][..], &register(0, 0x11), &register(1, 0x11), &register(2, 0x11), &register(16, 7)].concat();
     let nulls: &[(&str, &[u8])] = &[("public_key", b"\xf6"), ("user_data", b"\xf6"), ("nonce", b"\xf6")];
-    let filled: &[(&str, &[u8])] = &[("public_key", b"\x43key"), ("user_data", b"\x44data"), ("nonce", b"\x45nonce")];
+    let filled: &[(&str, &[u8])] =
+        &[("public_key", b"\x43key"), ("user_data", b"\x44data"), ("nonce", b"\x45nonce")];
     vec![
         ("debug-definite", payload(false, &debug, nulls)),
         ("debug-indefinite", payload(true, &debug, filled)),
@@ -70,11 +102,14 @@ fn chains() -> Seeds {
         entries.iter().flat_map(|entry| [&(entry.len() as u16).to_be_bytes()[..], entry].concat()).collect()
     };
     vec![
-        ("genuine", list(&[b"@\x00", b"@\x01", b"@\x02", b"@\x03"])),
-        ("swapped", list(&[b"@\x00", b"@\x02", b"@\x01", b"@\x03"])),
-        ("leaf-only", list(&[b"@\x03", b"@\x03"])),
-        ("changed-signature", list(&[b"@\x00", b"@\x01", b"@\x02\xff\xff\x01", b"@\x03"])),
-        ("changed-start", list(&[b"@\x00\x00\x04\x01", b"@\x01\x00\x20\x80", b"@\x02", b"@\x03\x00\x30\x02"])),
+        ("genuine", list(&[b"@\x00", b"@\x01", b"@\x02", b"@\x03", b"@\x04"])),
+        ("swapped", list(&[b"@\x00", b"@\x02", b"@\x01", b"@\x03", b"@\x04"])),
+        ("leaf-only", list(&[b"@\x04", b"@\x04"])),
+        ("changed-signature", list(&[b"@\x00", b"@\x01", b"@\x02\xff\xff\x01", b"@\x03", b"@\x04"])),
+        (
+            "changed-start",
+            list(&[b"@\x00\x00\x04\x01", b"@\x01\x00\x20\x80", b"@\x02", b"@\x03", b"@\x04\x00\x30\x02"]),
+        ),
         ("der", list(&[b"\x30\x03\x02\x01\x00", b"\x30\x00"])),
     ]
 }
@@ -123,6 +158,11 @@ fn policies() -> Seeds {
          [deployment]\npcr3 = [\"{digest}\"]\npcr4 = [\"{digest}\"]\npcr8 = [\"{digest}\"]\n[[model]]\nid = \"demo\"\nsha256 = \"{sha256}\"\n\
          [freshness]\nmax_age = \"5m\"\nmax_skew = \"30s\"\nmax_session = \"15m\"\n"
     );
-    let small = "version = 1\n[[trust_anchor]]\nname = \"aws-us-gov\"\n[[image]]\nname = \"d\"\ndebug = true\n";
-    vec![("full", full.into_bytes()), ("small", small.as_bytes().to_vec()), ("empty-list", b"version = 1\nimage = []\n".to_vec())]
+    let small =
+        "version = 1\n[[trust_anchor]]\nname = \"aws-us-gov\"\n[[image]]\nname = \"d\"\ndebug = true\n";
+    vec![
+        ("full", full.into_bytes()),
+        ("small", small.as_bytes().to_vec()),
+        ("empty-list", b"version = 1\nimage = []\n".to_vec()),
+    ]
 }

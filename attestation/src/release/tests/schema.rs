@@ -61,7 +61,7 @@ fn schema_and_types_agree_on_every_member() {
         assert!(accepts(&example), "{name}");
         let walk = Walk { schema: &schema, example: &example, accepts: &accepts };
         let mut seen = BTreeSet::new();
-        walk.compare(&schema, String::new(), &mut seen);
+        walk.compare(&schema, "", &mut seen);
         assert!(!seen.is_empty());
     }
 }
@@ -74,14 +74,14 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Compares what `schema` says about the value at `pointer` with what the types do when that value changes.
-    fn compare(&self, schema: &Value, pointer: String, seen: &mut BTreeSet<String>) {
-        let value = self.example.pointer(&pointer).unwrap();
+    fn compare(&self, schema: &Value, pointer: &str, seen: &mut BTreeSet<String>) {
+        let value = self.example.pointer(pointer).unwrap();
         let schema = self.resolve(schema, value);
         match value {
             Value::Object(members) => {
                 assert_eq!(schema["additionalProperties"], Value::Bool(false), "{pointer}");
-                self.refused(&pointer, "an unknown member", |value| value["unheard-of"] = 1.into());
-                self.refused_text(&pointer, members.keys().next().unwrap());
+                self.refused(pointer, "an unknown member", |value| value["unheard-of"] = 1.into());
+                self.refused_text(pointer, members.keys().next().unwrap());
                 let properties: BTreeSet<&String> =
                     schema["properties"].as_object().unwrap().keys().collect();
                 assert_eq!(
@@ -93,31 +93,31 @@ impl Walk<'_> {
                     schema["required"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
                 for member in members.keys() {
                     let mut without = self.example.clone();
-                    without.pointer_mut(&pointer).unwrap().as_object_mut().unwrap().remove(member);
+                    without.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(member);
                     let needed = required.contains(&member.as_str());
                     assert_eq!(!(self.accepts)(&without), needed, "{pointer}/{member} is required");
                     seen.insert(format!("{pointer}/{member}"));
-                    self.compare(&schema["properties"][member], format!("{pointer}/{member}"), seen);
+                    self.compare(&schema["properties"][member], &format!("{pointer}/{member}"), seen);
                 }
             }
             Value::Array(items) => {
                 assert!(schema["maxItems"].is_u64(), "{pointer} has a limit");
                 if schema["minItems"] == 1 {
-                    self.refused(&pointer, "no element", |value| *value = Value::Array(Vec::new()));
+                    self.refused(pointer, "no element", |value| *value = Value::Array(Vec::new()));
                 }
                 for index in 0..items.len() {
-                    self.compare(&schema["items"], format!("{pointer}/{index}"), seen);
+                    self.compare(&schema["items"], &format!("{pointer}/{index}"), seen);
                 }
             }
             Value::Number(_) if schema.get("const").is_some() => {
-                self.refused(&pointer, "another constant", |value| *value = 2.into());
+                self.refused(pointer, "another constant", |value| *value = 2.into());
             }
             Value::Number(_) => {
                 let most = schema["maximum"].as_u64().unwrap();
-                self.refused(&pointer, "more than the maximum", |value| *value = (most + 1).into());
+                self.refused(pointer, "more than the maximum", |value| *value = (most + 1).into());
                 let below = i64::try_from(schema["minimum"].as_u64().unwrap()).unwrap() - 1;
-                self.refused(&pointer, "less than the minimum", |value| *value = below.into());
-                self.refused(&pointer, "a fraction", |value| *value = 1.5.into());
+                self.refused(pointer, "less than the minimum", |value| *value = below.into());
+                self.refused(pointer, "a fraction", |value| *value = 1.5.into());
             }
             _ => {
                 assert!(
@@ -127,14 +127,14 @@ impl Walk<'_> {
                     "{pointer} has a rule"
                 );
                 if schema.get("maxLength").is_none() {
-                    self.refused(&pointer, "a character outside", |value| *value = "\u{fc}".into());
+                    self.refused(pointer, "a character outside", |value| *value = "\u{fc}".into());
                 }
                 if schema.get("pattern").is_some() {
-                    self.refused(&pointer, "an empty text", |value| *value = "".into());
-                    self.refused(&pointer, "a long text", |value| *value = "a".repeat(200).into());
+                    self.refused(pointer, "an empty text", |value| *value = "".into());
+                    self.refused(pointer, "a long text", |value| *value = "a".repeat(200).into());
                 }
-                self.refused(&pointer, "a number", |value| *value = 7.into());
-                self.refused(&pointer, "null", |value| *value = Value::Null);
+                self.refused(pointer, "a number", |value| *value = 7.into());
+                self.refused(pointer, "null", |value| *value = Value::Null);
             }
         }
     }

@@ -115,12 +115,7 @@ pub(super) fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mu
 
 #[inline(always)]
 pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
-    let (gates, rest) = gate.as_chunks_mut::<LANES>();
-    let (ups, up_rest) = up.as_chunks::<LANES>();
-    for (gate, up) in gates.iter_mut().zip(ups) {
-        *gate = std::array::from_fn(|lane| gate[lane] / (1.0 + exp(-gate[lane])) * up[lane]);
-    }
-    for (gate, up) in rest.iter_mut().zip(up_rest) {
+    for (gate, up) in gate.iter_mut().zip(up) {
         *gate = *gate / (1.0 + exp(-*gate)) * up;
     }
 }
@@ -161,12 +156,15 @@ fn sum_lanes([a, b, c, d, e, f, g, h]: [f32; LANES]) -> f32 {
     a + b
 }
 
+// Integer arithmetic here is written as wrapping: a check for overflow would keep the compiler from computing eight
+// numbers at once.
+
 /// Adding this to a number of at most 2^22 leaves the nearest integer, to even on a tie, in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
 #[inline(always)]
 fn nearest(value: f32) -> i32 {
-    (value + ROUND).to_bits() as i32 - ROUND.to_bits() as i32
+    (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }
 
 /// e^x with a relative error below 2e-7, by the same few operations everywhere (a system's own `exp` may differ in the
@@ -179,12 +177,14 @@ fn exp(x: f32) -> f32 {
     let power = shifted - ROUND;
     // ln 2 in two parts: the first has so few digits that its product with the power is exact.
     let rest = x - power * 0.693_359_4 - power * -2.121_944_4e-4;
-    let mut sum = 1.0 / 5040.0;
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = sum * rest + coefficient;
-    }
-    let exponent = shifted.to_bits() as i32 - ROUND.to_bits() as i32;
-    sum * f32::from_bits(((exponent + 127) << 23) as u32)
+    let sum = 1.0 / 5040.0 * rest + 1.0 / 720.0;
+    let sum = sum * rest + 1.0 / 120.0;
+    let sum = sum * rest + 1.0 / 24.0;
+    let sum = sum * rest + 1.0 / 6.0;
+    let sum = sum * rest + 0.5;
+    let sum = (sum * rest + 1.0) * rest + 1.0;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits());
+    sum * f32::from_bits(exponent.wrapping_add(127) << 23)
 }
 
 #[cfg(test)]

@@ -438,3 +438,49 @@ proptest! {
         }
     }
 }
+
+/// A policy as a partner writes one who trusts `root` for development and expects the image of these tests.
+fn policy(root: &DevelopmentRoot, image: &Measurements) -> cleanroom_attestation::policy::Policy {
+    let [pcr0, pcr1, pcr2] = image.image();
+    let text = format!(
+        "version = 1\n\
+         [[trust_anchor]]\nname = \"laptop\"\ntier = \"development\"\nsha256 = \"{}\"\n\
+         [[image]]\nname = \"tests\"\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n\
+         [freshness]\nmax_age = \"5m\"\n",
+        root.fingerprint()
+    );
+    cleanroom_attestation::policy::Policy::from_toml(&text).unwrap()
+}
+
+#[test]
+fn the_strict_verifier_accepts_a_document_as_development_and_refuses_it_otherwise() {
+    use cleanroom_attestation::chain::Tier;
+    use cleanroom_attestation::time::Timestamp;
+    use cleanroom_attestation::verdict::{Axis, Expectation, appraise};
+
+    let root = Arc::new(DevelopmentRoot::generate(NOW_MS).unwrap());
+    let mut nsm = SoftwareNsm::builder(root.clone(), measurements()).start(NOW_MS).unwrap();
+    let request = Request::Attestation {
+        user_data: Some(ByteBuf::from("user data")),
+        nonce: Some(ByteBuf::from([7; 32])),
+        public_key: None,
+    };
+    let (document, _) = attest_at(&mut nsm, &request, NOW_MS);
+    let expected = Expectation { nonce: Some(&[7; 32]), ..Expectation::default() };
+    let at = Timestamp::from_millis(NOW_MS + 1000);
+    let judge = |policy| appraise(&document, &policy, &expected, at, None);
+
+    let verdict = judge(policy(&root, &measurements()));
+    let accepted = verdict.accepted().unwrap_or_else(|rejection| panic!("{rejection}"));
+    assert_eq!((accepted.tier(), accepted.module_id()), (Tier::Development, nsm.module_id().as_str()));
+
+    let other_root = DevelopmentRoot::generate(NOW_MS).unwrap();
+    assert_eq!(judge(policy(&other_root, &measurements())).accepted().unwrap_err().axis(), Axis::Platform);
+    let other_image = Measurements::of_program(b"program", "serve", b"other");
+    assert_eq!(judge(policy(&root, &other_image)).accepted().unwrap_err().axis(), Axis::Image);
+
+    let mut debug = SoftwareNsm::builder(root.clone(), measurements().in_debug_mode()).start(NOW_MS).unwrap();
+    let (document, _) = attest_at(&mut debug, &request, NOW_MS);
+    let verdict = appraise(&document, &policy(&root, &measurements()), &expected, at, None);
+    assert_eq!(verdict.accepted().unwrap_err().code(), "debug-enclave");
+}

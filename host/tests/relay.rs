@@ -1,0 +1,205 @@
+//! The relay on real sockets: what the kernel buffers, closes and resets.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
+use cleanroom_host::relay::{Counters, Limits, Times, serve};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_vsock::{VMADDR_CID_LOCAL, VsockAddr, VsockListener};
+
+const LIMITS: Limits = Limits {
+    connections: NonZeroUsize::new(600).unwrap(),
+    connect: Duration::from_secs(10),
+    drain: Duration::from_secs(10),
+    times: Times {
+        idle: Duration::from_secs(60),
+        lifetime: Duration::from_secs(60),
+        window: Duration::from_millis(1),
+    },
+};
+
+struct Relay {
+    address: String,
+    counters: Arc<Counters>,
+    stop: CancellationToken,
+    task: JoinHandle<u64>,
+}
+
+async fn relay_to(enclave: EnclaveAddress, limits: Limits) -> Relay {
+    let listener = "127.0.0.1:0".parse::<ListenAddress>().unwrap().bind().await.unwrap();
+    let address = listener.address().unwrap().to_string();
+    let (counters, stop) = (Arc::new(Counters::default()), CancellationToken::new());
+    let stopped = stop.clone().cancelled_owned();
+    let task = tokio::spawn(serve(listener, Arc::new(enclave), limits, Arc::clone(&counters), stopped));
+    Relay { address, counters, stop, task }
+}
+
+struct World {
+    relay: Relay,
+    enclave: UnixListener,
+    _folder: TempDir,
+}
+
+async fn world(limits: Limits) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join("enclave.sock");
+    let enclave = UnixListener::bind(&path).unwrap();
+    World { relay: relay_to(EnclaveAddress::Unix(path), limits).await, enclave, _folder: folder }
+}
+
+impl World {
+    async fn connected(&self) -> (TcpStream, UnixStream) {
+        let partner = TcpStream::connect(&self.relay.address).await.unwrap();
+        let (enclave, _) = self.enclave.accept().await.unwrap();
+        (partner, enclave)
+    }
+}
+
+/// Bytes that are different at every position within 16 MiB.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index ^ (index >> 8) ^ (index >> 16)) as u8).collect()
+}
+
+/// Writes in pieces of many sizes while reading until the end, and gives what was read.
+async fn exchange(stream: impl AsyncRead + AsyncWrite, bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let write = async {
+        let (mut rest, mut size) = (bytes, 1);
+        while !rest.is_empty() {
+            let (piece, later) = rest.split_at(size.min(rest.len()));
+            writer.write_all(piece).await?;
+            rest = later;
+            size = (size * 3) % 1_000_003;
+        }
+        writer.shutdown().await
+    };
+    let mut heard = Vec::new();
+    tokio::try_join!(write, reader.read_to_end(&mut heard))?;
+    Ok(heard)
+}
+
+#[tokio::test]
+async fn every_byte_arrives_in_both_directions_at_once() {
+    let world = world(LIMITS).await;
+    let (partner, enclave) = world.connected().await;
+    let (question, answer) = (pattern(3_000_000), pattern(5_000_000));
+    let (heard_by_partner, heard_by_enclave) =
+        tokio::try_join!(exchange(partner, &question), exchange(enclave, &answer)).unwrap();
+    assert!(heard_by_partner == answer && heard_by_enclave == question);
+    world.relay.stop.cancel();
+    assert_eq!(world.relay.task.await.unwrap(), 0);
+    let snapshot = world.relay.counters.snapshot();
+    assert_eq!((snapshot.closed, snapshot.active), (1, 0));
+    assert_eq!((snapshot.bytes_to_enclave, snapshot.bytes_to_partner), (3_000_000, 5_000_000));
+}
+
+#[tokio::test]
+async fn each_half_is_closed_by_itself() {
+    let world = world(LIMITS).await;
+    let (mut partner, mut enclave) = world.connected().await;
+    partner.shutdown().await.unwrap();
+    assert_eq!(enclave.read(&mut [0]).await.unwrap(), 0, "the enclave sees the partner's end");
+    enclave.write_all(b"still here").await.unwrap();
+    let mut heard = [0; 10];
+    partner.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"still here");
+
+    let (mut partner, mut enclave) = world.connected().await;
+    enclave.shutdown().await.unwrap();
+    assert_eq!(partner.read(&mut [0]).await.unwrap(), 0, "the partner sees the enclave's end");
+    partner.write_all(b"still here").await.unwrap();
+    enclave.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"still here");
+}
+
+#[tokio::test]
+async fn a_partner_that_is_reset_takes_the_enclaves_side_with_it() {
+    let world = world(LIMITS).await;
+    let (partner, mut enclave) = world.connected().await;
+    partner.set_zero_linger().unwrap();
+    drop(partner);
+    assert_eq!(enclave.read(&mut [0]).await.unwrap(), 0);
+    while world.relay.counters.snapshot().failed == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_enclave_that_stops_reading_stalls_the_partner() {
+    let limits = Limits { times: Times { idle: Duration::from_millis(500), ..LIMITS.times }, ..LIMITS };
+    let world = world(limits).await;
+    let (partner, enclave) = world.connected().await;
+    // What the sender's socket, the relay's sockets and the relay itself hold is all that is ever taken.
+    let mut taken = 0_usize;
+    let piece = vec![0; 1 << 20];
+    loop {
+        partner.writable().await.unwrap();
+        match partner.try_write(&piece) {
+            Ok(count) => taken += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The idle limit has ended the connection: it was stalled for half a second.
+            Err(_) => break,
+        }
+        assert!(taken < 64 << 20, "the relay takes bytes that nobody reads");
+    }
+    assert_eq!(world.relay.counters.snapshot().idle, 1);
+    let read = exchange(enclave, b"").await.unwrap_or_default().len();
+    assert!(read <= 1 << 20, "{read} bytes were on the way to an enclave that read none");
+}
+
+#[tokio::test]
+async fn hundreds_of_connections_are_carried_at_once() {
+    let world = world(LIMITS).await;
+    let mut partners = Vec::new();
+    for index in 0..500_usize {
+        let (partner, mut enclave) = world.connected().await;
+        partners.push(tokio::spawn(async move {
+            let question = pattern(1000 + index);
+            Ok::<_, io::Error>(exchange(partner, &question).await? == question)
+        }));
+        tokio::spawn(async move {
+            let (mut reader, mut writer) = enclave.split();
+            tokio::io::copy(&mut reader, &mut writer).await?;
+            writer.shutdown().await
+        });
+    }
+    for partner in partners {
+        assert!(partner.await.unwrap().unwrap());
+    }
+    world.relay.stop.cancel();
+    world.relay.task.await.unwrap();
+    assert_eq!(world.relay.counters.snapshot().closed, 500);
+}
+
+#[tokio::test]
+async fn bytes_cross_vsock_whole() {
+    // The kernel's loopback transport, if this machine has it.
+    let address = VsockAddr::new(VMADDR_CID_LOCAL, 50_443);
+    let Ok(listener) = VsockListener::bind(address) else {
+        eprintln!("this machine has no AF_VSOCK: not tried");
+        return;
+    };
+    let enclave = EnclaveAddress::Vsock { cid: address.cid(), port: address.port() };
+    let limits = Limits { connect: Duration::from_secs(2), ..LIMITS };
+    let relay = relay_to(enclave, limits).await;
+    let partner = TcpStream::connect(&relay.address).await.unwrap();
+    let accepted = tokio::time::timeout(Duration::from_secs(2), listener.accept()).await;
+    let Ok(Ok((enclave, _))) = accepted else {
+        eprintln!("this machine has no AF_VSOCK loopback: not tried");
+        return;
+    };
+    let (question, answer) = (pattern(1_000_000), pattern(2_000_000));
+    let (heard_by_partner, heard_by_enclave) =
+        tokio::try_join!(exchange(partner, &question), exchange(enclave, &answer)).unwrap();
+    assert!(heard_by_partner == answer && heard_by_enclave == question);
+}
