@@ -1,129 +1,163 @@
-//! Hands the enclave what the authorities sign: the release, denials, and leases before the last one ends.
+//! Hands the enclave what the authorities sign: roots, releases and denials as they come, and leases before the last one ends.
 //!
 //! Nothing here is trusted. What the agent withholds, delays or mixes up, the enclave refuses or ends its service for; the most
 //! that a broken agent can do is to stop the room.
 
+mod service;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use bytes::Bytes;
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState, PayloadType,
+    Accepted, CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState, Envelope, Payload as _,
+    PayloadType, Release, Root,
 };
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::rt::TokioIo;
-use serde_json::value::RawValue;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::endpoint::EnclaveAddress;
+use crate::relay::Dial as _;
+pub use service::Authority;
 
 /// How often everything is looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a lease service or the enclave may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer of a lease service, in bytes.
-const ANSWER_LIMIT: usize = 4 << 20;
-
-/// The lease service of one authority: `http://HOST:PORT`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authority(String);
-
-impl FromStr for Authority {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let address = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
-        match address {
-            Some(address) if address.contains(':') && !address.contains('/') => Ok(Self(address.to_owned())),
-            _ => Err("expected http://HOST:PORT; what it says is signed, so it needs no TLS".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Authority {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "http://{}", self.0)
-    }
-}
+/// How long the enclave may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where everything comes from.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The lease services, in the order in which they are asked.
+    /// The lease services. All are asked at once.
     pub authorities: Vec<Authority>,
-    /// The release in force. A newer one takes its place in the file.
-    pub release: PathBuf,
+    /// A release, beside those that the lease services have. A newer one takes its place in the file.
+    pub release: Option<PathBuf>,
     /// A folder of denials, beside those that the lease services know.
     pub denials: Option<PathBuf>,
 }
 
-/// Serves the enclave behind the socket `control` for ever, over its restarts.
-pub async fn serve(control: PathBuf, settings: Settings) {
+/// Serves the enclave behind the address `control` for ever, over its restarts.
+pub async fn serve(control: EnclaveAddress, settings: Settings) {
     loop {
-        if let Ok(stream) = UnixStream::connect(&control).await {
-            let mut agent = Agent { stream, settings: &settings, handed: HashSet::new(), longest_ms: 0 };
+        if let Ok(stream) = control.dial().await {
+            let mut agent = Agent::new(stream, &settings);
             loop {
                 if let Err(error) = agent.tick().await {
                     tracing::info!(%error, "the control connection to the enclave ended");
                     break;
                 }
-                tokio::time::sleep(TICK).await;
+                sleep(TICK).await;
             }
         }
-        tokio::time::sleep(TICK).await;
+        sleep(TICK).await;
     }
 }
 
-struct Agent<'a> {
-    stream: UnixStream,
+/// One enclave's agent, from its boot to its end.
+struct Agent<'a, S> {
+    stream: S,
     settings: &'a Settings,
-    /// What this enclave was handed already, accepted or not.
-    handed: HashSet<Vec<u8>>,
-    /// The most time that was ever left on a lease of this enclave.
+    /// What this enclave was handed already, accepted or not, under the root that it has.
+    handed: HashSet<Sha256Digest>,
+    /// The release for which it was given a lease last.
+    leased: Option<Sha256Digest>,
+    /// The most time that was ever left on a lease of this enclave, in milliseconds.
     longest_ms: u64,
 }
 
-impl Agent<'_> {
+/// Documents that the enclave may not have yet.
+#[derive(Default)]
+struct Found {
+    roots: Vec<Vec<u8>>,
+    denials: Vec<Vec<u8>>,
+    releases: Vec<Vec<u8>>,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Agent<'a, S> {
+    fn new(stream: S, settings: &'a Settings) -> Self {
+        Self { stream, settings, handed: HashSet::new(), leased: None, longest_ms: 0 }
+    }
+
     /// Looks once. An error is one of the control connection; everything else is logged and tried again.
     async fn tick(&mut self) -> io::Result<()> {
-        match tokio::fs::read(&self.settings.release).await {
-            Ok(release) => self.hand(ControlKind::Release, release).await?,
-            Err(error) => tracing::warn!(%error, "the release file cannot be read"),
+        let Some(state) = self.state().await? else { return Ok(()) };
+        let found = self.look(&state).await;
+        for root in found.roots {
+            // Under another root other keys count: what was refused may be accepted now, and the other way round.
+            if self.hand(ControlKind::Root, root).await? == Some(Accepted::New) {
+                self.handed.clear();
+            }
         }
-        for denial in self.denials().await {
+        for denial in found.denials {
             self.hand(ControlKind::Denial, denial).await?;
         }
-        let ControlAnswer::State(state) = self.ask(ControlKind::State, b"").await? else { return Ok(()) };
+        for release in found.releases {
+            self.hand(ControlKind::Release, release).await?;
+        }
+        let Some(state) = self.state().await? else { return Ok(()) };
         self.longest_ms = self.longest_ms.max(state.lease_left_ms);
-        if state.lease_left_ms <= self.longest_ms / 2 || !self.leased(&state) {
+        if state.lease_left_ms <= self.longest_ms / 2 || self.leased != state.release_sha256 {
             self.renew().await?;
         }
         Ok(())
     }
 
-    /// Whether a lease was already asked for under the newest release.
-    fn leased(&mut self, state: &ControlState) -> bool {
-        let release = format!("leased {:?}", state.release_sha256).into_bytes();
-        !self.handed.insert(release)
+    /// Everything that files and lease services have and `state` lacks, the oldest first.
+    async fn look(&self, state: &ControlState) -> Found {
+        let mut found = Found::default();
+        if let Some(folder) = &self.settings.denials {
+            found.denials = read_folder(folder);
+        }
+        if let Some(file) = &self.settings.release {
+            match tokio::fs::read(file).await {
+                Ok(release) => found.releases.push(release),
+                Err(error) => tracing::warn!(%error, file = %file.display(), "the release cannot be read"),
+            }
+        }
+        let mut services = JoinSet::new();
+        for authority in &self.settings.authorities {
+            let (authority, state) = (authority.clone(), *state);
+            services.spawn(async move { authority.look(&state).await });
+        }
+        while let Some(looked) = services.join_next().await {
+            let Ok(looked) = looked else { continue };
+            found.roots.extend(looked.roots);
+            found.denials.extend(looked.denials);
+            found.releases.extend(looked.releases);
+        }
+        let version = |payload: &[u8]| Some(Root::from_payload(payload).ok()?.version);
+        found.roots = newer(found.roots, PayloadType::Root, version, state.root_version);
+        let version = |payload: &[u8]| Some(Release::from_payload(payload).ok()?.version);
+        found.releases = newer(found.releases, PayloadType::Release, version, state.release_version);
+        found
     }
 
+    /// Has every authority sign a lease, and hands them in until they are enough.
     async fn renew(&mut self) -> io::Result<()> {
         let request = match self.ask(ControlKind::Ask, b"").await? {
-            ControlAnswer::Ask(request) => request.to_json(),
+            ControlAnswer::Ask(request) => request,
             ControlAnswer::Refused(code) => {
                 tracing::warn!(code, "the enclave asks for no lease");
                 return Ok(());
             }
             _ => return Ok(()),
         };
-        let authorities = &self.settings.authorities;
-        for authority in authorities {
-            let lease = match call(authority, Method::POST, "/v1/lease", request.clone()).await {
+        let mut services = JoinSet::new();
+        for authority in &self.settings.authorities {
+            let (authority, request) = (authority.clone(), request.to_json());
+            services.spawn(async move {
+                let lease = authority.lease(request).await;
+                (authority, lease)
+            });
+        }
+        while let Some(answered) = services.join_next().await {
+            let Ok((authority, answer)) = answered else { continue };
+            let lease = match answer {
                 Ok(lease) => lease,
                 Err(reason) => {
                     tracing::warn!(%authority, reason, "no lease");
@@ -132,9 +166,12 @@ impl Agent<'_> {
             };
             match self.ask(ControlKind::Lease, &lease).await? {
                 ControlAnswer::Accepted(Accepted::MoreIssuersNeeded) => {}
-                ControlAnswer::Accepted(_) => return Ok(()),
+                ControlAnswer::Accepted(_) => {
+                    self.leased = Some(request.release_sha256);
+                    return Ok(());
+                }
                 ControlAnswer::Refused(code) => {
-                    tracing::warn!(%authority, code, "the enclave refused the lease")
+                    tracing::warn!(%authority, code, "the enclave refused the lease");
                 }
                 _ => {}
             }
@@ -142,29 +179,31 @@ impl Agent<'_> {
         Ok(())
     }
 
-    /// Every denial that the folder and the lease services have.
-    async fn denials(&self) -> Vec<Vec<u8>> {
-        let mut denials = self.settings.denials.as_deref().map(read_folder).unwrap_or_default();
-        for authority in &self.settings.authorities {
-            let Ok(answer) = call(authority, Method::GET, "/v1/denials", Vec::new()).await else { continue };
-            let known: Vec<&RawValue> = serde_json::from_slice(&answer).unwrap_or_default();
-            denials.extend(known.into_iter().map(|denial| denial.get().as_bytes().to_vec()));
+    async fn state(&mut self) -> io::Result<Option<ControlState>> {
+        match self.ask(ControlKind::State, b"").await? {
+            ControlAnswer::State(state) => Ok(Some(state)),
+            _ => Ok(None),
         }
-        denials
     }
 
-    /// Hands a document in, once.
-    async fn hand(&mut self, kind: ControlKind, document: Vec<u8>) -> io::Result<()> {
-        if document.len() > kind.limit() || self.handed.contains(&document) {
-            return Ok(());
+    /// Hands a document in, once. `None` if it was handed in before, or is refused.
+    async fn hand(&mut self, kind: ControlKind, document: Vec<u8>) -> io::Result<Option<Accepted>> {
+        if document.len() > kind.limit() || !self.handed.insert(Sha256Digest::of(&[&document])) {
+            return Ok(None);
         }
         match self.ask(kind, &document).await? {
-            ControlAnswer::Accepted(Accepted::New) => tracing::info!(what = ?kind, "handed in"),
-            ControlAnswer::Refused(code) => tracing::warn!(what = ?kind, code, "the enclave refused"),
-            _ => {}
+            ControlAnswer::Accepted(accepted) => {
+                if accepted == Accepted::New {
+                    tracing::info!(what = ?kind, "handed in");
+                }
+                Ok(Some(accepted))
+            }
+            ControlAnswer::Refused(code) => {
+                tracing::warn!(what = ?kind, code, "the enclave refused");
+                Ok(None)
+            }
+            _ => Ok(None),
         }
-        self.handed.insert(document);
-        Ok(())
     }
 
     async fn ask(&mut self, kind: ControlKind, body: &[u8]) -> io::Result<ControlAnswer> {
@@ -174,6 +213,7 @@ impl Agent<'_> {
         }
         let exchange = async {
             self.stream.write_all(&kind.frame(body)).await?;
+            self.stream.flush().await?;
             let mut header = [0; CONTROL_HEADER_BYTES];
             self.stream.read_exact(&mut header).await?;
             let (code, length) = ControlAnswer::parse_header(header).map_err(invalid)?;
@@ -185,6 +225,25 @@ impl Agent<'_> {
     }
 }
 
+/// The documents of a version above `current`, the oldest first. What is no document is left out.
+fn newer(
+    documents: Vec<Vec<u8>>,
+    payload_type: PayloadType,
+    version: impl Fn(&[u8]) -> Option<u64>,
+    current: u64,
+) -> Vec<Vec<u8>> {
+    let mut newer: Vec<(u64, Vec<u8>)> = documents
+        .into_iter()
+        .filter_map(|document| {
+            let envelope = Envelope::parse(&document, payload_type).ok()?;
+            let version = version(envelope.payload())?;
+            (version > current).then_some((version, document))
+        })
+        .collect();
+    newer.sort();
+    newer.into_iter().map(|(_, document)| document).collect()
+}
+
 fn read_folder(folder: &Path) -> Vec<Vec<u8>> {
     let limit = PayloadType::Denial.envelope_limit() as u64;
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -192,49 +251,4 @@ fn read_folder(folder: &Path) -> Vec<Vec<u8>> {
     let small = files
         .filter(|file| file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= limit));
     small.filter_map(|file| std::fs::read(file.path()).ok()).collect()
-}
-
-/// One request to a lease service, and its answer's body.
-async fn call(authority: &Authority, method: Method, path: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
-    let exchange = async {
-        let stream = TcpStream::connect(&authority.0).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| error.to_string())?;
-        tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(path).header(header::HOST, &authority.0);
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
-        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes().to_vec();
-        if status == StatusCode::OK { Ok(body) } else { Err(format!("it answered {status}")) }
-    };
-    timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err("it did not answer in time".to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn authorities_are_plain_http_addresses() {
-        assert_eq!(
-            "http://127.0.0.1:8700/".parse::<Authority>().unwrap().to_string(),
-            "http://127.0.0.1:8700"
-        );
-        for bad in ["https://a:1", "a:1", "http://a", "http://a:1/v1"] {
-            assert!(bad.parse::<Authority>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn only_small_json_files_are_denials() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("a.json"), "{}").unwrap();
-        std::fs::write(folder.path().join("b.txt"), "{}").unwrap();
-        std::fs::write(folder.path().join("c.json"), vec![b' '; 1 << 20]).unwrap();
-        assert_eq!(read_folder(folder.path()), [b"{}".to_vec()]);
-        assert!(read_folder(&folder.path().join("none")).is_empty());
-    }
 }

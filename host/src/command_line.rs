@@ -54,7 +54,7 @@ When the enclave is ready, one line (or JSON object) on standard output says whe
   console.log           what the enclave said
 
 SIGTERM or SIGINT drains: no new connections, the enclave finishes what it does, and everything ends within --drain-timeout.")]
-    Run(RunArguments),
+    Run(Box<RunArguments>),
 
     /// Relay partners' connections to an enclave that somebody else started.
     #[command(after_help = "\
@@ -114,17 +114,17 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     start_timeout: Duration,
 
-    /// The lease service of an authority, http://HOST:PORT; may be repeated. With it, the enclave is handed the release, denials
-    /// and leases that its measured root asks for.
-    #[arg(long, value_name = "URL", requires = "release")]
+    /// The lease service of an authority, http://HOST:PORT; may be repeated. With it, the enclave is handed the roots, releases,
+    /// denials and leases that its measured root asks for.
+    #[arg(long, value_name = "URL")]
     authority: Vec<Authority>,
 
-    /// The release in force. Replace the file to bring a newer one.
+    /// A release, beside those that the lease services have. Replace the file to bring a newer one.
     #[arg(long, value_name = "FILE", requires = "authority")]
     release: Option<PathBuf>,
 
     /// A folder of denials, beside those that the lease services know.
-    #[arg(long, value_name = "FOLDER", requires = "release")]
+    #[arg(long, value_name = "FOLDER", requires = "authority")]
     denials: Option<PathBuf>,
 
     /// Give up after starting a failing enclave again this often. Without it: never.
@@ -229,9 +229,9 @@ impl RunArguments {
     }
 
     pub(crate) fn agent(&self) -> Option<agent::Settings> {
-        self.release.as_ref().map(|release| agent::Settings {
+        (!self.authority.is_empty()).then(|| agent::Settings {
             authorities: self.authority.clone(),
-            release: release.clone(),
+            release: self.release.clone(),
             denials: self.denials.clone(),
         })
     }

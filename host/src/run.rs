@@ -53,7 +53,7 @@ pub async fn with_simulated_enclave(
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
     let enclave = Arc::new(EnclaveAddress::Unix(launcher.socket().to_owned()));
-    let control = launcher.control().to_owned();
+    let control = EnclaveAddress::Unix(launcher.control().to_owned());
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
     let sources = Sources { relay: Arc::clone(&counters), enclave: Some(watched.clone()) };
