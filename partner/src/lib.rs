@@ -9,4 +9,5 @@ pub mod commands;
 pub mod output;
 pub mod proxy;
 pub mod session;
+pub mod stream_end;
 pub mod terms;

@@ -1,7 +1,7 @@
 //! Attested sessions that carry HTTP.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
@@ -11,8 +11,9 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::address::{Address, Transport};
 use crate::channel::{Appraised, Attested, ChannelError, RelyingParty};
@@ -25,6 +26,9 @@ const DEFAULT_MAX_SESSION: Duration = Duration::from_secs(15 * 60);
 
 /// How often a silent connection is asked whether it is alive, and how long it may take to say so.
 const PING_EVERY: Duration = Duration::from_secs(15);
+
+/// How long an enclave may take to say why it ends what runs, after its lease has ended.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The verifier's clock.
 #[must_use]
@@ -40,6 +44,49 @@ pub struct Session<B> {
     model_digest: Sha256Digest,
     transcript: Sha384Digest,
     fresh_until: Instant,
+    rests_on: RestsOn,
+    connection: Connection,
+}
+
+/// The task that carries a session, and whom it is connected to.
+#[derive(Clone)]
+struct Connection {
+    task: AbortHandle,
+    /// Closed when the task has ended.
+    alive: watch::Receiver<()>,
+    /// Of one boot of one enclave.
+    receipt_key: Arc<[u8]>,
+}
+
+impl Connection {
+    async fn ended(&mut self) {
+        while self.alive.changed().await.is_ok() {}
+    }
+
+    /// Ends what runs on it; `false`, because it is not to be kept.
+    fn cut(&self, code: &'static str, reason: &str) -> bool {
+        tracing::error!(code, "requests that ran on a session that has ended were cut: {reason}");
+        self.task.abort();
+        false
+    }
+}
+
+/// What ends first of all that a session rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RestsOn {
+    /// The evidence, which grows old.
+    Evidence,
+    /// What the authorities permit: the lease, most of the time.
+    Lease,
+}
+
+impl RestsOn {
+    const fn ended(self) -> &'static str {
+        match self {
+            Self::Evidence => "its evidence is as old as the policy allows",
+            Self::Lease => "its lease has ended",
+        }
+    }
 }
 
 impl<B> Session<B>
@@ -57,7 +104,11 @@ where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         // A session rests on its lease as much as on its evidence: what comes later is proven again.
-        let lifetime = attested.permitted().map_or(lifetime, |permitted| lifetime.min(permitted.holds_for));
+        let leased = attested.permitted().map(|permitted| permitted.holds_for);
+        let (lifetime, rests_on) = match leased.filter(|leased| *leased < lifetime) {
+            Some(leased) => (leased, RestsOn::Lease),
+            None => (lifetime, RestsOn::Evidence),
+        };
         let fresh_until = Instant::now() + lifetime;
         let transcript = attested.transcript();
         let evidence = attested.session().clone();
@@ -68,11 +119,15 @@ where
             .keep_alive_timeout(PING_EVERY)
             .handshake(TokioIo::new(attested.into_stream()))
             .await?;
-        tokio::spawn(async move {
+        let (living, alive) = watch::channel(());
+        let task = tokio::spawn(async move {
+            let _living = living;
             // Errors of the connection reach whoever waits for a response on it.
             let _ = connection.await;
         });
-        Ok(Self { sender, evidence, model_digest, transcript, fresh_until })
+        let receipt_key = evidence.evidence().public_key().unwrap_or_default().into();
+        let connection = Connection { task: task.abort_handle(), alive, receipt_key };
+        Ok(Self { sender, evidence, model_digest, transcript, fresh_until, rests_on, connection })
     }
 
     /// Sends a request. The body of the response fails when the connection is cut, it never just ends.
@@ -113,6 +168,9 @@ pub struct Sessions<B> {
     party: RelyingParty,
     address: Address,
     current: Mutex<Option<Arc<Session<B>>>>,
+    /// Connections of sessions that take no more requests, for [`Sessions::watch`] to look at.
+    retired: std::sync::Mutex<Vec<Connection>>,
+    made: Notify,
 }
 
 impl<B> Sessions<B>
@@ -124,7 +182,13 @@ where
     /// Sessions to the clean room behind `address`. Nothing is connected yet.
     #[must_use]
     pub fn new(party: RelyingParty, address: Address) -> Self {
-        Self { party, address, current: Mutex::new(None) }
+        Self {
+            party,
+            address,
+            current: Mutex::new(None),
+            retired: std::sync::Mutex::default(),
+            made: Notify::new(),
+        }
     }
 
     /// A session whose evidence is fresh. Requests that run on an older one go on there.
@@ -136,11 +200,70 @@ where
         if let Some(session) = current.as_ref().filter(|session| session.is_usable()) {
             return Ok(Arc::clone(session));
         }
-        *current = None;
+        if let Some(ended) = current.take() {
+            self.retire(&ended);
+        }
         let session =
             Arc::new(timeout(SETUP_TIMEOUT, self.attest()).await.map_err(|_| SessionError::Timeout)??);
         *current = Some(Arc::clone(&session));
+        self.made.notify_one();
         Ok(session)
+    }
+
+    /// Ends every session when what it rests on ends, for as long as this is polled.
+    ///
+    /// Requests that run on it go on only if the same clean room is proven again, with a lease that has not ended. Otherwise
+    /// they are cut, and why is logged.
+    pub async fn watch(&self) {
+        let mut running: Vec<Connection> = Vec::new();
+        loop {
+            let due = self.current.lock().await.as_ref().map(|session| session.fresh_until);
+            let ended = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = ended => {}
+                () = self.made.notified() => {}
+            }
+            let mut current = self.current.lock().await;
+            if let Some(ended) = current.take_if(|session| !session.is_usable()) {
+                self.retire(&ended);
+            }
+            drop(current);
+            running.append(&mut self.retired.lock().unwrap_or_else(PoisonError::into_inner));
+            if running.is_empty() {
+                continue;
+            }
+            let _ = timeout(FAREWELL, async {
+                for connection in &mut running {
+                    connection.ended().await;
+                }
+            })
+            .await;
+            running.retain(|connection| !connection.task.is_finished());
+            if running.is_empty() {
+                continue;
+            }
+            let proven = self.get().await;
+            running.retain(|connection| match &proven {
+                Ok(proven) if proven.connection.receipt_key == connection.receipt_key => true,
+                Ok(_) => connection.cut("enclave-restarted", "another enclave answers now"),
+                Err(error) => connection.cut(error.code(), &error.to_string()),
+            });
+        }
+    }
+
+    /// Says why a session ended, and leaves what runs on it to [`Self::watch`].
+    fn retire(&self, session: &Session<B>) {
+        let lost = session.sender.is_closed() && Instant::now() < session.fresh_until;
+        let reason = if lost { "its connection was lost" } else { session.rests_on.ended() };
+        tracing::info!("a session has ended: {reason}");
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|connection| !connection.task.is_finished());
+        retired.push(session.connection.clone());
     }
 
     async fn attest(&self) -> Result<Session<B>, SessionError> {
