@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -13,8 +14,9 @@ use cleanroom_attestation::channel::StreamEnd;
 use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::{
-    Accepted, BootMillis, ControlAnswer, ControlKind, LeaseRequest, List, ModelState, Release,
+    Accepted, BootMillis, ControlAnswer, ControlKind, LeaseRequest, List, ModelState, Release, UnixMillis,
 };
+use cleanroom_attestation::time::Timestamp;
 use cleanroom_channel::identity::Identity;
 use cleanroom_enclave::release::Clock;
 use cleanroom_partner::channel::RelyingParty;
@@ -22,7 +24,7 @@ use cleanroom_partner::session::{self, SessionError, Sessions};
 use cleanroom_tests::authorities::{Authorities, LEASE_MS};
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::house::{Control, House, model};
-use cleanroom_tests::room::{World, model_id};
+use cleanroom_tests::room::{World, model_id, now_ms};
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
 
@@ -75,6 +77,16 @@ impl Room {
 
     /// A boot of a clean room of these authorities.
     async fn of(authorities: Authorities, identity: Identity) -> Self {
+        Self::on(World::new(), authorities, identity).await
+    }
+
+    /// A clean room whose security module and authorities are `shift_ms` ahead of the clock of this machine, which is the host's.
+    async fn at(shift_ms: i64) -> Self {
+        let authorities = Authorities { shift_ms, ..Authorities::new() };
+        Self::on(World::at(shift_ms), authorities, Identity::generate().unwrap()).await
+    }
+
+    async fn on(world: World, authorities: Authorities, identity: Identity) -> Self {
         let clock = Arc::new(AtomicU64::new(1_000_000));
         let hold = Arc::new(Hold::default());
         let (now, held) = (Arc::clone(&clock), Arc::clone(&hold));
@@ -83,7 +95,7 @@ impl Room {
             BootMillis(now.load(Ordering::SeqCst))
         });
         let config = format!("[release]\nroot = '''{}'''\n", authorities.root_text());
-        let house = House::start_on(World::new(), &config, clock_of_room).await;
+        let house = House::start_on(world, &config, clock_of_room).await;
         let control = house.control().await;
         Self { authorities, house, control, identity, clock, hold }
     }
@@ -429,6 +441,283 @@ async fn a_revocation_ends_a_running_stream_and_the_weights_are_gone_for_good() 
     let third = room.release(3);
     room.run(&third).await;
     assert_eq!(room.asked().await, "model-revoked");
+}
+
+/// As [`Room::asked`], of a partner whose clock is right, whatever this machine's says.
+async fn asked_at_the_right_time(room: &Room) -> String {
+    let party = room.party(&room.identity);
+    let stream = room.house.address().connect().await.unwrap();
+    let challenged = match party.challenge(stream).await {
+        Ok(challenged) => challenged,
+        Err(error) => return error.code().to_owned(),
+    };
+    let appraised = challenged.appraise(Timestamp::from_millis(room.house.world().now_ms())).unwrap();
+    if let Err(refused) = appraised.accepted() {
+        return refused.code().to_owned();
+    }
+    let session = session::Session::start(appraised.confirm().await.unwrap(), Duration::from_secs(60));
+    let session = session.await.unwrap();
+    let request = http::Request::post("https://cleanroom/v1/chat/completions")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(question("Hi", false))))
+        .unwrap();
+    let (status, body) = json(session.send(request).await.unwrap()).await;
+    if status == StatusCode::OK { "served".to_owned() } else { body["error"]["code"].to_string() }
+}
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+const YEAR_MS: i64 = 365 * DAY_MS;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_clock_decides_nothing() {
+    // The host sets its clock back by a year, to before the end of a release that has ended.
+    let mut room = Room::at(YEAR_MS).await;
+    let mut release = room.release(1);
+    release.expires = UnixMillis((now_ms() + 30 * DAY_MS as u64) / 1000 * 1000);
+    let release = room.authorities.sign(&release);
+    let _ = room.hand(ControlKind::Release, &release).await;
+    let request = room.control.ask().await;
+    // The issuers know what time it is, so the lease is of one who does not.
+    room.authorities.shift_ms = 0;
+    let lease = room.authorities.lease(&request, &release, &[]);
+    assert_eq!(room.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(asked_at_the_right_time(&room).await, "release-expired");
+
+    // The host sets its clock on by a year: what is in force stays in force.
+    let mut room = Room::at(-YEAR_MS).await;
+    let mut release = room.release(1);
+    release.expires = UnixMillis((now_ms() - 335 * DAY_MS as u64) / 1000 * 1000);
+    room.run(&release).await;
+    assert_eq!(asked_at_the_right_time(&room).await, "served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_clock_that_jumps_can_only_end_the_service() {
+    let mut room = Room::start().await;
+    let release = room.release(1);
+    let release = room.run(&release).await;
+    let begin = room.clock.load(Ordering::SeqCst);
+    room.clock.store(begin - 1, Ordering::SeqCst);
+    assert_eq!(room.asked().await, "clock-went-back");
+    assert_eq!(room.refused(ControlKind::Ask, b"").await, "clock-went-back");
+    room.clock.store(begin + YEAR_MS as u64, Ordering::SeqCst);
+    assert_eq!(room.asked().await, "lease-lapsed");
+    // A lease that is asked for now lets it go on.
+    room.renew(&release).await;
+    assert_eq!(room.asked().await, "served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_makes_nobody_forget_a_halt() {
+    let mut room = Room::start().await;
+    let release = room.release(1);
+    let release = room.run(&release).await;
+    let denial = room.authorities.deny_model().0;
+    let _ = room.hand(ControlKind::Denial, &denial).await;
+    assert_eq!(room.asked().await, "model-denied");
+
+    // The enclave forgets; whoever gives it a lease does not.
+    let Room { authorities, identity, .. } = room;
+    let mut again = Room::of(authorities, identity).await;
+    let _ = again.hand(ControlKind::Release, &release).await;
+    let request = again.control.ask().await;
+    let lease = again.authorities.lease(&request, &release, &[&denial]);
+    let _ = again.hand(ControlKind::Lease, &lease).await;
+    assert_eq!(again.asked().await, "model-denied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_of_one_enclave_is_worth_nothing_in_another_that_runs_beside_it() {
+    let mut one = Room::start().await;
+    let release = one.release(1);
+    let release = one.run(&release).await;
+    let other_authorities = Authorities::new();
+    let mut other = Room::on(World::new(), other_authorities, Identity::generate().unwrap()).await;
+    // Of the same authorities: both trust the same root.
+    std::mem::swap(&mut one.authorities, &mut other.authorities);
+    assert_eq!(other.refused(ControlKind::Release, &release).await, "threshold");
+    std::mem::swap(&mut one.authorities, &mut other.authorities);
+
+    let Room { authorities, identity, mut control, .. } = one;
+    let mut second = Room::of(authorities, identity).await;
+    let _ = second.hand(ControlKind::Release, &release).await;
+    let (for_first, for_second) = (control.ask().await, second.control.ask().await);
+    assert_ne!(for_first.nonce, for_second.nonce);
+    let lease = second.authorities.lease(&for_first, &release, &[]);
+    assert_eq!(second.refused(ControlKind::Lease, &lease).await, "wrong-nonce");
+    assert_eq!(second.asked().await, "no-lease");
+    let lease = second.authorities.lease(&for_second, &release, &[]);
+    assert_eq!(second.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(second.asked().await, "served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_root_is_left_behind_and_the_keys_that_left_it_count_no_more() {
+    let mut room = Room::start().await;
+    let first = room.release(1);
+    // Signed by two, of which one leaves with root 2.
+    let first = room.run(&first).await;
+    assert_eq!(room.asked().await, "served");
+    let (old, next) = (room.authorities.root(), room.authorities.next_root());
+    assert_eq!(room.hand(ControlKind::Root, &next).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(room.asked().await, "no-release");
+    assert_eq!(room.refused(ControlKind::Root, &old).await, "rollback");
+    assert_eq!(room.refused(ControlKind::Release, &first).await, "threshold");
+
+    let second = room.authorities.sign_as([0, 1], &room.release(2));
+    assert_eq!(room.hand(ControlKind::Release, &second).await, ControlAnswer::Accepted(Accepted::New));
+    let request = room.control.ask().await;
+    assert_eq!(request.root_version, 2);
+    // The third authority's online key has left with it.
+    let left = room.authorities.lease_of(2, &request, &second, &[]);
+    assert_eq!(room.refused(ControlKind::Lease, &left).await, "threshold");
+    let lease = room.authorities.lease(&request, &second, &[]);
+    assert_eq!(room.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
+
+    // A partner that pins the new root goes on, and one that still pins the old one has to take the new one first.
+    let next = String::from_utf8(next).unwrap();
+    let code = async |root: &str| {
+        let policy = room.house.world().policy_under(root);
+        let party = RelyingParty::new(&room.identity, policy, model_id()).unwrap();
+        match session::appraise(&party, &room.house.address()).await {
+            Ok(appraised) => appraised.accepted().err().map(|refused| refused.code()),
+            Err(error) => Some(error.code()),
+        }
+    };
+    assert_eq!(code(&next).await, None);
+    assert_eq!(code(&room.authorities.root_text()).await, Some("lease-root"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_withholds_a_new_root_gets_no_more_leases() {
+    let mut room = Room::start().await;
+    let release = room.authorities.sign_as([0, 1], &room.release(1));
+    let _ = room.hand(ControlKind::Release, &release).await;
+    let request = room.control.ask().await;
+    let mut service = room.authorities.service(2);
+    service.accept_release(&release).unwrap();
+    let refusal = service.draft_lease(&request, room.authorities.now()).unwrap_err();
+    assert_eq!(refusal.code(), "root-outdated");
+    // And a lease for the new root is none for an enclave that was not given it.
+    let lease = room.authorities.lease(&LeaseRequest { root_version: 2, ..request }, &release, &[]);
+    assert_eq!(room.refused(ControlKind::Lease, &lease).await, "lease-root");
+    assert_eq!(room.asked().await, "no-lease");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_issuers_make_a_lease_and_one_twice_does_not() {
+    let mut room = Room::start().await;
+    let mut release = room.release(1);
+    release.lease.issuers = 2;
+    let release = room.authorities.sign(&release);
+    let _ = room.hand(ControlKind::Release, &release).await;
+    let early = room.control.ask().await;
+    let of = |room: &Room, issuer, request: &LeaseRequest| {
+        room.authorities.lease_of(issuer, request, &release, &[])
+    };
+    let earlier = of(&room, 1, &early);
+    let request = room.control.ask().await;
+    let more = ControlAnswer::Accepted(Accepted::MoreIssuersNeeded);
+    for _ in 0..2 {
+        let lease = of(&room, 0, &request);
+        assert_eq!(room.hand(ControlKind::Lease, &lease).await, more);
+    }
+    assert_eq!(room.refused(ControlKind::Lease, &earlier).await, "wrong-nonce");
+    assert_eq!(room.asked().await, "no-lease");
+    let denial = room.authorities.deny_model().0;
+    let second = room.authorities.lease_of(2, &request, &release, &[&denial]);
+    assert_eq!(room.hand(ControlKind::Lease, &second).await, ControlAnswer::Accepted(Accepted::New));
+    // What one of them denies is denied.
+    assert_eq!(room.asked().await, "model-denied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partner_is_shown_the_statement_of_every_issuer() {
+    let mut room = Room::start().await;
+    let mut release = room.release(1);
+    release.lease.issuers = 2;
+    let release = room.authorities.sign(&release);
+    let _ = room.hand(ControlKind::Release, &release).await;
+    let request = room.control.ask().await;
+    for issuer in [0, 2] {
+        let lease = room.authorities.lease_of(issuer, &request, &release, &[]);
+        let _ = room.hand(ControlKind::Lease, &lease).await;
+    }
+    assert_eq!(room.asked().await, "served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_model_finishes_what_runs_and_begins_nothing() {
+    let (mut room, session, response) = in_the_middle().await;
+    let mut draining = room.release(2);
+    let mut model = draining.models[0].clone();
+    model.state = ModelState::Draining;
+    draining.models = List::new(vec![model]).unwrap();
+    room.run(&draining).await;
+    assert_eq!(room.asked().await, "model-draining");
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_ends_a_running_stream_with_a_signed_reason() {
+    let (mut room, session, response) = in_the_middle().await;
+    let mut suspended = room.release(2);
+    let mut model = suspended.models[0].clone();
+    model.state = ModelState::Suspended;
+    suspended.models = List::new(vec![model]).unwrap();
+    let suspended = room.authorities.sign(&suspended);
+    let _ = room.hand(ControlKind::Release, &suspended).await;
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-suspended"));
+}
+
+/// A stream through the local proxy, read up to its first event with text.
+async fn proxied(room: &Room) -> http::Response<hyper::body::Incoming> {
+    let proxy = room.proxy().await;
+    let question = question("Tell me a short story.", true);
+    let mut response = send(proxy, "POST", "/v1/chat/completions", &question).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.body_mut().frame().await.unwrap().unwrap().is_data());
+    response
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_cuts_what_runs_when_the_lease_it_was_shown_ends_and_no_other_is_proven() {
+    let mut room = Room::start().await;
+    let release = room.release(1);
+    room.run(&release).await;
+    // So much is left that the session is proven, and so little that its end comes soon.
+    room.pass_time(LEASE_MS - 300);
+    room.hold.after(3);
+    let response = proxied(&room).await;
+    // The lease lapses, and an enclave that does not obey it would go on: here, it says nothing at all.
+    room.pass_time(LEASE_MS);
+    assert!(response.into_body().collect().await.is_err(), "the stream must be cut");
+    room.hold.release();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again() {
+    let mut room = Room::start().await;
+    let release = room.release(1);
+    let release = room.run(&release).await;
+    room.pass_time(LEASE_MS - 300);
+    room.hold.after(3);
+    let response = proxied(&room).await;
+    room.renew(&release).await;
+    let proven = room.house.recorder.len();
+    let hold = Arc::clone(&room.hold);
+    let recorder = room.house.recorder.clone();
+    // Another handshake went by: the clean room was proven again while the stream waited.
+    tokio::task::spawn_blocking(move || {
+        while recorder.len() < proven + 4_096 {
+            std::thread::yield_now();
+        }
+        hold.release();
+    });
+    let rest = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(rest.ends_with(b"data: [DONE]\n\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,10 @@ pub const LEASE_MS: u64 = 60_000;
 pub struct Authorities {
     offline: [Ed25519KeyPair; 3],
     online: [Ed25519KeyPair; 3],
+    /// What the third authority's keys become in root 2.
+    next: [Ed25519KeyPair; 2],
+    /// How far the clocks of the authorities are ahead of this machine's, in milliseconds.
+    pub shift_ms: i64,
 }
 
 impl Default for Authorities {
@@ -30,28 +34,42 @@ impl Authorities {
     #[must_use]
     pub fn new() -> Self {
         let keys = || std::array::from_fn(|_| Ed25519KeyPair::generate().unwrap());
-        Self { offline: keys(), online: keys() }
+        let next = std::array::from_fn(|_| Ed25519KeyPair::generate().unwrap());
+        Self { offline: keys(), online: keys(), next, shift_ms: 0 }
     }
 
     /// Root 1, signed.
     #[must_use]
     pub fn root(&self) -> Vec<u8> {
+        let offline = self.offline.each_ref();
+        self.root_of(1, offline, self.online.each_ref())
+    }
+
+    /// Root 2, signed by the quorums of both: the third authority has other keys in it.
+    #[must_use]
+    pub fn next_root(&self) -> Vec<u8> {
+        let ([a, b, _], [online_a, online_b, _]) = (&self.offline, &self.online);
+        let [offline_c, online_c] = &self.next;
+        self.root_of(2, [a, b, offline_c], [online_a, online_b, online_c])
+    }
+
+    fn root_of(&self, version: u64, offline: [&Ed25519KeyPair; 3], online: [&Ed25519KeyPair; 3]) -> Vec<u8> {
         let names = ["a", "b", "c"];
         let key = |kind: &str, name: &str, key: &Ed25519KeyPair| RootKey {
             name: format!("{name}-{kind}").parse().unwrap(),
             authority: name.parse().unwrap(),
             spki: public(key),
         };
-        let offline = names.iter().zip(&self.offline).map(|(name, pair)| key("offline", name, pair));
-        let online = names.iter().zip(&self.online).map(|(name, pair)| key("online", name, pair));
+        let offline = names.iter().zip(offline).map(|(name, pair)| key("offline", name, pair));
+        let online = names.iter().zip(online).map(|(name, pair)| key("online", name, pair));
         let rule = |threshold, kind: &str| RoleRule {
             threshold,
             keys: list(names.iter().map(|name| format!("{name}-{kind}").parse().unwrap())),
         };
         let root = Root {
             room: "grid-forecast".parse().unwrap(),
-            version: 1,
-            expires: in_a_year(),
+            version,
+            expires: in_years(10),
             minimum_release: 1,
             keys: list(offline.chain(online)),
             roles: Roles {
@@ -84,7 +102,7 @@ impl Authorities {
         Release {
             room: "grid-forecast".parse().unwrap(),
             version,
-            expires: in_a_year(),
+            expires: in_years(5),
             supersedes_denials: List::default(),
             images: list([Image { name: "the image".parse().unwrap(), pcr0, pcr1, pcr2 }]),
             deployments: None,
@@ -94,7 +112,7 @@ impl Authorities {
                 keys: list([key]),
                 models: list(["demo".parse().unwrap()]),
                 limits: Limits { requests_per_minute: 60, tokens_per_day: 100_000, concurrency: 4 },
-                expires: in_a_year(),
+                expires: in_years(5),
             }]),
             egress: List::default(),
             witnesses: List::default(),
@@ -106,7 +124,13 @@ impl Authorities {
     /// Signed by two of three.
     #[must_use]
     pub fn sign(&self, release: &Release) -> Vec<u8> {
-        seal(PayloadType::Release, &release.to_payload(), &[&self.offline[1], &self.offline[2]])
+        self.sign_as([1, 2], release)
+    }
+
+    /// Signed by two of three: `0` and `1` still count in root 2, `2` does not.
+    #[must_use]
+    pub fn sign_as(&self, signers: [usize; 2], release: &Release) -> Vec<u8> {
+        seal(PayloadType::Release, &release.to_payload(), &signers.map(|signer| &self.offline[signer]))
     }
 
     /// Signed by one alone, which is not enough.
@@ -128,16 +152,44 @@ impl Authorities {
         (seal(PayloadType::Denial, &payload, &[&self.offline[2]]), Sha256Digest::of(&[&payload]))
     }
 
-    /// What a lease service that holds `release` and `denials` answers.
+    /// What the first authority's lease service answers when it holds `release` and `denials`.
     #[must_use]
     pub fn lease(&self, request: &LeaseRequest, release: &[u8], denials: &[&[u8]]) -> Vec<u8> {
-        let mut state = TrustedState::new(&self.root()).unwrap();
+        self.lease_of(0, request, release, denials)
+    }
+
+    /// What an authority's lease service answers when it holds `release` and `denials`.
+    #[must_use]
+    pub fn lease_of(
+        &self,
+        issuer: usize,
+        request: &LeaseRequest,
+        release: &[u8],
+        denials: &[&[u8]],
+    ) -> Vec<u8> {
+        let mut state = self.service(request.root_version);
         state.accept_release(release).unwrap();
         for denial in denials {
             state.accept_denial(denial).unwrap();
         }
-        let lease = state.draft_lease(request, UnixMillis(now_ms())).unwrap();
-        seal(PayloadType::Lease, &lease.to_payload(), &[&self.online[0]])
+        let lease = state.draft_lease(request, self.now()).unwrap();
+        seal(PayloadType::Lease, &lease.to_payload(), &[&self.online[issuer]])
+    }
+
+    /// What time it is, by the authorities' clocks.
+    #[must_use]
+    pub fn now(&self) -> UnixMillis {
+        UnixMillis(now_ms().saturating_add_signed(self.shift_ms))
+    }
+
+    /// What a lease service knows that has root `root_version` and nothing else.
+    #[must_use]
+    pub fn service(&self, root_version: u64) -> TrustedState {
+        let mut state = TrustedState::new(&self.root()).unwrap();
+        if root_version == 2 {
+            state.accept_root(&self.next_root()).unwrap();
+        }
+        state
     }
 }
 
@@ -145,8 +197,8 @@ fn public(key: &Ed25519KeyPair) -> PublicKey {
     PublicKey::from_raw(Algorithm::Ed25519, key.public_key().as_ref()).unwrap()
 }
 
-fn in_a_year() -> UnixMillis {
-    UnixMillis((now_ms() / 1000 + 365 * 24 * 3600) * 1000)
+fn in_years(years: u64) -> UnixMillis {
+    UnixMillis((now_ms() / 1000 + years * 365 * 24 * 3600) * 1000)
 }
 
 fn list<T, const MAX: usize>(items: impl IntoIterator<Item = T>) -> List<T, MAX> {

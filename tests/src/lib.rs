@@ -12,6 +12,7 @@
 )]
 
 pub mod authorities;
+pub mod ceremony;
 pub mod client;
 pub mod house;
 pub mod liar;
