@@ -185,7 +185,7 @@ impl Shared {
 
 fn wait(rounds: &mut u32) {
     *rounds = rounds.saturating_add(1);
-    if *rounds % ROUNDS_ALONE == 0 { thread::yield_now() } else { std::hint::spin_loop() }
+    if rounds.is_multiple_of(ROUNDS_ALONE) { thread::yield_now() } else { std::hint::spin_loop() }
 }
 
 #[cfg(test)]

@@ -194,10 +194,9 @@ impl Tile<176> for Q5KTile {
         nibble_codes(bytes, &mut codes);
         pack_nibbles(&mut self.nibbles, row, &codes);
         // Bit `part` of byte `column` of the part, as the file has it.
-        for part in 0..PARTS {
-            for column in 0..32 {
-                let bit = fifths[column] >> part & 1;
-                self.fifths[part][row * 4 + column % 4] |= bit << (column / 4);
+        for (part, group) in self.fifths.iter_mut().enumerate() {
+            for (column, bits) in fifths.iter().enumerate() {
+                group[row * 4 + column % 4] |= (bits >> part & 1) << (column / 4);
             }
         }
     }
