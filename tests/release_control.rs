@@ -82,7 +82,8 @@ impl Room {
 
     /// A clean room whose security module and authorities are `shift_ms` ahead of the clock of this machine, which is the host's.
     async fn at(shift_ms: i64) -> Self {
-        let authorities = Authorities { shift_ms, ..Authorities::new() };
+        let mut authorities = Authorities::new();
+        authorities.shift_ms = shift_ms;
         Self::on(World::at(shift_ms), authorities, Identity::generate().unwrap()).await
     }
 
