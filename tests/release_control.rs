@@ -82,7 +82,8 @@ impl Room {
 
     /// A clean room whose security module and authorities are `shift_ms` ahead of the clock of this machine, which is the host's.
     async fn at(shift_ms: i64) -> Self {
-        let authorities = Authorities { shift_ms, ..Authorities::new() };
+        let mut authorities = Authorities::new();
+        authorities.shift_ms = shift_ms;
         Self::on(World::at(shift_ms), authorities, Identity::generate().unwrap()).await
     }
 
@@ -705,8 +706,8 @@ async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again(
     room.pass_time(LEASE_MS - 300);
     room.hold.after(3);
     let response = proxied(&room).await;
-    room.renew(&release).await;
     let proven = room.house.recorder.len();
+    room.renew(&release).await;
     let hold = Arc::clone(&room.hold);
     let recorder = room.house.recorder.clone();
     // Another handshake went by: the clean room was proven again while the stream waited.

@@ -5,7 +5,11 @@
 //! with the last token that reaches the partner. The partner verifies that the clean room signed the end.
 //! Exit code 1 when one run takes longer than a lease and a second.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a measurement that cannot be set up has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a measurement that cannot be set up has failed"
+)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -137,8 +141,8 @@ async fn read(
         pending.extend_from_slice(frame.data_ref().expect("data"));
         while let Some(end) = pending.windows(2).position(|pair| pair == b"\n\n") {
             let event: Vec<u8> = pending.drain(..end + 2).collect();
-            let mut event: serde_json::Value =
-                serde_json::from_slice(event.strip_prefix(b"data: ").unwrap()).expect("an answer that does not end");
+            let mut event: serde_json::Value = serde_json::from_slice(event.strip_prefix(b"data: ").unwrap())
+                .expect("an answer that does not end");
             if let Some(end) = event.get_mut("cleanroom_stream_end") {
                 let end: SignedEnd = serde_json::from_value(end.take()).unwrap();
                 let key = session.evidence().evidence().public_key().unwrap();
