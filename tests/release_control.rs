@@ -706,8 +706,8 @@ async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again(
     room.pass_time(LEASE_MS - 300);
     room.hold.after(3);
     let response = proxied(&room).await;
-    room.renew(&release).await;
     let proven = room.house.recorder.len();
+    room.renew(&release).await;
     let hold = Arc::clone(&room.hold);
     let recorder = room.house.recorder.clone();
     // Another handshake went by: the clean room was proven again while the stream waited.
