@@ -7,9 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use cleanroom_attestation::digest::{Sha384, Sha384Digest};
+use cleanroom_attestation::measurement::{Manifest, ManifestError, ManifestFile};
 
-/// Where the application is, below the root.
-const FOLDER: &str = "app";
 /// The program that is started.
 pub(crate) const PROGRAM: &str = "/app/enclave";
 
@@ -27,6 +26,8 @@ pub(crate) struct Whole {
 pub(crate) enum Unsound {
     #[error("the manifest cannot be read: {0}")]
     NoManifest(io::ErrorKind),
+    #[error("the manifest is none: {0}")]
+    Manifest(#[from] ManifestError),
     #[error("`{}` is not in the manifest", .0.display())]
     Extra(PathBuf),
     #[error("`{}` is neither a file nor a folder", .0.display())]
@@ -43,24 +44,19 @@ pub(crate) enum Unsound {
     Unreadable { path: PathBuf, error: io::ErrorKind },
 }
 
-/// A file as the manifest lists it.
-#[derive(Debug, Clone)]
-struct Listed {
-    length: u64,
-    mode: u32,
-    digest: Sha384Digest,
-}
-
 /// Checks the application below `root` against the manifest in the file at `manifest`, byte by byte.
 pub(crate) fn check(root: &Path, manifest: &Path) -> Result<Whole, Unsound> {
-    let _text = fs::read_to_string(manifest).map_err(|error| Unsound::NoManifest(error.kind()))?;
-    compare(root, BTreeMap::new())
+    let text = fs::read(manifest).map_err(|error| Unsound::NoManifest(error.kind()))?;
+    compare(root, &Manifest::parse(&text)?)
 }
 
-/// Takes every file below `root`'s application folder off the list; what is not on it, or stays on it, is an error.
-fn compare(root: &Path, mut listed: BTreeMap<PathBuf, Listed>) -> Result<Whole, Unsound> {
+/// Takes every file of the application off the manifest's list; what is not on it, or stays on it, is an error.
+fn compare(root: &Path, manifest: &Manifest) -> Result<Whole, Unsound> {
+    let files = manifest.files().iter();
+    let mut listed: BTreeMap<PathBuf, &ManifestFile> =
+        files.map(|file| (relative(file.path.as_str()), file)).collect();
     let mut whole = Whole::default();
-    let mut folders = vec![PathBuf::from(FOLDER)];
+    let mut folders = vec![relative(Manifest::FOLDER)];
     while let Some(folder) = folders.pop() {
         for path in entries(root, &folder)? {
             let metadata = fs::symlink_metadata(root.join(&path)).map_err(unreadable(&path))?;
@@ -68,7 +64,7 @@ fn compare(root: &Path, mut listed: BTreeMap<PathBuf, Listed>) -> Result<Whole, 
                 folders.push(path);
             } else if metadata.is_file() {
                 let expected = listed.remove(&path).ok_or_else(|| Unsound::Extra(path.clone()))?;
-                whole.bytes += compare_file(root, path, &metadata, &expected)?;
+                whole.bytes += compare_file(root, path, &metadata, expected)?;
                 whole.files += 1;
             } else {
                 return Err(Unsound::Special(path));
@@ -81,6 +77,11 @@ fn compare(root: &Path, mut listed: BTreeMap<PathBuf, Listed>) -> Result<Whole, 
     }
 }
 
+/// A path from the root, which in tests is not the machine's.
+fn relative(path: &str) -> PathBuf {
+    PathBuf::from(path.trim_start_matches('/'))
+}
+
 /// What is in a folder, as paths from the root; nothing, if the folder is not there.
 fn entries(root: &Path, folder: &Path) -> Result<Vec<PathBuf>, Unsound> {
     let entries = match fs::read_dir(root.join(folder)) {
@@ -90,18 +91,23 @@ fn entries(root: &Path, folder: &Path) -> Result<Vec<PathBuf>, Unsound> {
     entries.map(|entry| Ok(folder.join(entry.map_err(unreadable(folder))?.file_name()))).collect()
 }
 
-fn compare_file(root: &Path, path: PathBuf, metadata: &Metadata, expected: &Listed) -> Result<u64, Unsound> {
-    if metadata.len() != expected.length {
-        return Err(Unsound::Length { path, expected: expected.length, actual: metadata.len() });
+fn compare_file(
+    root: &Path,
+    path: PathBuf,
+    metadata: &Metadata,
+    expected: &ManifestFile,
+) -> Result<u64, Unsound> {
+    if metadata.len() != expected.size {
+        return Err(Unsound::Length { path, expected: expected.size, actual: metadata.len() });
     }
     let mode = metadata.permissions().mode() & 0o7777;
-    if mode != expected.mode {
-        return Err(Unsound::Mode { path, expected: expected.mode, actual: mode });
+    if mode != u32::from(expected.mode) {
+        return Err(Unsound::Mode { path, expected: expected.mode.into(), actual: mode });
     }
     if digest(&root.join(&path)).map_err(unreadable(&path))? != expected.digest {
         return Err(Unsound::Contents(path));
     }
-    Ok(expected.length)
+    Ok(expected.size)
 }
 
 fn digest(path: &Path) -> io::Result<Sha384Digest> {
@@ -129,8 +135,8 @@ mod tests {
 
     use super::*;
 
-    /// A root with an application of two files, and the list of them.
-    fn application() -> (tempfile::TempDir, BTreeMap<PathBuf, Listed>) {
+    /// A root with an application of two files, and the manifest of it.
+    fn application() -> (tempfile::TempDir, Manifest) {
         let root = tempfile::tempdir().unwrap();
         let files =
             [("app/enclave", 0o755, vec![1; 100_000]), ("app/etc/enclave.toml", 0o644, b"x".to_vec())];
@@ -140,21 +146,24 @@ mod tests {
             fs::write(&whole, &bytes).unwrap();
             fs::set_permissions(&whole, fs::Permissions::from_mode(mode)).unwrap();
             let digest = Sha384Digest::of(&[&bytes]);
-            (PathBuf::from(path), Listed { length: bytes.len() as u64, mode, digest })
+            let path = format!("/{path}").parse().unwrap();
+            ManifestFile { path, mode: mode as u16, size: bytes.len() as u64, digest }
         });
-        (root, BTreeMap::from(listed))
+        (root, Manifest::new(listed.to_vec()).unwrap())
     }
 
     fn error_after(change: impl FnOnce(&Path)) -> Unsound {
         let (root, listed) = application();
         change(root.path());
-        compare(root.path(), listed).unwrap_err()
+        compare(root.path(), &listed).unwrap_err()
     }
 
     #[test]
     fn what_is_as_listed_is_whole() {
         let (root, listed) = application();
-        assert_eq!(compare(root.path(), listed).unwrap(), Whole { files: 2, bytes: 100_001 });
+        let manifest = root.path().join("manifest");
+        fs::write(&manifest, listed.to_string()).unwrap();
+        assert_eq!(check(root.path(), &manifest).unwrap(), Whole { files: 2, bytes: 100_001 });
     }
 
     #[test]
@@ -203,5 +212,8 @@ mod tests {
         let (root, _) = application();
         let error = check(root.path(), &root.path().join("manifest")).unwrap_err();
         assert!(matches!(error, Unsound::NoManifest(io::ErrorKind::NotFound)), "{error}");
+        fs::write(root.path().join("manifest"), "").unwrap();
+        let error = check(root.path(), &root.path().join("manifest")).unwrap_err();
+        assert!(matches!(error, Unsound::Manifest(_)), "{error}");
     }
 }

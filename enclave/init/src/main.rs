@@ -26,11 +26,10 @@ mod machine;
 use std::convert::Infallible;
 use std::path::Path;
 
+use cleanroom_attestation::measurement::Manifest;
+
 use crate::console::{Line, say};
 use crate::halt::Halt;
-
-/// The list of the application's files, in the first ramdisk.
-const MANIFEST: &str = "/manifest";
 
 fn main() {
     console::keep_panics_short();
@@ -41,7 +40,7 @@ fn main() {
 fn boot() -> Result<Infallible, Halt> {
     machine::set_up()?;
     say(&Line::Started);
-    let whole = application::check(Path::new("/"), Path::new(MANIFEST))?;
+    let whole = application::check(Path::new("/"), Path::new(Manifest::PATH))?;
     say(&Line::ApplicationWhole(whole));
     machine::make_read_only()?;
     entropy::mix_in()?;
