@@ -10,9 +10,7 @@ use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::relay::{Limits, Times};
-
-/// How far apart small writes over vsock are held, where many tiny packets have been seen to get lost.
-const VSOCK_WINDOW: Duration = Duration::from_millis(1);
+use cleanroom_vsock::Pacing;
 
 /// Runs an enclave and carries its partners' connections, without being able to read them.
 ///
@@ -229,7 +227,7 @@ pub(crate) struct LimitArguments {
 impl LimitArguments {
     pub(crate) fn for_relay(&self, to: &EnclaveAddress) -> Limits {
         let window = match to {
-            EnclaveAddress::Vsock { .. } | EnclaveAddress::Hybrid { .. } => VSOCK_WINDOW,
+            EnclaveAddress::Vsock { .. } | EnclaveAddress::Hybrid { .. } => Pacing::VSOCK.window,
             EnclaveAddress::Unix(_) => Duration::ZERO,
         };
         self.with_window(window)
@@ -371,7 +369,7 @@ mod tests {
             };
             relay.limits.for_relay(&relay.to).times.window
         };
-        assert_eq!(window("vsock:16:8443"), VSOCK_WINDOW);
+        assert_eq!(window("vsock:16:8443"), Pacing::VSOCK.window);
         assert_eq!(window("unix:/x"), Duration::ZERO);
     }
 }
