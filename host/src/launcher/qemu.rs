@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-pub use greeting::Heartbeat;
+pub use greeting::{Heartbeat, until_serving};
 pub use image::BootImage;
 pub use machine::{Acceleration, BootFiles, Machine, MachineSettings};
 pub use security_module::Respond;
@@ -34,7 +34,6 @@ use super::model::MODEL_PORT;
 use super::state::StateFolder;
 use super::{Enclave, Exit, How, LaunchError, Launcher};
 use crate::endpoint::{EnclaveAddress, socket_path};
-use greeting::until_serving;
 
 /// The enclave's port for partners.
 const PARTNER_PORT: u32 = 5000;
