@@ -44,7 +44,7 @@ fn start() -> Result<(), Reason> {
 /// The most bytes that a model may have: half of the memory, since the weights are laid out anew from the file.
 fn room() -> u64 {
     let system = rustix::system::sysinfo();
-    u64::from(system.totalram).saturating_mul(u64::from(system.mem_unit)) / 2
+    system.totalram.saturating_mul(u64::from(system.mem_unit)) / 2
 }
 
 /// Why the program ends.

@@ -55,7 +55,7 @@ When the enclave is ready, one line (or JSON object) on standard output says whe
   console.log           what the enclave said
 
 SIGTERM or SIGINT drains: no new connections, the enclave finishes what it does, and everything ends within --drain-timeout.")]
-    Run(RunArguments),
+    Run(Box<RunArguments>),
 
     /// Relay partners' connections to an enclave that somebody else started.
     #[command(after_help = "\

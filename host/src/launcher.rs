@@ -124,7 +124,7 @@ pub enum LaunchError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        error: ImageError,
+        error: Box<ImageError>,
     },
     /// Another host uses the folder.
     #[error("the state folder `{}` is in use by another cleanroom-host; give each its own with --state", .0.display())]

@@ -36,7 +36,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Doctor(arguments) => examine(&arguments, json),
         Command::Relay(arguments) => block_on(relay(arguments, json)),
-        Command::Run(arguments) => block_on(run_enclave(arguments, json)),
+        Command::Run(arguments) => block_on(run_enclave(*arguments, json)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the programs of this package have in common: a machine that is booted, and its console.
 
 pub mod pattern;
+pub mod task;
 pub mod trial;
 
 use std::path::PathBuf;

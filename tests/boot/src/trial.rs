@@ -12,6 +12,7 @@ use cleanroom_host::launcher::qemu::{
 use cleanroom_software_nsm::serve::system_time_ms;
 use cleanroom_software_nsm::{DevelopmentRoot, SoftwareNsm};
 use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, timeout};
 
 use crate::Error;
@@ -127,5 +128,27 @@ impl Bench {
         // What was still in the pipe.
         let _ = timeout(Duration::from_secs(1), console.read_to_end(&mut said)).await;
         Ok((outcome, String::from_utf8_lossy(&said).into_owned(), took))
+    }
+
+    /// Boots the image as it should be, and gives the machine and its console once the enclave serves.
+    ///
+    /// # Errors
+    /// When it does not serve within a minute.
+    pub async fn start_serving(
+        &self,
+        settings: &MachineSettings,
+        model: &Path,
+    ) -> Result<(Machine, Receiver), Error> {
+        let heartbeat = Heartbeat::listen(&Machine::vsock_path_in(self.state.path()))?;
+        let module = Box::new(self.security_module()?);
+        let (machine, console) =
+            Machine::start(&self.image.files, settings, self.state.path(), Some(module)).await?;
+        let serving = async {
+            heartbeat.answer().await?;
+            until_serving(&self.port(MODEL_PORT), &self.port(PARTNER_PORT), model).await;
+            Ok::<_, std::io::Error>(())
+        };
+        timeout(Duration::from_secs(60), serving).await??;
+        Ok((machine, console))
     }
 }

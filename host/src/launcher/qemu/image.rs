@@ -29,7 +29,7 @@ impl BootImage {
         let measurement = measurer
             .update(&bytes)
             .and_then(|()| measurer.finish())
-            .map_err(|error| LaunchError::Image { path: path.to_owned(), error })?;
+            .map_err(|error| LaunchError::Image { path: path.to_owned(), error: Box::new(error) })?;
         let parts = |kind| contents(&bytes, &measurement.sections, kind);
         let files = BootFiles {
             kernel: state.write("kernel", 0o400, &parts(SectionKind::Kernel))?,

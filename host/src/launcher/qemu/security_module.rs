@@ -25,7 +25,7 @@ use rustix::time::{
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VhostUserDaemon, VringRwLock, VringT};
 use virtio_queue::{QueueOwnedT as _, QueueT as _};
-use vm_memory::{Bytes as _, GuestAddressSpace as _, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
@@ -112,7 +112,7 @@ impl Backend {
 
     /// Takes every chain that is in the ring.
     fn drain(&mut self, vring: &VringRwLock) -> io::Result<()> {
-        let Some(memory) = self.memory.as_ref().map(|memory| memory.memory()) else { return Ok(()) };
+        let Some(memory) = self.memory.as_ref().map(GuestAddressSpace::memory) else { return Ok(()) };
         if !vring.get_ref().get_queue().ready() {
             return Ok(());
         }
@@ -229,7 +229,7 @@ fn set_timer(timer: &OwnedFd, pause: Duration) -> io::Result<()> {
 }
 
 fn queue_error(error: virtio_queue::Error) -> io::Error {
-    io::Error::other(error.to_string())
+    io::Error::other(error)
 }
 
 fn poisoned() -> io::Error {
