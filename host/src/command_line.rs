@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cleanroom_host::doctor::{self, Finding};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
@@ -190,11 +191,28 @@ pub(crate) struct RelayArguments {
 pub(crate) struct DoctorArguments {
     /// What would run the enclave.
     #[arg(long, value_enum, default_value = "simulated")]
-    _tier: Tier,
+    tier: Tier,
 
     /// The state folder that would be used.
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
-    pub(crate) state: PathBuf,
+    state: PathBuf,
+
+    /// QEMU 11.1 or later.
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+
+    /// The program that gives a machine vsock.
+    #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
+    vsock_device: PathBuf,
+}
+
+impl DoctorArguments {
+    pub(crate) fn examine(&self) -> Vec<Finding> {
+        match self.tier {
+            Tier::Simulated => doctor::simulated(&self.state),
+            Tier::Qemu => doctor::qemu(&self.state, &self.qemu, &self.vsock_device),
+        }
+    }
 }
 
 #[derive(Args)]

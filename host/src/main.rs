@@ -10,8 +10,8 @@ use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::qemu::Qemu;
 use cleanroom_host::launcher::simulated::Simulated;
 use cleanroom_host::launcher::{Description, LaunchError, SuperviseError};
+use cleanroom_host::run;
 use cleanroom_host::run::{RunError, relay_only, with_enclave};
-use cleanroom_host::{doctor, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -85,7 +85,7 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
 }
 
 fn examine(arguments: &DoctorArguments, json: bool) -> Result<ExitCode, Failure> {
-    let findings = doctor::simulated(&arguments.state);
+    let findings = arguments.examine();
     let good = findings.iter().all(|finding| finding.good);
     if json {
         say(&serde_json::json!({ "good": good, "findings": findings }).to_string())?;
