@@ -6,7 +6,7 @@ use cleanroom_attestation::time::Timestamp;
 
 /// The verifier's clock.
 #[must_use]
-pub(crate) fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

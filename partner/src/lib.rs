@@ -10,7 +10,7 @@ pub mod address;
 #[cfg(feature = "online")]
 pub mod channel;
 pub mod cli;
-mod clock;
+pub mod clock;
 pub mod commands;
 pub mod output;
 #[cfg(feature = "online")]
