@@ -1,4 +1,4 @@
-//! The tokenizer of a model file, byte-level BPE or SentencePiece: text to tokens, tokens to text.
+//! The tokenizer of a model file, byte-level BPE or `SentencePiece`: text to tokens, tokens to text.
 //!
 //! Two ways in, and the difference is a security boundary: [`Tokenizer::encode_text`] can never produce a control
 //! token, whatever the text says. Control tokens come only from [`Tokenizer::control`] matches, which the chat template

@@ -1,4 +1,4 @@
-//! SentencePiece: the neighbours whose joined text is the token of the highest score are joined first, the leftmost of equals.
+//! `SentencePiece`: the neighbours whose joined text is the token of the highest score are joined first, the leftmost of equals.
 
 use std::collections::BinaryHeap;
 

@@ -181,7 +181,7 @@ fn refuses_merges_that_lead_nowhere_or_to_a_control_token() {
     }
 }
 
-/// A small SentencePiece tokenizer: the bytes, a control token, some letters and joined pieces with scores.
+/// A small `SentencePiece` tokenizer: the bytes, a control token, some letters and joined pieces with scores.
 fn pieces() -> Vec<(&'static str, Meta)> {
     let mut tokens = vec!["<unk>".to_owned(), "<s>".into(), "</s>".into()];
     tokens.extend((0..=255_u8).map(|byte| format!("<0x{byte:02X}>")));

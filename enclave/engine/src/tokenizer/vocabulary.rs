@@ -13,7 +13,7 @@ const MAX_TOKEN_BYTES: usize = 1024;
 enum Kind {
     /// Text; merges lead here.
     Normal,
-    /// One byte, for what no other token covers (SentencePiece).
+    /// One byte, for what no other token covers (`SentencePiece`).
     Byte,
     /// Written by chat templates only. User-defined tokens are treated the same: text never becomes one.
     Control,
@@ -26,7 +26,7 @@ enum Kind {
 pub(super) enum Writing {
     /// In the byte alphabet of byte-level BPE.
     ByteAlphabet,
-    /// As text with [`SPACE`] for a space; bytes as `<0x0A>` (SentencePiece).
+    /// As text with [`SPACE`] for a space; bytes as `<0x0A>` (`SentencePiece`).
     Plain,
 }
 
