@@ -35,7 +35,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Doctor(arguments) => examine(&arguments, json),
         Command::Relay(arguments) => block_on(relay(arguments, json)),
-        Command::Run(arguments) => block_on(run_enclave(arguments, json)),
+        Command::Run(arguments) => block_on(run_enclave(*arguments, json)),
     }
 }
 
@@ -65,8 +65,9 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
     let launcher = Simulated::prepare(&arguments.simulated())?;
     let description = launcher.description().clone();
+    let agent = arguments.agent();
     let ready = move || announce(&Ready { address: &address, description: Some(&description) }, json);
-    with_simulated_enclave(launcher, listener, settings, report, stop, ready).await?;
+    with_simulated_enclave(launcher, listener, settings, report, agent, stop, ready).await?;
     Ok(())
 }
 

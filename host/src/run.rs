@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent;
 use crate::endpoint::{BoundListener, EnclaveAddress};
 use crate::launcher::simulated::Simulated;
 use crate::launcher::{Patience, RestartPolicy, State, Status, SuperviseError, supervise};
@@ -47,10 +48,12 @@ pub async fn with_simulated_enclave(
     listener: BoundListener,
     settings: Settings,
     report: Option<BoundListener>,
+    agent: Option<agent::Settings>,
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
     let enclave = Arc::new(EnclaveAddress::Unix(launcher.socket().to_owned()));
+    let control = EnclaveAddress::Unix(launcher.control().to_owned());
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
     let sources = Sources { relay: Arc::clone(&counters), enclave: Some(watched.clone()) };
@@ -64,6 +67,12 @@ pub async fn with_simulated_enclave(
     };
     let relay_task =
         relay::serve(listener, enclave, settings.limits, counters, relay_stop.clone().cancelled_owned());
+    let agent = async {
+        match agent {
+            Some(settings) => agent::serve(control, settings).await,
+            None => std::future::pending().await,
+        }
+    };
     let announce = async {
         if watched.wait_for(|status| status.state == State::Serving).await.is_ok() {
             ready();
@@ -77,6 +86,7 @@ pub async fn with_simulated_enclave(
         }
         result = report_until_the_end(report, sources) => Ok(result?),
         () = announce => Ok(()),
+        () = agent => Ok(()),
     }
 }
 
