@@ -116,6 +116,11 @@ impl Kernels {
         dispatch!(self, rms_norm(values, weight, epsilon, output));
     }
 
+    /// As [`Kernels::rms_norm`], over the values themselves.
+    pub(crate) fn rms_norm_in_place(self, values: &mut [f32], weight: &[f32], epsilon: f32) {
+        dispatch!(self, rms_norm_in_place(values, weight, epsilon));
+    }
+
     /// `gate = gate · σ(gate) · up`.
     pub(crate) fn swiglu(self, gate: &mut [f32], up: &[f32]) {
         dispatch!(self, swiglu(gate, up));

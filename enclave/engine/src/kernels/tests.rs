@@ -176,6 +176,9 @@ proptest! {
             let mut norm = vec![0.0; a.len()];
             kernels.rms_norm(&a, &b, 1e-5, &mut norm);
             let (mut gate, mut soft) = (a.clone(), a.clone());
+            let mut normed = a.clone();
+            kernels.rms_norm_in_place(&mut normed, &b, 1e-5);
+            assert_eq!(bits(&normed), bits(&norm));
             kernels.swiglu(&mut gate, &b);
             kernels.softmax(&mut soft);
             let mut quantised = [Block::default(); 16];
