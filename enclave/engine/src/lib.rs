@@ -33,7 +33,7 @@ pub use engine::{
     StartError, SubmitError, Text, Usage,
 };
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
-pub use model::{ChatMessage, Facts, Model, ModelError, Prompt, PromptError};
+pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};
 pub use template::TemplateError;
 pub use tokenizer::TokenizerError;

@@ -246,11 +246,8 @@ fn model(kind: &str, type_number: u32, block: u64, bytes: usize) -> Vec<u8> {
             Meta::Str("{% for m in messages %}{{ m.content }}<end>{% endfor %}".into()),
         );
     file = if kind == "pieces" {
-        let mut scores = 6_u32.to_le_bytes().to_vec();
-        scores.extend_from_slice(&vocabulary.to_le_bytes());
-        scores.extend((0..vocabulary).flat_map(|_| (-1.5_f32).to_le_bytes()));
-        file.meta("tokenizer.ggml.model", Meta::Str("llama".into()))
-            .meta("tokenizer.ggml.scores", Meta::Raw(9, scores))
+        let scores = Meta::F32s(vec![-1.5; vocabulary as usize]);
+        file.meta("tokenizer.ggml.model", Meta::Str("llama".into())).meta("tokenizer.ggml.scores", scores)
     } else {
         file.meta("tokenizer.ggml.model", Meta::Str("gpt2".into()))
             .meta("tokenizer.ggml.pre", Meta::Str("qwen2".into()))

@@ -35,6 +35,15 @@ pub struct Facts {
     pub weights: String,
 }
 
+/// How much of a model's tensors has been copied into the kernels' layout, in bytes of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes copied.
+    pub done: u64,
+    /// Bytes of all tensors.
+    pub total: u64,
+}
+
 /// Why a file is not a model this engine runs. Names and keys are shown escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -137,6 +146,17 @@ impl Model {
     /// # Errors
     /// [`ModelError`] names what was expected and what came.
     pub fn from_gguf(bytes: &[u8]) -> Result<Model, ModelError> {
+        Self::from_gguf_with_progress(bytes, |_| {})
+    }
+
+    /// As [`Model::from_gguf`]; `progress` hears of every tensor that has been taken.
+    ///
+    /// # Errors
+    /// See [`Model::from_gguf`].
+    pub fn from_gguf_with_progress(
+        bytes: &[u8],
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Model, ModelError> {
         const ARCHITECTURE: &str = "general.architecture";
         let file = Gguf::parse(bytes)?;
         let architecture =
@@ -145,7 +165,7 @@ impl Model {
         let tokenizer = Tokenizer::from_gguf(&file)?;
         let template = file.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()?;
         let shape = Hyperparameters::from_gguf(&file, architecture, tokenizer.len())?;
-        let weights = Weights::from_gguf(&file, architecture, &shape, tokenizer.len())?;
+        let weights = Weights::from_gguf(&file, architecture, &shape, tokenizer.len(), &mut progress)?;
         let facts = facts(&file, architecture, &shape, tokenizer.len())?;
         Ok(Self { facts, architecture, shape, weights, tokenizer, template, kernels: Kernels::best() })
     }

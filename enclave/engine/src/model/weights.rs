@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use zeroize::Zeroizing;
 
-use super::{Architecture, Hyperparameters, ModelError};
+use super::{Architecture, Hyperparameters, ModelError, Progress};
 use crate::{
     gguf::{Gguf, Tensor, TensorType},
     matrix::Matrix,
@@ -57,8 +57,11 @@ impl Weights {
         architecture: Architecture,
         shape: &Hyperparameters,
         vocabulary: usize,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ModelError> {
-        let mut loader = Loader { file, architecture, used: BTreeSet::new() };
+        let bytes = file.tensors().map(|(_, tensor)| tensor.bytes.len() as u64).sum();
+        let read = Progress { done: 0, total: bytes };
+        let mut loader = Loader { file, architecture, used: BTreeSet::new(), read, progress };
         let width = shape.width;
         let embedding = loader.matrix("token_embd.weight", width, vocabulary)?;
         let output = match file.tensor("output.weight") {
@@ -81,6 +84,8 @@ struct Loader<'f, 'a> {
     file: &'f Gguf<'a>,
     architecture: Architecture,
     used: BTreeSet<String>,
+    read: Progress,
+    progress: &'f mut dyn FnMut(Progress),
 }
 
 impl<'a> Loader<'_, 'a> {
@@ -123,7 +128,10 @@ impl<'a> Loader<'_, 'a> {
     }
 
     fn matrix(&mut self, name: &str, columns: usize, rows: usize) -> Result<Matrix, ModelError> {
-        Ok(Matrix::from_tensor(&self.tensor(name, [columns, rows, 1, 1])?))
+        let tensor = self.tensor(name, [columns, rows, 1, 1])?;
+        let matrix = Matrix::from_tensor(&tensor);
+        self.count(&tensor);
+        Ok(matrix)
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vector, ModelError> {
@@ -132,7 +140,14 @@ impl<'a> Loader<'_, 'a> {
             return Err(ModelError::VectorType { name: name.into(), found: tensor.tensor_type });
         }
         let numbers = tensor.bytes.as_chunks::<4>().0.iter();
-        Ok(Zeroizing::new(numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+        let vector = Zeroizing::new(numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect());
+        self.count(&tensor);
+        Ok(vector)
+    }
+
+    fn count(&mut self, tensor: &Tensor<'_>) {
+        self.read.done += tensor.bytes.len() as u64;
+        (self.progress)(self.read);
     }
 
     fn tensor(&mut self, name: &str, expected: [usize; 4]) -> Result<Tensor<'a>, ModelError> {

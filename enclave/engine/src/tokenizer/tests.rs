@@ -204,17 +204,11 @@ fn pieces() -> Vec<(&'static str, Meta)> {
         types.push(1);
         scores.push(score);
     }
-    let raw = |scores: &[f32]| {
-        let mut bytes = 6_u32.to_le_bytes().to_vec();
-        bytes.extend((scores.len() as u64).to_le_bytes());
-        bytes.extend(scores.iter().flat_map(|score| score.to_le_bytes()));
-        Meta::Raw(9, bytes)
-    };
     vec![
         ("tokenizer.ggml.model", Meta::Str("llama".into())),
         ("tokenizer.ggml.tokens", Meta::Strs(tokens)),
         ("tokenizer.ggml.token_type", Meta::I32s(types)),
-        ("tokenizer.ggml.scores", raw(&scores)),
+        ("tokenizer.ggml.scores", Meta::F32s(scores)),
         ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
         ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
     ]
@@ -251,12 +245,7 @@ fn broken_sentence_pieces_are_refused() {
         metadata.extend(value.map(|value| (key, value)));
         read(&metadata).err().unwrap()
     };
-    let scores = |count: usize, score: f32| {
-        let mut bytes = 6_u32.to_le_bytes().to_vec();
-        bytes.extend((count as u64).to_le_bytes());
-        bytes.extend(std::iter::repeat_n(score.to_le_bytes(), count).flatten());
-        Some(Meta::Raw(9, bytes))
-    };
+    let scores = |count: usize, score: f32| Some(Meta::F32s(vec![score; count]));
     const SCORES: &str = "tokenizer.ggml.scores";
     assert_eq!(refused(SCORES, None), TokenizerError::Missing { key: SCORES });
     assert_eq!(refused(SCORES, scores(3, 0.0)), TokenizerError::ScoreCount { tokens: 269, scores: 3 });
