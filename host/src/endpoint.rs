@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
 
@@ -14,6 +14,13 @@ use crate::relay::{Accept, Dial};
 
 /// The longest path of a Unix socket in bytes: `sun_path` without its terminator (unix(7)).
 pub const SOCKET_PATH_MAX: usize = 107;
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+///
+/// When the queue is full, Linux answers with SYN cookies. A connection that begins with a segment of one to three bytes and
+/// loses it can then be accepted *without those bytes*: the cookie's check takes the later sequence number for another segment
+/// size. TLS notices, and its first segment is larger; a long queue keeps it from happening in a burst at all.
+const BACKLOG: u32 = 4096;
 
 /// Where the host listens: `HOST:PORT`, `tcp:HOST:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,13 +149,27 @@ impl ListenAddress {
     /// When the system refuses, for instance because the address is in use.
     pub async fn bind(&self) -> io::Result<BoundListener> {
         match self {
-            Self::Tcp(address) => TcpListener::bind(address).await.map(BoundListener::Tcp),
+            Self::Tcp(address) => bind_tcp(address).await.map(BoundListener::Tcp),
             Self::Unix(path) => {
                 remove_stale_socket(path)?;
                 UnixListener::bind(path).map(BoundListener::Unix)
             }
         }
     }
+}
+
+/// The first of the addresses that `address` resolves to and that can be bound, with a queue of [`BACKLOG`].
+async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
+    let mut refusal = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
 }
 
 /// A socket that partners can connect to.
