@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::desk::Desk;
+use crate::desk::{Desk, EXPIRES};
 use cleanroom_attestation::release::{Release, Root, TrustedState, Verified};
 
 #[test]
