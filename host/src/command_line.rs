@@ -10,6 +10,8 @@ use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::relay::{Limits, Times};
 
+use crate::image_command::ImageCommand;
+
 /// How far apart small writes over vsock are held, where many tiny packets have been seen to get lost.
 const VSOCK_WINDOW: Duration = Duration::from_millis(1);
 
@@ -35,6 +37,7 @@ Exit status:
   2  the command line is wrong
   3  the enclave refused its configuration or model
   4  the enclave failed more often than --max-restarts allows
+  5  the images differ (`image diff`)
 
 Logs go to standard error; CLEANROOM_LOG=debug shows more. They name connections by number and never contain what they carry.
 
@@ -62,6 +65,12 @@ Example: an enclave with context id 16 that listens on port 8443
 
 SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout.")]
     Relay(RelayArguments),
+
+    /// Build enclave images, look into them, compare them.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
 
     /// Look what this machine lacks, and say how to mend it.
     Doctor(DoctorArguments),

@@ -12,6 +12,7 @@
 
 pub mod doctor;
 pub mod endpoint;
+pub mod image;
 pub mod launcher;
 pub mod relay;
 pub mod run;

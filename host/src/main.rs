@@ -1,6 +1,7 @@
 //! `cleanroom-host`: the program that an operator runs.
 
 mod command_line;
+mod image_command;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::command_line::{Arguments, Command, DoctorArguments, RelayArguments, RunArguments};
+use crate::image_command::ImageFailure;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -34,6 +36,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     let json = arguments.json;
     match arguments.command {
         Command::Doctor(arguments) => examine(&arguments, json),
+        Command::Image { command } => Ok(image_command::execute(&command, json, |text| print_line(text))?),
         Command::Relay(arguments) => block_on(relay(arguments, json)),
         Command::Run(arguments) => block_on(run_enclave(arguments, json)),
     }
@@ -121,8 +124,12 @@ fn announce(ready: &Ready<'_>, json: bool) {
 }
 
 fn say(text: &str) -> Result<(), Failure> {
+    print_line(text).map_err(Failure::System)
+}
+
+fn print_line(text: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    writeln!(output, "{text}").and_then(|()| output.flush()).map_err(Failure::System)
+    writeln!(output, "{text}").and_then(|()| output.flush())
 }
 
 async fn bind(address: &ListenAddress) -> Result<(BoundListener, ListenAddress), Failure> {
@@ -177,6 +184,8 @@ enum Failure {
     Enclave(#[from] RunError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Image(#[from] ImageFailure),
     #[error("could not listen on {address}: {source}")]
     Bind { address: String, source: io::Error },
     #[error("the system refused: {0}")]
@@ -189,7 +198,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Enclave(RunError::Enclave(SuperviseError::Refused(_))) => 3,
             Self::Enclave(RunError::Enclave(SuperviseError::Failed { .. })) => 4,
-            Self::Enclave(_) | Self::Launch(_) | Self::Bind { .. } | Self::System(_) => 1,
+            Self::Enclave(_) | Self::Launch(_) | Self::Image(_) | Self::Bind { .. } | Self::System(_) => 1,
         })
     }
 }

@@ -60,6 +60,15 @@ impl Curve {
         }
     }
 
+    /// Length of a number of the curve's field, bytes.
+    pub(super) const fn field_length(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+            Self::P521 => 66,
+        }
+    }
+
     /// `AlgorithmIdentifier` contents of a key on this curve (RFC 5480): id-ecPublicKey and the curve's OID.
     pub(super) const fn algorithm_identifier(self) -> &'static [u8] {
         match self {

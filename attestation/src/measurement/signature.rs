@@ -6,6 +6,7 @@
 
 use super::certificate::{Curve, SigningCertificate};
 use super::error::SignatureError;
+use crate::chain::der;
 use crate::crypto::backend::signature as ecdsa;
 use crate::digest::Sha384Digest;
 
@@ -137,12 +138,16 @@ impl SignatureRequest {
         signature_structure(&self.protected, &self.payload)
     }
 
-    /// The signature section. `signature` is r and s, each as long as the curve's field (32, 48 or 66 bytes), big-endian.
+    /// The signature section. `signature` is r and s, each as long as the curve's field (32, 48 or 66 bytes), big-endian; or
+    /// both as `Ecdsa-Sig-Value` in DER (RFC 3279, section 2.2.3), which most tools write.
     ///
     /// # Errors
     ///
     /// [`SignatureError::Forged`] when the signature is not by the certificate's key over this image.
     pub fn section(&self, signature: &[u8]) -> Result<Vec<u8>, SignatureError> {
+        let field = self.certificate.curve().field_length();
+        let fixed = if signature.len() == 2 * field { None } else { fixed_form(signature, field) };
+        let signature = fixed.as_deref().unwrap_or(signature);
         let mut cose = Vec::new();
         push_head(&mut cose, ARRAY, 4);
         push_bytes(&mut cose, &self.protected);
@@ -160,6 +165,23 @@ impl SignatureRequest {
         SignatureSection::parse(&section)?.verify(&self.pcr0)?;
         Ok(section)
     }
+}
+
+/// r and s of an `Ecdsa-Sig-Value`, each filled up to `field` bytes.
+fn fixed_form(signature: &[u8], field: usize) -> Option<Vec<u8>> {
+    let mut file = der::Reader::new(signature);
+    let mut numbers = file.sequence().ok()?;
+    file.finish().ok()?;
+    let mut fixed = Vec::with_capacity(2 * field);
+    for _ in 0..2 {
+        let number = numbers.expect(der::tag::INTEGER).ok()?;
+        // A positive number whose first bit is set has a zero byte in front.
+        let number = number.strip_prefix(&[0]).unwrap_or(number);
+        fixed.resize(fixed.len() + field.checked_sub(number.len())?, 0);
+        fixed.extend_from_slice(number);
+    }
+    numbers.finish().ok()?;
+    Some(fixed)
 }
 
 fn verification_algorithm(curve: Curve) -> Result<&'static dyn ecdsa::VerificationAlgorithm, SignatureError> {

@@ -413,6 +413,16 @@ fn a_request_becomes_a_section() {
         let certificate = measure(&image).unwrap().signing_certificate;
         assert_eq!(certificate.as_ref(), Some(request.certificate()));
 
+        let (r, s) = signature.as_ref().split_at(signature.as_ref().len() / 2);
+        let integer = |number: &[u8]| {
+            let first = number.iter().position(|byte| *byte != 0).unwrap();
+            let sign: &[u8] = if number[first] & 0x80 == 0 { &[] } else { &[0] };
+            der(0x02, &[sign, &number[first..]].concat())
+        };
+        let numbers = [integer(r), integer(s)].concat();
+        assert_eq!(request.section(&der(0x30, &numbers)).as_ref(), Ok(&section));
+        assert!(request.section(&der(0x30, &[numbers, vec![5, 0]].concat())).is_err());
+
         let other = SignatureRequest::new(&pem, Sha384Digest::of(&[b"another image"])).unwrap();
         assert_eq!(other.section(signature.as_ref()), Err(SignatureError::Forged));
         assert_eq!(request.section(&signature.as_ref()[1..]), Err(SignatureError::Forged));
