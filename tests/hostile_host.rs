@@ -13,7 +13,7 @@ use cleanroom_channel::frames::Frame;
 use cleanroom_channel::identity::Identity;
 use cleanroom_channel::tls;
 use cleanroom_partner::channel::{ChannelError, RelyingParty};
-use cleanroom_partner::session::now;
+use cleanroom_partner::clock::now;
 use cleanroom_tests::liar::{Liar, Lie, after};
 use cleanroom_tests::room::{World, model_digest};
 use rustls::crypto::aws_lc_rs::kx_group::{SECP384R1, X25519};

@@ -9,7 +9,7 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_enclave::api::{self, PartnerId, Service};
 use cleanroom_enclave::config::Limits;
 use cleanroom_engine::{Engine, EngineConfig, Model};
-use cleanroom_partner::session::now;
+use cleanroom_partner::clock::now;
 use cleanroom_tests::client::{json, question, send, send_on};
 use cleanroom_tests::house::{House, Recorder, model};
 use cleanroom_tests::room::model_id;

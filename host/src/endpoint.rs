@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
 
@@ -14,6 +15,13 @@ use crate::relay::{Accept, Dial};
 
 /// The longest path of a Unix socket in bytes: `sun_path` without its terminator (unix(7)).
 pub const SOCKET_PATH_MAX: usize = 107;
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+///
+/// When the queue is full, Linux answers with SYN cookies. A connection that begins with a segment of one to three bytes and
+/// loses it can then be accepted *without those bytes*: the cookie's check takes the later sequence number for another segment
+/// size. TLS notices, and its first segment is larger; a long queue keeps it from happening in a burst at all.
+const BACKLOG: u32 = 4096;
 
 /// Where the host listens: `HOST:PORT`, `tcp:HOST:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +32,21 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
-/// Where the enclave listens: `vsock:CID:PORT` or `unix:PATH`.
+/// Where the enclave listens: `vsock:CID:PORT`, `hybrid:PORT:PATH` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnclaveAddress {
     /// An `AF_VSOCK` stream address (vsock(7)).
     Vsock {
         /// The enclave's context id.
         cid: u32,
+        /// The port.
+        port: u32,
+    },
+    /// A port of a virtual machine whose vsock device is a Unix socket here (`vhost-device-vsock`, Firecracker): whoever connects
+    /// says `CONNECT` and the port, and is answered `OK` and a number, each in a line.
+    Hybrid {
+        /// The device's socket.
+        path: PathBuf,
         /// The port.
         port: u32,
     },
@@ -82,10 +98,19 @@ impl FromStr for EnclaveAddress {
         if let Some(path) = text.strip_prefix("unix:") {
             return socket_path(path).map(Self::Unix);
         }
+        let hybrid = text.strip_prefix("hybrid:").and_then(|rest| rest.split_once(':'));
+        if let Some((port, path)) = hybrid
+            && let Ok(port) = port.parse()
+        {
+            return socket_path(path).map(|path| Self::Hybrid { path, port });
+        }
         let vsock = text.strip_prefix("vsock:").and_then(|rest| rest.split_once(':'));
         match vsock.map(|(cid, port)| (cid.parse(), port.parse())) {
             Some((Ok(cid), Ok(port))) => Ok(Self::Vsock { cid, port }),
-            _ => Err(AddressError::Form { expected: "vsock:CID:PORT or unix:PATH", actual: text.to_owned() }),
+            _ => Err(AddressError::Form {
+                expected: "vsock:CID:PORT, hybrid:PORT:PATH or unix:PATH",
+                actual: text.to_owned(),
+            }),
         }
     }
 }
@@ -130,6 +155,7 @@ impl fmt::Display for EnclaveAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vsock { cid, port } => write!(formatter, "vsock:{cid}:{port}"),
+            Self::Hybrid { path, port } => write!(formatter, "hybrid:{port}:{}", path.display()),
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
         }
     }
@@ -142,13 +168,27 @@ impl ListenAddress {
     /// When the system refuses, for instance because the address is in use.
     pub async fn bind(&self) -> io::Result<BoundListener> {
         match self {
-            Self::Tcp(address) => TcpListener::bind(address).await.map(BoundListener::Tcp),
+            Self::Tcp(address) => bind_tcp(address).await.map(BoundListener::Tcp),
             Self::Unix(path) => {
                 remove_stale_socket(path)?;
                 UnixListener::bind(path).map(BoundListener::Unix)
             }
         }
     }
+}
+
+/// The first of the addresses that `address` resolves to and that can be bound, with a queue of [`BACKLOG`].
+async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
+    let mut refusal = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for address in tokio::net::lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
 }
 
 /// A socket that partners can connect to.
@@ -200,11 +240,36 @@ impl Dial for EnclaveAddress {
     async fn dial(&self) -> io::Result<Self::Stream> {
         match self {
             Self::Unix(path) => UnixStream::connect(path).await.map(Either::Left),
+            Self::Hybrid { path, port } => connect_hybrid(path, *port).await.map(Either::Left),
             Self::Vsock { cid, port } => {
                 VsockStream::connect(VsockAddr::new(*cid, *port)).await.map(Either::Right)
             }
         }
     }
+}
+
+/// Connects to a port of a virtual machine through its vsock device's socket.
+async fn connect_hybrid(path: &Path, port: u32) -> io::Result<UnixStream> {
+    /// `OK`, the longest port number and the line's end.
+    const ANSWER_MAX: usize = 16;
+    let mut stream = UnixStream::connect(path).await?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
+    // Byte by byte: what follows the line belongs to the enclave.
+    let mut answer = Vec::new();
+    while answer.last() != Some(&b'\n') {
+        if answer.len() == ANSWER_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        match stream.read_u8().await {
+            Ok(byte) => answer.push(byte),
+            // The device closes when nobody in the machine listens on the port.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if answer.starts_with(b"OK ") { Ok(stream) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 #[cfg(test)]
@@ -217,7 +282,8 @@ mod tests {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
         }
         assert_eq!("tcp:localhost:1".parse(), Ok(ListenAddress::Tcp("localhost:1".to_owned())));
-        for text in ["vsock:16:8443", "vsock:4294967295:0", "unix:/run/enclave.sock"] {
+        for text in ["vsock:16:8443", "vsock:4294967295:0", "unix:/run/enclave.sock", "hybrid:5000:/run/x:y"]
+        {
             assert_eq!(text.parse::<EnclaveAddress>().unwrap().to_string(), text);
         }
     }
@@ -227,7 +293,9 @@ mod tests {
         for text in ["", ":1", "host", "host:port", "host:65536", "unix:"] {
             assert!(matches!(text.parse::<ListenAddress>(), Err(AddressError::Form { .. })), "{text}");
         }
-        for text in ["", "vsock:16", "vsock:-1:1", "vsock:a:1", "127.0.0.1:1", "unix:"] {
+        for text in
+            ["", "vsock:16", "hybrid:x:/run", "hybrid:1:", "vsock:-1:1", "vsock:a:1", "127.0.0.1:1", "unix:"]
+        {
             assert!(matches!(text.parse::<EnclaveAddress>(), Err(AddressError::Form { .. })), "{text}");
         }
     }
@@ -257,5 +325,40 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(address.bind().await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    /// What a client gets from a vsock device that answers its first line with `answer`.
+    async fn answered(answer: &'static [u8]) -> (io::Result<Vec<u8>>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vsock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let device = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut line = vec![0; b"CONNECT 5000\n".len()];
+            stream.read_exact(&mut line).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8(line).unwrap()
+        };
+        let client = async {
+            let mut stream = EnclaveAddress::Hybrid { path: path.clone(), port: 5000 }.dial().await?;
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).await?;
+            Ok(heard)
+        };
+        tokio::join!(client, device)
+    }
+
+    #[tokio::test]
+    async fn a_port_behind_a_vsock_device_is_asked_for_and_nothing_after_the_answer_is_lost() {
+        let (heard, line) = answered(b"OK 1073741824\nfirst bytes").await;
+        assert_eq!((heard.unwrap().as_slice(), line.as_str()), (b"first bytes".as_slice(), "CONNECT 5000\n"));
+    }
+
+    #[tokio::test]
+    async fn a_port_that_nobody_listens_on_is_refused_and_nonsense_is_no_answer() {
+        assert_eq!(answered(b"").await.0.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        for nonsense in [b"NO\n".as_slice(), b"OK 12345678901234567890\n"] {
+            assert_eq!(answered(nonsense).await.0.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
     }
 }

@@ -7,16 +7,17 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cleanroom_host::endpoint::{BoundListener, ListenAddress};
-use cleanroom_host::launcher::simulated::{Description, Simulated};
-use cleanroom_host::launcher::{LaunchError, SuperviseError};
-use cleanroom_host::run::{RunError, relay_only, with_simulated_enclave};
+use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::qemu::Qemu;
+use cleanroom_host::launcher::simulated::Simulated;
+use cleanroom_host::launcher::{Description, LaunchError, SuperviseError};
+use cleanroom_host::run::{RunError, relay_only, with_enclave};
 use cleanroom_host::{doctor, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::command_line::{Arguments, Command, DoctorArguments, RelayArguments, RunArguments};
+use crate::command_line::{Arguments, Command, DoctorArguments, Enclave, RelayArguments, RunArguments};
 use crate::image_command::ImageFailure;
 
 fn main() -> ExitCode {
@@ -38,7 +39,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Doctor(arguments) => examine(&arguments, json),
         Command::Image { command } => Ok(image_command::execute(&command, json, |text| print_line(text))?),
         Command::Relay(arguments) => block_on(relay(arguments, json)),
-        Command::Run(arguments) => block_on(run_enclave(arguments, json)),
+        Command::Run(arguments) => block_on(run_enclave(*arguments, json)),
     }
 }
 
@@ -58,18 +59,31 @@ async fn relay(arguments: RelayArguments, json: bool) -> Result<(), Failure> {
 }
 
 async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure> {
-    let settings = run::Settings {
-        limits: arguments.limits.for_simulated(),
-        restart: arguments.restart_policy(),
-        patience: arguments.patience(),
-    };
     let stop = stop_on_signal()?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
-    let launcher = Simulated::prepare(&arguments.simulated())?;
-    let description = launcher.description().clone();
-    let ready = move || announce(&Ready { address: &address, description: Some(&description) }, json);
-    with_simulated_enclave(launcher, listener, settings, report, stop, ready).await?;
+    let settings = |enclave: &EnclaveAddress| run::Settings {
+        limits: arguments.limits.for_relay(enclave),
+        restart: arguments.restart_policy(),
+        patience: arguments.patience(),
+    };
+    let ready = |description: Description| {
+        move || announce(&Ready { address: &address, description: Some(&description) }, json)
+    };
+    match arguments.enclave() {
+        Enclave::Simulated(enclave) => {
+            let launcher = Simulated::prepare(&enclave)?;
+            let (enclave, ready) = (launcher.partner_port(), ready(launcher.description().clone()));
+            let settings = settings(&enclave);
+            with_enclave(launcher, enclave, listener, settings, report, stop, ready).await?;
+        }
+        Enclave::Qemu(enclave) => {
+            let launcher = Qemu::prepare(&enclave)?;
+            let (enclave, ready) = (launcher.partner_port(), ready(launcher.description().clone()));
+            let settings = settings(&enclave);
+            with_enclave(launcher, enclave, listener, settings, report, stop, ready).await?;
+        }
+    }
     Ok(())
 }
 

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{chat, conformance, connect, explain, key, measure, verify};
+#[cfg(feature = "online")]
+use crate::commands::{chat, connect, key};
+use crate::commands::{conformance, explain, measure, verify};
 use crate::output::Terminal;
 
 /// How a command ended. The numbers are part of the interface: scripts branch on them.
@@ -80,10 +82,17 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
+#[cfg_attr(
+    not(feature = "online"),
+    expect(clippy::large_enum_variant, reason = "there is one, for as long as the program runs")
+)]
 enum Command {
+    #[cfg(feature = "online")]
     Key(key::Key),
     Verify(verify::Verify),
+    #[cfg(feature = "online")]
     Connect(connect::Connect),
+    #[cfg(feature = "online")]
     Chat(chat::Chat),
     Measure(measure::Measure),
     Explain(explain::Explain),
@@ -93,8 +102,11 @@ enum Command {
 impl Command {
     fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         match self {
+            #[cfg(feature = "online")]
             Self::Key(command) => command.run(terminal),
+            #[cfg(feature = "online")]
             Self::Connect(command) => command.run(terminal),
+            #[cfg(feature = "online")]
             Self::Chat(command) => command.run(terminal),
             Self::Measure(command) => command.run(terminal),
             Self::Explain(command) => command.run(terminal),

@@ -1,11 +1,19 @@
 //! The partner's program: verify, connect, measure, audit.
+//!
+//! Without the feature `online` it is the auditor's program: it judges documents and images in files, on either cryptographic
+//! backend, and links no network code at all.
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "online")]
 pub mod address;
+#[cfg(feature = "online")]
 pub mod channel;
 pub mod cli;
+pub mod clock;
 pub mod commands;
 pub mod output;
+#[cfg(feature = "online")]
 pub mod proxy;
+#[cfg(feature = "online")]
 pub mod session;

@@ -2,10 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::AcceptedSession;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -16,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::address::{Address, Transport};
 use crate::channel::{Appraised, Attested, ChannelError, RelyingParty};
+use crate::clock::now;
 
 /// From the first packet to the proven session.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,13 +25,6 @@ const DEFAULT_MAX_SESSION: Duration = Duration::from_secs(15 * 60);
 
 /// How often a silent connection is asked whether it is alive, and how long it may take to say so.
 const PING_EVERY: Duration = Duration::from_secs(15);
-
-/// The verifier's clock.
-#[must_use]
-pub fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
-}
 
 /// One attested connection with HTTP/2 on it. It can only be made from an [`Attested`] connection.
 pub struct Session<B> {

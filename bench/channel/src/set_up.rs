@@ -21,7 +21,7 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_channel::tls;
 use cleanroom_enclave::channel::Attester;
 use cleanroom_partner::channel::RelyingParty;
-use cleanroom_partner::session::now;
+use cleanroom_partner::clock::now;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};

@@ -1,27 +1,34 @@
-//! Writes a model of random weights in `Q8_0`, for benchmarks: the speed of a shape does not depend on what it learned.
+//! Writes a model of random weights, for benchmarks and comparisons: the speed of a shape does not depend on what it learned.
 //!
 //! ```text
-//! synthesise TOKENIZER.gguf OUT.gguf [--width 1024] [--layers 32] [--feed-forward 3584] [--heads 16] [--kv-heads 8]
-//!            [--head-width 64] [--context 4096]
+//! synthesise TOKENIZER.gguf OUT.gguf [--architecture llama|qwen2|qwen3] [--weights TYPE] [--vocabulary N] [--tied]
+//!            [--width 1024] [--layers 32] [--feed-forward 3584] [--heads 16] [--kv-heads 8] [--head-width 64]
+//!            [--context 4096]
 //! ```
 //!
-//! Tokenizer and chat template are those of the given model.
+//! TYPE is `f32`, `f16`, `bf16`, `q8_0` (the default), `q4_0`, `q4_k`, `q5_k`, `q6_k`, or `q4_k_m`: the mixture that published
+//! files of that name have. Tokenizer and chat template are those of the given model; a larger vocabulary is filled up
+//! with unused tokens.
 
 #[path = "../tests/support/gguf_writer.rs"]
 #[expect(dead_code, reason = "shared with tests that write broken files")]
 mod gguf_writer;
+#[path = "../tests/support/random_weights.rs"]
+mod random_weights;
 
 use std::process::ExitCode;
 
-use cleanroom_engine::gguf::{Array, Gguf, Value};
+use cleanroom_engine::gguf::{Array, Gguf, TensorType, Value};
 use gguf_writer::{GgufWriter, Meta};
+use random_weights::Random;
 
 type Error = Box<dyn std::error::Error>;
 
-const F32: u32 = 0;
-const Q8_0: u32 = 8;
-
 struct Shape {
+    architecture: String,
+    weights: Weights,
+    tied: bool,
+    vocabulary: u64,
     width: u64,
     layers: u64,
     feed_forward: u64,
@@ -29,6 +36,13 @@ struct Shape {
     kv_heads: u64,
     head_width: u64,
     context: u64,
+}
+
+/// The types of the matrices.
+#[derive(Clone, Copy)]
+enum Weights {
+    All(TensorType),
+    Q4KM,
 }
 
 fn main() -> ExitCode {
@@ -42,22 +56,23 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    let (tokenizer, out, shape) = arguments()?;
+    let (tokenizer, out, mut shape) = arguments()?;
     let source = std::fs::read(tokenizer)?;
     let source = Gguf::parse(&source)?;
-    let vocabulary =
-        source.strings("tokenizer.ggml.tokens")?.ok_or("the model has no tokenizer")?.len() as u64;
-    let writer = tensors(copy_tokenizer(metadata(&shape), &source)?, &shape, vocabulary);
-    std::fs::write(out, writer.bytes())?;
+    let tokens = source.strings("tokenizer.ggml.tokens")?.ok_or("the model has no tokenizer")?.len() as u64;
+    shape.vocabulary = shape.vocabulary.max(tokens);
+    let writer = copy_tokenizer(metadata(&shape), &source, (shape.vocabulary - tokens) as usize)?;
+    std::fs::write(out, tensors(writer, &shape).bytes())?;
     Ok(())
 }
 
 fn metadata(shape: &Shape) -> GgufWriter {
+    let architecture = &shape.architecture;
     let mut writer = GgufWriter::default()
-        .meta("general.architecture", Meta::Str("llama".into()))
+        .meta("general.architecture", Meta::Str(architecture.clone()))
         .meta("general.name", Meta::Str("synthetic".into()))
-        .meta("llama.rope.freq_base", Meta::F32(10_000.0))
-        .meta("llama.attention.layer_norm_rms_epsilon", Meta::F32(1e-5));
+        .meta(&format!("{architecture}.rope.freq_base"), Meta::F32(10_000.0))
+        .meta(&format!("{architecture}.attention.layer_norm_rms_epsilon"), Meta::F32(1e-5));
     for (key, value) in [
         ("context_length", shape.context),
         ("embedding_length", shape.width),
@@ -69,21 +84,27 @@ fn metadata(shape: &Shape) -> GgufWriter {
         ("attention.value_length", shape.head_width),
         ("rope.dimension_count", shape.head_width),
     ] {
-        writer = writer.meta(&format!("llama.{key}"), Meta::U32(value as u32));
+        writer = writer.meta(&format!("{architecture}.{key}"), Meta::U32(value as u32));
     }
     writer
 }
 
-fn copy_tokenizer(mut writer: GgufWriter, source: &Gguf<'_>) -> Result<GgufWriter, Error> {
+fn copy_tokenizer(mut writer: GgufWriter, source: &Gguf<'_>, unused: usize) -> Result<GgufWriter, Error> {
     for (key, value) in source.metadata().filter(|(key, _)| key.starts_with("tokenizer.")) {
         let value = match value {
             Value::String(text) => Meta::Str((*text).into()),
             Value::Bool(flag) => Meta::Bool(*flag),
             Value::Unsigned(number) => Meta::U32(u32::try_from(*number)?),
             Value::Array(Array::Strings(texts)) => {
-                Meta::Strs(texts.iter().map(|text| (*text).into()).collect())
+                let more = if key == "tokenizer.ggml.tokens" { unused } else { 0 };
+                let fill = (0..more).map(|index| format!("<unused {index}>"));
+                Meta::Strs(texts.iter().map(|text| (*text).into()).chain(fill).collect())
             }
-            Value::Array(array) => Meta::I32s(array.i32s().ok_or("an array that is not copied")?.collect()),
+            Value::Array(array) => {
+                let more = if key == "tokenizer.ggml.token_type" { unused } else { 0 };
+                let numbers = array.i32s().ok_or("an array that is not copied")?;
+                Meta::I32s(numbers.chain(std::iter::repeat_n(UNUSED, more)).collect())
+            }
             Value::Signed(_) | Value::F32(_) | Value::F64(_) => {
                 return Err("a value that is not copied".into());
             }
@@ -93,60 +114,93 @@ fn copy_tokenizer(mut writer: GgufWriter, source: &Gguf<'_>) -> Result<GgufWrite
     Ok(writer)
 }
 
-fn tensors(mut writer: GgufWriter, shape: &Shape, vocabulary: u64) -> GgufWriter {
-    let mut random = Random(7);
+/// The token type of what neither text nor template produces.
+const UNUSED: i32 = 5;
+
+fn tensors(mut writer: GgufWriter, shape: &Shape) -> GgufWriter {
+    let mut random = Random::new(7);
     let (queries, keys) = (shape.heads * shape.head_width, shape.kv_heads * shape.head_width);
-    let mut matrix = |writer: GgufWriter, name: &str, columns: u64, rows: u64| {
-        writer.tensor(name, &[columns, rows], Q8_0, random.q8(columns, rows))
+    let qwen3 = shape.architecture == "qwen3";
+    let biases = shape.architecture == "qwen2";
+    let mut matrix = |writer: GgufWriter, name: &str, columns: u64, rows: u64, size: f32| {
+        let kind = shape.weights.of(name, shape.layers);
+        let data = random.matrix(kind, columns as usize, rows as usize, size / (columns as f32).sqrt());
+        writer.tensor(name, &[columns, rows], random_weights::number(kind), data)
     };
-    let norm = |writer: GgufWriter, name: &str| {
-        writer.tensor(name, &[shape.width], F32, 1_f32.to_le_bytes().repeat(shape.width as usize))
+    let mut vectors = Random::new(11);
+    let mut vector = |writer: GgufWriter, name: &str, length: u64, middle: f32| {
+        let data = (0..length).flat_map(|_| (middle + vectors.signed() * 0.1).to_le_bytes()).collect();
+        writer.tensor(name, &[length], 0, data)
     };
-    writer = matrix(writer, "token_embd.weight", shape.width, vocabulary);
+    writer = matrix(writer, "token_embd.weight", shape.width, shape.vocabulary, 1.0);
     for layer in 0..shape.layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
-        writer = norm(writer, &name("attn_norm"));
-        writer = matrix(writer, &name("attn_q"), shape.width, queries);
-        writer = matrix(writer, &name("attn_k"), shape.width, keys);
-        writer = matrix(writer, &name("attn_v"), shape.width, keys);
-        writer = matrix(writer, &name("attn_output"), queries, shape.width);
-        writer = norm(writer, &name("ffn_norm"));
-        writer = matrix(writer, &name("ffn_gate"), shape.width, shape.feed_forward);
-        writer = matrix(writer, &name("ffn_up"), shape.width, shape.feed_forward);
-        writer = matrix(writer, &name("ffn_down"), shape.feed_forward, shape.width);
-    }
-    writer = norm(writer, "output_norm.weight");
-    matrix(writer, "output.weight", shape.width, vocabulary)
-}
-
-/// Xorshift64*, enough to keep weights from being equal.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Blocks with a scale that keeps the sums of a row near one: quants of about ±73 times 2^-6/√columns.
-    fn q8(&mut self, columns: u64, rows: u64) -> Vec<u8> {
-        let exponent = 15 - 6 - (64 - columns.leading_zeros()) / 2;
-        let scale = ((exponent as u16) << 10).to_le_bytes();
-        let mut bytes = Vec::with_capacity((columns * rows / 32 * 34) as usize);
-        for _ in 0..columns * rows / 32 {
-            bytes.extend(scale);
-            for _ in 0..4 {
-                bytes.extend(self.next().to_le_bytes());
+        writer = vector(writer, &name("attn_norm"), shape.width, 1.0);
+        writer = matrix(writer, &name("attn_q"), shape.width, queries, 1.0);
+        writer = matrix(writer, &name("attn_k"), shape.width, keys, 1.0);
+        writer = matrix(writer, &name("attn_v"), shape.width, keys, 1.0);
+        if biases {
+            for (part, length) in [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)] {
+                writer = vector(writer, &format!("blk.{layer}.{part}.bias"), length, 0.0);
             }
         }
-        bytes
+        if qwen3 {
+            writer = vector(writer, &name("attn_q_norm"), shape.head_width, 1.0);
+            writer = vector(writer, &name("attn_k_norm"), shape.head_width, 1.0);
+        }
+        writer = matrix(writer, &name("attn_output"), queries, shape.width, 1.0);
+        writer = vector(writer, &name("ffn_norm"), shape.width, 1.0);
+        writer = matrix(writer, &name("ffn_gate"), shape.width, shape.feed_forward, 1.0);
+        writer = matrix(writer, &name("ffn_up"), shape.width, shape.feed_forward, 1.0);
+        writer = matrix(writer, &name("ffn_down"), shape.feed_forward, shape.width, 1.0);
+    }
+    writer = vector(writer, "output_norm.weight", shape.width, 1.0);
+    if shape.tied {
+        return writer;
+    }
+    // Scores of a trained model differ by several units.
+    matrix(writer, "output.weight", shape.width, shape.vocabulary, 3.0)
+}
+
+impl Weights {
+    /// `Q4_K_M` keeps the output and, in some layers, values and the way down at six bits.
+    fn of(self, name: &str, layers: u64) -> TensorType {
+        let Weights::All(kind) = self else {
+            let layer: u64 = name.split('.').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0);
+            let eighth = layers / 8;
+            let better = layer < eighth || layer >= layers - eighth || layer.saturating_sub(eighth) % 3 == 2;
+            let spared = name.contains("attn_v") || name.contains("ffn_down");
+            return if name == "output.weight" || spared && better {
+                TensorType::Q6_K
+            } else {
+                TensorType::Q4_K
+            };
+        };
+        kind
+    }
+
+    fn named(name: &str) -> Result<Self, Error> {
+        Ok(Weights::All(match name {
+            "q4_k_m" => return Ok(Weights::Q4KM),
+            "f32" => TensorType::F32,
+            "f16" => TensorType::F16,
+            "bf16" => TensorType::BF16,
+            "q8_0" => TensorType::Q8_0,
+            "q4_0" => TensorType::Q4_0,
+            "q4_k" => TensorType::Q4_K,
+            "q5_k" => TensorType::Q5_K,
+            "q6_k" => TensorType::Q6_K,
+            _ => return Err(format!("unknown weights {name}").into()),
+        }))
     }
 }
 
 fn arguments() -> Result<(String, String, Shape), Error> {
     let mut shape = Shape {
+        architecture: "llama".into(),
+        weights: Weights::All(TensorType::Q8_0),
+        tied: false,
+        vocabulary: 0,
         width: 1024,
         layers: 32,
         feed_forward: 3584,
@@ -158,7 +212,21 @@ fn arguments() -> Result<(String, String, Shape), Error> {
     let mut positional = Vec::new();
     let mut given = std::env::args().skip(1);
     while let Some(argument) = given.next() {
+        let mut value = || given.next().ok_or(format!("{argument} needs a value"));
         let place = match argument.as_str() {
+            "--architecture" => {
+                shape.architecture = value()?;
+                continue;
+            }
+            "--weights" => {
+                shape.weights = Weights::named(&value()?)?;
+                continue;
+            }
+            "--tied" => {
+                shape.tied = true;
+                continue;
+            }
+            "--vocabulary" => &mut shape.vocabulary,
             "--width" => &mut shape.width,
             "--layers" => &mut shape.layers,
             "--feed-forward" => &mut shape.feed_forward,
@@ -171,7 +239,7 @@ fn arguments() -> Result<(String, String, Shape), Error> {
                 continue;
             }
         };
-        *place = given.next().ok_or(format!("{argument} needs a value"))?.parse()?;
+        *place = value()?.parse()?;
     }
     let [tokenizer, out] = <[String; 2]>::try_from(positional)
         .map_err(|_| "expected a model with a tokenizer, and an output file")?;

@@ -3,14 +3,14 @@
 //! A row is one token of one sequence. Rows share the reading of the weights and nothing else: every number of a row is
 //! computed from that row and its own sequence's cache alone, in an order that does not depend on the other rows.
 
-use rayon::prelude::*;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     cache::Cache,
     kernels::{Kernels, TILE_ROWS},
-    matrix::{Inputs, Product, multiply},
+    matrix::{Forms, Inputs, Matrix, Product, multiply},
     model::{Hyperparameters, Layer, Model},
+    pool::Pool,
 };
 
 /// One token to compute.
@@ -31,6 +31,7 @@ impl zeroize::DefaultIsZeroes for Row {}
 /// [`Forward::wipe`] and on drop; they never move in between.
 pub(crate) struct Forward {
     kernels: Kernels,
+    pool: Pool,
     /// Rotation per position for each pair of a head.
     frequencies: Vec<f64>,
     /// The residual stream, row after row.
@@ -55,27 +56,35 @@ pub(crate) struct Forward {
 
 impl Forward {
     /// Buffers for steps of at most `rows` rows, of which at most `scored` are scored.
-    pub(crate) fn new(model: &Model, rows: usize, scored: usize) -> Self {
+    pub(crate) fn new(model: &Model, pool: Pool, rows: usize, scored: usize) -> Self {
         let shape = model.shape();
+        let layers = &model.weights().layers;
+        let forms = |matrices: fn(&Layer) -> Vec<&Matrix>| {
+            layers.iter().flat_map(matrices).map(Matrix::forms).fold(Forms::default(), Forms::and)
+        };
+        let normed = forms(|layer| vec![&layer.query, &layer.key, &layer.value, &layer.gate, &layer.up]);
+        let attended = forms(|layer| vec![&layer.attention_output]);
+        let gated = forms(|layer| vec![&layer.down]);
         let (queries, keys) = (shape.heads * shape.head_width, shape.kv_heads * shape.head_width);
         Self {
             kernels: model.kernels(),
+            pool,
             frequencies: frequencies(model),
             stream: vec![0.0; rows * shape.width],
             rotations: vec![[0.0; 2]; rows * shape.rope_width / 2],
             queries: vec![0.0; rows * queries],
             key: vec![0.0; keys],
             value: vec![0.0; keys],
-            normed: Inputs::new(rows, shape.width),
-            attended: Inputs::new(rows, queries),
-            gated: Inputs::new(rows, shape.feed_forward),
+            normed: Inputs::new(rows, shape.width, normed),
+            attended: Inputs::new(rows, queries, attended),
+            gated: Inputs::new(rows, shape.feed_forward, gated),
             query_product: Product::new(rows, queries),
             key_product: Product::new(rows, keys),
             value_product: Product::new(rows, keys),
             residual_product: Product::new(rows, shape.width),
             gate_product: Product::new(rows, shape.feed_forward),
             up_product: Product::new(rows, shape.feed_forward),
-            scored: Inputs::new(scored, shape.width),
+            scored: Inputs::new(scored, shape.width, head(model).forms()),
             scores: Product::new(scored, model.tokenizer().len()),
         }
     }
@@ -134,42 +143,56 @@ impl Forward {
         rows: &[Row],
     ) {
         let kernels = self.kernels;
-        self.norm(shape, &layer.attention_norm, rows.len());
+        let forms = [&layer.query, &layer.key, &layer.value].map(Matrix::forms);
+        self.norm(
+            shape,
+            &layer.attention_norm,
+            forms.into_iter().fold(Forms::default(), Forms::and),
+            rows.len(),
+        );
         multiply(
             kernels,
+            &self.pool,
             [&layer.query, &layer.key, &layer.value],
             &self.normed,
             [&mut self.query_product, &mut self.key_product, &mut self.value_product],
         );
         self.place_keys_and_values(shape, index, caches, rows);
-        self.attend(shape, index, caches, rows);
-        multiply(kernels, [&layer.attention_output], &self.attended, [&mut self.residual_product]);
+        self.attend(shape, index, layer.attention_output.forms(), caches, rows);
+        multiply(
+            kernels,
+            &self.pool,
+            [&layer.attention_output],
+            &self.attended,
+            [&mut self.residual_product],
+        );
         self.add_residual(shape, rows.len());
     }
 
     fn feed_forward(&mut self, shape: &Hyperparameters, layer: &Layer, rows: usize) {
         let kernels = self.kernels;
-        self.norm(shape, &layer.feed_forward_norm, rows);
+        self.norm(shape, &layer.feed_forward_norm, layer.gate.forms().and(layer.up.forms()), rows);
         multiply(
             kernels,
+            &self.pool,
             [&layer.gate, &layer.up],
             &self.normed,
             [&mut self.gate_product, &mut self.up_product],
         );
         let (gate, up) = (&self.gate_product, &self.up_product);
-        self.gated.fill(kernels, rows, |row, output| {
+        self.gated.fill(kernels, &self.pool, layer.down.forms(), rows, |row, output| {
             for ((output, gate), up) in output.chunks_mut(TILE_ROWS).zip(gate.row(row)).zip(up.row(row)) {
                 output.copy_from_slice(&gate[..output.len()]);
                 kernels.swiglu(output, &up[..output.len()]);
             }
         });
-        multiply(kernels, [&layer.down], &self.gated, [&mut self.residual_product]);
+        multiply(kernels, &self.pool, [&layer.down], &self.gated, [&mut self.residual_product]);
         self.add_residual(shape, rows);
     }
 
-    fn norm(&mut self, shape: &Hyperparameters, weight: &[f32], rows: usize) {
+    fn norm(&mut self, shape: &Hyperparameters, weight: &[f32], forms: Forms, rows: usize) {
         let (kernels, stream) = (self.kernels, &self.stream);
-        self.normed.fill(kernels, rows, |row, output| {
+        self.normed.fill(kernels, &self.pool, forms, rows, |row, output| {
             let values = &stream[row * shape.width..][..shape.width];
             kernels.rms_norm(values, weight, shape.norm_epsilon, output);
         });
@@ -177,11 +200,14 @@ impl Forward {
 
     fn add_residual(&mut self, shape: &Hyperparameters, rows: usize) {
         let added = &self.residual_product;
-        let stream = self.stream.par_chunks_exact_mut(shape.width).take(rows).enumerate();
-        stream.with_min_len(32).for_each(|(row, stream)| {
-            for (stream, added) in stream.chunks_mut(TILE_ROWS).zip(added.row(row)) {
-                for (stream, added) in stream.iter_mut().zip(added) {
-                    *stream += added;
+        let pieces = self.stream[..rows * shape.width].chunks_mut(ROWS_PER_TASK * shape.width);
+        self.pool.for_each(pieces.enumerate().collect(), |(piece, streams)| {
+            for (row, stream) in streams.chunks_exact_mut(shape.width).enumerate() {
+                let added = added.row(piece * ROWS_PER_TASK + row);
+                for (stream, added) in stream.chunks_mut(TILE_ROWS).zip(added) {
+                    for (stream, added) in stream.iter_mut().zip(added) {
+                        *stream += added;
+                    }
                 }
             }
         });
@@ -215,21 +241,32 @@ impl Forward {
         }
     }
 
-    fn attend(&mut self, shape: &Hyperparameters, layer: usize, caches: &[Cache], rows: &[Row]) {
-        let (kernels, queries) = (self.kernels, &self.queries);
+    fn attend(
+        &mut self,
+        shape: &Hyperparameters,
+        layer: usize,
+        forms: Forms,
+        caches: &[Cache],
+        rows: &[Row],
+    ) {
+        let (kernels, pool, queries) = (self.kernels, &self.pool, &self.queries);
         let width = shape.head_width;
         let group = shape.heads / shape.kv_heads;
         let longest = rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
-        // About 20 µs of work make a task.
         let heads_per_task = (SERIAL_ATTENTION / (longest * width).max(1)).max(1);
         let row_width = shape.heads * width;
-        self.attended.fill_units(kernels, rows.len(), width, heads_per_task, |unit, output, scratch| {
-            let (row, head) = (rows[unit / shape.heads], unit % shape.heads);
-            let query = &queries[unit / shape.heads * row_width + head * width..][..width];
-            let (keys, values) = caches[row.sequence].head(layer, head / group, row.position + 1);
-            // The first size is the largest, so the memory never moves.
-            scratch.resize(longest, 0.0);
-            kernels.attend(query, keys, values, &mut scratch[..row.position + 1], output);
+        self.attended.fill_units(kernels, pool, forms, rows.len(), width, |mut units| {
+            let tasks = units.chunks_mut(heads_per_task).enumerate().collect();
+            pool.for_each(tasks, |(task, outputs): (usize, &mut [&mut [f32]])| {
+                let mut scores = Zeroizing::new(vec![0.0; longest]);
+                for (index, output) in outputs.iter_mut().enumerate() {
+                    let unit = task * heads_per_task + index;
+                    let (row, head) = (rows[unit / shape.heads], unit % shape.heads);
+                    let query = &queries[unit / shape.heads * row_width + head * width..][..width];
+                    let (keys, values) = caches[row.sequence].head(layer, head / group, row.position + 1);
+                    kernels.attend(query, keys, values, &mut scores[..row.position + 1], output);
+                }
+            });
         });
     }
 
@@ -241,12 +278,12 @@ impl Forward {
             return;
         }
         let weights = model.weights();
-        self.scored.fill(kernels, scored.len(), |index, output| {
+        let head = head(model);
+        self.scored.fill(kernels, &self.pool, head.forms(), scored.len(), |index, output| {
             let values = &stream[scored[index] * shape.width..][..shape.width];
             kernels.rms_norm(values, &weights.output_norm, shape.norm_epsilon, output);
         });
-        let head = weights.output.as_ref().unwrap_or(&weights.embedding);
-        multiply(kernels, [head], &self.scored, [&mut self.scores]);
+        multiply(kernels, &self.pool, [head], &self.scored, [&mut self.scores]);
     }
 }
 
@@ -257,7 +294,15 @@ impl Drop for Forward {
 }
 
 /// Multiplications of attention below which a task is not worth its cost.
-const SERIAL_ATTENTION: usize = 1 << 17;
+const SERIAL_ATTENTION: usize = 1 << 15;
+/// Rows of elementwise work that are worth a task of their own.
+const ROWS_PER_TASK: usize = 16;
+
+/// The matrix that gives the scores of the vocabulary.
+fn head(model: &Model) -> &Matrix {
+    let weights = model.weights();
+    weights.output.as_ref().unwrap_or(&weights.embedding)
+}
 
 /// Turns neighbouring pairs of numbers by the angles of the position.
 fn rotate(head: &mut [f32], rotations: &[[f32; 2]]) {

@@ -22,6 +22,7 @@ mod gguf_writer;
 mod kernels;
 mod matrix;
 mod model;
+mod pool;
 mod sampling;
 mod template;
 mod tokenizer;

@@ -11,7 +11,8 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::party::{Party, no_session, runtime, usage};
+use super::party::{Party, no_session, runtime};
+use super::policy_file::usage;
 use crate::address::Address;
 use crate::cli::{Failure, Outcome};
 use crate::output::{Terminal, printable};

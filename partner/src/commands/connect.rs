@@ -8,7 +8,8 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::party::{Party, no_session, runtime, usage};
+use super::party::{Party, no_session, runtime};
+use super::policy_file::usage;
 use crate::address::Address;
 use crate::cli::{Failure, Outcome};
 use crate::output::{Page, Terminal};

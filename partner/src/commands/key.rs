@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use cleanroom_channel::identity::Identity;
 use serde::Serialize;
 
-use super::party::{load_key, usage};
+use super::party::load_key;
+use super::policy_file::usage;
 use crate::cli::{Failure, Outcome};
 use crate::output::{Page, Terminal};
 

@@ -2,11 +2,16 @@
 
 mod document;
 mod page;
+#[cfg(feature = "online")]
 mod room;
 
 use clap::Args;
 
+#[cfg(feature = "online")]
 use super::party::Party;
+#[cfg(not(feature = "online"))]
+use super::policy_file::PolicyFile;
+#[cfg(feature = "online")]
 use crate::address::Address;
 use crate::cli::{Failure, Outcome};
 use crate::output::Terminal;
@@ -19,20 +24,41 @@ use crate::output::Terminal;
 #[command(after_help = EXAMPLES)]
 pub struct Verify {
     /// The clean room's host: HOST:PORT or unix:PATH
+    #[cfg(feature = "online")]
     #[arg(required_unless_present = "document", conflicts_with = "document")]
     address: Option<Address>,
 
+    #[cfg(feature = "online")]
     #[command(flatten)]
     party: Party,
+
+    #[cfg(not(feature = "online"))]
+    #[command(flatten)]
+    policy: PolicyFile,
 
     #[command(flatten)]
     document: document::Document,
 }
 
-const EXAMPLES: &str = "\
-Examples:
+#[cfg(feature = "online")]
+macro_rules! online_examples {
+    () => {
+        "
   cleanroom verify cleanroom.example:8443
-  cleanroom verify unix:/run/cleanroom.sock --policy trust.toml --json
+  cleanroom verify unix:/run/cleanroom.sock --policy trust.toml --json"
+    };
+}
+#[cfg(not(feature = "online"))]
+macro_rules! online_examples {
+    () => {
+        ""
+    };
+}
+
+const EXAMPLES: &str = concat!(
+    "Examples:",
+    online_examples!(),
+    "
   cleanroom verify --document evidence.cbor --nonce 00112233445566778899aabbccddeeff
   cleanroom verify --document evidence.cbor --at 2026-01-31T12:00:00Z --json
 
@@ -49,7 +75,8 @@ A policy:
   id = \"demo\"
   sha256 = \"...\"
   [freshness]
-  max_age = \"5m\"";
+  max_age = \"5m\""
+);
 
 impl Verify {
     /// Runs the command.
@@ -57,11 +84,15 @@ impl Verify {
     /// # Errors
     /// [`Failure`] when a file of the user's own is wrong, or nobody answers.
     pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
-        let Some(address) = &self.address else {
-            let policy = self.party.policy()?;
-            return Ok(self.document.run(&policy, terminal)?.unwrap_or(Outcome::Usage));
-        };
-        let (party, model) = self.party.load()?;
-        room::run(address, &party, &model, terminal)
+        #[cfg(feature = "online")]
+        if let Some(address) = &self.address {
+            let (party, model) = self.party.load()?;
+            return room::run(address, &party, &model, terminal);
+        }
+        #[cfg(feature = "online")]
+        let policy = self.party.policy();
+        #[cfg(not(feature = "online"))]
+        let policy = &self.policy;
+        Ok(self.document.run(&policy.load()?, terminal)?.unwrap_or(Outcome::Usage))
     }
 }

@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     model::{Model, Prompt},
+    pool::Pool,
     sampling::Sampling,
 };
 
@@ -180,7 +181,8 @@ impl Engine {
         };
         let engine = Engine { model, queue, worker: Some(worker) };
         match starting.recv() {
-            Ok(()) => Ok(engine),
+            Ok(Ok(())) => Ok(engine),
+            Ok(Err(error)) => Err(StartError::Threads(error)),
             Err(mpsc::RecvError) => {
                 Err(StartError::Threads(io::Error::other("the worker threads did not start")))
             }
@@ -231,21 +233,20 @@ impl Drop for CloseOnDrop<'_> {
     }
 }
 
-fn work(model: &Model, queue: &Queue, config: EngineConfig, started: &mpsc::Sender<()>) {
+fn work(model: &Model, queue: &Queue, config: EngineConfig, started: &mpsc::Sender<io::Result<()>>) {
     let _close = CloseOnDrop(queue);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(config.threads.get())
-        .thread_name(|index| format!("engine-{index}"));
-    // The scheduler runs on a thread of the pool, so that its parallel loops begin without waking anybody. An error
-    // drops `started` unsent, which is how the starter hears of it.
-    let _ = pool.build_scoped(rayon::ThreadBuilder::run, |pool| {
-        pool.install(|| {
-            let mut scheduler = Scheduler::new(model, queue, config);
-            if started.send(()).is_ok() {
-                scheduler.run();
-            }
-        });
-    });
+    let pool = match Pool::new(config.threads) {
+        Ok(pool) => pool,
+        Err(error) => {
+            // A starter that is gone needs no answer.
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let mut scheduler = Scheduler::new(model, queue, pool, config);
+    if started.send(Ok(())).is_ok() {
+        scheduler.run();
+    }
 }
 
 /// Asks for the memory of all caches once, so that too large a configuration is an error and not an abort.

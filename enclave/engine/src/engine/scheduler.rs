@@ -13,6 +13,7 @@ use crate::{
     cache::Cache,
     forward::{Forward, Row},
     model::{Model, Prompt},
+    pool::Pool,
     sampling::Sampler,
 };
 
@@ -58,12 +59,12 @@ enum Outcome {
 }
 
 impl<'a> Scheduler<'a> {
-    pub(super) fn new(model: &'a Model, queue: &'a Queue, config: EngineConfig) -> Self {
+    pub(super) fn new(model: &'a Model, queue: &'a Queue, pool: Pool, config: EngineConfig) -> Self {
         let sequences = config.max_sequences.get();
         Self {
             model,
             queue,
-            forward: Forward::new(model, sequences + PROMPT_ROWS, sequences),
+            forward: Forward::new(model, pool, sequences + PROMPT_ROWS, sequences),
             caches: (0..sequences).map(|_| Cache::new(model.shape())).collect(),
             sequences: (0..sequences).map(|_| None).collect(),
             turn: 0,

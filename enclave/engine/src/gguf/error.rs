@@ -37,7 +37,9 @@ pub enum GgufError {
     EmptyDimension { name: String },
     #[error("tensor {name:?}: its size does not fit into 64 bits")]
     TensorSize { name: String },
-    #[error("tensor {name:?}: type {found} ({number}) is not supported; supported are F32, F16 and Q8_0")]
+    #[error(
+        "tensor {name:?}: type {found} ({number}) is not supported; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and Q6_K"
+    )]
     TensorType { name: String, number: u32, found: &'static str },
     #[error("tensor {name:?}: rows of {found} numbers are not whole blocks of {block}")]
     RowLength { name: String, found: usize, block: usize },

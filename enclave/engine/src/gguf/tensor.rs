@@ -11,21 +11,33 @@ const MAX_DIMENSIONS: u32 = 4;
 
 /// How the numbers of a tensor are stored. Only what the kernels read; other types are refused by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(non_camel_case_types, reason = "the names are those of the format")]
 pub enum TensorType {
     /// IEEE 754 single precision.
     F32,
     /// IEEE 754 half precision.
     F16,
+    /// The upper half of IEEE 754 single precision.
+    BF16,
     /// Blocks of 32: a half-precision scale, then 32 signed bytes.
     Q8_0,
+    /// Blocks of 32: a half-precision scale, then 32 codes of four bits.
+    Q4_0,
+    /// Blocks of 256 codes of four bits; each 32 with a scale and a minimum of six bits.
+    Q4_K,
+    /// Blocks of 256 codes of five bits; each 32 with a scale and a minimum of six bits.
+    Q5_K,
+    /// Blocks of 256 codes of six bits; each 16 with a scale of eight bits.
+    Q6_K,
 }
 
 impl TensorType {
     /// Numbers in one block; rows are whole blocks.
     pub fn block_length(self) -> usize {
         match self {
-            TensorType::F32 | TensorType::F16 => 1,
-            TensorType::Q8_0 => 32,
+            TensorType::F32 | TensorType::F16 | TensorType::BF16 => 1,
+            TensorType::Q8_0 | TensorType::Q4_0 => 32,
+            TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => 256,
         }
     }
 
@@ -33,8 +45,12 @@ impl TensorType {
     pub fn block_bytes(self) -> usize {
         match self {
             TensorType::F32 => 4,
-            TensorType::F16 => 2,
+            TensorType::F16 | TensorType::BF16 => 2,
             TensorType::Q8_0 => 34,
+            TensorType::Q4_0 => 18,
+            TensorType::Q4_K => 144,
+            TensorType::Q5_K => 176,
+            TensorType::Q6_K => 210,
         }
     }
 }
@@ -44,7 +60,12 @@ impl fmt::Display for TensorType {
         f.write_str(match self {
             TensorType::F32 => "F32",
             TensorType::F16 => "F16",
+            TensorType::BF16 => "BF16",
             TensorType::Q8_0 => "Q8_0",
+            TensorType::Q4_0 => "Q4_0",
+            TensorType::Q4_K => "Q4_K",
+            TensorType::Q5_K => "Q5_K",
+            TensorType::Q6_K => "Q6_K",
         })
     }
 }
@@ -155,7 +176,12 @@ fn supported(name: &str, number: u32) -> Result<TensorType, GgufError> {
     match number {
         0 => Ok(TensorType::F32),
         1 => Ok(TensorType::F16),
+        2 => Ok(TensorType::Q4_0),
         8 => Ok(TensorType::Q8_0),
+        12 => Ok(TensorType::Q4_K),
+        13 => Ok(TensorType::Q5_K),
+        14 => Ok(TensorType::Q6_K),
+        30 => Ok(TensorType::BF16),
         _ => Err(GgufError::TensorType { name: name.into(), number, found: type_name(number) }),
     }
 }
@@ -163,16 +189,12 @@ fn supported(name: &str, number: u32) -> Result<TensorType, GgufError> {
 /// The names of `ggml_type`, so that a refusal can say what came.
 fn type_name(number: u32) -> &'static str {
     match number {
-        2 => "Q4_0",
         3 => "Q4_1",
         6 => "Q5_0",
         7 => "Q5_1",
         9 => "Q8_1",
         10 => "Q2_K",
         11 => "Q3_K",
-        12 => "Q4_K",
-        13 => "Q5_K",
-        14 => "Q6_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
@@ -188,7 +210,6 @@ fn type_name(number: u32) -> &'static str {
         27 => "I64",
         28 => "F64",
         29 => "IQ1_M",
-        30 => "BF16",
         34 => "TQ1_0",
         35 => "TQ2_0",
         39 => "MXFP4",

@@ -16,6 +16,12 @@ pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(value.to_bits() | sign)
 }
 
+/// The value of the upper half of a single-precision number; exact.
+#[inline(always)]
+pub(crate) fn bf16_to_f32(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 /// The half-precision bits nearest to a value, to even on a tie.
 #[inline(always)]
 pub(crate) fn f32_to_f16(value: f32) -> u16 {

@@ -6,26 +6,27 @@
 //! Property tests hold the kernels to that.
 //!
 //! A further instruction set is one more module and one more arm in [`dispatch`]; a further weight format is one more
-//! variant of [`crate::matrix::Matrix`]'s tiles and one more kernel.
+//! tile, one more variant of [`crate::matrix::Matrix`]'s tiles and one more kernel.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod half;
 mod scalar;
 #[cfg(test)]
 mod tests;
 mod tile;
 
-pub(crate) use half::f16_to_f32;
 #[cfg(test)]
-pub(crate) use half::f32_to_f16;
-pub(crate) use tile::{Block, F16Column, F32Column, Q8Tile, TILE_ROWS, TileOutput};
+pub(crate) use half::{f16_to_f32, f32_to_f16};
+pub(crate) use tile::{
+    BLOCK, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, SUPER_BLOCK,
+    SuperBlock, TILE_ROWS, Tile, TileOutput,
+};
 
 /// Lanes of the canonical order of summation.
 const LANES: usize = 8;
-
-/// Numbers that share one scale, in weights of type `Q8_0` and in quantised activations.
-pub(crate) const BLOCK: usize = 32;
 
 /// The kernels for this processor, chosen once.
 #[derive(Clone, Copy)]
@@ -35,6 +36,9 @@ pub(crate) enum Kernels {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
+    /// AVX-512 with its byte products (VNNI), for the tiles; the rest as AVX2.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
 }
 
 macro_rules! dispatch {
@@ -43,6 +47,8 @@ macro_rules! dispatch {
             Kernels::Scalar => scalar::$name($($argument),*),
             #[cfg(target_arch = "x86_64")]
             Kernels::Avx2(available) => available.$name($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512(available) => available.$name($($argument),*),
         }
     };
 }
@@ -51,30 +57,58 @@ impl Kernels {
     /// The fastest kernels this processor runs.
     pub(crate) fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
+        if let Some(available) = avx512::Avx512::detect() {
+            return Kernels::Avx512(available);
+        }
+        #[cfg(target_arch = "x86_64")]
         if let Some(available) = avx2::Avx2::detect() {
             return Kernels::Avx2(available);
         }
         Kernels::Scalar
     }
 
-    /// `output[m] = tiles · activations[m]` for the 16 rows of one tile; `activations` are rows of `tiles.len()` blocks.
+    /// `output[m] = tiles · activations[m]` for the 16 rows of one row of tiles; `activations` are rows of `tiles.len()`
+    /// blocks. So for the other formats.
     pub(crate) fn q8_tile(self, tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]) {
         dispatch!(self, q8_tile(tiles, activations, output));
     }
 
-    /// As [`Kernels::q8_tile`], for half-precision weights and rows of `columns.len()` activations.
+    pub(crate) fn q4_tile(self, tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]) {
+        dispatch!(self, q4_tile(tiles, activations, output));
+    }
+
+    pub(crate) fn q4_k_tile(self, tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]) {
+        dispatch!(self, q4_k_tile(tiles, activations, output));
+    }
+
+    pub(crate) fn q5_k_tile(self, tiles: &[Q5KTile], activations: &[SuperBlock], output: &mut [TileOutput]) {
+        dispatch!(self, q5_k_tile(tiles, activations, output));
+    }
+
+    pub(crate) fn q6_k_tile(self, tiles: &[Q6KTile], activations: &[SuperBlock], output: &mut [TileOutput]) {
+        dispatch!(self, q6_k_tile(tiles, activations, output));
+    }
+
+    pub(crate) fn f32_tile(self, columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]) {
+        dispatch!(self, f32_tile(columns, activations, output));
+    }
+
     pub(crate) fn f16_tile(self, columns: &[F16Column], activations: &[f32], output: &mut [TileOutput]) {
         dispatch!(self, f16_tile(columns, activations, output));
     }
 
-    /// As [`Kernels::f16_tile`], for single-precision weights.
-    pub(crate) fn f32_tile(self, columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]) {
-        dispatch!(self, f32_tile(columns, activations, output));
+    pub(crate) fn bf16_tile(self, columns: &[Bf16Column], activations: &[f32], output: &mut [TileOutput]) {
+        dispatch!(self, bf16_tile(columns, activations, output));
     }
 
     /// Rounds every 32 numbers to signed bytes with a common scale.
     pub(crate) fn quantise(self, values: &[f32], blocks: &mut [Block]) {
         dispatch!(self, quantise(values, blocks));
+    }
+
+    /// Rounds every 256 numbers to signed bytes with a common scale.
+    pub(crate) fn quantise_super(self, values: &[f32], blocks: &mut [SuperBlock]) {
+        dispatch!(self, quantise_super(values, blocks));
     }
 
     /// `output = values / √(mean(values²) + epsilon) · weight`.

@@ -6,12 +6,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn avx2() -> Option<Kernels> {
-    let found = avx2::Avx2::detect().map(Kernels::Avx2);
-    if found.is_none() {
-        eprintln!("this processor has no AVX2: the vector kernels are not tested here");
+/// The vector kernels that run here.
+fn vector_kernels() -> Vec<Kernels> {
+    let avx2 = avx2::Avx2::detect().map(Kernels::Avx2);
+    let avx512 = avx512::Avx512::detect().map(Kernels::Avx512);
+    for (name, found) in [("AVX2", avx2.is_some()), ("AVX-512 VNNI", avx512.is_some())] {
+        if !found {
+            eprintln!("this processor has no {name}: those kernels are not tested here");
+        }
     }
-    found
+    avx2.into_iter().chain(avx512).collect()
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -30,65 +34,121 @@ fn halves(count: usize) -> impl Strategy<Value = Vec<u16>> {
     )
 }
 
-fn q8_tiles(count: usize) -> impl Strategy<Value = Vec<Q8Tile>> {
-    let tile = (prop::collection::vec(any::<i8>(), 512), halves(16)).prop_map(|(quants, scales)| {
-        let mut tile = Q8Tile::default();
-        for (group, chunk) in tile.quants.iter_mut().zip(quants.chunks_exact(64)) {
-            group.copy_from_slice(chunk);
-        }
-        tile.scales.copy_from_slice(&scales);
-        tile
-    });
-    prop::collection::vec(tile, count)
+/// Bytes of 16 blocks of a format and bits for its scales.
+type RawTile = (Vec<u8>, [u16; 2]);
+
+fn raw_tiles(count: usize, block: usize) -> impl Strategy<Value = Vec<RawTile>> {
+    let blocks = prop_oneof![
+        4 => prop::collection::vec(any::<u8>(), block * TILE_ROWS),
+        // The largest codes and part scales at once.
+        1 => prop::sample::select(vec![0xff_u8, 0x7f, 0x80, 0]).prop_map(move |byte| vec![byte; block * TILE_ROWS]),
+    ];
+    prop::collection::vec((blocks, any::<[u16; 2]>()), count)
 }
 
-fn q8_case() -> impl Strategy<Value = (Vec<Q8Tile>, Vec<f32>, usize)> {
-    (1..5_usize, 1..12_usize)
-        .prop_flat_map(|(blocks, rows)| (q8_tiles(blocks), floats(rows * blocks * BLOCK), Just(rows)))
+/// Tiles of random codes, and of finite scales that differ from row to row and stand at these places of a block.
+fn tiles<const BYTES: usize, T: Tile<BYTES>>(raw: &[RawTile], scale_places: &[usize]) -> Vec<T> {
+    let tile = |(blocks, scales): &RawTile| {
+        let mut tile = T::default();
+        for (row, block) in blocks.as_chunks::<BYTES>().0.iter().enumerate() {
+            let mut block = *block;
+            for (at, bits) in scale_places.iter().zip(scales) {
+                let bits = bits.wrapping_add(row as u16 * 77) & 0xbfff;
+                block[*at..at + 2].copy_from_slice(&bits.to_le_bytes());
+            }
+            tile.put(row, &block);
+        }
+        tile
+    };
+    raw.iter().map(tile).collect()
+}
+
+/// Activations among which are some that are the largest possible all along.
+fn activations(count: usize) -> impl Strategy<Value = Vec<f32>> {
+    prop_oneof![3 => floats(count), 1 => Just(vec![1.0; count]), 1 => Just(vec![-1.0; count])]
+}
+
+/// Checks one kernel: every vector version against the scalar one, and every row alone against all rows together.
+fn check_tile_kernel<T, A: Clone>(
+    tiles: &[T],
+    activations: &[A],
+    run: impl Fn(Kernels, &[T], &[A], &mut [TileOutput]),
+) -> Result<(), TestCaseError> {
+    let rows = activations.len() / tiles.len();
+    let mut expected = vec![[0.0; TILE_ROWS]; rows];
+    run(Kernels::Scalar, tiles, activations, &mut expected);
+    for kernels in vector_kernels() {
+        // What was in the output before must not matter.
+        let mut found = vec![[f32::NAN; TILE_ROWS]; rows];
+        run(kernels, tiles, activations, &mut found);
+        prop_assert_eq!(bits(expected.as_flattened()), bits(found.as_flattened()));
+        for (row, expected) in activations.chunks_exact(tiles.len()).zip(&expected) {
+            let mut alone = [[0.0; TILE_ROWS]];
+            run(kernels, tiles, row, &mut alone);
+            prop_assert_eq!(bits(&alone[0]), bits(expected));
+        }
+    }
+    Ok(())
+}
+
+fn quantised(values: &[f32]) -> Vec<Block> {
+    let mut blocks = vec![Block::default(); values.len() / BLOCK];
+    Kernels::best().quantise(values, &mut blocks);
+    blocks
+}
+
+fn quantised_super(values: &[f32]) -> Vec<SuperBlock> {
+    let mut blocks = vec![SuperBlock::default(); values.len() / SUPER_BLOCK];
+    Kernels::best().quantise_super(values, &mut blocks);
+    blocks
+}
+
+/// Tiles and activations for 1 to 13 rows; up to six tiles, so that more than one piece of columns is met.
+fn case(block: usize, columns: usize) -> impl Strategy<Value = (Vec<RawTile>, Vec<f32>)> {
+    (1..6_usize, 1..14_usize)
+        .prop_flat_map(move |(width, rows)| (raw_tiles(width, block), activations(rows * width * columns)))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn q8_tiles_agree((tiles, values, rows) in q8_case()) {
-        let Some(avx2) = avx2() else { return Ok(()) };
-        let mut blocks = vec![Block::default(); rows * tiles.len()];
-        avx2.quantise(&values, &mut blocks);
-        let mut expected = vec![[0.0; TILE_ROWS]; rows];
-        let mut found = expected.clone();
-        Kernels::Scalar.q8_tile(&tiles, &blocks, &mut expected);
-        avx2.q8_tile(&tiles, &blocks, &mut found);
-        prop_assert_eq!(bits(expected.as_flattened()), bits(found.as_flattened()));
+    fn q8_tiles_agree((raw, values) in case(34, BLOCK)) {
+        check_tile_kernel(&tiles::<_, Q8Tile>(&raw, &[0]), &quantised(&values), Kernels::q8_tile)?;
     }
 
     #[test]
-    fn a_row_does_not_depend_on_its_batch((tiles, values, rows) in q8_case()) {
-        let kernels = Kernels::best();
-        let mut blocks = vec![Block::default(); rows * tiles.len()];
-        kernels.quantise(&values, &mut blocks);
-        let mut together = vec![[0.0; TILE_ROWS]; rows];
-        kernels.q8_tile(&tiles, &blocks, &mut together);
-        for (row, expected) in blocks.chunks_exact(tiles.len()).zip(&together) {
-            let mut alone = [[0.0; TILE_ROWS]];
-            kernels.q8_tile(&tiles, row, &mut alone);
-            prop_assert_eq!(bits(&alone[0]), bits(expected));
-        }
+    fn q4_tiles_agree((raw, values) in case(18, BLOCK)) {
+        check_tile_kernel(&tiles::<_, Q4Tile>(&raw, &[0]), &quantised(&values), Kernels::q4_tile)?;
+    }
+
+    #[test]
+    fn q4_k_tiles_agree((raw, values) in case(144, SUPER_BLOCK)) {
+        check_tile_kernel(&tiles::<_, Q4KTile>(&raw, &[0, 2]), &quantised_super(&values), Kernels::q4_k_tile)?;
+    }
+
+    #[test]
+    fn q5_k_tiles_agree((raw, values) in case(176, SUPER_BLOCK)) {
+        check_tile_kernel(&tiles::<_, Q5KTile>(&raw, &[0, 2]), &quantised_super(&values), Kernels::q5_k_tile)?;
+    }
+
+    #[test]
+    fn q6_k_tiles_agree((raw, values) in case(210, SUPER_BLOCK)) {
+        check_tile_kernel(&tiles::<_, Q6KTile>(&raw, &[208]), &quantised_super(&values), Kernels::q6_k_tile)?;
     }
 
     #[test]
     fn float_tiles_agree(columns in halves(16 * 9), values in floats(9 * 7)) {
-        let Some(avx2) = avx2() else { return Ok(()) };
-        let columns = columns.as_chunks::<TILE_ROWS>().0;
-        let singles: Vec<F32Column> = columns.iter().map(|column| column.map(f16_to_f32)).collect();
-        let mut outputs = vec![vec![[0.0; TILE_ROWS]; 7]; 4];
-        Kernels::Scalar.f16_tile(columns, &values, &mut outputs[0]);
-        avx2.f16_tile(columns, &values, &mut outputs[1]);
-        Kernels::Scalar.f32_tile(&singles, &values, &mut outputs[2]);
-        avx2.f32_tile(&singles, &values, &mut outputs[3]);
-        for output in &outputs {
-            prop_assert_eq!(bits(outputs[0].as_flattened()), bits(output.as_flattened()));
-        }
+        let halves: Vec<F16Column> = columns.as_chunks().0.iter().copied().map(F16Column).collect();
+        let briefs: Vec<Bf16Column> = columns.as_chunks().0.iter().copied().map(Bf16Column).collect();
+        let singles: Vec<F32Column> = halves.iter().map(|column| F32Column(column.0.map(f16_to_f32))).collect();
+        check_tile_kernel(&halves, &values, Kernels::f16_tile)?;
+        check_tile_kernel(&briefs, &values, Kernels::bf16_tile)?;
+        check_tile_kernel(&singles, &values, Kernels::f32_tile)?;
+        let mut outputs = vec![vec![[0.0; TILE_ROWS]; 7]; 2];
+        Kernels::best().f16_tile(&halves, &values, &mut outputs[0]);
+        Kernels::best().f32_tile(&singles, &values, &mut outputs[1]);
+        prop_assert_eq!(bits(outputs[0].as_flattened()), bits(outputs[1].as_flattened()));
     }
 
     #[test]
@@ -98,40 +158,53 @@ proptest! {
             (Just(width), floats(width), floats(width * positions), floats(width * positions))
         })
     ) {
-        let Some(avx2) = avx2() else { return Ok(()) };
         let halve = |values: &[f32]| values.iter().map(|value| f32_to_f16(value / 8.0)).collect::<Vec<_>>();
         let (keys, values) = (halve(&keys), halve(&values));
         let mut scores = vec![0.0; keys.len() / width];
-        let (mut expected, mut found) = (vec![0.0; width], vec![0.0; width]);
+        let mut expected = vec![0.0; width];
         Kernels::Scalar.attend(&query, &keys, &values, &mut scores, &mut expected);
-        avx2.attend(&query, &keys, &values, &mut scores, &mut found);
-        prop_assert_eq!(bits(&expected), bits(&found));
+        for kernels in vector_kernels() {
+            let mut found = vec![0.0; width];
+            kernels.attend(&query, &keys, &values, &mut scores, &mut found);
+            prop_assert_eq!(bits(&expected), bits(&found));
+        }
     }
 
     #[test]
-    fn elementwise_kernels_agree(a in floats(101), b in floats(101), blocks in floats(4 * BLOCK)) {
-        let Some(avx2) = avx2() else { return Ok(()) };
+    fn elementwise_kernels_agree(a in floats(101), b in floats(101), blocks in floats(2 * SUPER_BLOCK)) {
         let run = |kernels: Kernels| {
             let mut norm = vec![0.0; a.len()];
             kernels.rms_norm(&a, &b, 1e-5, &mut norm);
             let (mut gate, mut soft) = (a.clone(), a.clone());
             kernels.swiglu(&mut gate, &b);
             kernels.softmax(&mut soft);
-            let mut quantised = [Block::default(); 4];
+            let mut quantised = [Block::default(); 16];
             kernels.quantise(&blocks, &mut quantised);
+            let mut quantised_super = [SuperBlock::default(); 2];
+            kernels.quantise_super(&blocks, &mut quantised_super);
             let mut halves = vec![0; a.len()];
             kernels.halve(&a, &mut halves);
-            let quants: Vec<_> = quantised.iter().map(|block| (block.quants, block.scale.to_bits())).collect();
-            (bits(&norm), bits(&gate), bits(&soft), quants, halves)
+            let quants: Vec<_> = quantised
+                .iter()
+                .map(|block| (block.quants, block.wide, block.sum, block.scale.to_bits()))
+                .collect();
+            let quants_super: Vec<_> = quantised_super
+                .iter()
+                .map(|block| (block.quants, block.sums_of_16, block.sums_of_32, block.scale.to_bits()))
+                .collect();
+            (bits(&norm), bits(&gate), bits(&soft), quants, quants_super, halves)
         };
-        prop_assert_eq!(run(Kernels::Scalar), run(avx2));
+        for kernels in vector_kernels() {
+            prop_assert_eq!(run(Kernels::Scalar), run(kernels));
+        }
     }
 
     #[test]
     fn halving_agrees_for_every_kind_of_number(value: u32) {
-        let Some(avx2) = avx2() else { return Ok(()) };
-        let mut found = [0_u16; 8];
-        avx2.halve(&[f32::from_bits(value); 8], &mut found);
-        prop_assert_eq!(found[0], f32_to_f16(f32::from_bits(value)));
+        for kernels in vector_kernels() {
+            let mut found = [0_u16; 8];
+            kernels.halve(&[f32::from_bits(value); 8], &mut found);
+            prop_assert_eq!(found[0], f32_to_f16(f32::from_bits(value)));
+        }
     }
 }

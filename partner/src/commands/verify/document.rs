@@ -10,16 +10,16 @@ use cleanroom_attestation::verdict::{Expectation, appraise};
 
 use super::page::{outcome, page};
 use crate::cli::{Failure, Outcome};
+use crate::clock::now;
 use crate::commands::document_file;
 use crate::output::Terminal;
-use crate::session::now;
 
 /// A document in a file, and what it is expected to say.
 #[derive(Args)]
 #[group(skip)]
 pub(super) struct Document {
     /// Judge this document instead of a clean room: its bytes, or hexadecimal or base64 of them; `-` reads standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required = cfg!(not(feature = "online")))]
     document: Option<PathBuf>,
 
     /// The time to judge at, like 2026-01-31T12:00:00Z. Without it, this machine's clock

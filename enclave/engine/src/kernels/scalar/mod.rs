@@ -2,53 +2,15 @@
 //!
 //! Functions marked `inline(always)` are also compiled into the vector modules, where the compiler widens them.
 
+mod tiles;
+
+pub(super) use tiles::{bf16_tile, f16_tile, f32_tile, q4_k_tile, q4_tile, q5_k_tile, q6_k_tile, q8_tile};
+
 use super::{
-    BLOCK, LANES,
+    LANES,
     half::{f16_to_f32, f32_to_f16},
-    tile::{Block, F16Column, F32Column, Q8Tile, TILE_ROWS, TileOutput},
+    tile::{BLOCK, Block, SUPER_BLOCK, SuperBlock},
 };
-
-pub(super) fn q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]) {
-    for (row, out) in activations.chunks_exact(tiles.len()).zip(output) {
-        let mut sums = [0.0_f32; TILE_ROWS];
-        for (tile, block) in tiles.iter().zip(row) {
-            for (index, sum) in sums.iter_mut().enumerate() {
-                let mut dot = 0_i32;
-                for (weights, inputs) in tile.quants.iter().zip(&block.quants) {
-                    let weights = weights.iter().skip(index * 4);
-                    for (weight, input) in weights.zip(inputs) {
-                        dot += i32::from(*weight) * i32::from(*input);
-                    }
-                }
-                let scale = f16_to_f32(tile.scales[index]) * block.scale;
-                *sum = (dot as f32).mul_add(scale, *sum);
-            }
-        }
-        *out = sums;
-    }
-}
-
-pub(super) fn f16_tile(columns: &[F16Column], activations: &[f32], output: &mut [TileOutput]) {
-    for (row, out) in activations.chunks_exact(columns.len()).zip(output) {
-        *out = weighted_columns(columns.iter().map(|column| column.map(f16_to_f32)), row);
-    }
-}
-
-pub(super) fn f32_tile(columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]) {
-    for (row, out) in activations.chunks_exact(columns.len()).zip(output) {
-        *out = weighted_columns(columns.iter().copied(), row);
-    }
-}
-
-fn weighted_columns(columns: impl Iterator<Item = F32Column>, inputs: &[f32]) -> TileOutput {
-    let mut sums = [0.0_f32; TILE_ROWS];
-    for (column, input) in columns.zip(inputs) {
-        for (sum, weight) in sums.iter_mut().zip(column) {
-            *sum = weight.mul_add(*input, *sum);
-        }
-    }
-    sums
-}
 
 pub(super) fn attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]) {
     let width = query.len();
@@ -80,21 +42,49 @@ pub(super) fn halve(values: &[f32], output: &mut [u16]) {
 #[inline(always)]
 pub(super) fn quantise(values: &[f32], blocks: &mut [Block]) {
     for (values, block) in values.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-        let mut lanes = [0.0_f32; LANES];
-        for chunk in values.as_chunks::<LANES>().0 {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *lane = if value.abs() > *lane { value.abs() } else { *lane };
-            }
+        let factor = factor(values, &mut block.scale);
+        let mut sum = 0_i32;
+        for ((quants, wide), values) in
+            block.quants.iter_mut().zip(&mut block.wide).zip(values.as_chunks::<4>().0)
+        {
+            *quants = values.map(|value| nearest(value * factor) as i8);
+            let [a, b, c, d] = quants.map(i16::from);
+            *wide = [[a, c], [b, d]];
+            sum = quants.iter().fold(sum, |sum, quant| sum.wrapping_add(i32::from(*quant)));
         }
-        let largest = lanes.into_iter().fold(0.0_f32, |a, b| if b > a { b } else { a });
-        let factor = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        for (quants, values) in block.quants.iter_mut().zip(values.as_chunks::<4>().0) {
-            for (quant, value) in quants.iter_mut().zip(values) {
-                *quant = nearest(value * factor) as i8;
-            }
-        }
-        block.scale = largest / 127.0;
+        block.sum = sum;
     }
+}
+
+#[inline(always)]
+pub(super) fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
+    for (values, block) in values.as_chunks::<SUPER_BLOCK>().0.iter().zip(blocks) {
+        let factor = factor(values, &mut block.scale);
+        for (quants, values) in block.quants.iter_mut().zip(values.as_chunks::<4>().0) {
+            *quants = values.map(|value| nearest(value * factor) as i8);
+        }
+        let sixteens = block.quants.as_flattened().as_chunks::<16>().0;
+        for (sum, quants) in block.sums_of_16.as_flattened_mut().iter_mut().zip(sixteens) {
+            *sum = quants.iter().fold(0_i16, |sum, quant| sum.wrapping_add(i16::from(*quant)));
+        }
+        for (sum, [a, b]) in block.sums_of_32.as_flattened_mut().iter_mut().zip(&block.sums_of_16) {
+            *sum = a.wrapping_add(*b);
+        }
+    }
+}
+
+/// What brings the largest of the values to 127, and its inverse in `scale`.
+#[inline(always)]
+fn factor(values: &[f32], scale: &mut f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    for chunk in values.as_chunks::<LANES>().0 {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value.abs() > *lane { value.abs() } else { *lane };
+        }
+    }
+    let largest = lanes.into_iter().fold(0.0_f32, |a, b| if b > a { b } else { a });
+    *scale = largest / 127.0;
+    if largest > 0.0 { 127.0 / largest } else { 0.0 }
 }
 
 #[inline(always)]

@@ -1,0 +1,207 @@
+//! The kernels for x86-64 processors with AVX2, FMA and F16C.
+//!
+//! The only unsafe code of the engine. It is of two kinds: vector loads and stores through references to arrays of
+//! exactly the vector's size, and calls into functions compiled for these features, which [`Avx2`] proves present.
+
+#![expect(unsafe_code, reason = "vector instructions; every block states why it is sound")]
+
+mod tiles;
+
+use std::arch::x86_64::{
+    __m128i, __m256, __m256i, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
+    _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm_storeu_si128, _mm256_castps256_ps128,
+    _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+};
+
+use tiles::{bf16_tile, f16_tile, f32_tile, q4_k_tile, q4_tile, q5_k_tile, q6_k_tile, q8_tile};
+
+use super::{
+    LANES,
+    half::f32_to_f16,
+    scalar,
+    tile::{
+        Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, SuperBlock,
+        TileOutput,
+    },
+};
+
+/// Proof that this processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Self> {
+        let present = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        present.then_some(Self(()))
+    }
+}
+
+/// Gives [`Avx2`] a safe method for each kernel below.
+macro_rules! kernels {
+    ($($name:ident ( $($argument:ident : $type:ty),* );)*) => {
+        impl Avx2 {
+            $(pub(super) fn $name(self, $($argument: $type),*) {
+                // SAFETY: a value of this type exists only if the processor has the features the function is compiled for.
+                unsafe { $name($($argument),*) }
+            })*
+        }
+    };
+}
+
+kernels! {
+    q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]);
+    q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]);
+    q4_k_tile(tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
+    q5_k_tile(tiles: &[Q5KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
+    q6_k_tile(tiles: &[Q6KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
+    bf16_tile(columns: &[Bf16Column], activations: &[f32], output: &mut [TileOutput]);
+    f16_tile(columns: &[F16Column], activations: &[f32], output: &mut [TileOutput]);
+    f32_tile(columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]);
+    quantise(values: &[f32], blocks: &mut [Block]);
+    quantise_super(values: &[f32], blocks: &mut [SuperBlock]);
+    rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]);
+    swiglu(gate: &mut [f32], up: &[f32]);
+    softmax(values: &mut [f32]);
+    attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]);
+    halve(values: &[f32], output: &mut [u16]);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]) {
+    let width = query.len();
+    let scale = 1.0 / (width as f32).sqrt();
+    let query = query.as_chunks::<LANES>().0;
+    for (key, score) in keys.chunks_exact(width).zip(&mut *scores) {
+        let mut lanes = _mm256_setzero_ps();
+        for (query, key) in query.iter().zip(key.as_chunks::<LANES>().0) {
+            lanes = _mm256_fmadd_ps(load(query), widen(key), lanes);
+        }
+        *score = sum_lanes(lanes) * scale;
+    }
+    scalar::softmax(scores);
+    let (wide, rest) = output.as_chunks_mut::<{ 4 * LANES }>();
+    for (index, out) in wide.iter_mut().enumerate() {
+        weighted_values::<4>(values, width, index * 4 * LANES, scores, out);
+    }
+    let done = wide.len() * 4 * LANES;
+    for (index, out) in rest.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        weighted_values::<1>(values, width, done + index * LANES, scores, out);
+    }
+}
+
+/// `C` times eight columns, from `first` on, of the sum of the values weighted by the scores.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn weighted_values<const C: usize>(
+    values: &[u16],
+    width: usize,
+    first: usize,
+    scores: &[f32],
+    output: &mut [f32],
+) {
+    let mut sums = [_mm256_setzero_ps(); C];
+    for (value, score) in values.chunks_exact(width).zip(scores) {
+        let weight = _mm256_set1_ps(*score);
+        let columns = value[first..first + C * LANES].as_chunks::<LANES>().0;
+        for (sum, column) in sums.iter_mut().zip(columns) {
+            *sum = _mm256_fmadd_ps(weight, widen(column), *sum);
+        }
+    }
+    for (out, sum) in output.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+        store(out, sum);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn halve(values: &[f32], output: &mut [u16]) {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let (wide, narrow) = output.as_chunks_mut::<LANES>();
+    for (out, chunk) in wide.iter_mut().zip(chunks) {
+        let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(load(chunk));
+        // SAFETY: `out` is 16 bytes; the store needs no alignment.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), halves) }
+    }
+    for (out, value) in narrow.iter_mut().zip(rest) {
+        *out = f32_to_f16(*value);
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantise(values: &[f32], blocks: &mut [Block]) {
+    scalar::quantise(values, blocks);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
+    scalar::quantise_super(values, blocks);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+    scalar::rms_norm(values, weight, epsilon, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn swiglu(gate: &mut [f32], up: &[f32]) {
+    scalar::swiglu(gate, up);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn softmax(values: &mut [f32]) {
+    scalar::softmax(values);
+}
+
+/// The sum in the order of `scalar::sum_lanes`.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn sum_lanes(lanes: __m256) -> f32 {
+    let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load(values: &[f32; LANES]) -> __m256 {
+    // SAFETY: the array is 32 bytes; the load needs no alignment.
+    unsafe { _mm256_loadu_ps(values.as_ptr()) }
+}
+
+/// The two halves of 64 bytes.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_group(bytes: &[u8; 64]) -> [__m256i; 2] {
+    let (first, last) = bytes.split_at(32);
+    // SAFETY: both halves are 32 bytes; the load needs no alignment.
+    unsafe { [_mm256_loadu_si256(first.as_ptr().cast()), _mm256_loadu_si256(last.as_ptr().cast())] }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_16(bytes: &[u8; 16]) -> __m128i {
+    // SAFETY: the array is 16 bytes; the load needs no alignment.
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn load_halves(values: &[u16; LANES]) -> __m128i {
+    // SAFETY: the array is 16 bytes; the load needs no alignment.
+    unsafe { _mm_loadu_si128(values.as_ptr().cast()) }
+}
+
+/// Eight half-precision numbers as single-precision ones.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn widen(values: &[u16; LANES]) -> __m256 {
+    _mm256_cvtph_ps(load_halves(values))
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn store(values: &mut [f32; LANES], from: __m256) {
+    // SAFETY: the array is 32 bytes; the store needs no alignment.
+    unsafe { _mm256_storeu_ps(values.as_mut_ptr(), from) }
+}

@@ -1,0 +1,145 @@
+//! Products of weights and activations.
+//!
+//! Sums of products of codes are whole numbers, so their order does not matter; what is done with the scales is the same
+//! for every processor, block after block.
+
+use crate::kernels::{
+    half::{bf16_to_f32, f16_to_f32},
+    tile::{
+        Affine, BLOCK, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile,
+        SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
+    },
+};
+
+pub(in crate::kernels) fn q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]) {
+    blocks(tiles, activations, output, |tile, row| (tile.scales[row], tile.codes(row)));
+}
+
+pub(in crate::kernels) fn q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]) {
+    blocks(tiles, activations, output, |tile, row| (tile.scales[row], tile.codes(row)));
+}
+
+/// `Σ dot · (scale · activation scale)`.
+fn blocks<T>(
+    tiles: &[T],
+    activations: &[Block],
+    output: &mut [TileOutput],
+    row_of: impl Fn(&T, usize) -> (u16, [i8; BLOCK]),
+) {
+    output.fill([0.0; TILE_ROWS]);
+    for (index, tile) in tiles.iter().enumerate() {
+        for row in 0..TILE_ROWS {
+            let (scale, codes) = row_of(tile, row);
+            for (blocks, output) in activations.chunks_exact(tiles.len()).zip(&mut *output) {
+                let block = &blocks[index];
+                let inputs = block.quants.as_flattened();
+                let dot: i32 = codes.iter().zip(inputs).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
+                let scale = f16_to_f32(scale) * block.scale;
+                output[row] = (dot as f32).mul_add(scale, output[row]);
+            }
+        }
+    }
+}
+
+pub(in crate::kernels) fn q4_k_tile(
+    tiles: &[Q4KTile],
+    activations: &[SuperBlock],
+    output: &mut [TileOutput],
+) {
+    super_blocks(tiles, activations, output, |tile, row, block| {
+        let (dot, minimum) = affine_sums(&tile.codes(row), &tile.affine, row, block);
+        affine(&tile.affine, row, dot, minimum)
+    });
+}
+
+pub(in crate::kernels) fn q5_k_tile(
+    tiles: &[Q5KTile],
+    activations: &[SuperBlock],
+    output: &mut [TileOutput],
+) {
+    super_blocks(tiles, activations, output, |tile, row, block| {
+        let (dot, minimum) = affine_sums(&tile.codes(row), &tile.affine, row, block);
+        affine(&tile.affine, row, dot, minimum)
+    });
+}
+
+pub(in crate::kernels) fn q6_k_tile(
+    tiles: &[Q6KTile],
+    activations: &[SuperBlock],
+    output: &mut [TileOutput],
+) {
+    super_blocks(tiles, activations, output, |tile, row, block| {
+        let codes = tile.codes(row);
+        let parts = codes.as_chunks::<16>().0.iter().zip(block.quants.as_flattened().as_chunks::<16>().0);
+        let dots = parts.map(|(codes, inputs)| {
+            let products = codes.iter().zip(inputs).map(|(w, a)| (i32::from(*w) - 32) * i32::from(*a));
+            products.sum::<i32>()
+        });
+        let scaled = dots.zip(&tile.part_scales).map(|(dot, scales)| dot * i32::from(scales[row]));
+        f16_to_f32(tile.scales[row]) * scaled.sum::<i32>() as f32
+    });
+}
+
+/// `Σ block result · activation scale`.
+fn super_blocks<T>(
+    tiles: &[T],
+    activations: &[SuperBlock],
+    output: &mut [TileOutput],
+    result: impl Fn(&T, usize, &SuperBlock) -> f32,
+) {
+    output.fill([0.0; TILE_ROWS]);
+    for (blocks, output) in activations.chunks_exact(tiles.len()).zip(output) {
+        for (tile, block) in tiles.iter().zip(blocks) {
+            for (row, sum) in output.iter_mut().enumerate() {
+                *sum = result(tile, row, block).mul_add(block.scale, *sum);
+            }
+        }
+    }
+}
+
+/// Sums of products with the part scales, and of activations with the part minima.
+fn affine_sums(codes: &[u8; SUPER_BLOCK], affine: &Affine, row: usize, block: &SuperBlock) -> (i32, i32) {
+    let (mut dots, mut minima) = (0, 0);
+    let inputs = block.quants.as_flattened().as_chunks::<32>().0;
+    for (part, (codes, inputs)) in codes.as_chunks::<32>().0.iter().zip(inputs).enumerate() {
+        let dot: i32 = codes.iter().zip(inputs).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
+        let sum: i32 = inputs.iter().map(|a| i32::from(*a)).sum();
+        dots += dot * i32::from(affine.part_scales[part][row]);
+        minima += sum * i32::from(affine.part_minima[part / 2][row][part % 2]);
+    }
+    (dots, minima)
+}
+
+/// `scale · dot - minimum · sum`.
+fn affine(affine: &Affine, row: usize, dot: i32, minimum: i32) -> f32 {
+    let dot = f16_to_f32(affine.scales[row]) * dot as f32;
+    (-f16_to_f32(affine.minima[row])).mul_add(minimum as f32, dot)
+}
+
+pub(in crate::kernels) fn f32_tile(columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]) {
+    float(columns, activations, output, |column| column.0);
+}
+
+pub(in crate::kernels) fn f16_tile(columns: &[F16Column], activations: &[f32], output: &mut [TileOutput]) {
+    float(columns, activations, output, |column| column.0.map(f16_to_f32));
+}
+
+pub(in crate::kernels) fn bf16_tile(columns: &[Bf16Column], activations: &[f32], output: &mut [TileOutput]) {
+    float(columns, activations, output, |column| column.0.map(bf16_to_f32));
+}
+
+fn float<T>(
+    columns: &[T],
+    activations: &[f32],
+    output: &mut [TileOutput],
+    weights: impl Fn(&T) -> [f32; TILE_ROWS],
+) {
+    for (inputs, output) in activations.chunks_exact(columns.len()).zip(output) {
+        *output = [0.0; TILE_ROWS];
+        for (column, input) in columns.iter().zip(inputs) {
+            for (sum, weight) in output.iter_mut().zip(weights(column)) {
+                *sum = weight.mul_add(*input, *sum);
+            }
+        }
+    }
+}

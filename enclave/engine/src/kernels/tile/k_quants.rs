@@ -1,0 +1,247 @@
+//! `Q4_K`, `Q5_K` and `Q6_K`: blocks of 256 whose parts have scales of their own, quantised in turn.
+
+use zeroize::DefaultIsZeroes;
+
+use super::{Group, SUPER_BLOCK, TILE_ROWS, Tile, half, pack_nibbles, unpack_nibbles};
+use crate::kernels::half::f16_to_f32;
+
+/// Parts of 32 with a scale and a minimum, in `Q4_K` and `Q5_K`.
+const PARTS: usize = SUPER_BLOCK / 32;
+/// Parts of 16 with a scale, in `Q6_K`.
+const SMALL_PARTS: usize = SUPER_BLOCK / 16;
+
+/// Scales and minima of `Q4_K` and `Q5_K`: a weight is `scale · part scale · code - minimum · part minimum`.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub(crate) struct Affine {
+    /// Scale of each part and row, from 0 to 63.
+    pub(crate) part_scales: [[u8; TILE_ROWS]; PARTS],
+    /// Minima from 0 to 63: of each two parts the two of one row, row after row.
+    pub(crate) part_minima: [[[u8; 2]; TILE_ROWS]; PARTS / 2],
+    /// Half-precision scale of each row.
+    pub(crate) scales: [u16; TILE_ROWS],
+    /// Half-precision minimum of each row.
+    pub(crate) minima: [u16; TILE_ROWS],
+}
+
+/// `Q4_K`: codes from 0 to 15. In the file: scale, minimum, 12 bytes of part scales and minima, 128 bytes of codes.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Q4KTile {
+    /// See `pack_nibbles`.
+    pub(crate) nibbles: [Group; SUPER_BLOCK / 8],
+    pub(crate) affine: Affine,
+}
+
+/// `Q5_K`: codes from 0 to 31. In the file: as [`Q4KTile`], with 32 bytes of fifth bits before the codes.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Q5KTile {
+    /// The low four bits; see `pack_nibbles`.
+    pub(crate) nibbles: [Group; SUPER_BLOCK / 8],
+    /// The fifth bits of each part: bit `i` of a byte belongs to the part's group `i` of four columns.
+    pub(crate) fifths: [Group; PARTS],
+    pub(crate) affine: Affine,
+}
+
+/// `Q6_K`: codes from 0 to 63; a weight is `scale · part scale · (code - 32)`. In the file: 128 bytes of low halves,
+/// 64 bytes of high bits, 16 signed part scales, the scale.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Q6KTile {
+    /// The low four bits; see `pack_nibbles`.
+    pub(crate) nibbles: [Group; SUPER_BLOCK / 8],
+    /// The high two bits of each part: bits `2i` and `2i + 1` of a byte belong to the part's group `i` of four columns.
+    pub(crate) highs: [Group; SMALL_PARTS],
+    pub(crate) part_scales: [[i8; TILE_ROWS]; SMALL_PARTS],
+    /// Half-precision scale of each row.
+    pub(crate) scales: [u16; TILE_ROWS],
+}
+
+impl Default for Q4KTile {
+    fn default() -> Self {
+        Self { nibbles: [[0; TILE_ROWS * 4]; SUPER_BLOCK / 8], affine: Affine::default() }
+    }
+}
+
+impl Default for Q5KTile {
+    fn default() -> Self {
+        Self {
+            nibbles: [[0; TILE_ROWS * 4]; SUPER_BLOCK / 8],
+            fifths: [[0; TILE_ROWS * 4]; PARTS],
+            affine: Affine::default(),
+        }
+    }
+}
+
+impl Default for Q6KTile {
+    fn default() -> Self {
+        Self {
+            nibbles: [[0; TILE_ROWS * 4]; SUPER_BLOCK / 8],
+            highs: [[0; TILE_ROWS * 4]; SMALL_PARTS],
+            part_scales: [[0; TILE_ROWS]; SMALL_PARTS],
+            scales: [0; TILE_ROWS],
+        }
+    }
+}
+
+impl DefaultIsZeroes for Q4KTile {}
+impl DefaultIsZeroes for Q5KTile {}
+impl DefaultIsZeroes for Q6KTile {}
+
+impl Affine {
+    fn put(&mut self, row: usize, head: &[u8; 16]) {
+        let [scale_low, scale_high, minimum_low, minimum_high, packed @ ..] = head;
+        self.scales[row] = half([*scale_low, *scale_high]);
+        self.minima[row] = half([*minimum_low, *minimum_high]);
+        for (part, (scale, minimum)) in part_scales_and_minima(packed).into_iter().enumerate() {
+            self.part_scales[part][row] = scale;
+            self.part_minima[part / 2][row][part % 2] = minimum;
+        }
+    }
+
+    fn read(&self, row: usize, codes: &[u8; SUPER_BLOCK], output: &mut [f32]) {
+        let (scale, minimum) = (f16_to_f32(self.scales[row]), f16_to_f32(self.minima[row]));
+        for (part, (codes, output)) in codes.chunks(32).zip(output.chunks_mut(32)).enumerate() {
+            let scale = scale * f32::from(self.part_scales[part][row]);
+            let minimum = minimum * f32::from(self.part_minima[part / 2][row][part % 2]);
+            for (code, output) in codes.iter().zip(output) {
+                *output = scale * f32::from(*code) - minimum;
+            }
+        }
+    }
+}
+
+/// Eight scales and eight minima of six bits in twelve bytes: the first four of each lie in the low six bits of bytes 0 to
+/// 3 and 4 to 7; of the last four, the low halves share bytes 8 to 11 and the rest fills the high bits of bytes 0 to 7.
+fn part_scales_and_minima(packed: &[u8; 12]) -> [(u8, u8); PARTS] {
+    std::array::from_fn(|part| match part.checked_sub(4) {
+        None => (packed[part] & 63, packed[part + 4] & 63),
+        Some(last) => {
+            let shared = packed[last + 8];
+            (shared & 15 | packed[last] >> 6 << 4, shared >> 4 | packed[last + 4] >> 6 << 4)
+        }
+    })
+}
+
+impl Q4KTile {
+    pub(crate) fn codes(&self, row: usize) -> [u8; SUPER_BLOCK] {
+        let mut codes = [0; SUPER_BLOCK];
+        unpack_nibbles(&self.nibbles, row, &mut codes);
+        codes
+    }
+}
+
+impl Q5KTile {
+    pub(crate) fn codes(&self, row: usize) -> [u8; SUPER_BLOCK] {
+        let mut codes = [0; SUPER_BLOCK];
+        unpack_nibbles(&self.nibbles, row, &mut codes);
+        for (column, code) in codes.iter_mut().enumerate() {
+            let bits = self.fifths[column / 32][row * 4 + column % 4];
+            *code |= (bits >> (column % 32 / 4) & 1) << 4;
+        }
+        codes
+    }
+}
+
+impl Q6KTile {
+    /// The codes of one row, from 0 to 63.
+    pub(crate) fn codes(&self, row: usize) -> [u8; SUPER_BLOCK] {
+        let mut codes = [0; SUPER_BLOCK];
+        unpack_nibbles(&self.nibbles, row, &mut codes);
+        for (column, code) in codes.iter_mut().enumerate() {
+            let bits = self.highs[column / 16][row * 4 + column % 4];
+            *code |= (bits >> (column % 16 / 4 * 2) & 3) << 4;
+        }
+        codes
+    }
+}
+
+/// Each 32 bytes hold 64 columns: the first 32 in the low halves, the last in the high ones.
+fn nibble_codes(bytes: &[u8], codes: &mut [u8; SUPER_BLOCK]) {
+    for (bytes, codes) in bytes.as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<64>().0) {
+        let (first, last) = codes.split_at_mut(32);
+        for (byte, (first, last)) in bytes.iter().zip(first.iter_mut().zip(last)) {
+            (*first, *last) = (byte & 15, byte >> 4);
+        }
+    }
+}
+
+impl Tile<144> for Q4KTile {
+    const COLUMNS: usize = SUPER_BLOCK;
+
+    fn put(&mut self, row: usize, block: &[u8; 144]) {
+        let Some((head, bytes)) = block.split_first_chunk() else { return };
+        self.affine.put(row, head);
+        let mut codes = [0; SUPER_BLOCK];
+        nibble_codes(bytes, &mut codes);
+        pack_nibbles(&mut self.nibbles, row, &codes);
+    }
+
+    fn read(&self, row: usize, output: &mut [f32]) {
+        self.affine.read(row, &self.codes(row), output);
+    }
+}
+
+impl Tile<176> for Q5KTile {
+    const COLUMNS: usize = SUPER_BLOCK;
+
+    fn put(&mut self, row: usize, block: &[u8; 176]) {
+        let Some((head, rest)) = block.split_first_chunk() else { return };
+        let Some((fifths, bytes)) = rest.split_first_chunk::<32>() else { return };
+        self.affine.put(row, head);
+        let mut codes = [0; SUPER_BLOCK];
+        nibble_codes(bytes, &mut codes);
+        pack_nibbles(&mut self.nibbles, row, &codes);
+        // Bit `part` of byte `column` of the part, as the file has it.
+        for (part, group) in self.fifths.iter_mut().enumerate() {
+            for (column, bits) in fifths.iter().enumerate() {
+                group[row * 4 + column % 4] |= (bits >> part & 1) << (column / 4);
+            }
+        }
+    }
+
+    fn read(&self, row: usize, output: &mut [f32]) {
+        self.affine.read(row, &self.codes(row), output);
+    }
+}
+
+impl Tile<210> for Q6KTile {
+    const COLUMNS: usize = SUPER_BLOCK;
+
+    fn put(&mut self, row: usize, block: &[u8; 210]) {
+        let Some((lows, rest)) = block.split_first_chunk::<128>() else { return };
+        let Some((highs, rest)) = rest.split_first_chunk::<64>() else { return };
+        let Some((part_scales, scale)) = rest.split_first_chunk::<SMALL_PARTS>() else { return };
+        self.scales[row] = scale.first_chunk().copied().map_or(0, half);
+        for (place, scale) in self.part_scales.iter_mut().zip(part_scales) {
+            place[row] = scale.cast_signed();
+        }
+        // Each half of 128 columns has 64 bytes of low halves and 32 bytes of high bits: column `32 k + l` of it has its
+        // low bits in byte `l` (k = 0, 2) or `32 + l` (k = 1, 3), and its high bits at `2 k` of byte `l`.
+        let mut codes = [0; SUPER_BLOCK];
+        let halves = lows.as_chunks::<64>().0.iter().zip(highs.as_chunks::<32>().0);
+        for ((lows, highs), codes) in halves.zip(codes.as_chunks_mut::<128>().0) {
+            for (column, code) in codes.iter_mut().enumerate() {
+                let (quarter, at) = (column / 32, column % 32);
+                let low = lows[quarter % 2 * 32 + at] >> (quarter / 2 * 4) & 15;
+                *code = low | (highs[at] >> (2 * quarter) & 3) << 4;
+            }
+        }
+        pack_nibbles(&mut self.nibbles, row, &codes.map(|code| code & 15));
+        for (column, code) in codes.iter().enumerate() {
+            self.highs[column / 16][row * 4 + column % 4] |= code >> 4 << (column % 16 / 4 * 2);
+        }
+    }
+
+    fn read(&self, row: usize, output: &mut [f32]) {
+        let scale = f16_to_f32(self.scales[row]);
+        let codes = self.codes(row);
+        for (part, (codes, output)) in codes.chunks(16).zip(output.chunks_mut(16)).enumerate() {
+            let scale = scale * f32::from(self.part_scales[part][row]);
+            for (code, output) in codes.iter().zip(output) {
+                *output = scale * (f32::from(*code) - 32.0);
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The layouts that kernels read and write.
+//!
+//! A tile is 16 rows of a weight matrix by as many columns as one block of the file's format holds. Inside it, the rows
+//! are interleaved in groups of four columns, so that one vector load holds four products for each of eight or sixteen
+//! rows and no sum ever runs across a vector.
+
+mod float;
+mod k_quants;
+mod legacy;
+
+pub(crate) use float::{Bf16Column, F16Column, F32Column};
+pub(crate) use k_quants::{Affine, Q4KTile, Q5KTile, Q6KTile};
+pub(crate) use legacy::{Q4Tile, Q8Tile};
+use zeroize::DefaultIsZeroes;
+
+/// Matrix rows that one kernel call computes.
+pub(crate) const TILE_ROWS: usize = 16;
+
+/// Numbers that share one scale, in weights of types `Q8_0` and `Q4_0` and in the activations for them.
+pub(crate) const BLOCK: usize = 32;
+
+/// Numbers of one block of the K types, and of the activations for them.
+pub(crate) const SUPER_BLOCK: usize = 256;
+
+/// Groups of four columns; a byte of each of 16 rows and four columns.
+type Group = [u8; TILE_ROWS * 4];
+
+/// A layout of weights. `BYTES` is the size of one row's share as the file has it.
+pub(crate) trait Tile<const BYTES: usize>: DefaultIsZeroes + Send + Sync {
+    /// Columns of one tile.
+    const COLUMNS: usize;
+
+    /// Takes the block of one row (below [`TILE_ROWS`]).
+    fn put(&mut self, row: usize, block: &[u8; BYTES]);
+
+    /// Writes one row (below [`TILE_ROWS`]) as numbers.
+    fn read(&self, row: usize, output: &mut [f32]);
+}
+
+/// The 16 results of one tile for one row of activations.
+pub(crate) type TileOutput = [f32; TILE_ROWS];
+
+/// 32 activations as signed bytes from -127 to 127 with a common scale.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Block {
+    pub(crate) quants: [[i8; 4]; BLOCK / 4],
+    /// The same numbers for kernels that multiply in 16 bits: of every four the first, third, second and fourth.
+    pub(crate) wide: [[[i16; 2]; 2]; BLOCK / 4],
+    /// Sum of the quants.
+    pub(crate) sum: i32,
+    pub(crate) scale: f32,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Block { quants: [[0; 4]; BLOCK / 4], wide: [[[0; 2]; 2]; BLOCK / 4], sum: 0, scale: 0.0 }
+    }
+}
+
+impl DefaultIsZeroes for Block {}
+
+/// 256 activations as signed bytes from -127 to 127 with a common scale.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct SuperBlock {
+    pub(crate) quants: [[i8; 4]; SUPER_BLOCK / 4],
+    /// Sums of every 16 quants, in pairs.
+    pub(crate) sums_of_16: [[i16; 2]; SUPER_BLOCK / 32],
+    /// Sums of every 32 quants, in pairs.
+    pub(crate) sums_of_32: [[i16; 2]; SUPER_BLOCK / 64],
+    pub(crate) scale: f32,
+}
+
+impl Default for SuperBlock {
+    fn default() -> Self {
+        SuperBlock {
+            quants: [[0; 4]; SUPER_BLOCK / 4],
+            sums_of_16: [[0; 2]; SUPER_BLOCK / 32],
+            sums_of_32: [[0; 2]; SUPER_BLOCK / 64],
+            scale: 0.0,
+        }
+    }
+}
+
+impl DefaultIsZeroes for SuperBlock {}
+
+/// Two codes to a byte: of every eight columns the first four in the low halves, the last four in the high ones.
+fn pack_nibbles(groups: &mut [Group], row: usize, codes: &[u8]) {
+    for (group, [low, high]) in groups.iter_mut().zip(codes.as_chunks::<4>().0.as_chunks::<2>().0) {
+        let place = group.iter_mut().skip(4 * row);
+        for (byte, (low, high)) in place.zip(low.iter().zip(high)) {
+            *byte = (low & 15) | high << 4;
+        }
+    }
+}
+
+/// What [`pack_nibbles`] packed.
+fn unpack_nibbles(groups: &[Group], row: usize, codes: &mut [u8]) {
+    for (group, [low, high]) in groups.iter().zip(codes.as_chunks_mut::<4>().0.as_chunks_mut::<2>().0) {
+        let bytes = group.iter().skip(4 * row);
+        for (byte, (low, high)) in bytes.zip(low.iter_mut().zip(high)) {
+            (*low, *high) = (byte & 15, byte >> 4);
+        }
+    }
+}
+
+fn half(bytes: [u8; 2]) -> u16 {
+    u16::from_le_bytes(bytes)
+}
