@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_host::doctor::{self, Finding};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::nitro;
 use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
@@ -46,7 +49,11 @@ Example: try everything on one machine, without hardware
       --config enclave.toml --model model.gguf --listen 127.0.0.1:8443
 
 Example: boot an image in a virtual machine
-  cleanroom-host run --tier qemu --image enclave.eif --model model.gguf --listen 127.0.0.1:8443";
+  cleanroom-host run --tier qemu --image enclave.eif --model model.gguf --listen 127.0.0.1:8443
+
+Example: serve from an AWS Nitro Enclave
+  cleanroom-host doctor --tier nitro
+  cleanroom-host run --tier nitro --image enclave.eif --model model.gguf --listen 0.0.0.0:8443 --cid 16 --memory 4096 --processors 2";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -85,6 +92,8 @@ pub(crate) enum Tier {
     Simulated,
     /// The image in a virtual machine, with a security module in software: the real thing but for who vouches for it.
     Qemu,
+    /// The image in an AWS Nitro Enclave of this EC2 instance.
+    Nitro,
 }
 
 /// What executes a virtual machine's instructions.
@@ -112,9 +121,13 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE", required_if_eq("tier", "simulated"))]
     config: Option<PathBuf>,
 
-    /// The enclave image file (measured); for the qemu tier.
-    #[arg(long, value_name = "FILE", required_if_eq("tier", "qemu"), conflicts_with_all = ["enclave", "config"])]
+    /// The enclave image file (measured); for the qemu and nitro tiers.
+    #[arg(long, value_name = "FILE", required_if_eq_any([("tier", "qemu"), ("tier", "nitro")]), conflicts_with_all = ["enclave", "config"])]
     image: Option<PathBuf>,
+
+    /// SHA-384 that the image file must have, for the nitro tier; its build summary names it.
+    #[arg(long, value_name = "HEX")]
+    image_sha384: Option<Sha384Digest>,
 
     /// The model (the enclave measures it itself).
     #[arg(long, value_name = "FILE")]
@@ -156,9 +169,9 @@ pub(crate) struct RunArguments {
     arguments: Vec<String>,
 }
 
-/// The virtual machine of the qemu tier.
+/// The virtual machine of the qemu tier, the enclave of the nitro tier.
 #[derive(Args)]
-#[command(next_help_heading = "Virtual machine (qemu tier)")]
+#[command(next_help_heading = "Virtual machine (qemu and nitro tiers)")]
 struct MachineArguments {
     /// Memory in MiB. The image, the model twice, and room to work must fit.
     #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u32).range(16..))]
@@ -168,15 +181,23 @@ struct MachineArguments {
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=128))]
     processors: u32,
 
-    /// What executes the machine's instructions.
+    /// The enclave's context id, which no other enclave of the instance has (nitro tier).
+    #[arg(long, value_name = "NUMBER", default_value = "16", value_parser = clap::value_parser!(u32).range(4..))]
+    cid: u32,
+
+    /// AWS's program for enclaves (nitro tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "nitro-cli")]
+    nitro_cli: PathBuf,
+
+    /// What executes the machine's instructions (qemu tier).
     #[arg(long, value_enum, default_value = "auto")]
     acceleration: AccelerationChoice,
 
-    /// QEMU 11.1 or later.
+    /// QEMU 11.1 or later (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
     qemu: PathBuf,
 
-    /// The program that gives the machine vsock.
+    /// The program that gives the machine vsock (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
     vsock_device: PathBuf,
 }
@@ -199,11 +220,21 @@ pub(crate) struct RelayArguments {
 pub(crate) struct DoctorArguments {
     /// What would run the enclave.
     #[arg(long, value_enum, default_value = "simulated")]
-    _tier: Tier,
+    tier: Tier,
 
     /// The state folder that would be used.
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
-    pub(crate) state: PathBuf,
+    state: PathBuf,
+}
+
+impl DoctorArguments {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        match self.tier {
+            Tier::Simulated => doctor::simulated(&self.state),
+            Tier::Qemu => doctor::qemu(&self.state),
+            Tier::Nitro => doctor::nitro(&self.state),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -255,6 +286,7 @@ impl LimitArguments {
 /// What a tier starts.
 pub(crate) enum Enclave {
     Simulated(Settings),
+    Nitro(nitro::Settings),
     Qemu(qemu::Settings),
 }
 
@@ -264,6 +296,7 @@ impl RunArguments {
         match self.tier {
             Tier::Simulated => Enclave::Simulated(self.simulated()),
             Tier::Qemu => Enclave::Qemu(self.qemu()),
+            Tier::Nitro => Enclave::Nitro(self.nitro()),
         }
     }
 
@@ -277,6 +310,21 @@ impl RunArguments {
             instance_id: self.instance_id.clone(),
             state: self.state.clone(),
             echo_console: self.show_console,
+        }
+    }
+
+    fn nitro(&self) -> nitro::Settings {
+        let machine = &self.machine;
+        nitro::Settings {
+            // clap has seen to it that this tier has one.
+            image: self.image.clone().unwrap_or_default(),
+            image_sha384: self.image_sha384,
+            model: self.model.clone(),
+            cid: machine.cid,
+            memory_mib: machine.memory,
+            processors: machine.processors,
+            nitro_cli: machine.nitro_cli.clone(),
+            state: self.state.clone(),
         }
     }
 
@@ -367,6 +415,9 @@ mod tests {
         assert!(refused("--tier qemu"));
         assert!(refused("--tier qemu --image i --config c"), "an image has its own configuration");
         assert!(!refused("--tier qemu --image i"));
+        assert!(refused("--tier nitro"));
+        assert!(!refused("--tier nitro --image i --cid 17"));
+        assert!(refused("--tier nitro --image i --cid 3"), "that is the parent's");
     }
 
     #[test]

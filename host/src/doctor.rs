@@ -1,8 +1,14 @@
 //! What this machine lacks, and the command that mends it.
 
+mod nitro;
+mod qemu;
+
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde::Serialize;
 
@@ -36,6 +42,40 @@ impl Finding {
 #[must_use]
 pub fn simulated(state: &Path) -> Vec<Finding> {
     vec![processor(), sealed_memory(), state_folder(state), sockets(), memory()]
+}
+
+/// What the `qemu` tier needs, with its files in the folder `state`.
+#[must_use]
+pub fn qemu(state: &Path) -> Vec<Finding> {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let mut findings = qemu::findings(Path::new("/"), &search);
+    findings.extend([state_folder(state), sockets(), memory()]);
+    findings
+}
+
+/// What the `nitro` tier needs, with its files in the folder `state`.
+#[must_use]
+pub fn nitro(state: &Path) -> Vec<Finding> {
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let mut findings = nitro::findings(Path::new("/"), &search);
+    findings.extend([state_folder(state), sockets()]);
+    findings
+}
+
+/// The program of this name in the search path.
+fn program(name: &str, search: &OsStr) -> Option<PathBuf> {
+    let executable = |path: &PathBuf| {
+        fs::metadata(path)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(search).map(|folder| folder.join(name)).find(executable)
+}
+
+/// The first line that `program --version` says.
+fn version(program: &Path) -> Option<String> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().next().map(str::to_owned).filter(|line| output.status.success() && !line.is_empty())
 }
 
 fn processor() -> Finding {

@@ -24,7 +24,7 @@ pub(crate) const DIFFERENT: u8 = 5;
 pub(crate) enum ImageCommand {
     /// Put an enclave image together: kernel, command line and two ramdisks, without a container runtime.
     #[command(after_help = BUILD_HELP)]
-    Build(BuildArguments),
+    Build(Box<BuildArguments>),
 
     /// Show what is in an image: PCRs, sections, every file of its ramdisks.
     Inspect(InspectArguments),
@@ -246,7 +246,7 @@ fn inspect(path: &Path) -> Result<Inspection, ImageFileError> {
     let contents = image::read(path)?;
     let inspection = image::inspect(&contents);
     progress.finish_and_clear();
-    inspection.map_err(|source| ImageFileError::Image { path: path.to_owned(), source })
+    inspection.map_err(|source| ImageFileError::Image { path: path.to_owned(), source: Box::new(source) })
 }
 
 /// Shows on a terminal that something is going on.

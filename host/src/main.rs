@@ -8,11 +8,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::nitro::Nitro;
 use cleanroom_host::launcher::qemu::Qemu;
 use cleanroom_host::launcher::simulated::Simulated;
 use cleanroom_host::launcher::{Description, LaunchError, SuperviseError};
+use cleanroom_host::run;
 use cleanroom_host::run::{RunError, relay_only, with_enclave};
-use cleanroom_host::{doctor, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -37,7 +38,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     let json = arguments.json;
     match arguments.command {
         Command::Doctor(arguments) => examine(&arguments, json),
-        Command::Image { command } => Ok(image_command::execute(&command, json, |text| print_line(text))?),
+        Command::Image { command } => Ok(image_command::execute(&command, json, print_line)?),
         Command::Relay(arguments) => block_on(relay(arguments, json)),
         Command::Run(arguments) => block_on(run_enclave(*arguments, json)),
     }
@@ -77,6 +78,12 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
             let settings = settings(&enclave);
             with_enclave(launcher, enclave, listener, settings, report, stop, ready).await?;
         }
+        Enclave::Nitro(enclave) => {
+            let launcher = Nitro::prepare(&enclave)?;
+            let (enclave, ready) = (launcher.partner_port(), ready(launcher.description().clone()));
+            let settings = settings(&enclave);
+            with_enclave(launcher, enclave, listener, settings, report, stop, ready).await?;
+        }
         Enclave::Qemu(enclave) => {
             let launcher = Qemu::prepare(&enclave)?;
             let (enclave, ready) = (launcher.partner_port(), ready(launcher.description().clone()));
@@ -88,7 +95,7 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
 }
 
 fn examine(arguments: &DoctorArguments, json: bool) -> Result<ExitCode, Failure> {
-    let findings = doctor::simulated(&arguments.state);
+    let findings = arguments.findings();
     let good = findings.iter().all(|finding| finding.good);
     if json {
         say(&serde_json::json!({ "good": good, "findings": findings }).to_string())?;
@@ -121,13 +128,14 @@ fn announce(ready: &Ready<'_>, json: bool) {
     } else {
         let mut text = format!("ready: partners connect to {}", ready.address);
         if let Some(enclave) = ready.description {
-            for (name, value) in [
+            let root = enclave.development_root_sha256.as_ref().map(|root| ("development root", root));
+            let values = [
                 ("PCR 0", &enclave.pcr0),
                 ("PCR 1", &enclave.pcr1),
                 ("PCR 2", &enclave.pcr2),
                 ("model", &enclave.model_sha256),
-                ("development root", &enclave.development_root_sha256),
-            ] {
+            ];
+            for (name, value) in values.into_iter().chain(root) {
                 text.push_str(&format!("\n  {name}: {value}"));
             }
         }

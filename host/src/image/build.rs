@@ -250,9 +250,14 @@ pub enum BuildError {
     #[error("the image is refused by its own reader: {source} [{}]", source.code())]
     Image {
         /// Why.
-        #[from]
-        source: ImageError,
+        source: Box<ImageError>,
     },
+}
+
+impl From<ImageError> for BuildError {
+    fn from(source: ImageError) -> Self {
+        Self::Image { source: Box::new(source) }
+    }
 }
 
 #[cfg(test)]

@@ -74,6 +74,6 @@ pub enum ImageFileError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: ImageError,
+        source: Box<ImageError>,
     },
 }

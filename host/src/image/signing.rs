@@ -191,9 +191,14 @@ pub enum SigningError {
     #[error("{source} [{}]", source.code())]
     Signature {
         /// Why.
-        #[from]
-        source: SignatureError,
+        source: Box<SignatureError>,
     },
+}
+
+impl From<SignatureError> for SigningError {
+    fn from(source: SignatureError) -> Self {
+        Self::Signature { source: Box::new(source) }
+    }
 }
 
 #[cfg(test)]
