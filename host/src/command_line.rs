@@ -225,14 +225,26 @@ pub(crate) struct DoctorArguments {
     /// The state folder that would be used.
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
     state: PathBuf,
+
+    /// QEMU 11.1 or later (qemu tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+
+    /// The program that gives a machine vsock (qemu tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
+    vsock_device: PathBuf,
+
+    /// AWS's program for enclaves (nitro tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "nitro-cli")]
+    nitro_cli: PathBuf,
 }
 
 impl DoctorArguments {
-    pub(crate) fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn examine(&self) -> Vec<Finding> {
         match self.tier {
             Tier::Simulated => doctor::simulated(&self.state),
-            Tier::Qemu => doctor::qemu(&self.state),
-            Tier::Nitro => doctor::nitro(&self.state),
+            Tier::Qemu => doctor::qemu(&self.state, &self.qemu, &self.vsock_device),
+            Tier::Nitro => doctor::nitro(&self.state, &self.nitro_cli),
         }
     }
 }

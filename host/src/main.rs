@@ -95,7 +95,7 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
 }
 
 fn examine(arguments: &DoctorArguments, json: bool) -> Result<ExitCode, Failure> {
-    let findings = arguments.findings();
+    let findings = arguments.examine();
     let good = findings.iter().all(|finding| finding.good);
     if json {
         say(&serde_json::json!({ "good": good, "findings": findings }).to_string())?;

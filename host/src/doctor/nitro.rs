@@ -1,17 +1,16 @@
 //! What the `nitro` tier needs: an EC2 instance that may run enclaves, AWS's program, and memory and processors set aside.
 
-use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::path::Path;
 
-use super::{Finding, program, version};
+use super::{Finding, first_line};
 
 /// Where the allocator's share of memory and processors is set.
 const ALLOCATOR: &str = "set memory_mib and cpu_count in /etc/nitro_enclaves/allocator.yaml, then: \
     systemctl enable --now nitro-enclaves-allocator && systemctl restart nitro-enclaves-allocator";
 
-pub(super) fn findings(root: &Path, search: &OsStr) -> Vec<Finding> {
-    vec![instance(root), device(root), vsock(root), tool(search), processors(root), memory(root)]
+pub(super) fn findings(root: &Path, nitro_cli: &Path) -> Vec<Finding> {
+    vec![instance(root), device(root), vsock(root), tool(nitro_cli), processors(root), memory(root)]
 }
 
 fn instance(root: &Path) -> Finding {
@@ -57,15 +56,13 @@ fn vsock(root: &Path) -> Finding {
     }
 }
 
-fn tool(search: &OsStr) -> Finding {
+fn tool(nitro_cli: &Path) -> Finding {
     const WHAT: &str = "nitro-cli";
     const REMEDY: &str = "on Amazon Linux 2023: dnf install --assumeyes aws-nitro-enclaves-cli";
-    match program("nitro-cli", search) {
-        None => Finding::bad(WHAT, "not in the search path", REMEDY),
-        Some(path) => match version(&path) {
-            Some(version) => Finding::good(WHAT, version),
-            None => Finding::bad(WHAT, format!("{} does not run", path.display()), REMEDY),
-        },
+    match first_line(nitro_cli) {
+        Ok(line) if !line.is_empty() => Finding::good(WHAT, line),
+        Ok(_) => Finding::bad(WHAT, format!("`{}` does not say its version", nitro_cli.display()), REMEDY),
+        Err(error) => Finding::bad(WHAT, format!("`{}`: {error}", nitro_cli.display()), REMEDY),
     }
 }
 
@@ -110,7 +107,7 @@ mod tests {
     #[test]
     fn nothing_is_there_and_everything_has_a_remedy() {
         let empty = tempfile::tempdir().unwrap();
-        for finding in findings(empty.path(), empty.path().as_os_str()) {
+        for finding in findings(empty.path(), &empty.path().join("nitro-cli")) {
             assert!(!finding.good && finding.remedy.is_some(), "{finding:?}");
         }
     }
@@ -133,7 +130,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let findings = findings(folder.path(), folder.path().as_os_str());
+        let findings = findings(folder.path(), &folder.path().join("nitro-cli"));
         assert!(findings.iter().all(|finding| finding.good), "{findings:?}");
         let found = |what: &str| findings.iter().find(|finding| finding.what == what).unwrap().found.clone();
         assert!(found("memory set aside").starts_with("2560 MiB"));

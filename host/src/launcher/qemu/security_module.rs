@@ -235,3 +235,6 @@ fn queue_error(error: virtio_queue::Error) -> io::Error {
 fn poisoned() -> io::Error {
     io::Error::other("the device failed before it was started")
 }
+
+#[cfg(test)]
+mod tests;
