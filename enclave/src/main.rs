@@ -4,12 +4,15 @@ use std::process::ExitCode;
 
 use cleanroom_enclave::model_port::{self, ModelTooLarge};
 use cleanroom_enclave::nitro::{NitroSecureModule, NoSecurityModule};
+use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::{Halt, Platform, console, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 /// The port that partners' connections arrive on.
 const PORT: u32 = 5000;
+/// The port that the host hands in releases, denials and leases on.
+const CONTROL_PORT: u32 = 5001;
 /// The port that the host brings the model to.
 const MODEL_PORT: u32 = 5002;
 /// The measured configuration.
@@ -35,9 +38,13 @@ fn start() -> Result<(), Reason> {
         drop(models);
         // Only now: a parent that reaches this port knows that the model has arrived.
         let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, PORT))?;
+        let control = Some(VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, CONTROL_PORT))?);
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
-        run(Platform { device, listener, config, model }, shutdown).await.map_err(Reason::from)
+        let clock = Clock::boot();
+        run(Platform { device, listener, control, clock, config, model }, shutdown)
+            .await
+            .map_err(Reason::from)
     })
 }
 

@@ -28,6 +28,8 @@ use cli::{Described, RunRequest};
 
 /// The enclave's port for partners.
 const PARTNER_PORT: u32 = 5000;
+/// The enclave's port for what the authorities sign.
+const CONTROL_PORT: u32 = 5001;
 
 /// The pause between two looks whether the enclave is still there.
 const LOOK: Duration = Duration::from_secs(2);
@@ -124,7 +126,17 @@ impl Nitro {
     /// Where partners' connections go.
     #[must_use]
     pub const fn partner_port(&self) -> EnclaveAddress {
-        EnclaveAddress::Vsock { cid: self.settings.cid, port: PARTNER_PORT }
+        self.port(PARTNER_PORT)
+    }
+
+    /// Where the host hands in what the authorities sign.
+    #[must_use]
+    pub const fn control_port(&self) -> EnclaveAddress {
+        self.port(CONTROL_PORT)
+    }
+
+    const fn port(&self, port: u32) -> EnclaveAddress {
+        EnclaveAddress::Vsock { cid: self.settings.cid, port }
     }
 
     /// Whether what runs is the image, as nitro-cli tells it.
@@ -161,7 +173,7 @@ impl Launcher for Nitro {
         self.check(enclaves.iter().find(|enclave| enclave.id == termination.id))?;
 
         let (serving, ready) = watch::channel(false);
-        let model_port = EnclaveAddress::Vsock { cid: *cid, port: MODEL_PORT };
+        let model_port = self.port(MODEL_PORT);
         let (partner_port, model) = (self.partner_port(), model.clone());
         let greeting = tokio::spawn(async move {
             until_serving(&model_port, &partner_port, &model).await;
