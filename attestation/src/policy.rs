@@ -34,6 +34,10 @@
 //! id = "demo"
 //! sha256 = "…"
 //!
+//! [release]                    # instead of [[image]], [deployment] and [[model]]: what the authorities under this root release
+//! root = '''{ … }'''           # the root's envelope
+//! model = "demo"               # the model to use when nobody names another; optional
+//!
 //! [freshness]                  # optional
 //! max_age = "5m"               # evidence's time stamp against the verifier's clock
 //! max_skew = "30s"             # how far the time stamp may lie in the future of that clock; 60s when not given
@@ -44,6 +48,7 @@
 //! would either accept everything or nothing, and the reader of the file could not tell which.
 
 mod raw;
+mod release_trust;
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -52,6 +57,7 @@ use crate::chain::TrustAnchor;
 use crate::digest::{Sha256Digest, Sha384Digest};
 
 pub use self::raw::PolicyError;
+pub use self::release_trust::ReleaseTrust;
 
 /// The longest policy file, in bytes.
 pub const MAX_POLICY_LENGTH: usize = 1 << 20;
@@ -68,6 +74,7 @@ pub struct Policy {
     deployment: Option<DeploymentReference>,
     models: Vec<ModelReference>,
     freshness: Freshness,
+    release: Option<ReleaseTrust>,
 }
 
 /// Reference values of one enclave image.

@@ -7,6 +7,7 @@ mod files;
 mod halt;
 mod issuer;
 mod key;
+mod measured;
 mod metrics;
 mod release;
 mod root;
@@ -33,7 +34,7 @@ use crate::failure::Failure;
 ///     sign, verify
 ///   lease serve        let enclaves run that release, a minute at a time
 ///   halt, resume       stop a model or a partner at once; let it go on with the next release
-///   trust              write the policy of a simulated clean room's partners
+///   trust              write the policy of a clean room's partners
 #[derive(Parser)]
 #[command(
     name = "cleanroom-authority",

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model, ModelState,
     Partner, Payload as _, PayloadType, Release, Role, Root, RootKey, UnixMillis,
@@ -16,6 +16,7 @@ use crate::chain::{self, Progress, RootArguments};
 use crate::changes::changes;
 use crate::failure::Failure;
 use crate::files;
+use crate::measured;
 use crate::signer::{SignerArguments, public_key};
 
 #[derive(Subcommand)]
@@ -71,17 +72,18 @@ pub(crate) struct Draft {
     /// When it ends, as 2027-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME", required_unless_present = "from")]
     expires: Option<UnixMillis>,
-    /// An image that may run, with PCR 0, 1 and 2 in hexadecimal.
-    #[arg(long = "image", value_name = "NAME=PCR0,PCR1,PCR2")]
+    /// An image that may run: PCR 0, 1 and 2 in hexadecimal, or the image file, which is measured here. For the simulated tier:
+    /// NAME=program:FILE,config:FILE.
+    #[arg(long = "image", value_name = "NAME=FILE|PCR0,PCR1,PCR2")]
     images: Vec<Named>,
     /// An image that may no longer run.
     #[arg(long = "remove-image", value_name = "NAME")]
     removed_images: Vec<Label>,
-    /// A place that images may run in: one or more of pcr3, pcr4 and pcr8.
+    /// A place that images may run in: one or more of `role:ARN` (PCR 3), `instance:ID` (PCR 4), and pcr3, pcr4, pcr8 in hexadecimal.
     #[arg(long = "deployment", value_name = "NAME=pcr3:HEX,...")]
     deployments: Vec<Named>,
-    /// A model and its digest; active unless a state is given.
-    #[arg(long = "model", value_name = "ID=SHA256[,STATE]")]
+    /// A model and its digest, or its file, which is measured here; active unless a state is given.
+    #[arg(long = "model", value_name = "ID=SHA256|FILE[,STATE]")]
     models: Vec<Named>,
     /// Set a model's state: active, draining, suspended or revoked.
     #[arg(long = "state", value_name = "MODEL=STATE")]
@@ -281,9 +283,8 @@ impl Draft {
         for image in &self.images {
             let name = image.name()?;
             images.retain(|present: &Image| present.name != name);
-            let [pcr0, pcr1, pcr2] =
-                [(0, "PCR0"), (1, "PCR1"), (2, "PCR2")].map(|(i, what)| image.value(i, what));
-            images.push(Image { name, pcr0: pcr0?, pcr1: pcr1?, pcr2: pcr2? });
+            let [pcr0, pcr1, pcr2] = measured::image(&image.values)?;
+            images.push(Image { name, pcr0, pcr1, pcr2 });
         }
         release.images = limited(images, "images")?;
 
@@ -293,21 +294,13 @@ impl Draft {
             places.retain(|present: &Deployment| present.name != name);
             let mut deployment = Deployment { name, pcr3: None, pcr4: None, pcr8: None };
             for value in &place.values {
-                let slot = match value.split_once(':') {
-                    Some(("pcr3", _)) => &mut deployment.pcr3,
-                    Some(("pcr4", _)) => &mut deployment.pcr4,
-                    Some(("pcr8", _)) => &mut deployment.pcr8,
-                    _ => {
-                        return Err(Failure::usage(format!(
-                            "{value}: expected pcr3:HEX, pcr4:HEX or pcr8:HEX"
-                        )));
-                    }
+                let (register, digest) = measured::register(value)?;
+                let slot = match register {
+                    3 => &mut deployment.pcr3,
+                    4 => &mut deployment.pcr4,
+                    _ => &mut deployment.pcr8,
                 };
-                let hex = value.get(5..).unwrap_or_default();
-                *slot = Some(
-                    hex.parse::<Sha384Digest>()
-                        .map_err(|error| Failure::usage(format!("{value}: {error}")))?,
-                );
+                *slot = Some(digest);
             }
             places.push(deployment);
         }
@@ -332,7 +325,8 @@ impl Draft {
             let id: Id = model.name()?;
             models.retain(|present: &Model| present.id != id);
             let state = model.values.get(1).map_or(Ok(ModelState::Active), |state| state_of(state))?;
-            models.push(Model { id, sha256: model.value(0, "SHA256")?, state });
+            let sha256 = measured::model(&model.value::<String>(0, "SHA256 or FILE")?)?;
+            models.push(Model { id, sha256, state });
         }
         for change in &self.states {
             let id: Id = change.name()?;

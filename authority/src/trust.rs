@@ -1,53 +1,59 @@
-//! `trust`: the policy that partners of a simulated clean room need, from what the authority measures itself.
+//! `trust`: the policy that partners of a simulated clean room need.
 
 use std::fmt::Write as _;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::measurement::{of_name, of_program};
-use cleanroom_attestation::model::ModelDigester;
+use cleanroom_attestation::measurement::of_name;
 use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::release::PayloadType;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use crate::Outcome;
 use crate::failure::Failure;
 use crate::files;
+use crate::measured;
 
-/// The largest program, configuration and root that are read, in bytes.
-const MAX_PROGRAM_BYTES: usize = 1 << 30;
-const MAX_CONFIG_BYTES: usize = 1 << 20;
+/// The largest certificate that is read, in bytes.
 const MAX_ROOT_BYTES: usize = 16 << 10;
 
-/// Write the `trust.toml` of a simulated clean room: its root, its program and configuration, its models
+/// Write the `trust.toml` of a simulated clean room's partners: its root, and what the authority measures itself or releases
 #[derive(Args)]
 pub(crate) struct Trust {
     /// The development root of the host, a certificate in PEM
     #[arg(long, value_name = "FILE")]
     development_root: PathBuf,
 
+    /// Pin this release root: what runs, where, and which models is then what its authorities release
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["program", "config", "instance_id", "model"])]
+    release_root: Option<PathBuf>,
+
+    /// The model of the release to use when nobody names another
+    #[arg(long, value_name = "ID", requires = "release_root")]
+    use_model: Option<ModelId>,
+
     /// The enclave's program
-    #[arg(long, value_name = "FILE")]
-    program: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "release_root")]
+    program: Option<PathBuf>,
 
     /// The enclave's command line, its arguments with one space between them
     #[arg(long, value_name = "TEXT", default_value = "")]
     command_line: String,
 
     /// The enclave's configuration
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "release_root")]
+    config: Option<PathBuf>,
 
     /// The parent instance that the clean room must be on
     #[arg(long, value_name = "ID")]
     instance_id: Option<String>,
 
     /// A model and the file that it is in; may be repeated
-    #[arg(long, value_name = "ID=FILE", required = true)]
+    #[arg(long, value_name = "ID=FILE", required_unless_present = "release_root")]
     model: Vec<Model>,
 
     /// How old evidence may be, and how long a session may rest on it
@@ -78,37 +84,43 @@ impl Trust {
             Failure::usage(format!("{}: expected a certificate in PEM", self.development_root.display()))
         })?;
         let root = Sha256Digest::of(&[&root]);
-        let program = files::read(&self.program, MAX_PROGRAM_BYTES)?;
-        let config = files::read(&self.config, MAX_CONFIG_BYTES)?;
-        let [pcr0, pcr1, pcr2] = of_program(&program, &self.command_line, &config);
-
         let mut policy = format!(
-            "version = 1\n\n\
-             [[trust_anchor]]\nname = \"development\"\ntier = \"development\"\nsha256 = \"{root}\"\n\n\
-             [[image]]\nname = \"simulated\"\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n"
+            "version = 1\n\n[[trust_anchor]]\nname = \"development\"\ntier = \"development\"\nsha256 = \"{root}\"\n"
         );
-        if let Some(instance_id) = &self.instance_id {
-            let _ = write!(policy, "\n[deployment]\npcr4 = [\"{}\"]\n", of_name(instance_id));
-        }
-        for Model { id, file } in &self.model {
-            let _ = write!(policy, "\n[[model]]\nid = \"{id}\"\nsha256 = \"{}\"\n", model_digest(file)?);
+        match &self.release_root {
+            Some(file) => policy += &self.pinned(file)?,
+            None => policy += &self.measured()?,
         }
         let _ = write!(policy, "\n[freshness]\nmax_age = \"{0}\"\nmax_session = \"{0}\"\n", self.max_age);
         Policy::from_toml(&policy).map_err(|error| Failure::usage(error.to_string()))?;
         Ok(Outcome { json: serde_json::json!({ "policy": policy }), text: policy })
     }
-}
 
-/// A model's identity, in memory that does not grow with the model.
-fn model_digest(path: &Path) -> Result<Sha256Digest, Failure> {
-    let failed = |error| Failure::File { verb: "read", path: path.to_owned(), error };
-    let mut file = std::fs::File::open(path).map_err(failed)?;
-    let mut digester = ModelDigester::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer).map_err(failed)? {
-            0 => return Ok(digester.finish()),
-            count => digester.update(buffer.get(..count).unwrap_or_default()),
+    /// The root and nothing else.
+    fn pinned(&self, file: &std::path::Path) -> Result<String, Failure> {
+        let root = files::read(file, PayloadType::Root.envelope_limit())?;
+        let root = String::from_utf8(root).ok().filter(|root| !root.contains("'''"));
+        let root = root.ok_or_else(|| Failure::usage(format!("{}: expected a root", file.display())))?;
+        let model = self.use_model.as_ref().map_or_else(String::new, |id| format!("model = \"{id}\"\n"));
+        Ok(format!("\n[release]\n{model}root = '''\n{}\n'''\n", root.trim()))
+    }
+
+    /// Image, place and models.
+    fn measured(&self) -> Result<String, Failure> {
+        let (Some(program), Some(config)) = (&self.program, &self.config) else {
+            return Err(Failure::usage("expected --program and --config, or --release-root"));
+        };
+        let [pcr0, pcr1, pcr2] = measured::program(program, config, &self.command_line)?;
+        let mut text = format!(
+            "\n[[image]]\nname = \"simulated\"\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n"
+        );
+        if let Some(instance_id) = &self.instance_id {
+            let _ = write!(text, "\n[deployment]\npcr4 = [\"{}\"]\n", of_name(instance_id));
         }
+        for Model { id, file } in &self.model {
+            let digest = measured::model_file(file)?;
+            let _ = write!(text, "\n[[model]]\nid = \"{id}\"\nsha256 = \"{digest}\"\n");
+        }
+        Ok(text)
     }
 }

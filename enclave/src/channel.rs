@@ -8,6 +8,7 @@ use cleanroom_attestation::channel::{
     RefusalCode, Role, Transcript,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::release::Refusal;
 use cleanroom_channel::frames::{Frame, ReadError};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_channel::tls::{self, Established, ProfileError};
@@ -18,6 +19,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::commitment::Committed;
 use crate::receipt_key::ReceiptKey;
+use crate::release::{Evidence, Guard};
 use crate::security_module::{SecurityModule, SecurityModuleError};
 
 /// Accepts attested sessions for one model.
@@ -28,6 +30,7 @@ pub struct Attester {
     receipt_key: ReceiptKey,
     model_id: ModelId,
     model_digest: Sha256Digest,
+    guard: Option<Arc<Guard>>,
 }
 
 impl Attester {
@@ -50,7 +53,15 @@ impl Attester {
             receipt_key,
             model_id,
             model_digest: committed.model(),
+            guard: None,
         })
+    }
+
+    /// The same attester, under release control: it shows release and lease, and refuses sessions that they do not permit.
+    #[must_use]
+    pub fn guarded(mut self, guard: Arc<Guard>) -> Self {
+        self.guard = Some(guard);
+        self
     }
 
     /// The TLS handshake and the exchange.
@@ -63,8 +74,8 @@ impl Attester {
     {
         let mut stream = self.acceptor.accept(stream).await.map_err(ChannelError::Tls)?;
         let established = Established::of(stream.get_ref().1, Role::Server, self.leaf)?;
-        self.exchange(&mut stream, &established).await?;
-        Ok(Session { stream, partner_key: established.peer_key })
+        let transcript = self.exchange(&mut stream, &established).await?;
+        Ok(Session { stream, partner_key: established.peer_key, transcript })
     }
 
     /// Evidence for anybody who has a nonce.
@@ -75,12 +86,14 @@ impl Attester {
         &self,
         nonce: &Nonce,
     ) -> Result<PublicEvidence<'_>, SecurityModuleError> {
+        let shown = self.guard.as_ref().and_then(|guard| guard.evidence());
+        let (release, lease) = shown.map(|shown| (shown.release_digest, shown.lease_digest)).unzip();
         let attestation = PublicAttestation {
             nonce,
             model_id: &self.model_id,
             model_digest: self.model_digest,
-            release: None,
-            lease: None,
+            release,
+            lease,
             receipt_key: self.receipt_key.subject_public_key_info(),
         };
         let document = self.security_module.evidence(&attestation.evidence_request()).await?;
@@ -88,6 +101,8 @@ impl Attester {
             document,
             model_id: &self.model_id,
             model_digest: self.model_digest,
+            release,
+            lease,
             receipt_key: self.receipt_key.subject_public_key_info(),
         })
     }
@@ -96,7 +111,7 @@ impl Attester {
         &self,
         stream: &mut TlsStream<S>,
         established: &Established,
-    ) -> Result<(), ChannelError>
+    ) -> Result<Sha384Digest, ChannelError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -106,6 +121,13 @@ impl Attester {
             return refuse(stream, RefusalCode::UnknownModel, ChannelError::UnknownModel).await;
         }
 
+        let shown = match self.shown(&established.peer_key) {
+            Ok(shown) => shown,
+            Err(refusal) => {
+                return refuse(stream, RefusalCode::NotServed(refusal), ChannelError::NotServed(refusal))
+                    .await;
+            }
+        };
         let binder = tls::binder(stream.get_ref().1, &nonce)?;
         let transcript = Transcript {
             nonce: &nonce,
@@ -116,8 +138,8 @@ impl Attester {
             group: established.group,
             model_id: &model_id,
             model_digest: self.model_digest,
-            release: None,
-            lease: None,
+            release: shown.as_ref().map(|shown| shown.release_digest),
+            lease: shown.as_ref().map(|shown| shown.lease_digest),
             receipt_key: self.receipt_key.subject_public_key_info(),
         };
         let document = match self.security_module.evidence(&transcript.evidence_request()).await {
@@ -131,8 +153,8 @@ impl Attester {
         let exchange = Exchange::begin(hello.bytes());
         let mut evidence = EvidenceFrame {
             document: &document,
-            release: &[],
-            lease: &[],
+            release: shown.as_ref().map_or(&[], |shown| &shown.release),
+            lease: shown.as_ref().map_or(&[], |shown| &shown.lease),
             model_digest: self.model_digest,
             signature: &[],
         };
@@ -146,10 +168,19 @@ impl Attester {
         let key = tls::finished_key(stream.get_ref().1, &nonce)?;
         let expected = exchange.client_finished(evidence.bytes(), &key);
         if bool::from(expected.as_slice().ct_eq(finished.body())) {
-            Ok(())
+            Ok(transcript.digest())
         } else {
             Err(ChannelError::Finished)
         }
+    }
+}
+
+impl Attester {
+    /// The release and lease that a session of this partner is shown; nothing without release control.
+    fn shown(&self, partner_key: &Sha256Digest) -> Result<Option<Evidence>, Refusal> {
+        let Some(guard) = &self.guard else { return Ok(None) };
+        guard.check_session(partner_key)?;
+        guard.evidence().map(Some).ok_or(Refusal::NoLease)
     }
 }
 
@@ -158,14 +189,16 @@ pub(crate) struct PublicEvidence<'a> {
     pub(crate) document: Vec<u8>,
     pub(crate) model_id: &'a ModelId,
     pub(crate) model_digest: Sha256Digest,
+    pub(crate) release: Option<Sha256Digest>,
+    pub(crate) lease: Option<Sha256Digest>,
     pub(crate) receipt_key: &'a [u8],
 }
 
-async fn refuse<S>(
+async fn refuse<S, T>(
     stream: &mut TlsStream<S>,
     code: RefusalCode,
     error: ChannelError,
-) -> Result<(), ChannelError>
+) -> Result<T, ChannelError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -181,6 +214,8 @@ pub struct Session<S> {
     pub stream: TlsStream<S>,
     /// SHA-256 of the partner's `SubjectPublicKeyInfo`.
     pub partner_key: Sha256Digest,
+    /// `T` of the specification: what names this session and no other.
+    pub transcript: Sha384Digest,
 }
 
 /// Why a connection did not become a session. None of these carries anything that a partner sent.
@@ -201,6 +236,9 @@ pub enum ChannelError {
     /// The partner asked for a model that is not here.
     #[error("the partner asked for a model that this enclave does not serve")]
     UnknownModel,
+    /// The authorities do not permit this session now.
+    #[error("the authorities do not permit this session: {0}")]
+    NotServed(Refusal),
     /// The security module gave no evidence.
     #[error(transparent)]
     SecurityModule(#[from] SecurityModuleError),
@@ -223,6 +261,7 @@ impl ChannelError {
             Self::Read(ReadError::Io(_)) | Self::Io(_) => "io",
             Self::Read(ReadError::Frame(_)) | Self::Frame(_) => "frame",
             Self::UnknownModel => "unknown-model",
+            Self::NotServed(refusal) => refusal.code(),
             Self::SecurityModule(_) => "security-module",
             Self::Finished => "finished",
         }

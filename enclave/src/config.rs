@@ -6,6 +6,9 @@
 //! model_sha256 = "3e2c…"        # optional: halt unless the weights have this identity
 //! partners = "any"              # or a list of keys: ["<SHA-256 of the SubjectPublicKeyInfo>", …]
 //!
+//! [release]                     # optional: serve only what the authorities under this root release and lease
+//! root = '''{ … }'''            # the root's envelope as `cleanroom-authority root sign` writes it
+//!
 //! [limits]                      # every one optional
 //! sessions = 512
 //! handshakes = 32
@@ -36,6 +39,8 @@ pub struct Config {
     pub model_sha256: Option<Sha256Digest>,
     /// Who may use the model.
     pub partners: Partners,
+    /// The envelope of the root under which releases and leases count. Without one there is no release control.
+    pub release_root: Option<String>,
     /// How much of everything.
     pub limits: Limits,
 }
@@ -116,7 +121,14 @@ impl Config {
             RawPartners::Keys(keys) if keys.is_empty() => return Err(ConfigError::Partners),
             RawPartners::Keys(keys) => Partners::Listed(keys.into_iter().collect()),
         };
-        Ok(Self { model: raw.model, model_sha256: raw.model_sha256, partners, limits: raw.limits })
+        let release_root = raw.release.map(|release| release.root);
+        Ok(Self {
+            model: raw.model,
+            model_sha256: raw.model_sha256,
+            partners,
+            release_root,
+            limits: raw.limits,
+        })
     }
 }
 
@@ -127,8 +139,15 @@ struct Raw {
     model: ModelId,
     model_sha256: Option<Sha256Digest>,
     partners: RawPartners,
+    release: Option<RawRelease>,
     #[serde(default)]
     limits: Limits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRelease {
+    root: String,
 }
 
 #[derive(Deserialize)]
@@ -195,6 +214,16 @@ mod tests {
             let text = format!("version = 1\nmodel = \"demo\"\npartners = {partners}\n");
             assert_eq!(Config::from_toml(&text).err(), Some(ConfigError::Partners), "{partners}");
         }
+    }
+
+    #[test]
+    fn a_release_root_is_taken_as_it_stands() {
+        let text = "version = 1\nmodel = \"demo\"\npartners = \"any\"\n";
+        assert_eq!(Config::from_toml(text).unwrap().release_root, None);
+        let with = format!("{text}[release]\nroot = '''{{\"a\": 1}}'''\n");
+        assert_eq!(Config::from_toml(&with).unwrap().release_root.as_deref(), Some("{\"a\": 1}"));
+        // A section without its root must not turn release control off.
+        assert!(Config::from_toml(&format!("{text}[release]\n")).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! host's relay ─► serve (bounded accept) ─► channel (TLS, evidence) ─► api (OpenAI over HTTP) ─► engine
+//!                 control ─► release ─┤ (what the authorities permit)
 //!                                               │
 //!                                        security_module ─► /dev/nsm
 //! ```
@@ -21,6 +22,7 @@ pub mod model_port;
 pub mod nitro;
 mod public_attestation;
 pub mod receipt_key;
+pub mod release;
 pub mod security_module;
 pub mod serve;
 
@@ -29,6 +31,7 @@ use std::sync::Arc;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::model_digest;
+use cleanroom_attestation::release::ReleaseError;
 use cleanroom_channel::identity::IdentityError;
 use cleanroom_engine::{Engine, EngineConfig, Model, ModelError, StartError};
 
@@ -37,6 +40,7 @@ use crate::channel::Attester;
 use crate::commitment::CommitmentError;
 use crate::config::{Config, ConfigError};
 use crate::receipt_key::{ReceiptKey, ReceiptKeyError};
+use crate::release::{Clock, Guard};
 use crate::security_module::{Device, SecurityModule, SecurityModuleError};
 use crate::serve::{Listener, Server};
 
@@ -46,6 +50,10 @@ pub struct Platform<D, L> {
     pub device: D,
     /// Where partners' connections arrive.
     pub listener: L,
+    /// Where the host hands in releases, denials and leases. Needed when the configuration names a root.
+    pub control: Option<L>,
+    /// The machine's own clock.
+    pub clock: Clock,
     /// The measured configuration.
     pub config: String,
     /// The model file. Untrusted: its digest is committed before anything is served.
@@ -62,7 +70,7 @@ where
     L: Listener,
     F: Future<Output = ()>,
 {
-    let Platform { device, listener, config, model } = platform;
+    let Platform { device, listener, control, clock, config, model } = platform;
     let config = Config::from_toml(&config)?;
 
     let digest = model_digest(&model);
@@ -83,11 +91,32 @@ where
         Arc::new(weights),
         EngineConfig { threads: limits.threads, max_sequences: limits.sequences, max_queued: limits.queued },
     )?;
-    let service = Service::new(engine, config.model.clone(), digest, limits);
-    let attester = Attester::new(committed, config.model.clone(), security_module, receipt_key)?;
-    let server = Server::new(Arc::new(attester), Arc::new(service), config);
+    let mut service = Service::new(engine, config.model.clone(), digest, limits);
+    let mut attester =
+        Attester::new(committed, config.model.clone(), security_module.clone(), receipt_key.clone())?;
+    let guard = match &config.release_root {
+        None => None,
+        Some(root) => {
+            let guard = Guard::new(root, config.model.clone(), digest, clock, security_module, receipt_key);
+            let guard = guard.map_err(Halt::Root)?;
+            service = service.guarded(Arc::clone(&guard));
+            attester = attester.guarded(Arc::clone(&guard));
+            Some((guard, control.ok_or(Halt::NoControl)?))
+        }
+    };
+    let service = Arc::new(service);
+    let control = async {
+        match guard {
+            Some((guard, control)) => release::serve(control, guard, || service.erase()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let server = Server::new(Arc::new(attester), Arc::clone(&service), config);
     tracing::info!("serving");
-    server.serve(listener, shutdown).await;
+    tokio::select! {
+        () = server.serve(listener, shutdown) => {}
+        () = control => {}
+    }
     tracing::info!("drained");
     Ok(())
 }
@@ -109,6 +138,14 @@ pub enum Halt {
     /// The model file cannot be used.
     #[error("the model file cannot be used: {0}")]
     Model(#[from] ModelError),
+    /// The configuration's root is none.
+    #[error("the [release] root of the configuration is not one: {0}")]
+    Root(#[source] ReleaseError),
+    /// The platform has no control connection, and the configuration needs one.
+    #[error(
+        "the configuration names a release root, and the host gave no control connection to hand releases in"
+    )]
+    NoControl,
     /// The security module could not be started.
     #[error(transparent)]
     SecurityModule(#[from] SecurityModuleError),

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use cleanroom_enclave::model_port::{self, ModelTooLarge};
 use cleanroom_enclave::nitro::{NitroSecureModule, NoSecurityModule};
+use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::serve::LateVsockListener;
 use cleanroom_enclave::{Halt, Platform, console, run};
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +12,8 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
 /// The port that partners' connections arrive on.
 const PORT: u32 = 5000;
+/// The port that the host hands in releases, denials and leases on.
+const CONTROL_PORT: u32 = 5001;
 /// The port that the host brings the model to.
 const MODEL_PORT: u32 = 5002;
 /// The measured configuration.
@@ -35,9 +38,13 @@ fn start() -> Result<(), Reason> {
         let model = model_port::receive(&mut models, room()).await?;
         drop(models);
         let listener = LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, PORT));
+        let control = Some(LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, CONTROL_PORT)));
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
-        run(Platform { device, listener, config, model }, shutdown).await.map_err(Reason::from)
+        let clock = Clock::boot();
+        run(Platform { device, listener, control, clock, config, model }, shutdown)
+            .await
+            .map_err(Reason::from)
     })
 }
 

@@ -44,6 +44,10 @@ struct Answer {
     document: String,
     model: String,
     model_sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release_sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_sha256: Option<String>,
     receipt_key: String,
 }
 
@@ -63,6 +67,8 @@ async fn attest(
             document: STANDARD.encode(&evidence.document),
             model: evidence.model_id.to_string(),
             model_sha256: evidence.model_digest.to_string(),
+            release_sha256: evidence.release.map(|digest| digest.to_string()),
+            lease_sha256: evidence.lease.map(|digest| digest.to_string()),
             receipt_key: STANDARD.encode(evidence.receipt_key),
         })
         .into_response(),

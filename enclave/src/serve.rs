@@ -24,7 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_vsock::{VsockAddr, VsockListener};
 use tower::ServiceExt as _;
 
-use crate::api::{self, PartnerId, Service};
+use crate::api::{self, PartnerId, Service, SessionTranscript};
 use crate::channel::{Attester, Session};
 use crate::config::{Config, Limits, Partners};
 use crate::public_attestation::{self, PublicAttestations};
@@ -101,6 +101,7 @@ pub struct Server {
 struct Shared {
     attester: Arc<Attester>,
     router: Router,
+    service: Arc<Service>,
     partners: Partners,
     limits: Limits,
 }
@@ -111,12 +112,12 @@ impl Server {
     pub fn new(attester: Arc<Attester>, service: Arc<Service>, config: Config) -> Self {
         let Config { partners, limits, .. } = config;
         let attestations = PublicAttestations::new(Arc::clone(&attester));
-        let router = api::router(service).merge(public_attestation::router(attestations));
+        let router = api::router(Arc::clone(&service)).merge(public_attestation::router(attestations));
         Self {
             handshakes: Arc::new(Semaphore::new(limits.handshakes.get())),
             sessions: Arc::new(Semaphore::new(limits.sessions.get())),
             shed: AtomicU64::new(0),
-            shared: Arc::new(Shared { attester, router, partners, limits }),
+            shared: Arc::new(Shared { attester, router, service, partners, limits }),
         }
     }
 
@@ -186,12 +187,21 @@ impl Shared {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let partner = PartnerId::from(session.partner_key);
+        let transcript = SessionTranscript(session.transcript);
         let admitted = self.partners.admit(&session.partner_key);
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(partner);
+            request.extensions_mut().insert(transcript);
             let router = self.router.clone();
+            let permitted = self.service.check(partner);
             async move {
-                if admitted || request.uri().path() == public_attestation::PATH {
+                if request.uri().path() == public_attestation::PATH {
+                    return router.oneshot(request).await;
+                }
+                if let Err(refused) = permitted {
+                    return Ok(refused.into_response());
+                }
+                if admitted {
                     router.oneshot(request).await
                 } else {
                     Ok::<Response, Infallible>(api::error::partner_not_listed().into_response())

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cleanroom_host::agent::{self, Authority};
 use cleanroom_host::doctor::{self, Finding};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
@@ -132,6 +133,19 @@ pub(crate) struct RunArguments {
     /// How long the enclave may take until it accepts connections.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     start_timeout: Duration,
+
+    /// The lease service of an authority, http://HOST:PORT; may be repeated. With it, the enclave is handed the roots, releases,
+    /// denials and leases that its measured root asks for.
+    #[arg(long, value_name = "URL")]
+    authority: Vec<Authority>,
+
+    /// A release, beside those that the lease services have. Replace the file to bring a newer one.
+    #[arg(long, value_name = "FILE", requires = "authority")]
+    release: Option<PathBuf>,
+
+    /// A folder of denials, beside those that the lease services know.
+    #[arg(long, value_name = "FOLDER", requires = "authority")]
+    denials: Option<PathBuf>,
 
     /// Give up after starting a failing enclave again this often. Without it: never.
     #[arg(long, value_name = "NUMBER")]
@@ -287,6 +301,14 @@ impl RunArguments {
             state: self.state.clone(),
             echo_console: self.show_console,
         }
+    }
+
+    pub(crate) fn agent(&self) -> Option<agent::Settings> {
+        (!self.authority.is_empty()).then(|| agent::Settings {
+            authorities: self.authority.clone(),
+            release: self.release.clone(),
+            denials: self.denials.clone(),
+        })
     }
 
     fn qemu(&self) -> qemu::Settings {

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod doctor;
 pub mod endpoint;
 pub mod launcher;

@@ -10,8 +10,7 @@ use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::qemu::Qemu;
 use cleanroom_host::launcher::simulated::Simulated;
 use cleanroom_host::launcher::{Description, LaunchError, SuperviseError};
-use cleanroom_host::run;
-use cleanroom_host::run::{RunError, relay_only, with_enclave};
+use cleanroom_host::run::{self, Access, RunError, relay_only, with_enclave};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -59,26 +58,30 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
     let stop = stop_on_signal()?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
-    let settings = |enclave: &EnclaveAddress| run::Settings {
-        limits: arguments.limits.for_relay(enclave),
+    let settings = |access: &Access| run::Settings {
+        limits: arguments.limits.for_relay(&access.partner),
         restart: arguments.restart_policy(),
         patience: arguments.patience(),
     };
     let ready = |description: Description| {
         move || announce(&Ready { address: &address, description: Some(&description) }, json)
     };
+    let access = |partner: EnclaveAddress, control: EnclaveAddress| Access {
+        partner,
+        authorities: arguments.agent().map(|settings| (control, settings)),
+    };
     match arguments.enclave() {
         Enclave::Simulated(enclave) => {
             let launcher = Simulated::prepare(&enclave)?;
-            let (enclave, ready) = (launcher.partner_port(), ready(launcher.description().clone()));
-            let settings = settings(&enclave);
-            with_enclave(launcher, enclave, listener, settings, report, stop, ready).await?;
+            let access = access(launcher.partner_port(), launcher.control_port());
+            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
         }
         Enclave::Qemu(enclave) => {
             let launcher = Qemu::prepare(&enclave)?;
-            let (enclave, ready) = (launcher.partner_port(), ready(launcher.description().clone()));
-            let settings = settings(&enclave);
-            with_enclave(launcher, enclave, listener, settings, report, stop, ready).await?;
+            let access = access(launcher.partner_port(), launcher.control_port());
+            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent;
 use crate::endpoint::{BoundListener, EnclaveAddress};
 use crate::launcher::{Launcher, Patience, RestartPolicy, State, Status, SuperviseError, supervise};
 use crate::relay::{self, Counters, Limits};
@@ -34,7 +35,7 @@ pub async fn relay_only(
     }
 }
 
-/// Runs an enclave and relays to it at `enclave`, until `stop`. `ready` is called once, when the enclave first accepts connections.
+/// Runs an enclave, relays to it and keeps it in touch with the authorities, until `stop`. `ready` is called once, when the enclave first accepts connections.
 ///
 /// On `stop` the relay takes no more connections. An enclave that can drain itself is asked to at once, and each has
 /// the same time to come to its end; any other is ended when the relay has.
@@ -43,14 +44,14 @@ pub async fn relay_only(
 /// [`RunError`] when the enclave cannot be kept running.
 pub async fn with_enclave<L: Launcher>(
     launcher: L,
-    enclave: EnclaveAddress,
+    access: Access,
     listener: BoundListener,
     settings: Settings,
     report: Option<BoundListener>,
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
-    let enclave = Arc::new(enclave);
+    let partner = Arc::new(access.partner);
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
     let sources = Sources { relay: Arc::clone(&counters), enclave: Some(watched.clone()) };
@@ -66,9 +67,15 @@ pub async fn with_enclave<L: Launcher>(
     };
     let relay_task = async {
         let stopped = relay_stop.clone().cancelled_owned();
-        let cut = relay::serve(listener, enclave, settings.limits, counters, stopped).await;
+        let cut = relay::serve(listener, partner, settings.limits, counters, stopped).await;
         enclave_stop.cancel();
         cut
+    };
+    let agent = async {
+        match access.authorities {
+            Some((control, settings)) => agent::serve(control, settings).await,
+            None => std::future::pending().await,
+        }
     };
     let announce = async {
         if watched.wait_for(|status| status.state == State::Serving).await.is_ok() {
@@ -83,7 +90,17 @@ pub async fn with_enclave<L: Launcher>(
         }
         result = report_until_the_end(report, sources) => Ok(result?),
         () = announce => Ok(()),
+        () = agent => Ok(()),
     }
+}
+
+/// How the host reaches the enclave.
+#[derive(Debug)]
+pub struct Access {
+    /// Where partners' connections go.
+    pub partner: EnclaveAddress,
+    /// Where releases, denials and leases go, and whence they come; nothing for an enclave without release control.
+    pub authorities: Option<(EnclaveAddress, agent::Settings)>,
 }
 
 /// How an enclave is run and relayed to.

@@ -22,6 +22,7 @@ use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::document::Document;
 use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::release;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{AcceptedSession, Expectation, Rejection, Verdict, appraise};
 use cleanroom_channel::frames::{Frame, ReadError};
@@ -32,10 +33,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::terms::{Permitted, ReleaseAxis, Terms};
+
 /// A partner with a key and a policy, who wants one model.
 pub struct RelyingParty {
     connector: TlsConnector,
     leaf: Sha384Digest,
+    key: Sha256Digest,
     policy: Policy,
     model: ModelId,
     cache: Mutex<ChainCache>,
@@ -47,13 +51,14 @@ impl RelyingParty {
     /// # Errors
     /// [`SetupError`] when the policy names no such model or the key is not usable.
     pub fn new(identity: &Identity, policy: Policy, model: ModelId) -> Result<Self, SetupError> {
-        if policy.model_digests(model.as_str()).next().is_none() {
+        if policy.release().is_none() && policy.model_digests(model.as_str()).next().is_none() {
             return Err(SetupError::ModelNotInPolicy(model));
         }
         let config = tls::client_config(identity).map_err(|_| IdentityError::Key)?;
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             leaf: identity.leaf_digest(),
+            key: identity.key_digest(),
             policy,
             model,
             cache: Mutex::new(ChainCache::new()),
@@ -112,7 +117,12 @@ impl<S> Challenged<'_, S> {
     pub fn appraise(self, at: Timestamp) -> Result<Appraised<S>, ChannelError> {
         let Self { party, stream, established, nonce, hello, evidence } = self;
         let frame = EvidenceFrame::decode(evidence.body())?;
-        let model_digest = party.expected_model(frame.model_digest)?;
+        // The release first: it names what the document is to be compared with. Its signatures are counted under the pinned
+        // root, so it needs no enclave to vouch for it.
+        let terms = Terms::open(&party.policy, frame.release, frame.lease).map_err(ChannelError::Rejected)?;
+        let released = terms.as_ref().map(|terms| party.policy.with_release(terms.release()));
+        let policy = released.as_ref().unwrap_or(&party.policy);
+        let model_digest = party.expected_model(policy, frame.model_digest)?;
         // The receipt key is read from a document of which nothing is verified yet. It is then expected in the transcript
         // and in PCR 17, so that only the key that the enclave committed to at boot passes.
         let unverified = Document::parse(frame.document).ok();
@@ -129,8 +139,8 @@ impl<S> Challenged<'_, S> {
             group: established.group,
             model_id: &party.model,
             model_digest,
-            release: None,
-            lease: None,
+            release: terms.as_ref().map(|terms| terms.release().digest()),
+            lease: terms.as_ref().map(Terms::lease),
             receipt_key,
         };
         let request = transcript.evidence_request();
@@ -143,7 +153,7 @@ impl<S> Challenged<'_, S> {
         };
         let verdict = {
             let mut cache = party.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            appraise(frame.document, &party.policy, &expected, at, Some(&mut cache))
+            appraise(frame.document, policy, &expected, at, Some(&mut cache))
         };
 
         let exchange = Exchange::begin(hello.bytes());
@@ -154,7 +164,11 @@ impl<S> Challenged<'_, S> {
                     .map_err(|_| aws_lc_rs::error::KeyRejected::from(aws_lc_rs::error::Unspecified))
             })
             .is_ok();
-        let no_release = frame.release.is_empty() && frame.lease.is_empty();
+        let permitted = terms
+            .as_ref()
+            .map(|terms| terms.judge(&party.key, &party.model, &model_digest, frame.document, at));
+        let unexpected = terms.is_none() && !(frame.release.is_empty() && frame.lease.is_empty());
+        let transcript = transcript.digest();
         Ok(Appraised {
             stream,
             established,
@@ -164,7 +178,9 @@ impl<S> Challenged<'_, S> {
             evidence,
             verdict,
             signature,
-            no_release,
+            unexpected,
+            permitted,
+            transcript,
             claimed,
         })
     }
@@ -173,9 +189,13 @@ impl<S> Challenged<'_, S> {
 impl RelyingParty {
     /// The digest that the transcript must have: the one that the enclave claims if the policy accepts it, otherwise one
     /// that the policy accepts, so that the verdict shows what was expected.
-    fn expected_model(&self, claimed: Sha256Digest) -> Result<Sha256Digest, ChannelError> {
-        let mut accepted = self.policy.model_digests(self.model.as_str()).copied();
-        let first = accepted.next().ok_or(ChannelError::Unfinished)?;
+    fn expected_model(&self, policy: &Policy, claimed: Sha256Digest) -> Result<Sha256Digest, ChannelError> {
+        let mut accepted = policy.model_digests(self.model.as_str()).copied();
+        let first = accepted.next().ok_or(ChannelError::Rejected(Refused::Release {
+            axis: ReleaseAxis::Release,
+            code: release::Refusal::ModelNotGranted.code(),
+            message: format!("the release names no model {}", self.model),
+        }))?;
         Ok(accepted.find(|digest| *digest == claimed).unwrap_or(first))
     }
 }
@@ -190,7 +210,9 @@ pub struct Appraised<S> {
     evidence: Frame,
     verdict: Verdict,
     signature: bool,
-    no_release: bool,
+    unexpected: bool,
+    permitted: Option<Result<Permitted, Refused>>,
+    transcript: Sha384Digest,
     claimed: Option<Purpose>,
 }
 
@@ -212,14 +234,24 @@ impl<S> Appraised<S> {
     /// # Errors
     /// The first reason why not.
     pub fn accepted(&self) -> Result<&AcceptedSession, Refused> {
+        // First, because it is the reason for which the transcripts differ.
+        if self.unexpected {
+            return Err(Refused::UnexpectedRelease);
+        }
         let session = self.verdict.accepted_session().map_err(|rejection| self.refine(rejection))?;
         if !self.signature {
             return Err(Refused::ReceiptKeySignature);
         }
-        if !self.no_release {
-            return Err(Refused::UnexpectedRelease);
+        if let Some(Err(refused)) = &self.permitted {
+            return Err(refused.clone());
         }
         Ok(session)
+    }
+
+    /// What the authorities permit this partner, when the policy pins their root.
+    #[must_use]
+    pub fn permitted(&self) -> Option<&Result<Permitted, Refused>> {
+        self.permitted.as_ref()
     }
 
     /// A mismatch of `user_data` has two very different causes, and the claimed purpose tells them apart.
@@ -241,11 +273,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Appraised<S> {
     /// [`ChannelError::Rejected`] when the evidence was not accepted; the connection is closed then.
     pub async fn confirm(self) -> Result<Attested<S>, ChannelError> {
         let session = self.accepted().map_err(ChannelError::Rejected)?.clone();
-        let Self { mut stream, nonce, exchange, evidence, model_digest, .. } = self;
+        let permitted = self.permitted.clone().and_then(Result::ok);
+        let Self { mut stream, nonce, exchange, evidence, model_digest, transcript, .. } = self;
         let key = tls::finished_key(stream.get_ref().1, &nonce)?;
         let finished = exchange.client_finished(evidence.bytes(), &key);
         Frame::new(FrameKind::Finished, &finished).write(&mut stream).await.map_err(tls_error)?;
-        Ok(Attested::assertion(stream, session, model_digest))
+        Ok(Attested::assertion(stream, session, model_digest, transcript, permitted))
     }
 }
 
@@ -254,12 +287,32 @@ pub struct Attested<S> {
     stream: TlsStream<S>,
     session: AcceptedSession,
     model_digest: Sha256Digest,
+    transcript: Sha384Digest,
+    permitted: Option<Permitted>,
 }
 
 impl<S> Attested<S> {
     /// The one place where a proof becomes a connection that may carry data.
-    fn assertion(stream: TlsStream<S>, session: AcceptedSession, model_digest: Sha256Digest) -> Self {
-        Self { stream, session, model_digest }
+    fn assertion(
+        stream: TlsStream<S>,
+        session: AcceptedSession,
+        model_digest: Sha256Digest,
+        transcript: Sha384Digest,
+        permitted: Option<Permitted>,
+    ) -> Self {
+        Self { stream, session, model_digest, transcript, permitted }
+    }
+
+    /// The session's transcript, by which the enclave names the session in what it signs.
+    #[must_use]
+    pub fn transcript(&self) -> Sha384Digest {
+        self.transcript
+    }
+
+    /// What the authorities permit, when the policy pins their root.
+    #[must_use]
+    pub fn permitted(&self) -> Option<&Permitted> {
+        self.permitted.as_ref()
     }
 
     /// What was proven.
@@ -312,6 +365,16 @@ pub enum Refused {
     /// The receipt key did not sign this exchange.
     #[error("the receipt key's signature over this exchange is not valid")]
     ReceiptKeySignature,
+    /// What the authorities released and leased does not permit this session, or the clean room cannot show that it does.
+    #[error("{axis}: {message}")]
+    Release {
+        /// Which question failed.
+        axis: ReleaseAxis,
+        /// The code of the reason.
+        code: &'static str,
+        /// The reason, for people.
+        message: String,
+    },
     /// The enclave showed a release or a lease, and the policy names no root that could have signed it.
     #[error("the enclave showed a release or lease, and the policy has no root to check it against")]
     UnexpectedRelease,
@@ -326,6 +389,7 @@ impl Refused {
             Self::OtherSession => "session-mismatch",
             Self::OtherPurpose { .. } => "purpose-mismatch",
             Self::ReceiptKeySignature => "receipt-key-signature",
+            Self::Release { code, .. } => code,
             Self::UnexpectedRelease => "unexpected-release",
         }
     }
@@ -379,6 +443,7 @@ impl ChannelError {
             Self::TlsAlpn | Self::Profile(ProfileError::Alpn) => "tls-alpn",
             Self::Tls(_) => "tls",
             Self::Profile(_) => "tls-profile",
+            Self::Refused(RefusalCode::NotServed(refusal)) => refusal.code(),
             Self::Refused(_) => "refused",
             Self::Frame(FrameError::UnexpectedKind { .. }) => "frame-unexpected",
             Self::Frame(FrameError::TooLong { .. }) => "frame-too-long",

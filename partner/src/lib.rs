@@ -17,3 +17,7 @@ pub mod output;
 pub mod proxy;
 #[cfg(feature = "online")]
 pub mod session;
+#[cfg(feature = "online")]
+pub mod stream_end;
+#[cfg(feature = "online")]
+pub mod terms;

@@ -56,9 +56,12 @@ pub async fn serve(
     let (stop, stopped) = tokio::sync::watch::channel(());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let watched = Arc::clone(&sessions);
+    let mut watch = pin!(watched.watch());
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
+            () = &mut watch => break,
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept() => accepted,
         };

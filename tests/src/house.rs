@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::release::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, LeaseRequest};
 use cleanroom_channel::identity::Identity;
+use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::{Platform, run};
 use cleanroom_partner::address::Address;
 use cleanroom_partner::channel::RelyingParty;
@@ -42,7 +44,11 @@ pub struct House {
 impl House {
     /// Starts the enclave with `configuration` lines appended to the shortest configuration that admits everybody.
     pub async fn start(configuration: &str) -> Self {
-        let world = World::new();
+        Self::start_on(World::new(), configuration, Clock::boot()).await
+    }
+
+    /// The same on the platform of `world`, with a clock.
+    pub async fn start_on(world: World, configuration: &str, clock: Clock) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let enclave = folder.path().join("enclave.sock");
         let listener = UnixListener::bind(&enclave).unwrap();
@@ -52,7 +58,8 @@ impl House {
             format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{configuration}\n")
         };
         let device = world.device(world.accepted.clone());
-        let platform = Platform { device, listener, config, model: model() };
+        let control = Some(UnixListener::bind(folder.path().join("control.sock")).unwrap());
+        let platform = Platform { device, listener, control, clock, config, model: model() };
         tokio::spawn(async move {
             // An enclave that halts refuses connections, and the test that needs it fails.
             run(platform, std::future::pending()).await
@@ -65,6 +72,22 @@ impl House {
     #[must_use]
     pub fn address(&self) -> Address {
         Address::Unix(self.folder.path().join("host.sock"))
+    }
+
+    /// The host's end of the control connection.
+    pub async fn control(&self) -> Control {
+        Control(UnixStream::connect(self.folder.path().join("control.sock")).await.unwrap())
+    }
+
+    /// The platform.
+    #[must_use]
+    pub const fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// A proxy of a partner with a policy of its own.
+    pub async fn proxy_under(&self, identity: &Identity, policy: Policy) -> SocketAddr {
+        self.serve(RelyingParty::new(identity, policy, model_id()).unwrap()).await
     }
 
     /// A partner with a key of its own.
@@ -81,11 +104,44 @@ impl House {
 
     /// A proxy of a partner with `identity`; gives its address.
     pub async fn proxy(&self, identity: &Identity) -> SocketAddr {
+        self.serve(self.party(identity)).await
+    }
+
+    async fn serve(&self, party: RelyingParty) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let sessions = Arc::new(Sessions::new(self.party(identity), self.address()));
+        let sessions = Arc::new(Sessions::new(party, self.address()));
         tokio::spawn(proxy::serve(listener, sessions, std::future::pending()));
         address
+    }
+}
+
+/// The host's end of a control connection.
+pub struct Control(UnixStream);
+
+impl Control {
+    /// Sends one frame and leaves the answer unread.
+    pub async fn throw(&mut self, kind: ControlKind, body: &[u8]) {
+        self.0.write_all(&kind.frame(body)).await.unwrap();
+    }
+
+    /// Sends one frame and reads the answer.
+    pub async fn send(&mut self, kind: ControlKind, body: &[u8]) -> ControlAnswer {
+        self.throw(kind, body).await;
+        let mut header = [0; CONTROL_HEADER_BYTES];
+        self.0.read_exact(&mut header).await.unwrap();
+        let (code, length) = ControlAnswer::parse_header(header).unwrap();
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.unwrap();
+        ControlAnswer::parse(code, &body).unwrap()
+    }
+
+    /// Asks for a nonce.
+    pub async fn ask(&mut self) -> LeaseRequest {
+        match self.send(ControlKind::Ask, b"").await {
+            ControlAnswer::Ask(request) => request,
+            other => panic!("expected a nonce, got {other:?}"),
+        }
     }
 }
 

@@ -11,6 +11,8 @@
     reason = "this crate is tests only: a failure of its own parts is a failure of the test"
 )]
 
+pub mod authorities;
+pub mod ceremony;
 pub mod client;
 pub mod house;
 pub mod liar;

@@ -35,7 +35,10 @@ pub fn now_ms() -> u64 {
 
 /// A software security module as the enclave's device. Clones are the same module.
 #[derive(Clone)]
-pub struct SoftwareDevice(Arc<Mutex<SoftwareNsm>>);
+pub struct SoftwareDevice {
+    module: Arc<Mutex<SoftwareNsm>>,
+    shift_ms: i64,
+}
 
 impl SoftwareDevice {
     /// Asks the module for a document with any fields, as only whoever runs the module can.
@@ -57,7 +60,8 @@ impl SoftwareDevice {
 impl Device for SoftwareDevice {
     fn process(&mut self, request: Request) -> Response {
         let request = serde_cbor::to_vec(&request).unwrap();
-        let answer = self.0.lock().unwrap().process(&request, now_ms());
+        let now = now_ms().saturating_add_signed(self.shift_ms);
+        let answer = self.module.lock().unwrap().process(&request, now);
         serde_cbor::from_slice(&answer).unwrap_or(Response::Error(ErrorCode::InternalError))
     }
 }
@@ -68,22 +72,53 @@ pub struct World {
     /// What the partner's policy accepts.
     pub accepted: Measurements,
     pcrs: [Sha384Digest; 3],
+    shift_ms: i64,
 }
 
 impl World {
     /// A new root and an image.
     #[must_use]
     pub fn new() -> Self {
-        let root = Arc::new(DevelopmentRoot::generate(now_ms()).unwrap());
+        Self::at(0)
+    }
+
+    /// The same, in which security modules are `shift_ms` ahead of the clock of the machine that everything runs on.
+    #[must_use]
+    pub fn at(shift_ms: i64) -> Self {
+        let root = DevelopmentRoot::generate(now_ms().saturating_add_signed(shift_ms)).unwrap();
+        let root = Arc::new(root);
         let pcrs = [b"0", b"1", b"2"].map(|name| Sha384Digest::of(&[name]));
-        Self { root, accepted: Measurements::of_image(pcrs[0], pcrs[1], pcrs[2]), pcrs }
+        Self { root, accepted: Measurements::of_image(pcrs[0], pcrs[1], pcrs[2]), pcrs, shift_ms }
+    }
+
+    /// Milliseconds since the Unix epoch by the clock of the security modules.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        now_ms().saturating_add_signed(self.shift_ms)
+    }
+
+    /// PCR 0, 1 and 2 of the accepted image.
+    #[must_use]
+    pub const fn image(&self) -> [Sha384Digest; 3] {
+        self.pcrs
+    }
+
+    /// The policy that pins `root` and takes everything else from what is released under it.
+    #[must_use]
+    pub fn policy_under(&self, root: &str) -> Policy {
+        let anchor = self.root.fingerprint();
+        let text = format!(
+            "version = 1\n[[trust_anchor]]\nname = \"test\"\ntier = \"development\"\nsha256 = \"{anchor}\"\n\
+             [release]\nmodel = \"demo\"\nroot = '''{root}'''\n[freshness]\nmax_age = \"5m\"\n"
+        );
+        Policy::from_toml(&text).unwrap()
     }
 
     /// The security module of an enclave with `measurements` that has booted just now.
     #[must_use]
     pub fn device(&self, measurements: Measurements) -> SoftwareDevice {
-        let nsm = SoftwareNsm::builder(Arc::clone(&self.root), measurements).start(now_ms()).unwrap();
-        SoftwareDevice(Arc::new(Mutex::new(nsm)))
+        let nsm = SoftwareNsm::builder(Arc::clone(&self.root), measurements).start(self.now_ms()).unwrap();
+        SoftwareDevice { module: Arc::new(Mutex::new(nsm)), shift_ms: self.shift_ms }
     }
 
     /// An enclave with `measurements`, booted and ready.

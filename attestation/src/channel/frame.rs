@@ -3,6 +3,7 @@
 use super::encoding::{Fields, length_prefix};
 use super::{FINISHED_BYTES, ModelId, ModelIdError, Nonce, length_prefixed};
 use crate::digest::Sha256Digest;
+use crate::release::Refusal;
 
 /// The length of a frame's header in bytes: a kind (`u8`) and the body's length (`u32`, big-endian).
 pub const FRAME_HEADER_BYTES: usize = 5;
@@ -11,7 +12,7 @@ pub const FRAME_HEADER_BYTES: usize = 5;
 pub const MAX_DOCUMENT_BYTES: usize = 16 * 1024;
 /// The longest release envelope that is accepted, in bytes.
 pub const MAX_RELEASE_BYTES: usize = 4 * 1024 * 1024;
-/// The longest lease envelope that is accepted, in bytes.
+/// The longest lease field (all its statements together) that is accepted, in bytes.
 pub const MAX_LEASE_BYTES: usize = 64 * 1024;
 
 /// The longest signature of a receipt key, in bytes.
@@ -161,7 +162,7 @@ pub struct EvidenceFrame<'a> {
     pub document: &'a [u8],
     /// The release envelope, empty when the deployment has none.
     pub release: &'a [u8],
-    /// The lease envelope, empty when the deployment has none.
+    /// The lease as [`ShownLease`](super::ShownLease) encodes it, empty when the deployment has none.
     pub lease: &'a [u8],
     /// The identity of the weights that the enclave says it holds; proven by the transcript and PCR 16.
     pub model_digest: Sha256Digest,
@@ -217,6 +218,9 @@ pub enum RefusalCode {
     /// Too many sessions are being set up.
     #[error("the enclave is setting up as many sessions as it can; try again shortly")]
     Busy,
+    /// What the authorities have released and leased does not permit this session.
+    #[error("{0}")]
+    NotServed(Refusal),
 }
 
 impl RefusalCode {
@@ -227,6 +231,7 @@ impl RefusalCode {
             Self::UnknownModel => 1,
             Self::NoEvidence => 2,
             Self::Busy => 3,
+            Self::NotServed(refusal) => refusal.wire_code(),
         }]
     }
 
@@ -237,6 +242,7 @@ impl RefusalCode {
     pub fn decode(body: &[u8]) -> Result<Self, FrameError> {
         [Self::UnknownModel, Self::NoEvidence, Self::Busy]
             .into_iter()
+            .chain(Refusal::ALL.map(Self::NotServed))
             .find(|code| code.encode() == body)
             .ok_or(FrameError::Malformed { kind: FrameKind::Refusal })
     }

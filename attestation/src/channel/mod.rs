@@ -16,6 +16,8 @@ mod encoding;
 mod exchange;
 mod frame;
 mod purpose;
+mod shown_lease;
+mod stream_end;
 mod transcript;
 
 pub use encoding::length_prefixed;
@@ -25,6 +27,8 @@ pub use frame::{
     MAX_LEASE_BYTES, MAX_RELEASE_BYTES, RefusalCode, encode_frame,
 };
 pub use purpose::{EvidenceRequest, PublicAttestation, Purpose, boot_measurement};
+pub use shown_lease::ShownLease;
+pub use stream_end::{STREAM_END_TAG, StreamEnd};
 pub use transcript::{Binder, ModelId, ModelIdError, Nonce, Transcript};
 
 /// The application protocol (RFC 7301) of this version of the channel.

@@ -8,11 +8,12 @@ use serde::Deserialize;
 
 use super::{
     DEFAULT_MAX_SKEW, DeploymentReference, Freshness, ImageMeasurement, ImageReference, MAX_POLICY_LENGTH,
-    ModelReference, Policy, TpmImageReference,
+    ModelReference, Policy, ReleaseTrust, TpmImageReference,
 };
 use crate::chain::{Tier, TrustAnchor};
 use crate::digest::{Sha256Digest, Sha384Digest};
 use crate::document::REGISTERS;
+use crate::release::ReleaseError;
 
 /// The only version of the policy file there is.
 const VERSION: u32 = 1;
@@ -33,6 +34,14 @@ struct RawPolicy {
     deployment: Option<RawDeployment>,
     model: Option<Vec<RawModel>>,
     freshness: Option<RawFreshness>,
+    release: Option<RawRelease>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRelease {
+    root: String,
+    model: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -183,6 +192,15 @@ pub enum PolicyError {
         /// The image's name.
         name: String,
     },
+    /// Reference values beside a release root, which is to name them.
+    #[error("the policy has [release], which names what is accepted, so remove `{list}`")]
+    TwoSources {
+        /// The list's key.
+        list: &'static str,
+    },
+    /// `[release]` has no root that its own keys signed.
+    #[error("the root in [release] is not one: {0}")]
+    ReleaseRoot(#[from] ReleaseError),
     /// A duration is not one, or is zero.
     #[error("freshness `{key}` is {actual:?}, expected a positive duration like \"5m\" or \"90s\"")]
     Duration {
@@ -210,7 +228,19 @@ pub(super) fn read(text: &str) -> Result<Policy, PolicyError> {
     if raw.version != VERSION {
         return Err(PolicyError::Version { actual: raw.version });
     }
-    let image_is_optional = raw.nitrotpm_image.is_some();
+    if raw.release.is_some() {
+        let given = [
+            ("image", raw.image.is_some()),
+            ("nitrotpm_image", raw.nitrotpm_image.is_some()),
+            ("deployment", raw.deployment.is_some()),
+            ("model", raw.model.is_some()),
+        ];
+        if let Some((list, _)) = given.into_iter().find(|(_, given)| *given) {
+            return Err(PolicyError::TwoSources { list });
+        }
+    }
+    let release = raw.release.map(|release| ReleaseTrust::read(&release.root, release.model)).transpose()?;
+    let image_is_optional = raw.nitrotpm_image.is_some() || release.is_some();
     let images = match raw.image {
         None if image_is_optional => Vec::new(),
         raw_images => images(raw_images.unwrap_or_default())?,
@@ -222,6 +252,7 @@ pub(super) fn read(text: &str) -> Result<Policy, PolicyError> {
         deployment: raw.deployment.map(deployment).transpose()?,
         models: raw.model.map(models).transpose()?.unwrap_or_default(),
         freshness: freshness(raw.freshness)?,
+        release,
     })
 }
 

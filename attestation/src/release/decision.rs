@@ -104,6 +104,48 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every refusal, in the order of their codes on the wire.
+    pub const ALL: [Self; 16] = [
+        Self::NoRelease,
+        Self::NoLease,
+        Self::LeaseLapsed,
+        Self::ClockWentBack,
+        Self::RootExpired,
+        Self::ReleaseExpired,
+        Self::TooManyDenials,
+        Self::PartnerUnknown,
+        Self::PartnerExpired,
+        Self::PartnerDenied,
+        Self::ModelNotGranted,
+        Self::ModelDigest,
+        Self::ModelDenied,
+        Self::ModelDraining,
+        Self::ModelSuspended,
+        Self::ModelRevoked,
+    ];
+
+    /// The code in the channel's `Refusal` frame: 16 to 31, in the order of [`Self::ALL`].
+    pub(crate) const fn wire_code(self) -> u8 {
+        match self {
+            Self::NoRelease => 16,
+            Self::NoLease => 17,
+            Self::LeaseLapsed => 18,
+            Self::ClockWentBack => 19,
+            Self::RootExpired => 20,
+            Self::ReleaseExpired => 21,
+            Self::TooManyDenials => 22,
+            Self::PartnerUnknown => 23,
+            Self::PartnerExpired => 24,
+            Self::PartnerDenied => 25,
+            Self::ModelNotGranted => 26,
+            Self::ModelDigest => 27,
+            Self::ModelDenied => 28,
+            Self::ModelDraining => 29,
+            Self::ModelSuspended => 30,
+            Self::ModelRevoked => 31,
+        }
+    }
+
     /// A stable word for programs, receipts and metrics.
     #[must_use]
     pub const fn code(self) -> &'static str {

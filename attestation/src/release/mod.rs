@@ -8,6 +8,7 @@
 //!
 //! [`TrustedState`] takes them in, refuses what breaks a rule, and answers a [`Question`] with a [`Decision`].
 
+mod control;
 mod decision;
 mod denial;
 mod envelope;
@@ -20,12 +21,16 @@ mod limits;
 mod manifest;
 mod open;
 mod root;
+mod shown;
 mod state;
 mod time;
 
 #[cfg(test)]
 mod tests;
 
+pub use control::{
+    CONTROL_ANSWER_LIMIT, CONTROL_HEADER_BYTES, ControlAnswer, ControlError, ControlKind, ControlState,
+};
 pub use decision::{Decision, Phase, Question, Refusal};
 pub use denial::{Denial, DenialNotice, Target};
 pub use envelope::{Envelope, PayloadType, SIGNATURES_LIMIT, Signature};
@@ -42,5 +47,6 @@ pub use manifest::{
 };
 pub use open::{Payload, Verified};
 pub use root::{KEYS_LIMIT, ROLE_KEYS_LIMIT, Role, RoleRule, Roles, Root, RootKey, VERSION_LIMIT};
+pub use shown::{ShownError, ShownTerms};
 pub use state::{Accepted, DENIALS_LIMIT, LiveLease, ModelStanding, TrustedState};
 pub use time::{BootMillis, TimeError, UnixMillis};

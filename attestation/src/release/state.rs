@@ -110,15 +110,21 @@ impl TrustedState {
     ///
     /// [`ReleaseError`] when it is not a root that its own root role signed.
     pub fn new(root_envelope: &[u8]) -> Result<Self, ReleaseError> {
-        Ok(Self {
-            root: Root::open_first(root_envelope)?,
+        Ok(Self::of(Root::open_first(root_envelope)?))
+    }
+
+    /// As [`Self::new`], with a root that was opened before.
+    #[must_use]
+    pub const fn of(root: Verified<Root>) -> Self {
+        Self {
+            root,
             newest: None,
             leased: None,
             denials: BTreeMap::new(),
             too_many_denials: false,
             exchange: None,
             live: None,
-        })
+        }
     }
 
     /// The answer to `question` at `now` on the machine's clock and at `unix` by the security module's.

@@ -13,6 +13,7 @@ use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_channel::identity::Identity;
 use cleanroom_channel::tls;
+use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::{Platform, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -113,7 +114,10 @@ pub(crate) fn serve_enclave(socket: &Path, model: &Path, limits: &str) -> Result
     runtime()?.block_on(async {
         let listener = UnixListener::bind(socket)?;
         println!("{policy}{READY}");
-        Ok(run(Platform { device, listener, config, model }, end_of_input()).await?)
+        Ok(run(
+            Platform { device, listener, control: None, clock: Clock::boot(), config, model },
+            end_of_input(),
+        ).await?)
     })
 }
 

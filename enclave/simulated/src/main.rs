@@ -8,6 +8,7 @@ mod security_module;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::{Halt, Platform, console, run};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +17,8 @@ use crate::security_module::HostSecurityModule;
 
 /// Path of the Unix socket to listen on.
 const ENV_LISTEN: &str = "CLEANROOM_LISTEN";
+/// Path of the Unix socket on which the host hands in releases, denials and leases; optional.
+const ENV_CONTROL: &str = "CLEANROOM_CONTROL";
 /// Path of the measured configuration.
 const ENV_CONFIG: &str = "CLEANROOM_CONFIG";
 /// Path of the model file.
@@ -44,10 +47,15 @@ fn start() -> Result<(), Reason> {
     let model = std::fs::read(path(ENV_MODEL)?)?;
     let device = HostSecurityModule::on_standard_input()?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        // Before the other one, which tells the host that everything is ready.
+        let control = std::env::var_os(ENV_CONTROL).map(UnixListener::bind).transpose()?;
         let listener = UnixListener::bind(socket)?;
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
-        run(Platform { device, listener, config, model }, shutdown).await.map_err(Reason::from)
+        let clock = Clock::boot();
+        run(Platform { device, listener, control, clock, config, model }, shutdown)
+            .await
+            .map_err(Reason::from)
     })
 }
 

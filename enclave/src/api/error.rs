@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
 use cleanroom_attestation::channel::ModelId;
+use cleanroom_attestation::release::{LimitReached, Refusal};
 use cleanroom_engine::PromptError;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::json::ParameterName;
+use crate::release::Stop;
 
 /// Why a request was refused or could not be answered.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +135,9 @@ pub enum ApiError {
     /// A partner whose key the enclave's configuration does not list.
     #[error("the key of this partner is not among those that may use the model: ask the operator to list it")]
     PartnerNotListed,
+    /// What the authorities released and leased, or a limit of the partner's, does not permit it.
+    #[error("{0}")]
+    Stopped(Stop),
     /// The engine, or the enclave's own random source, failed. Nothing about the request caused it.
     #[error("the inference engine failed: the answer is not complete")]
     Failed,
@@ -141,6 +146,28 @@ pub enum ApiError {
 /// The refusal of a partner whose key is not listed.
 pub(crate) fn partner_not_listed() -> ApiError {
     ApiError::PartnerNotListed
+}
+
+/// 403 for what only the authorities can change, 503 for a lease that may come back, 429 for limits.
+const fn stopped_status(stop: Stop) -> StatusCode {
+    match stop {
+        Stop::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
+        Stop::Refused(
+            Refusal::NoRelease | Refusal::NoLease | Refusal::LeaseLapsed | Refusal::ClockWentBack,
+        ) => StatusCode::SERVICE_UNAVAILABLE,
+        Stop::Refused(_) => StatusCode::FORBIDDEN,
+    }
+}
+
+const fn retry_after(stop: Stop) -> Option<Duration> {
+    match stop {
+        Stop::Limit(
+            LimitReached::RequestsPerMinute { retry_after_ms, .. }
+            | LimitReached::TokensPerDay { retry_after_ms, .. },
+        ) => Some(Duration::from_millis(retry_after_ms)),
+        Stop::Limit(LimitReached::Concurrency { .. }) => Some(Duration::from_secs(1)),
+        Stop::Refused(_) => None,
+    }
 }
 
 fn accepted_values(accepts: &[&str]) -> String {
@@ -162,6 +189,7 @@ impl ApiError {
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoPartner | Self::PartnerNotListed => StatusCode::FORBIDDEN,
+            Self::Stopped(stop) => stopped_status(*stop),
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -170,7 +198,8 @@ impl ApiError {
     /// OpenAI's `error.type`.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Busy { .. } => "requests",
+            Self::Busy { .. } | Self::Stopped(Stop::Limit(_)) => "requests",
+            Self::Stopped(Stop::Refused(_)) => "release_error",
             Self::Failed => "server_error",
             _ => "invalid_request_error",
         }
@@ -198,6 +227,7 @@ impl ApiError {
             Self::Busy { .. } => "rate_limit_exceeded",
             Self::NoPartner => "not_attested",
             Self::PartnerNotListed => "partner_not_listed",
+            Self::Stopped(stop) => stop.code(),
             Self::Failed => "engine_failed",
         }
     }
@@ -254,8 +284,13 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), self.to_json()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Self::Busy { retry_after } = self {
-            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
+        let retry_after = match self {
+            Self::Busy { retry_after } => Some(retry_after),
+            Self::Stopped(stop) => retry_after(stop),
+            _ => None,
+        };
+        if let Some(time) = retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(time.as_secs().max(1)));
         }
         response
     }

@@ -26,7 +26,7 @@ mod stream;
 mod tests;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -37,6 +37,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::Refusal;
 use cleanroom_engine::{Engine, Job, Model, Prompt, PromptError, SubmitError};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
@@ -44,12 +45,13 @@ use http::{HeaderValue, Request};
 
 use crate::admission::{Admission, AdmissionLimits, Full, Permit};
 use crate::config;
+use crate::release::{Guard, Pass, Stop};
 use chat::ChatRequest;
 use completions::CompletionRequest;
 pub use error::ApiError;
 pub use json::ParameterName;
 use models::PublicModel;
-pub use partner_id::PartnerId;
+pub use partner_id::{PartnerId, SessionTranscript};
 pub use request::RequestLimits;
 use request::{Delivery, Parameters};
 use secret::SecretBuffer;
@@ -102,7 +104,9 @@ impl From<&config::Limits> for Limits {
 
 /// What the API serves: an engine, under a name, within limits.
 pub struct Service {
-    engine: Engine,
+    /// Gone once the model is revoked.
+    engine: RwLock<Option<Arc<Engine>>>,
+    guard: Option<Arc<Guard>>,
     model: PublicModel,
     limits: Limits,
     generations: Arc<Admission>,
@@ -114,7 +118,37 @@ impl Service {
     pub fn new(engine: Engine, id: ModelId, digest: Sha256Digest, limits: impl Into<Limits>) -> Self {
         let (model, limits) = (PublicModel::new(id, &digest, now()), limits.into());
         let (generations, uploads) = (Admission::new(limits.generations), Admission::new(limits.uploads));
-        Self { engine, model, limits, generations, uploads }
+        let engine = RwLock::new(Some(Arc::new(engine)));
+        Self { engine, guard: None, model, limits, generations, uploads }
+    }
+
+    /// The same service, under release control.
+    #[must_use]
+    pub fn guarded(mut self, guard: Arc<Guard>) -> Self {
+        self.guard = Some(guard);
+        self
+    }
+
+    /// Whether the authorities permit this partner anything now.
+    pub(crate) fn check(&self, partner: PartnerId) -> Result<(), ApiError> {
+        let Some(guard) = &self.guard else { return Ok(()) };
+        guard.check(partner.digest()).map_err(|refusal| ApiError::Stopped(refusal.into()))
+    }
+
+    /// Lets go of the weights for ever. Their memory is overwritten when the last request that still reads them has
+    /// ended, which is after the token that it is at.
+    pub(crate) async fn erase(&self) {
+        let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(engine) = engine {
+            tracing::warn!("the model is revoked: erasing its weights");
+            // Waits for the engine's threads.
+            _ = tokio::task::spawn_blocking(move || drop(engine)).await;
+        }
+    }
+
+    fn engine(&self) -> Result<Arc<Engine>, ApiError> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner).clone();
+        engine.ok_or(ApiError::Stopped(Stop::Refused(Refusal::ModelRevoked)))
     }
 
     /// Requests that hold a place in the engine, or an answer that is still being read.
@@ -137,7 +171,7 @@ pub fn router(service: Arc<Service>) -> Router {
 }
 
 /// The partner behind a request that is well formed up to its body.
-struct Caller(PartnerId);
+struct Caller(PartnerId, Option<SessionTranscript>);
 
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
@@ -147,7 +181,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
         if parts.uri.query().is_some() {
             return Err(ApiError::QueryNotSupported);
         }
-        Ok(Self(partner))
+        Ok(Self(partner, parts.extensions.get::<SessionTranscript>().copied()))
     }
 }
 
@@ -171,14 +205,14 @@ async fn retrieve_model(
 
 async fn chat_completions(
     State(service): State<Arc<Service>>,
-    Caller(partner): Caller,
+    Caller(partner, session): Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let body = service.receive(partner, request).await?;
     let ChatRequest { parameters, messages } =
         ChatRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
     drop(body);
-    let permit = service.admit(partner, &parameters)?;
+    let (permit, pass) = service.admit(partner, session, &parameters)?;
     let prompt = service
         .prompt("messages", move |model| {
             let turns: Vec<_> = messages.iter().map(chat::Message::as_turn).collect();
@@ -186,22 +220,22 @@ async fn chat_completions(
         })
         .await?;
     let max_tokens = parameters.max_tokens;
-    service.answer(&chat::WORDING, "messages", parameters, max_tokens, prompt, permit).await
+    service.answer(&chat::WORDING, "messages", parameters, max_tokens, prompt, (permit, pass)).await
 }
 
 async fn text_completions(
     State(service): State<Arc<Service>>,
-    Caller(partner): Caller,
+    Caller(partner, session): Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let body = service.receive(partner, request).await?;
     let CompletionRequest { parameters, prompt } =
         CompletionRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
     drop(body);
-    let permit = service.admit(partner, &parameters)?;
+    let (permit, pass) = service.admit(partner, session, &parameters)?;
     let prompt = service.prompt("prompt", move |model| model.prompt_from_text(prompt.as_str())).await?;
     let max_tokens = Some(parameters.max_tokens.unwrap_or(completions::DEFAULT_MAX_TOKENS));
-    service.answer(&completions::WORDING, "prompt", parameters, max_tokens, prompt, permit).await
+    service.answer(&completions::WORDING, "prompt", parameters, max_tokens, prompt, (permit, pass)).await
 }
 
 impl Service {
@@ -214,9 +248,18 @@ impl Service {
     }
 
     /// Checks the model's name and takes a place in the engine.
-    fn admit(&self, partner: PartnerId, parameters: &Parameters) -> Result<Permit, ApiError> {
+    fn admit(
+        &self,
+        partner: PartnerId,
+        session: Option<SessionTranscript>,
+        parameters: &Parameters,
+    ) -> Result<(Permit, Option<Pass>), ApiError> {
         self.model.check(parameters.model.as_str())?;
-        self.generations.admit(partner).map_err(|full| self.busy(full))
+        let permit = self.generations.admit(partner).map_err(|full| self.busy(full))?;
+        let Some(guard) = &self.guard else { return Ok((permit, None)) };
+        let SessionTranscript(transcript) = session.ok_or(ApiError::NoPartner)?;
+        let pass = guard.admit(partner.digest(), transcript).map_err(ApiError::Stopped)?;
+        Ok((permit, Some(pass)))
     }
 
     /// Tokenises away from the threads that serve connections: a long prompt takes a while. The permit, which the caller holds
@@ -226,7 +269,7 @@ impl Service {
         param: &'static str,
         tokenise: impl FnOnce(&Model) -> Result<Prompt, PromptError> + Send + 'static,
     ) -> Result<Prompt, ApiError> {
-        let model = Arc::clone(self.engine.model());
+        let model = Arc::clone(self.engine()?.model());
         let prompt = tokio::task::spawn_blocking(move || tokenise(&model)).await;
         prompt.map_err(|_| ApiError::Failed)?.map_err(|error| match error {
             PromptError::TooLong { bytes, limit } => ApiError::PromptTooLong { param, bytes, limit },
@@ -241,17 +284,24 @@ impl Service {
         parameters: Parameters,
         max_tokens: Option<u32>,
         prompt: Prompt,
-        permit: Permit,
+        (permit, pass): (Permit, Option<Pass>),
     ) -> Result<Response, ApiError> {
+        if let Some(pass) = &pass {
+            pass.prompt(prompt.len()).map_err(ApiError::Stopped)?;
+        }
         let id = random().and_then(|high| Ok(format!("{high:016x}{:016x}", random()?)))?;
         let created =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
         let identity = Identity { id: &id, created, model, fingerprint };
         let (writer, reader) = stream::answer(Shape::new(wording, &identity, parameters.delivery), permit);
+        let writer = match pass {
+            Some(pass) => writer.under(pass, wording.answer_id(&id)),
+            None => writer,
+        };
         let stop = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
         let job = Job { prompt, max_tokens, sampling: parameters.sampling, stop, sink: Box::new(writer) };
-        let running = self.engine.submit(job).map_err(|error| match error {
+        let running = self.engine()?.submit(job).map_err(|error| match error {
             SubmitError::Busy => self.busy(Full),
             SubmitError::PromptTooLong { tokens, limit } => {
                 ApiError::ContextLengthExceeded { param, tokens, limit }

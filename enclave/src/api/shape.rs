@@ -30,6 +30,13 @@ pub(crate) struct Wording {
     pub(crate) last: [&'static str; 2],
 }
 
+impl Wording {
+    /// The answer's id as clients see it.
+    pub(crate) fn answer_id(&self, id: &str) -> String {
+        format!("{}{id}", self.id_prefix)
+    }
+}
+
 /// What identifies one answer.
 pub(crate) struct Identity<'a> {
     /// Unpredictable, and in need of no escaping in JSON, as are the model and the fingerprint.

@@ -6,6 +6,9 @@
 //! read, so answers that nobody reads cannot pile up either. It is given back before the client can have seen the end, so a client's
 //! next request never meets its last one.
 //!
+//! Under release control every token is permitted before it is emitted. When one is not, a stream gets a signed event that
+//! says why, and ends without a finish reason.
+//!
 //! An answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
 //! and is then broken off, so that no client takes the stump for the whole.
 
@@ -16,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cleanroom_engine::{Event, Sink};
 use http_body::{Body, Frame, SizeHint};
@@ -25,6 +30,7 @@ use super::error::ApiError;
 use super::secret::SecretBuffer;
 use super::shape::Shape;
 use crate::admission::Permit;
+use crate::release::{Pass, SignedEnd, Stop};
 
 /// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
 const MAX_FRAME: usize = 16 * 1024;
@@ -39,7 +45,10 @@ pub(crate) fn answer(shape: Shape, permit: Permit) -> (Writer, Reader) {
     let state = State { ready, end: None, waker: None, abandoned: false };
     let shared = Arc::new(Shared(Mutex::new(state)));
     let permit = Some(Arc::new(permit));
-    (Writer { shape, shared: Arc::clone(&shared), permit: permit.clone() }, Reader { shared, permit })
+    (
+        Writer { shape, shared: Arc::clone(&shared), permit: permit.clone(), pass: None },
+        Reader { shared, permit },
+    )
 }
 
 struct Shared(Mutex<State>);
@@ -58,6 +67,15 @@ struct State {
 enum End {
     Complete,
     Broken,
+    /// Not permitted any further. The event that says so stands in the buffer already.
+    Stopped(Stop),
+}
+
+impl End {
+    /// Whether HTTP ends in order.
+    const fn is_clean(self) -> bool {
+        !matches!(self, Self::Broken)
+    }
 }
 
 impl Shared {
@@ -83,9 +101,29 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     /// Until the finish reason.
     permit: Option<Arc<Permit>>,
+    /// Under release control: the permission, and the answer's id.
+    pass: Option<(Pass, String)>,
+}
+
+impl Writer {
+    /// The same end, which asks `pass` before every token of the answer called `id`.
+    pub(crate) fn under(mut self, pass: Pass, id: String) -> Self {
+        self.pass = Some((pass, id));
+        self
+    }
 }
 
 impl Sink for Writer {
+    fn token(&mut self) -> ControlFlow<()> {
+        let Some((pass, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
+        let Err(stop) = pass.next_token() else { return ControlFlow::Continue(()) };
+        let event = stream_end(&pass.sign_end(id, stop), id, stop);
+        self.shared.lock().ready.push(event.as_bytes());
+        (self.permit, self.pass) = (None, None);
+        self.shared.end(End::Stopped(stop));
+        ControlFlow::Break(())
+    }
+
     fn event(&mut self, event: Event) -> ControlFlow<()> {
         let mut state = self.shared.lock();
         if state.abandoned {
@@ -94,7 +132,7 @@ impl Sink for Writer {
         match event {
             Event::Text(text) => self.shape.piece(&mut state.ready, text.as_str()),
             Event::Finished { reason, usage } => {
-                self.permit = None;
+                (self.permit, self.pass) = (None, None);
                 self.shape.close(&mut state.ready, reason, usage);
                 state.end = Some(End::Complete);
             }
@@ -108,7 +146,9 @@ impl Sink for Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.shared.end(End::Broken); // Without effect after a finish reason.
+        // An engine that ends because its model is revoked drops its sinks before their next token.
+        let _ = self.token();
+        self.shared.end(End::Broken); // Without effect after another end.
     }
 }
 
@@ -135,6 +175,7 @@ impl Reader {
             match state.end {
                 Some(End::Complete) => Poll::Ready(Ok(state.ready.take())),
                 Some(End::Broken) => Poll::Ready(Err(ApiError::Failed)),
+                Some(End::Stopped(stop)) => Poll::Ready(Err(ApiError::Stopped(stop))),
                 None => state.wait(context),
             }
         })
@@ -181,14 +222,14 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
         }
         if !this.leaving.is_empty() {
             let frame = this.leaving.split_to(this.leaving.len().min(MAX_FRAME));
-            if this.leaving.is_empty() && state.end == Some(End::Complete) {
+            if this.leaving.is_empty() && state.end.is_some_and(End::is_clean) {
                 this.reader.permit = None;
             }
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         match state.end {
             None => state.wait(context),
-            Some(End::Complete) => Poll::Ready(None),
+            Some(End::Complete | End::Stopped(_)) => Poll::Ready(None),
             Some(End::Broken) => match &mut this.farewell {
                 Some(sent) => sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed))),
                 None => {
@@ -202,12 +243,29 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
 
     fn is_end_stream(&self) -> bool {
         let state = self.reader.shared.lock();
-        self.leaving.is_empty() && state.ready.is_empty() && state.end == Some(End::Complete)
+        self.leaving.is_empty() && state.ready.is_empty() && state.end.is_some_and(End::is_clean)
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
     }
+}
+
+/// The event that ends a stream before its time, see `docs/protocol.md`.
+fn stream_end(end: &SignedEnd, id: &str, stop: Stop) -> String {
+    let error = ApiError::Stopped(stop);
+    let event = serde_json::json!({
+        "error": { "message": error.to_string(), "type": error.kind(), "param": null, "code": error.code() },
+        "cleanroom_stream_end": {
+            "stream": id,
+            "reason": stop.code(),
+            "at_ms": end.at.0,
+            "release_sha256": end.release.map(|digest| digest.to_string()),
+            "lease_sha256": end.lease.map(|digest| digest.to_string()),
+            "signature": STANDARD.encode(&end.signature),
+        },
+    });
+    format!("data: {event}\n\n")
 }
 
 #[cfg(test)]

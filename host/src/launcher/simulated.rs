@@ -11,6 +11,7 @@
 //! | arguments | exactly those after `--` of `cleanroom-host run`; measured; `argv[0]` is the file's name, not measured |
 //! | security module | standard input, a connected Unix stream socket: frames of a `u32` big-endian length and that many bytes of CBOR, request and answer in turn, as `/dev/nsm` would be asked (requests up to 4096 bytes, answers up to 12288) |
 //! | [`ENV_LISTEN`] | path of the Unix stream socket that the enclave binds and accepts partners on |
+//! | [`ENV_CONTROL`] | path of the Unix stream socket that the enclave binds before the other one, and on which the host hands in roots, releases, denials and leases and asks for nonces (`cleanroom_attestation::release::ControlKind`): one connection after the other, one question at a time, nothing of it trusted but for its signatures |
 //! | [`ENV_CONFIG`] | path of a read-only file with the configuration bytes that were measured (PCR 0 and PCR 2) |
 //! | [`ENV_MODEL`] | path of the model file: untrusted input, whose digest the enclave computes itself |
 //! | console | standard output and standard error: text lines for the operator; nothing about content may be on them |
@@ -59,6 +60,9 @@ use crate::endpoint::{EnclaveAddress, remove_stale_socket, socket_path};
 /// Environment variable: path of the Unix stream socket that the enclave binds.
 pub const ENV_LISTEN: &str = "CLEANROOM_LISTEN";
 
+/// Environment variable: path of the Unix stream socket on which the host hands in what the authorities sign.
+pub const ENV_CONTROL: &str = "CLEANROOM_CONTROL";
+
 /// Environment variable: path of the file with the measured configuration.
 pub const ENV_CONFIG: &str = "CLEANROOM_CONFIG";
 
@@ -97,6 +101,7 @@ pub struct Simulated {
     state: StateFolder,
     root: Arc<DevelopmentRoot>,
     socket: PathBuf,
+    control: PathBuf,
     console: Arc<Console>,
     image: Image,
 }
@@ -119,11 +124,12 @@ impl Simulated {
     pub fn prepare(settings: &Settings) -> Result<Self, LaunchError> {
         let state = StateFolder::take(&settings.state)?;
         let socket = socket_path(state.join("enclave.sock"))?;
+        let control = socket_path(state.join("control.sock"))?;
         let root = Arc::new(DevelopmentRoot::generate(system_time_ms())?);
         state.write("development-root.pem", 0o644, root.root_certificate_pem().as_bytes())?;
         let image = Image::read(settings, &state, &root)?;
         let console = Arc::new(Console::new(&state.join("console.log"), settings.echo_console));
-        Ok(Self { settings: settings.clone(), state, root, socket, console, image })
+        Ok(Self { settings: settings.clone(), state, root, socket, control, console, image })
     }
 
     /// What the host says about the enclave.
@@ -136,6 +142,12 @@ impl Simulated {
     #[must_use]
     pub fn partner_port(&self) -> EnclaveAddress {
         EnclaveAddress::Unix(self.socket.clone())
+    }
+
+    /// The socket on which the host hands in releases, denials and leases.
+    #[must_use]
+    pub fn control_port(&self) -> EnclaveAddress {
+        EnclaveAddress::Unix(self.control.clone())
     }
 
     /// Makes this start's security module and serves it from a thread until the enclave closes its end, which is returned.
@@ -191,7 +203,9 @@ impl Launcher for Simulated {
     async fn launch(&mut self) -> Result<SimulatedEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };
         self.image = Image::read(&self.settings, &self.state, &self.root)?;
-        remove_stale_socket(&self.socket).map_err(system("removing an old socket"))?;
+        for socket in [&self.socket, &self.control] {
+            remove_stale_socket(socket).map_err(system("removing an old socket"))?;
+        }
         let nsm = self.security_module()?;
         let (console, writer) = io::pipe().map_err(system("making its console"))?;
         let also_writer = writer.try_clone().map_err(system("making its console"))?;
@@ -204,6 +218,7 @@ impl Launcher for Simulated {
             .args(&self.settings.arguments)
             .env_clear()
             .env(ENV_LISTEN, &self.socket)
+            .env(ENV_CONTROL, &self.control)
             .env(ENV_CONFIG, &self.image.config)
             .env(ENV_MODEL, &self.image.model)
             .stdin(Stdio::from(OwnedFd::from(nsm)))

@@ -17,13 +17,15 @@ use crate::address::Address;
 use crate::cli::{Failure, Outcome};
 use crate::output::{Terminal, printable};
 use crate::session::Sessions;
+use crate::stream_end::{Ended, SignedEnd, UnprovenEnd};
 
 const EXAMPLES: &str = "\
 Examples:
   cleanroom chat cleanroom.example:8443
   cleanroom chat unix:/run/cleanroom.sock --prompt 'What is attestation?'
 
-Answers are printed as they arrive. An answer that is cut off is an error, never an end.";
+Answers are printed as they arrive. An answer that is cut off is an error, never an end. When the clean room itself ends an
+answer, because an authority halts the model or the lease lapses, it signs the reason; the signature is checked and the reason shown.";
 
 /// The longest event of a stream, and the longest error body, in bytes.
 const MAX_EVENT_BYTES: usize = 256 * 1024;
@@ -125,14 +127,21 @@ async fn stream(
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let response = session.send(request).await.map_err(|error| broken(error.to_string()))?;
     if response.status().is_success() {
-        read_events(response.into_body(), terminal).await
+        let key = session.evidence().evidence().public_key().unwrap_or_default();
+        let transcript = session.transcript();
+        read_events(response.into_body(), terminal, |end, stream| end.verify(key, &transcript, stream)).await
     } else {
         Err(refused(response).await)
     }
 }
 
-async fn read_events(mut body: Incoming, terminal: &mut Terminal) -> Result<String, Failure> {
+async fn read_events(
+    mut body: Incoming,
+    terminal: &mut Terminal,
+    verify_end: impl FnOnce(SignedEnd, &str) -> Result<Ended, UnprovenEnd>,
+) -> Result<String, Failure> {
     let mut pending = BytesMut::new();
+    let mut stream = String::new();
     let mut answer = Zeroizing::new(String::new());
     loop {
         while let Some(event) = next_event(&mut pending) {
@@ -142,6 +151,15 @@ async fn read_events(mut body: Incoming, terminal: &mut Terminal) -> Result<Stri
             }
             let mut chunk: Chunk = serde_json::from_slice(&event)
                 .map_err(|_| broken("an event of the answer is not as expected".to_owned()))?;
+            if let Some(end) = chunk.cleanroom_stream_end {
+                terminal.text("\n")?;
+                return Err(
+                    verify_end(end, &stream).map_or_else(|unproven| broken(unproven.to_string()), ended)
+                );
+            }
+            if stream.is_empty() {
+                stream = std::mem::take(&mut chunk.id);
+            }
             if chunk.error.is_some() {
                 return Err(broken(
                     "the clean room reported an error in the middle of the answer".to_owned(),
@@ -190,8 +208,11 @@ fn next_event(pending: &mut BytesMut) -> Option<Bytes> {
 #[derive(Deserialize)]
 struct Chunk {
     #[serde(default)]
+    id: String,
+    #[serde(default)]
     choices: Vec<Choice>,
     error: Option<serde::de::IgnoredAny>,
+    cleanroom_stream_end: Option<SignedEnd>,
 }
 
 #[derive(Deserialize)]
@@ -222,6 +243,18 @@ async fn refused(response: Response<Incoming>) -> Failure {
         code: "request-refused",
         message: format!("the clean room answered {status}: {detail}"),
     }
+}
+
+/// The clean room itself ended the answer.
+#[expect(clippy::needless_pass_by_value, reason = "an adapter for map_or_else")]
+fn ended(end: Ended) -> Failure {
+    let message = format!(
+        "the clean room ended the answer at {}: {} [{}]. Its receipt key signed this, for this session and this answer",
+        end.at,
+        end.explanation(),
+        end.reason
+    );
+    Failure { outcome: Outcome::Refused, code: end.code().unwrap_or("answer-ended"), message }
 }
 
 fn broken(message: String) -> Failure {

@@ -52,6 +52,12 @@ impl Party {
         if let Some(model) = &self.model {
             return Ok(model.clone());
         }
+        if let Some(trust) = policy.release() {
+            let id = trust.model().ok_or_else(|| {
+                usage("model", "the policy pins a release root and names no model; add `model` to [release], or give --model".to_owned())
+            })?;
+            return ModelId::new(id).map_err(|error| usage("model", error.to_string()));
+        }
         let mut ids: Vec<&str> = policy.models().iter().map(ModelReference::id).collect();
         ids.dedup();
         match ids.as_slice() {

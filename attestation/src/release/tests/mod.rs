@@ -5,6 +5,7 @@ mod decisions;
 mod forms;
 mod leases;
 mod model_check;
+mod policy;
 mod schema;
 
 use super::*;

@@ -99,6 +99,12 @@ pub struct Job {
 
 /// Receives the events of one job.
 pub trait Sink: Send {
+    /// Permits the next token before any of it is emitted; `Break` cancels the job and the token is dropped. Called on the
+    /// engine's thread, so it must not block.
+    fn token(&mut self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     /// Takes one event; `Break` cancels the job. Called on the engine's thread, so it must not block.
     /// A sink that is dropped without [`Event::Finished`] belongs to a job that was cancelled or whose engine stopped.
     fn event(&mut self, event: Event) -> ControlFlow<()>;

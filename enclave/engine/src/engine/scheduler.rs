@@ -208,6 +208,9 @@ impl Sequence {
         if model.tokenizer().ends_turn(token) {
             return Outcome::Ends(FinishReason::Stop);
         }
+        if self.sink.token().is_break() {
+            return Outcome::Cancelled;
+        }
         self.generated += 1;
         self.last = token;
         let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token));

@@ -138,7 +138,7 @@ async fn an_enclave_gets_what_the_contract_says_and_nothing_else() {
     stream.read_to_end(&mut report).await.unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
 
-    assert_eq!(report["environment"], serde_json::json!([ENV_CONFIG, ENV_LISTEN, ENV_MODEL]));
+    assert_eq!(report["environment"], serde_json::json!([ENV_CONFIG, ENV_CONTROL, ENV_LISTEN, ENV_MODEL]));
     assert_eq!(report["model"], "weights");
     assert_eq!(report["arguments"], serde_json::to_value(&settings.arguments).unwrap());
     assert_eq!(report["program"], false, "the descriptor of its own program is not inherited");

@@ -1,5 +1,7 @@
 //! The verdict on a clean room that answers at an address.
 
+use std::time::Duration;
+
 use cleanroom_attestation::channel::{ALPN, ModelId};
 use cleanroom_attestation::verdict::Verdict;
 use cleanroom_channel::tls::Established;
@@ -10,8 +12,9 @@ use crate::address::Address;
 use crate::channel::{Refused, RelyingParty};
 use crate::cli::{Failure, Outcome};
 use crate::commands::party::{no_session, runtime};
-use crate::output::{Mark, Terminal};
+use crate::output::{Mark, Page, Terminal, printable};
 use crate::session;
+use crate::terms::Permitted;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -24,6 +27,9 @@ struct Report<'a> {
     group: String,
     partner_leaf_sha384: String,
     enclave_leaf_sha384: String,
+    /// What the authorities permit; absent when the policy pins no release root or something of it does not hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    release: Option<&'a Permitted>,
     verdict: &'a Verdict,
 }
 
@@ -47,15 +53,39 @@ pub(super) fn run(
         group: format!("{:#06x}", established.group),
         partner_leaf_sha384: established.partner_leaf.to_string(),
         enclave_leaf_sha384: established.enclave_leaf.to_string(),
+        release: appraised.permitted().and_then(|permitted| permitted.as_ref().ok()),
         verdict,
     };
     let mut page = page(verdict);
+    if let Some(permitted) = appraised.permitted() {
+        terms(&mut page, permitted);
+    }
     channel(&mut page, established, accepted.as_ref().err());
     terminal.report(&report, &page)?;
     Ok(if accepted.is_ok() { outcome(verdict) } else { Outcome::Refused })
 }
 
-fn channel(page: &mut crate::output::Page, established: &Established, refused: Option<&Refused>) {
+/// Release, lease and partner, with the time that is left for each.
+fn terms(page: &mut Page, permitted: &Result<Permitted, Refused>) {
+    let left = |seconds| format!("{} left", humantime::format_duration(Duration::from_secs(seconds)));
+    match permitted {
+        Err(refused) => {
+            page.heading("release, lease, partner");
+            page.check(Mark::Fail, refused.code(), printable(&refused.to_string()));
+        }
+        Ok(permitted) => {
+            page.heading("release");
+            let release = format!("version {} of {}", permitted.release_version, permitted.room);
+            page.check(Mark::Ok, release, left(permitted.release_seconds_left));
+            page.heading("lease");
+            page.check(Mark::Ok, "signed for this enclave", left(permitted.lease_seconds_left));
+            page.heading("partner");
+            page.check(Mark::Ok, permitted.partner.as_str(), left(permitted.partner_seconds_left));
+        }
+    }
+}
+
+fn channel(page: &mut Page, established: &Established, refused: Option<&Refused>) {
     page.heading("channel");
     page.check(
         Mark::Ok,

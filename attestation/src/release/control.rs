@@ -1,0 +1,243 @@
+//! The control connection between a host and its enclave: how releases, denials and leases are handed in.
+//!
+//! Frames are a kind (`u8`), a length (`u32`, big-endian) and that many bytes. The host asks, the enclave answers, one at a
+//! time. Nothing on this connection is trusted or secret: every document counts for its signatures alone, and the worst that a
+//! host can do with it is to leave it silent.
+
+use serde::{Deserialize, Serialize};
+
+use super::envelope::PayloadType;
+use super::issue::LeaseRequest;
+use super::state::Accepted;
+use crate::channel::{MAX_LEASE_BYTES, MAX_RELEASE_BYTES};
+use crate::digest::Sha256Digest;
+
+/// The length of a frame's header in bytes.
+pub const CONTROL_HEADER_BYTES: usize = 5;
+
+/// The longest answer, in bytes.
+pub const CONTROL_ANSWER_LIMIT: usize = 4 << 10;
+
+/// What a host may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlKind {
+    /// Asks what is in force. Answer: [`ControlState`].
+    State,
+    /// Asks for a fresh nonce, with which a lease begins. Answer: a [`LeaseRequest`].
+    Ask,
+    /// Hands in the next root.
+    Root,
+    /// Hands in a release.
+    Release,
+    /// Hands in a denial.
+    Denial,
+    /// Hands in one issuer's lease.
+    Lease,
+}
+
+impl ControlKind {
+    const ALL: [Self; 6] = [Self::State, Self::Ask, Self::Root, Self::Release, Self::Denial, Self::Lease];
+
+    /// The kind's code on the wire.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::State => 1,
+            Self::Ask => 2,
+            Self::Root => 3,
+            Self::Release => 4,
+            Self::Denial => 5,
+            Self::Lease => 6,
+        }
+    }
+
+    /// The longest body, in bytes: what also fits into the channel's evidence.
+    #[must_use]
+    pub const fn limit(self) -> usize {
+        match self {
+            Self::State | Self::Ask => 0,
+            Self::Root => PayloadType::Root.envelope_limit(),
+            Self::Release => MAX_RELEASE_BYTES,
+            Self::Denial => PayloadType::Denial.envelope_limit(),
+            Self::Lease => MAX_LEASE_BYTES,
+        }
+    }
+
+    /// Reads a request's header: the kind and the length of the body.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`] for an unknown kind or a body over its limit.
+    pub fn parse(header: [u8; CONTROL_HEADER_BYTES]) -> Result<(Self, usize), ControlError> {
+        let [code, length @ ..] = header;
+        let kind = Self::ALL.into_iter().find(|kind| kind.code() == code).ok_or(ControlError::Kind(code))?;
+        let length = body_length(length, kind.limit())?;
+        Ok((kind, length))
+    }
+
+    /// A whole request.
+    #[must_use]
+    pub fn frame(self, body: &[u8]) -> Vec<u8> {
+        frame(self.code(), body)
+    }
+}
+
+/// What an enclave answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlAnswer {
+    /// The document counts.
+    Accepted(Accepted),
+    /// It does not, and nothing has changed. The code of the reason, as `docs/release.md` lists them.
+    Refused(String),
+    /// The nonce to ask the issuers with.
+    Ask(LeaseRequest),
+    /// What is in force.
+    State(ControlState),
+}
+
+/// What is in force, for the host's agent and its operator. Nothing in it is secret, and nobody has to believe it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlState {
+    /// Version of the root.
+    pub root_version: u64,
+    /// Version of the newest release; 0 when there is none.
+    pub release_version: u64,
+    /// SHA-256 of the newest release's payload.
+    pub release_sha256: Option<Sha256Digest>,
+    /// Milliseconds that the lease still runs; 0 when there is none.
+    pub lease_left_ms: u64,
+    /// Denials known since boot.
+    pub denials: u64,
+}
+
+impl ControlAnswer {
+    /// A whole answer.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        match self {
+            Self::Accepted(Accepted::New) => frame(0x80, &[1]),
+            Self::Accepted(Accepted::Known) => frame(0x80, &[2]),
+            Self::Accepted(Accepted::MoreIssuersNeeded) => frame(0x80, &[3]),
+            Self::Refused(code) => frame(0x81, code.as_bytes()),
+            Self::Ask(request) => frame(0x82, &request.to_json()),
+            // A type of numbers and digests serialises always.
+            Self::State(state) => frame(0x83, &serde_json::to_vec(state).unwrap_or_default()),
+        }
+    }
+
+    /// Reads an answer's header: the kind and the length of the body.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::TooLong`].
+    pub fn parse_header(header: [u8; CONTROL_HEADER_BYTES]) -> Result<(u8, usize), ControlError> {
+        let [code, length @ ..] = header;
+        Ok((code, body_length(length, CONTROL_ANSWER_LIMIT)?))
+    }
+
+    /// Reads an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError`] when it is none.
+    pub fn parse(code: u8, body: &[u8]) -> Result<Self, ControlError> {
+        let accepted = |accepted| Ok(Self::Accepted(accepted));
+        match (code, body) {
+            (0x80, [1]) => accepted(Accepted::New),
+            (0x80, [2]) => accepted(Accepted::Known),
+            (0x80, [3]) => accepted(Accepted::MoreIssuersNeeded),
+            (0x81, code) => match core::str::from_utf8(code) {
+                Ok(code) => Ok(Self::Refused(code.to_owned())),
+                Err(_) => Err(ControlError::Malformed),
+            },
+            (0x82, json) => LeaseRequest::from_json(json).map(Self::Ask).map_err(|_| ControlError::Malformed),
+            (0x83, json) => {
+                serde_json::from_slice(json).map(Self::State).map_err(|_| ControlError::Malformed)
+            }
+            (code, _) => Err(ControlError::Kind(code)),
+        }
+    }
+}
+
+/// Why bytes are not a frame of the control connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// A kind that does not exist.
+    #[error("unknown kind of control frame: {0}")]
+    Kind(u8),
+    /// A body over the limit of its kind; nothing of it was read.
+    #[error("expected a control frame of at most {limit} bytes, got one of {actual}")]
+    TooLong {
+        /// The longest body.
+        limit: usize,
+        /// The length that came.
+        actual: u32,
+    },
+    /// A body that is not what its kind requires.
+    #[error("the body of the control frame is not as its kind requires")]
+    Malformed,
+}
+
+fn frame(code: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    [&[code][..], &length.to_be_bytes(), body].concat()
+}
+
+fn body_length(length: [u8; 4], limit: usize) -> Result<usize, ControlError> {
+    let actual = u32::from_be_bytes(length);
+    match usize::try_from(actual) {
+        Ok(length) if length <= limit => Ok(length),
+        _ => Err(ControlError::TooLong { limit, actual }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::Nonce;
+
+    #[test]
+    fn limits_hold_before_a_body_is_read() {
+        for kind in ControlKind::ALL {
+            let limit = u32::try_from(kind.limit()).unwrap();
+            let header = |length: u32| {
+                let [a, b, c, d] = length.to_be_bytes();
+                [kind.code(), a, b, c, d]
+            };
+            assert_eq!(ControlKind::parse(header(limit)), Ok((kind, kind.limit())));
+            let error = ControlError::TooLong { limit: kind.limit(), actual: limit + 1 };
+            assert_eq!(ControlKind::parse(header(limit + 1)), Err(error));
+        }
+        assert_eq!(ControlKind::parse([9, 0, 0, 0, 0]), Err(ControlError::Kind(9)));
+        assert!(ControlAnswer::parse_header([0x81, 0, 1, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn answers_are_read_back() {
+        let digest = Sha256Digest::of(&[b"release"]);
+        let request =
+            LeaseRequest { nonce: Nonce::from_bytes([7; 32]), root_version: 1, release_sha256: digest };
+        let state = ControlState {
+            root_version: 1,
+            release_version: 2,
+            release_sha256: Some(digest),
+            lease_left_ms: 3,
+            denials: 4,
+        };
+        for answer in [
+            ControlAnswer::Accepted(Accepted::New),
+            ControlAnswer::Accepted(Accepted::Known),
+            ControlAnswer::Accepted(Accepted::MoreIssuersNeeded),
+            ControlAnswer::Refused("rollback".to_owned()),
+            ControlAnswer::Ask(request),
+            ControlAnswer::State(state),
+        ] {
+            let frame = answer.frame();
+            let (header, body) = frame.split_first_chunk().unwrap();
+            let (code, length) = ControlAnswer::parse_header(*header).unwrap();
+            assert_eq!((length, ControlAnswer::parse(code, body)), (body.len(), Ok(answer)));
+        }
+        assert_eq!(ControlAnswer::parse(0x80, &[4]), Err(ControlError::Kind(0x80)));
+    }
+}

@@ -1,0 +1,106 @@
+//! What an authority measures itself instead of being told: images, models, places.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::measurement::{Measurer, of_name, of_program};
+use cleanroom_attestation::model::ModelDigester;
+
+use crate::failure::Failure;
+use crate::files;
+
+/// The largest program and configuration of the simulated tier that are read, in bytes.
+const MAX_PROGRAM_BYTES: usize = 1 << 30;
+const MAX_CONFIG_BYTES: usize = 1 << 20;
+
+/// PCR 0, 1 and 2 of an image: three digests in hexadecimal, an enclave image file, or `program:FILE` and `config:FILE` (and
+/// `command-line:TEXT`) of the simulated tier.
+pub(crate) fn image(values: &[String]) -> Result<[Sha384Digest; 3], Failure> {
+    let form = || {
+        Failure::usage(format!(
+            "{}: expected PCR0,PCR1,PCR2 in hexadecimal, an enclave image FILE, or program:FILE,config:FILE",
+            values.join(",")
+        ))
+    };
+    let value = |name: &str| values.iter().find_map(|value| value.strip_prefix(name));
+    if let (Some(program), Some(config)) = (value("program:"), value("config:")) {
+        let command_line = value("command-line:");
+        if values.len() != 2 + usize::from(command_line.is_some()) {
+            return Err(form());
+        }
+        return self::program(Path::new(program), Path::new(config), command_line.unwrap_or_default());
+    }
+    match values {
+        [pcr0, pcr1, pcr2] => match (pcr0.parse(), pcr1.parse(), pcr2.parse()) {
+            (Ok(pcr0), Ok(pcr1), Ok(pcr2)) => Ok([pcr0, pcr1, pcr2]),
+            _ => Err(form()),
+        },
+        [file] => image_file(Path::new(file)),
+        _ => Err(form()),
+    }
+}
+
+/// PCR 0, 1 and 2 of an enclave of the simulated tier.
+pub(crate) fn program(
+    program: &Path,
+    config: &Path,
+    command_line: &str,
+) -> Result<[Sha384Digest; 3], Failure> {
+    let program = files::read(program, MAX_PROGRAM_BYTES)?;
+    let config = files::read(config, MAX_CONFIG_BYTES)?;
+    Ok(of_program(&program, command_line, &config))
+}
+
+fn image_file(path: &Path) -> Result<[Sha384Digest; 3], Failure> {
+    let mut measurer = Measurer::new();
+    // What is wrong with the image is said at its end.
+    pieces(path, |piece| _ = measurer.update(piece))?;
+    let measurement = measurer.finish().map_err(|error| Failure::Refused {
+        what: path.display().to_string(),
+        code: error.code(),
+        problem: error.to_string(),
+    })?;
+    Ok([measurement.pcr0, measurement.pcr1, measurement.pcr2])
+}
+
+/// A model's identity: its digest in hexadecimal, or the file that it is in.
+pub(crate) fn model(text: &str) -> Result<Sha256Digest, Failure> {
+    text.parse().or_else(|_| model_file(Path::new(text)))
+}
+
+/// The identity of the model in a file, in memory that does not grow with the model.
+pub(crate) fn model_file(path: &Path) -> Result<Sha256Digest, Failure> {
+    let mut digester = ModelDigester::new();
+    pieces(path, |piece| digester.update(piece))?;
+    Ok(digester.finish())
+}
+
+/// One register of a place: `pcr3:HEX`, `pcr4:HEX` or `pcr8:HEX`; or `role:ARN` for PCR 3 and `instance:ID` for PCR 4, which are
+/// what Nitro hashes into them.
+pub(crate) fn register(text: &str) -> Result<(u8, Sha384Digest), Failure> {
+    let form = || Failure::usage(format!("{text}: expected pcr3, pcr4 or pcr8:HEX, role:ARN or instance:ID"));
+    let (kind, value) = text.split_once(':').ok_or_else(form)?;
+    let hex = || value.parse().map_err(|error| Failure::usage(format!("{text}: {error}")));
+    match kind {
+        "pcr3" => Ok((3, hex()?)),
+        "pcr4" => Ok((4, hex()?)),
+        "pcr8" => Ok((8, hex()?)),
+        "role" => Ok((3, of_name(value))),
+        "instance" => Ok((4, of_name(value))),
+        _ => Err(form()),
+    }
+}
+
+fn pieces(path: &Path, mut each: impl FnMut(&[u8])) -> Result<(), Failure> {
+    let failed = |error| Failure::File { verb: "read", path: path.to_owned(), error };
+    let mut file = File::open(path).map_err(failed)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(failed)? {
+            0 => return Ok(()),
+            count => each(buffer.get(..count).unwrap_or_default()),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Release control with the programs as processes: three lease services, a host that is led by them, and a partner.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cleanroom_partner::channel::RelyingParty;
+use cleanroom_partner::session::Sessions;
+use cleanroom_tests::ceremony::{Ceremony, Terms};
+use cleanroom_tests::client::{json, question};
+use cleanroom_tests::room::model_id;
+use http::StatusCode;
+use http_body_util::Full;
+
+/// Longer than anything here takes, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The code with which a request on a session of its own is refused; `served` if it is not.
+async fn asked(ceremony: &Ceremony, address: &str, root: &str) -> String {
+    let policy = ceremony.policy(root);
+    let party = RelyingParty::new(ceremony.identity(), policy, model_id()).unwrap();
+    let sessions = Sessions::<Full<Bytes>>::new(party, address.parse().unwrap());
+    let session = match sessions.get().await {
+        Ok(session) => session,
+        Err(error) => return error.code().to_owned(),
+    };
+    let request = http::Request::post("https://cleanroom/v1/chat/completions")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(question("Hi", false))))
+        .unwrap();
+    let (status, body) = json(session.send(request).await.unwrap()).await;
+    if status == StatusCode::OK { "served".to_owned() } else { body["error"]["code"].to_string() }
+}
+
+/// Asks until the answer is `expected`.
+async fn until(expected: &str, ceremony: &Ceremony, address: &str, root: &str) {
+    let begun = Instant::now();
+    loop {
+        let answer = asked(ceremony, address, root).await;
+        if answer == expected {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "expected {expected}, still {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_three_issuers_keep_a_room_alive_and_one_does_not() {
+    let lease = Duration::from_secs(4);
+    let mut ceremony = Ceremony::new(Terms { lease_seconds: 4, lease_issuers: 2, ..Terms::default() });
+    (0..3).for_each(|index| ceremony.serve(index));
+    let (_host, address) = ceremony.host(true);
+    until("served", &ceremony, &address, "roots/1.json").await;
+
+    ceremony.end(2);
+    let begun = Instant::now();
+    while begun.elapsed() < 2 * lease {
+        assert_eq!(asked(&ceremony, &address, "roots/1.json").await, "served");
+    }
+    ceremony.end(0);
+    until("lease-lapsed", &ceremony, &address, "roots/1.json").await;
+    ceremony.run(&format!("status --service {}", ceremony.urls()[0]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_is_rotated_reaches_the_enclave_and_the_old_one_serves_no_partner() {
+    let mut ceremony = Ceremony::new(Terms { lease_seconds: 4, ..Terms::default() });
+    (0..2).for_each(|index| ceremony.serve(index));
+    let (_host, address) = ceremony.host(true);
+    until("served", &ceremony, &address, "roots/1.json").await;
+
+    ceremony.keys_of("successor");
+    ceremony.run(
+        "root rotate --from roots/1.json --authority regulator=successor.pem.pub,successor-online.pem.pub --out 2.draft.json",
+    );
+    ceremony.run("root sign 2.draft.json --previous roots/1.json --key bank.pem --out 2.json");
+    ceremony.run("root sign 2.json --previous roots/1.json --key utility.pem");
+    std::fs::rename(ceremony.path("2.json"), ceremony.path("roots/2.json")).unwrap();
+
+    until("served", &ceremony, &address, "roots/2.json").await;
+    assert_eq!(asked(&ceremony, &address, "roots/1.json").await, "lease-root");
+    // Who left can halt nothing any more, and who came can.
+    let left = "halt model:demo --root roots --key regulator.pem --reason test --out regulator-denials";
+    let refused = cleanroom_tests::processes::output(
+        "cleanroom-authority",
+        ceremony.folder(),
+        &left.split(' ').collect::<Vec<_>>(),
+    );
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    std::fs::create_dir(ceremony.path("successor-denials")).unwrap();
+    ceremony.halt("successor", &ceremony.urls());
+    until("model-denied", &ceremony, &address, "roots/2.json").await;
+
+    ceremony.resume("successor");
+    until("served", &ceremony, &address, "roots/2.json").await;
+}

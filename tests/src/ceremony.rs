@@ -1,0 +1,193 @@
+//! Three authorities as the programs of this project: key files, signing ceremonies, lease services, and a host that is led by them.
+
+use std::path::{Path, PathBuf};
+
+use cleanroom_attestation::policy::Policy;
+use cleanroom_channel::identity::Identity;
+
+use crate::house::repository;
+use crate::processes::{Running, file, succeed};
+
+/// The authorities, and their folders.
+pub const NAMES: [&str; 3] = ["bank", "utility", "regulator"];
+
+const INSTANCE: &str = "i-0c1ea2200cc1ea220";
+
+/// How a room is released.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Seconds of a lease.
+    pub lease_seconds: u32,
+    /// Authorities that it takes for a lease.
+    pub lease_issuers: u32,
+    /// The model's file.
+    pub model: PathBuf,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { lease_seconds: 10, lease_issuers: 1, model: repository().join("models/demo.gguf") }
+    }
+}
+
+/// A clean room under three authorities, with release 1 signed.
+pub struct Ceremony {
+    folder: tempfile::TempDir,
+    terms: Terms,
+    identity: Identity,
+    services: [Option<(Running, String)>; 3],
+}
+
+impl Ceremony {
+    /// Makes keys, a root and a release in a new folder.
+    #[must_use]
+    pub fn new(terms: Terms) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Identity::generate().unwrap();
+        let ceremony = Self { folder, terms, identity, services: [None, None, None] };
+        std::fs::create_dir(ceremony.path("roots")).unwrap();
+        for name in NAMES {
+            ceremony.keys_of(name);
+            std::fs::create_dir(ceremony.path(&format!("{name}-denials"))).unwrap();
+        }
+        let parties = NAMES.map(|name| format!("--authority {name}={name}.pem.pub,{name}-online.pem.pub"));
+        let parties = parties.join(" ");
+        ceremony.run(&format!("root new --room r --expires 2090-01-01T00:00:00Z {parties}"));
+        ceremony.run("root sign root.draft.json --key bank.pem --out roots/1.json");
+        ceremony.run("root sign roots/1.json --key utility.pem");
+
+        let root = std::fs::read_to_string(ceremony.path("roots/1.json")).unwrap();
+        let config = format!(
+            "version = 1\nmodel = \"demo\"\npartners = \"any\"\n[limits]\nsequences = 2\n[release]\nroot = '''{root}'''\n"
+        );
+        std::fs::write(ceremony.path("enclave.toml"), config).unwrap();
+        std::fs::copy(file("cleanroom-enclave-simulated"), ceremony.path("enclave")).unwrap();
+        let Terms { lease_seconds, lease_issuers, model } = &ceremony.terms;
+        ceremony.run(&format!(
+            "release draft --root roots --expires 2089-01-01T00:00:00Z --image simulated=program:enclave,config:enclave.toml \
+             --deployment here=instance:{INSTANCE} --model demo={} --partner p={} --grant p=demo --limits p=100000,100000000,16 \
+             --lease-seconds {lease_seconds} --lease-issuers {lease_issuers} --out next.draft.json",
+            model.display(),
+            ceremony.identity.key_digest()
+        ));
+        ceremony.sign_next(["bank", "utility"]);
+        ceremony
+    }
+
+    /// A file of the folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The partner that is released.
+    #[must_use]
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Makes an authority's two keys.
+    pub fn keys_of(&self, name: &str) {
+        self.run(&format!("key new {name}.pem"));
+        self.run(&format!("key new {name}-online.pem"));
+    }
+
+    /// Runs `cleanroom-authority` with the arguments of `line`, split at spaces, and expects success.
+    pub fn run(&self, line: &str) -> String {
+        let arguments: Vec<&str> = line.split_whitespace().collect();
+        succeed("cleanroom-authority", self.folder.path(), &arguments)
+    }
+
+    /// Signs `next.draft.json` by two, and puts it in force at every service.
+    pub fn sign_next(&self, signers: [&str; 2]) {
+        let [first, second] = signers;
+        self.run(&format!("release sign next.draft.json --root roots --key {first}.pem --out next.json"));
+        self.run(&format!("release sign next.json --root roots --key {second}.pem"));
+        std::fs::remove_file(self.path("next.draft.json")).unwrap();
+        std::fs::rename(self.path("next.json"), self.path("release.json")).unwrap();
+    }
+
+    /// Starts the lease service of an authority.
+    pub fn serve(&mut self, index: usize) {
+        let name = NAMES[index];
+        let (denials, key) = (format!("{name}-denials"), format!("{name}-online.pem"));
+        let arguments = [
+            ["lease", "serve"],
+            ["--listen", "127.0.0.1:0"],
+            ["--root", "roots"],
+            ["--release", "release.json"],
+            ["--denials", &denials],
+            ["--key", &key],
+        ];
+        let mut service = Running::start("cleanroom-authority", self.folder.path(), arguments.as_flattened());
+        let url = service.wait_for("listening on ");
+        self.services[index] = Some((service, url));
+    }
+
+    /// Ends the lease service of an authority.
+    pub fn end(&mut self, index: usize) {
+        self.services[index] = None;
+    }
+
+    /// Where the services that run are.
+    #[must_use]
+    pub fn urls(&self) -> Vec<&str> {
+        self.services.iter().flatten().map(|(_, url)| url.as_str()).collect()
+    }
+
+    /// Starts the host; `led` by the services that run, or by whoever speaks to `host/control.sock`. Gives the partners' address.
+    #[must_use]
+    pub fn host(&self, led: bool) -> (Running, String) {
+        let model = self.terms.model.to_str().unwrap();
+        let mut arguments =
+            vec!["run", "--tier", "simulated", "--enclave", "enclave", "--config", "enclave.toml"];
+        arguments.extend([
+            "--model",
+            model,
+            "--instance-id",
+            INSTANCE,
+            "--listen",
+            "127.0.0.1:0",
+            "--state",
+            "host",
+        ]);
+        if led {
+            arguments.extend(self.urls().into_iter().flat_map(|url| ["--authority", url]));
+        }
+        let mut host = Running::start("cleanroom-host", self.folder.path(), &arguments);
+        let address = host.wait_for("ready: partners connect to ");
+        (host, address)
+    }
+
+    /// What the partner trusts: the root in `root`, and no more.
+    #[must_use]
+    pub fn policy(&self, root: &str) -> Policy {
+        let line = format!(
+            "trust --development-root host/development-root.pem --release-root {root} --use-model demo"
+        );
+        Policy::from_toml(&self.run(&line)).unwrap()
+    }
+
+    /// One authority halts the model and tells the services at `to`.
+    pub fn halt(&self, by: &str, to: &[&str]) {
+        let to: Vec<String> = to.iter().map(|url| format!("--to {url}")).collect();
+        let to = to.join(" ");
+        self.run(&format!(
+            "halt model:demo --root roots --key {by}.pem --reason test --out {by}-denials {to}"
+        ));
+    }
+
+    /// A quorum lifts every halt that an authority's service knows.
+    pub fn resume(&self, by: &str) {
+        self.run(&format!(
+            "resume model:demo --root roots --release release.json --denials {by}-denials --out next.draft.json"
+        ));
+        self.sign_next(["bank", "utility"]);
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
