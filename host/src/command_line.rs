@@ -5,14 +5,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_host::agent::{self, Authority};
 use cleanroom_host::doctor::{self, Finding};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::nitro;
 use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::relay::{Limits, Times};
 use cleanroom_vsock::Pacing;
+
+use crate::image_command::ImageCommand;
 
 /// Runs an enclave and carries its partners' connections, without being able to read them.
 ///
@@ -36,6 +40,7 @@ Exit status:
   2  the command line is wrong
   3  the enclave refused its configuration or model
   4  the enclave failed more often than --max-restarts allows
+  5  the images differ (`image diff`)
 
 Logs go to standard error; CLEANROOM_LOG=debug shows more. They name connections by number and never contain what they carry.
 
@@ -45,7 +50,11 @@ Example: try everything on one machine, without hardware
       --config enclave.toml --model model.gguf --listen 127.0.0.1:8443
 
 Example: boot an image in a virtual machine
-  cleanroom-host run --tier qemu --image enclave.eif --model model.gguf --listen 127.0.0.1:8443";
+  cleanroom-host run --tier qemu --image enclave.eif --model model.gguf --listen 127.0.0.1:8443
+
+Example: serve from an AWS Nitro Enclave
+  cleanroom-host doctor --tier nitro
+  cleanroom-host run --tier nitro --image enclave.eif --model model.gguf --listen 0.0.0.0:8443 --cid 16 --memory 4096 --processors 2";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -67,6 +76,12 @@ Example: an enclave with context id 16 that listens on port 8443
 SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout.")]
     Relay(RelayArguments),
 
+    /// Build enclave images, look into them, compare them.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+
     /// Look what this machine lacks, and say how to mend it.
     Doctor(DoctorArguments),
 }
@@ -78,6 +93,8 @@ pub(crate) enum Tier {
     Simulated,
     /// The image in a virtual machine, with a security module in software: the real thing but for who vouches for it.
     Qemu,
+    /// The image in an AWS Nitro Enclave of this EC2 instance.
+    Nitro,
 }
 
 /// What executes a virtual machine's instructions.
@@ -105,9 +122,13 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE", required_if_eq("tier", "simulated"))]
     config: Option<PathBuf>,
 
-    /// The enclave image file (measured); for the qemu tier.
-    #[arg(long, value_name = "FILE", required_if_eq("tier", "qemu"), conflicts_with_all = ["enclave", "config"])]
+    /// The enclave image file (measured); for the qemu and nitro tiers.
+    #[arg(long, value_name = "FILE", required_if_eq_any([("tier", "qemu"), ("tier", "nitro")]), conflicts_with_all = ["enclave", "config"])]
     image: Option<PathBuf>,
+
+    /// SHA-384 that the image file must have, for the nitro tier; its build summary names it.
+    #[arg(long, value_name = "HEX")]
+    image_sha384: Option<Sha384Digest>,
 
     /// The model (the enclave measures it itself).
     #[arg(long, value_name = "FILE")]
@@ -162,9 +183,9 @@ pub(crate) struct RunArguments {
     arguments: Vec<String>,
 }
 
-/// The virtual machine of the qemu tier.
+/// The virtual machine of the qemu tier, the enclave of the nitro tier.
 #[derive(Args)]
-#[command(next_help_heading = "Virtual machine (qemu tier)")]
+#[command(next_help_heading = "Virtual machine (qemu and nitro tiers)")]
 struct MachineArguments {
     /// Memory in MiB. The image, the model twice, and room to work must fit.
     #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u32).range(16..))]
@@ -174,15 +195,23 @@ struct MachineArguments {
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=128))]
     processors: u32,
 
-    /// What executes the machine's instructions.
+    /// The enclave's context id, which no other enclave of the instance has (nitro tier).
+    #[arg(long, value_name = "NUMBER", default_value = "16", value_parser = clap::value_parser!(u32).range(4..))]
+    cid: u32,
+
+    /// AWS's program for enclaves (nitro tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "nitro-cli")]
+    nitro_cli: PathBuf,
+
+    /// What executes the machine's instructions (qemu tier).
     #[arg(long, value_enum, default_value = "auto")]
     acceleration: AccelerationChoice,
 
-    /// QEMU 11.1 or later.
+    /// QEMU 11.1 or later (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
     qemu: PathBuf,
 
-    /// The program that gives the machine vsock.
+    /// The program that gives the machine vsock (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
     vsock_device: PathBuf,
 }
@@ -211,13 +240,17 @@ pub(crate) struct DoctorArguments {
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
     state: PathBuf,
 
-    /// QEMU 11.1 or later.
+    /// QEMU 11.1 or later (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
     qemu: PathBuf,
 
-    /// The program that gives a machine vsock.
+    /// The program that gives a machine vsock (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
     vsock_device: PathBuf,
+
+    /// AWS's program for enclaves (nitro tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "nitro-cli")]
+    nitro_cli: PathBuf,
 }
 
 impl DoctorArguments {
@@ -225,6 +258,7 @@ impl DoctorArguments {
         match self.tier {
             Tier::Simulated => doctor::simulated(&self.state),
             Tier::Qemu => doctor::qemu(&self.state, &self.qemu, &self.vsock_device),
+            Tier::Nitro => doctor::nitro(&self.state, &self.nitro_cli),
         }
     }
 }
@@ -278,6 +312,7 @@ impl LimitArguments {
 /// What a tier starts.
 pub(crate) enum Enclave {
     Simulated(Settings),
+    Nitro(nitro::Settings),
     Qemu(qemu::Settings),
 }
 
@@ -287,6 +322,7 @@ impl RunArguments {
         match self.tier {
             Tier::Simulated => Enclave::Simulated(self.simulated()),
             Tier::Qemu => Enclave::Qemu(self.qemu()),
+            Tier::Nitro => Enclave::Nitro(self.nitro()),
         }
     }
 
@@ -300,6 +336,21 @@ impl RunArguments {
             instance_id: self.instance_id.clone(),
             state: self.state.clone(),
             echo_console: self.show_console,
+        }
+    }
+
+    fn nitro(&self) -> nitro::Settings {
+        let machine = &self.machine;
+        nitro::Settings {
+            // clap has seen to it that this tier has one.
+            image: self.image.clone().unwrap_or_default(),
+            image_sha384: self.image_sha384,
+            model: self.model.clone(),
+            cid: machine.cid,
+            memory_mib: machine.memory,
+            processors: machine.processors,
+            nitro_cli: machine.nitro_cli.clone(),
+            state: self.state.clone(),
         }
     }
 
@@ -398,6 +449,9 @@ mod tests {
         assert!(refused("--tier qemu"));
         assert!(refused("--tier qemu --image i --config c"), "an image has its own configuration");
         assert!(!refused("--tier qemu --image i"));
+        assert!(refused("--tier nitro"));
+        assert!(!refused("--tier nitro --image i --cid 17"));
+        assert!(refused("--tier nitro --image i --cid 3"), "that is the parent's");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What this machine lacks, and the command that mends it.
 
+mod nitro;
+
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -50,6 +52,14 @@ pub fn qemu(state: &Path, qemu: &Path, vsock_device: &Path) -> Vec<Finding> {
         sockets(),
         memory(),
     ]
+}
+
+/// What the `nitro` tier needs, with its files in the folder `state`.
+#[must_use]
+pub fn nitro(state: &Path, nitro_cli: &Path) -> Vec<Finding> {
+    let mut findings = nitro::findings(Path::new("/"), nitro_cli);
+    findings.extend([state_folder(state), sockets()]);
+    findings
 }
 
 fn image_processor() -> Finding {

@@ -3,6 +3,7 @@
 mod console;
 mod description;
 mod model;
+pub mod nitro;
 mod program;
 pub mod qemu;
 pub mod simulated;
@@ -14,6 +15,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::measurement::ImageError;
 use cleanroom_software_nsm::NsmError;
 
@@ -126,6 +128,22 @@ pub enum LaunchError {
         /// What is wrong with it.
         error: Box<ImageError>,
     },
+    /// The image is not the one that was meant, or not any more.
+    #[error(
+        "expected `{}` to have SHA-384 {expected}, it has {actual}: it was replaced, or is another image",
+        path.display()
+    )]
+    ImageDigest {
+        /// The file.
+        path: PathBuf,
+        /// The digest that was given, or that it had when the host started.
+        expected: Box<Sha384Digest>,
+        /// The digest that it has.
+        actual: Box<Sha384Digest>,
+    },
+    /// AWS's program did not start an enclave, or started another one.
+    #[error(transparent)]
+    Nitro(#[from] nitro::NitroError),
     /// Another host uses the folder.
     #[error("the state folder `{}` is in use by another cleanroom-host; give each its own with --state", .0.display())]
     InUse(PathBuf),

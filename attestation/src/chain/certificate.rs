@@ -38,9 +38,9 @@ pub(super) struct Certificate<'a> {
 
 /// A validity period: both ends belong to it (RFC 5280 section 4.1.2.5). Whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
-    pub(super) not_before: Timestamp,
-    pub(super) not_after: Timestamp,
+pub(crate) struct Window {
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
 }
 
 impl Window {
@@ -130,7 +130,7 @@ const fn syntax(item: &'static str) -> impl Fn(Malformed) -> CertificateError {
     move |_| CertificateError::Syntax { item }
 }
 
-fn window(mut validity: Reader<'_>) -> Result<Window, CertificateError> {
+pub(crate) fn window(mut validity: Reader<'_>) -> Result<Window, CertificateError> {
     let mut next = || {
         let (form, text) = validity.any().ok()?;
         time(form, text)

@@ -22,8 +22,9 @@ pub struct Description {
     pub pcr2: String,
     /// PCR 4, when the parent's instance id was given.
     pub pcr4: Option<String>,
-    /// SHA-256 of the development root's certificate, 64 hexadecimal digits.
-    pub development_root_sha256: String,
+    /// SHA-256 of the development root's certificate, 64 hexadecimal digits; in a tier that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub development_root_sha256: Option<String>,
     /// The model's identity, 64 hexadecimal digits.
     pub model_sha256: String,
     /// The command line that was measured.

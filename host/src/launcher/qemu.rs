@@ -208,7 +208,7 @@ fn describe(
         pcr1,
         pcr2,
         pcr4: settings.instance_id.as_deref().map(|id| measurement::of_name(id).to_string()),
-        development_root_sha256: root.fingerprint().to_string(),
+        development_root_sha256: Some(root.fingerprint().to_string()),
         model_sha256: digest_of_model(&settings.model)?.to_string(),
         command_line: image.measurement.command_line.clone(),
     })

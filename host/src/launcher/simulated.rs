@@ -186,7 +186,7 @@ impl Image {
             pcr1,
             pcr2,
             pcr4: settings.instance_id.as_deref().map(|id| measurement::of_name(id).to_string()),
-            development_root_sha256: root.fingerprint().to_string(),
+            development_root_sha256: Some(root.fingerprint().to_string()),
             model_sha256: model_digest.to_string(),
             command_line,
         };
