@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use cleanroom_enclave::model_port::{self, ModelTooLarge};
 use cleanroom_enclave::nitro::{NitroSecureModule, NoSecurityModule};
 use cleanroom_enclave::release::Clock;
+use cleanroom_enclave::serve::LateVsockListener;
 use cleanroom_enclave::{Halt, Platform, console, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
@@ -36,9 +37,8 @@ fn start() -> Result<(), Reason> {
         let mut models = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, MODEL_PORT))?;
         let model = model_port::receive(&mut models, room()).await?;
         drop(models);
-        // Only now: a parent that reaches this port knows that the model has arrived.
-        let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, PORT))?;
-        let control = Some(VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, CONTROL_PORT))?);
+        let listener = LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, PORT));
+        let control = Some(LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, CONTROL_PORT)));
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
         let clock = Clock::boot();

@@ -21,7 +21,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_vsock::VsockListener;
+use tokio_vsock::{VsockAddr, VsockListener};
 use tower::ServiceExt as _;
 
 use crate::api::{self, PartnerId, Service, SessionTranscript};
@@ -61,6 +61,32 @@ impl Listener for VsockListener {
 
     async fn accept(&mut self) -> io::Result<Self::Stream> {
         VsockListener::accept(self).await.map(|(stream, _)| Paced::new(stream, Pacing::VSOCK))
+    }
+}
+
+/// A vsock port that nobody can connect to until the first connection is waited for: an enclave that is reached serves.
+pub struct LateVsockListener {
+    address: VsockAddr,
+    listener: Option<VsockListener>,
+}
+
+impl LateVsockListener {
+    /// Will listen at `address`.
+    #[must_use]
+    pub const fn new(address: VsockAddr) -> Self {
+        Self { address, listener: None }
+    }
+}
+
+impl Listener for LateVsockListener {
+    type Stream = Paced<tokio_vsock::VsockStream>;
+
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        let listener = match &mut self.listener {
+            Some(listener) => listener,
+            none => none.insert(VsockListener::bind(self.address)?),
+        };
+        Listener::accept(listener).await
     }
 }
 

@@ -42,10 +42,12 @@ pub(crate) enum Halt {
         expected: &'static str,
     },
     /// The clock can be driven by the parent.
-    #[error("expected one of the clock sources {expected:?}, but the kernel uses another")]
+    #[error("expected one of the clock sources {expected:?}, the kernel uses `{actual}`")]
     Clock {
         /// The accepted names.
         expected: &'static [&'static str],
+        /// The kernel's name for the one it uses.
+        actual: String,
     },
     /// The parent did not answer.
     #[error("the parent did not answer the heartbeat within {} s: {error}", .within.as_secs())]

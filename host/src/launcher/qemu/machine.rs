@@ -118,7 +118,14 @@ impl Machine {
         let mut command = Command::new(&settings.qemu);
         command.args(machine_arguments(settings)).arg("-kernel").arg(&files.kernel);
         command.arg("-initrd").arg(&files.ramdisks);
-        command.arg("-append").arg(full_command_line(&files.command_line, &settings.append));
+        let clock = match acceleration(settings.acceleration) {
+            Acceleration::Tcg | Acceleration::Auto => {
+                counter_in_software(&std::fs::read_to_string(CPU_INFO)?)
+            }
+            Acceleration::Kvm => String::new(),
+        };
+        let append = full_command_line(&files.command_line, &clock, &settings.append);
+        command.arg("-append").arg(append);
         command.args(["-chardev", &format!("socket,id=vsock,path={}", text(&vsock_device)?)]);
         command.args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
         if security_module.is_some() {
@@ -215,9 +222,26 @@ fn acceleration(wanted: Acceleration) -> Acceleration {
     }
 }
 
-fn full_command_line(measured: &str, appended: &str) -> String {
+/// Where the system says how fast its processor counts.
+const CPU_INFO: &str = "/proc/cpuinfo";
+
+/// What the kernel is told about the time stamp counter of a processor in software, which counts as the real one does and has nothing
+/// beside it to be measured with: that it is constant, and its rate in kHz. The rate is the one the system shows now; where
+/// processors change theirs, the guest's clock may be some per cent fast or slow.
+fn counter_in_software(cpu_info: &str) -> String {
+    let megahertz = cpu_info
+        .lines()
+        .find_map(|line| line.strip_prefix("cpu MHz"))
+        .and_then(|rest| rest.trim_start_matches([' ', '\t', ':']).parse::<f64>().ok());
+    match megahertz {
+        Some(rate) if rate >= 1.0 => format!("tsc=reliable tsc_early_khz={:.0}", rate * 1000.0),
+        _ => String::new(),
+    }
+}
+
+fn full_command_line(measured: &str, clock: &str, appended: &str) -> String {
     let parent = format!("cleanroom.parent_cid={PARENT_CID}");
-    let words = [measured, &parent, appended].map(str::trim);
+    let words = [measured, &parent, clock, appended].map(str::trim);
     words.into_iter().filter(|words| !words.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
@@ -256,8 +280,17 @@ mod tests {
 
     #[test]
     fn what_is_appended_comes_after_what_was_measured() {
-        assert_eq!(full_command_line("reboot=k\n", ""), "reboot=k cleanroom.parent_cid=2");
-        assert_eq!(full_command_line("reboot=k", " quiet "), "reboot=k cleanroom.parent_cid=2 quiet");
+        let line = full_command_line("reboot=k\n", "", "");
+        assert_eq!(line, "reboot=k cleanroom.parent_cid=2");
+        let line = full_command_line("reboot=k", "tsc=reliable", " quiet ");
+        assert_eq!(line, "reboot=k cleanroom.parent_cid=2 tsc=reliable quiet");
+    }
+
+    #[test]
+    fn a_processor_in_software_counts_as_the_real_one() {
+        let text = "model name\t: EPYC @ 2.40GHz\ncpu MHz\t\t: 2445.426\ncpu MHz\t\t: 1.0\n";
+        assert_eq!(counter_in_software(text), "tsc=reliable tsc_early_khz=2445426");
+        assert_eq!(counter_in_software("cpu MHz\t\t: fast\n"), "");
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //!
 //! * The driver (`drivers/misc/nsm.c`) puts the request and the room for the answer into the ring as two chains, and takes the
 //!   first interrupt as the sign that both are done. So there is one interrupt, after the answer.
-//! * The driver's source of randomness rings before the device is enabled, and QEMU loses that ring. So until the first request
-//!   has been answered the ring is looked at every [`POLL`], too.
+//! * The driver's source of randomness asks before the device is started. QEMU loses that doorbell, and what is answered while it
+//!   starts the device interrupts nobody. So until [`SETTLED`] after the first answer the ring is looked at every [`POLL`], and the
+//!   guest interrupted again; an interrupt too many is ignored.
 
 use std::io;
 use std::ops::Deref as _;
@@ -34,8 +35,10 @@ pub(super) const VIRTIO_ID: u32 = 33;
 /// The queue's length. The driver has one request at a time, so two entries are in use.
 pub(super) const QUEUE_SIZE: u16 = 16;
 
-/// How often the ring is looked at until the first answer.
+/// How often the ring is looked at until the device has started.
 const POLL: Duration = Duration::from_millis(20);
+/// After how many polls from the first answer on it certainly has: a second.
+const SETTLED: u32 = 50;
 
 /// `VIRTIO_F_VERSION_1`: the layout of virtio 1.0 and later.
 const VERSION_1: u64 = 1 << 32;
@@ -100,6 +103,8 @@ struct Backend {
     /// The request that was read last and not answered yet.
     request: Vec<u8>,
     timer: OwnedFd,
+    /// Polls since the first answer, once there was one.
+    polls: Option<u32>,
 }
 
 impl Backend {
@@ -107,14 +112,29 @@ impl Backend {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         set_timer(&timer, POLL)?;
-        Ok(Self { security_module, memory: None, request: Vec::new(), timer })
+        Ok(Self { security_module, memory: None, request: Vec::new(), timer, polls: None })
     }
 
-    /// Takes every chain that is in the ring.
-    fn drain(&mut self, vring: &VringRwLock) -> io::Result<()> {
-        let Some(memory) = self.memory.as_ref().map(GuestAddressSpace::memory) else { return Ok(()) };
+    /// What a poll does beside looking at the ring.
+    fn settle(&mut self, vring: &VringRwLock) -> io::Result<()> {
+        // How often the timer went off in the meantime does not matter.
+        let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+        if let Some(polls) = &mut self.polls {
+            *polls += 1;
+            vring.signal_used_queue()?;
+            if *polls >= SETTLED {
+                set_timer(&self.timer, Duration::ZERO)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes every chain that is in the ring. Whether a request was answered.
+    fn drain(&mut self, vring: &VringRwLock) -> io::Result<bool> {
+        let mut any = false;
+        let Some(memory) = self.memory.as_ref().map(GuestAddressSpace::memory) else { return Ok(any) };
         if !vring.get_ref().get_queue().ready() {
-            return Ok(());
+            return Ok(any);
         }
         loop {
             vring.disable_notification().map_err(queue_error)?;
@@ -154,11 +174,11 @@ impl Backend {
                 vring.add_used(chain.head_index(), written).map_err(queue_error)?;
                 if answered {
                     vring.signal_used_queue()?;
-                    set_timer(&self.timer, Duration::ZERO)?;
+                    any = true;
                 }
             }
             if !vring.enable_notification().map_err(queue_error)? {
-                return Ok(());
+                return Ok(any);
             }
         }
     }
@@ -181,17 +201,10 @@ impl VhostUserBackendMut for Backend {
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::REPLY_ACK
+        VhostUserProtocolFeatures::MQ | VhostUserProtocolFeatures::REPLY_ACK
     }
 
     fn set_event_idx(&mut self, _enabled: bool) {}
-
-    fn get_config(&self, _offset: u32, size: u32) -> Vec<u8> {
-        // The device has no configuration space.
-        vec![0; usize::try_from(size).unwrap_or(0)]
-    }
 
     fn update_memory(&mut self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
         self.memory = Some(memory);
@@ -209,14 +222,14 @@ impl VhostUserBackendMut for Backend {
         vrings: &[VringRwLock],
         _thread: usize,
     ) -> io::Result<()> {
+        let Some(vring) = vrings.first() else { return Ok(()) };
         if event != DOORBELL {
-            // How often the timer went off in the meantime does not matter.
-            let _ = rustix::io::read(&self.timer, &mut [0; 8]);
+            self.settle(vring)?;
         }
-        match vrings.first() {
-            Some(vring) => self.drain(vring),
-            None => Ok(()),
+        if self.drain(vring)? {
+            self.polls.get_or_insert(0);
         }
+        Ok(())
     }
 }
 

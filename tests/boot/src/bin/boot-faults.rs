@@ -109,7 +109,7 @@ fn faults() -> Vec<Fault> {
         Fault {
             name: "wrong clock source",
             reason: "expected one of the clock sources",
-            append: "notsc no-kvmclock",
+            append: "tsc=unstable no-kvmclock",
             ..SOUND
         },
         Fault {

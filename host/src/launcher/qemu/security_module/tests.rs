@@ -82,3 +82,33 @@ fn room_that_no_answer_needs_is_not_filled() {
     let (_, written, ..) = asked(&[(REQUEST, 1, 0), (ANSWER, 0x8000, WRITABLE)]);
     assert_eq!(written, [0, 12_288]);
 }
+
+#[test]
+fn the_guest_is_interrupted_again_until_the_device_has_certainly_started() {
+    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x20_0000)]).unwrap();
+    let queue = MockSplitQueue::new(&memory, 16);
+    let chains: Vec<RawDescriptor> = [(REQUEST, 0), (ANSWER, WRITABLE)]
+        .map(|(at, flags)| Descriptor::new(at.0, 8, flags, 0).into())
+        .to_vec();
+    queue.add_desc_chains(&chains, 0).unwrap();
+    let shared = GuestMemoryAtomic::new(memory.clone());
+    let vring = VringRwLock::new(shared.clone(), 16).unwrap();
+    vring.set_queue_size(16);
+    vring.set_queue_info(queue.desc_table_addr().0, queue.avail_addr().0, queue.used_addr().0).unwrap();
+    vring.set_queue_ready(true);
+    let mut backend = Backend::new(Box::new(Echo)).unwrap();
+    backend.update_memory(shared).unwrap();
+
+    // Nobody hears the interrupt of the answer: QEMU gives the real one only afterwards.
+    backend.handle_event(DOORBELL, EventSet::IN, std::slice::from_ref(&vring), 0).unwrap();
+    let interrupts = File::from(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
+    vring.set_call(Some(interrupts.try_clone().unwrap()));
+    for _ in 0..SETTLED {
+        backend.handle_event(TIMER as u16, EventSet::IN, std::slice::from_ref(&vring), 0).unwrap();
+    }
+    let mut count = [0; 8];
+    rustix::io::read(&interrupts, &mut count).unwrap();
+    assert_eq!(u64::from_ne_bytes(count), u64::from(SETTLED));
+    let timer = rustix::time::timerfd_gettime(&backend.timer).unwrap();
+    assert_eq!((timer.it_interval.tv_sec, timer.it_interval.tv_nsec), (0, 0), "then the polls end");
+}
