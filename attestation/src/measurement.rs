@@ -30,6 +30,7 @@
 mod certificate;
 mod error;
 mod layout;
+mod manifest;
 mod metadata;
 mod registers;
 mod signature;
@@ -41,6 +42,7 @@ use serde::Serialize;
 pub use certificate::{Curve, SigningCertificate};
 pub use error::{ImageError, SignatureError};
 pub use layout::{Architecture, Section, SectionKind};
+pub use manifest::{ApplicationPath, Manifest, ManifestError, ManifestFile};
 pub use metadata::{BuildInformation, Metadata};
 pub use registers::{extended_once, of_contents, of_name, of_program};
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::{IntoResponse as _, Response};
+use cleanroom_vsock::{Paced, Pacing};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -56,10 +57,10 @@ impl Listener for UnixListener {
 }
 
 impl Listener for VsockListener {
-    type Stream = tokio_vsock::VsockStream;
+    type Stream = Paced<tokio_vsock::VsockStream>;
 
     async fn accept(&mut self) -> io::Result<Self::Stream> {
-        VsockListener::accept(self).await.map(|(stream, _)| stream)
+        VsockListener::accept(self).await.map(|(stream, _)| Paced::new(stream, Pacing::VSOCK))
     }
 }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cleanroom_host::agent::{self, Authority};
+use cleanroom_host::doctor::{self, Finding};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::relay::{Limits, Times};
-
-/// How far apart small writes over vsock are held, where many tiny packets have been seen to get lost.
-const VSOCK_WINDOW: Duration = Duration::from_millis(1);
+use cleanroom_vsock::Pacing;
 
 /// Runs an enclave and carries its partners' connections, without being able to read them.
 ///
@@ -42,7 +42,10 @@ Logs go to standard error; CLEANROOM_LOG=debug shows more. They name connections
 Example: try everything on one machine, without hardware
   cleanroom-host doctor
   cleanroom-host run --tier simulated --enclave target/release/cleanroom-enclave-simulated \\
-      --config enclave.toml --model model.gguf --listen 127.0.0.1:8443";
+      --config enclave.toml --model model.gguf --listen 127.0.0.1:8443
+
+Example: boot an image in a virtual machine
+  cleanroom-host run --tier qemu --image enclave.eif --model model.gguf --listen 127.0.0.1:8443";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -73,6 +76,19 @@ SIGTERM or SIGINT drains: no new connections, and the open ones end within --dra
 pub(crate) enum Tier {
     /// A process with a security module in software. It proves nothing about the machine: for demos, tests and laptops.
     Simulated,
+    /// The image in a virtual machine, with a security module in software: the real thing but for who vouches for it.
+    Qemu,
+}
+
+/// What executes a virtual machine's instructions.
+#[derive(Clone, Copy, ValueEnum)]
+enum AccelerationChoice {
+    /// The processor if /dev/kvm may be used, else software.
+    Auto,
+    /// The processor.
+    Kvm,
+    /// Software.
+    Tcg,
 }
 
 #[derive(Args)]
@@ -81,13 +97,17 @@ pub(crate) struct RunArguments {
     #[arg(long, value_enum)]
     tier: Tier,
 
-    /// The enclave's program (measured).
-    #[arg(long, value_name = "FILE")]
-    enclave: PathBuf,
+    /// The enclave's program (measured); for the simulated tier.
+    #[arg(long, value_name = "FILE", required_if_eq("tier", "simulated"))]
+    enclave: Option<PathBuf>,
 
-    /// The enclave's configuration (measured).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The enclave's configuration (measured); for the simulated tier, an image has its own.
+    #[arg(long, value_name = "FILE", required_if_eq("tier", "simulated"))]
+    config: Option<PathBuf>,
+
+    /// The enclave image file (measured); for the qemu tier.
+    #[arg(long, value_name = "FILE", required_if_eq("tier", "qemu"), conflicts_with_all = ["enclave", "config"])]
+    image: Option<PathBuf>,
 
     /// The model (the enclave measures it itself).
     #[arg(long, value_name = "FILE")]
@@ -132,11 +152,39 @@ pub(crate) struct RunArguments {
     max_restarts: Option<u32>,
 
     #[command(flatten)]
+    machine: MachineArguments,
+
+    #[command(flatten)]
     pub(crate) limits: LimitArguments,
 
     /// The enclave's arguments (measured).
     #[arg(last = true, value_name = "ARGUMENT")]
     arguments: Vec<String>,
+}
+
+/// The virtual machine of the qemu tier.
+#[derive(Args)]
+#[command(next_help_heading = "Virtual machine (qemu tier)")]
+struct MachineArguments {
+    /// Memory in MiB. The image, the model twice, and room to work must fit.
+    #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u32).range(16..))]
+    memory: u32,
+
+    /// Processors.
+    #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=128))]
+    processors: u32,
+
+    /// What executes the machine's instructions.
+    #[arg(long, value_enum, default_value = "auto")]
+    acceleration: AccelerationChoice,
+
+    /// QEMU 11.1 or later.
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+
+    /// The program that gives the machine vsock.
+    #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
+    vsock_device: PathBuf,
 }
 
 #[derive(Args)]
@@ -145,7 +193,7 @@ pub(crate) struct RelayArguments {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: ListenAddress,
 
-    /// Where the enclave listens: vsock:CID:PORT or unix:PATH.
+    /// Where the enclave listens: vsock:CID:PORT, hybrid:PORT:PATH (a virtual machine's vsock device) or unix:PATH.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) to: EnclaveAddress,
 
@@ -157,11 +205,28 @@ pub(crate) struct RelayArguments {
 pub(crate) struct DoctorArguments {
     /// What would run the enclave.
     #[arg(long, value_enum, default_value = "simulated")]
-    _tier: Tier,
+    tier: Tier,
 
     /// The state folder that would be used.
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
-    pub(crate) state: PathBuf,
+    state: PathBuf,
+
+    /// QEMU 11.1 or later.
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+
+    /// The program that gives a machine vsock.
+    #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
+    vsock_device: PathBuf,
+}
+
+impl DoctorArguments {
+    pub(crate) fn examine(&self) -> Vec<Finding> {
+        match self.tier {
+            Tier::Simulated => doctor::simulated(&self.state),
+            Tier::Qemu => doctor::qemu(&self.state, &self.qemu, &self.vsock_device),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -194,14 +259,10 @@ pub(crate) struct LimitArguments {
 impl LimitArguments {
     pub(crate) fn for_relay(&self, to: &EnclaveAddress) -> Limits {
         let window = match to {
-            EnclaveAddress::Vsock { .. } => VSOCK_WINDOW,
+            EnclaveAddress::Vsock { .. } | EnclaveAddress::Hybrid { .. } => Pacing::VSOCK.window,
             EnclaveAddress::Unix(_) => Duration::ZERO,
         };
         self.with_window(window)
-    }
-
-    pub(crate) fn for_simulated(&self) -> Limits {
-        self.with_window(Duration::ZERO)
     }
 
     fn with_window(&self, window: Duration) -> Limits {
@@ -214,13 +275,27 @@ impl LimitArguments {
     }
 }
 
+/// What a tier starts.
+pub(crate) enum Enclave {
+    Simulated(Settings),
+    Qemu(qemu::Settings),
+}
+
 impl RunArguments {
-    pub(crate) fn simulated(&self) -> Settings {
-        let Tier::Simulated = self.tier;
+    /// What the chosen tier starts.
+    pub(crate) fn enclave(&self) -> Enclave {
+        match self.tier {
+            Tier::Simulated => Enclave::Simulated(self.simulated()),
+            Tier::Qemu => Enclave::Qemu(self.qemu()),
+        }
+    }
+
+    fn simulated(&self) -> Settings {
         Settings {
-            program: self.enclave.clone(),
+            // clap has seen to it that this tier has both.
+            program: self.enclave.clone().unwrap_or_default(),
+            config: self.config.clone().unwrap_or_default(),
             arguments: self.arguments.clone(),
-            config: self.config.clone(),
             model: self.model.clone(),
             instance_id: self.instance_id.clone(),
             state: self.state.clone(),
@@ -234,6 +309,30 @@ impl RunArguments {
             release: self.release.clone(),
             denials: self.denials.clone(),
         })
+    }
+
+    fn qemu(&self) -> qemu::Settings {
+        let machine = &self.machine;
+        qemu::Settings {
+            // clap has seen to it that this tier has one.
+            image: self.image.clone().unwrap_or_default(),
+            model: self.model.clone(),
+            instance_id: self.instance_id.clone(),
+            machine: MachineSettings {
+                qemu: machine.qemu.clone(),
+                vsock_device: machine.vsock_device.clone(),
+                memory_mib: machine.memory,
+                processors: machine.processors,
+                acceleration: match machine.acceleration {
+                    AccelerationChoice::Auto => Acceleration::Auto,
+                    AccelerationChoice::Kvm => Acceleration::Kvm,
+                    AccelerationChoice::Tcg => Acceleration::Tcg,
+                },
+                append: String::new(),
+            },
+            state: self.state.clone(),
+            echo_console: self.show_console,
+        }
     }
 
     pub(crate) fn restart_policy(&self) -> RestartPolicy {
@@ -290,6 +389,18 @@ mod tests {
     }
 
     #[test]
+    fn each_tier_needs_what_it_starts_from() {
+        let refused = |tier: &str| {
+            Arguments::try_parse_from(format!("x run --model m --listen 127.0.0.1:0 {tier}").split(' '))
+                .is_err()
+        };
+        assert!(refused("--tier simulated --enclave e"));
+        assert!(refused("--tier qemu"));
+        assert!(refused("--tier qemu --image i --config c"), "an image has its own configuration");
+        assert!(!refused("--tier qemu --image i"));
+    }
+
+    #[test]
     fn small_writes_are_held_apart_over_vsock_only() {
         let window = |to: &str| {
             let line = ["x", "relay", "--listen", "127.0.0.1:0", "--to", to];
@@ -298,7 +409,7 @@ mod tests {
             };
             relay.limits.for_relay(&relay.to).times.window
         };
-        assert_eq!(window("vsock:16:8443"), VSOCK_WINDOW);
+        assert_eq!(window("vsock:16:8443"), Pacing::VSOCK.window);
         assert_eq!(window("unix:/x"), Duration::ZERO);
     }
 }

@@ -6,16 +6,16 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cleanroom_host::endpoint::{BoundListener, ListenAddress};
-use cleanroom_host::launcher::simulated::{Description, Simulated};
-use cleanroom_host::launcher::{LaunchError, SuperviseError};
-use cleanroom_host::run::{RunError, relay_only, with_simulated_enclave};
-use cleanroom_host::{doctor, run};
+use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::qemu::Qemu;
+use cleanroom_host::launcher::simulated::Simulated;
+use cleanroom_host::launcher::{Description, LaunchError, SuperviseError};
+use cleanroom_host::run::{self, Access, RunError, relay_only, with_enclave};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::command_line::{Arguments, Command, DoctorArguments, RelayArguments, RunArguments};
+use crate::command_line::{Arguments, Command, DoctorArguments, Enclave, RelayArguments, RunArguments};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -55,24 +55,40 @@ async fn relay(arguments: RelayArguments, json: bool) -> Result<(), Failure> {
 }
 
 async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure> {
-    let settings = run::Settings {
-        limits: arguments.limits.for_simulated(),
-        restart: arguments.restart_policy(),
-        patience: arguments.patience(),
-    };
     let stop = stop_on_signal()?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
-    let launcher = Simulated::prepare(&arguments.simulated())?;
-    let description = launcher.description().clone();
-    let agent = arguments.agent();
-    let ready = move || announce(&Ready { address: &address, description: Some(&description) }, json);
-    with_simulated_enclave(launcher, listener, settings, report, agent, stop, ready).await?;
+    let settings = |access: &Access| run::Settings {
+        limits: arguments.limits.for_relay(&access.partner),
+        restart: arguments.restart_policy(),
+        patience: arguments.patience(),
+    };
+    let ready = |description: Description| {
+        move || announce(&Ready { address: &address, description: Some(&description) }, json)
+    };
+    let access = |partner: EnclaveAddress, control: EnclaveAddress| Access {
+        partner,
+        authorities: arguments.agent().map(|settings| (control, settings)),
+    };
+    match arguments.enclave() {
+        Enclave::Simulated(enclave) => {
+            let launcher = Simulated::prepare(&enclave)?;
+            let access = access(launcher.partner_port(), launcher.control_port());
+            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
+        }
+        Enclave::Qemu(enclave) => {
+            let launcher = Qemu::prepare(&enclave)?;
+            let access = access(launcher.partner_port(), launcher.control_port());
+            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
+        }
+    }
     Ok(())
 }
 
 fn examine(arguments: &DoctorArguments, json: bool) -> Result<ExitCode, Failure> {
-    let findings = doctor::simulated(&arguments.state);
+    let findings = arguments.examine();
     let good = findings.iter().all(|finding| finding.good);
     if json {
         say(&serde_json::json!({ "good": good, "findings": findings }).to_string())?;

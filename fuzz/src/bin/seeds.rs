@@ -8,8 +8,8 @@ mod gguf_writer;
 use std::fs;
 use std::path::Path;
 
-use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::measurement::Measurer;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::measurement::{Manifest, Measurer};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_engine::Model;
@@ -25,6 +25,7 @@ fn main() -> std::io::Result<()> {
         ("chain", chains()),
         ("image", images()),
         ("model", models()),
+        ("manifest", manifests()),
         ("policy", policies()),
     ] {
         let folder = corpus.join(target);
@@ -54,6 +55,7 @@ fn check() {
     for (name, seed) in models() {
         assert!(Model::from_gguf(&seed).is_ok(), "{name}: {:?}", Model::from_gguf(&seed).err());
     }
+    assert!(manifests().iter().any(|(_, seed)| Manifest::parse(seed).is_ok()));
     for (name, seed) in policies().iter().filter(|(name, _)| !name.starts_with("empty")) {
         let text = std::str::from_utf8(seed).expect("a policy is text");
         assert!(Policy::from_toml(text).is_ok(), "{name}: {:?}", Policy::from_toml(text));
@@ -155,6 +157,23 @@ fn images() -> Seeds {
         ("version-3-signed", image(3, &[(1, b"k"), (2, b"c"), (3, b"r"), (4, &signature)])),
         ("version-4", image(4, &[(1, b"k"), (2, b"c"), (5, METADATA), (3, b"1"), (3, b"2"), (3, b"3")])),
         ("other-order", image(4, &[(5, METADATA), (1, b"k"), (3, b"1"), (3, b"2"), (2, b"c"), (3, b"")])),
+    ]
+}
+
+/// Lists of an application's files.
+fn manifests() -> Seeds {
+    let line = |mode: &str, path: &str| format!("{} 3 {mode} {path}\n", Sha384Digest::of(&[b"abc"]));
+    let text = |lines: &[String]| ["cleanroom-manifest 1\n", &lines.concat()].concat().into_bytes();
+    vec![
+        (
+            "small",
+            text(&[
+                line("0755", "/app/enclave"),
+                line("0644", "/app/enclave.toml"),
+                line("0644", "/app/w/a.bin"),
+            ]),
+        ),
+        ("order", text(&[line("0644", "/app/b"), line("0644", "/app/a")])),
     ]
 }
 
