@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cleanroom_attestation::measurement::SectionKind;
 use cleanroom_host::endpoint::EnclaveAddress;
 use cleanroom_host::launcher::StateFolder;
 use cleanroom_host::launcher::qemu::{
@@ -68,6 +69,28 @@ impl Bench {
     /// When no key can be made.
     pub fn security_module(&self) -> Result<SoftwareNsm, Error> {
         Ok(SoftwareNsm::builder(Arc::clone(&self.root), self.image.measurements()).start(system_time_ms())?)
+    }
+
+    /// The same bench with only the first `length` bytes of the ramdisks: what a kernel has unpacked that ran out of memory.
+    ///
+    /// # Errors
+    /// When the copy cannot be written.
+    pub fn cut_ramdisks(&mut self, length: usize) -> Result<(), Error> {
+        let whole = std::fs::read(self.state.path().join("ramdisks"))?;
+        let cut = self.state.path().join("ramdisks-cut");
+        std::fs::write(&cut, whole.get(..length).unwrap_or(&whole))?;
+        self.image.files.ramdisks = cut;
+        Ok(())
+    }
+
+    /// Bytes of the ramdisks: of the first, and of all.
+    #[must_use]
+    pub fn ramdisk_lengths(&self) -> (usize, usize) {
+        let ramdisks =
+            self.image.measurement.sections.iter().filter(|section| section.kind == SectionKind::Ramdisk);
+        let lengths: Vec<usize> =
+            ramdisks.map(|section| usize::try_from(section.length).unwrap_or(0)).collect();
+        (lengths.first().copied().unwrap_or(0), lengths.iter().sum())
     }
 
     /// A port of the machine.

@@ -24,10 +24,13 @@ struct Arguments {
     /// The model that the image's configuration names.
     #[arg(long)]
     model: PathBuf,
-    /// The most memory that the search for truncated ramdisks gives, in MiB, and its step.
-    #[arg(long, default_value = "128")]
+    /// The least memory that is tried, in MiB.
+    #[arg(long, default_value = "24")]
+    memory_from: u32,
+    /// The most memory that is tried, in MiB.
+    #[arg(long, default_value = "56")]
     memory_to: u32,
-    /// The step of that search, in MiB.
+    /// The step from one to the other, in MiB.
     #[arg(long, default_value = "4")]
     memory_step: u32,
     /// Only the faults whose name contains this.
@@ -129,7 +132,7 @@ fn faults() -> Vec<Fault> {
 
 async fn run(arguments: &Arguments) -> Result<bool, Error> {
     let folder = tempfile::tempdir()?;
-    let bench = Bench::new(&arguments.machine.image, folder.path())?;
+    let mut bench = Bench::new(&arguments.machine.image, folder.path())?;
     let wanted = |name: &str| arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let mut good = true;
     if wanted("no fault") {
@@ -148,28 +151,63 @@ async fn run(arguments: &Arguments) -> Result<bool, Error> {
     if wanted("memory") {
         good &= memory(&bench, arguments).await?;
     }
+    if wanted("ramdisk") {
+        good &= cut_ramdisks(&mut bench, arguments).await?;
+    }
     Ok(good)
 }
 
-/// Gives the machine more and more memory. Whatever happens, nothing may serve that PID 1 has not found whole; and the search
-/// must come from machines that do not boot, through at least one ramdisk that is cut off, to one that serves.
+/// Gives the machine more and more memory, from too little to boot to enough to serve. Nothing may serve that PID 1 has not found
+/// whole.
 async fn memory(bench: &Bench, arguments: &Arguments) -> Result<bool, Error> {
-    let (mut good, mut cut_off, mut served) = (true, 0, 0);
-    let mut memory_mib = 12;
+    let (mut good, mut ended, mut served) = (true, 0, 0);
+    let mut memory_mib = arguments.memory_from;
     while memory_mib <= arguments.memory_to {
         let settings = MachineSettings { memory_mib, ..arguments.machine.settings() };
         let (outcome, said, took) = boot(bench, &settings, Module::Sound, Parent::Helpful, arguments).await?;
-        let found_whole = said.contains("the application is whole");
-        let refused = said.contains("halted: the application is not the one that was measured");
-        cut_off += u32::from(refused);
         served += u32::from(outcome == Outcome::Served);
-        let sound = outcome != Outcome::Served || (found_whole && !refused);
+        ended += u32::from(outcome != Outcome::Served);
+        let sound = outcome != Outcome::Served || found_whole(&said);
         good &= verdict(&format!("memory {memory_mib} MiB"), sound, outcome, took, &said)?;
         memory_mib += arguments.memory_step;
     }
-    let complete = cut_off > 0 && served > 0;
-    say(&format!("memory: {cut_off} ramdisks cut off and refused, {served} whole and served"))?;
-    Ok(good && complete)
+    say(&format!("memory: {ended} sizes did not serve, {served} did"))?;
+    Ok(good && ended > 0 && served > 0)
+}
+
+/// Cuts the ramdisks off at several places, under a security module that attests the whole image. Only the whole may serve, and a cut
+/// inside the application must be named.
+async fn cut_ramdisks(bench: &mut Bench, arguments: &Arguments) -> Result<bool, Error> {
+    let (first, all) = bench.ramdisk_lengths();
+    let application = all - first;
+    // Inside PID 1; after the first ramdisk; inside the application; before its last file's end; whole.
+    let cuts = [
+        first / 2,
+        first,
+        first + application / 4,
+        first + application / 2,
+        all - 64 * 1024,
+        all - 1024,
+        all,
+    ];
+    let mut good = true;
+    for cut in cuts {
+        bench.cut_ramdisks(cut)?;
+        let settings = arguments.machine.settings();
+        let (outcome, said, took) = boot(bench, &settings, Module::Sound, Parent::Helpful, arguments).await?;
+        let refused = said.contains("halted: the application is not the one that was measured");
+        let sound = match outcome {
+            Outcome::Served => found_whole(&said) && !refused,
+            Outcome::Ended => cut < first || refused,
+            Outcome::Neither => cut < first,
+        };
+        good &= verdict(&format!("ramdisks cut after {cut} of {all} bytes"), sound, outcome, took, &said)?;
+    }
+    Ok(good)
+}
+
+fn found_whole(said: &str) -> bool {
+    said.contains("the application is whole")
 }
 
 async fn boot(
