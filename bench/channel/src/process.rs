@@ -117,7 +117,8 @@ pub(crate) fn serve_enclave(socket: &Path, model: &Path, limits: &str) -> Result
         Ok(run(
             Platform { device, listener, control: None, clock: Clock::boot(), config, model },
             end_of_input(),
-        ).await?)
+        )
+        .await?)
     })
 }
 
