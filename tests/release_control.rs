@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -44,11 +44,20 @@ struct Hold {
     /// Tokens that the engine may still make; `None` for any number.
     left: Mutex<Option<u32>>,
     changed: Condvar,
+    /// Whether the engine stands at the token.
+    reached: AtomicBool,
 }
 
 impl Hold {
     fn after(&self, tokens: u32) {
         *self.left.lock().unwrap() = Some(tokens);
+    }
+
+    /// Waits until the engine stands there, so that it looks at no clock before it is released.
+    async fn reached(&self) {
+        while !self.reached.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn release(&self) {
@@ -62,6 +71,7 @@ impl Hold {
             return;
         }
         let left = self.left.lock().unwrap();
+        self.reached.store(*left == Some(0), Ordering::SeqCst);
         let mut left = self.changed.wait_while(left, |left| *left == Some(0)).unwrap();
         if let Some(left) = left.as_mut() {
             *left -= 1;
@@ -383,6 +393,7 @@ async fn in_the_middle() -> (Room, Arc<session::Session<Full<Bytes>>>, http::Res
     room.run(&release).await;
     room.hold.after(3);
     let (session, response) = stream(&room).await;
+    room.hold.reached().await;
     (room, session, response)
 }
 
@@ -692,6 +703,7 @@ async fn the_proxy_cuts_what_runs_when_the_lease_it_was_shown_ends_and_no_other_
     room.pass_time(LEASE_MS - 300);
     room.hold.after(3);
     let response = proxied(&room).await;
+    room.hold.reached().await;
     // The lease lapses, and an enclave that does not obey it would go on: here, it says nothing at all.
     room.pass_time(LEASE_MS);
     assert!(response.into_body().collect().await.is_err(), "the stream must be cut");
@@ -706,8 +718,9 @@ async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again(
     room.pass_time(LEASE_MS - 300);
     room.hold.after(3);
     let response = proxied(&room).await;
-    room.renew(&release).await;
+    room.hold.reached().await;
     let proven = room.house.recorder.len();
+    room.renew(&release).await;
     let hold = Arc::clone(&room.hold);
     let recorder = room.house.recorder.clone();
     // Another handshake went by: the clean room was proven again while the stream waited.

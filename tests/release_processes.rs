@@ -1,6 +1,6 @@
 //! Release control with the programs as processes: three lease services, a host that is led by them, and a partner.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::time::{Duration, Instant};
 

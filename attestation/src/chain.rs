@@ -7,7 +7,7 @@
 
 mod anchor;
 mod cache;
-mod certificate;
+pub(crate) mod certificate;
 pub(crate) mod der;
 mod error;
 mod name;

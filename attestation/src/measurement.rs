@@ -28,8 +28,10 @@
 //! with two processors an image then takes as long as hashing it once.
 
 mod certificate;
+mod encode;
 mod error;
 mod layout;
+mod manifest;
 mod metadata;
 mod registers;
 mod signature;
@@ -39,13 +41,16 @@ mod tests;
 use serde::Serialize;
 
 pub use certificate::{Curve, SigningCertificate};
+pub use encode::encode;
 pub use error::{ImageError, SignatureError};
 pub use layout::{Architecture, Section, SectionKind};
+pub use manifest::{ApplicationPath, Manifest, ManifestError, ManifestFile};
 pub use metadata::{BuildInformation, Metadata};
 pub use registers::{extended_once, of_contents, of_name, of_program};
 
 use crate::digest::{Sha384, Sha384Digest};
 use layout::{CRC_OFFSET, HEADER_LENGTH, Step, Walk};
+pub use signature::SignatureRequest;
 use signature::SignatureSection;
 
 /// What an image measures to, and what it says about itself.

@@ -17,6 +17,7 @@ mod signer;
 mod status;
 mod trust;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -84,14 +85,15 @@ fn main() -> ExitCode {
     match run(arguments.command) {
         Ok(outcome) => {
             let text = if arguments.json { outcome.json.to_string() } else { outcome.text };
-            println!("{}", text.trim_end());
+            // Whoever started the program may have stopped listening; what it did is done all the same.
+            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
             ExitCode::SUCCESS
         }
         Err(failure) => {
             if arguments.json {
-                println!("{}", failure.json());
+                let _ = writeln!(std::io::stdout(), "{}", failure.json());
             }
-            eprintln!("error: {failure}");
+            let _ = writeln!(std::io::stderr(), "error: {failure}");
             ExitCode::from(failure.exit_code())
         }
     }

@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
+use cleanroom_enclave::model_port::{self, ModelTooLarge};
 use cleanroom_enclave::nitro::{NitroSecureModule, NoSecurityModule};
 use cleanroom_enclave::release::Clock;
+use cleanroom_enclave::serve::LateVsockListener;
 use cleanroom_enclave::{Halt, Platform, console, run};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
@@ -12,10 +14,10 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 const PORT: u32 = 5000;
 /// The port that the host hands in releases, denials and leases on.
 const CONTROL_PORT: u32 = 5001;
+/// The port that the host brings the model to.
+const MODEL_PORT: u32 = 5002;
 /// The measured configuration.
 const CONFIG: &str = "/app/enclave.toml";
-/// The model.
-const MODEL: &str = "/app/model.gguf";
 
 fn main() -> ExitCode {
     match start() {
@@ -31,10 +33,12 @@ fn start() -> Result<(), Reason> {
     console::init()?;
     let device = NitroSecureModule::open()?;
     let config = std::fs::read_to_string(CONFIG)?;
-    let model = std::fs::read(MODEL)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, PORT))?;
-        let control = Some(VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, CONTROL_PORT))?);
+        let mut models = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, MODEL_PORT))?;
+        let model = model_port::receive(&mut models, room()).await?;
+        drop(models);
+        let listener = LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, PORT));
+        let control = Some(LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, CONTROL_PORT)));
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
         let clock = Clock::boot();
@@ -44,6 +48,12 @@ fn start() -> Result<(), Reason> {
     })
 }
 
+/// The most bytes that a model may have: half of the memory, since the weights are laid out anew from the file.
+fn room() -> u64 {
+    let system = rustix::system::sysinfo();
+    system.totalram.saturating_mul(u64::from(system.mem_unit)) / 2
+}
+
 /// Why the program ends.
 #[derive(Debug, thiserror::Error)]
 enum Reason {
@@ -51,6 +61,8 @@ enum Reason {
     NoSecurityModule(#[from] NoSecurityModule),
     #[error(transparent)]
     Halt(#[from] Halt),
+    #[error(transparent)]
+    Model(#[from] ModelTooLarge),
     #[error("the system refused: {0}")]
     System(#[from] std::io::Error),
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::{IntoResponse as _, Response};
+use cleanroom_vsock::{Paced, Pacing};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,7 +21,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_vsock::VsockListener;
+use tokio_vsock::{VsockAddr, VsockListener};
 use tower::ServiceExt as _;
 
 use crate::api::{self, PartnerId, Service, SessionTranscript};
@@ -56,10 +57,36 @@ impl Listener for UnixListener {
 }
 
 impl Listener for VsockListener {
-    type Stream = tokio_vsock::VsockStream;
+    type Stream = Paced<tokio_vsock::VsockStream>;
 
     async fn accept(&mut self) -> io::Result<Self::Stream> {
-        VsockListener::accept(self).await.map(|(stream, _)| stream)
+        VsockListener::accept(self).await.map(|(stream, _)| Paced::new(stream, Pacing::VSOCK))
+    }
+}
+
+/// A vsock port that nobody can connect to until the first connection is waited for: an enclave that is reached serves.
+pub struct LateVsockListener {
+    address: VsockAddr,
+    listener: Option<VsockListener>,
+}
+
+impl LateVsockListener {
+    /// Will listen at `address`.
+    #[must_use]
+    pub const fn new(address: VsockAddr) -> Self {
+        Self { address, listener: None }
+    }
+}
+
+impl Listener for LateVsockListener {
+    type Stream = Paced<tokio_vsock::VsockStream>;
+
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        let listener = match &mut self.listener {
+            Some(listener) => listener,
+            none => none.insert(VsockListener::bind(self.address)?),
+        };
+        Listener::accept(listener).await
     }
 }
 

@@ -5,14 +5,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_host::agent::{self, Authority};
+use cleanroom_host::doctor::{self, Finding};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::nitro;
+use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::relay::{Limits, Times};
+use cleanroom_vsock::Pacing;
 
-/// How far apart small writes over vsock are held, where many tiny packets have been seen to get lost.
-const VSOCK_WINDOW: Duration = Duration::from_millis(1);
+use crate::image_command::ImageCommand;
 
 /// Runs an enclave and carries its partners' connections, without being able to read them.
 ///
@@ -36,13 +40,21 @@ Exit status:
   2  the command line is wrong
   3  the enclave refused its configuration or model
   4  the enclave failed more often than --max-restarts allows
+  5  the images differ (`image diff`)
 
 Logs go to standard error; CLEANROOM_LOG=debug shows more. They name connections by number and never contain what they carry.
 
 Example: try everything on one machine, without hardware
   cleanroom-host doctor
   cleanroom-host run --tier simulated --enclave target/release/cleanroom-enclave-simulated \\
-      --config enclave.toml --model model.gguf --listen 127.0.0.1:8443";
+      --config enclave.toml --model model.gguf --listen 127.0.0.1:8443
+
+Example: boot an image in a virtual machine
+  cleanroom-host run --tier qemu --image enclave.eif --model model.gguf --listen 127.0.0.1:8443
+
+Example: serve from an AWS Nitro Enclave
+  cleanroom-host doctor --tier nitro
+  cleanroom-host run --tier nitro --image enclave.eif --model model.gguf --listen 0.0.0.0:8443 --cid 16 --memory 4096 --processors 2";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -64,6 +76,12 @@ Example: an enclave with context id 16 that listens on port 8443
 SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout.")]
     Relay(RelayArguments),
 
+    /// Build enclave images, look into them, compare them.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+
     /// Look what this machine lacks, and say how to mend it.
     Doctor(DoctorArguments),
 }
@@ -73,6 +91,21 @@ SIGTERM or SIGINT drains: no new connections, and the open ones end within --dra
 pub(crate) enum Tier {
     /// A process with a security module in software. It proves nothing about the machine: for demos, tests and laptops.
     Simulated,
+    /// The image in a virtual machine, with a security module in software: the real thing but for who vouches for it.
+    Qemu,
+    /// The image in an AWS Nitro Enclave of this EC2 instance.
+    Nitro,
+}
+
+/// What executes a virtual machine's instructions.
+#[derive(Clone, Copy, ValueEnum)]
+enum AccelerationChoice {
+    /// The processor if /dev/kvm may be used, else software.
+    Auto,
+    /// The processor.
+    Kvm,
+    /// Software.
+    Tcg,
 }
 
 #[derive(Args)]
@@ -81,13 +114,21 @@ pub(crate) struct RunArguments {
     #[arg(long, value_enum)]
     tier: Tier,
 
-    /// The enclave's program (measured).
-    #[arg(long, value_name = "FILE")]
-    enclave: PathBuf,
+    /// The enclave's program (measured); for the simulated tier.
+    #[arg(long, value_name = "FILE", required_if_eq("tier", "simulated"))]
+    enclave: Option<PathBuf>,
 
-    /// The enclave's configuration (measured).
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The enclave's configuration (measured); for the simulated tier, an image has its own.
+    #[arg(long, value_name = "FILE", required_if_eq("tier", "simulated"))]
+    config: Option<PathBuf>,
+
+    /// The enclave image file (measured); for the qemu and nitro tiers.
+    #[arg(long, value_name = "FILE", required_if_eq_any([("tier", "qemu"), ("tier", "nitro")]), conflicts_with_all = ["enclave", "config"])]
+    image: Option<PathBuf>,
+
+    /// SHA-384 that the image file must have, for the nitro tier; its build summary names it.
+    #[arg(long, value_name = "HEX")]
+    image_sha384: Option<Sha384Digest>,
 
     /// The model (the enclave measures it itself).
     #[arg(long, value_name = "FILE")]
@@ -132,11 +173,47 @@ pub(crate) struct RunArguments {
     max_restarts: Option<u32>,
 
     #[command(flatten)]
+    machine: MachineArguments,
+
+    #[command(flatten)]
     pub(crate) limits: LimitArguments,
 
     /// The enclave's arguments (measured).
     #[arg(last = true, value_name = "ARGUMENT")]
     arguments: Vec<String>,
+}
+
+/// The virtual machine of the qemu tier, the enclave of the nitro tier.
+#[derive(Args)]
+#[command(next_help_heading = "Virtual machine (qemu and nitro tiers)")]
+struct MachineArguments {
+    /// Memory in MiB. The image, the model twice, and room to work must fit.
+    #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u32).range(16..))]
+    memory: u32,
+
+    /// Processors.
+    #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=128))]
+    processors: u32,
+
+    /// The enclave's context id, which no other enclave of the instance has (nitro tier).
+    #[arg(long, value_name = "NUMBER", default_value = "16", value_parser = clap::value_parser!(u32).range(4..))]
+    cid: u32,
+
+    /// AWS's program for enclaves (nitro tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "nitro-cli")]
+    nitro_cli: PathBuf,
+
+    /// What executes the machine's instructions (qemu tier).
+    #[arg(long, value_enum, default_value = "auto")]
+    acceleration: AccelerationChoice,
+
+    /// QEMU 11.1 or later (qemu tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+
+    /// The program that gives the machine vsock (qemu tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
+    vsock_device: PathBuf,
 }
 
 #[derive(Args)]
@@ -145,7 +222,7 @@ pub(crate) struct RelayArguments {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: ListenAddress,
 
-    /// Where the enclave listens: vsock:CID:PORT or unix:PATH.
+    /// Where the enclave listens: vsock:CID:PORT, hybrid:PORT:PATH (a virtual machine's vsock device) or unix:PATH.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) to: EnclaveAddress,
 
@@ -157,11 +234,33 @@ pub(crate) struct RelayArguments {
 pub(crate) struct DoctorArguments {
     /// What would run the enclave.
     #[arg(long, value_enum, default_value = "simulated")]
-    _tier: Tier,
+    tier: Tier,
 
     /// The state folder that would be used.
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
-    pub(crate) state: PathBuf,
+    state: PathBuf,
+
+    /// QEMU 11.1 or later (qemu tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    qemu: PathBuf,
+
+    /// The program that gives a machine vsock (qemu tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
+    vsock_device: PathBuf,
+
+    /// AWS's program for enclaves (nitro tier).
+    #[arg(long, value_name = "PROGRAM", default_value = "nitro-cli")]
+    nitro_cli: PathBuf,
+}
+
+impl DoctorArguments {
+    pub(crate) fn examine(&self) -> Vec<Finding> {
+        match self.tier {
+            Tier::Simulated => doctor::simulated(&self.state),
+            Tier::Qemu => doctor::qemu(&self.state, &self.qemu, &self.vsock_device),
+            Tier::Nitro => doctor::nitro(&self.state, &self.nitro_cli),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -194,14 +293,10 @@ pub(crate) struct LimitArguments {
 impl LimitArguments {
     pub(crate) fn for_relay(&self, to: &EnclaveAddress) -> Limits {
         let window = match to {
-            EnclaveAddress::Vsock { .. } => VSOCK_WINDOW,
+            EnclaveAddress::Vsock { .. } | EnclaveAddress::Hybrid { .. } => Pacing::VSOCK.window,
             EnclaveAddress::Unix(_) => Duration::ZERO,
         };
         self.with_window(window)
-    }
-
-    pub(crate) fn for_simulated(&self) -> Limits {
-        self.with_window(Duration::ZERO)
     }
 
     fn with_window(&self, window: Duration) -> Limits {
@@ -214,17 +309,48 @@ impl LimitArguments {
     }
 }
 
+/// What a tier starts.
+pub(crate) enum Enclave {
+    Simulated(Settings),
+    Nitro(nitro::Settings),
+    Qemu(qemu::Settings),
+}
+
 impl RunArguments {
-    pub(crate) fn simulated(&self) -> Settings {
-        let Tier::Simulated = self.tier;
+    /// What the chosen tier starts.
+    pub(crate) fn enclave(&self) -> Enclave {
+        match self.tier {
+            Tier::Simulated => Enclave::Simulated(self.simulated()),
+            Tier::Qemu => Enclave::Qemu(self.qemu()),
+            Tier::Nitro => Enclave::Nitro(self.nitro()),
+        }
+    }
+
+    fn simulated(&self) -> Settings {
         Settings {
-            program: self.enclave.clone(),
+            // clap has seen to it that this tier has both.
+            program: self.enclave.clone().unwrap_or_default(),
+            config: self.config.clone().unwrap_or_default(),
             arguments: self.arguments.clone(),
-            config: self.config.clone(),
             model: self.model.clone(),
             instance_id: self.instance_id.clone(),
             state: self.state.clone(),
             echo_console: self.show_console,
+        }
+    }
+
+    fn nitro(&self) -> nitro::Settings {
+        let machine = &self.machine;
+        nitro::Settings {
+            // clap has seen to it that this tier has one.
+            image: self.image.clone().unwrap_or_default(),
+            image_sha384: self.image_sha384,
+            model: self.model.clone(),
+            cid: machine.cid,
+            memory_mib: machine.memory,
+            processors: machine.processors,
+            nitro_cli: machine.nitro_cli.clone(),
+            state: self.state.clone(),
         }
     }
 
@@ -234,6 +360,30 @@ impl RunArguments {
             release: self.release.clone(),
             denials: self.denials.clone(),
         })
+    }
+
+    fn qemu(&self) -> qemu::Settings {
+        let machine = &self.machine;
+        qemu::Settings {
+            // clap has seen to it that this tier has one.
+            image: self.image.clone().unwrap_or_default(),
+            model: self.model.clone(),
+            instance_id: self.instance_id.clone(),
+            machine: MachineSettings {
+                qemu: machine.qemu.clone(),
+                vsock_device: machine.vsock_device.clone(),
+                memory_mib: machine.memory,
+                processors: machine.processors,
+                acceleration: match machine.acceleration {
+                    AccelerationChoice::Auto => Acceleration::Auto,
+                    AccelerationChoice::Kvm => Acceleration::Kvm,
+                    AccelerationChoice::Tcg => Acceleration::Tcg,
+                },
+                append: String::new(),
+            },
+            state: self.state.clone(),
+            echo_console: self.show_console,
+        }
     }
 
     pub(crate) fn restart_policy(&self) -> RestartPolicy {
@@ -290,6 +440,21 @@ mod tests {
     }
 
     #[test]
+    fn each_tier_needs_what_it_starts_from() {
+        let refused = |tier: &str| {
+            Arguments::try_parse_from(format!("x run --model m --listen 127.0.0.1:0 {tier}").split(' '))
+                .is_err()
+        };
+        assert!(refused("--tier simulated --enclave e"));
+        assert!(refused("--tier qemu"));
+        assert!(refused("--tier qemu --image i --config c"), "an image has its own configuration");
+        assert!(!refused("--tier qemu --image i"));
+        assert!(refused("--tier nitro"));
+        assert!(!refused("--tier nitro --image i --cid 17"));
+        assert!(refused("--tier nitro --image i --cid 3"), "that is the parent's");
+    }
+
+    #[test]
     fn small_writes_are_held_apart_over_vsock_only() {
         let window = |to: &str| {
             let line = ["x", "relay", "--listen", "127.0.0.1:0", "--to", to];
@@ -298,7 +463,7 @@ mod tests {
             };
             relay.limits.for_relay(&relay.to).times.window
         };
-        assert_eq!(window("vsock:16:8443"), VSOCK_WINDOW);
+        assert_eq!(window("vsock:16:8443"), Pacing::VSOCK.window);
         assert_eq!(window("unix:/x"), Duration::ZERO);
     }
 }

@@ -1,5 +1,7 @@
 //! What this machine lacks, and the command that mends it.
 
+mod nitro;
+
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -36,6 +38,85 @@ impl Finding {
 #[must_use]
 pub fn simulated(state: &Path) -> Vec<Finding> {
     vec![processor(), sealed_memory(), state_folder(state), sockets(), memory()]
+}
+
+/// What the `qemu` tier needs, with its files in the folder `state`.
+#[must_use]
+pub fn qemu(state: &Path, qemu: &Path, vsock_device: &Path) -> Vec<Finding> {
+    vec![
+        image_processor(),
+        emulator(qemu),
+        vsock(vsock_device),
+        acceleration(),
+        state_folder(state),
+        sockets(),
+        memory(),
+    ]
+}
+
+/// What the `nitro` tier needs, with its files in the folder `state`.
+#[must_use]
+pub fn nitro(state: &Path, nitro_cli: &Path) -> Vec<Finding> {
+    let mut findings = nitro::findings(Path::new("/"), nitro_cli);
+    findings.extend([state_folder(state), sockets()]);
+    findings
+}
+
+fn image_processor() -> Finding {
+    const WHAT: &str = "processor";
+    match std::env::consts::ARCH {
+        arch @ "x86_64" => Finding::good(WHAT, arch),
+        arch => Finding::bad(WHAT, arch, "use a machine with an x86_64 processor: images are built for it"),
+    }
+}
+
+/// What gets both programs of the qemu tier.
+const GET_TOOLS: &str = "scripts/qemu; it prints the folder for --qemu and --vsock-device";
+
+/// The version from which on QEMU can carry the security module's device.
+const QEMU_NEEDED: (u32, u32) = (11, 1);
+
+fn emulator(program: &Path) -> Finding {
+    const WHAT: &str = "QEMU";
+    match first_line(program) {
+        Ok(line) if qemu_version(&line).is_some_and(|version| version >= QEMU_NEEDED) => {
+            Finding::good(WHAT, line)
+        }
+        Ok(line) => Finding::bad(WHAT, format!("{line}; 11.1 or later is needed"), GET_TOOLS),
+        Err(error) => Finding::bad(WHAT, format!("`{}`: {error}", program.display()), GET_TOOLS),
+    }
+}
+
+fn vsock(program: &Path) -> Finding {
+    const WHAT: &str = "vsock device";
+    match first_line(program) {
+        Ok(line) => Finding::good(WHAT, line),
+        Err(error) => Finding::bad(WHAT, format!("`{}`: {error}", program.display()), GET_TOOLS),
+    }
+}
+
+/// Software does it, too, so this is never bad.
+fn acceleration() -> Finding {
+    const WHAT: &str = "acceleration";
+    match fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Finding::good(WHAT, "/dev/kvm can be used"),
+        Err(error) => Finding::good(WHAT, format!("in software; /dev/kvm: {error}")),
+    }
+}
+
+/// The first line that a program prints about its version.
+fn first_line(program: &Path) -> std::io::Result<String> {
+    let output =
+        std::process::Command::new(program).arg("--version").stdin(std::process::Stdio::null()).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().next().unwrap_or_default();
+    Ok(line.chars().filter(|character| !character.is_control()).take(100).collect())
+}
+
+/// Major and minor number in `QEMU emulator version 11.1.3 (…)`.
+fn qemu_version(line: &str) -> Option<(u32, u32)> {
+    let mut numbers = line.strip_prefix("QEMU emulator version ")?.split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 fn processor() -> Finding {
@@ -119,6 +200,26 @@ mod tests {
             let finding = state_folder(&state);
             assert!(!finding.good, "{finding:?}");
             assert!(finding.remedy.unwrap().contains("--state"));
+        }
+    }
+
+    #[test]
+    fn qemu_must_be_new_enough() {
+        assert_eq!(
+            qemu_version("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)"),
+            Some((11, 1))
+        );
+        assert!(qemu_version("QEMU emulator version 7.2.17").unwrap() < QEMU_NEEDED);
+        assert!(qemu_version("QEMU emulator version 11.0.0").unwrap() < QEMU_NEEDED);
+        assert_eq!(qemu_version("something else"), None);
+    }
+
+    #[test]
+    fn programs_that_are_not_there_are_named_with_what_gets_them() {
+        let absent = Path::new("/nonexistent/qemu");
+        for finding in [emulator(absent), vsock(absent)] {
+            assert!(!finding.good && finding.found.contains("/nonexistent/qemu"), "{finding:?}");
+            assert!(finding.remedy.unwrap().contains("scripts/qemu"));
         }
     }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
@@ -31,13 +32,21 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
-/// Where the enclave listens: `vsock:CID:PORT` or `unix:PATH`.
+/// Where the enclave listens: `vsock:CID:PORT`, `hybrid:PORT:PATH` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnclaveAddress {
     /// An `AF_VSOCK` stream address (vsock(7)).
     Vsock {
         /// The enclave's context id.
         cid: u32,
+        /// The port.
+        port: u32,
+    },
+    /// A port of a virtual machine whose vsock device is a Unix socket here (`vhost-device-vsock`, Firecracker): whoever connects
+    /// says `CONNECT` and the port, and is answered `OK` and a number, each in a line.
+    Hybrid {
+        /// The device's socket.
+        path: PathBuf,
         /// The port.
         port: u32,
     },
@@ -89,10 +98,19 @@ impl FromStr for EnclaveAddress {
         if let Some(path) = text.strip_prefix("unix:") {
             return socket_path(path).map(Self::Unix);
         }
+        let hybrid = text.strip_prefix("hybrid:").and_then(|rest| rest.split_once(':'));
+        if let Some((port, path)) = hybrid
+            && let Ok(port) = port.parse()
+        {
+            return socket_path(path).map(|path| Self::Hybrid { path, port });
+        }
         let vsock = text.strip_prefix("vsock:").and_then(|rest| rest.split_once(':'));
         match vsock.map(|(cid, port)| (cid.parse(), port.parse())) {
             Some((Ok(cid), Ok(port))) => Ok(Self::Vsock { cid, port }),
-            _ => Err(AddressError::Form { expected: "vsock:CID:PORT or unix:PATH", actual: text.to_owned() }),
+            _ => Err(AddressError::Form {
+                expected: "vsock:CID:PORT, hybrid:PORT:PATH or unix:PATH",
+                actual: text.to_owned(),
+            }),
         }
     }
 }
@@ -137,6 +155,7 @@ impl fmt::Display for EnclaveAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vsock { cid, port } => write!(formatter, "vsock:{cid}:{port}"),
+            Self::Hybrid { path, port } => write!(formatter, "hybrid:{port}:{}", path.display()),
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
         }
     }
@@ -221,11 +240,36 @@ impl Dial for EnclaveAddress {
     async fn dial(&self) -> io::Result<Self::Stream> {
         match self {
             Self::Unix(path) => UnixStream::connect(path).await.map(Either::Left),
+            Self::Hybrid { path, port } => connect_hybrid(path, *port).await.map(Either::Left),
             Self::Vsock { cid, port } => {
                 VsockStream::connect(VsockAddr::new(*cid, *port)).await.map(Either::Right)
             }
         }
     }
+}
+
+/// Connects to a port of a virtual machine through its vsock device's socket.
+async fn connect_hybrid(path: &Path, port: u32) -> io::Result<UnixStream> {
+    /// `OK`, the longest port number and the line's end.
+    const ANSWER_MAX: usize = 16;
+    let mut stream = UnixStream::connect(path).await?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
+    // Byte by byte: what follows the line belongs to the enclave.
+    let mut answer = Vec::new();
+    while answer.last() != Some(&b'\n') {
+        if answer.len() == ANSWER_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        match stream.read_u8().await {
+            Ok(byte) => answer.push(byte),
+            // The device closes when nobody in the machine listens on the port.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if answer.starts_with(b"OK ") { Ok(stream) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 #[cfg(test)]
@@ -238,7 +282,8 @@ mod tests {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
         }
         assert_eq!("tcp:localhost:1".parse(), Ok(ListenAddress::Tcp("localhost:1".to_owned())));
-        for text in ["vsock:16:8443", "vsock:4294967295:0", "unix:/run/enclave.sock"] {
+        for text in ["vsock:16:8443", "vsock:4294967295:0", "unix:/run/enclave.sock", "hybrid:5000:/run/x:y"]
+        {
             assert_eq!(text.parse::<EnclaveAddress>().unwrap().to_string(), text);
         }
     }
@@ -248,7 +293,9 @@ mod tests {
         for text in ["", ":1", "host", "host:port", "host:65536", "unix:"] {
             assert!(matches!(text.parse::<ListenAddress>(), Err(AddressError::Form { .. })), "{text}");
         }
-        for text in ["", "vsock:16", "vsock:-1:1", "vsock:a:1", "127.0.0.1:1", "unix:"] {
+        for text in
+            ["", "vsock:16", "hybrid:x:/run", "hybrid:1:", "vsock:-1:1", "vsock:a:1", "127.0.0.1:1", "unix:"]
+        {
             assert!(matches!(text.parse::<EnclaveAddress>(), Err(AddressError::Form { .. })), "{text}");
         }
     }
@@ -278,5 +325,40 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(address.bind().await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    /// What a client gets from a vsock device that answers its first line with `answer`.
+    async fn answered(answer: &'static [u8]) -> (io::Result<Vec<u8>>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vsock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let device = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut line = vec![0; b"CONNECT 5000\n".len()];
+            stream.read_exact(&mut line).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            String::from_utf8(line).unwrap()
+        };
+        let client = async {
+            let mut stream = EnclaveAddress::Hybrid { path: path.clone(), port: 5000 }.dial().await?;
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).await?;
+            Ok(heard)
+        };
+        tokio::join!(client, device)
+    }
+
+    #[tokio::test]
+    async fn a_port_behind_a_vsock_device_is_asked_for_and_nothing_after_the_answer_is_lost() {
+        let (heard, line) = answered(b"OK 1073741824\nfirst bytes").await;
+        assert_eq!((heard.unwrap().as_slice(), line.as_str()), (b"first bytes".as_slice(), "CONNECT 5000\n"));
+    }
+
+    #[tokio::test]
+    async fn a_port_that_nobody_listens_on_is_refused_and_nonsense_is_no_answer() {
+        assert_eq!(answered(b"").await.0.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        for nonsense in [b"NO\n".as_slice(), b"OK 12345678901234567890\n"] {
+            assert_eq!(answered(nonsense).await.0.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
     }
 }

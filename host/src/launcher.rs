@@ -1,7 +1,11 @@
 //! Starts enclaves and keeps them running. One module for each tier, one supervisor for all of them.
 
 mod console;
+mod description;
+mod model;
+pub mod nitro;
 mod program;
+pub mod qemu;
 pub mod simulated;
 mod state;
 mod supervisor;
@@ -11,17 +15,25 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 
+use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::measurement::ImageError;
 use cleanroom_software_nsm::NsmError;
 
 use crate::endpoint::AddressError;
 
+pub use description::Description;
 pub(crate) use program::check_sealed_memory;
+pub use state::StateFolder;
 pub use supervisor::{Patience, RestartPolicy, State, Status, SuperviseError, supervise};
 
 /// Starts enclaves of one tier.
 pub trait Launcher: Send {
     /// A running enclave.
     type Enclave: Enclave;
+
+    /// Whether an enclave that is asked to drain lets running requests end. One that cannot be asked is drained from outside:
+    /// it is ended once its connections have.
+    const DRAINS_ITSELF: bool;
 
     /// Starts an enclave. It need not accept connections yet.
     fn launch(&mut self) -> impl Future<Output = Result<Self::Enclave, LaunchError>> + Send;
@@ -108,6 +120,30 @@ pub enum LaunchError {
         /// What the system said.
         source: io::Error,
     },
+    /// The image is none that an enclave could be started from.
+    #[error("`{}` is not an enclave image: {error}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: Box<ImageError>,
+    },
+    /// The image is not the one that was meant, or not any more.
+    #[error(
+        "expected `{}` to have SHA-384 {expected}, it has {actual}: it was replaced, or is another image",
+        path.display()
+    )]
+    ImageDigest {
+        /// The file.
+        path: PathBuf,
+        /// The digest that was given, or that it had when the host started.
+        expected: Box<Sha384Digest>,
+        /// The digest that it has.
+        actual: Box<Sha384Digest>,
+    },
+    /// AWS's program did not start an enclave, or started another one.
+    #[error(transparent)]
+    Nitro(#[from] nitro::NitroError),
     /// Another host uses the folder.
     #[error("the state folder `{}` is in use by another cleanroom-host; give each its own with --state", .0.display())]
     InUse(PathBuf),

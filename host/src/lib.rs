@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod doctor;
 pub mod endpoint;
+pub mod image;
 pub mod launcher;
 pub mod relay;
 pub mod run;

@@ -1,21 +1,24 @@
 //! `cleanroom-host`: the program that an operator runs.
 
 mod command_line;
+mod image_command;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use cleanroom_host::endpoint::{BoundListener, ListenAddress};
-use cleanroom_host::launcher::simulated::{Description, Simulated};
-use cleanroom_host::launcher::{LaunchError, SuperviseError};
-use cleanroom_host::run::{RunError, relay_only, with_simulated_enclave};
-use cleanroom_host::{doctor, run};
+use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::nitro::Nitro;
+use cleanroom_host::launcher::qemu::Qemu;
+use cleanroom_host::launcher::simulated::Simulated;
+use cleanroom_host::launcher::{Description, LaunchError, SuperviseError};
+use cleanroom_host::run::{self, Access, RunError, relay_only, with_enclave};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::command_line::{Arguments, Command, DoctorArguments, RelayArguments, RunArguments};
+use crate::command_line::{Arguments, Command, DoctorArguments, Enclave, RelayArguments, RunArguments};
+use crate::image_command::ImageFailure;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -34,6 +37,7 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     let json = arguments.json;
     match arguments.command {
         Command::Doctor(arguments) => examine(&arguments, json),
+        Command::Image { command } => Ok(image_command::execute(&command, json, print_line)?),
         Command::Relay(arguments) => block_on(relay(arguments, json)),
         Command::Run(arguments) => block_on(run_enclave(*arguments, json)),
     }
@@ -55,24 +59,46 @@ async fn relay(arguments: RelayArguments, json: bool) -> Result<(), Failure> {
 }
 
 async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure> {
-    let settings = run::Settings {
-        limits: arguments.limits.for_simulated(),
-        restart: arguments.restart_policy(),
-        patience: arguments.patience(),
-    };
     let stop = stop_on_signal()?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
-    let launcher = Simulated::prepare(&arguments.simulated())?;
-    let description = launcher.description().clone();
-    let agent = arguments.agent();
-    let ready = move || announce(&Ready { address: &address, description: Some(&description) }, json);
-    with_simulated_enclave(launcher, listener, settings, report, agent, stop, ready).await?;
+    let settings = |access: &Access| run::Settings {
+        limits: arguments.limits.for_relay(&access.partner),
+        restart: arguments.restart_policy(),
+        patience: arguments.patience(),
+    };
+    let ready = |description: Description| {
+        move || announce(&Ready { address: &address, description: Some(&description) }, json)
+    };
+    let access = |partner: EnclaveAddress, control: EnclaveAddress| Access {
+        partner,
+        authorities: arguments.agent().map(|settings| (control, settings)),
+    };
+    match arguments.enclave() {
+        Enclave::Simulated(enclave) => {
+            let launcher = Simulated::prepare(&enclave)?;
+            let access = access(launcher.partner_port(), launcher.control_port());
+            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
+        }
+        Enclave::Nitro(enclave) => {
+            let launcher = Nitro::prepare(&enclave)?;
+            let access = access(launcher.partner_port(), launcher.control_port());
+            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
+        }
+        Enclave::Qemu(enclave) => {
+            let launcher = Qemu::prepare(&enclave)?;
+            let access = access(launcher.partner_port(), launcher.control_port());
+            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
+        }
+    }
     Ok(())
 }
 
 fn examine(arguments: &DoctorArguments, json: bool) -> Result<ExitCode, Failure> {
-    let findings = doctor::simulated(&arguments.state);
+    let findings = arguments.examine();
     let good = findings.iter().all(|finding| finding.good);
     if json {
         say(&serde_json::json!({ "good": good, "findings": findings }).to_string())?;
@@ -105,13 +131,14 @@ fn announce(ready: &Ready<'_>, json: bool) {
     } else {
         let mut text = format!("ready: partners connect to {}", ready.address);
         if let Some(enclave) = ready.description {
-            for (name, value) in [
+            let root = enclave.development_root_sha256.as_ref().map(|root| ("development root", root));
+            let values = [
                 ("PCR 0", &enclave.pcr0),
                 ("PCR 1", &enclave.pcr1),
                 ("PCR 2", &enclave.pcr2),
                 ("model", &enclave.model_sha256),
-                ("development root", &enclave.development_root_sha256),
-            ] {
+            ];
+            for (name, value) in values.into_iter().chain(root) {
                 text.push_str(&format!("\n  {name}: {value}"));
             }
         }
@@ -122,8 +149,12 @@ fn announce(ready: &Ready<'_>, json: bool) {
 }
 
 fn say(text: &str) -> Result<(), Failure> {
+    print_line(text).map_err(Failure::System)
+}
+
+fn print_line(text: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    writeln!(output, "{text}").and_then(|()| output.flush()).map_err(Failure::System)
+    writeln!(output, "{text}").and_then(|()| output.flush())
 }
 
 async fn bind(address: &ListenAddress) -> Result<(BoundListener, ListenAddress), Failure> {
@@ -178,6 +209,8 @@ enum Failure {
     Enclave(#[from] RunError),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Image(#[from] ImageFailure),
     #[error("could not listen on {address}: {source}")]
     Bind { address: String, source: io::Error },
     #[error("the system refused: {0}")]
@@ -190,7 +223,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Enclave(RunError::Enclave(SuperviseError::Refused(_))) => 3,
             Self::Enclave(RunError::Enclave(SuperviseError::Failed { .. })) => 4,
-            Self::Enclave(_) | Self::Launch(_) | Self::Bind { .. } | Self::System(_) => 1,
+            Self::Enclave(_) | Self::Launch(_) | Self::Image(_) | Self::Bind { .. } | Self::System(_) => 1,
         })
     }
 }

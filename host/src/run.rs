@@ -8,8 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent;
 use crate::endpoint::{BoundListener, EnclaveAddress};
-use crate::launcher::simulated::Simulated;
-use crate::launcher::{Patience, RestartPolicy, State, Status, SuperviseError, supervise};
+use crate::launcher::{Launcher, Patience, RestartPolicy, State, Status, SuperviseError, supervise};
 use crate::relay::{self, Counters, Limits};
 use crate::status::{self, Sources};
 
@@ -36,40 +35,45 @@ pub async fn relay_only(
     }
 }
 
-/// Runs a simulated enclave and relays to it, until `stop`. `ready` is called once, when the enclave first accepts connections.
+/// Runs an enclave, relays to it and keeps it in touch with the authorities, until `stop`. `ready` is called once, when the enclave first accepts connections.
 ///
-/// On `stop` the relay takes no more connections and the enclave is asked to drain, both at once; each has
-/// the same time to come to its end.
+/// On `stop` the relay takes no more connections. An enclave that can drain itself is asked to at once, and each has
+/// the same time to come to its end; any other is ended when the relay has.
 ///
 /// # Errors
 /// [`RunError`] when the enclave cannot be kept running.
-pub async fn with_simulated_enclave(
-    launcher: Simulated,
+pub async fn with_enclave<L: Launcher>(
+    launcher: L,
+    access: Access,
     listener: BoundListener,
     settings: Settings,
     report: Option<BoundListener>,
-    agent: Option<agent::Settings>,
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
-    let enclave = Arc::new(EnclaveAddress::Unix(launcher.socket().to_owned()));
-    let control = EnclaveAddress::Unix(launcher.control().to_owned());
+    let partner = Arc::new(access.partner);
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
     let sources = Sources { relay: Arc::clone(&counters), enclave: Some(watched.clone()) };
 
     // If the enclave cannot be kept running, the relay has nothing to wait for.
     let relay_stop = stop.child_token();
+    let enclave_stop = if L::DRAINS_ITSELF { stop } else { CancellationToken::new() };
     let enclave_task = async {
-        let result = supervise(launcher, settings.restart, settings.patience, &status, stop).await;
+        let result =
+            supervise(launcher, settings.restart, settings.patience, &status, enclave_stop.clone()).await;
         relay_stop.cancel();
         result
     };
-    let relay_task =
-        relay::serve(listener, enclave, settings.limits, counters, relay_stop.clone().cancelled_owned());
+    let relay_task = async {
+        let stopped = relay_stop.clone().cancelled_owned();
+        let cut = relay::serve(listener, partner, settings.limits, counters, stopped).await;
+        enclave_stop.cancel();
+        cut
+    };
     let agent = async {
-        match agent {
-            Some(settings) => agent::serve(control, settings).await,
+        match access.authorities {
+            Some((control, settings)) => agent::serve(control, settings).await,
             None => std::future::pending().await,
         }
     };
@@ -88,6 +92,15 @@ pub async fn with_simulated_enclave(
         () = announce => Ok(()),
         () = agent => Ok(()),
     }
+}
+
+/// How the host reaches the enclave.
+#[derive(Debug)]
+pub struct Access {
+    /// Where partners' connections go.
+    pub partner: EnclaveAddress,
+    /// Where releases, denials and leases go, and whence they come; nothing for an enclave without release control.
+    pub authorities: Option<(EnclaveAddress, agent::Settings)>,
 }
 
 /// How an enclave is run and relayed to.

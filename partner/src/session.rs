@@ -9,10 +9,12 @@ use cleanroom_attestation::verdict::AcceptedSession;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::{Mutex, Notify, watch};
-use tokio::task::AbortHandle;
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::address::{Address, Transport};
 use crate::channel::{Appraised, Attested, ChannelError, RelyingParty};
@@ -41,26 +43,45 @@ pub struct Session<B> {
     connection: Connection,
 }
 
-/// The task that carries a session, and whom it is connected to.
+/// What carries a session, and whom it is connected to.
 #[derive(Clone)]
 struct Connection {
-    task: AbortHandle,
-    /// Closed when the task has ended.
-    alive: watch::Receiver<()>,
+    /// HTTP/2's own tasks. The connection is closed when none is left.
+    tasks: TaskTracker,
+    cut: CancellationToken,
     /// Of one boot of one enclave.
     receipt_key: Arc<[u8]>,
 }
 
 impl Connection {
-    async fn ended(&mut self) {
-        while self.alive.changed().await.is_ok() {}
+    fn new(receipt_key: Arc<[u8]>) -> Self {
+        let tasks = TaskTracker::new();
+        // Only closed trackers can be waited for. Tasks still join it.
+        tasks.close();
+        Self { tasks, cut: CancellationToken::new(), receipt_key }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.tasks.is_empty()
     }
 
     /// Ends what runs on it; `false`, because it is not to be kept.
-    fn cut(&self, code: &'static str, reason: &str) -> bool {
+    fn end(&self, code: &'static str, reason: &str) -> bool {
         tracing::error!(code, "requests that ran on a session that has ended were cut: {reason}");
-        self.task.abort();
+        self.cut.cancel();
         false
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Connection {
+    fn execute(&self, task: F) {
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = cut.cancelled() => {}
+                _ = task => {}
+            }
+        });
     }
 }
 
@@ -106,20 +127,15 @@ where
         let transcript = attested.transcript();
         let evidence = attested.session().clone();
         let model_digest = attested.model_digest();
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let connection = Connection::new(evidence.evidence().public_key().unwrap_or_default().into());
+        let (sender, http) = http2::Builder::new(connection.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_EVERY)
             .handshake(TokioIo::new(attested.into_stream()))
             .await?;
-        let (living, alive) = watch::channel(());
-        let task = tokio::spawn(async move {
-            let _living = living;
-            // Errors of the connection reach whoever waits for a response on it.
-            let _ = connection.await;
-        });
-        let receipt_key = evidence.evidence().public_key().unwrap_or_default().into();
-        let connection = Connection { task: task.abort_handle(), alive, receipt_key };
+        // Errors of the connection reach whoever waits for a response on it.
+        connection.execute(http);
         Ok(Self { sender, evidence, model_digest, transcript, fresh_until, rests_on, connection })
     }
 
@@ -230,21 +246,21 @@ where
             if running.is_empty() {
                 continue;
             }
-            let _ = timeout(FAREWELL, async {
-                for connection in &mut running {
-                    connection.ended().await;
+            let farewell = async {
+                for connection in &running {
+                    connection.tasks.wait().await;
                 }
-            })
-            .await;
-            running.retain(|connection| !connection.task.is_finished());
+            };
+            let _ = timeout(FAREWELL, farewell).await;
+            running.retain(|connection| !connection.has_ended());
             if running.is_empty() {
                 continue;
             }
             let proven = self.get().await;
             running.retain(|connection| match &proven {
                 Ok(proven) if proven.connection.receipt_key == connection.receipt_key => true,
-                Ok(_) => connection.cut("enclave-restarted", "another enclave answers now"),
-                Err(error) => connection.cut(error.code(), &error.to_string()),
+                Ok(_) => connection.end("enclave-restarted", "another enclave answers now"),
+                Err(error) => connection.end(error.code(), &error.to_string()),
             });
         }
     }
@@ -255,7 +271,7 @@ where
         let reason = if lost { "its connection was lost" } else { session.rests_on.ended() };
         tracing::info!("a session has ended: {reason}");
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        retired.retain(|connection| !connection.task.is_finished());
+        retired.retain(|connection| !connection.has_ended());
         retired.push(session.connection.clone());
     }
 

@@ -12,15 +12,16 @@ fn programs() -> &'static Path {
     static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
     PROGRAMS.get_or_init(|| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
-            .args(["build", "--quiet", "--workspace", "--bins"])
-            .current_dir(repository())
-            .status()
-            .expect("cargo can be started");
-        assert!(built.success(), "the programs cannot be built");
-        // A test runs from target/PROFILE/deps.
+        // A test runs from target/PROFILE/deps, an example from target/PROFILE/examples.
         let test = std::env::current_exe().expect("a test knows its own path");
-        test.ancestors().nth(2).expect("a test lies in the target folder").to_owned()
+        let folder = test.ancestors().nth(2).expect("a test lies in the target folder").to_owned();
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(repository());
+        if folder.ends_with("release") {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo can be started").success(), "the programs cannot be built");
+        folder
     })
 }
 

@@ -10,8 +10,10 @@ use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
 
 use super::error::SignatureError;
+use crate::chain::certificate::window;
 use crate::chain::der::{Malformed, Reader, tag};
 use crate::digest::{Sha256Digest, Sha384Digest};
+use crate::time::Timestamp;
 
 /// The certificate that signed an image.
 #[derive(Clone, PartialEq, Eq, Serialize)]
@@ -23,6 +25,9 @@ pub struct SigningCertificate {
     pub sha256: Sha256Digest,
     /// The curve of its key.
     pub curve: Curve,
+    /// When it begins and ends to be valid; `None` if that is not written as RFC 5280 has it. Nitro refuses to start an
+    /// image outside of it; no measurement depends on it.
+    pub validity: Option<(Timestamp, Timestamp)>,
     /// Its DER.
     #[serde(skip)]
     der: Vec<u8>,
@@ -52,6 +57,15 @@ impl Curve {
             Self::P256 => -7,
             Self::P384 => -35,
             Self::P521 => -36,
+        }
+    }
+
+    /// Length of a number of the curve's field, bytes.
+    pub(super) const fn field_length(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+            Self::P521 => 66,
         }
     }
 
@@ -87,14 +101,16 @@ impl SigningCertificate {
         let certificate = CertificateDer::from_pem_slice(pem)
             .map_err(|_| SignatureError::Certificate { problem: "the PEM block is not well formed" })?;
         let der = certificate.as_ref();
-        let key_info = subject_public_key_info(der).map_err(|Malformed| SignatureError::Certificate {
-            problem: "the contents of the PEM block are not a certificate in DER",
-        })?;
+        let (validity, key_info) =
+            validity_and_key_info(der).map_err(|Malformed| SignatureError::Certificate {
+                problem: "the contents of the PEM block are not a certificate in DER",
+            })?;
         let (curve, public_key) = elliptic_key(key_info).ok_or(SignatureError::KeyType)?;
         Ok(Self {
             sha384: Sha384Digest::of(&[der]),
             sha256: Sha256Digest::of(&[der]),
             curve,
+            validity: window(validity).ok().map(|window| (window.not_before, window.not_after)),
             der: der.to_vec(),
             public_key: public_key.to_vec(),
         })
@@ -128,9 +144,9 @@ impl fmt::Debug for SigningCertificate {
 /// What every PEM block begins with.
 const OPENING: &[u8] = b"-----BEGIN";
 
-/// Contents of the `SubjectPublicKeyInfo` of a certificate (RFC 5280, section 4.1). Every element on the way there, and the
+/// Contents of `Validity` and of `SubjectPublicKeyInfo` of a certificate (RFC 5280, section 4.1). Every element on the way there, and the
 /// three at the outermost level, must be in DER: of an encoding with two forms, PCR8 would depend on who re-encodes it.
-fn subject_public_key_info(certificate: &[u8]) -> Result<Reader<'_>, Malformed> {
+fn validity_and_key_info(certificate: &[u8]) -> Result<(Reader<'_>, Reader<'_>), Malformed> {
     let mut file = Reader::new(certificate);
     let mut outer = file.sequence()?;
     file.finish()?;
@@ -143,9 +159,9 @@ fn subject_public_key_info(certificate: &[u8]) -> Result<Reader<'_>, Malformed> 
     let _serial = fields.expect(tag::INTEGER)?;
     let _signature_algorithm = fields.sequence()?;
     let _issuer = fields.sequence()?;
-    let _validity = fields.sequence()?;
+    let validity = fields.sequence()?;
     let _subject = fields.sequence()?;
-    fields.sequence()
+    Ok((validity, fields.sequence()?))
 }
 
 /// Curve and uncompressed point of a key, if it is on a curve that signs images.

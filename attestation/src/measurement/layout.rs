@@ -13,7 +13,7 @@ pub(super) const CRC_OFFSET: usize = HEADER_LENGTH - 4;
 /// Length of each section's own header, bytes.
 pub(super) const SECTION_HEADER_LENGTH: usize = 12;
 /// Entries in the header's section table.
-const MAX_SECTIONS: usize = 32;
+pub(super) const MAX_SECTIONS: usize = 32;
 
 /// The kernel reads at most 2048 bytes of command line on both architectures; twice that is plenty.
 const MAX_COMMAND_LINE: u64 = 4096;
@@ -39,14 +39,18 @@ pub enum SectionKind {
 }
 
 impl SectionKind {
-    const fn from_code(code: u16) -> Option<Self> {
-        match code {
-            1 => Some(Self::Kernel),
-            2 => Some(Self::CommandLine),
-            3 => Some(Self::Ramdisk),
-            4 => Some(Self::Signature),
-            5 => Some(Self::Metadata),
-            _ => None,
+    fn from_code(code: u16) -> Option<Self> {
+        let kinds = [Self::Kernel, Self::CommandLine, Self::Ramdisk, Self::Signature, Self::Metadata];
+        kinds.into_iter().find(|kind| kind.code() == code)
+    }
+
+    pub(super) const fn code(self) -> u16 {
+        match self {
+            Self::Kernel => 1,
+            Self::CommandLine => 2,
+            Self::Ramdisk => 3,
+            Self::Signature => 4,
+            Self::Metadata => 5,
         }
     }
 

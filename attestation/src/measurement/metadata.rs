@@ -47,6 +47,27 @@ pub struct BuildInformation {
     pub kernel_version: String,
 }
 
+impl BuildInformation {
+    /// The metadata section of an image that is built this way, with the fields in AWS's order. `custom` is whatever else the
+    /// builder has to say.
+    #[must_use]
+    pub fn section(&self, image_name: &str, image_version: &str, custom: &serde_json::Value) -> Vec<u8> {
+        // Each name and value is written as JSON text by itself: the order of the fields is part of the bits.
+        let pair = |name: &str, value: &str| format!("\"{name}\":{}", serde_json::Value::from(value));
+        let build = [
+            pair("BuildTime", &self.time),
+            pair("BuildTool", &self.tool),
+            pair("BuildToolVersion", &self.tool_version),
+            pair("OperatingSystem", &self.operating_system),
+            pair("KernelVersion", &self.kernel_version),
+        ];
+        let (name, version) = (pair("ImageName", image_name), pair("ImageVersion", image_version));
+        let build = build.join(",");
+        format!("{{{name},{version},\"BuildMetadata\":{{{build}}},\"DockerInfo\":{{}},\"CustomMetadata\":{custom}}}")
+            .into_bytes()
+    }
+}
+
 impl Metadata {
     pub(super) fn parse(section: &[u8]) -> Result<Self, ImageError> {
         serde_json::from_slice(section).map_err(|error| {

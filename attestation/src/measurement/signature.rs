@@ -6,6 +6,7 @@
 
 use super::certificate::{Curve, SigningCertificate};
 use super::error::SignatureError;
+use crate::chain::der;
 use crate::crypto::backend::signature as ecdsa;
 use crate::digest::Sha384Digest;
 
@@ -93,6 +94,96 @@ impl SignatureSection {
     }
 }
 
+/// What a key must sign so that an image is signed, and the section that comes of it.
+#[derive(Debug)]
+pub struct SignatureRequest {
+    certificate: SigningCertificate,
+    pem: Vec<u8>,
+    pcr0: Sha384Digest,
+    protected: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+impl SignatureRequest {
+    /// For the image of this PCR0, and the key of the first certificate in `pem`. The section will hold `pem` as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`SignatureError`] when `pem` does not begin with a certificate for a key on P-256, P-384 or P-521.
+    pub fn new(pem: &[u8], pcr0: Sha384Digest) -> Result<Self, SignatureError> {
+        let certificate = SigningCertificate::from_pem(pem)?;
+        let mut protected = Vec::new();
+        push_head(&mut protected, MAP, 1);
+        push_head(&mut protected, UNSIGNED, 1);
+        push_head(&mut protected, NEGATIVE, certificate.curve().cose_algorithm().abs_diff(-1));
+        let mut payload = Vec::new();
+        push_head(&mut payload, MAP, 2);
+        push_text(&mut payload, "register_index");
+        push_head(&mut payload, UNSIGNED, 0);
+        push_text(&mut payload, "register_value");
+        push_integers(&mut payload, pcr0.as_bytes());
+        Ok(Self { certificate, pem: pem.to_vec(), pcr0, protected, payload })
+    }
+
+    /// The certificate whose key must sign.
+    #[must_use]
+    pub const fn certificate(&self) -> &SigningCertificate {
+        &self.certificate
+    }
+
+    /// The bytes to be signed (`Sig_structure`), with the hash that belongs to the key's curve: SHA-256 for P-256, SHA-384 for
+    /// P-384, SHA-512 for P-521.
+    #[must_use]
+    pub fn to_be_signed(&self) -> Vec<u8> {
+        signature_structure(&self.protected, &self.payload)
+    }
+
+    /// The signature section. `signature` is r and s, each as long as the curve's field (32, 48 or 66 bytes), big-endian; or
+    /// both as `Ecdsa-Sig-Value` in DER (RFC 3279, section 2.2.3), which most tools write.
+    ///
+    /// # Errors
+    ///
+    /// [`SignatureError::Forged`] when the signature is not by the certificate's key over this image.
+    pub fn section(&self, signature: &[u8]) -> Result<Vec<u8>, SignatureError> {
+        let field = self.certificate.curve().field_length();
+        let fixed = if signature.len() == 2 * field { None } else { fixed_form(signature, field) };
+        let signature = fixed.as_deref().unwrap_or(signature);
+        let mut cose = Vec::new();
+        push_head(&mut cose, ARRAY, 4);
+        push_bytes(&mut cose, &self.protected);
+        push_head(&mut cose, MAP, 0);
+        push_bytes(&mut cose, &self.payload);
+        push_bytes(&mut cose, signature);
+        let mut section = Vec::new();
+        push_head(&mut section, ARRAY, 1);
+        push_head(&mut section, MAP, 2);
+        push_text(&mut section, "signing_certificate");
+        push_integers(&mut section, &self.pem);
+        push_text(&mut section, "signature");
+        push_integers(&mut section, &cose);
+        // What is handed out has been read back and verified.
+        SignatureSection::parse(&section)?.verify(&self.pcr0)?;
+        Ok(section)
+    }
+}
+
+/// r and s of an `Ecdsa-Sig-Value`, each filled up to `field` bytes.
+fn fixed_form(signature: &[u8], field: usize) -> Option<Vec<u8>> {
+    let mut file = der::Reader::new(signature);
+    let mut numbers = file.sequence().ok()?;
+    file.finish().ok()?;
+    let mut fixed = Vec::with_capacity(2 * field);
+    for _ in 0..2 {
+        let number = numbers.expect(der::tag::INTEGER).ok()?;
+        // A positive number whose first bit is set has a zero byte in front.
+        let number = number.strip_prefix(&[0]).unwrap_or(number);
+        fixed.resize(fixed.len() + field.checked_sub(number.len())?, 0);
+        fixed.extend_from_slice(number);
+    }
+    numbers.finish().ok()?;
+    Some(fixed)
+}
+
 fn verification_algorithm(curve: Curve) -> Result<&'static dyn ecdsa::VerificationAlgorithm, SignatureError> {
     match curve {
         Curve::P256 => Ok(&ecdsa::ECDSA_P256_SHA256_FIXED),
@@ -108,13 +199,10 @@ fn verification_algorithm(curve: Curve) -> Result<&'static dyn ecdsa::Verificati
 fn signature_structure(protected: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut signed = Vec::with_capacity(protected.len() + payload.len() + 24);
     push_head(&mut signed, ARRAY, 4);
-    push_head(&mut signed, TEXT, 10);
-    signed.extend_from_slice(b"Signature1");
-    push_head(&mut signed, BYTES, protected.len() as u64);
-    signed.extend_from_slice(protected);
-    push_head(&mut signed, BYTES, 0);
-    push_head(&mut signed, BYTES, payload.len() as u64);
-    signed.extend_from_slice(payload);
+    push_text(&mut signed, "Signature1");
+    push_bytes(&mut signed, protected);
+    push_bytes(&mut signed, &[]);
+    push_bytes(&mut signed, payload);
     signed
 }
 
@@ -145,6 +233,24 @@ fn push_head(target: &mut Vec<u8>, major: u8, argument: u64) {
             target.push(major | 27);
             target.extend_from_slice(&argument.to_be_bytes());
         }
+    }
+}
+
+fn push_text(target: &mut Vec<u8>, text: &str) {
+    push_head(target, TEXT, text.len() as u64);
+    target.extend_from_slice(text.as_bytes());
+}
+
+fn push_bytes(target: &mut Vec<u8>, bytes: &[u8]) {
+    push_head(target, BYTES, bytes.len() as u64);
+    target.extend_from_slice(bytes);
+}
+
+/// Bytes written as an array of integers.
+fn push_integers(target: &mut Vec<u8>, bytes: &[u8]) {
+    push_head(target, ARRAY, bytes.len() as u64);
+    for byte in bytes {
+        push_head(target, UNSIGNED, u64::from(*byte));
     }
 }
 

@@ -403,6 +403,53 @@ fn every_curve_signs() {
 }
 
 #[test]
+fn a_request_becomes_a_section() {
+    for key in [Key::p256(), Key::p384()] {
+        let pem = pem("CERTIFICATE", &key.certificate);
+        let request = SignatureRequest::new(&pem, Image::small().pcr0()).unwrap();
+        let signature = key.pair.sign(&SystemRandom::new(), &request.to_be_signed()).unwrap();
+        let section = request.section(signature.as_ref()).unwrap();
+        let image = Image::small().with(SIGNATURE, &section).build();
+        let certificate = measure(&image).unwrap().signing_certificate;
+        assert_eq!(certificate.as_ref(), Some(request.certificate()));
+
+        let (r, s) = signature.as_ref().split_at(signature.as_ref().len() / 2);
+        let integer = |number: &[u8]| {
+            let first = number.iter().position(|byte| *byte != 0).unwrap();
+            let sign: &[u8] = if number[first] & 0x80 == 0 { &[] } else { &[0] };
+            der(0x02, &[sign, &number[first..]].concat())
+        };
+        let numbers = [integer(r), integer(s)].concat();
+        assert_eq!(request.section(&der(0x30, &numbers)).as_ref(), Ok(&section));
+        assert!(request.section(&der(0x30, &[numbers, vec![5, 0]].concat())).is_err());
+
+        let other = SignatureRequest::new(&pem, Sha384Digest::of(&[b"another image"])).unwrap();
+        assert_eq!(other.section(signature.as_ref()), Err(SignatureError::Forged));
+        assert_eq!(request.section(&signature.as_ref()[1..]), Err(SignatureError::Forged));
+        assert_eq!(request.section(&[]), Err(SignatureError::Forged));
+    }
+    assert_eq!(
+        SignatureRequest::new(b"no certificate", Image::small().pcr0()).unwrap_err().code(),
+        "image-signature-certificate"
+    );
+}
+
+#[test]
+fn written_metadata_is_read() {
+    let build = BuildInformation {
+        time: "2026-01-01T00:00:00Z".to_owned(),
+        tool: "a \"tool\"".to_owned(),
+        tool_version: "1".to_owned(),
+        operating_system: "Linux".to_owned(),
+        kernel_version: "6.12".to_owned(),
+    };
+    let section = build.section("clean\nroom", "0.1", &serde_json::json!({ "source": [1, null] }));
+    let metadata = Metadata::parse(&section).unwrap();
+    assert_eq!((metadata.image_name.as_str(), metadata.image_version.as_str()), ("clean\nroom", "0.1"));
+    assert_eq!(metadata.build, build);
+}
+
+#[test]
 fn the_signature_is_for_this_image() {
     let mut image = signed(Key::p384());
     image.sections[0].1 = b"another kernel".to_vec();

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::desk::Desk;
+use crate::desk::{Desk, EXPIRES};
 use cleanroom_attestation::release::{Release, Root, TrustedState, Verified};
 
 #[test]
@@ -252,4 +252,49 @@ fn one_halts_and_the_quorum_resumes() {
     // A denial that nobody of this root signed is not passed over in silence.
     std::fs::write(desk.path("denials/junk.json"), "{}").unwrap();
     assert_eq!(desk.refused(status), "form");
+}
+
+#[test]
+fn what_can_be_measured_is_measured_here() {
+    let desk = Desk::new();
+    desk.root();
+    for (name, bytes) in
+        [("program", &b"a program"[..]), ("config", b"its configuration"), ("weights", b"a model")]
+    {
+        std::fs::write(desk.path(name), bytes).unwrap();
+    }
+    let draft = |rest: &str| format!("release draft --root root.json --expires {EXPIRES} --out {rest}");
+    desk.ok(&draft("files.json --image v1=program:program,config:config --model m=weights --deployment x=instance:i-1,role:arn"));
+    let files: serde_json::Value = serde_json::from_slice(&desk.read("files.json")).unwrap();
+    // The same in digests is the same release.
+    let [image, place] = [&files["images"][0], &files["deployments"][0]];
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let [pcr0, pcr1, pcr2] = ["pcr0", "pcr1", "pcr2"].map(|register| text(&image[register]));
+    let (pcr3, pcr4, model) =
+        (text(&place["pcr3"]), text(&place["pcr4"]), text(&files["models"][0]["sha256"]));
+    desk.ok(&draft(&format!(
+        "digests.json --image v1={pcr0},{pcr1},{pcr2} --model m={model} --deployment x=pcr3:{pcr3},pcr4:{pcr4}"
+    )));
+    assert_eq!(desk.read("files.json"), desk.read("digests.json"));
+    // One byte more in the program is another image.
+    std::fs::write(desk.path("program"), b"a program!").unwrap();
+    desk.ok(&draft("other.json --image v1=program:program,config:config --model m=weights"));
+    let other: serde_json::Value = serde_json::from_slice(&desk.read("other.json")).unwrap();
+    assert_ne!(other["images"][0]["pcr0"], *pcr0);
+    assert_eq!(other["images"][0]["pcr2"], *pcr2);
+
+    for (image, status) in [
+        ("nothing.eif", 3),
+        ("root.json", 1),
+        ("program:program", 3),
+        ("a,b", 2),
+        ("program:program,config:config,x", 2),
+    ] {
+        let line = draft(&format!("bad.json --image v1={image} --model m=weights"));
+        assert_eq!(desk.run(&line).status, status, "{image}");
+    }
+    let line =
+        draft("bad.json --image v1=program:program,config:config --model m=weights --deployment x=instance");
+    assert_eq!(desk.run(&line).status, 2);
+    assert!(!desk.exists("bad.json"));
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aws_nitro_enclaves_image_format::defs::{EifBuildInfo, EifIdentityInfo};
 use aws_nitro_enclaves_image_format::utils::eif_reader::EifReader;
 use aws_nitro_enclaves_image_format::utils::{EifBuilder, SignKeyData};
-use cleanroom_attestation::measurement::{Measurement, Measurer};
+use cleanroom_attestation::measurement::{Measurement, Measurer, SectionKind, SignatureRequest, encode};
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -53,9 +53,13 @@ pub fn compare_small(directory: &Path) -> Outcome<usize> {
                 let signer = curve.map(|curve| signing_key(directory, curve, version)).transpose()?;
                 let sizes: Vec<u64> = (0..ramdisks).map(|index| 1000 + 333 * index).collect();
                 build(directory, &path, 5000, &sizes, signer)?;
+                let image = fs::read(&path)?;
                 let mut measurer = Measurer::new();
-                measurer.update(&fs::read(&path)?)?;
+                measurer.update(&image)?;
                 let ours = measurer.finish()?;
+                if written(directory, &image, &ours)? != image {
+                    return Err("the writers differ".into());
+                }
                 let mut reader = EifReader::from_eif(path.to_string_lossy().into_owned())?;
                 let measurements = reader.get_measurements()?;
                 let theirs = aws_pcrs(&measurements);
@@ -73,6 +77,43 @@ pub fn compare_small(directory: &Path) -> Outcome<usize> {
         }
     }
     Ok(compared)
+}
+
+/// The image that cleanroom writes from the parts of an image: its kernel, command line and ramdisks, metadata with the same
+/// values, and the same signature number around which it makes the whole signature section.
+fn written(directory: &Path, image: &[u8], measurement: &Measurement) -> Outcome<Vec<u8>> {
+    let build = &measurement.metadata.as_ref().ok_or("no metadata")?.build;
+    let metadata = build.section("bench", "1", &Value::Null);
+    let mut sections: Vec<(SectionKind, Vec<u8>)> = Vec::new();
+    for section in &measurement.sections {
+        let contents = &image[section.offset as usize..(section.offset + section.length) as usize];
+        let contents = match section.kind {
+            SectionKind::Metadata => metadata.clone(),
+            SectionKind::Signature => {
+                let pem = fs::read(directory.join("certificate.pem"))?;
+                SignatureRequest::new(&pem, measurement.pcr0)?.section(&signature(contents)?)?
+            }
+            _ => contents.to_vec(),
+        };
+        sections.push((section.kind, contents));
+    }
+    let sections: Vec<(SectionKind, &[u8])> =
+        sections.iter().map(|(kind, contents)| (*kind, contents.as_slice())).collect();
+    Ok(encode(measurement.architecture, &sections)?)
+}
+
+/// r and s in a signature section: the last of the four parts of its `COSE_Sign1`.
+fn signature(section: &[u8]) -> Outcome<Vec<u8>> {
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        signature: Vec<u8>,
+    }
+    let entries: Vec<Entry> = serde_cbor::from_slice(section)?;
+    let cose: Vec<serde_cbor::Value> = serde_cbor::from_slice(&entries.first().ok_or("no entry")?.signature)?;
+    match cose.into_iter().next_back() {
+        Some(serde_cbor::Value::Bytes(signature)) => Ok(signature),
+        _ => Err("no signature".into()),
+    }
 }
 
 /// An unsigned image of `mib` MiB: a kernel of 8, a first ramdisk of 16, and the application.
@@ -101,7 +142,7 @@ fn build(
             img_os: "Linux".into(),
             img_kernel: "6.12".into(),
         },
-        docker_info: json!({ "Id": "none" }),
+        docker_info: json!({}),
         custom_info: Value::Null,
     };
     let command_line = "reboot=k panic=30 pci=off console=ttyS0".into();

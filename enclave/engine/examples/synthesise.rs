@@ -100,11 +100,14 @@ fn copy_tokenizer(mut writer: GgufWriter, source: &Gguf<'_>, unused: usize) -> R
                 let fill = (0..more).map(|index| format!("<unused {index}>"));
                 Meta::Strs(texts.iter().map(|text| (*text).into()).chain(fill).collect())
             }
-            Value::Array(array) => {
-                let more = if key == "tokenizer.ggml.token_type" { unused } else { 0 };
-                let numbers = array.i32s().ok_or("an array that is not copied")?;
-                Meta::I32s(numbers.chain(std::iter::repeat_n(UNUSED, more)).collect())
-            }
+            Value::Array(array) => match (array.i32s(), array.f32s()) {
+                (Some(numbers), _) => {
+                    let more = if key == "tokenizer.ggml.token_type" { unused } else { 0 };
+                    Meta::I32s(numbers.chain(std::iter::repeat_n(UNUSED, more)).collect())
+                }
+                (_, Some(numbers)) => Meta::F32s(numbers.chain(std::iter::repeat_n(0.0, unused)).collect()),
+                _ => return Err("an array that is not copied".into()),
+            },
             Value::Signed(_) | Value::F32(_) | Value::F64(_) => {
                 return Err("a value that is not copied".into());
             }

@@ -79,6 +79,7 @@ mod tests {
             head_width: 8,
             rope_width: 8,
             rope_base: 1.0,
+            rope_step: 1.0,
             norm_epsilon: 1.0,
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     cache::Cache,
     kernels::{Kernels, TILE_ROWS},
     matrix::{Forms, Inputs, Matrix, Product, multiply},
-    model::{Hyperparameters, Layer, Model},
+    model::{Hyperparameters, Layer, Model, Pairs},
     pool::Pool,
 };
 
@@ -32,6 +32,7 @@ impl zeroize::DefaultIsZeroes for Row {}
 pub(crate) struct Forward {
     kernels: Kernels,
     pool: Pool,
+    pairs: Pairs,
     /// Rotation per position for each pair of a head.
     frequencies: Vec<f64>,
     /// The residual stream, row after row.
@@ -69,6 +70,7 @@ impl Forward {
         Self {
             kernels: model.kernels(),
             pool,
+            pairs: model.architecture().pairs(),
             frequencies: frequencies(model),
             stream: vec![0.0; rows * shape.width],
             rotations: vec![[0.0; 2]; rows * shape.rope_width / 2],
@@ -157,7 +159,7 @@ impl Forward {
             &self.normed,
             [&mut self.query_product, &mut self.key_product, &mut self.value_product],
         );
-        self.place_keys_and_values(shape, index, caches, rows);
+        self.place_keys_and_values(shape, index, layer, caches, rows);
         self.attend(shape, index, layer.attention_output.forms(), caches, rows);
         multiply(
             kernels,
@@ -216,25 +218,37 @@ impl Forward {
     fn place_keys_and_values(
         &mut self,
         shape: &Hyperparameters,
-        layer: usize,
+        index: usize,
+        layer: &Layer,
         caches: &mut [Cache],
         rows: &[Row],
     ) {
-        let pairs = shape.rope_width / 2;
-        for (index, row) in rows.iter().enumerate() {
-            let rotations = &self.rotations[index * pairs..][..pairs];
-            let queries = &mut self.queries[index * shape.heads * shape.head_width..];
-            let queries = &mut queries[..shape.heads * shape.head_width];
-            self.query_product.copy_row(index, queries);
-            self.key_product.copy_row(index, &mut self.key);
-            self.value_product.copy_row(index, &mut self.value);
-            queries.chunks_exact_mut(shape.head_width).for_each(|head| rotate(head, rotations));
+        let (width, pairs) = (shape.head_width, shape.rope_width / 2);
+        for (number, row) in rows.iter().enumerate() {
+            let rotations = &self.rotations[number * pairs..][..pairs];
+            let queries = &mut self.queries[number * shape.heads * width..][..shape.heads * width];
+            self.query_product.copy_row(number, queries);
+            self.key_product.copy_row(number, &mut self.key);
+            self.value_product.copy_row(number, &mut self.value);
+            if let Some(biases) = &layer.biases {
+                add(queries, &biases.query);
+                add(&mut self.key, &biases.key);
+                add(&mut self.value, &biases.value);
+            }
+            for query in queries.chunks_exact_mut(width) {
+                if let Some(norms) = &layer.head_norms {
+                    self.kernels.rms_norm_in_place(query, &norms.query, shape.norm_epsilon);
+                }
+                rotate(self.pairs, query, rotations);
+            }
             let cache = &mut caches[row.sequence];
-            let heads =
-                self.key.chunks_exact_mut(shape.head_width).zip(self.value.chunks_exact(shape.head_width));
+            let heads = self.key.chunks_exact_mut(width).zip(self.value.chunks_exact(width));
             for (head, (key, value)) in heads.enumerate() {
-                rotate(key, rotations);
-                let (key_place, value_place) = cache.place(layer, head, row.position);
+                if let Some(norms) = &layer.head_norms {
+                    self.kernels.rms_norm_in_place(key, &norms.key, shape.norm_epsilon);
+                }
+                rotate(self.pairs, key, rotations);
+                let (key_place, value_place) = cache.place(index, head, row.position);
                 self.kernels.halve(key, key_place);
                 self.kernels.halve(value, value_place);
             }
@@ -304,11 +318,29 @@ fn head(model: &Model) -> &Matrix {
     weights.output.as_ref().unwrap_or(&weights.embedding)
 }
 
-/// Turns neighbouring pairs of numbers by the angles of the position.
-fn rotate(head: &mut [f32], rotations: &[[f32; 2]]) {
-    for (pair, [cosine, sine]) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotations) {
-        let [x, y] = *pair;
-        *pair = [x * cosine - y * sine, x * sine + y * cosine];
+fn add(numbers: &mut [f32], more: &[f32]) {
+    for (number, more) in numbers.iter_mut().zip(more) {
+        *number += more;
+    }
+}
+
+/// Turns the pairs of a head by the angles of the position. What is beyond the rotated width stays.
+fn rotate(pairs: Pairs, head: &mut [f32], rotations: &[[f32; 2]]) {
+    let turn = |x: &mut f32, y: &mut f32, [cosine, sine]: &[f32; 2]| {
+        (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
+    };
+    match pairs {
+        Pairs::Neighbours => {
+            for ([x, y], rotation) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotations) {
+                turn(x, y, rotation);
+            }
+        }
+        Pairs::Halves => {
+            let (first, last) = head.split_at_mut(rotations.len());
+            for ((x, y), rotation) in first.iter_mut().zip(last).zip(rotations) {
+                turn(x, y, rotation);
+            }
+        }
     }
 }
 
@@ -318,7 +350,8 @@ fn frequencies(model: &Model) -> Vec<f64> {
     (0..shape.rope_width / 2)
         .map(|pair| {
             let factor = factors.and_then(|factors| factors.get(pair)).copied().unwrap_or(1.0);
-            f64::from(shape.rope_base).powf(-2.0 * pair as f64 / shape.rope_width as f64) / f64::from(factor)
+            let frequency = f64::from(shape.rope_base).powf(-2.0 * pair as f64 / shape.rope_width as f64);
+            frequency * f64::from(shape.rope_step) / f64::from(factor)
         })
         .collect()
 }

@@ -13,6 +13,7 @@
 
 mod cache;
 mod engine;
+mod evaluate;
 mod forward;
 pub mod gguf;
 #[cfg(test)]
@@ -31,7 +32,8 @@ pub use engine::{
     Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Sink,
     StartError, SubmitError, Text, Usage,
 };
-pub use model::{ChatMessage, Facts, Model, ModelError, Prompt, PromptError};
+pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
+pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};
 pub use template::TemplateError;
 pub use tokenizer::TokenizerError;

@@ -4,11 +4,16 @@ use zeroize::Zeroizing;
 
 use crate::kernels::Kernels;
 
-/// Greedy, or random with a temperature, a nucleus and a seed.
+/// Greedy, or random with a temperature, limits on what is chosen from, and a seed; penalties for repetition in either case.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
     temperature: f32,
     top_p: f32,
+    /// 0 for no limit.
+    top_k: u32,
+    min_p: f32,
+    presence: f32,
+    frequency: f32,
     seed: u64,
 }
 
@@ -21,12 +26,18 @@ pub enum SamplingError {
     /// Nucleus outside 0 (exclusive) to 1.
     #[error("top_p must be above 0 and at most 1, got {0}")]
     TopP(f32),
+    /// Least relative probability outside 0 to 1.
+    #[error("min_p must be between 0 and 1, got {0}")]
+    MinP(f32),
+    /// A penalty outside -2 to 2.
+    #[error("penalties must be between -2 and 2, got {0}")]
+    Penalty(f32),
 }
 
 impl Sampling {
     /// Always the most likely token.
     pub fn greedy() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, seed: 0 }
+        Self { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0, presence: 0.0, frequency: 0.0, seed: 0 }
     }
 
     /// `temperature` 0 is greedy. The same seed gives the same answer, whatever else runs.
@@ -40,7 +51,44 @@ impl Sampling {
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(SamplingError::TopP(top_p));
         }
-        Ok(Self { temperature, top_p, seed })
+        Ok(Self { temperature, top_p, seed, ..Self::greedy() })
+    }
+
+    /// Chooses from the `top_k` most likely tokens only; 0 is no limit. Applied before the nucleus.
+    #[must_use]
+    pub fn with_top_k(self, top_k: u32) -> Self {
+        Self { top_k, ..self }
+    }
+
+    /// Leaves out tokens less likely than `min_p` times the most likely one. Applied after the nucleus.
+    ///
+    /// # Errors
+    /// [`SamplingError::MinP`] outside 0 to 1.
+    pub fn with_min_p(self, min_p: f32) -> Result<Self, SamplingError> {
+        if !(0.0..=1.0).contains(&min_p) {
+            return Err(SamplingError::MinP(min_p));
+        }
+        Ok(Self { min_p, ..self })
+    }
+
+    /// Lowers the score of each token that the answer has already: once by `presence`, and by `frequency` for each time. The
+    /// prompt does not count.
+    ///
+    /// # Errors
+    /// [`SamplingError::Penalty`] outside -2 to 2.
+    pub fn with_penalties(self, presence: f32, frequency: f32) -> Result<Self, SamplingError> {
+        match [presence, frequency].into_iter().find(|penalty| !(-2.0..=2.0).contains(penalty)) {
+            Some(penalty) => Err(SamplingError::Penalty(penalty)),
+            None => Ok(Self { presence, frequency, ..self }),
+        }
+    }
+
+    fn has_penalties(&self) -> bool {
+        self.presence != 0.0 || self.frequency != 0.0
+    }
+
+    fn limits_candidates(&self) -> bool {
+        self.top_p < 1.0 || self.top_k > 0 || self.min_p > 0.0
     }
 }
 
@@ -50,6 +98,8 @@ pub(crate) struct Sampler {
     random: SplitMix,
     /// Room for the whole vocabulary once it is used, so that it moves only while empty.
     candidates: Zeroizing<Vec<(f32, u32)>>,
+    /// How often the answer has each token; empty while there is no penalty.
+    counts: Zeroizing<Vec<u32>>,
 }
 
 /// Most likely tokens that are looked at first; four times as many each time they are not enough.
@@ -57,11 +107,33 @@ const FIRST_CANDIDATES: usize = 64;
 
 impl Sampler {
     pub(crate) fn new(sampling: Sampling) -> Self {
-        Self { sampling, random: SplitMix(sampling.seed), candidates: Zeroizing::default() }
+        Self {
+            sampling,
+            random: SplitMix(sampling.seed),
+            candidates: Zeroizing::default(),
+            counts: Zeroizing::default(),
+        }
     }
 
     /// The next token, given the scores of all. Leaves the scores changed.
     pub(crate) fn choose(&mut self, kernels: Kernels, scores: &mut [f32]) -> u32 {
+        if !self.sampling.has_penalties() {
+            return self.draw(kernels, scores);
+        }
+        if self.counts.is_empty() {
+            self.counts = Zeroizing::new(vec![0; scores.len()]);
+        }
+        for (score, count) in scores.iter_mut().zip(&*self.counts).filter(|(_, count)| **count > 0) {
+            *score -= self.sampling.presence + self.sampling.frequency * *count as f32;
+        }
+        let token = self.draw(kernels, scores);
+        if let Some(count) = self.counts.get_mut(token as usize) {
+            *count += 1;
+        }
+        token
+    }
+
+    fn draw(&mut self, kernels: Kernels, scores: &mut [f32]) -> u32 {
         if self.sampling.temperature == 0.0 {
             return largest(scores);
         }
@@ -70,8 +142,8 @@ impl Sampler {
         }
         kernels.softmax(scores);
         let point = self.random.unit();
-        if self.sampling.top_p < 1.0 {
-            self.gather_nucleus(scores);
+        if self.sampling.limits_candidates() {
+            self.gather_candidates(scores);
             let mass: f32 = self.candidates.iter().map(|(probability, _)| probability).sum();
             pick(self.candidates.iter().copied(), point * mass)
         } else {
@@ -79,32 +151,50 @@ impl Sampler {
         }
     }
 
-    /// Keeps the most likely tokens whose probabilities just reach `top_p`.
-    fn gather_nucleus(&mut self, probabilities: &[f32]) {
+    /// Keeps the `top_k` most likely tokens, of these those whose probabilities just reach `top_p` of theirs, and of these
+    /// those above `min_p`.
+    fn gather_candidates(&mut self, probabilities: &[f32]) {
         self.candidates.clear();
         self.candidates.reserve_exact(probabilities.len());
         self.candidates.extend(probabilities.iter().copied().zip(0..));
-        // By falling probability, then by rising token: one order for every processor.
-        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        let mut count = FIRST_CANDIDATES;
+        let limit = match self.sampling.top_k {
+            0 => probabilities.len(),
+            top_k => probabilities.len().min(top_k as usize),
+        };
+        let mut count = if self.sampling.top_k == 0 { FIRST_CANDIDATES.min(limit) } else { limit };
         loop {
-            let candidates = self.candidates.as_mut_slice();
-            count = count.min(candidates.len());
-            if count < candidates.len() {
-                candidates.select_nth_unstable_by(count, order);
-            }
-            let best = candidates.get_mut(..count).unwrap_or_default();
-            best.sort_unstable_by(order);
+            self.sort_first(count);
+            let best = self.candidates.get(..count).unwrap_or_default();
+            // Without a limit the probabilities of all are one.
+            let all: f32 = match self.sampling.top_k {
+                0 => 1.0,
+                _ => best.iter().map(|(probability, _)| probability).sum(),
+            };
+            let least = best.first().map_or(0.0, |(probability, _)| probability * self.sampling.min_p);
             let mut mass = 0.0;
-            let reached = best.iter().position(|(probability, _)| {
+            let end = best.iter().position(|(probability, _)| {
+                let enough = mass >= self.sampling.top_p * all && mass > 0.0;
                 mass += probability;
-                mass >= self.sampling.top_p
+                enough || *probability < least
             });
-            match reached {
-                Some(last) => return self.candidates.truncate(last + 1),
-                None if count == self.candidates.len() => return,
-                None => count *= 4,
+            match end {
+                Some(end) => return self.candidates.truncate(end),
+                None if count == limit => return self.candidates.truncate(count),
+                None => count = limit.min(4 * count),
             }
+        }
+    }
+
+    /// Brings the `count` most likely candidates to the front, by falling probability, then by rising token: one order for
+    /// every processor.
+    fn sort_first(&mut self, count: usize) {
+        let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let candidates = self.candidates.as_mut_slice();
+        if count < candidates.len() {
+            candidates.select_nth_unstable_by(count, order);
+        }
+        if let Some(best) = candidates.get_mut(..count) {
+            best.sort_unstable_by(order);
         }
     }
 }
@@ -217,6 +307,47 @@ mod tests {
         let drawn = draws(Sampling::new(1.0, 0.9, 7).unwrap(), &[1.0 / 1000.0; 1000], 3000);
         let most = drawn.iter().max().unwrap();
         assert!((850..=905).contains(most), "the nucleus ends at {most}");
+    }
+
+    #[test]
+    fn limits_out_of_range_are_refused() {
+        let sampling = Sampling::greedy();
+        assert_eq!(sampling.with_min_p(1.1), Err(SamplingError::MinP(1.1)));
+        assert!(sampling.with_min_p(f32::NAN).is_err());
+        assert_eq!(sampling.with_penalties(0.0, -2.1), Err(SamplingError::Penalty(-2.1)));
+        assert!(sampling.with_penalties(f32::NAN, 0.0).is_err());
+    }
+
+    #[test]
+    fn only_the_most_likely_few_are_drawn() {
+        let probabilities = [0.05, 0.4, 0.15, 0.3, 0.1];
+        let base = Sampling::new(1.0, 1.0, 7).unwrap();
+        let of = |sampling| shares(&draws(sampling, &probabilities, 4000), 5);
+        let two = of(base.with_top_k(2));
+        assert_eq!((two[0], two[2], two[4]), (0.0, 0.0, 0.0));
+        assert!((two[1] - 4.0 / 7.0).abs() < 0.03);
+        assert_eq!(of(base.with_top_k(100)), of(base.with_top_k(5)));
+        // The nucleus is of what the first limit left: 0.4 of 0.7 is above one half.
+        assert_eq!(of(Sampling::new(1.0, 0.5, 7).unwrap().with_top_k(2))[1], 1.0);
+        // A quarter of the largest is 0.1, and what is as likely stays.
+        let least = of(base.with_min_p(0.24).unwrap());
+        assert_eq!(least[0], 0.0);
+        assert!(least[4] > 0.05 && least[2] > 0.1);
+        assert_eq!(of(base.with_min_p(1.0).unwrap())[1], 1.0);
+    }
+
+    #[test]
+    fn penalties_count_what_was_chosen() {
+        let choose = |presence, frequency, count| {
+            let mut sampler = Sampler::new(Sampling::greedy().with_penalties(presence, frequency).unwrap());
+            let scores = [1.0, 2.5, 2.0];
+            (0..count).map(|_| sampler.choose(Kernels::best(), &mut scores.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(choose(0.0, 0.0, 3), [1, 1, 1]);
+        // 2.5 - 1 < 2.0, then 2.0 - 1 < 1.5, and once is all that presence counts.
+        assert_eq!(choose(1.0, 0.0, 4), [1, 2, 1, 1]);
+        assert_eq!(choose(0.0, 1.0, 5), [1, 2, 1, 0, 2]);
+        assert_eq!(choose(-2.0, 0.0, 2), [1, 1]);
     }
 
     #[test]

@@ -120,6 +120,16 @@ fn the_demo_model_answers() {
 }
 
 #[test]
+fn loading_tells_how_far_it_is() {
+    let mut heard = Vec::new();
+    Model::from_gguf_with_progress(DEMO, |progress| heard.push(progress)).unwrap();
+    assert!(heard.is_sorted_by(|a, b| a.done < b.done && a.total == b.total));
+    let last = heard.last().unwrap();
+    assert_eq!(last.done, last.total);
+    assert!(heard.len() > 50 && last.total < DEMO.len() as u64);
+}
+
+#[test]
 fn answers_do_not_depend_on_what_else_runs() {
     let questions = [
         "What is attestation?",

@@ -92,11 +92,14 @@ fn the_demo_model_survives_rewriting() {
 
 #[test]
 fn other_architectures_are_refused_by_name() {
-    let refused = with_meta("general.architecture", Meta::Str("qwen3".into()));
-    assert_eq!(refused.to_string(), "architecture \"qwen3\" is not supported; supported is \"llama\"");
+    let refused = with_meta("general.architecture", Meta::Str("gemma3".into()));
+    assert_eq!(
+        refused.to_string(),
+        "architecture \"gemma3\" is not supported; supported are llama (with mistral), qwen2 and qwen3"
+    );
     let mut writer = demo();
     writer.metadata.retain(|(name, _)| name != "general.architecture");
-    assert_eq!(refusal(&writer), ModelError::MissingKey { key: "general.architecture" });
+    assert_eq!(refusal(&writer), ModelError::MissingKey { key: "general.architecture".into() });
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl Guard {
     /// # Errors
     ///
     /// [`Refusal`] says why not.
-    pub(crate) fn check(&self, partner_key: &Sha256Digest) -> Result<(), Refusal> {
+    pub fn check(&self, partner_key: &Sha256Digest) -> Result<(), Refusal> {
         self.decide(partner_key, Phase::Start).map(|_| ())
     }
 
@@ -162,7 +162,11 @@ impl Guard {
     }
 
     /// Admits a request of the holder of `partner_key`, on the session with this transcript.
-    pub(crate) fn admit(
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] says why not.
+    pub fn admit(
         self: &Arc<Self>,
         partner_key: &Sha256Digest,
         transcript: Sha384Digest,
@@ -250,7 +254,11 @@ impl Guard {
     }
 
     /// Begins a lease: draws its nonce and notes the time before the nonce can leave.
-    pub(crate) async fn ask(&self) -> Result<LeaseRequest, AskError> {
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`] when there is no release yet, no time, or no randomness.
+    pub async fn ask(&self) -> Result<LeaseRequest, AskError> {
         self.read_time().await?;
         let mut nonce = [0; 32];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AskError::Random)?;
@@ -264,7 +272,12 @@ impl Guard {
         .map_err(AskError::Release)
     }
 
-    pub(crate) fn accept_root(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
+    /// Takes the next root.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustedState::accept_root`].
+    pub fn accept_root(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
         self.change(|book| {
             let accepted = book.state.accept_root(envelope)?;
             if accepted == Accepted::New {
@@ -276,7 +289,12 @@ impl Guard {
         })
     }
 
-    pub(crate) fn accept_release(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
+    /// Takes a release.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustedState::accept_release`].
+    pub fn accept_release(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
         self.change(|book| {
             let accepted = book.state.accept_release(envelope)?;
             if accepted == Accepted::New {
@@ -286,11 +304,21 @@ impl Guard {
         })
     }
 
-    pub(crate) fn accept_denial(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
+    /// Takes a denial.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustedState::accept_denial`].
+    pub fn accept_denial(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
         self.change(|book| book.state.accept_denial(envelope))
     }
 
-    pub(crate) fn accept_lease(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
+    /// Takes one issuer's lease.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustedState::accept_lease`].
+    pub fn accept_lease(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
         self.change(|book| {
             let lease: Verified<Lease> = book.state.root().open(envelope)?;
             let issuers: Vec<PublicKey> = lease.signers().iter().map(|key| key.spki.clone()).collect();
@@ -385,13 +413,17 @@ impl Book {
 
 /// Why no lease could be begun.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub enum AskError {
+    /// There is no release to ask for.
     #[error(transparent)]
     Release(ReleaseError),
+    /// The security module did not answer.
     #[error(transparent)]
     SecurityModule(#[from] SecurityModuleError),
+    /// The security module's time cannot be read.
     #[error("the security module's document cannot be read")]
     Time,
+    /// No nonce could be drawn.
     #[error("the system's random number generator failed")]
     Random,
 }

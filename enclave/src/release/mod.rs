@@ -13,7 +13,6 @@ mod guard;
 mod pass;
 
 pub(crate) use control::serve;
-pub use guard::{Clock, Guard};
+pub use guard::{AskError, Clock, Guard};
 pub(crate) use guard::{Evidence, SignedEnd};
-pub(crate) use pass::Pass;
-pub use pass::Stop;
+pub use pass::{Pass, Stop};

@@ -8,7 +8,7 @@ use cleanroom_attestation::release::{BootMillis, LimitReached, Limits, Meter, Ph
 use super::guard::{Guard, SignedEnd, lock};
 
 /// One running request. It counts as running until it is dropped.
-pub(crate) struct Pass {
+pub struct Pass {
     guard: Arc<Guard>,
     meter: Arc<Mutex<Meter>>,
     partner_key: Sha256Digest,
@@ -54,12 +54,20 @@ impl Pass {
     }
 
     /// Counts the tokens of the prompt before they are read.
-    pub(crate) fn prompt(&self, tokens: usize) -> Result<(), Stop> {
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] when the limit is reached.
+    pub fn prompt(&self, tokens: usize) -> Result<(), Stop> {
         Ok(lock(&self.meter).spend(tokens as u64, &self.limits, self.guard.now())?)
     }
 
     /// Permits the next token. Two loads and a clock while nothing has changed.
-    pub(crate) fn next_token(&mut self) -> Result<(), Stop> {
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] says why the request ends here.
+    pub fn next_token(&mut self) -> Result<(), Stop> {
         let (now, edition) = (self.guard.now(), self.guard.edition());
         if now >= self.until || edition != self.edition {
             (self.until, self.limits) = self.guard.decide(&self.partner_key, Phase::Continue)?;

@@ -1,14 +1,20 @@
 //! Writes the seed corpora: small inputs that reach into each reader. Their certificates are placeholders, so they are the
 //! same on every run.
 
+#[path = "../../../enclave/engine/tests/support/gguf_writer.rs"]
+#[allow(dead_code)]
+mod gguf_writer;
+
 use std::fs;
 use std::path::Path;
 
-use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::measurement::Measurer;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::measurement::{Manifest, Measurer};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
+use cleanroom_engine::Model;
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
+use gguf_writer::{GgufWriter, Meta};
 
 fn main() -> std::io::Result<()> {
     check();
@@ -18,6 +24,8 @@ fn main() -> std::io::Result<()> {
         ("differential", documents()),
         ("chain", chains()),
         ("image", images()),
+        ("manifest", manifests()),
+        ("model", models()),
         ("policy", policies()),
     ] {
         let folder = corpus.join(target);
@@ -43,6 +51,10 @@ fn check() {
         let mut measurer = Measurer::new();
         let measured = measurer.update(&image).and_then(|()| measurer.finish());
         assert!(measured.is_ok(), "{name}: {measured:?}");
+    }
+    assert!(manifests().iter().any(|(_, seed)| Manifest::parse(seed).is_ok()));
+    for (name, seed) in models() {
+        assert!(Model::from_gguf(&seed).is_ok(), "{name}: {:?}", Model::from_gguf(&seed).err());
     }
     for (name, seed) in policies().iter().filter(|(name, _)| !name.starts_with("empty")) {
         let text = std::str::from_utf8(seed).expect("a policy is text");
@@ -148,6 +160,23 @@ fn images() -> Seeds {
     ]
 }
 
+/// Lists of an application's files.
+fn manifests() -> Seeds {
+    let line = |mode: &str, path: &str| format!("{} 3 {mode} {path}\n", Sha384Digest::of(&[b"abc"]));
+    let text = |lines: &[String]| ["cleanroom-manifest 1\n", &lines.concat()].concat().into_bytes();
+    vec![
+        (
+            "small",
+            text(&[
+                line("0755", "/app/enclave"),
+                line("0644", "/app/enclave.toml"),
+                line("0644", "/app/w/a.bin"),
+            ]),
+        ),
+        ("order", text(&[line("0644", "/app/b"), line("0644", "/app/a")])),
+    ]
+}
+
 fn policies() -> Seeds {
     let digest = "11".repeat(48);
     let sha256 = "22".repeat(32);
@@ -165,4 +194,93 @@ fn policies() -> Seeds {
         ("small", small.as_bytes().to_vec()),
         ("empty-list", b"version = 1\nimage = []\n".to_vec()),
     ]
+}
+
+/// The smallest models there are: one layer, every byte a token.
+fn models() -> Seeds {
+    vec![
+        ("llama-q8", model("llama", 8, 32, 34)),
+        ("qwen2-q4", model("qwen2", 2, 32, 18)),
+        ("qwen3-bf16", model("qwen3", 30, 1, 2)),
+        ("pieces-f16", model("pieces", 1, 1, 2)),
+    ]
+}
+
+/// A model whose matrices are of this type; blocks of it have so many numbers and bytes. Of the kind `pieces` is a llama
+/// model with a tokenizer of the other method.
+fn model(kind: &str, type_number: u32, block: u64, bytes: usize) -> Vec<u8> {
+    const WIDTH: u64 = 32;
+    let architecture = if kind == "pieces" { "llama" } else { kind };
+    let mut file = GgufWriter::default().meta("general.architecture", Meta::Str(architecture.into()));
+    for (key, number) in [
+        ("context_length", 16),
+        ("embedding_length", WIDTH as u32),
+        ("block_count", 1),
+        ("feed_forward_length", WIDTH as u32),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+    ] {
+        file = file.meta(&format!("{architecture}.{key}"), Meta::U32(number));
+    }
+    file = file.meta(&format!("{architecture}.attention.layer_norm_rms_epsilon"), Meta::F32(1e-5));
+    let (mut tokens, mut types): (Vec<String>, Vec<i32>) = if kind == "pieces" {
+        ((0..=255_u8).map(|byte| format!("<0x{byte:02X}>")).collect(), vec![6; 256])
+    } else {
+        let visible = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+        let hidden = (0..=255_u8).filter(|byte| !visible(byte)).count() as u32;
+        let stand_ins = (0..hidden).filter_map(|index| char::from_u32(0x100 + index));
+        let characters = (0..=255_u8).filter(visible).map(char::from).chain(stand_ins);
+        (characters.map(String::from).collect(), vec![1; 256])
+    };
+    for (text, number) in [("ab", 1), ("<end>", 3)] {
+        tokens.push(text.into());
+        types.push(number);
+    }
+    let vocabulary = tokens.len() as u64;
+    file = file
+        .meta("tokenizer.ggml.tokens", Meta::Strs(tokens))
+        .meta("tokenizer.ggml.token_type", Meta::I32s(types))
+        .meta("tokenizer.ggml.eos_token_id", Meta::U32(257))
+        .meta(
+            "tokenizer.chat_template",
+            Meta::Str("{% for m in messages %}{{ m.content }}<end>{% endfor %}".into()),
+        );
+    file = if kind == "pieces" {
+        let scores = Meta::F32s(vec![-1.5; vocabulary as usize]);
+        file.meta("tokenizer.ggml.model", Meta::Str("llama".into())).meta("tokenizer.ggml.scores", scores)
+    } else {
+        file.meta("tokenizer.ggml.model", Meta::Str("gpt2".into()))
+            .meta("tokenizer.ggml.pre", Meta::Str("qwen2".into()))
+            .meta("tokenizer.ggml.merges", Meta::Strs(vec!["a b".into()]))
+    };
+    let matrix = |file: GgufWriter, name: &str, rows: u64| {
+        let data = (0..(WIDTH * rows / block) as usize * bytes)
+            .map(|at| if at % bytes == 1 { 0x20 } else { at as u8 });
+        file.tensor(name, &[WIDTH, rows], type_number, data.collect())
+    };
+    let vector = |file: GgufWriter, name: &str, length: u64| {
+        file.tensor(name, &[length], 0, 1_f32.to_le_bytes().repeat(length as usize))
+    };
+    file = matrix(file, "token_embd.weight", vocabulary);
+    file = vector(file, "output_norm.weight", WIDTH);
+    for (name, rows) in [
+        ("attn_q", 32),
+        ("attn_k", 16),
+        ("attn_v", 16),
+        ("attn_output", 32),
+        ("ffn_gate", 32),
+        ("ffn_up", 32),
+        ("ffn_down", 32),
+    ] {
+        file = matrix(file, &format!("blk.0.{name}.weight"), rows);
+    }
+    let vectors: &[(&str, u64)] = match kind {
+        "qwen2" => &[("attn_q.bias", 32), ("attn_k.bias", 16), ("attn_v.bias", 16)],
+        "qwen3" => &[("attn_q_norm.weight", 8), ("attn_k_norm.weight", 8)],
+        _ => &[],
+    };
+    for (name, length) in [("attn_norm.weight", WIDTH), ("ffn_norm.weight", WIDTH)].iter().chain(vectors) {
+        file = vector(file, &format!("blk.0.{name}"), *length);
+    }
+    file.bytes()
 }

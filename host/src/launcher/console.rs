@@ -5,14 +5,19 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::task::JoinHandle;
 
 /// The longest that a log grows before it is put aside and a new one begun, in bytes. One old log is kept.
 const LOG_MAX: u64 = 8 * 1024 * 1024;
 
 /// The longest line that is shown, in bytes; the log has it whole.
 const LINE_MAX: usize = 512;
+
+/// How long the host reads on after the enclave's end, in case somebody else holds its console open.
+pub(super) const CONSOLE_LINGER: Duration = Duration::from_secs(1);
 
 /// Where the console goes.
 pub(super) struct Console {
@@ -30,6 +35,20 @@ impl Console {
     /// Keeps the console in the file at `path`.
     pub(super) fn new(path: &Path, echo: bool) -> Self {
         Self { path: path.to_owned(), log_max: LOG_MAX, echo }
+    }
+
+    /// Copies `reader` into the log until its end, in a task of its own.
+    pub(super) fn keep_in_background(
+        self: &Arc<Self>,
+        reader: impl AsyncRead + Unpin + Send + 'static,
+        last: LastWords,
+    ) -> JoinHandle<()> {
+        let console = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = console.keep(reader, last).await {
+                tracing::warn!(error = %error.kind(), "the enclave's console is not kept any more");
+            }
+        })
     }
 
     /// Copies `reader` into the log until its end.

@@ -40,24 +40,22 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::measurement;
-use cleanroom_attestation::model::ModelDigester;
 use cleanroom_software_nsm::serve::{serve, system_time_ms};
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Serialize;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::console::{Console, LastWords};
+use super::console::{CONSOLE_LINGER, Console, LastWords};
+use super::description::digest_of_model;
 use super::program::{SealedProgram, read_file};
 use super::state::StateFolder;
-use super::{Enclave, Exit, How, LaunchError, Launcher};
-use crate::endpoint::{remove_stale_socket, socket_path};
+use super::{Description, Enclave, Exit, How, LaunchError, Launcher};
+use crate::endpoint::{EnclaveAddress, remove_stale_socket, socket_path};
 
 /// Environment variable: path of the Unix stream socket that the enclave binds.
 pub const ENV_LISTEN: &str = "CLEANROOM_LISTEN";
@@ -77,9 +75,6 @@ pub const EXIT_REFUSED: i32 = 78;
 /// How often the host looks whether the enclave accepts connections.
 const READY_POLL: Duration = Duration::from_millis(20);
 
-/// How long the host reads on after the enclave's end, in case somebody else holds its console open.
-const CONSOLE_LINGER: Duration = Duration::from_secs(1);
-
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -97,26 +92,6 @@ pub struct Settings {
     pub state: PathBuf,
     /// Show the console to the operator as well.
     pub echo_console: bool,
-}
-
-/// What the host says about an enclave, for whoever writes down what to trust. A partner has no reason to believe it: it is the
-/// host that says so. It is written to `measurements.json` in the state folder.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Description {
-    /// PCR 0, 96 hexadecimal digits.
-    pub pcr0: String,
-    /// PCR 1.
-    pub pcr1: String,
-    /// PCR 2.
-    pub pcr2: String,
-    /// PCR 4, when the parent's instance id was given.
-    pub pcr4: Option<String>,
-    /// SHA-256 of the development root's certificate, 64 hexadecimal digits.
-    pub development_root_sha256: String,
-    /// The model's identity, 64 hexadecimal digits.
-    pub model_sha256: String,
-    /// The command line that was measured.
-    pub command_line: String,
 }
 
 /// Starts simulated enclaves under one development root. The program and its configuration are read and measured at each start,
@@ -163,16 +138,16 @@ impl Simulated {
         &self.image.description
     }
 
-    /// The socket that the enclave binds.
+    /// Where partners' connections go: the socket that the enclave binds.
     #[must_use]
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    pub fn partner_port(&self) -> EnclaveAddress {
+        EnclaveAddress::Unix(self.socket.clone())
     }
 
     /// The socket on which the host hands in releases, denials and leases.
     #[must_use]
-    pub fn control(&self) -> &Path {
-        &self.control
+    pub fn control_port(&self) -> EnclaveAddress {
+        EnclaveAddress::Unix(self.control.clone())
     }
 
     /// Makes this start's security module and serves it from a thread until the enclave closes its end, which is returned.
@@ -211,15 +186,11 @@ impl Image {
             pcr1,
             pcr2,
             pcr4: settings.instance_id.as_deref().map(|id| measurement::of_name(id).to_string()),
-            development_root_sha256: root.fingerprint().to_string(),
+            development_root_sha256: Some(root.fingerprint().to_string()),
             model_sha256: model_digest.to_string(),
             command_line,
         };
-        let json = serde_json::to_vec_pretty(&description).map_err(|error| LaunchError::System {
-            what: "writing measurements.json",
-            source: error.into(),
-        })?;
-        state.write("measurements.json", 0o644, &json)?;
+        description.write(state)?;
         let config = state.write("configuration", 0o400, &config)?;
         Ok(Self { program, measurements, config, model, description })
     }
@@ -227,6 +198,7 @@ impl Image {
 
 impl Launcher for Simulated {
     type Enclave = SimulatedEnclave;
+    const DRAINS_ITSELF: bool = true;
 
     async fn launch(&mut self) -> Result<SimulatedEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };
@@ -260,12 +232,7 @@ impl Launcher for Simulated {
         drop(command);
 
         let last_words = LastWords::default();
-        let (keeper, words) = (Arc::clone(&self.console), last_words.clone());
-        let console = tokio::spawn(async move {
-            if let Err(error) = keeper.keep(console, words).await {
-                tracing::warn!(error = %error.kind(), "the enclave's console is not kept any more");
-            }
-        });
+        let console = self.console.keep_in_background(console, last_words.clone());
         Ok(SimulatedEnclave { child, socket: self.socket.clone(), console, last_words })
     }
 }
@@ -350,25 +317,6 @@ fn absolute(path: &Path) -> Result<PathBuf, LaunchError> {
         path: path.to_owned(),
         source,
     })
-}
-
-/// The model's identity, computed in memory that does not grow with the model.
-fn digest_of_model(path: &Path) -> Result<Sha256Digest, LaunchError> {
-    use std::io::Read as _;
-    let digest = || -> io::Result<Sha256Digest> {
-        let mut file = std::fs::File::open(path)?;
-        let mut digester = ModelDigester::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(digester.finish()),
-                Ok(count) => digester.update(buffer.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    digest().map_err(|source| LaunchError::Read { what: "model", path: path.to_owned(), source })
 }
 
 #[cfg(test)]

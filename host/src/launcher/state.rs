@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::LaunchError;
 
 /// A folder that this process alone uses, until it is dropped.
-pub(super) struct StateFolder {
+pub struct StateFolder {
     path: PathBuf,
     /// Holds the lock.
     _lock: File,
@@ -16,7 +16,10 @@ pub(super) struct StateFolder {
 
 impl StateFolder {
     /// Makes the folder if it is not there, and takes it.
-    pub(super) fn take(path: &Path) -> Result<Self, LaunchError> {
+    ///
+    /// # Errors
+    /// [`LaunchError::InUse`] when another host has it, [`LaunchError::State`] when the system refuses.
+    pub fn take(path: &Path) -> Result<Self, LaunchError> {
         let failed = |source| LaunchError::State { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         // Sockets are looked up by path, so it must not depend on the current folder.
@@ -27,6 +30,12 @@ impl StateFolder {
             Err(TryLockError::WouldBlock) => Err(LaunchError::InUse(path)),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A path in the folder.

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use cleanroom_vsock::Pacing;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout_at};
 
@@ -10,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 ///
 /// Larger writes have stalled for ever on virtio-vsock, and have been corrupted elsewhere. It is also all that one direction of
 /// a connection holds in memory: nothing is read while a write waits, so a slow reader slows its writer down.
-pub const CHUNK: usize = 16 * 1024;
+pub const CHUNK: usize = Pacing::VSOCK.cap;
 
 /// Copies from `reader` to `writer` until the reader's end, then closes the writer's half and returns.
 ///

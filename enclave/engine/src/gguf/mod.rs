@@ -154,6 +154,17 @@ impl<'a> Gguf<'a> {
         })
     }
 
+    /// The array of 32-bit floating-point numbers at `key`, if the key is there.
+    ///
+    /// # Errors
+    /// See [`Gguf::string`].
+    pub fn f32s(&self, key: &str) -> Result<Option<impl ExactSizeIterator<Item = f32> + use<'a>>, GgufError> {
+        self.typed(key, "an array of 32-bit floating-point numbers", |value| match value {
+            Value::Array(array) => array.f32s(),
+            _ => None,
+        })
+    }
+
     fn typed<T>(
         &self,
         key: &str,

@@ -46,6 +46,17 @@ impl<'a> Array<'a> {
             _ => None,
         }
     }
+
+    /// The elements, if they are 32-bit floating-point numbers.
+    pub fn f32s(&self) -> Option<impl ExactSizeIterator<Item = f32> + use<'a>> {
+        match self {
+            Array::Fixed { element_type: types::F32, bytes } => {
+                let (elements, _) = bytes.as_chunks::<4>();
+                Some(elements.iter().map(|element| f32::from_le_bytes(*element)))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The value types of the specification (`gguf_metadata_value_type`).

@@ -72,7 +72,8 @@ kernels! {
     quantise(values: &[f32], blocks: &mut [Block]);
     quantise_super(values: &[f32], blocks: &mut [SuperBlock]);
     rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]);
-    swiglu(gate: &mut [f32], up: &[f32]);
+    rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
+        swiglu(gate: &mut [f32], up: &[f32]);
     softmax(values: &mut [f32]);
     attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]);
     halve(values: &[f32], output: &mut [u16]);
@@ -137,7 +138,7 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
         for (group, quants) in tile.quants.iter().enumerate() {
             let weights = _mm512_xor_si512(load_group(&quants.map(i8::cast_unsigned)), sign);
             for m in 0..M {
-                dots[m] = _mm512_dpbusd_epi32(dots[m], weights, spread(blocks[m].quants[group]));
+                dots[m] = _mm512_dpbusd_epi32(dots[m], weights, _mm512_set1_epi32(blocks[m].quants[group]));
             }
         }
         add_scaled(&mut sums, dots, &tile.scales, blocks);
@@ -158,8 +159,9 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
         for (group, nibbles) in tile.nibbles.iter().enumerate() {
             let [low, high] = nibble_codes(nibbles);
             for m in 0..M {
-                dots[m] = _mm512_dpbusd_epi32(dots[m], low, spread(blocks[m].quants[2 * group]));
-                dots[m] = _mm512_dpbusd_epi32(dots[m], high, spread(blocks[m].quants[2 * group + 1]));
+                dots[m] = _mm512_dpbusd_epi32(dots[m], low, _mm512_set1_epi32(blocks[m].quants[2 * group]));
+                dots[m] =
+                    _mm512_dpbusd_epi32(dots[m], high, _mm512_set1_epi32(blocks[m].quants[2 * group + 1]));
             }
         }
         add_scaled(&mut sums, dots, &tile.scales, blocks);
@@ -250,7 +252,7 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
                 _mm_unpacklo_epi8(first, last),
             ));
             for m in 0..M {
-                let inputs = spread_pair(blocks[m].sums_of_16[pair]);
+                let inputs = _mm512_set1_epi32(blocks[m].sums_of_16[pair]);
                 excess[m] = _mm512_dpwssd_epi32(excess[m], scales, inputs);
             }
         }
@@ -310,8 +312,8 @@ fn add_products<const M: usize>(
     at: usize,
 ) {
     for m in 0..M {
-        sums[m] = _mm512_dpbusd_epi32(sums[m], low, spread(blocks[m].quants[at]));
-        sums[m] = _mm512_dpbusd_epi32(sums[m], high, spread(blocks[m].quants[at + 1]));
+        sums[m] = _mm512_dpbusd_epi32(sums[m], low, _mm512_set1_epi32(blocks[m].quants[at]));
+        sums[m] = _mm512_dpbusd_epi32(sums[m], high, _mm512_set1_epi32(blocks[m].quants[at + 1]));
     }
 }
 
@@ -339,7 +341,7 @@ fn add_affine<const M: usize>(
     for (pair, minima) in affine.part_minima.iter().enumerate() {
         let minima = _mm512_cvtepu8_epi16(load_pairs(minima));
         for m in 0..M {
-            lows[m] = _mm512_dpwssd_epi32(lows[m], minima, spread_pair(blocks[m].sums_of_32[pair]));
+            lows[m] = _mm512_dpwssd_epi32(lows[m], minima, _mm512_set1_epi32(blocks[m].sums_of_32[pair]));
         }
     }
     let (scales, minima) = (widen_row(&affine.scales), widen_row(&affine.minima));
@@ -356,20 +358,6 @@ fn add_affine<const M: usize>(
 fn nibble_codes(nibbles: &[u8; 64]) -> [__m512i; 2] {
     let (packed, mask) = (load_group(nibbles), _mm512_set1_epi8(15));
     [_mm512_and_si512(packed, mask), _mm512_and_si512(_mm512_srli_epi16::<4>(packed), mask)]
-}
-
-/// Four bytes in every place of 32 bits.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn spread(quants: [i8; 4]) -> __m512i {
-    _mm512_set1_epi32(i32::from_le_bytes(quants.map(i8::cast_unsigned)))
-}
-
-/// Two 16-bit numbers in every place of 32 bits.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-#[inline]
-fn spread_pair([first, last]: [i16; 2]) -> __m512i {
-    _mm512_set1_epi32(i32::from(last) << 16 | i32::from(first.cast_unsigned()))
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]

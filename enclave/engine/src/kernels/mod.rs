@@ -12,11 +12,14 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod check;
 mod half;
 mod scalar;
 #[cfg(test)]
 mod tests;
 mod tile;
+
+use std::sync::OnceLock;
 
 #[cfg(test)]
 pub(crate) use half::{f16_to_f32, f32_to_f16};
@@ -53,18 +56,28 @@ macro_rules! dispatch {
     };
 }
 
+/// The vector kernels that this processor runs, the fastest last.
+#[cfg(target_arch = "x86_64")]
+fn vector_kernels() -> Vec<Kernels> {
+    let avx2 = avx2::Avx2::detect().map(Kernels::Avx2);
+    let avx512 = avx512::Avx512::detect().map(Kernels::Avx512);
+    avx2.into_iter().chain(avx512).collect()
+}
+
+/// No vector kernels exist for this processor.
+#[cfg(not(target_arch = "x86_64"))]
+fn vector_kernels() -> Vec<Kernels> {
+    Vec::new()
+}
+
 impl Kernels {
-    /// The fastest kernels this processor runs.
+    /// The fastest kernels that this processor runs and that give the results of the scalar ones; see `check`.
     pub(crate) fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(available) = avx512::Avx512::detect() {
-            return Kernels::Avx512(available);
-        }
-        #[cfg(target_arch = "x86_64")]
-        if let Some(available) = avx2::Avx2::detect() {
-            return Kernels::Avx2(available);
-        }
-        Kernels::Scalar
+        static BEST: OnceLock<Kernels> = OnceLock::new();
+        *BEST.get_or_init(|| {
+            let candidates = vector_kernels().into_iter();
+            candidates.rev().find(|kernels| check::agrees(*kernels)).unwrap_or(Kernels::Scalar)
+        })
     }
 
     /// `output[m] = tiles · activations[m]` for the 16 rows of one row of tiles; `activations` are rows of `tiles.len()`
@@ -114,6 +127,11 @@ impl Kernels {
     /// `output = values / √(mean(values²) + epsilon) · weight`.
     pub(crate) fn rms_norm(self, values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
         dispatch!(self, rms_norm(values, weight, epsilon, output));
+    }
+
+    /// As [`Kernels::rms_norm`], over the values themselves.
+    pub(crate) fn rms_norm_in_place(self, values: &mut [f32], weight: &[f32], epsilon: f32) {
+        dispatch!(self, rms_norm_in_place(values, weight, epsilon));
     }
 
     /// `gate = gate · σ(gate) · up`.

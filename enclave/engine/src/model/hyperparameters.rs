@@ -1,6 +1,6 @@
-//! The numbers that give a llama-type model its shape.
+//! The numbers that give a model its shape.
 
-use super::ModelError;
+use super::{Architecture, ModelError};
 use crate::gguf::Gguf;
 
 /// Shape and constants of a model; every size is at least one and within its limit.
@@ -16,64 +16,76 @@ pub(crate) struct Hyperparameters {
     /// Numbers of each head that are rotated with the position.
     pub(crate) rope_width: usize,
     pub(crate) rope_base: f32,
+    /// What a position counts for in the rotation: below 1 where a longer context was made of a shorter one.
+    pub(crate) rope_step: f32,
     pub(crate) norm_epsilon: f32,
 }
 
-/// Keys that do not change what is computed here, or whose value is checked below. Any other `llama.` key would.
-const KNOWN: [&str; 16] = [
-    "llama.context_length",
-    "llama.embedding_length",
-    "llama.block_count",
-    "llama.feed_forward_length",
-    "llama.attention.head_count",
-    "llama.attention.head_count_kv",
-    "llama.attention.key_length",
-    "llama.attention.value_length",
-    "llama.attention.layer_norm_rms_epsilon",
-    "llama.rope.dimension_count",
-    "llama.rope.freq_base",
-    "llama.rope.scaling.type",
-    "llama.vocab_size",
-    "llama.expert_count",
-    "llama.expert_used_count",
-    "llama.attention.causal",
+/// Keys, after the architecture's name, that do not change what is computed here, or whose value is checked below. Any
+/// other would.
+const KNOWN: [&str; 18] = [
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.causal",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "vocab_size",
+    "expert_count",
+    "expert_used_count",
 ];
 
 impl Hyperparameters {
-    pub(super) fn from_gguf(file: &Gguf<'_>, vocabulary: usize) -> Result<Self, ModelError> {
-        refuse_what_would_be_ignored(file, vocabulary)?;
-        let width = required(file, "llama.embedding_length", 1..=1 << 16)?;
-        let heads = required(file, "llama.attention.head_count", 1..=1 << 10)?;
-        let kv_heads = optional(file, "llama.attention.head_count_kv", 1..=heads)?.unwrap_or(heads);
+    pub(super) fn from_gguf(
+        file: &Gguf<'_>,
+        architecture: Architecture,
+        vocabulary: usize,
+    ) -> Result<Self, ModelError> {
+        let keys = Keys { file, architecture };
+        keys.refuse_what_would_be_ignored(vocabulary)?;
+        let width = keys.required("embedding_length", 1..=1 << 16)?;
+        let heads = keys.required("attention.head_count", 1..=1 << 10)?;
+        let kv_heads = keys.optional("attention.head_count_kv", 1..=heads)?.unwrap_or(heads);
         let head_width =
-            optional(file, "llama.attention.key_length", 8..=1 << 10)?.unwrap_or((width / heads).max(1));
-        let value_width = optional(file, "llama.attention.value_length", 8..=1 << 10)?.unwrap_or(head_width);
-        let rope_width = optional(file, "llama.rope.dimension_count", 2..=head_width)?.unwrap_or(head_width);
-        let unsupported = |key, expected| Err(ModelError::Unsupported { key, expected });
+            keys.optional("attention.key_length", 8..=1 << 10)?.unwrap_or((width / heads).max(1));
+        let value_width = keys.optional("attention.value_length", 8..=1 << 10)?.unwrap_or(head_width);
+        let rope_width = keys.optional("rope.dimension_count", 2..=head_width)?.unwrap_or(head_width);
         if heads % kv_heads != 0 {
-            return unsupported("llama.attention.head_count", "a multiple of llama.attention.head_count_kv");
+            return keys.unsupported("attention.head_count", "a multiple of attention.head_count_kv");
         }
         if head_width % 8 != 0 {
-            return unsupported("llama.attention.key_length", "a multiple of 8");
+            return keys.unsupported("attention.key_length", "a multiple of 8");
         }
         if value_width != head_width {
-            return unsupported("llama.attention.value_length", "the same as llama.attention.key_length");
+            return keys.unsupported("attention.value_length", "the same as attention.key_length");
         }
         if rope_width % 2 != 0 {
-            return unsupported("llama.rope.dimension_count", "an even number");
+            return keys.unsupported("rope.dimension_count", "an even number");
         }
+        const EPSILON: &str = "attention.layer_norm_rms_epsilon";
         Ok(Self {
-            context: required(file, "llama.context_length", 2..=1 << 20)?,
+            context: keys.required("context_length", 2..=1 << 20)?,
             width,
-            layers: required(file, "llama.block_count", 1..=1 << 10)?,
-            feed_forward: required(file, "llama.feed_forward_length", 1..=1 << 20)?,
+            layers: keys.required("block_count", 1..=1 << 10)?,
+            feed_forward: keys.required("feed_forward_length", 1..=1 << 20)?,
             heads,
             kv_heads,
             head_width,
             rope_width,
-            rope_base: positive(file, "llama.rope.freq_base")?.unwrap_or(10_000.0),
-            norm_epsilon: positive(file, "llama.attention.layer_norm_rms_epsilon")?
-                .ok_or(ModelError::MissingKey { key: "llama.attention.layer_norm_rms_epsilon" })?,
+            rope_base: keys.positive("rope.freq_base")?.unwrap_or(10_000.0),
+            rope_step: keys.rope_step()?,
+            norm_epsilon: keys
+                .positive(EPSILON)?
+                .ok_or_else(|| ModelError::MissingKey { key: keys.name(EPSILON) })?,
         })
     }
 
@@ -84,54 +96,76 @@ impl Hyperparameters {
     }
 }
 
-/// A setting that is not understood would silently change the model's answers, so it is refused.
-fn refuse_what_would_be_ignored(file: &Gguf<'_>, vocabulary: usize) -> Result<(), ModelError> {
-    if let Some((key, _)) = file.metadata().find(|(key, _)| key.starts_with("llama.") && !KNOWN.contains(key))
-    {
-        return Err(ModelError::UnknownHyperparameter { key: key.into() });
-    }
-    let unsupported = |key, expected| Err(ModelError::Unsupported { key, expected });
-    if file.string("llama.rope.scaling.type")?.is_some_and(|scaling| scaling != "none") {
-        return unsupported("llama.rope.scaling.type", "none");
-    }
-    if file.u32("llama.expert_count")?.is_some_and(|count| count != 0) {
-        return unsupported("llama.expert_count", "0 (mixtures of experts are not supported)");
-    }
-    if file.bool("llama.attention.causal")? == Some(false) {
-        return unsupported("llama.attention.causal", "true");
-    }
-    if file.u32("llama.vocab_size")?.is_some_and(|size| size as usize != vocabulary) {
-        return unsupported("llama.vocab_size", "the number of tokenizer.ggml.tokens");
-    }
-    Ok(())
+/// The metadata of one architecture.
+struct Keys<'f, 'a> {
+    file: &'f Gguf<'a>,
+    architecture: Architecture,
 }
 
-fn required(
-    file: &Gguf<'_>,
-    key: &'static str,
-    range: std::ops::RangeInclusive<usize>,
-) -> Result<usize, ModelError> {
-    optional(file, key, range)?.ok_or(ModelError::MissingKey { key })
-}
-
-fn optional(
-    file: &Gguf<'_>,
-    key: &'static str,
-    range: std::ops::RangeInclusive<usize>,
-) -> Result<Option<usize>, ModelError> {
-    match file.u32(key)?.map(|found| found as usize) {
-        Some(found) if !range.contains(&found) => {
-            Err(ModelError::OutOfRange { key, found, least: *range.start(), most: *range.end() })
+impl Keys<'_, '_> {
+    /// A setting that is not understood would silently change the model's answers, so it is refused.
+    fn refuse_what_would_be_ignored(&self, vocabulary: usize) -> Result<(), ModelError> {
+        let prefix = self.name("");
+        let unknown = self
+            .file
+            .metadata()
+            .find(|(key, _)| key.strip_prefix(&prefix).is_some_and(|rest| !KNOWN.contains(&rest)));
+        if let Some((key, _)) = unknown {
+            return Err(ModelError::UnknownHyperparameter { key: key.into() });
         }
-        found => Ok(found),
-    }
-}
-
-fn positive(file: &Gguf<'_>, key: &'static str) -> Result<Option<f32>, ModelError> {
-    match file.f32(key)? {
-        Some(found) if !(found.is_finite() && found > 0.0) => {
-            Err(ModelError::Unsupported { key, expected: "a positive number" })
+        if self.file.u32(&self.name("expert_count"))?.is_some_and(|count| count != 0) {
+            return self.unsupported("expert_count", "0 (mixtures of experts are not supported)");
         }
-        found => Ok(found),
+        if self.file.bool(&self.name("attention.causal"))? == Some(false) {
+            return self.unsupported("attention.causal", "true");
+        }
+        if self.file.u32(&self.name("vocab_size"))?.is_some_and(|size| size as usize != vocabulary) {
+            return self.unsupported("vocab_size", "the number of tokenizer.ggml.tokens");
+        }
+        Ok(())
+    }
+
+    /// Linear scaling stretches the positions; the other kinds are not supported.
+    fn rope_step(&self) -> Result<f32, ModelError> {
+        const TYPE: &str = "rope.scaling.type";
+        let factor = self.positive("rope.scaling.factor")?;
+        match self.file.string(&self.name(TYPE))? {
+            None | Some("none") => Ok(1.0),
+            Some("linear") => Ok(1.0 / factor.unwrap_or(1.0)),
+            Some(_) => self.unsupported(TYPE, "none or linear"),
+        }
+    }
+
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture.name())
+    }
+
+    fn unsupported<T>(&self, key: &str, expected: &'static str) -> Result<T, ModelError> {
+        Err(ModelError::Unsupported { key: self.name(key), expected })
+    }
+
+    fn required(&self, key: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize, ModelError> {
+        self.optional(key, range)?.ok_or_else(|| ModelError::MissingKey { key: self.name(key) })
+    }
+
+    fn optional(
+        &self,
+        key: &str,
+        range: std::ops::RangeInclusive<usize>,
+    ) -> Result<Option<usize>, ModelError> {
+        let key = self.name(key);
+        match self.file.u32(&key)?.map(|found| found as usize) {
+            Some(found) if !range.contains(&found) => {
+                Err(ModelError::OutOfRange { key, found, least: *range.start(), most: *range.end() })
+            }
+            found => Ok(found),
+        }
+    }
+
+    fn positive(&self, key: &str) -> Result<Option<f32>, ModelError> {
+        match self.file.f32(&self.name(key))? {
+            Some(found) if !(found.is_finite() && found > 0.0) => self.unsupported(key, "a positive number"),
+            found => Ok(found),
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! A model in memory and the prompts made for it.
 
+mod architecture;
 mod hyperparameters;
 mod weights;
 
 use std::collections::BTreeSet;
 
+pub(crate) use architecture::{Architecture, Pairs};
 pub(crate) use hyperparameters::Hyperparameters;
 pub(crate) use weights::{Layer, Weights};
 use zeroize::Zeroizing;
@@ -19,7 +21,7 @@ use crate::{
 /// What a model file says of itself.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// `general.architecture`, always `llama` for now.
+    /// `general.architecture`: `llama`, `qwen2` or `qwen3`.
     pub architecture: String,
     /// `general.name`, empty when the file has none.
     pub name: String,
@@ -33,6 +35,15 @@ pub struct Facts {
     pub weights: String,
 }
 
+/// How much of a model's tensors has been copied into the kernels' layout, in bytes of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes copied.
+    pub done: u64,
+    /// Bytes of all tensors.
+    pub total: u64,
+}
+
 /// Why a file is not a model this engine runs. Names and keys are shown escaped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -44,20 +55,20 @@ pub enum ModelError {
     Tokenizer(#[from] TokenizerError),
     #[error(transparent)]
     Template(#[from] TemplateError),
-    #[error("architecture {found:?} is not supported; supported is \"llama\"")]
+    #[error("architecture {found:?} is not supported; supported are llama (with mistral), qwen2 and qwen3")]
     Architecture { found: String },
     #[error("metadata {key:?} is missing")]
-    MissingKey { key: &'static str },
+    MissingKey { key: String },
     #[error("{key} is {found}, expected {least} to {most}")]
-    OutOfRange { key: &'static str, found: usize, least: usize, most: usize },
+    OutOfRange { key: String, found: usize, least: usize, most: usize },
     #[error("{key}: only {expected} is supported")]
-    Unsupported { key: &'static str, expected: &'static str },
+    Unsupported { key: String, expected: &'static str },
     #[error("metadata {key:?} is not understood, and leaving it out could change the model's answers")]
     UnknownHyperparameter { key: String },
     #[error("tensor {name:?} is missing")]
     MissingTensor { name: String },
     #[error(
-        "tensor {name:?} is not part of a llama model, and leaving it out could change the model's answers"
+        "tensor {name:?} is not part of a model of this architecture, and leaving it out could change the model's answers"
     )]
     UnexpectedTensor { name: String },
     #[error("tensor {name:?}: the hyperparameters ask for the shape {expected:?}, found {found:?}")]
@@ -121,6 +132,7 @@ impl Prompt {
 /// A model: immutable, shared by everything that runs it. The weights are zeroised on drop.
 pub struct Model {
     facts: Facts,
+    architecture: Architecture,
     shape: Hyperparameters,
     weights: Weights,
     tokenizer: Tokenizer,
@@ -134,18 +146,28 @@ impl Model {
     /// # Errors
     /// [`ModelError`] names what was expected and what came.
     pub fn from_gguf(bytes: &[u8]) -> Result<Model, ModelError> {
+        Self::from_gguf_with_progress(bytes, |_| {})
+    }
+
+    /// As [`Model::from_gguf`]; `progress` hears of every tensor that has been taken.
+    ///
+    /// # Errors
+    /// See [`Model::from_gguf`].
+    pub fn from_gguf_with_progress(
+        bytes: &[u8],
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Model, ModelError> {
         const ARCHITECTURE: &str = "general.architecture";
         let file = Gguf::parse(bytes)?;
-        let architecture = file.string(ARCHITECTURE)?.ok_or(ModelError::MissingKey { key: ARCHITECTURE })?;
-        if architecture != "llama" {
-            return Err(ModelError::Architecture { found: architecture.into() });
-        }
+        let architecture =
+            file.string(ARCHITECTURE)?.ok_or_else(|| ModelError::MissingKey { key: ARCHITECTURE.into() })?;
+        let architecture = Architecture::named(architecture)?;
         let tokenizer = Tokenizer::from_gguf(&file)?;
         let template = file.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()?;
-        let shape = Hyperparameters::from_gguf(&file, tokenizer.len())?;
-        let weights = Weights::from_gguf(&file, &shape, tokenizer.len())?;
-        let facts = facts(&file, &shape, tokenizer.len())?;
-        Ok(Self { facts, shape, weights, tokenizer, template, kernels: Kernels::best() })
+        let shape = Hyperparameters::from_gguf(&file, architecture, tokenizer.len())?;
+        let weights = Weights::from_gguf(&file, architecture, &shape, tokenizer.len(), &mut progress)?;
+        let facts = facts(&file, architecture, &shape, tokenizer.len())?;
+        Ok(Self { facts, architecture, shape, weights, tokenizer, template, kernels: Kernels::best() })
     }
 
     /// The same model with a shorter context, which makes each sequence's cache smaller. A limit above the model's own
@@ -195,6 +217,10 @@ impl Model {
         &self.shape
     }
 
+    pub(crate) fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
     pub(crate) fn weights(&self) -> &Weights {
         &self.weights
     }
@@ -224,12 +250,17 @@ impl Model {
     }
 }
 
-fn facts(file: &Gguf<'_>, shape: &Hyperparameters, vocabulary: usize) -> Result<Facts, ModelError> {
+fn facts(
+    file: &Gguf<'_>,
+    architecture: Architecture,
+    shape: &Hyperparameters,
+    vocabulary: usize,
+) -> Result<Facts, ModelError> {
     let elements = |dimensions: [usize; 4]| dimensions.iter().map(|length| *length as u64).product::<u64>();
     let matrices = file.tensors().filter(|(_, tensor)| tensor.dimensions.get(1) != Some(&1));
     let types: BTreeSet<TensorType> = matrices.map(|(_, tensor)| tensor.tensor_type).collect();
     Ok(Facts {
-        architecture: "llama".into(),
+        architecture: architecture.name().into(),
         name: file.string("general.name")?.unwrap_or_default().into(),
         parameters: file.tensors().map(|(_, tensor)| elements(tensor.dimensions)).sum(),
         context_length: shape.context as u32,

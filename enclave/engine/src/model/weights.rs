@@ -1,10 +1,10 @@
-//! The tensors of a llama-type model: each must be there, of the right shape, and no other.
+//! The tensors of a model: each must be there, of the right shape, and no other.
 
 use std::collections::BTreeSet;
 
 use zeroize::Zeroizing;
 
-use super::{Hyperparameters, ModelError};
+use super::{Architecture, Hyperparameters, ModelError, Progress};
 use crate::{
     gguf::{Gguf, Tensor, TensorType},
     matrix::Matrix,
@@ -27,6 +27,10 @@ pub(crate) struct Layer {
     pub(crate) query: Matrix,
     pub(crate) key: Matrix,
     pub(crate) value: Matrix,
+    /// Added to queries, keys and values, if the model has them.
+    pub(crate) biases: Option<Biases>,
+    /// Norms of the queries and of the keys of each head, if the model has them.
+    pub(crate) head_norms: Option<HeadNorms>,
     pub(crate) attention_output: Matrix,
     pub(crate) feed_forward_norm: Vector,
     pub(crate) gate: Matrix,
@@ -34,15 +38,30 @@ pub(crate) struct Layer {
     pub(crate) down: Matrix,
 }
 
+pub(crate) struct Biases {
+    pub(crate) query: Vector,
+    pub(crate) key: Vector,
+    pub(crate) value: Vector,
+}
+
+pub(crate) struct HeadNorms {
+    pub(crate) query: Vector,
+    pub(crate) key: Vector,
+}
+
 pub(crate) type Vector = Zeroizing<Vec<f32>>;
 
 impl Weights {
     pub(super) fn from_gguf(
         file: &Gguf<'_>,
+        architecture: Architecture,
         shape: &Hyperparameters,
         vocabulary: usize,
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Self, ModelError> {
-        let mut loader = Loader { file, used: BTreeSet::new() };
+        let bytes = file.tensors().map(|(_, tensor)| tensor.bytes.len() as u64).sum();
+        let read = Progress { done: 0, total: bytes };
+        let mut loader = Loader { file, architecture, used: BTreeSet::new(), read, progress };
         let width = shape.width;
         let embedding = loader.matrix("token_embd.weight", width, vocabulary)?;
         let output = match file.tensor("output.weight") {
@@ -63,7 +82,10 @@ impl Weights {
 /// Looks tensors up and remembers which were used.
 struct Loader<'f, 'a> {
     file: &'f Gguf<'a>,
+    architecture: Architecture,
     used: BTreeSet<String>,
+    read: Progress,
+    progress: &'f mut dyn FnMut(Progress),
 }
 
 impl<'a> Loader<'_, 'a> {
@@ -72,7 +94,27 @@ impl<'a> Loader<'_, 'a> {
         let queries = shape.heads * shape.head_width;
         let keys = shape.kv_heads * shape.head_width;
         let name = |part: &str| format!("blk.{index}.{part}.weight");
+        let bias = |part: &str| format!("blk.{index}.{part}.bias");
+        let biases = if self.architecture.has_biases() {
+            Some(Biases {
+                query: self.vector(&bias("attn_q"), queries)?,
+                key: self.vector(&bias("attn_k"), keys)?,
+                value: self.vector(&bias("attn_v"), keys)?,
+            })
+        } else {
+            None
+        };
+        let head_norms = if self.architecture.has_head_norms() {
+            Some(HeadNorms {
+                query: self.vector(&name("attn_q_norm"), shape.head_width)?,
+                key: self.vector(&name("attn_k_norm"), shape.head_width)?,
+            })
+        } else {
+            None
+        };
         Ok(Layer {
+            biases,
+            head_norms,
             attention_norm: self.vector(&name("attn_norm"), width)?,
             query: self.matrix(&name("attn_q"), width, queries)?,
             key: self.matrix(&name("attn_k"), width, keys)?,
@@ -86,7 +128,10 @@ impl<'a> Loader<'_, 'a> {
     }
 
     fn matrix(&mut self, name: &str, columns: usize, rows: usize) -> Result<Matrix, ModelError> {
-        Ok(Matrix::from_tensor(&self.tensor(name, [columns, rows, 1, 1])?))
+        let tensor = self.tensor(name, [columns, rows, 1, 1])?;
+        let matrix = Matrix::from_tensor(&tensor);
+        self.count(&tensor);
+        Ok(matrix)
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vector, ModelError> {
@@ -95,7 +140,14 @@ impl<'a> Loader<'_, 'a> {
             return Err(ModelError::VectorType { name: name.into(), found: tensor.tensor_type });
         }
         let numbers = tensor.bytes.as_chunks::<4>().0.iter();
-        Ok(Zeroizing::new(numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+        let vector = Zeroizing::new(numbers.map(|bytes| f32::from_le_bytes(*bytes)).collect());
+        self.count(&tensor);
+        Ok(vector)
+    }
+
+    fn count(&mut self, tensor: &Tensor<'_>) {
+        self.read.done += tensor.bytes.len() as u64;
+        (self.progress)(self.read);
     }
 
     fn tensor(&mut self, name: &str, expected: [usize; 4]) -> Result<Tensor<'a>, ModelError> {

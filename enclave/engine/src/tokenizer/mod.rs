@@ -1,4 +1,4 @@
-//! Byte-level BPE from a model file: text to tokens, tokens to text.
+//! The tokenizer of a model file, byte-level BPE or `SentencePiece`: text to tokens, tokens to text.
 //!
 //! Two ways in, and the difference is a security boundary: [`Tokenizer::encode_text`] can never produce a control
 //! token, whatever the text says. Control tokens come only from [`Tokenizer::control`] matches, which the chat template
@@ -7,6 +7,7 @@
 mod bpe;
 mod bytes;
 mod detokenizer;
+mod pieces;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -17,8 +18,9 @@ use std::collections::HashMap;
 pub(crate) use bpe::reserve_zeroising;
 use bpe::{Merger, Merges};
 pub(crate) use detokenizer::{Detokenizer, append};
+use pieces::Pieces;
 use split::Split;
-use vocabulary::Vocabulary;
+use vocabulary::{Vocabulary, Writing};
 use zeroize::Zeroizing;
 
 use crate::gguf::{Gguf, GgufError};
@@ -32,10 +34,12 @@ pub enum TokenizerError {
     Gguf(#[from] GgufError),
     #[error("metadata {key:?} is missing")]
     Missing { key: &'static str },
-    #[error("tokenizer.ggml.model {found:?} is not supported; supported is \"gpt2\" (byte-level BPE)")]
+    #[error(
+        "tokenizer.ggml.model {found:?} is not supported; supported are \"gpt2\" (byte-level BPE) and \"llama\" (SentencePiece)"
+    )]
     Model { found: String },
     #[error(
-        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\" and \"default\""
+        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\", \"default\", \"llama-bpe\" and \"qwen2\""
     )]
     Split { found: String },
     #[error("{tokens} tokens, but {types} token types")]
@@ -46,7 +50,11 @@ pub enum TokenizerError {
     DuplicateToken { id: usize, first: u32 },
     #[error("token {id} is empty or longer than {limit} bytes")]
     TokenLength { id: usize, limit: usize },
-    #[error("token {id} is not written in the byte alphabet of byte-level BPE")]
+    #[error("{tokens} tokens, but {scores} scores")]
+    ScoreCount { tokens: usize, scores: usize },
+    #[error("the score of token {id} is not a finite number")]
+    Score { id: usize },
+    #[error("token {id} is not written in the byte alphabet of byte-level BPE, or is no byte like <0x0A>")]
     TokenAlphabet { id: usize },
     #[error("no token stands for the byte {byte:#04x}")]
     MissingByte { byte: u8 },
@@ -72,14 +80,19 @@ const END_TOKENS: [&str; 7] = [
 /// The tokenizer of one model.
 pub(crate) struct Tokenizer {
     vocabulary: Vocabulary,
-    merges: Merges,
-    split: Split,
+    method: Method,
     /// Control tokens by their first character, the longest text first.
     controls: HashMap<char, Vec<Control>>,
     end_tokens: Vec<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
     add_bos: bool,
+}
+
+/// How text becomes tokens.
+enum Method {
+    BytePairs { merges: Merges, split: Split },
+    SentencePiece(Pieces),
 }
 
 struct Control {
@@ -91,12 +104,20 @@ impl Tokenizer {
     pub(crate) fn from_gguf(file: &Gguf<'_>) -> Result<Self, TokenizerError> {
         const MODEL: &str = "tokenizer.ggml.model";
         let model = file.string(MODEL)?.ok_or(TokenizerError::Missing { key: MODEL })?;
-        if model != "gpt2" {
-            return Err(TokenizerError::Model { found: model.into() });
-        }
-        let split = Split::named(file.string("tokenizer.ggml.pre")?.unwrap_or("default"))?;
-        let vocabulary = Vocabulary::from_gguf(file)?;
-        let merges = Merges::from_gguf(file, &vocabulary)?;
+        let (vocabulary, method) = match model {
+            "gpt2" => {
+                let split = Split::named(file.string("tokenizer.ggml.pre")?.unwrap_or("default"))?;
+                let vocabulary = Vocabulary::from_gguf(file, Writing::ByteAlphabet)?;
+                let merges = Merges::from_gguf(file, &vocabulary)?;
+                (vocabulary, Method::BytePairs { merges, split })
+            }
+            "llama" => {
+                let vocabulary = Vocabulary::from_gguf(file, Writing::Plain)?;
+                let pieces = Pieces::from_gguf(file, &vocabulary)?;
+                (vocabulary, Method::SentencePiece(pieces))
+            }
+            found => return Err(TokenizerError::Model { found: found.into() }),
+        };
         let id = |key| token_id(file, key, &vocabulary);
         let bos = id("tokenizer.ggml.bos_token_id")?;
         let eos = id("tokenizer.ggml.eos_token_id")?;
@@ -109,9 +130,11 @@ impl Tokenizer {
         if end_tokens.is_empty() {
             return Err(TokenizerError::NoEndToken);
         }
-        let add_bos = file.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(false);
+        // A file that does not say so is one of a kind that always has it.
+        let usual = !matches!(&method, Method::BytePairs { split, .. } if *split != Split::Llama3);
+        let add_bos = file.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(usual);
         let controls = controls_by_first_character(&vocabulary);
-        Ok(Self { vocabulary, merges, split, controls, end_tokens, bos, eos, add_bos })
+        Ok(Self { vocabulary, method, controls, end_tokens, bos, eos, add_bos })
     }
 
     /// Number of tokens.
@@ -158,8 +181,22 @@ impl Tokenizer {
 
     /// Appends the tokens of `text`. Never a control token: the merges lead to normal tokens only.
     pub(crate) fn encode_text(&self, text: &str, tokens: &mut Zeroizing<Vec<u32>>) {
-        let mut merger = Merger::new(&self.merges, &self.vocabulary);
-        self.split.each_word(text, &mut |word| merger.encode(word.as_bytes(), tokens));
+        match &self.method {
+            Method::BytePairs { merges, split } => {
+                let mut merger = Merger::new(merges, &self.vocabulary);
+                split.each_word(text, &mut |word| {
+                    let whole = self.vocabulary.normal(word.as_bytes()).filter(|_| split.whole_words_first());
+                    match whole {
+                        Some(token) => {
+                            reserve_zeroising(tokens, 1);
+                            tokens.push(token);
+                        }
+                        None => merger.encode(word.as_bytes(), tokens),
+                    }
+                });
+            }
+            Method::SentencePiece(pieces) => pieces.encode(&self.vocabulary, text, tokens),
+        }
     }
 
     /// The bytes a generated token stands for; none for a control token.

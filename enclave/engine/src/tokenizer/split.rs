@@ -13,6 +13,10 @@ pub(super) enum Split {
     Smollm,
     /// `[\p{P}\$\+<=>\^~\|]+`, then as [`Split::Gpt2`], then `\p{N}+`, then `[0-9][0-9][0-9]`.
     Default,
+    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+    Llama3,
+    /// As [`Split::Llama3`], with every `\p{N}` alone.
+    Qwen2,
 }
 
 impl Split {
@@ -21,14 +25,23 @@ impl Split {
             "gpt-2" => Ok(Split::Gpt2),
             "smollm" => Ok(Split::Smollm),
             "default" => Ok(Split::Default),
+            "llama-bpe" | "llama3" | "llama-v3" => Ok(Split::Llama3),
+            "qwen2" | "deepseek-r1-qwen" => Ok(Split::Qwen2),
             _ => Err(TokenizerError::Split { found: name.into() }),
         }
+    }
+
+    /// Whether a word that is a token is that token, whatever the merges say.
+    pub(super) fn whole_words_first(self) -> bool {
+        self == Split::Llama3
     }
 
     /// Calls `each` for every word, in order. The words joined are the text.
     pub(super) fn each_word<'t>(self, text: &'t str, each: &mut dyn FnMut(&'t str)) {
         match self {
             Split::Gpt2 => gpt2(text, each),
+            Split::Llama3 => words(text, |rest| llama3_word(rest, 3), each),
+            Split::Qwen2 => words(text, |rest| llama3_word(rest, 1), each),
             Split::Smollm => isolate(text, is_number, 1, &mut |piece| gpt2(piece, each)),
             Split::Default => isolate(text, is_punctuation, usize::MAX, &mut |piece| {
                 gpt2(piece, &mut |word| {
@@ -73,9 +86,14 @@ fn is_punctuation(character: char) -> bool {
 }
 
 fn gpt2<'t>(text: &'t str, each: &mut dyn FnMut(&'t str)) {
+    words(text, gpt2_word, each);
+}
+
+/// Cuts word after word, each of the length that `word` says for the rest of the text.
+fn words<'t>(text: &'t str, word: impl Fn(&str) -> usize, each: &mut dyn FnMut(&'t str)) {
     let mut rest = text;
     while !rest.is_empty() {
-        let (word, after) = rest.split_at(gpt2_word(rest));
+        let (word, after) = rest.split_at(word(rest));
         each(word);
         rest = after;
     }
@@ -92,14 +110,54 @@ fn gpt2_word(text: &str) -> usize {
     let second = characters.next().map(class);
     match (first, class(first), second) {
         (' ', _, Some(second)) if second != Class::Space => 1 + run(after_first, second),
-        (_, Class::Space, _) => {
-            let spaces = run(text, Class::Space);
-            let last = text.get(..spaces).and_then(|run| run.chars().next_back()).map_or(0, char::len_utf8);
-            // The last space before a word is left to the word, unless it is alone.
-            if spaces == text.len() || spaces == last { spaces } else { spaces - last }
-        }
+        (_, Class::Space, _) => spaces(text),
         (_, class, _) => run(text, class),
     }
+}
+
+/// Bytes of the first word of a text that is not empty; numbers have at most `digits` digits.
+fn llama3_word(text: &str, digits: usize) -> usize {
+    let lower: String = text.chars().take(3).map(|character| character.to_ascii_lowercase()).collect();
+    if let Some(length) = contraction(&lower) {
+        return length;
+    }
+    let mut characters = text.chars();
+    let first = characters.next().unwrap_or(' ');
+    let after_first = characters.as_str();
+    let second = characters.next().map(class);
+    match (first, class(first), second) {
+        (_, Class::Letter, _) => run(text, Class::Letter),
+        (_, Class::Number, _) => text
+            .char_indices()
+            .enumerate()
+            .find(|(count, (_, character))| *count == digits || class(*character) != Class::Number)
+            .map_or(text.len(), |(_, (at, _))| at),
+        (first, _, Some(Class::Letter)) if !is_line_end(first) => {
+            first.len_utf8() + run(after_first, Class::Letter)
+        }
+        (_, Class::Other, _) | (' ', _, Some(Class::Other)) => {
+            let start = if first == ' ' { 1 } else { 0 };
+            let others = start + text.get(start..).map_or(0, |rest| run(rest, Class::Other));
+            let ends =
+                text.get(others..).map_or(0, |rest| rest.len() - rest.trim_start_matches(is_line_end).len());
+            others + ends
+        }
+        (_, Class::Space, _) => {
+            let run = text.get(..run(text, Class::Space)).unwrap_or_default();
+            run.rfind(is_line_end).map_or_else(|| spaces(text), |last| last + 1)
+        }
+    }
+}
+
+/// `\s+(?!\S)|\s+`: the last space before a word is left to the word, unless it is alone.
+fn spaces(text: &str) -> usize {
+    let spaces = run(text, Class::Space);
+    let last = text.get(..spaces).and_then(|run| run.chars().next_back()).map_or(0, char::len_utf8);
+    if spaces == text.len() || spaces == last { spaces } else { spaces - last }
+}
+
+fn is_line_end(character: char) -> bool {
+    matches!(character, '\r' | '\n')
 }
 
 /// Bytes of the longest beginning of `text` of one class.

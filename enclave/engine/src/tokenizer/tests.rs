@@ -10,6 +10,12 @@ fn demo() -> Tokenizer {
     Tokenizer::from_gguf(&Gguf::parse(DEMO).unwrap()).unwrap()
 }
 
+fn set_split(tokenizer: &mut Tokenizer, split: Split) {
+    if let Method::BytePairs { split: old, .. } = &mut tokenizer.method {
+        *old = split;
+    }
+}
+
 fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
     let mut tokens = Zeroizing::default();
     tokenizer.encode_text(text, &mut tokens);
@@ -33,7 +39,7 @@ fn tokens_are_those_of_the_reference_implementation() {
             .collect();
         let text = String::from_utf8(text).unwrap();
         let expected: Vec<u32> = tokens.split(' ').map(|token| token.parse().unwrap()).collect();
-        tokenizer.split = Split::named(split).unwrap();
+        set_split(&mut tokenizer, Split::named(split).unwrap());
         assert_eq!(encode(&tokenizer, &text), expected, "{split}: {text:?}");
         checked += 1;
     }
@@ -56,8 +62,8 @@ proptest! {
     #[test]
     fn every_text_survives_and_never_holds_a_control_token(text in "(?s).{0,80}|(<\\||im_(start|end)|\\|>|[<|>a ]){0,20}") {
         let mut tokenizer = demo();
-        for split in [Split::Gpt2, Split::Smollm, Split::Default] {
-            tokenizer.split = split;
+        for split in [Split::Gpt2, Split::Smollm, Split::Default, Split::Llama3, Split::Qwen2] {
+            set_split(&mut tokenizer, split);
             let tokens = encode(&tokenizer, &text);
             prop_assert_eq!(decode(&tokenizer, &tokens), text.as_bytes());
             prop_assert!(tokens.iter().all(|token| *token > 2));
@@ -132,8 +138,8 @@ fn reads_a_small_tokenizer() {
 
 #[test]
 fn refuses_what_is_not_supported_by_name() {
-    let model = refusal("tokenizer.ggml.model", Some(Meta::Str("llama".into())));
-    assert_eq!(model, TokenizerError::Model { found: "llama".into() });
+    let model = refusal("tokenizer.ggml.model", Some(Meta::Str("t5".into())));
+    assert_eq!(model, TokenizerError::Model { found: "t5".into() });
     let split = refusal("tokenizer.ggml.pre", Some(Meta::Str("tekken".into())));
     assert_eq!(split, TokenizerError::Split { found: "tekken".into() });
 }
@@ -173,4 +179,80 @@ fn refuses_merges_that_lead_nowhere_or_to_a_control_token() {
         let refused = refusal("tokenizer.ggml.merges", Some(Meta::Strs(vec![merge.into()])));
         assert_eq!(refused, TokenizerError::Merge { index: 0 }, "{merge:?}");
     }
+}
+
+/// A small `SentencePiece` tokenizer: the bytes, a control token, some letters and joined pieces with scores.
+fn pieces() -> Vec<(&'static str, Meta)> {
+    let mut tokens = vec!["<unk>".to_owned(), "<s>".into(), "</s>".into()];
+    tokens.extend((0..=255_u8).map(|byte| format!("<0x{byte:02X}>")));
+    let mut types = vec![2, 3, 3];
+    types.extend([6; 256]);
+    let mut scores = vec![0.0_f32; 259];
+    for (text, score) in [
+        ("\u{2581}", -9.0),
+        ("a", -9.0),
+        ("b", -9.0),
+        ("ab", -1.0),
+        ("ba", -2.0),
+        ("\u{2581}a", -3.0),
+        ("<", -9.0),
+        ("s", -9.0),
+        ("<s", -1.0),
+        (">", -9.0),
+    ] {
+        tokens.push(text.into());
+        types.push(1);
+        scores.push(score);
+    }
+    vec![
+        ("tokenizer.ggml.model", Meta::Str("llama".into())),
+        ("tokenizer.ggml.tokens", Meta::Strs(tokens)),
+        ("tokenizer.ggml.token_type", Meta::I32s(types)),
+        ("tokenizer.ggml.scores", Meta::F32s(scores)),
+        ("tokenizer.ggml.bos_token_id", Meta::U32(1)),
+        ("tokenizer.ggml.eos_token_id", Meta::U32(2)),
+    ]
+}
+
+#[test]
+fn sentence_pieces_are_joined_by_score() {
+    let tokenizer = read(&pieces()).unwrap();
+    let (space, a, b, ab, ba) = (259, 260, 261, 262, 263);
+    assert_eq!(encode(&tokenizer, "ab"), [space, ab]);
+    assert_eq!(encode(&tokenizer, "ba"), [space, ba]);
+    // " a" has a lower score than "ab": the pair is taken first, although it stands later.
+    assert_eq!(encode(&tokenizer, "aba b"), [space, ab, a, space, b]);
+    assert_eq!(encode(&tokenizer, "\u{2581}b"), encode(&tokenizer, " b"));
+    // A character without a token falls back to its bytes.
+    assert_eq!(encode(&tokenizer, "b\u{e9}"), [space, b, 3 + 0xc3, 3 + 0xa9]);
+    assert_eq!(decode(&tokenizer, &encode(&tokenizer, "b\u{e9} a")), " b\u{e9} a".as_bytes());
+    assert_eq!(encode(&tokenizer, ""), []);
+    assert_eq!(tokenizer.required_bos(), Some(1));
+}
+
+#[test]
+fn sentence_pieces_of_text_are_never_control_tokens() {
+    let tokenizer = read(&pieces()).unwrap();
+    assert!(encode(&tokenizer, "<s>").iter().all(|token| *token > 2));
+}
+
+#[test]
+fn broken_sentence_pieces_are_refused() {
+    let refused = |key: &str, value: Option<Meta>| {
+        let mut metadata = pieces();
+        metadata.retain(|(name, _)| *name != key);
+        let key = "tokenizer.ggml.scores";
+        metadata.extend(value.map(|value| (key, value)));
+        read(&metadata).err().unwrap()
+    };
+    let scores = |count: usize, score: f32| Some(Meta::F32s(vec![score; count]));
+    const SCORES: &str = "tokenizer.ggml.scores";
+    assert_eq!(refused(SCORES, None), TokenizerError::Missing { key: SCORES });
+    assert_eq!(refused(SCORES, scores(3, 0.0)), TokenizerError::ScoreCount { tokens: 269, scores: 3 });
+    assert_eq!(refused(SCORES, scores(269, f32::NAN)), TokenizerError::Score { id: 0 });
+    let mut metadata = pieces();
+    if let Some((_, Meta::I32s(types))) = metadata.iter_mut().find(|(name, _)| name.ends_with("token_type")) {
+        types[3 + 0x41] = 5;
+    }
+    assert_eq!(read(&metadata).err(), Some(TokenizerError::MissingByte { byte: 0x41 }));
 }

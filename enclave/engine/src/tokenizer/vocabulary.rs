@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use super::{TokenizerError, bytes::byte_of};
+use super::{TokenizerError, bytes::byte_of, pieces::SPACE};
 use crate::gguf::Gguf;
 
 /// Longest token text; the longest in published vocabularies are runs of a few hundred spaces.
@@ -13,10 +13,21 @@ const MAX_TOKEN_BYTES: usize = 1024;
 enum Kind {
     /// Text; merges lead here.
     Normal,
+    /// One byte, for what no other token covers (`SentencePiece`).
+    Byte,
     /// Written by chat templates only. User-defined tokens are treated the same: text never becomes one.
     Control,
     /// Reserved; neither text nor template produces it.
     Unused,
+}
+
+/// How the texts of tokens are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writing {
+    /// In the byte alphabet of byte-level BPE.
+    ByteAlphabet,
+    /// As text with [`SPACE`] for a space; bytes as `<0x0A>` (`SentencePiece`).
+    Plain,
 }
 
 pub(super) struct Vocabulary {
@@ -32,7 +43,7 @@ struct Token {
 }
 
 impl Vocabulary {
-    pub(super) fn from_gguf(file: &Gguf<'_>) -> Result<Self, TokenizerError> {
+    pub(super) fn from_gguf(file: &Gguf<'_>, writing: Writing) -> Result<Self, TokenizerError> {
         const TOKENS: &str = "tokenizer.ggml.tokens";
         const TYPES: &str = "tokenizer.ggml.token_type";
         let texts = file.strings(TOKENS)?.ok_or(TokenizerError::Missing { key: TOKENS })?;
@@ -42,8 +53,9 @@ impl Vocabulary {
         }
         let mut tokens = Vec::with_capacity(texts.len());
         let mut normal = HashMap::with_capacity(texts.len());
+        let mut bytes = HashMap::new();
         for (id, (text, number)) in texts.iter().zip(types).enumerate() {
-            let token = token(id, text, number)?;
+            let token = token(id, text, number, writing)?;
             if token.kind == Kind::Normal {
                 match normal.entry(token.text.clone()) {
                     Entry::Vacant(slot) => slot.insert(id as u32),
@@ -52,11 +64,18 @@ impl Vocabulary {
                     }
                 };
             }
+            if let (Kind::Byte, [byte]) = (token.kind, &*token.text) {
+                bytes.entry(*byte).or_insert(id as u32);
+            }
             tokens.push(token);
         }
         let mut single_bytes = [0; 256];
         for (byte, slot) in (0..=u8::MAX).zip(&mut single_bytes) {
-            *slot = *normal.get([byte].as_slice()).ok_or(TokenizerError::MissingByte { byte })?;
+            let found = match writing {
+                Writing::ByteAlphabet => normal.get([byte].as_slice()).copied(),
+                Writing::Plain => bytes.get(&byte).copied(),
+            };
+            *slot = found.ok_or(TokenizerError::MissingByte { byte })?;
         }
         let longest = tokens.iter().map(|token| token.text.len()).max().unwrap_or(0);
         Ok(Self { tokens, normal, single_bytes, longest })
@@ -79,10 +98,10 @@ impl Vocabulary {
         self.single_bytes[usize::from(byte)]
     }
 
-    /// What a token contributes to an answer: nothing unless it is a normal token.
+    /// What a token contributes to an answer: nothing unless it is text.
     pub(super) fn bytes(&self, token: u32) -> &[u8] {
         match self.tokens.get(token as usize) {
-            Some(Token { kind: Kind::Normal, text }) => text,
+            Some(Token { kind: Kind::Normal | Kind::Byte, text }) => text,
             _ => &[],
         }
     }
@@ -102,21 +121,33 @@ impl Vocabulary {
     }
 }
 
-fn token(id: usize, text: &str, number: i32) -> Result<Token, TokenizerError> {
-    let kind = match number {
-        1 | 6 => Kind::Normal,
-        3 | 4 => Kind::Control,
-        2 | 5 => Kind::Unused,
-        found => return Err(TokenizerError::TokenType { id, found }),
+fn token(id: usize, text: &str, number: i32, writing: Writing) -> Result<Token, TokenizerError> {
+    let kind = match (number, writing) {
+        (1, _) | (6, Writing::ByteAlphabet) => Kind::Normal,
+        (6, Writing::Plain) => Kind::Byte,
+        (3 | 4, _) => Kind::Control,
+        (2 | 5, _) => Kind::Unused,
+        (found, _) => return Err(TokenizerError::TokenType { id, found }),
     };
-    let text: Box<[u8]> = match kind {
-        Kind::Normal => {
+    let text: Box<[u8]> = match (kind, writing) {
+        (Kind::Normal, Writing::ByteAlphabet) => {
             text.chars().map(byte_of).collect::<Option<_>>().ok_or(TokenizerError::TokenAlphabet { id })?
         }
-        Kind::Control | Kind::Unused => text.as_bytes().into(),
+        (Kind::Normal, Writing::Plain) => text.replace(SPACE, " ").into_bytes().into(),
+        (Kind::Byte, _) => [byte_named(text).ok_or(TokenizerError::TokenAlphabet { id })?].into(),
+        (Kind::Control | Kind::Unused, _) => text.as_bytes().into(),
     };
     if text.is_empty() || text.len() > MAX_TOKEN_BYTES {
         return Err(TokenizerError::TokenLength { id, limit: MAX_TOKEN_BYTES });
     }
     Ok(Token { kind, text })
+}
+
+/// The byte of a text like `<0x0A>`.
+fn byte_named(text: &str) -> Option<u8> {
+    let digits = text.strip_prefix("<0x")?.strip_suffix('>')?;
+    if digits.len() != 2 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    u8::from_str_radix(digits, 16).ok()
 }

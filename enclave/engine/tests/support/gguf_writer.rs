@@ -9,6 +9,7 @@ pub(crate) enum Meta {
     Str(String),
     Strs(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
     /// A value type number and the bytes that follow it.
     Raw(u32, Vec<u8>),
 }
@@ -140,6 +141,12 @@ fn value_bytes(out: &mut Vec<u8>, value: &Meta) {
         Meta::I32s(numbers) => {
             head(9);
             out.extend(5_u32.to_le_bytes());
+            out.extend((numbers.len() as u64).to_le_bytes());
+            numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
+        }
+        Meta::F32s(numbers) => {
+            head(9);
+            out.extend(6_u32.to_le_bytes());
             out.extend((numbers.len() as u64).to_le_bytes());
             numbers.iter().for_each(|number| out.extend(number.to_le_bytes()));
         }

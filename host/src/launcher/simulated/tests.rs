@@ -133,7 +133,7 @@ async fn an_enclave_gets_what_the_contract_says_and_nothing_else() {
     let mut enclave = launcher.launch().await.unwrap();
     fs::write(&settings.config, "crash").unwrap();
     enclave.ready().await;
-    let mut stream = UnixStream::connect(launcher.socket()).await.unwrap();
+    let mut stream = UnixStream::connect(&launcher.socket).await.unwrap();
     let mut report = Vec::new();
     stream.read_to_end(&mut report).await.unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
@@ -183,7 +183,7 @@ async fn an_enclave_that_fails_is_started_again_with_a_fresh_security_module() {
 async fn an_enclave_that_ignores_the_request_to_end_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let launcher = Simulated::prepare(&settings(&folder, "ignore")).unwrap();
-    let socket = launcher.socket().to_owned();
+    let socket = launcher.socket.clone();
     let (status, mut watched) = watch::channel(Status::new());
     let stop = CancellationToken::new();
     let supervised = tokio::spawn({
@@ -217,11 +217,11 @@ async fn a_dropped_enclave_ends() {
     let mut launcher = Simulated::prepare(&settings(&folder, "ignore")).unwrap();
     let enclave = launcher.launch().await.unwrap();
     enclave.ready().await;
-    let mut stream = UnixStream::connect(launcher.socket()).await.unwrap();
+    let mut stream = UnixStream::connect(&launcher.socket).await.unwrap();
     stream.read_to_end(&mut Vec::new()).await.unwrap();
     drop(enclave);
     // The kernel closes its socket when it is gone.
-    while UnixStream::connect(launcher.socket()).await.is_ok() {
+    while UnixStream::connect(&launcher.socket).await.is_ok() {
         tokio::task::yield_now().await;
     }
 }

@@ -45,6 +45,7 @@ struct ScriptedEnclave {
 
 impl Launcher for Scripted {
     type Enclave = ScriptedEnclave;
+    const DRAINS_ITSELF: bool = true;
 
     async fn launch(&mut self) -> Result<ScriptedEnclave, LaunchError> {
         self.log.lock().unwrap().launches.push(self.begun.elapsed().as_secs());

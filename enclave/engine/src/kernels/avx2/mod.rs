@@ -63,6 +63,7 @@ kernels! {
     quantise(values: &[f32], blocks: &mut [Block]);
     quantise_super(values: &[f32], blocks: &mut [SuperBlock]);
     rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]);
+    rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
     swiglu(gate: &mut [f32], up: &[f32]);
     softmax(values: &mut [f32]);
     attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]);
@@ -141,6 +142,11 @@ fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
     scalar::rms_norm(values, weight, epsilon, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32) {
+    scalar::rms_norm_in_place(values, weight, epsilon);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

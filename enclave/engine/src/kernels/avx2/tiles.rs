@@ -18,7 +18,7 @@ use super::{load, load_16, load_group, store, widen};
 use crate::kernels::{
     LANES,
     tile::{
-        Affine, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile,
+        Affine, Bf16Column, Block, F16Column, F32Column, Four, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile,
         SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
     },
 };
@@ -86,7 +86,7 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
             let odd = [_mm256_srai_epi16::<8>(first), _mm256_srai_epi16::<8>(last)];
             for m in 0..M {
                 let [evens, odds] = blocks[m].wide[group];
-                let (evens, odds) = (spread_pair(evens), spread_pair(odds));
+                let (evens, odds) = (_mm256_set1_epi32(evens), _mm256_set1_epi32(odds));
                 for half in 0..2 {
                     dots[m][half] = _mm256_add_epi32(dots[m][half], _mm256_madd_epi16(even[half], evens));
                     dots[m][half] = _mm256_add_epi32(dots[m][half], _mm256_madd_epi16(odd[half], odds));
@@ -112,10 +112,10 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
     for (index, tile) in tiles.iter().enumerate() {
         let blocks: [&Block; M] = std::array::from_fn(|m| &rows[m][index]);
         let mut partial: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
-        let quants = blocks.map(|block| block.quants.as_chunks::<2>().0);
         for (group, nibbles) in tile.nibbles.iter().enumerate() {
             // 32 products of at most 15 · 127, two to a sum in each of eight additions: at most 30480.
-            add_nibbles(&mut partial, nibbles, quants.map(|quants| quants[group]));
+            let quants = blocks.map(|block| &block.quants.as_chunks::<2>().0[group]);
+            add_nibbles(&mut partial, nibbles, quants);
         }
         let scales = widen_row(&tile.scales);
         for m in 0..M {
@@ -142,8 +142,7 @@ fn q4_k_rows<const M: usize>(tiles: &[Q4KTile], rows: [&[SuperBlock]; M], output
             let mut partial: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
             for (group, nibbles) in nibbles.iter().enumerate() {
                 // As in `q4_rows`, at most 30480.
-                let at = part * 8 + group * 2;
-                let quants = blocks.map(|block| [block.quants[at], block.quants[at + 1]]);
+                let quants = blocks.map(|block| &block.quants.as_chunks::<2>().0[part * 4 + group]);
                 add_nibbles(&mut partial, nibbles, quants);
             }
             let scales = part_scales(&tile.affine.part_scales[part]);
@@ -256,7 +255,7 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
                 _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, last)),
             ];
             for m in 0..M {
-                let inputs = spread_pair(blocks[m].sums_of_16[pair]);
+                let inputs = _mm256_set1_epi32(blocks[m].sums_of_16[pair]);
                 for half in 0..2 {
                     let scaled = _mm256_madd_epi16(scales[half], inputs);
                     excess[m][half] = _mm256_add_epi32(excess[m][half], scaled);
@@ -303,7 +302,7 @@ float_rows!(bf16_rows, Bf16Column, widen_brief_row);
 /// the last four.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn add_nibbles<const M: usize>(sums: &mut Sums<__m256i, M>, nibbles: &[u8; 64], quants: [[[i8; 4]; 2]; M]) {
+fn add_nibbles<const M: usize>(sums: &mut Sums<__m256i, M>, nibbles: &[u8; 64], quants: [&[Four; 2]; M]) {
     let mask = _mm256_set1_epi8(15);
     let [first, last] = load_group(nibbles);
     let low = [_mm256_and_si256(first, mask), _mm256_and_si256(last, mask)];
@@ -320,10 +319,10 @@ fn add_nibbles<const M: usize>(sums: &mut Sums<__m256i, M>, nibbles: &[u8; 64], 
 /// Adds the products of four columns, two to each sum of 16 bits.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn add_products(sums: &mut [__m256i; 2], codes: [__m256i; 2], quants: [i8; 4]) {
-    let inputs = _mm256_set1_epi32(i32::from_le_bytes(quants.map(i8::cast_unsigned)));
+fn add_products(sums: &mut [__m256i; 2], codes: [__m256i; 2], quants: Four) {
+    let inputs = _mm256_set1_epi32(quants);
     for half in 0..2 {
-        sums[half] = _mm256_add_epi16(sums[half], _mm256_maddubs_epi16(codes[half], inputs));
+        sums[half] = pinned(_mm256_add_epi16(sums[half], _mm256_maddubs_epi16(codes[half], inputs)));
     }
 }
 
@@ -341,7 +340,7 @@ fn add_affine<const M: usize>(
         let [first, last] = minima.as_chunks::<LANES>().0 else { continue };
         let minima = [byte_pairs(first), byte_pairs(last)];
         for m in 0..M {
-            let inputs = spread_pair(blocks[m].sums_of_32[pair]);
+            let inputs = _mm256_set1_epi32(blocks[m].sums_of_32[pair]);
             for half in 0..2 {
                 let scaled = _mm256_madd_epi16(minima[half], inputs);
                 lows[m][half] = _mm256_add_epi32(lows[m][half], scaled);
@@ -394,13 +393,6 @@ fn signed_part_scales(scales: &[i8; TILE_ROWS]) -> [__m256i; 2] {
     ]
 }
 
-/// Two 16-bit numbers in every place of 32 bits.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn spread_pair([first, last]: [i16; 2]) -> __m256i {
-    _mm256_set1_epi32(i32::from(last) << 16 | i32::from(first.cast_unsigned()))
-}
-
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load_row(row: &[f32; TILE_ROWS]) -> [__m256; 2] {
@@ -448,4 +440,17 @@ fn store_sums<const M: usize>(sums: &Sums<__m256, M>, output: &mut [TileOutput])
             store(output, *sum);
         }
     }
+}
+
+/// The same number, which the compiler takes for another: it would otherwise add products to each other before it adds
+/// them to the sums, and keep more of them than there are registers.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+#[expect(unsafe_code, reason = "an empty piece of assembly")]
+fn pinned(mut number: __m256i) -> __m256i {
+    // SAFETY: there is no instruction; nothing is read, written or changed.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(ymm_reg) number, options(pure, nomem, nostack, preserves_flags));
+    }
+    number
 }

@@ -9,7 +9,7 @@ pub(super) use tiles::{bf16_tile, f16_tile, f32_tile, q4_k_tile, q4_tile, q5_k_t
 use super::{
     LANES,
     half::{f16_to_f32, f32_to_f16},
-    tile::{BLOCK, Block, SUPER_BLOCK, SuperBlock},
+    tile::{BLOCK, Block, SUPER_BLOCK, SuperBlock, four, pair},
 };
 
 pub(super) fn attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]) {
@@ -47,10 +47,11 @@ pub(super) fn quantise(values: &[f32], blocks: &mut [Block]) {
         for ((quants, wide), values) in
             block.quants.iter_mut().zip(&mut block.wide).zip(values.as_chunks::<4>().0)
         {
-            *quants = values.map(|value| nearest(value * factor) as i8);
-            let [a, b, c, d] = quants.map(i16::from);
-            *wide = [[a, c], [b, d]];
-            sum = quants.iter().fold(sum, |sum, quant| sum.wrapping_add(i32::from(*quant)));
+            let rounded = values.map(|value| nearest(value * factor) as i8);
+            *quants = four(rounded);
+            let [a, b, c, d] = rounded.map(i16::from);
+            *wide = [pair([a, c]), pair([b, d])];
+            sum = rounded.iter().fold(sum, |sum, quant| sum.wrapping_add(i32::from(*quant)));
         }
         block.sum = sum;
     }
@@ -60,15 +61,22 @@ pub(super) fn quantise(values: &[f32], blocks: &mut [Block]) {
 pub(super) fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
     for (values, block) in values.as_chunks::<SUPER_BLOCK>().0.iter().zip(blocks) {
         let factor = factor(values, &mut block.scale);
-        for (quants, values) in block.quants.iter_mut().zip(values.as_chunks::<4>().0) {
-            *quants = values.map(|value| nearest(value * factor) as i8);
+        let mut quants = [0_i8; SUPER_BLOCK];
+        for (quant, value) in quants.iter_mut().zip(values) {
+            *quant = nearest(value * factor) as i8;
         }
-        let sixteens = block.quants.as_flattened().as_chunks::<16>().0;
-        for (sum, quants) in block.sums_of_16.as_flattened_mut().iter_mut().zip(sixteens) {
+        for (packed, quants) in block.quants.iter_mut().zip(quants.as_chunks::<4>().0) {
+            *packed = four(*quants);
+        }
+        let mut sums = [0_i16; SUPER_BLOCK / 16];
+        for (sum, quants) in sums.iter_mut().zip(quants.as_chunks::<16>().0) {
             *sum = quants.iter().fold(0_i16, |sum, quant| sum.wrapping_add(i16::from(*quant)));
         }
-        for (sum, [a, b]) in block.sums_of_32.as_flattened_mut().iter_mut().zip(&block.sums_of_16) {
-            *sum = a.wrapping_add(*b);
+        for (packed, sums) in block.sums_of_16.iter_mut().zip(sums.as_chunks::<2>().0) {
+            *packed = pair(*sums);
+        }
+        for (packed, [a, b, c, d]) in block.sums_of_32.iter_mut().zip(sums.as_chunks::<4>().0) {
+            *packed = pair([a.wrapping_add(*b), c.wrapping_add(*d)]);
         }
     }
 }
@@ -89,6 +97,22 @@ fn factor(values: &[f32], scale: &mut f32) -> f32 {
 
 #[inline(always)]
 pub(super) fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+    let factor = rms_factor(values, epsilon);
+    for ((out, value), weight) in output.iter_mut().zip(values).zip(weight) {
+        *out = value * factor * weight;
+    }
+}
+
+#[inline(always)]
+pub(super) fn rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32) {
+    let factor = rms_factor(values, epsilon);
+    for (value, weight) in values.iter_mut().zip(weight) {
+        *value = *value * factor * weight;
+    }
+}
+
+#[inline(always)]
+fn rms_factor(values: &[f32], epsilon: f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
@@ -97,10 +121,7 @@ pub(super) fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mu
         }
     }
     let squares = sum_lanes(lanes) + rest.iter().fold(0.0, |sum, value| sum + value * value);
-    let factor = 1.0 / (squares / values.len() as f32 + epsilon).sqrt();
-    for ((out, value), weight) in output.iter_mut().zip(values).zip(weight) {
-        *out = value * factor * weight;
-    }
+    1.0 / (squares / values.len() as f32 + epsilon).sqrt()
 }
 
 #[inline(always)]
@@ -200,11 +221,13 @@ mod tests {
         values[4] = 6.36;
         let mut blocks = [Block::default()];
         quantise(&values, &mut blocks);
-        assert_eq!(blocks[0].quants[0][3], -127);
-        assert_eq!(blocks[0].quants[1][0], 64);
+        assert_eq!(blocks[0].quants[0], four([0, 0, 0, -127]));
+        assert_eq!(blocks[0].quants[1], four([64, 0, 0, 0]));
+        assert_eq!(blocks[0].wide[0], [pair([0, 0]), pair([0, -127])]);
+        assert_eq!(blocks[0].sum, 64 - 127);
         assert!((blocks[0].scale - 0.1).abs() < 1e-7);
         quantise(&[0.0; BLOCK], &mut blocks);
-        assert_eq!((blocks[0].quants, blocks[0].scale), ([[0; 4]; 8], 0.0));
+        assert_eq!((blocks[0].quants, blocks[0].scale), ([0; 8], 0.0));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::kernels::{
     half::{bf16_to_f32, f16_to_f32},
     tile::{
         Affine, BLOCK, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile,
-        SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
+        SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput, of_four,
     },
 };
 
@@ -32,8 +32,9 @@ fn blocks<T>(
             let (scale, codes) = row_of(tile, row);
             for (blocks, output) in activations.chunks_exact(tiles.len()).zip(&mut *output) {
                 let block = &blocks[index];
-                let inputs = block.quants.as_flattened();
-                let dot: i32 = codes.iter().zip(inputs).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
+                let inputs = block.quants.map(of_four);
+                let products = codes.iter().zip(inputs.as_flattened());
+                let dot: i32 = products.map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
                 let scale = f16_to_f32(scale) * block.scale;
                 output[row] = (dot as f32).mul_add(scale, output[row]);
             }
@@ -70,7 +71,8 @@ pub(in crate::kernels) fn q6_k_tile(
 ) {
     super_blocks(tiles, activations, output, |tile, row, block| {
         let codes = tile.codes(row);
-        let parts = codes.as_chunks::<16>().0.iter().zip(block.quants.as_flattened().as_chunks::<16>().0);
+        let inputs = block.quants.map(of_four);
+        let parts = codes.as_chunks::<16>().0.iter().zip(inputs.as_flattened().as_chunks::<16>().0);
         let dots = parts.map(|(codes, inputs)| {
             let products = codes.iter().zip(inputs).map(|(w, a)| (i32::from(*w) - 32) * i32::from(*a));
             products.sum::<i32>()
@@ -100,8 +102,9 @@ fn super_blocks<T>(
 /// Sums of products with the part scales, and of activations with the part minima.
 fn affine_sums(codes: &[u8; SUPER_BLOCK], affine: &Affine, row: usize, block: &SuperBlock) -> (i32, i32) {
     let (mut dots, mut minima) = (0, 0);
-    let inputs = block.quants.as_flattened().as_chunks::<32>().0;
-    for (part, (codes, inputs)) in codes.as_chunks::<32>().0.iter().zip(inputs).enumerate() {
+    let inputs = block.quants.map(of_four);
+    let parts = codes.as_chunks::<32>().0.iter().zip(inputs.as_flattened().as_chunks::<32>().0);
+    for (part, (codes, inputs)) in parts.enumerate() {
         let dot: i32 = codes.iter().zip(inputs).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum();
         let sum: i32 = inputs.iter().map(|a| i32::from(*a)).sum();
         dots += dot * i32::from(affine.part_scales[part][row]);

@@ -40,13 +40,33 @@ pub(crate) trait Tile<const BYTES: usize>: DefaultIsZeroes + Send + Sync {
 /// The 16 results of one tile for one row of activations.
 pub(crate) type TileOutput = [f32; TILE_ROWS];
 
+/// Four signed bytes, the first lowest: what a kernel spreads over a vector at once.
+pub(crate) type Four = i32;
+
+/// Two signed 16-bit numbers, the first lowest.
+pub(crate) type Pair = i32;
+
+#[inline(always)]
+pub(crate) fn four(numbers: [i8; 4]) -> Four {
+    i32::from_le_bytes(numbers.map(i8::cast_unsigned))
+}
+
+pub(crate) fn of_four(four: Four) -> [i8; 4] {
+    four.to_le_bytes().map(u8::cast_signed)
+}
+
+#[inline(always)]
+pub(crate) fn pair([first, last]: [i16; 2]) -> Pair {
+    i32::from(last) << 16 | i32::from(first.cast_unsigned())
+}
+
 /// 32 activations as signed bytes from -127 to 127 with a common scale.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Block {
-    pub(crate) quants: [[i8; 4]; BLOCK / 4],
-    /// The same numbers for kernels that multiply in 16 bits: of every four the first, third, second and fourth.
-    pub(crate) wide: [[[i16; 2]; 2]; BLOCK / 4],
+    pub(crate) quants: [Four; BLOCK / 4],
+    /// The same numbers for kernels that multiply in 16 bits: of every four the first and third, then the second and fourth.
+    pub(crate) wide: [[Pair; 2]; BLOCK / 4],
     /// Sum of the quants.
     pub(crate) sum: i32,
     pub(crate) scale: f32,
@@ -54,7 +74,7 @@ pub(crate) struct Block {
 
 impl Default for Block {
     fn default() -> Self {
-        Block { quants: [[0; 4]; BLOCK / 4], wide: [[[0; 2]; 2]; BLOCK / 4], sum: 0, scale: 0.0 }
+        Block { quants: [0; BLOCK / 4], wide: [[0; 2]; BLOCK / 4], sum: 0, scale: 0.0 }
     }
 }
 
@@ -64,20 +84,20 @@ impl DefaultIsZeroes for Block {}
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct SuperBlock {
-    pub(crate) quants: [[i8; 4]; SUPER_BLOCK / 4],
-    /// Sums of every 16 quants, in pairs.
-    pub(crate) sums_of_16: [[i16; 2]; SUPER_BLOCK / 32],
-    /// Sums of every 32 quants, in pairs.
-    pub(crate) sums_of_32: [[i16; 2]; SUPER_BLOCK / 64],
+    pub(crate) quants: [Four; SUPER_BLOCK / 4],
+    /// Sums of every 16 quants.
+    pub(crate) sums_of_16: [Pair; SUPER_BLOCK / 32],
+    /// Sums of every 32 quants.
+    pub(crate) sums_of_32: [Pair; SUPER_BLOCK / 64],
     pub(crate) scale: f32,
 }
 
 impl Default for SuperBlock {
     fn default() -> Self {
         SuperBlock {
-            quants: [[0; 4]; SUPER_BLOCK / 4],
-            sums_of_16: [[0; 2]; SUPER_BLOCK / 32],
-            sums_of_32: [[0; 2]; SUPER_BLOCK / 64],
+            quants: [0; SUPER_BLOCK / 4],
+            sums_of_16: [0; SUPER_BLOCK / 32],
+            sums_of_32: [0; SUPER_BLOCK / 64],
             scale: 0.0,
         }
     }

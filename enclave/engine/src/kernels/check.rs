@@ -1,0 +1,113 @@
+//! A known-answer test of the vector kernels, made once when a model is loaded.
+//!
+//! The property tests run the kernels of the processor that they run on. A processor with other instructions than those of
+//! the project's own machines must not be the first to find a mistake: kernels that do not give the scalar ones' results, bit
+//! for bit, are not used.
+
+use super::{
+    Bf16Column, Block, F16Column, F32Column, Kernels, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, SuperBlock,
+    TILE_ROWS, Tile, TileOutput,
+};
+
+/// Rows of activations: every number of rows at once that a kernel has.
+const ROWS: usize = 15;
+/// Columns, more than a kernel takes in one piece.
+const COLUMNS: usize = 1280;
+
+/// Whether these kernels give the results of the scalar ones on numbers that reach all codes and signs.
+pub(super) fn agrees(kernels: Kernels) -> bool {
+    let mut random = Random(0x5eed);
+    let values: Vec<f32> = (0..ROWS * COLUMNS).map(|_| random.number()).collect();
+    let mut blocks = vec![Block::default(); values.len() / super::BLOCK];
+    let mut super_blocks = vec![SuperBlock::default(); values.len() / super::SUPER_BLOCK];
+    Kernels::Scalar.quantise(&values, &mut blocks);
+    Kernels::Scalar.quantise_super(&values, &mut super_blocks);
+    let random = &mut random;
+    same(kernels, &random.tiles::<34, Q8Tile>(&[0]), &blocks, Kernels::q8_tile)
+        && same(kernels, &random.tiles::<18, Q4Tile>(&[0]), &blocks, Kernels::q4_tile)
+        && same(kernels, &random.tiles::<144, Q4KTile>(&[0, 2]), &super_blocks, Kernels::q4_k_tile)
+        && same(kernels, &random.tiles::<176, Q5KTile>(&[0, 2]), &super_blocks, Kernels::q5_k_tile)
+        && same(kernels, &random.tiles::<210, Q6KTile>(&[208]), &super_blocks, Kernels::q6_k_tile)
+        && same(kernels, &random.tiles::<4, F32Column>(&[2]), &values, Kernels::f32_tile)
+        && same(kernels, &random.tiles::<2, F16Column>(&[0]), &values, Kernels::f16_tile)
+        && same(kernels, &random.tiles::<2, Bf16Column>(&[0]), &values, Kernels::bf16_tile)
+}
+
+fn same<T, A>(
+    kernels: Kernels,
+    tiles: &[T],
+    activations: &[A],
+    run: fn(Kernels, &[T], &[A], &mut [TileOutput]),
+) -> bool {
+    let (mut expected, mut found) = ([[0.0; TILE_ROWS]; ROWS], [[0.0; TILE_ROWS]; ROWS]);
+    run(Kernels::Scalar, tiles, activations, &mut expected);
+    run(kernels, tiles, activations, &mut found);
+    let mut pairs = expected.as_flattened().iter().zip(found.as_flattened());
+    pairs.all(|(expected, found)| expected.to_bits() == found.to_bits())
+}
+
+/// Xorshift64*.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
+    }
+
+    /// From -1 to 1.
+    fn number(&mut self) -> f32 {
+        self.next() as f32 / (1_u64 << 31) as f32 - 1.0
+    }
+
+    /// A row of tiles with codes of all kinds, and at these places of each block the upper byte of a scale near one.
+    fn tiles<const BYTES: usize, T: Tile<BYTES>>(&mut self, scales: &[usize]) -> Vec<T> {
+        let mut tiles = vec![T::default(); COLUMNS / T::COLUMNS];
+        for tile in &mut tiles {
+            for row in 0..TILE_ROWS {
+                let mut block = [0_u8; BYTES];
+                block.iter_mut().for_each(|byte| *byte = self.next() as u8);
+                for place in scales {
+                    if let Some(upper) = block.get_mut(place + 1) {
+                        *upper = 0x30 | (*upper & 0x8f) >> 1;
+                    }
+                }
+                tile.put(row, &block);
+            }
+        }
+        tiles
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_of_this_processor_agree() {
+        assert!(agrees(Kernels::Scalar));
+        #[cfg(target_arch = "x86_64")]
+        for kernels in super::super::vector_kernels() {
+            assert!(agrees(kernels));
+        }
+    }
+
+    #[test]
+    fn a_difference_is_found() {
+        let tiles = Random(1).tiles::<4, F32Column>(&[2]);
+        let values = vec![1.0; ROWS * COLUMNS];
+        assert!(same(Kernels::Scalar, &tiles, &values, Kernels::f32_tile));
+        let wrong = |kernels: Kernels, tiles: &[F32Column], values: &[f32], output: &mut [TileOutput]| {
+            kernels.f32_tile(tiles, values, output);
+            // One call of two, as only the second is of the kernels under test.
+            use std::sync::atomic::{AtomicBool, Ordering};
+            static SECOND: AtomicBool = AtomicBool::new(false);
+            if SECOND.swap(true, Ordering::Relaxed) {
+                output[ROWS - 1][TILE_ROWS - 1] *= 1.0 + f32::EPSILON;
+            }
+        };
+        assert!(!same(Kernels::Scalar, &tiles, &values, wrong));
+    }
+}

@@ -1,0 +1,149 @@
+//! `SentencePiece`: the neighbours whose joined text is the token of the highest score are joined first, the leftmost of equals.
+
+use std::collections::BinaryHeap;
+
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{TokenizerError, reserve_zeroising, vocabulary::Vocabulary};
+use crate::gguf::Gguf;
+
+/// What tokens are worth, in an order of whole numbers that is the order of their scores.
+pub(super) struct Pieces {
+    ranks: Vec<i32>,
+    /// Whether text begins with a space that is not written.
+    space_prefix: bool,
+}
+
+/// Stands for a space in the texts of tokens.
+pub(super) const SPACE: char = '\u{2581}';
+
+impl Pieces {
+    pub(super) fn from_gguf(file: &Gguf<'_>, vocabulary: &Vocabulary) -> Result<Self, TokenizerError> {
+        const SCORES: &str = "tokenizer.ggml.scores";
+        let scores = file.f32s(SCORES)?.ok_or(TokenizerError::Missing { key: SCORES })?;
+        if scores.len() != vocabulary.len() {
+            return Err(TokenizerError::ScoreCount { tokens: vocabulary.len(), scores: scores.len() });
+        }
+        let ranks = scores.enumerate().map(|(id, score)| rank(score).ok_or(TokenizerError::Score { id }));
+        let space_prefix = file.bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+        Ok(Self { ranks: ranks.collect::<Result<_, _>>()?, space_prefix })
+    }
+
+    /// Appends the tokens of a text. Takes time in proportion to `n log n`. A character that is no token becomes the
+    /// tokens of its bytes.
+    pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, tokens: &mut Zeroizing<Vec<u32>>) {
+        if text.is_empty() {
+            return;
+        }
+        let mut spaced = Zeroizing::new(String::with_capacity(text.len() + 1));
+        if self.space_prefix {
+            spaced.push(' ');
+        }
+        spaced.extend(text.chars().map(|character| if character == SPACE { ' ' } else { character }));
+        let mut joiner = Joiner::new(self, vocabulary, &spaced);
+        while let Some((_, left, length)) = joiner.candidates.pop() {
+            joiner.join(!left, length);
+        }
+        reserve_zeroising(tokens, spaced.len());
+        for symbol in joiner.symbols.iter().filter(|symbol| symbol.length > 0) {
+            let bytes = joiner.bytes(symbol.start, symbol.length);
+            match vocabulary.normal(bytes) {
+                Some(token) => tokens.push(token),
+                None => tokens.extend(bytes.iter().map(|byte| vocabulary.single_byte(*byte))),
+            }
+        }
+    }
+}
+
+/// The order of the numbers as whole numbers; none for what is no finite number.
+fn rank(score: f32) -> Option<i32> {
+    let bits = (score + 0.0).to_bits().cast_signed();
+    score.is_finite().then_some(if bits < 0 { bits ^ i32::MAX } else { bits })
+}
+
+/// A text that is being joined. What it holds is text, so it is zeroised on drop.
+struct Joiner<'a> {
+    pieces: &'a Pieces,
+    vocabulary: &'a Vocabulary,
+    text: &'a [u8],
+    symbols: Zeroizing<Vec<Symbol>>,
+    candidates: BinaryHeap<Candidate>,
+}
+
+/// A part of the text: a doubly linked list inside a vector. A symbol joined to its left neighbour has no length.
+#[derive(Clone, Copy, Default)]
+struct Symbol {
+    start: u32,
+    length: u32,
+    previous: u32,
+    next: u32,
+}
+
+impl zeroize::DefaultIsZeroes for Symbol {}
+
+/// Rank, inverted index of the left symbol (a heap yields its greatest), length of both together.
+type Candidate = (i32, u32, u32);
+
+const NONE: u32 = u32::MAX;
+
+impl<'a> Joiner<'a> {
+    fn new(pieces: &'a Pieces, vocabulary: &'a Vocabulary, text: &'a str) -> Self {
+        let count = text.chars().count();
+        let mut symbols = Zeroizing::new(Vec::with_capacity(count));
+        symbols.extend(text.char_indices().enumerate().map(|(index, (start, character))| Symbol {
+            start: start as u32,
+            length: character.len_utf8() as u32,
+            previous: if index == 0 { NONE } else { index as u32 - 1 },
+            next: if index + 1 == count { NONE } else { index as u32 + 1 },
+        }));
+        // Every join adds at most two candidates to the first, so the heap never moves while it holds text.
+        let candidates = BinaryHeap::with_capacity(3 * count);
+        let mut joiner = Self { pieces, vocabulary, text: text.as_bytes(), symbols, candidates };
+        (0..count as u32).for_each(|left| joiner.consider(left));
+        joiner
+    }
+
+    fn bytes(&self, start: u32, length: u32) -> &'a [u8] {
+        self.text.get(start as usize..).and_then(|rest| rest.get(..length as usize)).unwrap_or_default()
+    }
+
+    /// Joins the symbol at `left` with its neighbour, if they still have this length together.
+    fn join(&mut self, left: u32, length: u32) {
+        let Some(first) = self.symbols.get(left as usize).copied() else { return };
+        let Some(second) = self.symbols.get(first.next as usize).copied() else { return };
+        if first.length == 0 || first.length + second.length != length {
+            return;
+        }
+        if let Some(symbol) = self.symbols.get_mut(left as usize) {
+            (symbol.length, symbol.next) = (length, second.next);
+        }
+        if let Some(symbol) = self.symbols.get_mut(first.next as usize) {
+            symbol.length = 0;
+        }
+        if let Some(symbol) = self.symbols.get_mut(second.next as usize) {
+            symbol.previous = left;
+        }
+        self.consider(first.previous);
+        self.consider(left);
+    }
+
+    /// Notes the pair that begins at `left`, if its text is a token.
+    fn consider(&mut self, left: u32) {
+        let Some(first) = self.symbols.get(left as usize) else { return };
+        let Some(second) = self.symbols.get(first.next as usize) else { return };
+        let length = first.length + second.length;
+        if length as usize > self.vocabulary.longest() {
+            return;
+        }
+        let token = self.vocabulary.normal(self.bytes(first.start, length));
+        if let Some(rank) = token.and_then(|token| self.pieces.ranks.get(token as usize)) {
+            self.candidates.push((*rank, !left, length));
+        }
+    }
+}
+
+impl Drop for Joiner<'_> {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.candidates).into_vec().zeroize();
+    }
+}

@@ -1,0 +1,62 @@
+//! What the host says about the enclave that it runs.
+
+use std::io;
+use std::path::Path;
+
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::model::ModelDigester;
+use serde::Serialize;
+
+use super::LaunchError;
+use super::state::StateFolder;
+
+/// What the host says about an enclave, for whoever writes down what to trust. A partner has no reason to believe it: it is the
+/// host that says so. It is written to `measurements.json` in the state folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// PCR 0, 96 hexadecimal digits.
+    pub pcr0: String,
+    /// PCR 1.
+    pub pcr1: String,
+    /// PCR 2.
+    pub pcr2: String,
+    /// PCR 4, when the parent's instance id was given.
+    pub pcr4: Option<String>,
+    /// SHA-256 of the development root's certificate, 64 hexadecimal digits; in a tier that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub development_root_sha256: Option<String>,
+    /// The model's identity, 64 hexadecimal digits.
+    pub model_sha256: String,
+    /// The command line that was measured.
+    pub command_line: String,
+}
+
+impl Description {
+    /// Writes `measurements.json`.
+    pub(super) fn write(&self, state: &StateFolder) -> Result<(), LaunchError> {
+        let json = serde_json::to_vec_pretty(self).map_err(|error| LaunchError::System {
+            what: "writing measurements.json",
+            source: error.into(),
+        })?;
+        state.write("measurements.json", 0o644, &json).map(drop)
+    }
+}
+
+/// The model's identity, computed in memory that does not grow with the model.
+pub(super) fn digest_of_model(path: &Path) -> Result<Sha256Digest, LaunchError> {
+    use std::io::Read as _;
+    let digest = || -> io::Result<Sha256Digest> {
+        let mut file = std::fs::File::open(path)?;
+        let mut digester = ModelDigester::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(digester.finish()),
+                Ok(count) => digester.update(buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    digest().map_err(|source| LaunchError::Read { what: "model", path: path.to_owned(), source })
+}

@@ -1,0 +1,247 @@
+//! The `nitro` tier: the image in an AWS Nitro Enclave, started with AWS's own `nitro-cli`.
+//!
+//! The image's digest is checked before each start, and afterwards that the enclave which runs has the image's PCRs and is not in
+//! debug mode. All of this is for the operator, who would otherwise serve refusals: a partner believes only what Nitro signs.
+
+mod cli;
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::measurement::{Measurement, Measurer};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+pub use cli::{Advice, NitroCli, NitroError};
+
+use super::description::{Description, digest_of_model};
+use super::model::MODEL_PORT;
+use super::program::read_file;
+use super::qemu::until_serving;
+use super::state::StateFolder;
+use super::{Enclave, Exit, How, LaunchError, Launcher};
+use crate::endpoint::EnclaveAddress;
+use cli::{Described, RunRequest};
+
+/// The enclave's port for partners.
+const PARTNER_PORT: u32 = 5000;
+/// The enclave's port for what the authorities sign.
+const CONTROL_PORT: u32 = 5001;
+
+/// The pause between two looks whether the enclave is still there.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The enclave image file.
+    pub image: PathBuf,
+    /// SHA-384 that the image file must have. Without it, it must keep the one that it has when the host starts.
+    pub image_sha384: Option<Sha384Digest>,
+    /// The model file.
+    pub model: PathBuf,
+    /// The enclave's context id: 4 or more, and no other enclave's on this instance.
+    pub cid: u32,
+    /// Memory of the enclave, MiB. The instance's allocator must have set it aside.
+    pub memory_mib: u32,
+    /// Processors of the enclave; an even number, where the instance has two threads to a core.
+    pub processors: u32,
+    /// AWS's program.
+    pub nitro_cli: PathBuf,
+    /// Where the host keeps what it tells about the enclave.
+    pub state: PathBuf,
+}
+
+/// Starts Nitro Enclaves from one image.
+pub struct Nitro {
+    settings: Settings,
+    cli: NitroCli,
+    image: Image,
+    description: Description,
+    /// Held so that no other host uses it.
+    _state: StateFolder,
+}
+
+/// What is known of the image file.
+struct Image {
+    sha384: Sha384Digest,
+    measurement: Measurement,
+}
+
+impl Image {
+    fn read(path: &Path) -> Result<Self, LaunchError> {
+        let bytes = read_file("image", path)?;
+        let mut measurer = Measurer::new();
+        let measurement = measurer
+            .update(&bytes)
+            .and_then(|()| measurer.finish())
+            .map_err(|error| LaunchError::Image { path: path.to_owned(), error: Box::new(error) })?;
+        Ok(Self { sha384: Sha384Digest::of(&[&bytes]), measurement })
+    }
+
+    fn require(&self, expected: Sha384Digest, path: &Path) -> Result<(), LaunchError> {
+        if self.sha384 == expected {
+            return Ok(());
+        }
+        let (expected, actual) = (Box::new(expected), Box::new(self.sha384));
+        Err(LaunchError::ImageDigest { path: path.to_owned(), expected, actual })
+    }
+}
+
+impl Nitro {
+    /// Measures the image and writes `measurements.json` to the state folder.
+    ///
+    /// # Errors
+    /// [`LaunchError`] says which of the settings cannot be used.
+    pub fn prepare(settings: &Settings) -> Result<Self, LaunchError> {
+        let state = StateFolder::take(&settings.state)?;
+        let image = Image::read(&settings.image)?;
+        if let Some(expected) = settings.image_sha384 {
+            image.require(expected, &settings.image)?;
+        }
+        let measurement = &image.measurement;
+        let description = Description {
+            pcr0: measurement.pcr0.to_string(),
+            pcr1: measurement.pcr1.to_string(),
+            pcr2: measurement.pcr2.to_string(),
+            pcr4: None,
+            development_root_sha256: None,
+            model_sha256: digest_of_model(&settings.model)?.to_string(),
+            command_line: measurement.command_line.clone(),
+        };
+        description.write(&state)?;
+        let cli = NitroCli::new(&settings.nitro_cli);
+        Ok(Self { settings: settings.clone(), cli, image, description, _state: state })
+    }
+
+    /// What the host says about the enclave.
+    #[must_use]
+    pub const fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Where partners' connections go.
+    #[must_use]
+    pub const fn partner_port(&self) -> EnclaveAddress {
+        self.port(PARTNER_PORT)
+    }
+
+    /// Where the host hands in what the authorities sign.
+    #[must_use]
+    pub const fn control_port(&self) -> EnclaveAddress {
+        self.port(CONTROL_PORT)
+    }
+
+    const fn port(&self, port: u32) -> EnclaveAddress {
+        EnclaveAddress::Vsock { cid: self.settings.cid, port }
+    }
+
+    /// Whether what runs is the image, as nitro-cli tells it.
+    fn check(&self, enclave: Option<&Described>) -> Result<(), NitroError> {
+        let enclave = enclave.ok_or(NitroError::Gone)?;
+        if enclave.flags != "NONE" {
+            return Err(NitroError::Flags { actual: enclave.flags.clone() });
+        }
+        let Measurement { pcr0, pcr1, pcr2, .. } = &self.image.measurement;
+        let measured = &enclave.measurements;
+        for (index, expected, actual) in
+            [(0, pcr0, &measured.pcr0), (1, pcr1, &measured.pcr1), (2, pcr2, &measured.pcr2)]
+        {
+            if *actual != expected.to_string() {
+                return Err(NitroError::Register { index, expected: *expected, actual: actual.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Launcher for Nitro {
+    type Enclave = NitroEnclave;
+    const DRAINS_ITSELF: bool = false;
+
+    async fn launch(&mut self) -> Result<NitroEnclave, LaunchError> {
+        let Settings { image, model, cid, memory_mib, processors, .. } = &self.settings;
+        Image::read(image)?.require(self.image.sha384, image)?;
+        let request = RunRequest { image, cid: *cid, memory_mib: *memory_mib, processors: *processors };
+        let id = self.cli.run(&request).await?;
+        // From here on the enclave is ended when this value is dropped, for instance because it is not the image.
+        let termination = Termination { cli: self.cli.clone(), id };
+        let enclaves = self.cli.describe().await?;
+        self.check(enclaves.iter().find(|enclave| enclave.id == termination.id))?;
+
+        let (serving, ready) = watch::channel(false);
+        let model_port = self.port(MODEL_PORT);
+        let (partner_port, model) = (self.partner_port(), model.clone());
+        let greeting = tokio::spawn(async move {
+            until_serving(&model_port, &partner_port, &model).await;
+            serving.send_replace(true);
+        });
+        Ok(NitroEnclave { termination, ready, greeting })
+    }
+}
+
+/// Ends an enclave when it is dropped.
+struct Termination {
+    cli: NitroCli,
+    id: String,
+}
+
+impl Drop for Termination {
+    fn drop(&mut self) {
+        self.cli.terminate_in_background(&self.id);
+    }
+}
+
+/// A Nitro Enclave that runs.
+pub struct NitroEnclave {
+    termination: Termination,
+    ready: watch::Receiver<bool>,
+    greeting: JoinHandle<()>,
+}
+
+impl Enclave for NitroEnclave {
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut ready = self.ready.clone();
+        Box::pin(async move {
+            if ready.wait_for(|ready| *ready).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    async fn ended(&mut self) -> Exit {
+        let Termination { cli, id } = &self.termination;
+        loop {
+            match cli.describe().await {
+                // Why it ended only its console says, which stays off.
+                Ok(enclaves) if !enclaves.iter().any(|enclave| enclave.id == *id) => {
+                    return Exit { how: How::Unknown, last_words: None };
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "could not see whether the enclave still runs"),
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn drain(&mut self) {
+        // Its connections have ended by now, and it keeps nothing.
+        self.kill();
+    }
+
+    fn kill(&mut self) {
+        self.termination.cli.terminate_in_background(&self.termination.id);
+    }
+}
+
+impl Drop for NitroEnclave {
+    fn drop(&mut self) {
+        self.greeting.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;

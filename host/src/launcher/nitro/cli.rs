@@ -1,0 +1,241 @@
+//! AWS's `nitro-cli`: its arguments, its JSON, its errors.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command as BlockingCommand, Stdio};
+
+use cleanroom_attestation::digest::Sha384Digest;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::process::Command;
+
+/// The program, wherever it is.
+#[derive(Debug, Clone)]
+pub struct NitroCli {
+    program: PathBuf,
+}
+
+/// What to start.
+pub(super) struct RunRequest<'a> {
+    pub(super) image: &'a Path,
+    pub(super) cid: u32,
+    pub(super) memory_mib: u32,
+    pub(super) processors: u32,
+}
+
+/// An enclave that was started (the answer to `run-enclave`).
+#[derive(Deserialize)]
+struct Started {
+    #[serde(rename = "EnclaveID")]
+    id: String,
+    #[serde(rename = "EnclaveCID")]
+    cid: u64,
+}
+
+/// An enclave of this instance (an element of the answer to `describe-enclaves`).
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Described {
+    #[serde(rename = "EnclaveID")]
+    pub(super) id: String,
+    #[serde(rename = "Flags")]
+    pub(super) flags: String,
+    #[serde(rename = "Measurements", default)]
+    pub(super) measurements: DescribedMeasurements,
+}
+
+/// PCRs as nitro-cli computed them from the file; hexadecimal.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "UPPERCASE", default)]
+pub(super) struct DescribedMeasurements {
+    pub(super) pcr0: String,
+    pub(super) pcr1: String,
+    pub(super) pcr2: String,
+}
+
+impl NitroCli {
+    /// The program at `path`, or found in the search path.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { program: path.to_owned() }
+    }
+
+    /// Starts an enclave, not in debug mode and with its console off, and gives its id.
+    pub(super) async fn run(&self, request: &RunRequest<'_>) -> Result<String, NitroError> {
+        let mut command = self.command("run-enclave");
+        command.arg("--eif-path").arg(request.image);
+        for (name, value) in [
+            ("--enclave-cid", request.cid),
+            ("--memory", request.memory_mib),
+            ("--cpu-count", request.processors),
+        ] {
+            command.arg(name).arg(value.to_string());
+        }
+        let started: Started = self.ask("run-enclave", command).await?;
+        if started.cid == u64::from(request.cid) {
+            return Ok(started.id);
+        }
+        self.terminate_in_background(&started.id);
+        Err(NitroError::ContextId { expected: request.cid, actual: started.cid })
+    }
+
+    /// The enclaves of this instance.
+    pub(super) async fn describe(&self) -> Result<Vec<Described>, NitroError> {
+        self.ask("describe-enclaves", self.command("describe-enclaves")).await
+    }
+
+    /// Begins to end an enclave and does not wait for it. Works at the end of the program, too.
+    pub(super) fn terminate_in_background(&self, id: &str) {
+        let ended = BlockingCommand::new(&self.program)
+            .args(["terminate-enclave", "--enclave-id", id])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        if let Err(error) = ended {
+            tracing::warn!(%error, id, "the enclave could not be terminated");
+        }
+    }
+
+    fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(subcommand).stdin(Stdio::null()).kill_on_drop(false);
+        command
+    }
+
+    async fn ask<Answer: DeserializeOwned>(
+        &self,
+        subcommand: &'static str,
+        mut command: Command,
+    ) -> Result<Answer, NitroError> {
+        let start = |source| NitroError::Start { program: self.program.clone(), source };
+        let output = command.output().await.map_err(start)?;
+        if !output.status.success() {
+            return Err(NitroError::refused(subcommand, &output.stderr));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|_| NitroError::Answer { subcommand })
+    }
+}
+
+/// Why there is no enclave, or another one than was wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum NitroError {
+    /// The program could not be started.
+    #[error("could not run `{}`: {source}; on Amazon Linux: dnf install aws-nitro-enclaves-cli", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The program refused.
+    #[error("nitro-cli {subcommand} failed: {said}{}", Advice::after(code.as_deref()))]
+    Refused {
+        /// What was asked.
+        subcommand: &'static str,
+        /// AWS's code, like `E27`.
+        code: Option<String>,
+        /// What it said, in a line.
+        said: String,
+    },
+    /// The program's answer is not what AWS documents.
+    #[error(
+        "expected the documented JSON from nitro-cli {subcommand}, got something else; is it a current version?"
+    )]
+    Answer {
+        /// What was asked.
+        subcommand: &'static str,
+    },
+    /// The enclave has another context id.
+    #[error("asked for an enclave with context id {expected}, got one with {actual}; it was terminated")]
+    ContextId {
+        /// As asked.
+        expected: u32,
+        /// As started.
+        actual: u64,
+    },
+    /// The enclave ended at once.
+    #[error(
+        "the enclave ended right after its start; most often it was given too little memory (four times the image, and the model \
+         twice), or its image is for another processor"
+    )]
+    Gone,
+    /// The enclave has flags, `DEBUG_MODE` for instance, whose documents no partner accepts.
+    #[error("expected an enclave without flags, nitro-cli says {actual:?}; it was terminated")]
+    Flags {
+        /// Its flags.
+        actual: String,
+    },
+    /// The enclave is another image's.
+    #[error(
+        "expected PCR {index} to be {expected}, nitro-cli says {actual:?}: the image file was replaced; the enclave was terminated"
+    )]
+    Register {
+        /// Which register.
+        index: u8,
+        /// The image's.
+        expected: Sha384Digest,
+        /// The enclave's.
+        actual: String,
+    },
+}
+
+/// The most of what nitro-cli says that is repeated, characters.
+const SAID_MAX: usize = 400;
+
+impl NitroError {
+    fn refused(subcommand: &'static str, stderr: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(stderr);
+        let code = code(&text);
+        let words = text.split(|character: char| character.is_control() || character.is_whitespace());
+        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+        let said = words.join(" ").chars().take(SAID_MAX).collect();
+        Self::Refused { subcommand, code, said }
+    }
+}
+
+/// The code that nitro-cli puts before an error, as in `[ E27 ] Insufficient memory available.`
+fn code(text: &str) -> Option<String> {
+    let words = text.split(|character: char| !character.is_ascii_alphanumeric());
+    let mut codes = words.filter(|word| {
+        word.len() == 3 && word.starts_with('E') && word.bytes().skip(1).all(|byte| byte.is_ascii_digit())
+    });
+    codes.next().map(str::to_owned)
+}
+
+/// What an operator can do about nitro-cli's errors.
+pub struct Advice;
+
+impl Advice {
+    /// The advice for a code of AWS's list ("Nitro Enclaves CLI error codes"), if there is any.
+    #[must_use]
+    pub fn of(code: &str) -> Option<&'static str> {
+        Some(match code {
+            "E19" | "E18" => "the file is not there for the user of nitro-cli, or not readable by it",
+            "E20" | "E21" | "E22" | "E24" | "E32" => {
+                "set aside more processors: raise cpu_count in /etc/nitro_enclaves/allocator.yaml, then \
+                 systemctl restart nitro-enclaves-allocator; or ask for fewer with --processors (an even number)"
+            }
+            "E26" => {
+                "the image does not fit: ask for more with --memory (at least four times the image's size)"
+            }
+            "E25" | "E27" | "E31" => {
+                "set aside more memory: raise memory_mib in /etc/nitro_enclaves/allocator.yaml, then \
+                 systemctl restart nitro-enclaves-allocator; if that fails, memory is in pieces: restart the instance"
+            }
+            "E28" | "E29" | "E30" | "E33" => {
+                "the instance may not run enclaves: start it with --enclave-options Enabled=true, and see that \
+                 /dev/nitro_enclaves is there and that you are in the group `ne`"
+            }
+            "E35" => "the image file is damaged: compare it with its build summary, build it again",
+            "E36" | "E37" | "E39" => {
+                "the enclave did not come up: its signing certificate may have ended, its memory may be too little, or its context id \
+                 may be taken (nitro-cli describe-enclaves)"
+            }
+            _ => return None,
+        })
+    }
+
+    fn after(code: Option<&str>) -> String {
+        code.and_then(Self::of).map(|advice| format!("; what to do: {advice}")).unwrap_or_default()
+    }
+}

@@ -1,0 +1,224 @@
+//! The `qemu` tier: the release image in a virtual machine, on any machine and without rights.
+//!
+//! What Nitro's hypervisor does, three processes do here: QEMU's `microvm` runs the image's kernel and ramdisks, `vhost-device-vsock`
+//! gives the guest a real `AF_VSOCK`, and a device of this program is its `/dev/nsm` (the kernel's own driver talks to it). The image is
+//! the one that is deployed, to the bit; what differs is who vouches for it. The host measures the image and signs under a development
+//! root, so this tier proves that an image works, never where it runs.
+
+mod greeting;
+mod image;
+mod machine;
+mod security_module;
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use cleanroom_attestation::measurement;
+use cleanroom_software_nsm::serve::system_time_ms;
+use cleanroom_software_nsm::{DevelopmentRoot, SoftwareNsm};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+pub use greeting::{Heartbeat, until_serving};
+pub use image::BootImage;
+pub use machine::{Acceleration, BootFiles, Machine, MachineSettings};
+pub use security_module::Respond;
+
+use super::console::{CONSOLE_LINGER, Console, LastWords};
+use super::description::{Description, digest_of_model};
+use super::model::MODEL_PORT;
+use super::state::StateFolder;
+use super::{Enclave, Exit, How, LaunchError, Launcher};
+use crate::endpoint::{EnclaveAddress, socket_path};
+
+/// The enclave's port for partners.
+const PARTNER_PORT: u32 = 5000;
+/// The enclave's port for what the authorities sign.
+const CONTROL_PORT: u32 = 5001;
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The enclave image file; measured.
+    pub image: PathBuf,
+    /// The model file; not measured, since the enclave commits to it itself.
+    pub model: PathBuf,
+    /// The parent's instance id, which is measured into PCR 4. Each security module makes one up when there is none.
+    pub instance_id: Option<String>,
+    /// The machine that runs the image.
+    pub machine: MachineSettings,
+    /// Where the host keeps sockets, the console and what it tells about the enclave.
+    pub state: PathBuf,
+    /// Show the console to the operator as well.
+    pub echo_console: bool,
+}
+
+/// Starts virtual machines with one image under one development root.
+pub struct Qemu {
+    settings: Settings,
+    state: StateFolder,
+    root: Arc<DevelopmentRoot>,
+    vsock: PathBuf,
+    console: Arc<Console>,
+    image: BootImage,
+    description: Description,
+}
+
+impl Qemu {
+    /// Measures the image, makes a development root, and writes `development-root.pem` and `measurements.json` to the state folder.
+    ///
+    /// # Errors
+    /// [`LaunchError`] says which of the settings cannot be used.
+    pub fn prepare(settings: &Settings) -> Result<Self, LaunchError> {
+        let state = StateFolder::take(&settings.state)?;
+        let vsock = Machine::vsock_path_in(state.path());
+        // The longest of the sockets' paths is that of the heartbeat.
+        socket_path(format!("{}_9000", vsock.display()))?;
+        let root = Arc::new(DevelopmentRoot::generate(system_time_ms())?);
+        state.write("development-root.pem", 0o644, root.root_certificate_pem().as_bytes())?;
+        let image = BootImage::read(&settings.image, &state)?;
+        let description = describe(settings, &image, &root)?;
+        description.write(&state)?;
+        let console = Arc::new(Console::new(&state.join("console.log"), settings.echo_console));
+        Ok(Self { settings: settings.clone(), state, root, vsock, console, image, description })
+    }
+
+    /// What the host says about the enclave.
+    #[must_use]
+    pub const fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Where partners' connections go.
+    #[must_use]
+    pub fn partner_port(&self) -> EnclaveAddress {
+        self.port(PARTNER_PORT)
+    }
+
+    /// Where the host hands in what the authorities sign.
+    #[must_use]
+    pub fn control_port(&self) -> EnclaveAddress {
+        self.port(CONTROL_PORT)
+    }
+
+    fn port(&self, port: u32) -> EnclaveAddress {
+        EnclaveAddress::Hybrid { path: self.vsock.clone(), port }
+    }
+
+    fn security_module(&self) -> Result<SoftwareNsm, LaunchError> {
+        let mut nsm = SoftwareNsm::builder(Arc::clone(&self.root), self.image.measurements());
+        if let Some(instance_id) = &self.settings.instance_id {
+            nsm = nsm.instance_id(instance_id);
+        }
+        Ok(nsm.start(system_time_ms())?)
+    }
+}
+
+impl Launcher for Qemu {
+    type Enclave = QemuEnclave;
+    const DRAINS_ITSELF: bool = false;
+
+    async fn launch(&mut self) -> Result<QemuEnclave, LaunchError> {
+        let system = |what| move |source| LaunchError::System { what, source };
+        self.image = BootImage::read(&self.settings.image, &self.state)?;
+        let security_module = self.security_module()?;
+        let heartbeat = Heartbeat::listen(&self.vsock).map_err(system("listening for its heartbeat"))?;
+        let (machine, console) = Machine::start(
+            &self.image.files,
+            &self.settings.machine,
+            self.state.path(),
+            Some(Box::new(security_module)),
+        )
+        .await
+        .map_err(system("starting its machine"))?;
+
+        let last_words = LastWords::default();
+        let console = self.console.keep_in_background(console, last_words.clone());
+        let (serving, ready) = watch::channel(false);
+        let (model_port, partner_port) = (self.port(MODEL_PORT), self.partner_port());
+        let model = self.settings.model.clone();
+        let greeting = tokio::spawn(async move {
+            match heartbeat.answer().await {
+                Ok(()) => tracing::info!("the enclave has booted"),
+                Err(error) => return tracing::warn!(%error, "the heartbeat could not be answered"),
+            }
+            until_serving(&model_port, &partner_port, &model).await;
+            serving.send_replace(true);
+        });
+        Ok(QemuEnclave { machine, ready, greeting, console, last_words })
+    }
+}
+
+/// A virtual machine that is an enclave.
+pub struct QemuEnclave {
+    machine: Machine,
+    ready: watch::Receiver<bool>,
+    greeting: JoinHandle<()>,
+    console: JoinHandle<()>,
+    last_words: LastWords,
+}
+
+impl Enclave for QemuEnclave {
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut ready = self.ready.clone();
+        Box::pin(async move {
+            if ready.wait_for(|ready| *ready).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    async fn ended(&mut self) -> Exit {
+        let status = self.machine.wait().await;
+        if !self.console.is_finished() {
+            let _ = timeout(CONSOLE_LINGER, &mut self.console).await;
+        }
+        Exit { how: how(status.ok()), last_words: self.last_words.get() }
+    }
+
+    fn drain(&mut self) {
+        // Its connections have ended by now, and it keeps nothing.
+        self.machine.kill();
+    }
+
+    fn kill(&mut self) {
+        self.machine.kill();
+    }
+}
+
+impl Drop for QemuEnclave {
+    fn drop(&mut self) {
+        self.greeting.abort();
+        self.console.abort();
+    }
+}
+
+fn describe(
+    settings: &Settings,
+    image: &BootImage,
+    root: &DevelopmentRoot,
+) -> Result<Description, LaunchError> {
+    let [pcr0, pcr1, pcr2] = image.measurements().image().map(|digest| digest.to_string());
+    Ok(Description {
+        pcr0,
+        pcr1,
+        pcr2,
+        pcr4: settings.instance_id.as_deref().map(|id| measurement::of_name(id).to_string()),
+        development_root_sha256: Some(root.fingerprint().to_string()),
+        model_sha256: digest_of_model(&settings.model)?.to_string(),
+        command_line: image.measurement.command_line.clone(),
+    })
+}
+
+/// QEMU ends with status 0 when the guest restarts, which is how an enclave halts.
+fn how(status: Option<ExitStatus>) -> How {
+    match status.map(|status| (status.code(), status.signal())) {
+        Some((Some(code), _)) => How::Status(code),
+        Some((None, Some(signal))) => How::Signal(signal),
+        _ => How::Unknown,
+    }
+}

@@ -1,0 +1,65 @@
+//! The parent's side of an enclave's first moments: the heartbeat, and the model.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+use tokio::time::sleep;
+
+use crate::endpoint::{EnclaveAddress, remove_stale_socket};
+use crate::launcher::model::send_model;
+use crate::relay::Dial as _;
+
+/// The port that the enclave connects to when it is up, and the byte that goes both ways.
+const HEARTBEAT_PORT: u32 = 9000;
+const HEARTBEAT: u8 = 0xb7;
+
+/// The pause between two attempts to reach a port that the enclave may not listen on yet.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Where the heartbeat arrives. It must be there before the machine starts.
+pub struct Heartbeat(UnixListener);
+
+impl Heartbeat {
+    /// Listens beside the machine's vsock socket.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen(vsock: &Path) -> io::Result<Self> {
+        let mut path = vsock.as_os_str().to_owned();
+        path.push(format!("_{HEARTBEAT_PORT}"));
+        remove_stale_socket(path.as_ref())?;
+        UnixListener::bind(path).map(Self)
+    }
+
+    /// Waits for the heartbeat and answers it.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub async fn answer(self) -> io::Result<()> {
+        loop {
+            let (mut stream, _) = self.0.accept().await?;
+            let mut byte = [0];
+            if stream.read_exact(&mut byte).await.is_ok() && byte == [HEARTBEAT] {
+                return stream.write_all(&byte).await;
+            }
+        }
+    }
+}
+
+/// Hands the model over and waits until the enclave takes partners' connections. An enclave that halts instead ends the machine,
+/// which its supervisor sees; so this tries for ever.
+pub async fn until_serving(model_port: &EnclaveAddress, partner_port: &EnclaveAddress, model: &Path) {
+    loop {
+        match send_model(model_port, model).await {
+            Ok(()) => break,
+            Err(error) => tracing::debug!(error = %error.kind(), "the enclave does not take the model yet"),
+        }
+        sleep(PAUSE).await;
+    }
+    while partner_port.dial().await.is_err() {
+        sleep(PAUSE).await;
+    }
+}
