@@ -1,5 +1,7 @@
 //! `cleanroom-host image` as an operator runs it, and what other programs say about the images that it builds.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -20,7 +22,7 @@ impl Bench {
         kernel[0x20e..0x210].copy_from_slice(&0x80_u16.to_le_bytes());
         kernel[0x280..0x28c].copy_from_slice(b"6.12.1-test ");
         bench.write("bzImage", &kernel);
-        let mut program = vec![0; 120];
+        let mut program = [0; 120];
         program[..6].copy_from_slice(b"\x7fELF\x02\x01");
         (program[18], program[32], program[54], program[56], program[64]) = (62, 64, 56, 1, 1);
         bench.write("init", &[&program[..], b"init"].concat());
@@ -184,7 +186,7 @@ fn an_independent_reader_measures_the_same_and_its_writer_writes_the_same() {
     assert_eq!(fs::read(bench.path("a.eif")).unwrap(), fs::read(bench.path("b.eif")).unwrap());
 }
 
-/// A token in software (`SoftHSM`), used through OpenSC's `pkcs11-tool`, as a token in hardware would be.
+/// A token in software (`SoftHSM`), used through `OpenSC`'s `pkcs11-tool`, as a token in hardware would be.
 #[test]
 fn a_pkcs_11_token_signs() {
     let module = "/usr/lib/softhsm/libsofthsm2.so";

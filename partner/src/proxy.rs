@@ -16,7 +16,7 @@ use http::header::{
     RETRY_AFTER,
 };
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{Either, Full};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,6 +30,9 @@ use crate::session::{SessionError, Sessions};
 
 /// Local connections at once.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Bytes in the body of a local request: well above what a clean room takes, so that the clean room says what it takes.
+const MAX_BODY: usize = 8 << 20;
 
 /// How long the head of a local request may take to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,7 +52,7 @@ type Answer = Response<Either<Incoming, Full<Bytes>>>;
 /// Forwards what arrives at `listener` until `shutdown`.
 pub async fn serve(
     listener: TcpListener,
-    sessions: Arc<Sessions<Incoming>>,
+    sessions: Arc<Sessions<Full<Bytes>>>,
     shutdown: impl Future<Output = ()>,
 ) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -82,7 +85,7 @@ pub async fn serve(
     let _ = tokio::time::timeout(DRAIN, drained).await;
 }
 
-async fn connection(stream: TcpStream, sessions: &Sessions<Incoming>, stop: impl Future<Output = ()>) {
+async fn connection(stream: TcpStream, sessions: &Sessions<Full<Bytes>>, stop: impl Future<Output = ()>) {
     let _ = stream.set_nodelay(true);
     let Ok(local) = stream.local_addr() else { return };
     let service =
@@ -102,7 +105,7 @@ async fn connection(stream: TcpStream, sessions: &Sessions<Incoming>, stop: impl
     let _ = connection.await;
 }
 
-async fn answer(request: Request<Incoming>, local: SocketAddr, sessions: &Sessions<Incoming>) -> Answer {
+async fn answer(request: Request<Incoming>, local: SocketAddr, sessions: &Sessions<Full<Bytes>>) -> Answer {
     if let Err(problem) = check_local(request.headers(), local) {
         return problem.into_answer();
     }
@@ -114,7 +117,12 @@ async fn answer(request: Request<Incoming>, local: SocketAddr, sessions: &Sessio
         }
     };
     let (parts, body) = request.into_parts();
-    let mut forward = Request::new(body);
+    // Whole, before it goes on: the clean room may refuse ahead of the body, and a connection with a rest of it unread would be
+    // closed under a client that uses it again.
+    let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+        return Problem::bad_body().into_answer();
+    };
+    let mut forward = Request::new(Full::new(body.to_bytes()));
     *forward.method_mut() = parts.method;
     *forward.headers_mut() = only(&FORWARDED, &parts.headers);
     match absolute(&parts.uri) {
@@ -190,6 +198,15 @@ impl Problem {
             code: "not-local",
             message: "expected a request from a program on this machine to the proxy's own address, not from a web page"
                 .to_owned(),
+            retry_after: false,
+        }
+    }
+
+    fn bad_body() -> Self {
+        Self {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            code: "bad-body",
+            message: format!("expected a complete body of at most {MAX_BODY} bytes; nothing was sent"),
             retry_after: false,
         }
     }
