@@ -13,7 +13,7 @@ use cleanroom_enclave::api::{self, PartnerId, Service};
 use cleanroom_enclave::config::Limits;
 use cleanroom_engine::{Engine, EngineConfig, Model};
 use cleanroom_tests::house::{House, model};
-use cleanroom_tests::official;
+use cleanroom_tests::official::{self, Package};
 use cleanroom_tests::room::model_id;
 use tokio::net::TcpListener;
 
@@ -21,13 +21,13 @@ use tokio::net::TcpListener;
 const SEQUENCES: usize = 4;
 const QUEUED: usize = 8;
 
-async fn run(base_url: String) {
-    let outcome = tokio::task::spawn_blocking(move || official::openai(&base_url)).await.unwrap();
+async fn run(package: Package, base_url: String) {
+    let outcome = tokio::task::spawn_blocking(move || official::run(package, &base_url)).await.unwrap();
     official::expect_passed(outcome.unwrap());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn openai_against_the_api_alone() {
+/// The address of the API by itself, with a partner as the channel would have proven one.
+async fn api_alone() -> String {
     let sequences = NonZeroUsize::new(SEQUENCES).unwrap();
     let config = EngineConfig { threads: NonZeroUsize::MIN, max_sequences: sequences, max_queued: QUEUED };
     let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), config).unwrap();
@@ -38,12 +38,23 @@ async fn openai_against_the_api_alone() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
-    run(format!("http://{address}/v1")).await;
+    format!("http://{address}/v1")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn openai_through_the_attested_path() {
+async fn openai_against_the_api_alone() {
+    run(Package::OpenAi, api_alone().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anthropic_against_the_api_alone() {
+    run(Package::Anthropic, api_alone().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_through_the_attested_path() {
     let house = House::start(&format!("[limits]\nsequences = {SEQUENCES}\nqueued = {QUEUED}")).await;
     let proxy = house.proxy(&Identity::generate().unwrap()).await;
-    run(format!("http://{proxy}/v1")).await;
+    run(Package::OpenAi, format!("http://{proxy}/v1")).await;
+    run(Package::Anthropic, format!("http://{proxy}/v1")).await;
 }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use cleanroom_tests::house::repository;
-use cleanroom_tests::official;
+use cleanroom_tests::official::{self, Package};
 use cleanroom_tests::processes::{Running, file, output, succeed};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -97,7 +97,7 @@ fn the_partner_proves_uses_and_after_a_swap_refuses() {
     let connect = ["connect", address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
     let mut proxy = Running::start("cleanroom", path, &connect);
     let base_url = proxy.wait_for("\"base_url\": \"");
-    official::expect_passed(official::openai(base_url.trim_end_matches("\",")).unwrap());
+    official::expect_passed(official::run(Package::OpenAi, base_url.trim_end_matches("\",")).unwrap());
     assert!(proxy.stop().success());
 
     // The host replaces the program by one that is a byte longer, and the enclave by a new one.

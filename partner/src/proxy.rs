@@ -42,10 +42,18 @@ const DRAIN: Duration = Duration::from_secs(30);
 
 /// What goes to the clean room of a client's headers. An API key that a client sends is not among them: the partner's key
 /// has already spoken.
-const FORWARDED: [HeaderName; 3] = [ACCEPT, CONTENT_TYPE, CONTENT_LENGTH];
+const FORWARDED: [HeaderName; 4] =
+    [ACCEPT, CONTENT_TYPE, CONTENT_LENGTH, HeaderName::from_static("anthropic-version")];
 
 /// What comes back.
-const RETURNED: [HeaderName; 4] = [CONTENT_TYPE, CONTENT_LENGTH, CACHE_CONTROL, RETRY_AFTER];
+const RETURNED: [HeaderName; 6] = [
+    CONTENT_TYPE,
+    CONTENT_LENGTH,
+    CACHE_CONTROL,
+    RETRY_AFTER,
+    HeaderName::from_static("request-id"),
+    HeaderName::from_static("x-request-id"),
+];
 
 type Answer = Response<Either<Incoming, Full<Bytes>>>;
 

@@ -18,19 +18,32 @@ pub enum Outcome {
     Unavailable(String),
 }
 
-/// Runs the suite of the `openai` package against the API at `base_url` (with `/v1`). Blocks for some seconds; the first
+/// An official package, with the suite that uses it.
+#[derive(Debug, Clone, Copy)]
+pub enum Package {
+    /// `openai`
+    OpenAi,
+    /// `anthropic`
+    Anthropic,
+}
+
+/// Runs the suite of a package against the API at `base_url` (with `/v1`). Blocks for some seconds; the first
 /// time also for as long as the package index takes.
 ///
 /// # Errors
 /// When files cannot be written or processes not started for other reasons than a missing Python.
-pub fn openai(base_url: &str) -> io::Result<Outcome> {
+pub fn run(package: Package, base_url: &str) -> io::Result<Outcome> {
+    let suite_file = match package {
+        Package::OpenAi => "openai_suite.py",
+        Package::Anthropic => "anthropic_suite.py",
+    };
     let clients = repository().join("tests/clients");
     let python = match environment(&clients.join("requirements.txt"))? {
         Ok(python) => python,
         Err(reason) => return Ok(Outcome::Unavailable(reason)),
     };
     let mut suite = Command::new(python);
-    suite.arg("-B").arg(clients.join("openai_suite.py")).env("CLEANROOM_BASE_URL", base_url);
+    suite.arg("-B").arg(clients.join(suite_file)).env("CLEANROOM_BASE_URL", base_url);
     // A proxy that the surroundings configure is none of this conversation's business.
     for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         suite.env_remove(variable);

@@ -106,6 +106,10 @@ impl ChatRequest {
 }
 
 impl Message {
+    pub(crate) const fn new(role: &'static str, content: SecretString) -> Self {
+        Self { role, content }
+    }
+
     pub(crate) fn as_turn(&self) -> ChatMessage<'_> {
         ChatMessage { role: self.role, content: self.content.as_str() }
     }
@@ -116,7 +120,7 @@ impl Message {
             object.take_neutral(name, accepts)?;
         }
         let role = role(&object.require("role")?)?;
-        let content = content(&object.require("content")?, limits)?;
+        let content = content(&object.require("content")?, limits, &[])?;
         object.finish()?;
         Ok(Self { role, content })
     }
@@ -133,8 +137,13 @@ fn role(field: &Field<'_>) -> Result<&'static str, ApiError> {
     }
 }
 
-/// A string, or text parts, which are joined with nothing between them.
-fn content(field: &Field<'_>, limits: &RequestLimits) -> Result<SecretString, ApiError> {
+/// A string, or text parts, which are joined with nothing between them. `neutral` are members of a part that may only have
+/// values that mean nothing.
+pub(crate) fn content(
+    field: &Field<'_>,
+    limits: &RequestLimits,
+    neutral: &[(&str, &'static [&'static str])],
+) -> Result<SecretString, ApiError> {
     if field.is_string() {
         return field.string(limits.text_bytes);
     }
@@ -148,6 +157,9 @@ fn content(field: &Field<'_>, limits: &RequestLimits) -> Result<SecretString, Ap
             return Err(kind.invalid("'text', the only kind of content that is supported"));
         }
         let text = part.require("text")?.string(limits.text_bytes)?;
+        for (name, accepts) in neutral {
+            part.take_neutral(name, accepts)?;
+        }
         part.finish()?;
         Ok(text)
     };

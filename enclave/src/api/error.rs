@@ -1,4 +1,4 @@
-//! Refusals, in the shape that OpenAI clients know.
+//! Refusals, in the shapes that clients of OpenAI and of Anthropic know.
 //!
 //! A refusal never carries anything that was sent: it names the parameter, says what was expected, and gives numbers. The
 //! only text of the caller's that is repeated is the *name* of a parameter, once it has been checked to be a name.
@@ -11,9 +11,10 @@ use cleanroom_attestation::release::{LimitReached, Refusal};
 use cleanroom_engine::PromptError;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use serde::Serialize;
+use serde_json::json;
 
 use super::json::ParameterName;
+use super::shape::Dialect;
 use crate::release::Stop;
 
 /// Why a request was refused or could not be answered.
@@ -117,7 +118,7 @@ pub enum ApiError {
     QueryNotSupported,
     /// A path that does not exist.
     #[error(
-        "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions or /healthz"
+        "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions, /v1/messages, /v1/messages/count_tokens or /healthz"
     )]
     UnknownUrl,
     /// A method that the path does not have.
@@ -251,47 +252,58 @@ impl ApiError {
 
     /// The JSON object of the answer: `{"error": {"message", "type", "param", "code"}}`.
     pub fn to_json(&self) -> String {
-        let error = Envelope {
-            error: Content {
-                message: self.to_string(),
-                r#type: self.kind(),
-                param: self.param(),
-                code: self.code(),
-            },
-        };
-        // Serialising strings cannot fail; should it ever, an answer without a message beats none.
-        serde_json::to_string(&error).unwrap_or_else(|_| String::from(r#"{"error":{}}"#))
+        self.to_value(Dialect::OpenAi).to_string()
     }
-}
 
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Content<'a>,
-}
+    /// The JSON object of the answer as these clients know it. Anthropic's have no code or parameter; they find them there all the
+    /// same.
+    pub(crate) fn to_value(&self, dialect: Dialect) -> serde_json::Value {
+        let kind = match dialect {
+            Dialect::OpenAi => self.kind(),
+            Dialect::Anthropic => self.anthropic_kind(),
+        };
+        let error =
+            json!({ "message": self.to_string(), "type": kind, "param": self.param(), "code": self.code() });
+        match dialect {
+            Dialect::OpenAi => json!({ "error": error }),
+            Dialect::Anthropic => json!({ "type": "error", "error": error }),
+        }
+    }
 
-#[derive(Serialize)]
-struct Content<'a> {
-    message: String,
-    r#type: &'static str,
-    param: Option<&'a str>,
-    code: &'static str,
-}
+    /// Anthropic's `error.type`, which follows the HTTP status.
+    fn anthropic_kind(&self) -> &'static str {
+        match self.status() {
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::NOT_FOUND => "not_found_error",
+            StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
+            StatusCode::REQUEST_TIMEOUT => "timeout_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "api_error",
+            _ => "invalid_request_error",
+        }
+    }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+    /// The answer in the shape that these clients know.
+    pub(crate) fn respond(&self, dialect: Dialect) -> Response {
         // The code is one of our own fixed words, so it can be logged; the rest of the refusal is between the enclave and the partner.
         tracing::debug!(status = self.status().as_u16(), code = self.code(), "refused");
-        let mut response = (self.status(), self.to_json()).into_response();
+        let mut response = (self.status(), self.to_value(dialect).to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let retry_after = match self {
-            Self::Busy { retry_after } => Some(retry_after),
-            Self::Stopped(stop) => retry_after(stop),
+            Self::Busy { retry_after } => Some(*retry_after),
+            Self::Stopped(stop) => retry_after(*stop),
             _ => None,
         };
         if let Some(time) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(time.as_secs().max(1)));
         }
         response
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.respond(Dialect::OpenAi)
     }
 }

@@ -1,10 +1,13 @@
-//! The HTTP API inside the enclave: the part of OpenAI's API that the engine can answer, and a refusal by name for the rest.
+//! The HTTP API inside the enclave: the parts of OpenAI's and of Anthropic's API that the engine can answer, and a refusal by
+//! name for the rest.
 //!
 //! | endpoint | |
 //! |---|---|
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the model served |
 //! | `POST /v1/chat/completions` | a conversation, continued; whole or streamed |
 //! | `POST /v1/completions` | a text, continued; whole or streamed |
+//! | `POST /v1/messages` | a conversation in Anthropic's form, continued; whole or streamed |
+//! | `POST /v1/messages/count_tokens` | the length of such a conversation |
 //! | `GET /healthz` | `{"status":"ok"}` |
 //!
 //! All but the last are for partners: the channel must have put a [`PartnerId`] into the request's extensions. A request
@@ -16,6 +19,7 @@ mod chat;
 mod completions;
 pub(crate) mod error;
 mod json;
+mod messages;
 mod models;
 mod partner_id;
 mod request;
@@ -41,7 +45,7 @@ use cleanroom_attestation::release::Refusal;
 use cleanroom_engine::{Engine, Job, Model, Prompt, PromptError, SubmitError};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
 
 use crate::admission::{Admission, AdmissionLimits, Full, Permit};
 use crate::config;
@@ -50,12 +54,13 @@ use chat::ChatRequest;
 use completions::CompletionRequest;
 pub use error::ApiError;
 pub use json::ParameterName;
+use messages::{CountRequest, MessagesRequest};
 use models::PublicModel;
 pub use partner_id::{PartnerId, SessionTranscript};
 pub use request::RequestLimits;
 use request::{Delivery, Parameters};
-use secret::SecretBuffer;
-use shape::{Identity, Shape, Wording};
+use secret::{SecretBuffer, SecretString};
+use shape::{Dialect, Identity, Shape, Wording};
 
 /// Everything that is bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,6 +170,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/models/{*id}", get(retrieve_model))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(text_completions))
+        .route("/v1/messages", post(anthropic_messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
         .fallback(async || ApiError::UnknownUrl)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .with_state(service)
@@ -189,18 +196,48 @@ async fn health() -> impl IntoResponse {
     Json(serde_json::json!({ "status": "ok" }))
 }
 
-async fn list_models(State(service): State<Arc<Service>>, _: Caller) -> Response {
-    Json(service.model.list()).into_response()
+/// A refusal for Anthropic's clients.
+struct AnthropicError(ApiError);
+
+impl From<ApiError> for AnthropicError {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for AnthropicError {
+    fn into_response(self) -> Response {
+        self.0.respond(Dialect::Anthropic)
+    }
+}
+
+/// Whose clients ask. The lists of models have one path in both APIs, and Anthropic's clients name the version of theirs.
+fn dialect(headers: &HeaderMap) -> Dialect {
+    if headers.contains_key("anthropic-version") { Dialect::Anthropic } else { Dialect::OpenAi }
+}
+
+async fn list_models(State(service): State<Arc<Service>>, headers: HeaderMap, _: Caller) -> Response {
+    match dialect(&headers) {
+        Dialect::OpenAi => Json(service.model.list()).into_response(),
+        Dialect::Anthropic => Json(service.model.list_to_anthropic()).into_response(),
+    }
 }
 
 async fn retrieve_model(
     State(service): State<Arc<Service>>,
+    headers: HeaderMap,
     _: Caller,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Response, ApiError> {
+) -> Response {
+    let dialect = dialect(&headers);
     // A path that is not UTF-8 names no model either.
-    service.model.check(id.as_ref().map_or("", |Path(id)| id.as_str()))?;
-    Ok(Json(service.model.describe()).into_response())
+    match service.model.check(id.as_ref().map_or("", |Path(id)| id.as_str())) {
+        Err(error) => error.respond(dialect),
+        Ok(()) if dialect == Dialect::Anthropic => {
+            Json(service.model.describe_to_anthropic()).into_response()
+        }
+        Ok(()) => Json(service.model.describe()).into_response(),
+    }
 }
 
 async fn chat_completions(
@@ -212,15 +249,12 @@ async fn chat_completions(
     let ChatRequest { parameters, messages } =
         ChatRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
     drop(body);
-    let (permit, pass) = service.admit(partner, session, &parameters)?;
-    let prompt = service
-        .prompt("messages", move |model| {
-            let turns: Vec<_> = messages.iter().map(chat::Message::as_turn).collect();
-            model.prompt_from_chat(&turns)
-        })
-        .await?;
+    let (permit, pass) = service.admit(partner, session, &parameters.model)?;
+    let prompt = service.conversation(messages).await?;
     let max_tokens = parameters.max_tokens;
-    service.answer(&chat::WORDING, "messages", parameters, max_tokens, prompt, (permit, pass)).await
+    service
+        .answer(Form::OpenAi(&chat::WORDING), "messages", parameters, max_tokens, prompt, (permit, pass))
+        .await
 }
 
 async fn text_completions(
@@ -232,10 +266,59 @@ async fn text_completions(
     let CompletionRequest { parameters, prompt } =
         CompletionRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
     drop(body);
-    let (permit, pass) = service.admit(partner, session, &parameters)?;
+    let (permit, pass) = service.admit(partner, session, &parameters.model)?;
     let prompt = service.prompt("prompt", move |model| model.prompt_from_text(prompt.as_str())).await?;
     let max_tokens = Some(parameters.max_tokens.unwrap_or(completions::DEFAULT_MAX_TOKENS));
-    service.answer(&completions::WORDING, "prompt", parameters, max_tokens, prompt, (permit, pass)).await
+    service
+        .answer(Form::OpenAi(&completions::WORDING), "prompt", parameters, max_tokens, prompt, (permit, pass))
+        .await
+}
+
+async fn anthropic_messages(
+    State(service): State<Arc<Service>>,
+    caller: Result<Caller, ApiError>,
+    request: Request<Body>,
+) -> Result<Response, AnthropicError> {
+    let Caller(partner, session) = caller?;
+    let body = service.receive(partner, request).await?;
+    let MessagesRequest { parameters, conversation } =
+        MessagesRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
+    drop(body);
+    let place = service.admit(partner, session, &parameters.model)?;
+    let prompt = service.conversation(conversation.turns).await?;
+    let max_tokens = parameters.max_tokens;
+    Ok(service.answer(Form::Messages, "messages", parameters, max_tokens, prompt, place).await?)
+}
+
+async fn count_tokens(
+    State(service): State<Arc<Service>>,
+    caller: Result<Caller, ApiError>,
+    request: Request<Body>,
+) -> Result<Response, AnthropicError> {
+    let Caller(partner, session) = caller?;
+    let body = service.receive(partner, request).await?;
+    let CountRequest { model, conversation } = CountRequest::parse(body.as_slice(), &service.limits.request)?;
+    drop(body);
+    // Tokenising takes a processor as an answer does, so it takes a place as well.
+    let _place = service.admit(partner, session, &model)?;
+    let prompt = service.conversation(conversation.turns).await?;
+    Ok(Json(CountRequest::answer(prompt.len())).into_response())
+}
+
+/// Which endpoint an answer is for.
+enum Form {
+    OpenAi(&'static Wording),
+    Messages,
+}
+
+impl Form {
+    /// The answer's id as clients see it.
+    fn answer_id(&self, id: &str) -> String {
+        match self {
+            Self::OpenAi(wording) => wording.answer_id(id),
+            Self::Messages => format!("{}{id}", messages::ID_PREFIX),
+        }
+    }
 }
 
 impl Service {
@@ -252,9 +335,9 @@ impl Service {
         &self,
         partner: PartnerId,
         session: Option<SessionTranscript>,
-        parameters: &Parameters,
+        model: &SecretString,
     ) -> Result<(Permit, Option<Pass>), ApiError> {
-        self.model.check(parameters.model.as_str())?;
+        self.model.check(model.as_str())?;
         let permit = self.generations.admit(partner).map_err(|full| self.busy(full))?;
         let Some(guard) = &self.guard else { return Ok((permit, None)) };
         let SessionTranscript(transcript) = session.ok_or(ApiError::NoPartner)?;
@@ -277,9 +360,18 @@ impl Service {
         })
     }
 
+    /// The prompt that the model's template makes of a conversation.
+    async fn conversation(&self, turns: Vec<chat::Message>) -> Result<Prompt, ApiError> {
+        self.prompt("messages", move |model| {
+            let turns: Vec<_> = turns.iter().map(chat::Message::as_turn).collect();
+            model.prompt_from_chat(&turns)
+        })
+        .await
+    }
+
     async fn answer(
         &self,
-        wording: &Wording,
+        form: Form,
         param: &'static str,
         parameters: Parameters,
         max_tokens: Option<u32>,
@@ -294,12 +386,18 @@ impl Service {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
         let identity = Identity { id: &id, created, model, fingerprint };
-        let (writer, reader) = stream::answer(Shape::new(wording, &identity, parameters.delivery), permit);
+        let answer_id = form.answer_id(&id);
+        let stop = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
+        let shape = match form {
+            Form::OpenAi(wording) => Shape::new(wording, &identity, parameters.delivery),
+            Form::Messages => messages::shape(&identity, parameters.delivery, prompt.len(), parameters.stop),
+        };
+        let (writer, reader) = stream::answer(shape, permit);
+        let request_id = HeaderValue::try_from(&answer_id).map_err(|_| ApiError::Failed)?;
         let writer = match pass {
-            Some(pass) => writer.under(pass, wording.answer_id(&id)),
+            Some(pass) => writer.under(pass, answer_id),
             None => writer,
         };
-        let stop = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
         let job = Job { prompt, max_tokens, sampling: parameters.sampling, stop, sink: Box::new(writer) };
         let running = self.engine()?.submit(job).map_err(|error| match error {
             SubmitError::Busy => self.busy(Full),
@@ -322,6 +420,9 @@ impl Service {
         let mut response = Response::new(body);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // Both clients show this to their users: `_request_id`.
+        response.headers_mut().insert("request-id", request_id.clone());
+        response.headers_mut().insert("x-request-id", request_id);
         Ok(response)
     }
 

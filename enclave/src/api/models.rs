@@ -3,6 +3,7 @@
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use serde::Serialize;
+use serde_json::json;
 
 use super::error::ApiError;
 
@@ -41,6 +42,29 @@ impl PublicModel {
 
     pub(crate) fn list(&self) -> List<'_> {
         List { object: "list", data: [self.describe()] }
+    }
+}
+
+impl PublicModel {
+    /// The model as Anthropic's clients are told of it.
+    pub(crate) fn describe_to_anthropic(&self) -> serde_json::Value {
+        let created = std::time::UNIX_EPOCH + std::time::Duration::from_secs(self.created);
+        json!({
+            "type": "model",
+            "id": self.id(),
+            "display_name": self.id(),
+            "created_at": humantime::format_rfc3339_seconds(created).to_string(),
+        })
+    }
+
+    /// The only page of the list.
+    pub(crate) fn list_to_anthropic(&self) -> serde_json::Value {
+        json!({
+            "data": [self.describe_to_anthropic()],
+            "has_more": false,
+            "first_id": self.id(),
+            "last_id": self.id(),
+        })
     }
 }
 

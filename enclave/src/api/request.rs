@@ -30,9 +30,9 @@ impl Default for RequestLimits {
 }
 
 /// Longest model id that is read (bytes).
-const MAX_MODEL: usize = 256;
+pub(crate) const MAX_MODEL: usize = 256;
 /// Longest `user` (bytes).
-const MAX_USER: usize = 512;
+pub(crate) const MAX_USER: usize = 512;
 /// Most stop sequences (OpenAI's number).
 const MAX_STOP: usize = 4;
 /// What a client may ask for; the model's context is the real limit.
@@ -104,6 +104,11 @@ fn sampling(object: &mut Object<'_>, default_seed: u64) -> Result<Sampling, ApiE
         Some(field) => field.integer(i64::MIN..=i64::MAX)?.cast_unsigned(),
         None => default_seed,
     };
+    new_sampling(temperature, top_p, seed)
+}
+
+/// Sampling from numbers that are in range.
+pub(crate) fn new_sampling(temperature: f64, top_p: f64, seed: u64) -> Result<Sampling, ApiError> {
     #[expect(clippy::cast_possible_truncation, reason = "both are at most 2, and rounding them is harmless")]
     let (temperature, top_p) = (temperature as f32, top_p as f32);
     if top_p <= 0.0 {
@@ -115,13 +120,21 @@ fn sampling(object: &mut Object<'_>, default_seed: u64) -> Result<Sampling, ApiE
 }
 
 fn stop(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Vec<SecretString>, ApiError> {
-    let Some(field) = object.take("stop") else { return Ok(Vec::new()) };
-    let sequences = if field.is_array() { field.array(0..=MAX_STOP)? } else { vec![field] };
-    let text = |sequence: Field<'_>| {
-        let text = sequence.string(limits.stop_bytes)?;
-        if text.as_str().is_empty() { Err(sequence.invalid("a string that is not empty")) } else { Ok(text) }
-    };
-    sequences.into_iter().map(text).collect()
+    match object.take("stop") {
+        None => Ok(Vec::new()),
+        Some(field) if field.is_array() => stop_strings(&field, limits),
+        Some(field) => Ok(vec![stop_string(&field, limits)?]),
+    }
+}
+
+/// An array of stop strings.
+pub(crate) fn stop_strings(field: &Field<'_>, limits: &RequestLimits) -> Result<Vec<SecretString>, ApiError> {
+    field.array(0..=MAX_STOP)?.iter().map(|sequence| stop_string(sequence, limits)).collect()
+}
+
+fn stop_string(field: &Field<'_>, limits: &RequestLimits) -> Result<SecretString, ApiError> {
+    let text = field.string(limits.stop_bytes)?;
+    if text.as_str().is_empty() { Err(field.invalid("a string that is not empty")) } else { Ok(text) }
 }
 
 fn delivery(object: &mut Object<'_>) -> Result<Delivery, ApiError> {

@@ -6,14 +6,38 @@
 
 use cleanroom_engine::{FinishReason, Usage};
 
+use super::error::ApiError;
 use super::request::Delivery;
-use super::secret::SecretBuffer;
+use super::secret::{SecretBuffer, SecretString};
 
 /// Padding rounds the text of an event up to a multiple of this many bytes, so that nearly every token looks alike.
 ///
 /// Without it, the lengths of the TLS records tell the host the length of each token, from which much of an answer can be
 /// reconstructed (Weiss, Ayub, Mirsky: "What Was Your Prompt?", USENIX Security 2024).
 const PADDING: usize = 32;
+
+/// Whose clients an answer is for: which JSON goes around the text, and how an event is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// OpenAI's: `data` lines alone.
+    OpenAi,
+    /// Anthropic's: every event has a name.
+    Anthropic,
+}
+
+impl Dialect {
+    /// An event in place of the rest of a stream. `members` of our own stand beside the error.
+    pub(crate) fn failure(self, error: &ApiError, members: &[(&str, serde_json::Value)]) -> String {
+        let mut object = error.to_value(self);
+        for (name, value) in members {
+            if let Some(object) = object.as_object_mut() {
+                object.insert((*name).to_owned(), value.clone());
+            }
+        }
+        let name = if self == Self::Anthropic { "event: error\n" } else { "" };
+        format!("{name}data: {object}\n\n")
+    }
+}
 
 /// The fixed text of one endpoint's answers. Each `[…]` has the varying values in its gaps.
 pub(crate) struct Wording {
@@ -49,18 +73,31 @@ pub(crate) struct Identity<'a> {
 
 /// Everything around the text of one answer.
 pub(crate) struct Shape {
-    opening: String,
-    before: String,
-    after: String,
+    pub(super) opening: String,
+    pub(super) before: String,
+    pub(super) after: String,
     /// What comes after the padding; `None` for no padding.
-    after_padding: Option<&'static str>,
-    before_reason: String,
-    after_reason: String,
+    pub(super) after_padding: Option<&'static str>,
+    pub(super) before_reason: String,
+    pub(super) after_reason: String,
     /// What comes after the token counts; `None` for no token counts.
-    after_usage: Option<&'static str>,
+    pub(super) after_usage: Option<&'static str>,
+    pub(super) ending: Ending,
+}
+
+/// How the end of an answer is put.
+pub(crate) enum Ending {
+    /// The finish reason, and all three counts.
+    OpenAi,
+    /// The stop reason, the stop string that came, and two counts.
+    Anthropic {
+        /// The request's stop strings.
+        stop: Vec<SecretString>,
+    },
 }
 
 impl Shape {
+    /// An answer for OpenAI's clients.
     pub(crate) fn new(wording: &Wording, identity: &Identity<'_>, delivery: Delivery) -> Self {
         match delivery {
             Delivery::Whole => Self::whole(wording, identity),
@@ -83,6 +120,7 @@ impl Shape {
             before_reason: before_reason.to_owned(),
             after_reason: format!("{after_reason}],\"usage\":"),
             after_usage: Some("}"),
+            ending: Ending::OpenAi,
         }
     }
 
@@ -111,6 +149,14 @@ impl Shape {
                 format!("{after_reason}]}}\n\ndata: [DONE]\n\n")
             },
             after_usage: usage.then_some("}\n\ndata: [DONE]\n\n"),
+            ending: Ending::OpenAi,
+        }
+    }
+
+    pub(crate) const fn dialect(&self) -> Dialect {
+        match self.ending {
+            Ending::OpenAi => Dialect::OpenAi,
+            Ending::Anthropic { .. } => Dialect::Anthropic,
         }
     }
 
@@ -133,19 +179,53 @@ impl Shape {
 
     pub(crate) fn close(&self, out: &mut SecretBuffer, reason: FinishReason, usage: Usage) {
         out.push(self.before_reason.as_bytes());
-        out.push(match reason {
-            FinishReason::Stop => b"stop",
-            FinishReason::Length => b"length",
-        });
+        out.push(self.ending.reason(reason));
+        self.ending.stop_string(out, reason);
         out.push(self.after_reason.as_bytes());
         if let Some(after_usage) = self.after_usage {
-            let Usage { prompt_tokens, completion_tokens } = usage;
-            let total = u64::from(prompt_tokens) + u64::from(completion_tokens);
-            let counts = format!(
-                "{{\"prompt_tokens\":{prompt_tokens},\"completion_tokens\":{completion_tokens},\"total_tokens\":{total}}}"
-            );
-            out.push(counts.as_bytes());
+            out.push(self.ending.counts(usage).as_bytes());
             out.push(after_usage.as_bytes());
+        }
+    }
+}
+
+impl Ending {
+    const fn reason(&self, reason: FinishReason) -> &'static [u8] {
+        match (self, reason) {
+            (Self::OpenAi, FinishReason::Stop | FinishReason::StopString(_)) => b"stop",
+            (Self::OpenAi, FinishReason::Length) => b"length",
+            (Self::Anthropic { .. }, FinishReason::Stop) => b"end_turn",
+            (Self::Anthropic { .. }, FinishReason::StopString(_)) => b"stop_sequence",
+            (Self::Anthropic { .. }, FinishReason::Length) => b"max_tokens",
+        }
+    }
+
+    fn stop_string(&self, out: &mut SecretBuffer, reason: FinishReason) {
+        let Self::Anthropic { stop } = self else { return };
+        let came = match reason {
+            FinishReason::StopString(index) => stop.get(index),
+            FinishReason::Stop | FinishReason::Length => None,
+        };
+        out.push(b"\",\"stop_sequence\":");
+        match came {
+            Some(stop) => {
+                out.push(b"\"");
+                escape(out, stop.as_str());
+                out.push(b"\"");
+            }
+            None => out.push(b"null"),
+        }
+    }
+
+    fn counts(&self, Usage { prompt_tokens, completion_tokens }: Usage) -> String {
+        let total = u64::from(prompt_tokens) + u64::from(completion_tokens);
+        match self {
+            Self::OpenAi => format!(
+                "{{\"prompt_tokens\":{prompt_tokens},\"completion_tokens\":{completion_tokens},\"total_tokens\":{total}}}"
+            ),
+            Self::Anthropic { .. } => {
+                format!("{{\"input_tokens\":{prompt_tokens},\"output_tokens\":{completion_tokens}}}")
+            }
         }
     }
 }

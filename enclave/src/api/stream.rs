@@ -28,7 +28,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::error::ApiError;
 use super::secret::SecretBuffer;
-use super::shape::Shape;
+use super::shape::{Dialect, Shape};
 use crate::admission::Permit;
 use crate::release::{Pass, SignedEnd, Stop};
 
@@ -43,11 +43,12 @@ pub(crate) fn answer(shape: Shape, permit: Permit) -> (Writer, Reader) {
     let mut ready = SecretBuffer::default();
     shape.open(&mut ready);
     let state = State { ready, end: None, waker: None, abandoned: false };
+    let dialect = shape.dialect();
     let shared = Arc::new(Shared(Mutex::new(state)));
     let permit = Some(Arc::new(permit));
     (
         Writer { shape, shared: Arc::clone(&shared), permit: permit.clone(), pass: None },
-        Reader { shared, permit },
+        Reader { shared, permit, dialect },
     )
 }
 
@@ -117,7 +118,7 @@ impl Sink for Writer {
     fn token(&mut self) -> ControlFlow<()> {
         let Some((pass, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
         let Err(stop) = pass.next_token() else { return ControlFlow::Continue(()) };
-        let event = stream_end(&pass.sign_end(id, stop), id, stop);
+        let event = stream_end(&pass.sign_end(id, stop), id, stop, self.shape.dialect());
         self.shared.lock().ready.push(event.as_bytes());
         (self.permit, self.pass) = (None, None);
         self.shared.end(End::Stopped(stop));
@@ -155,6 +156,7 @@ impl Drop for Writer {
 /// The network's end.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
+    dialect: Dialect,
     /// Until the last byte has left.
     permit: Option<Arc<Permit>>,
 }
@@ -234,7 +236,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
                 Some(sent) => sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed))),
                 None => {
                     this.farewell = Some(Box::pin(sleep(FAREWELL)));
-                    let event = format!("data: {}\n\n", ApiError::Failed.to_json());
+                    let event = this.reader.dialect.failure(&ApiError::Failed, &[]);
                     Poll::Ready(Some(Ok(Frame::data(Bytes::from(event)))))
                 }
             },
@@ -252,20 +254,16 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
 }
 
 /// The event that ends a stream before its time, see `docs/protocol.md`.
-fn stream_end(end: &SignedEnd, id: &str, stop: Stop) -> String {
-    let error = ApiError::Stopped(stop);
-    let event = serde_json::json!({
-        "error": { "message": error.to_string(), "type": error.kind(), "param": null, "code": error.code() },
-        "cleanroom_stream_end": {
-            "stream": id,
-            "reason": stop.code(),
-            "at_ms": end.at.0,
-            "release_sha256": end.release.map(|digest| digest.to_string()),
-            "lease_sha256": end.lease.map(|digest| digest.to_string()),
-            "signature": STANDARD.encode(&end.signature),
-        },
+fn stream_end(end: &SignedEnd, id: &str, stop: Stop, dialect: Dialect) -> String {
+    let signed = serde_json::json!({
+        "stream": id,
+        "reason": stop.code(),
+        "at_ms": end.at.0,
+        "release_sha256": end.release.map(|digest| digest.to_string()),
+        "lease_sha256": end.lease.map(|digest| digest.to_string()),
+        "signature": STANDARD.encode(&end.signature),
     });
-    format!("data: {event}\n\n")
+    dialect.failure(&ApiError::Stopped(stop), &[("cleanroom_stream_end", signed)])
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ pub(super) struct Answer {
 pub(super) struct Piece {
     /// Text to emit now.
     pub(super) text: Option<Text>,
-    /// Whether a stop string came; everything from it on is gone.
-    pub(super) stopped: bool,
+    /// The index of the stop string that came, if one did; everything from it on is gone.
+    pub(super) stopped: Option<usize>,
 }
 
 impl Answer {
@@ -30,20 +30,21 @@ impl Answer {
     pub(super) fn push(&mut self, bytes: &[u8]) -> Piece {
         self.detokenizer.push(bytes, &mut self.held);
         match self.stop() {
-            Some(start) => Piece { text: self.release(start), stopped: true },
-            None => Piece { text: self.release(self.held.len() - self.undecided()), stopped: false },
+            Some((start, stop)) => Piece { text: self.release(start), stopped: Some(stop) },
+            None => Piece { text: self.release(self.held.len() - self.undecided()), stopped: None },
         }
     }
 
     /// Takes the end of the answer: what was held is text after all.
     pub(super) fn finish(&mut self) -> Option<Text> {
         self.detokenizer.finish(&mut self.held);
-        self.release(self.stop().unwrap_or(self.held.len()))
+        self.release(self.stop().map_or(self.held.len(), |(start, _)| start))
     }
 
-    /// Where the first stop string begins.
-    fn stop(&self) -> Option<usize> {
-        self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min()
+    /// Where the first stop string begins, and which it is: of several that begin there, the first in the list.
+    fn stop(&self) -> Option<(usize, usize)> {
+        let found = self.stops.iter().zip(0..);
+        found.filter_map(|(stop, index)| Some((self.held.find(stop.as_str())?, index))).min()
     }
 
     /// Bytes at the end that are the beginning of a stop string.
@@ -82,7 +83,7 @@ mod tests {
         for piece in pieces {
             let Piece { text, stopped } = answer.push(piece);
             out.extend(text.iter().map(Text::as_str));
-            if stopped {
+            if stopped.is_some() {
                 return (out, true);
             }
         }

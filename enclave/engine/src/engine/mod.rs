@@ -136,8 +136,10 @@ impl Text {
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model ended its turn, or a stop string came.
+    /// The model ended its turn.
     Stop,
+    /// The stop string with this index in [`Job::stop`] came.
+    StopString(usize),
     /// `max_tokens` or the end of the context.
     Length,
 }

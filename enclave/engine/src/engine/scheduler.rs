@@ -220,9 +220,9 @@ impl Sequence {
             return Outcome::Cancelled;
         }
         match (stopped, self.generated == self.limit) {
-            (true, _) => Outcome::Ends(FinishReason::Stop),
-            (false, true) => Outcome::Ends(FinishReason::Length),
-            (false, false) => Outcome::Continues,
+            (Some(index), _) => Outcome::Ends(FinishReason::StopString(index)),
+            (None, true) => Outcome::Ends(FinishReason::Length),
+            (None, false) => Outcome::Continues,
         }
     }
 }
