@@ -195,9 +195,10 @@ fn stop_strings_end_the_answer_and_are_not_emitted() {
     };
     let (text, end) = stop(&["e signature comes fr"]);
     assert_eq!(text, "Attestation proves which image an enclave has started. Th");
-    assert_eq!(end.unwrap().0, FinishReason::Stop);
-    let (text, _) = stop(&["never said", "anyone", "platform"]);
+    assert_eq!(end.unwrap().0, FinishReason::StopString(0));
+    let (text, end) = stop(&["never said", "anyone", "platform"]);
     assert!(text.ends_with(" comes from the "), "{text}");
+    assert_eq!(end.unwrap().0, FinishReason::StopString(2));
     let (text, end) = stop(&["prompt. And more"]);
     assert_eq!((text.as_str(), end.unwrap().0), (ANSWER, FinishReason::Stop));
 }
