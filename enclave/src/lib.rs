@@ -34,6 +34,7 @@ use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::release::ReleaseError;
 use cleanroom_channel::identity::IdentityError;
 use cleanroom_engine::{Engine, EngineConfig, Model, ModelError, StartError};
+use zeroize::Zeroizing;
 
 use crate::api::Service;
 use crate::channel::Attester;
@@ -73,6 +74,8 @@ where
     let Platform { device, listener, control, clock, config, model } = platform;
     let config = Config::from_toml(&config)?;
 
+    // The engine has a copy of its own that it erases when the model is revoked; this one must not outlive it.
+    let model = Zeroizing::new(model);
     let digest = model_digest(&model);
     if let Some(expected) = config.model_sha256.filter(|expected| *expected != digest) {
         return Err(Halt::OtherModel { expected, actual: digest });

@@ -70,6 +70,15 @@ async fn a_request_without_a_proven_partner_is_refused() {
         let request = http::Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         api.send(request).await.refused(403, "not_attested", None).await;
     }
+    for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+        let request = http::Request::builder().method("POST").uri(path).body(Body::empty()).unwrap();
+        let response = api.send(request).await.0;
+        assert_eq!(response.status(), 403);
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        let refusal: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(refusal["error"]["type"], "permission_error");
+        assert_eq!(refusal["error"]["code"], "not_attested");
+    }
 }
 
 // ---- Bodies ----
