@@ -75,7 +75,7 @@ async fn a_request_without_a_proven_partner_is_refused() {
         let response = api.send(request).await.0;
         assert_eq!(response.status(), 403);
         let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
-        let refusal: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let refusal: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(refusal["error"]["type"], "permission_error");
         assert_eq!(refusal["error"]["code"], "not_attested");
     }
