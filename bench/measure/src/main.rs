@@ -1,5 +1,9 @@
-//! Measures one enclave image with cleanroom and with AWS's own crate, in interleaved rounds, and prints medians beside the
-//! physical limit, which is hashing the bytes once. Ends with exit code 1 when PCRs differ or a target is missed.
+//! Measures one enclave image with cleanroom and with AWS's own crate, in interleaved rounds, and prints the least time of
+//! each beside the physical limit; what else the machine does can only add to a time, never take from it. Ends with exit code 1 when PCRs differ or a target is missed.
+//!
+//! Every byte of an image enters two PCRs, PCR 0 and one of PCR 1 and PCR 2, so the limit is two SHA-384 over the file, one on each of
+//! two processors. On processors with nothing in common that takes as long as one; on those that share a cache, a clock or a
+//! core it takes longer, and by how much is measured here rather than assumed.
 //!
 //! Every measurement runs in a process of its own, so that the peak memory of each is its own too.
 
@@ -21,15 +25,17 @@ use serde_json::{Value, json};
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// What each process can be asked to do with an image.
-const CONTENDERS: [(&str, &str); 4] = [
+const CONTENDERS: [(&str, &str); 5] = [
     ("cleanroom", "cleanroom measure (two threads)"),
     ("single", "cleanroom, one thread"),
     ("aws", "aws-nitro-enclaves-image-format 0.8.1"),
-    ("sha384", "SHA-384 of the file, once (the limit)"),
+    ("sha384", "SHA-384 of the file, once"),
+    ("side-by-side", "SHA-384 twice, side by side (the limit)"),
 ];
 
-/// How much longer than hashing the bytes once the measurement may take.
-const OVERHEAD_LIMIT: f64 = 1.10;
+/// How much longer than hashing the bytes on both processors at once the measurement may take: the CRC-32 and one wait for the
+/// first piece are in it.
+const OVERHEAD_LIMIT: f64 = 1.05;
 /// Peak memory that the measurement may use, KiB.
 const MEMORY_LIMIT: u64 = 16 << 10;
 
@@ -37,7 +43,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["--child", contender, image] => child(contender, Path::new(image)).map(|()| true),
-        [] => run(1024, 5),
+        [] => run(1024, 7),
         [mib, rounds] => match (mib.parse(), rounds.parse()) {
             (Ok(mib), Ok(rounds)) if rounds > 0 => run(mib, rounds),
             _ => Err("usage: bench-measure [MIB ROUNDS]".into()),
@@ -63,7 +69,7 @@ fn run(mib: u64, rounds: usize) -> Outcome<bool> {
 
     let image = images::large(directory.path(), mib)?;
     let length = std::fs::metadata(&image)?.len();
-    println!("image of {length} bytes, {rounds} interleaved rounds, medians");
+    println!("image of {length} bytes, {rounds} interleaved rounds, the least time of each");
     let load = load()?;
     println!(
         "load of the machine before the run: {load:.1} on {} processors\n",
@@ -76,9 +82,9 @@ fn run(mib: u64, rounds: usize) -> Outcome<bool> {
         }
     }
 
-    let [ours, single, aws, limit] = results.each_ref().map(|results| Summary::of(results));
+    let [ours, single, aws, once, limit] = results.each_ref().map(|results| Summary::of(results));
     println!("{:<40} {:>9} {:>9} {:>10} {:>8} {:>9}", "", "seconds", "cpu s", "MiB/s", "x limit", "peak MiB");
-    for ((_, name), summary) in CONTENDERS.iter().zip([&ours, &single, &aws, &limit]) {
+    for ((_, name), summary) in CONTENDERS.iter().zip([&ours, &single, &aws, &once, &limit]) {
         println!(
             "{name:<40} {:>9.3} {:>9.2} {:>10.0} {:>8.2} {:>9.1}",
             summary.seconds,
@@ -103,8 +109,9 @@ fn run(mib: u64, rounds: usize) -> Outcome<bool> {
     target(
         ours.seconds <= OVERHEAD_LIMIT * limit.seconds,
         format!(
-            "{:.2} of hashing once (target {OVERHEAD_LIMIT:.2}, with two processors)",
-            ours.seconds / limit.seconds
+            "{:.2} of hashing on both processors at once (target {OVERHEAD_LIMIT:.2}); {:.2} of hashing once on one",
+            ours.seconds / limit.seconds,
+            ours.seconds / once.seconds
         ),
     );
     target(
@@ -121,16 +128,17 @@ struct Summary {
 }
 
 impl Summary {
-    /// The median times and the highest peak.
+    /// The round that took the least time, and the highest peak of all.
     fn of(results: &[Value]) -> Self {
-        let median = |field: &str| {
-            let mut values: Vec<f64> = results.iter().filter_map(|result| result[field].as_f64()).collect();
-            values.sort_by(f64::total_cmp);
-            values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-        };
+        let number = |result: &Value, field: &str| result[field].as_f64().unwrap_or(f64::NAN);
+        let (seconds, cpu_seconds) = results
+            .iter()
+            .map(|result| (number(result, "seconds"), number(result, "cpu_seconds")))
+            .min_by(|one, other| one.0.total_cmp(&other.0))
+            .unwrap_or((f64::NAN, f64::NAN));
         let peak_kib =
             results.iter().filter_map(|result| result["peak_kib"].as_u64()).max().unwrap_or(u64::MAX);
-        Self { seconds: median("seconds"), cpu_seconds: median("cpu_seconds"), peak_kib }
+        Self { seconds, cpu_seconds, peak_kib }
     }
 }
 
@@ -160,12 +168,14 @@ fn child(contender: &str, image: &Path) -> Outcome<()> {
             images::aws_pcrs(&reader.get_measurements()?)
         }
         "sha384" => {
-            let mut context = Context::new(&SHA384);
-            in_pieces(image, |piece| {
-                context.update(piece);
-                Ok(())
-            })?;
-            let _ = context.finish();
+            sha384(image)?;
+            Value::Null
+        }
+        "side-by-side" => {
+            let other = image.to_owned();
+            let other = std::thread::spawn(move || sha384(&other).map_err(|error| error.to_string()));
+            sha384(image)?;
+            other.join().map_err(|_| "a thread panicked")??;
             Value::Null
         }
         other => return Err(format!("unknown contender {other}").into()),
@@ -175,6 +185,16 @@ fn child(contender: &str, image: &Path) -> Outcome<()> {
         "{}",
         json!({ "pcrs": pcrs, "seconds": seconds, "cpu_seconds": cpu_seconds()?, "peak_kib": peak_kib()? })
     );
+    Ok(())
+}
+
+fn sha384(image: &Path) -> Outcome<()> {
+    let mut context = Context::new(&SHA384);
+    in_pieces(image, |piece| {
+        context.update(piece);
+        Ok(())
+    })?;
+    let _ = context.finish();
     Ok(())
 }
 

@@ -1,19 +1,19 @@
 //! `cleanroom measure`: the PCRs of an enclave image file.
 
+mod shared_source;
+
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use cleanroom_attestation::digest::Sha384Digest;
-use cleanroom_attestation::measurement::{
-    ApplicationMeasurer, ImageError, ImageMeasurer, Measurement, Measurer,
-};
+use cleanroom_attestation::measurement::{ImageError, Measurement, Measurer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use self::shared_source::SharedSource;
 use crate::cli::{Failure, Outcome};
 use crate::output::{self, Page, Terminal, printable};
 
@@ -87,87 +87,35 @@ pub enum MeasureError {
     Image(#[from] ImageError),
 }
 
-/// Bytes read at once. With [`BUFFERS`] of them, small enough for a processor's cache and large enough to be rarely waited for.
-const PIECE: usize = 256 << 10;
-/// Pieces under way between the two threads.
-const BUFFERS: usize = 4;
-
-/// Measures what `source` gives, on two threads: one reads and hashes the application, the other hashes the whole image.
-/// With two processors this takes as long as hashing every byte once. `progress` is told how many bytes are done.
+/// Measures what `source` gives, on two threads: one hashes the whole image, the other the application, and whichever is ahead
+/// reads. With two processors this takes as long as hashing every byte once. `progress` is told how many bytes are done.
 ///
 /// # Errors
 ///
 /// [`MeasureError`] when the source fails or the image is refused.
 pub fn measure(source: &mut (impl Read + Send), progress: impl Fn(u64)) -> Result<Measurement, MeasureError> {
-    let (image, application) = Measurer::new().split();
-    let (full_sender, full) = mpsc::sync_channel(BUFFERS);
-    let (empty_sender, empty) = mpsc::sync_channel(BUFFERS);
-    for _ in 0..BUFFERS {
-        // The channel has room for all of them, so this cannot fail or wait.
-        let _ = empty_sender.try_send(vec![0; PIECE]);
-    }
-    thread::scope(|scope| {
-        let reader = scope.spawn(move || read(source, application, &empty, &full_sender));
-        let image = consume(image, &full, &empty_sender, progress);
-        // With nobody to take or return a piece, a reader that is not done stops.
-        drop((full, empty_sender));
-        let application = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // Both halves walk the same bytes. What the image's half says comes first, since it saw them with their checksum.
-        let image = image?;
-        Ok(image.finish(application?.finish()?)?)
-    })
-}
-
-/// Reads `source` to its end, hashes the application on the way, and passes every piece on.
-fn read(
-    source: &mut impl Read,
-    mut application: ApplicationMeasurer,
-    empty: &mpsc::Receiver<Vec<u8>>,
-    full: &mpsc::SyncSender<Vec<u8>>,
-) -> Result<ApplicationMeasurer, io::Error> {
-    while let Ok(mut buffer) = empty.recv() {
-        buffer.resize(PIECE, 0);
-        let length = fill(source, &mut buffer)?;
-        buffer.truncate(length);
+    let (mut image, mut application) = Measurer::new().split();
+    let shared = SharedSource::new(source);
+    let [for_image, for_application] = shared.sides();
+    let measured = thread::scope(|scope| {
         // The measurer keeps its error for its end, and the other half meets the same one.
-        let _ = application.update(&buffer);
-        if length == 0 || full.send(buffer).is_err() {
-            break;
-        }
+        let other = scope.spawn(|| for_application.each(|piece| application.update(piece)));
+        let mut position = 0;
+        let measured: Result<(), ImageError> = for_image.each(|piece| {
+            image.update(piece)?;
+            position += piece.len() as u64;
+            progress(position);
+            Ok(())
+        });
+        let _ = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        measured
+    });
+    // Both halves walk the same bytes. What the image's half says comes first, since it saw them with their checksum.
+    measured?;
+    if let Some(error) = shared.failure() {
+        return Err(error.into());
     }
-    Ok(application)
-}
-
-/// Reads until `buffer` is full or the source ends.
-fn fill(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize, io::Error> {
-    let mut length = 0;
-    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
-        match source.read(rest) {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
-}
-
-/// Feeds every piece to the image's half and gives its buffer back.
-fn consume(
-    mut image: ImageMeasurer,
-    full: &mpsc::Receiver<Vec<u8>>,
-    empty: &mpsc::SyncSender<Vec<u8>>,
-    progress: impl Fn(u64),
-) -> Result<ImageMeasurer, ImageError> {
-    let mut position = 0;
-    while let Ok(buffer) = full.recv() {
-        image.update(&buffer)?;
-        position += buffer.len() as u64;
-        progress(position);
-        // The reader may have ended already; then nobody needs the buffer.
-        let _ = empty.send(buffer);
-    }
-    Ok(image)
+    Ok(image.finish(application.finish()?)?)
 }
 
 /// Files from this length on take long enough to show progress.
@@ -233,6 +181,7 @@ fn policy_table(name: &str, measurement: &Measurement) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::shared_source::{BUFFERS, PIECE};
     use super::*;
     use crate::commands::testing::small_image;
 
@@ -294,6 +243,14 @@ mod tests {
         image[0] = b'x';
         let error = measure(&mut image.as_slice(), |_| ()).unwrap_err();
         assert!(matches!(error, MeasureError::Image(error) if error.code() == "image-magic"));
+    }
+
+    #[test]
+    fn a_source_that_fails_at_the_end_of_a_whole_image_is_no_measurement() {
+        let image = small_image(b"application");
+        let pieces = vec![Ok(image), Err(io::ErrorKind::TimedOut.into())];
+        let error = measure(&mut Scripted { pieces }, |_| ()).unwrap_err();
+        assert!(matches!(error, MeasureError::Read(_)), "{error}");
     }
 
     #[test]
