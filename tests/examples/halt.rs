@@ -81,9 +81,8 @@ async fn measure(conduct: Conduct, model: PathBuf, runs: usize) -> Vec<Duration>
     let (_host, address) = ceremony.host(conduct == Conduct::Honest);
     let ceremony = Arc::new(ceremony);
     let silent = Arc::new(AtomicBool::new(false));
-    if conduct != Conduct::Honest {
-        tokio::spawn(lead(Arc::clone(&ceremony), Arc::clone(&silent)));
-    }
+    let leading =
+        (conduct != Conduct::Honest).then(|| tokio::spawn(lead(Arc::clone(&ceremony), Arc::clone(&silent))));
     let mut times = Vec::new();
     let mut tries = 0;
     while times.len() < runs {
@@ -112,6 +111,14 @@ async fn measure(conduct: Conduct, model: PathBuf, runs: usize) -> Vec<Duration>
         let resuming = Arc::clone(&ceremony);
         tokio::task::spawn_blocking(move || resuming.resume("regulator")).await.unwrap();
         silent.store(false, Ordering::SeqCst);
+    }
+    if let Some(leading) = leading {
+        // It must not outlive the enclave that it speaks to.
+        leading.abort();
+        assert!(
+            leading.await.expect_err("it never ends by itself").is_cancelled(),
+            "it failed during the runs"
+        );
     }
     times
 }
