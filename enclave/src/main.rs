@@ -8,7 +8,7 @@ use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::serve::LateVsockListener;
 use cleanroom_enclave::{Halt, Platform, console, run};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
+use tokio_vsock::{VMADDR_CID_ANY, VsockAddr};
 
 /// The port that partners' connections arrive on.
 const PORT: u32 = 5000;
@@ -34,7 +34,7 @@ fn start() -> Result<(), Reason> {
     let device = NitroSecureModule::open()?;
     let config = std::fs::read_to_string(CONFIG)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        let mut models = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, MODEL_PORT))?;
+        let mut models = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, MODEL_PORT))?;
         let model = model_port::receive(&mut models, room()).await?;
         drop(models);
         let listener = LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, PORT));

@@ -84,7 +84,7 @@ impl Listener for LateVsockListener {
     async fn accept(&mut self) -> io::Result<Self::Stream> {
         let listener = match &mut self.listener {
             Some(listener) => listener,
-            none => none.insert(VsockListener::bind(self.address)?),
+            none => none.insert(cleanroom_vsock::listen(self.address)?),
         };
         Listener::accept(listener).await
     }

@@ -1,4 +1,4 @@
-//! How bytes are written to vsock: in pieces that its implementations carry, whichever end writes.
+//! How both ends use vsock: room for a burst of connections, and writes in pieces that its implementations carry.
 //!
 //! A stream over `AF_VSOCK` is reliable on paper. In practice large writes have stalled for ever (64 KiB on Linux 6.12 with
 //! virtio-vsock) or arrived corrupted, and many tiny ones have been dropped. [`Pacing`] says how large a write may be and how far apart
@@ -14,6 +14,23 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_vsock::{VsockAddr, VsockListener};
+
+/// Connections that may wait to be accepted. A vsock that has no more room answers with a reset, at once, so a burst of
+/// partners must fit; Linux takes as many as its `net.core.somaxconn`, which is the same number.
+pub const BACKLOG: i32 = 4096;
+
+/// Listens at `address`, with room for [`BACKLOG`] connections that nobody accepted yet.
+///
+/// # Errors
+///
+/// The system's: the address is taken, or there is no vsock.
+pub fn listen(address: VsockAddr) -> io::Result<VsockListener> {
+    // The library listens with room for 128; to listen again changes nothing else.
+    let listener = VsockListener::bind(address)?;
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
 
 /// How a stream is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
