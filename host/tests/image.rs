@@ -111,6 +111,39 @@ fn differences_have_an_exit_status_of_their_own() {
     assert_eq!(status(&bench.host("image inspect absent.eif")), 1);
 }
 
+/// docs/reproduce.md says which registers each input is measured into.
+#[test]
+fn one_byte_of_an_input_changes_the_registers_that_are_documented() {
+    const ADDED: &str = " --add /app/root.json=root.json";
+    let registers = |bench: &Bench| {
+        let built = bench.build("a.eif", ADDED);
+        assert_eq!(status(&built), 0, "{}", String::from_utf8_lossy(&built.stderr));
+        let measurement = json(&bench.host("image inspect a.eif --json"))["measurement"].take();
+        [0, 1, 2].map(|register| measurement[format!("pcr{register}")].as_str().unwrap().to_owned())
+    };
+    for (input, changed) in [
+        ("bzImage", [true, true, false]),
+        ("init", [true, true, false]),
+        // The list of the application's files is in the boot ramdisk.
+        ("enclave", [true, true, true]),
+        ("enclave.toml", [true, true, true]),
+        ("root.json", [true, true, true]),
+    ] {
+        let bench = Bench::new();
+        let before = registers(&bench);
+        let mut contents = fs::read(bench.path(input)).unwrap();
+        *contents.last_mut().unwrap() ^= 1;
+        bench.write(input, &contents);
+        let after = registers(&bench);
+        assert_eq!([0, 1, 2].map(|register| before[register] != after[register]), changed, "{input}");
+    }
+    let bench = Bench::new();
+    let before = registers(&bench);
+    assert_eq!(status(&bench.build("a.eif", &format!("{ADDED} --name other --image-version 9"))), 0);
+    let measurement = json(&bench.host("image inspect a.eif --json"))["measurement"].take();
+    assert_eq!(measurement["pcr0"], *before[0], "metadata is in no register");
+}
+
 fn json_of_different(bench: &Bench) -> Value {
     serde_json::from_slice(&bench.host("image diff a.eif b.eif --json").stdout).unwrap()
 }
@@ -134,6 +167,13 @@ fn an_image_that_was_to_be_signed_and_is_not_is_not_written() {
     assert_eq!(status(&bench.build("a.eif", " --sign-key key.pem")), 2, "a key without a certificate");
     let report = json(&bench.build("a.eif", " --sign-certificate certificate.pem --sign-key key.pem --json"));
     assert_eq!(report["predicate"]["buildDefinition"]["externalParameters"]["signed"], true);
+
+    // Beside an unsigned image of the same inputs, the signature is all that differs.
+    assert_eq!(status(&bench.build("b.eif", "")), 0);
+    let differences = json_of_different(&bench)["differences"].take();
+    let places: Vec<&str> =
+        differences.as_array().unwrap().iter().map(|place| place["place"].as_str().unwrap()).collect();
+    assert_eq!(places, ["signing certificate", "signature"]);
 }
 
 /// An independent reader and writer of images, kept outside of this project.

@@ -50,12 +50,19 @@ pub fn diff(first: &Inspection, second: &Inspection) -> Vec<Difference> {
         Some(right.default_cpus.to_string()),
         &[],
     );
-    let order = |image: &Inspection| {
-        let kinds: Vec<String> =
-            image.measurement.sections.iter().map(|section| section.kind.to_string()).collect();
-        Some(kinds.join(", "))
+    let order = |image: &Inspection, counts: &dyn Fn(SectionKind) -> bool| {
+        let kinds = image.measurement.sections.iter().map(|section| section.kind);
+        Some(kinds.filter(|kind| counts(*kind)).map(|kind| kind.to_string()).collect::<Vec<_>>().join(", "))
     };
-    compare("order of the sections", order(first), order(second), &[0, 1, 2]);
+    let measured = |kind| !matches!(kind, SectionKind::Metadata | SectionKind::Signature);
+    compare("order of the measured sections", order(first, &measured), order(second, &measured), &[0, 1, 2]);
+    if order(first, &measured) == order(second, &measured) {
+        // That only one is signed is said below.
+        let has =
+            |image: &Inspection, kind| image.measurement.sections.iter().any(|section| section.kind == kind);
+        let in_both = |kind| has(first, kind) && has(second, kind);
+        compare("order of the sections", order(first, &in_both), order(second, &in_both), &[]);
+    }
 
     for kind in [SectionKind::Kernel, SectionKind::CommandLine, SectionKind::Metadata] {
         let pcrs: &[u8] = if kind == SectionKind::Metadata { &[] } else { &[0, 1] };
