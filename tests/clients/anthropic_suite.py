@@ -151,7 +151,7 @@ def what_is_not_supported_is_refused_by_name():
     for name, value in unsupported.items():
         kind = refused(BadRequestError, lambda: ask(**{name: value}), "unsupported_parameter", name)
         assert kind == "invalid_request_error", kind
-    refused(BadRequestError, lambda: ask(extra_body={"top_k": 5}), "unsupported_parameter", "top_k")
+    refused(BadRequestError, lambda: ask(extra_body={"min_p": 0.5}), "unknown_parameter", "min_p")
     refused(BadRequestError, lambda: ask(extra_body={"n": 2}), "unknown_parameter", "n")
     image = {"type": "image", "source": {"type": "url", "url": f"https://example.com/{SECRET}"}}
     message = {"role": "user", "content": [image]}

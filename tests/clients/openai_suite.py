@@ -164,6 +164,23 @@ def parameters_that_change_nothing_are_accepted():
     chat(response_format={"type": "text"}, top_p=1, stop=None, seed=None)
 
 
+def what_tokens_are_chosen_from_can_be_limited():
+    full = chat().choices[0].message.content
+    # The most likely token alone is what no temperature and no seed change.
+    for seed in range(3):
+        assert chat(temperature=2, seed=seed, extra_body={"top_k": 1}).choices[0].message.content == full
+        assert chat(temperature=2, seed=seed, extra_body={"min_p": 1}).choices[0].message.content == full
+    # The same draws, from other scores once a token has come again.
+    drawn = {"temperature": 2, "seed": 1, "max_tokens": 100}
+    penalised = complete(presence_penalty=2, frequency_penalty=2, **drawn).choices[0].text
+    assert penalised != complete(**drawn).choices[0].text, penalised
+    # A token far ahead of all others is all that comes.
+    text = complete(max_tokens=5, logit_bias={"300": 100}).choices[0].text
+    assert text and text == text[: len(text) // 5] * 5, text
+    refused(BadRequestError, lambda: chat(logit_bias={"4000000000": 1}), "invalid_value", "logit_bias")
+    refused(BadRequestError, lambda: chat(logit_bias={SECRET: 1}), "invalid_value", "logit_bias")
+
+
 # ---- Refusals ----
 
 
@@ -173,16 +190,14 @@ def what_is_not_supported_is_refused_by_name():
         "tools": [tool],
         "n": 2,
         "logprobs": True,
-        "presence_penalty": 0.5,
         "response_format": {"type": "json_object"},
-        "logit_bias": {"1": 5},
         "metadata": {"a": SECRET},
         "reasoning_effort": "high",
     }
     for name, value in unsupported.items():
         refused(BadRequestError, lambda: chat(**{name: value}), "unsupported_parameter", name)
     refused(BadRequestError, lambda: complete(echo=True), "unsupported_parameter", "echo")
-    refused(BadRequestError, lambda: chat(extra_body={"top_k": 5}), "unknown_parameter", "top_k")
+    refused(BadRequestError, lambda: chat(extra_body={"top_a": 5}), "unknown_parameter", "top_a")
     refused(BadRequestError, lambda: chat(extra_query={"a": "b"}), "unsupported_parameter", None)
 
 
@@ -300,6 +315,7 @@ CASES = [
     the_same_seed_gives_the_same_answer,
     a_stop_sequence_ends_the_answer,
     parameters_that_change_nothing_are_accepted,
+    what_tokens_are_chosen_from_can_be_limited,
     what_is_not_supported_is_refused_by_name,
     wrong_values_are_refused_with_their_place,
     a_prompt_beyond_the_context_is_refused,

@@ -14,6 +14,7 @@ use std::{
 };
 
 use cleanroom_engine::{ChatMessage, Engine, EngineConfig, Event, Job, Model, Sampling, Sink, Usage};
+use zeroize::Zeroizing;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -94,7 +95,14 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         };
         let sink = Box::new(Terminal { echo: index == 0, first: None, done: done.clone() });
         let (max_tokens, sampling) = (arguments.max_tokens, arguments.sampling);
-        handles.push(engine.submit(Job { prompt, max_tokens, sampling, stop: Vec::new(), sink })?);
+        handles.push(engine.submit(Job {
+            prompt,
+            max_tokens,
+            sampling,
+            bias: Zeroizing::default(),
+            stop: Vec::new(),
+            sink,
+        })?);
     }
     drop(done);
     let measured: Vec<Measured> = results.iter().collect();

@@ -95,6 +95,8 @@ impl Sampling {
 /// Chooses the tokens of one answer.
 pub(crate) struct Sampler {
     sampling: Sampling,
+    /// Tokens, and what is added to their scores.
+    bias: Zeroizing<Vec<(u32, f32)>>,
     random: SplitMix,
     /// Room for the whole vocabulary once it is used, so that it moves only while empty.
     candidates: Zeroizing<Vec<(f32, u32)>>,
@@ -106,9 +108,10 @@ pub(crate) struct Sampler {
 const FIRST_CANDIDATES: usize = 64;
 
 impl Sampler {
-    pub(crate) fn new(sampling: Sampling) -> Self {
+    pub(crate) fn new(sampling: Sampling, bias: Zeroizing<Vec<(u32, f32)>>) -> Self {
         Self {
             sampling,
+            bias,
             random: SplitMix(sampling.seed),
             candidates: Zeroizing::default(),
             counts: Zeroizing::default(),
@@ -117,6 +120,11 @@ impl Sampler {
 
     /// The next token, given the scores of all. Leaves the scores changed.
     pub(crate) fn choose(&mut self, kernels: Kernels, scores: &mut [f32]) -> u32 {
+        for (token, bias) in self.bias.iter() {
+            if let Some(score) = scores.get_mut(*token as usize) {
+                *score += bias;
+            }
+        }
         if !self.sampling.has_penalties() {
             return self.draw(kernels, scores);
         }
@@ -246,7 +254,7 @@ mod tests {
     use super::*;
 
     fn draws(sampling: Sampling, probabilities: &[f32], count: usize) -> Vec<u32> {
-        let mut sampler = Sampler::new(sampling);
+        let mut sampler = Sampler::new(sampling, Zeroizing::default());
         let logarithms: Vec<f32> = probabilities.iter().map(|probability| probability.ln()).collect();
         (0..count).map(|_| sampler.choose(Kernels::best(), &mut logarithms.clone())).collect()
     }
@@ -270,7 +278,7 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_the_largest_and_ignores_what_is_no_number() {
-        let mut sampler = Sampler::new(Sampling::greedy());
+        let mut sampler = Sampler::new(Sampling::greedy(), Zeroizing::default());
         assert_eq!(sampler.choose(Kernels::best(), &mut [f32::NAN, 1.0, 3.0, 3.0, 2.0]), 2);
         assert_eq!(sampler.choose(Kernels::best(), &mut [f32::NAN; 3]), 0);
     }
@@ -339,7 +347,10 @@ mod tests {
     #[test]
     fn penalties_count_what_was_chosen() {
         let choose = |presence, frequency, count| {
-            let mut sampler = Sampler::new(Sampling::greedy().with_penalties(presence, frequency).unwrap());
+            let mut sampler = Sampler::new(
+                Sampling::greedy().with_penalties(presence, frequency).unwrap(),
+                Zeroizing::default(),
+            );
             let scores = [1.0, 2.5, 2.0];
             (0..count).map(|_| sampler.choose(Kernels::best(), &mut scores.clone())).collect::<Vec<_>>()
         };
@@ -351,9 +362,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bias_is_added_each_time() {
+        let bias = Zeroizing::new(vec![(1, -1.0), (0, 0.75), (9, 100.0)]);
+        let mut sampler = Sampler::new(Sampling::greedy(), bias);
+        let scores = [1.0, 2.5, 1.7];
+        // 1.75, 1.5 and 1.7; there is no token 9.
+        assert_eq!([0, 0].map(|_| sampler.choose(Kernels::best(), &mut scores.clone())), [0, 0]);
+        let mut unbiased = Sampler::new(Sampling::greedy(), Zeroizing::default());
+        assert_eq!(unbiased.choose(Kernels::best(), &mut scores.clone()), 1);
+    }
+
+    #[test]
     fn scores_that_are_no_numbers_do_not_panic() {
         for top_p in [0.5, 1.0] {
-            let mut sampler = Sampler::new(Sampling::new(1.0, top_p, 7).unwrap());
+            let mut sampler = Sampler::new(Sampling::new(1.0, top_p, 7).unwrap(), Zeroizing::default());
             assert!(sampler.choose(Kernels::best(), &mut [f32::NAN; 100]) < 100);
         }
     }

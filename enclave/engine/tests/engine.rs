@@ -12,6 +12,7 @@ use cleanroom_engine::{
     ChatMessage, Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
     Model, Prompt, PromptError, Sampling, Sink, StartError, SubmitError, Usage,
 };
+use zeroize::Zeroizing;
 
 const DEMO: &[u8] = include_bytes!("../../../models/demo.gguf");
 const QUESTION: &str = "What is attestation?";
@@ -66,7 +67,17 @@ fn job_with(
 ) -> (Job, mpsc::Receiver<Heard>) {
     let (events, heard) = mpsc::channel();
     let sink = Box::new(Channel { events, on_text: Box::new(on_text), texts: 0 });
-    (Job { prompt, max_tokens: None, sampling: Sampling::greedy(), stop: Vec::new(), sink }, heard)
+    (
+        Job {
+            prompt,
+            max_tokens: None,
+            sampling: Sampling::greedy(),
+            bias: Zeroizing::default(),
+            stop: Vec::new(),
+            sink,
+        },
+        heard,
+    )
 }
 
 fn job(prompt: Prompt) -> (Job, mpsc::Receiver<Heard>) {

@@ -24,6 +24,11 @@ pub struct ParameterName(String);
 impl ParameterName {
     const MAX_BYTES: usize = 64;
 
+    /// A name of ours.
+    pub(crate) fn known(name: &'static str) -> Self {
+        Self(name.to_owned())
+    }
+
     /// The path.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -99,6 +104,15 @@ impl<'a> Object<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// All members that were not taken, of an object whose names are data.
+    pub(crate) fn into_members(self) -> impl Iterator<Item = (String, Field<'a>)> {
+        let Self { path, members } = self;
+        members.into_iter().map(move |(name, raw)| {
+            let path = ParameterName::member(&path, &name);
+            (name, Field { path, raw })
+        })
     }
 
     /// Refuses every member that was not taken.

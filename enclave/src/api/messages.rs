@@ -10,7 +10,7 @@ use serde_json::json;
 use super::chat::{Message, content};
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Delivery, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings, tokens};
+use super::request::{Bias, Delivery, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings, tokens};
 use super::secret::SecretString;
 use super::shape::{Ending, Identity, Shape};
 
@@ -29,7 +29,6 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("thinking", &[r#"{"type":"disabled"}"#]),
     ("tool_choice", &[r#"{"type":"none"}"#, r#"{"type":"auto"}"#]),
     ("tools", &["[]"]),
-    ("top_k", &[]),
     ("user_profile_id", &[]),
     ("workspace_id", &[]),
 ];
@@ -77,6 +76,7 @@ impl MessagesRequest {
             model: object.require("model")?.string(MAX_MODEL)?,
             max_tokens: Some(tokens(&object.require("max_tokens")?)?),
             sampling: sampling(&mut object, default_seed)?,
+            bias: Bias::default(),
             stop: object
                 .take("stop_sequences")
                 .map_or(Ok(Vec::new()), |field| stop_strings(&field, limits))?,
@@ -156,7 +156,8 @@ fn turn(field: &Field<'_>, limits: &RequestLimits) -> Result<(&'static str, Mess
 fn sampling(object: &mut Object<'_>, seed: u64) -> Result<Sampling, ApiError> {
     let temperature = object.take("temperature").map_or(Ok(1.0), |field| field.number(0.0..=1.0))?;
     let top_p = object.take("top_p").map_or(Ok(1.0), |field| field.number(0.0..=1.0))?;
-    super::request::new_sampling(temperature, top_p, seed)
+    let top_k = object.take("top_k").map_or(Ok(0), |field| super::request::top_k(&field))?;
+    Ok(super::request::new_sampling(temperature, top_p, seed)?.with_top_k(top_k))
 }
 
 /// Ahead of an answer's id.
@@ -286,11 +287,11 @@ mod tests {
     fn every_supported_parameter_arrives() {
         let request = parse(
             r#","system":[{"type":"text","text":"be ","cache_control":{"type":"ephemeral"}},{"type":"text","text":"kind"}],
-               "temperature":0.5,"top_p":0.9,"stop_sequences":["a","b"],"stream":true,"metadata":{"user_id":"u"}"#,
+               "temperature":0.5,"top_p":0.9,"top_k":40,"stop_sequences":["a","b"],"stream":true,"metadata":{"user_id":"u"}"#,
         )
         .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(request.parameters.max_tokens, Some(5));
-        assert_eq!(request.parameters.sampling, Sampling::new(0.5, 0.9, 99).unwrap());
+        assert_eq!(request.parameters.sampling, Sampling::new(0.5, 0.9, 99).unwrap().with_top_k(40));
         assert_eq!(request.parameters.stop.len(), 2);
         let turns: Vec<_> = request.conversation.turns.iter().map(Message::as_turn).collect();
         assert_eq!((turns[0].role, turns[0].content), ("system", "be kind"));
@@ -312,7 +313,6 @@ mod tests {
             ("thinking", r#"{"type":"enabled","budget_tokens":1024}"#),
             ("tool_choice", r#"{"type":"any"}"#),
             ("tools", r#"[{"name":"Dornröschen-4711"}]"#),
-            ("top_k", "5"),
             ("user_profile_id", r#""u""#),
             ("workspace_id", r#""w""#),
         ];

@@ -398,13 +398,18 @@ impl Service {
             Some(pass) => writer.under(pass, answer_id),
             None => writer,
         };
-        let job = Job { prompt, max_tokens, sampling: parameters.sampling, stop, sink: Box::new(writer) };
+        let (sampling, bias) = (parameters.sampling, parameters.bias);
+        let job = Job { prompt, max_tokens, sampling, bias, stop, sink: Box::new(writer) };
         let running = self.engine()?.submit(job).map_err(|error| match error {
             SubmitError::Busy => self.busy(Full),
             SubmitError::PromptTooLong { tokens, limit } => {
                 ApiError::ContextLengthExceeded { param, tokens, limit }
             }
             SubmitError::PromptEmpty => ApiError::PromptEmpty { param },
+            SubmitError::BiasToken { vocabulary } => ApiError::InvalidValue {
+                param: ParameterName::known("logit_bias"),
+                expected: format!("token ids below {vocabulary}, the model's number of tokens"),
+            },
             SubmitError::StopStrings | SubmitError::Stopped => ApiError::Failed,
         })?;
         let (media_type, body) = match parameters.delivery {

@@ -5,6 +5,7 @@
 //! OpenAI defines as a label without effect on the answer.
 
 use cleanroom_engine::Sampling;
+use zeroize::Zeroizing;
 
 use super::error::ApiError;
 use super::json::{Field, Object};
@@ -39,8 +40,7 @@ const MAX_STOP: usize = 4;
 const MAX_TOKENS: i64 = u32::MAX as i64;
 
 /// Unsupported by both endpoints: the parameter, and the JSON values that mean the same as leaving it out.
-const UNSUPPORTED: &[(&str, &[&str])] =
-    &[("frequency_penalty", &["0"]), ("logit_bias", &["{}"]), ("n", &["1"]), ("presence_penalty", &["0"])];
+const UNSUPPORTED: &[(&str, &[&str])] = &[("n", &["1"])];
 
 /// What to generate, apart from the prompt.
 pub(crate) struct Parameters {
@@ -48,6 +48,8 @@ pub(crate) struct Parameters {
     /// `None` when the request does not say.
     pub(crate) max_tokens: Option<u32>,
     pub(crate) sampling: Sampling,
+    /// What is added to the scores of some tokens.
+    pub(crate) bias: Bias,
     /// At most four, none of them empty.
     pub(crate) stop: Vec<SecretString>,
     pub(crate) delivery: Delivery,
@@ -84,6 +86,7 @@ impl Parameters {
             model: object.require("model")?.string(MAX_MODEL)?,
             max_tokens: object.take("max_tokens").map(|field| tokens(&field)).transpose()?,
             sampling: sampling(object, default_seed)?,
+            bias: bias(object)?,
             stop: stop(object, limits)?,
             delivery: delivery(object)?,
         })
@@ -104,7 +107,41 @@ fn sampling(object: &mut Object<'_>, default_seed: u64) -> Result<Sampling, ApiE
         Some(field) => field.integer(i64::MIN..=i64::MAX)?.cast_unsigned(),
         None => default_seed,
     };
-    new_sampling(temperature, top_p, seed)
+    let penalty = |field: Option<Field<'_>>| field.map_or(Ok(0.0), |field| field.number(-2.0..=2.0));
+    let (presence, frequency) =
+        (penalty(object.take("presence_penalty"))?, penalty(object.take("frequency_penalty"))?);
+    // Not OpenAI's: its clients send both as extra members to servers that have them.
+    let top_k = object.take("top_k").map_or(Ok(0), |field| top_k(&field))?;
+    let min_p = object.take("min_p").map_or(Ok(0.0), |field| field.number(0.0..=1.0))?;
+    #[expect(clippy::cast_possible_truncation, reason = "all are at most 2, and rounding them is harmless")]
+    let (presence, frequency, min_p) = (presence as f32, frequency as f32, min_p as f32);
+    let sampling = new_sampling(temperature, top_p, seed)?.with_top_k(top_k);
+    let limited =
+        sampling.with_min_p(min_p).and_then(|sampling| sampling.with_penalties(presence, frequency));
+    limited.map_err(|_| ApiError::Failed)
+}
+
+/// How many of the most likely tokens are chosen from; 0 is no limit.
+pub(crate) fn top_k(field: &Field<'_>) -> Result<u32, ApiError> {
+    let value = field.integer(0..=i64::from(u32::MAX))?;
+    u32::try_from(value).map_err(|_| field.invalid("a number of tokens"))
+}
+
+/// What a request adds to the scores of tokens: token ids and numbers from -100 to 100. Erased when it is dropped, since a list of
+/// tokens can tell what an answer is about.
+pub(crate) type Bias = Zeroizing<Vec<(u32, f32)>>;
+
+fn bias(object: &mut Object<'_>) -> Result<Bias, ApiError> {
+    let Some(field) = object.take("logit_bias") else { return Ok(Bias::default()) };
+    let mut bias = Bias::default();
+    for (token, value) in field.object()?.into_members() {
+        let Ok(token) = token.parse() else {
+            return Err(field.invalid("token ids as names, such as {\"50\": -100}"));
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "rounding it is harmless")]
+        bias.push((token, value.number(-100.0..=100.0)? as f32));
+    }
+    Ok(bias)
 }
 
 /// Sampling from numbers that are in range.

@@ -73,6 +73,12 @@ pub enum SubmitError {
     /// More stop strings than [`MAX_STOP_STRINGS`], or one that is empty or longer than [`MAX_STOP_BYTES`].
     #[error("expected at most {MAX_STOP_STRINGS} stop strings of 1 to {MAX_STOP_BYTES} bytes")]
     StopStrings,
+    /// A bias on a token that the model does not have.
+    #[error("expected a bias on tokens below {vocabulary}")]
+    BiasToken {
+        /// How many tokens the model has.
+        vocabulary: usize,
+    },
     /// The worker has ended; the engine must be started anew.
     #[error("the engine has stopped")]
     Stopped,
@@ -91,6 +97,8 @@ pub struct Job {
     pub max_tokens: Option<u32>,
     /// How the next token is chosen.
     pub sampling: Sampling,
+    /// Added to the scores of these tokens before anything else.
+    pub bias: Zeroizing<Vec<(u32, f32)>>,
     /// Texts that end the answer and are never emitted; at most [`MAX_STOP_STRINGS`].
     pub stop: Vec<String>,
     /// Where events go.
@@ -210,10 +218,14 @@ impl Engine {
         let limit = self.model.shape().context - 1;
         let stops_are_valid = job.stop.len() <= MAX_STOP_STRINGS
             && job.stop.iter().all(|stop| (1..=MAX_STOP_BYTES).contains(&stop.len()));
+        let vocabulary = self.model.tokenizer().len();
         match job.prompt.len() {
             0 => Err(SubmitError::PromptEmpty),
             tokens if tokens > limit => Err(SubmitError::PromptTooLong { tokens, limit }),
             _ if !stops_are_valid => Err(SubmitError::StopStrings),
+            _ if job.bias.iter().any(|(token, _)| *token as usize >= vocabulary) => {
+                Err(SubmitError::BiasToken { vocabulary })
+            }
             _ => {
                 let cancelled = self.queue.push(job)?;
                 Ok(JobHandle { queue: Arc::clone(&self.queue), cancelled })

@@ -95,7 +95,7 @@ impl<'a> Scheduler<'a> {
             last: 0,
             generated: 0,
             limit,
-            sampler: Sampler::new(job.sampling),
+            sampler: Sampler::new(job.sampling, job.bias),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
             prompt: job.prompt,
