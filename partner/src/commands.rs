@@ -13,6 +13,4 @@ pub mod measure;
 #[cfg(feature = "online")]
 mod party;
 mod policy_file;
-#[cfg(test)]
-mod testing;
 pub mod verify;

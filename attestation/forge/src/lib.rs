@@ -1,4 +1,4 @@
-//! Makes attestation documents under roots of our own: right ones, and every kind of wrong one.
+//! Makes attestation documents under roots of our own, right ones and every kind of wrong one; and small image files.
 //!
 //! A document and its certificates are templates with public fields. [`Forge::new`] fills them in the profile of AWS; a test
 //! changes one thing and [`Forge::document`] encodes and signs the result, however wrong it is. Nothing here parses, and
@@ -15,6 +15,7 @@ mod certificate;
 pub mod conformance;
 mod der;
 mod document;
+pub mod image;
 mod key;
 
 pub use self::cbor::Cbor;

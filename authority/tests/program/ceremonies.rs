@@ -2,8 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::desk::{Desk, EXPIRES};
+use cleanroom_attestation::measurement::Measurer;
 use cleanroom_attestation::release::{Release, Root, TrustedState, Verified};
+use cleanroom_forge::image::small_image;
+use serde_json::Value;
+
+use crate::desk::{Desk, EXPIRES};
 
 #[test]
 fn keys_are_for_their_owner_alone_and_never_overwritten() {
@@ -151,6 +155,27 @@ fn a_release_is_drafted_signed_shown_and_verified() {
     );
 }
 
+/// An authority need not trust what it is told an image measures: it can measure the file itself.
+#[test]
+fn an_image_file_is_measured_by_the_authority_itself() {
+    let desk = Desk::new();
+    desk.root();
+    let image = small_image(b"application");
+    desk.write("room.eif", &image);
+    let mut measurer = Measurer::new();
+    measurer.update(&image).unwrap();
+    let measured = measurer.finish().unwrap();
+    let line = Desk::first_release().replace("--image v1=", "--image v0=room.eif --image v1=");
+    desk.ok(&line);
+    let draft: Value = serde_json::from_slice(&desk.read("release.draft.json")).unwrap();
+    let registers = [("pcr0", measured.pcr0), ("pcr1", measured.pcr1), ("pcr2", measured.pcr2)];
+    for (name, value) in registers {
+        assert_eq!(draft["images"][0][name], value.to_string(), "{draft}");
+    }
+    desk.write("room.eif", &image[..image.len() - 1]);
+    assert_eq!(desk.refused(&line), "image-truncated");
+}
+
 #[test]
 fn mistakes_get_an_answer_that_helps() {
     let desk = Desk::new();
@@ -268,7 +293,7 @@ fn what_can_be_measured_is_measured_here() {
     let files: serde_json::Value = serde_json::from_slice(&desk.read("files.json")).unwrap();
     // The same in digests is the same release.
     let [image, place] = [&files["images"][0], &files["deployments"][0]];
-    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
     let [pcr0, pcr1, pcr2] = ["pcr0", "pcr1", "pcr2"].map(|register| text(&image[register]));
     let (pcr3, pcr4, model) =
         (text(&place["pcr3"]), text(&place["pcr4"]), text(&files["models"][0]["sha256"]));
@@ -279,7 +304,7 @@ fn what_can_be_measured_is_measured_here() {
     // One byte more in the program is another image.
     std::fs::write(desk.path("program"), b"a program!").unwrap();
     desk.ok(&draft("other.json --image v1=program:program,config:config --model m=weights"));
-    let other: serde_json::Value = serde_json::from_slice(&desk.read("other.json")).unwrap();
+    let other: Value = serde_json::from_slice(&desk.read("other.json")).unwrap();
     assert_ne!(other["images"][0]["pcr0"], *pcr0);
     assert_eq!(other["images"][0]["pcr2"], *pcr2);
 

@@ -63,6 +63,10 @@ impl Desk {
         json["error"]["code"].as_str().unwrap().to_owned()
     }
 
+    pub(crate) fn write(&self, name: &str, contents: &[u8]) {
+        std::fs::write(self.path(name), contents).unwrap();
+    }
+
     pub(crate) fn read(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap()
     }

@@ -183,7 +183,7 @@ fn policy_table(name: &str, measurement: &Measurement) -> String {
 mod tests {
     use super::shared_source::{BUFFERS, PIECE};
     use super::*;
-    use crate::commands::testing::small_image;
+    use cleanroom_forge::image::small_image;
 
     /// Gives `pieces` one by one, then fails or ends.
     struct Scripted {

@@ -1,7 +1,8 @@
-//! What the commands' tests share.
+//! Enclave image files that are as small as they can be.
 
 /// An acceptable image of format version 3: kernel, command line, an empty first ramdisk, and `application`.
-pub(crate) fn small_image(application: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn small_image(application: &[u8]) -> Vec<u8> {
     let sections: [(u16, &[u8]); 4] = [(1, b"kernel"), (2, b"console=ttyS0"), (3, b""), (3, application)];
     let mut header = b".eif\0\x03\0\0".to_vec();
     header.extend_from_slice(&[0; 16]);
