@@ -253,7 +253,7 @@ fn one_halts_and_the_quorum_resumes() {
     assert_eq!(halt("a-online.pem").status, 1, "an online key halts nothing here");
     let halted = halt("c.pem");
     assert_eq!(halted.status, 0, "{}", halted.stderr);
-    let halted: serde_json::Value = serde_json::from_str(&halted.stdout).unwrap();
+    let halted: Value = serde_json::from_str(&halted.stdout).unwrap();
     assert_eq!(halted["halted"], serde_json::json!({ "model": "m" }));
     let shown = desk.ok(status);
     assert!(shown.contains("model    m active, HALTED"), "{shown}");
@@ -290,7 +290,7 @@ fn what_can_be_measured_is_measured_here() {
     }
     let draft = |rest: &str| format!("release draft --root root.json --expires {EXPIRES} --out {rest}");
     desk.ok(&draft("files.json --image v1=program:program,config:config --model m=weights --deployment x=instance:i-1,role:arn"));
-    let files: serde_json::Value = serde_json::from_slice(&desk.read("files.json")).unwrap();
+    let files: Value = serde_json::from_slice(&desk.read("files.json")).unwrap();
     // The same in digests is the same release.
     let [image, place] = [&files["images"][0], &files["deployments"][0]];
     let text = |value: &Value| value.as_str().unwrap().to_owned();
