@@ -90,6 +90,13 @@ pub struct Permit {
     partner: PartnerId,
 }
 
+impl Permit {
+    /// Whose place it is.
+    pub const fn partner(&self) -> PartnerId {
+        self.partner
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.admission.lock();

@@ -214,7 +214,6 @@ fn an_independent_reader_measures_the_same_and_its_writer_writes_the_same() {
         }
         if !signing.is_empty() {
             let inspection = json(&bench.host("image inspect a.eif --json"));
-            eprintln!("PCR8: ours {}, theirs {}", inspection["measurement"]["pcr8"], theirs["PCR8"]);
             assert_eq!(inspection["measurement"]["pcr8"], theirs["PCR8"]);
         }
     }

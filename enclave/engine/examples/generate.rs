@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use cleanroom_engine::{ChatMessage, Engine, EngineConfig, Event, Job, Model, Sampling, Sink, Usage};
+use cleanroom_engine::{ChatMessage, Engine, EngineConfig, Event, Job, Model, Owner, Sampling, Sink, Usage};
 use zeroize::Zeroizing;
 
 type Error = Box<dyn std::error::Error>;
@@ -96,6 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let sink = Box::new(Terminal { echo: index == 0, first: None, done: done.clone() });
         let (max_tokens, sampling) = (arguments.max_tokens, arguments.sampling);
         handles.push(engine.submit(Job {
+            owner: Owner::default(),
             prompt,
             max_tokens,
             sampling,

@@ -5,12 +5,12 @@
 use std::{
     num::NonZeroUsize,
     ops::ControlFlow,
-    sync::{Arc, LazyLock, mpsc},
+    sync::{Arc, LazyLock, Mutex, mpsc},
 };
 
 use cleanroom_engine::{
     ChatMessage, Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    Model, Prompt, PromptError, Sampling, Sink, StartError, SubmitError, Usage,
+    Model, Owner, Prompt, PromptError, Sampling, Sink, StartError, SubmitError, Usage,
 };
 use zeroize::Zeroizing;
 
@@ -69,6 +69,7 @@ fn job_with(
     let sink = Box::new(Channel { events, on_text: Box::new(on_text), texts: 0 });
     (
         Job {
+            owner: Owner::default(),
             prompt,
             max_tokens: None,
             sampling: Sampling::greedy(),
@@ -277,6 +278,38 @@ fn a_full_engine_says_so_and_takes_jobs_again() {
     assert_eq!(collect(next_heard).0, ANSWER);
     // Whoever has heard the end may submit at once.
     assert_eq!(answer(&engine, |_| {}).0, ANSWER);
+}
+
+#[test]
+fn nobody_waits_behind_all_of_another_owners_jobs() {
+    for (sequences, expected) in [(1, ["late", "flood 1", "flood 2"]), (2, ["late", "flood 1", "flood 2"])] {
+        let engine = engine(1, sequences, 4);
+        let [flood, other] = [1, 2].map(|byte| Owner([byte; 32]));
+        let (mut first, first_heard, gate) = gated_job(question(QUESTION));
+        first.owner = flood;
+        let mut handles = vec![engine.submit(first).unwrap()];
+        assert!(matches!(first_heard.recv(), Ok(Heard::Text(_))));
+        // While the engine waits for the gate, another owner's job comes after two more of the first one's.
+        let started = Arc::new(Mutex::new(Vec::new()));
+        for (name, owner) in [("flood 1", flood), ("flood 2", flood), ("late", other)] {
+            let started = Arc::clone(&started);
+            let (mut job, heard) = job_with(question(QUESTION), move |texts| {
+                if texts == 1 {
+                    started.lock().unwrap().push(name);
+                }
+                ControlFlow::Continue(())
+            });
+            job.owner = owner;
+            handles.push(engine.submit(job).unwrap());
+            // Nobody listens; the channel stays open until the engine is gone.
+            std::mem::forget(heard);
+        }
+        drop(gate);
+        while started.lock().unwrap().len() < expected.len() {
+            std::thread::yield_now();
+        }
+        assert_eq!(*started.lock().unwrap(), expected, "{sequences} sequences");
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ use axum::{Json, Router};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
-use cleanroom_engine::{Engine, Job, Model, Prompt, PromptError, SubmitError};
+use cleanroom_engine::{Engine, Job, Model, Owner, Prompt, PromptError, SubmitError};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
@@ -392,6 +392,7 @@ impl Service {
             Form::OpenAi(wording) => Shape::new(wording, &identity, parameters.delivery),
             Form::Messages => messages::shape(&identity, parameters.delivery, prompt.len(), parameters.stop),
         };
+        let owner = Owner(*permit.partner().digest().as_bytes());
         let (writer, reader) = stream::answer(shape, permit);
         let request_id = HeaderValue::try_from(&answer_id).map_err(|_| ApiError::Failed)?;
         let writer = match pass {
@@ -399,7 +400,7 @@ impl Service {
             None => writer,
         };
         let (sampling, bias) = (parameters.sampling, parameters.bias);
-        let job = Job { prompt, max_tokens, sampling, bias, stop, sink: Box::new(writer) };
+        let job = Job { owner, prompt, max_tokens, sampling, bias, stop, sink: Box::new(writer) };
         let running = self.engine()?.submit(job).map_err(|error| match error {
             SubmitError::Busy => self.busy(Full),
             SubmitError::PromptTooLong { tokens, limit } => {

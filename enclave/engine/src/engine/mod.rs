@@ -3,6 +3,9 @@
 //! One worker thread takes jobs from a bounded queue and computes, step by step, one token for every answer under way
 //! together with a piece of the prompts that are being read, so that all of them share one pass over the weights.
 //! Each job has a key-value cache of its own, wiped before another job gets it.
+//!
+//! Jobs have owners, and owners have equal shares: of the sequences that become free, whoever queued first, and of the prompt
+//! tokens in a step. One owner's many jobs or long prompts take from that owner's share.
 
 mod answer;
 mod queue;
@@ -89,8 +92,14 @@ pub const MAX_STOP_STRINGS: usize = 4;
 /// Most bytes of one stop string.
 pub const MAX_STOP_BYTES: usize = 1024;
 
+/// Whom a job is for. The engine only tells equal ones from different ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Owner(pub [u8; 32]);
+
 /// One request.
 pub struct Job {
+    /// Whose share it takes from.
+    pub owner: Owner,
     /// What to continue.
     pub prompt: Prompt,
     /// Most tokens to generate; `None` runs to the end of the context.

@@ -1,14 +1,14 @@
 //! Where submitters and the worker meet.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use super::{Job, SubmitError};
+use super::{Job, Owner, SubmitError};
 
 /// The jobs that wait, and how many run.
 pub(super) struct Queue {
@@ -21,6 +21,10 @@ pub(super) struct Queue {
 struct State {
     waiting: VecDeque<Waiting>,
     running: usize,
+    /// How many jobs of each owner run; no entry for an owner without any.
+    running_of: HashMap<Owner, usize>,
+    /// Whose job started last.
+    last: Option<Owner>,
     open: bool,
 }
 
@@ -40,9 +44,29 @@ impl Cancelled {
     }
 }
 
+impl State {
+    /// The job that has waited longest of those whose owners have fewest running, and of these of one whose turn it was not just now.
+    fn start_next(&mut self) -> Option<Waiting> {
+        let running = |waiting: &Waiting| self.running_of.get(&waiting.job.owner).copied().unwrap_or(0);
+        let key = |waiting: &Waiting| (running(waiting), self.last == Some(waiting.job.owner));
+        let (index, _) = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| key(waiting))?;
+        let next = self.waiting.remove(index)?;
+        self.running += 1;
+        self.last = Some(next.job.owner);
+        *self.running_of.entry(next.job.owner).or_default() += 1;
+        Some(next)
+    }
+}
+
 impl Queue {
     pub(super) fn new(max_sequences: usize, max_queued: usize) -> Self {
-        let state = State { waiting: VecDeque::new(), running: 0, open: true };
+        let state = State {
+            waiting: VecDeque::new(),
+            running: 0,
+            running_of: HashMap::new(),
+            last: None,
+            open: true,
+        };
         Self { state: Mutex::new(state), changed: Condvar::new(), max_sequences, max_queued }
     }
 
@@ -79,14 +103,19 @@ impl Queue {
             return None;
         }
         let free = self.max_sequences - state.running;
-        let count = free.min(state.waiting.len());
-        state.running += count;
-        Some(state.waiting.drain(..count).collect())
+        Some((0..free).map_while(|_| state.start_next()).collect())
     }
 
-    /// For the worker: a job no longer runs.
-    pub(super) fn finished(&self) {
-        self.lock().running -= 1;
+    /// For the worker: a job of `owner` no longer runs.
+    pub(super) fn finished(&self, owner: Owner) {
+        let mut state = self.lock();
+        state.running -= 1;
+        if let Some(running) = state.running_of.get_mut(&owner) {
+            *running -= 1;
+            if *running == 0 {
+                state.running_of.remove(&owner);
+            }
+        }
     }
 
     /// Refuses further jobs and drops those that wait.

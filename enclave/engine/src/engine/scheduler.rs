@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    EngineConfig, Event, FinishReason, Sink, Usage,
+    EngineConfig, Event, FinishReason, Owner, Sink, Usage,
     answer::{Answer, Piece},
     queue::{Cancelled, Queue, Waiting},
 };
@@ -38,6 +38,7 @@ pub(super) struct Scheduler<'a> {
 
 /// One running job.
 struct Sequence {
+    owner: Owner,
     prompt: Prompt,
     /// Prompt tokens computed.
     read: usize,
@@ -91,6 +92,7 @@ impl<'a> Scheduler<'a> {
         let room = self.model.shape().context - job.prompt.len();
         let limit = job.max_tokens.unwrap_or(u32::MAX).min(u32::try_from(room).unwrap_or(u32::MAX));
         let sequence = Sequence {
+            owner: job.owner,
             read: 0,
             last: 0,
             generated: 0,
@@ -117,7 +119,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// One row for every answer, then prompt rows in equal shares, starting with another sequence each time.
+    /// One row for every answer, then prompt rows in equal shares for their owners, starting with another sequence each time.
     fn choose_rows(&mut self) {
         self.rows.clear();
         let sequences = || self.sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?)));
@@ -125,17 +127,18 @@ impl<'a> Scheduler<'a> {
             let position = sequence.prompt.len() + sequence.generated as usize - 1;
             self.rows.push(Row { sequence: index, position, token: sequence.last, scored: true });
         }
-        let mut budget = if self.rows.is_empty() { PROMPT_ROWS } else { PROMPT_ROWS_BESIDE_ANSWERS };
+        let budget = if self.rows.is_empty() { PROMPT_ROWS } else { PROMPT_ROWS_BESIDE_ANSWERS };
         let reading: Vec<usize> =
             sequences().filter(|(_, s)| !s.is_answering()).map(|(index, _)| index).collect();
         let first = reading.iter().position(|index| *index >= self.turn).unwrap_or(0);
         let (before, from) = reading.split_at(first);
-        let order = from.iter().chain(before);
-        let mut left = reading.len();
-        for index in order {
+        let order: Vec<usize> = from.iter().chain(before).copied().collect();
+        let wanted = order.iter().filter_map(|index| self.sequences.get(*index)?.as_ref());
+        let wanted: Vec<(Owner, usize)> =
+            wanted.map(|sequence| (sequence.owner, sequence.prompt.len() - sequence.read)).collect();
+        for (index, count) in order.iter().zip(shares(budget, &wanted)) {
             let Some(sequence) = self.sequences.get_mut(*index).and_then(Option::as_mut) else { continue };
             let tokens = sequence.prompt.tokens();
-            let count = budget.div_ceil(left).min(budget).min(tokens.len() - sequence.read);
             let chosen = tokens.iter().enumerate().skip(sequence.read).take(count);
             self.rows.extend(chosen.map(|(position, token)| Row {
                 sequence: *index,
@@ -144,8 +147,6 @@ impl<'a> Scheduler<'a> {
                 scored: position + 1 == tokens.len(),
             }));
             sequence.read += count;
-            budget -= count;
-            left -= 1;
         }
         self.turn = from.first().map_or(0, |index| index + 1);
     }
@@ -190,9 +191,28 @@ impl<'a> Scheduler<'a> {
             self.scores.as_mut_slice().zeroize();
             self.rows.as_mut_slice().zeroize();
         }
-        self.queue.finished();
+        self.queue.finished(sequence.owner);
         Some(sequence)
     }
+}
+
+/// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest so far,
+/// and there to the sequence that has fewest; of equals, to the first.
+fn shares(budget: usize, wanted: &[(Owner, usize)]) -> Vec<usize> {
+    let mut shares = vec![0; wanted.len()];
+    for _ in 0..budget {
+        let of_owner = |owner: Owner| -> usize {
+            wanted.iter().zip(&shares).filter(|((other, _), _)| *other == owner).map(|(_, share)| share).sum()
+        };
+        let hungry =
+            wanted.iter().zip(&shares).enumerate().filter(|(_, ((_, wanted), share))| *share < wanted);
+        let next = hungry.min_by_key(|(_, ((owner, _), share))| (of_owner(*owner), **share));
+        let Some((index, _)) = next else { break };
+        if let Some(share) = shares.get_mut(index) {
+            *share += 1;
+        }
+    }
+    shares
 }
 
 impl Sequence {
@@ -224,5 +244,23 @@ impl Sequence {
             (None, true) => Outcome::Ends(FinishReason::Length),
             (None, false) => Outcome::Continues,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompt_rows_are_shared_between_owners_and_then_between_their_sequences() {
+        let [a, b] = [1, 2].map(|byte| Owner([byte; 32]));
+        // Three long prompts of one owner get together what one of another gets.
+        assert_eq!(shares(12, &[(a, 99), (a, 99), (a, 99), (b, 99)]), [2, 2, 2, 6]);
+        // What one does not want is for the others.
+        assert_eq!(shares(12, &[(a, 99), (b, 2)]), [10, 2]);
+        assert_eq!(shares(12, &[(a, 1), (a, 99), (b, 99)]), [1, 5, 6]);
+        assert_eq!(shares(12, &[(a, 3), (b, 4)]), [3, 4]);
+        assert_eq!(shares(3, &[(a, 9), (b, 9)]), [2, 1]);
+        assert_eq!(shares(12, &[]), [0; 0]);
     }
 }
