@@ -18,6 +18,7 @@ pub mod channel;
 pub mod commitment;
 pub mod config;
 pub mod console;
+pub mod memory;
 pub mod model_port;
 pub mod nitro;
 mod public_attestation;

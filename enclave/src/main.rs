@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use cleanroom_enclave::memory::{ERASING_ALLOCATOR, ErasingAllocator};
 use cleanroom_enclave::model_port::{self, ModelTooLarge};
 use cleanroom_enclave::nitro::{NitroSecureModule, NoSecurityModule};
 use cleanroom_enclave::release::Clock;
@@ -18,6 +19,9 @@ const CONTROL_PORT: u32 = 5001;
 const MODEL_PORT: u32 = 5002;
 /// The measured configuration.
 const CONFIG: &str = "/app/enclave.toml";
+
+#[global_allocator]
+static ALLOCATOR: ErasingAllocator = ERASING_ALLOCATOR;
 
 fn main() -> ExitCode {
     match start() {

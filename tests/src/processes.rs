@@ -89,6 +89,21 @@ impl Running {
         self.child.id()
     }
 
+    /// The process that this one started, and the only one.
+    #[must_use]
+    pub fn only_child(&self) -> u32 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+        let children = tasks.flat_map(|task| {
+            let children = task.and_then(|task| std::fs::read_to_string(task.path().join("children")));
+            children.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        });
+        let children: Vec<String> = children.collect();
+        match children.as_slice() {
+            [child] => child.parse().expect("a process has an id"),
+            _ => panic!("expected one child, found {children:?}"),
+        }
+    }
+
     /// Asks the program to stop in order, and waits until it has.
     pub fn stop(&mut self) -> std::process::ExitStatus {
         let id = i32::try_from(self.id())

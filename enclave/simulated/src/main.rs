@@ -8,6 +8,7 @@ mod security_module;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use cleanroom_enclave::memory::{ERASING_ALLOCATOR, ErasingAllocator};
 use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::{Halt, Platform, console, run};
 use tokio::net::UnixListener;
@@ -26,6 +27,9 @@ const ENV_MODEL: &str = "CLEANROOM_MODEL";
 
 /// Refused what it was given, and would refuse it again (`EX_CONFIG` of `sysexits.h`).
 const EXIT_REFUSED: u8 = 78;
+
+#[global_allocator]
+static ALLOCATOR: ErasingAllocator = ERASING_ALLOCATOR;
 
 fn main() -> ExitCode {
     match start() {
