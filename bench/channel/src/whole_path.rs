@@ -23,7 +23,7 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_enclave::api::Service;
 use cleanroom_enclave::config::Config;
 use cleanroom_enclave::serve::Server;
-use cleanroom_engine::{Engine, EngineConfig, Event, Facts, Job, Model, Sampling, Sink};
+use cleanroom_engine::{Engine, EngineConfig, Event, Facts, Job, Model, Owner, Sampling, Sink};
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress};
 use cleanroom_host::relay::{self, Counters, Limits, Times};
 use cleanroom_partner::address::Address;
@@ -138,9 +138,11 @@ impl Direct {
         let (events, received) = mpsc::channel();
         let begun = Instant::now();
         let _handle = self.engine.submit(Job {
+            owner: Owner::default(),
             prompt: self.engine.model().prompt_from_text(prompt)?,
             max_tokens: Some(ANSWER),
             sampling: Sampling::new(0.0, 1.0, 0)?,
+            bias: Default::default(),
             stop: Vec::new(),
             sink: Box::new(Events(events)),
         })?;
