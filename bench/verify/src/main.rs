@@ -20,7 +20,7 @@ use nsm_nitro_enclave_utils::api::nsm::AttestationDoc;
 use nsm_nitro_enclave_utils::time::Time;
 use nsm_nitro_enclave_utils::verify::AttestationDocVerifierExt as _;
 
-const ROUNDS: usize = 25;
+const ROUNDS: usize = 101;
 /// How long each contender runs in each round, about.
 const SLICE: Duration = Duration::from_millis(60);
 
