@@ -5,12 +5,11 @@ Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for eac
 
 import asyncio
 import os
-import sys
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
+import suite
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI, RateLimitError
 
 OPTIONS = {
@@ -328,22 +327,4 @@ CASES = [
     too_many_at_once_are_told_when_to_come_back,
 ]
 
-
-def main():
-    failed = 0
-    for case in CASES:
-        name = case.__name__.replace("_", " ")
-        start = time.monotonic()
-        try:
-            case()
-        except Exception:
-            failed += 1
-            print(f"FAILED  {name}", traceback.format_exc(), sep="\n", flush=True)
-        else:
-            print(f"ok      {name} ({time.monotonic() - start:.1f} s)", flush=True)
-    print(f"openai {openai.__version__}: {len(CASES) - failed} of {len(CASES)} cases passed")
-    sys.exit(1 if failed else 0)
-
-
-if __name__ == "__main__":
-    main()
+suite.run(openai, CASES)

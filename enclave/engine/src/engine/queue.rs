@@ -20,9 +20,8 @@ pub(super) struct Queue {
 
 struct State {
     waiting: VecDeque<Waiting>,
-    running: usize,
     /// How many jobs of each owner run; no entry for an owner without any.
-    running_of: HashMap<Owner, usize>,
+    running: HashMap<Owner, usize>,
     /// Whose job started last.
     last: Option<Owner>,
     open: bool,
@@ -45,28 +44,26 @@ impl Cancelled {
 }
 
 impl State {
+    /// Jobs that run, of all owners.
+    fn running(&self) -> usize {
+        self.running.values().sum()
+    }
+
     /// The job that has waited longest of those whose owners have fewest running, and of these of one whose turn it was not just now.
     fn start_next(&mut self) -> Option<Waiting> {
-        let running = |waiting: &Waiting| self.running_of.get(&waiting.job.owner).copied().unwrap_or(0);
+        let running = |waiting: &Waiting| self.running.get(&waiting.job.owner).copied().unwrap_or(0);
         let key = |waiting: &Waiting| (running(waiting), self.last == Some(waiting.job.owner));
         let (index, _) = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| key(waiting))?;
         let next = self.waiting.remove(index)?;
-        self.running += 1;
         self.last = Some(next.job.owner);
-        *self.running_of.entry(next.job.owner).or_default() += 1;
+        *self.running.entry(next.job.owner).or_default() += 1;
         Some(next)
     }
 }
 
 impl Queue {
     pub(super) fn new(max_sequences: usize, max_queued: usize) -> Self {
-        let state = State {
-            waiting: VecDeque::new(),
-            running: 0,
-            running_of: HashMap::new(),
-            last: None,
-            open: true,
-        };
+        let state = State { waiting: VecDeque::new(), running: HashMap::new(), last: None, open: true };
         Self { state: Mutex::new(state), changed: Condvar::new(), max_sequences, max_queued }
     }
 
@@ -75,7 +72,7 @@ impl Queue {
         if !state.open {
             return Err(SubmitError::Stopped);
         }
-        if state.waiting.len() + state.running >= self.max_sequences.saturating_add(self.max_queued) {
+        if state.waiting.len() + state.running() >= self.max_sequences.saturating_add(self.max_queued) {
             return Err(SubmitError::Busy);
         }
         let cancelled = Cancelled::default();
@@ -97,23 +94,22 @@ impl Queue {
 
     /// For the worker: the next jobs to run. Waits while there is nothing to do and nothing runs; `None` when closed.
     pub(super) fn next(&self) -> Option<Vec<Waiting>> {
-        let idle = |state: &mut State| state.open && state.waiting.is_empty() && state.running == 0;
+        let idle = |state: &mut State| state.open && state.waiting.is_empty() && state.running.is_empty();
         let mut state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         if !state.open {
             return None;
         }
-        let free = self.max_sequences - state.running;
+        let free = self.max_sequences - state.running();
         Some((0..free).map_while(|_| state.start_next()).collect())
     }
 
     /// For the worker: a job of `owner` no longer runs.
     pub(super) fn finished(&self, owner: Owner) {
         let mut state = self.lock();
-        state.running -= 1;
-        if let Some(running) = state.running_of.get_mut(&owner) {
+        if let Some(running) = state.running.get_mut(&owner) {
             *running -= 1;
             if *running == 0 {
-                state.running_of.remove(&owner);
+                state.running.remove(&owner);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Which tokens are computed next, and what becomes of the results.
 
-use std::ops::ControlFlow;
+use std::{collections::HashMap, ops::ControlFlow};
 
 use zeroize::{Zeroize, Zeroizing};
 
@@ -200,17 +200,13 @@ impl<'a> Scheduler<'a> {
 /// and there to the sequence that has fewest; of equals, to the first.
 fn shares(budget: usize, wanted: &[(Owner, usize)]) -> Vec<usize> {
     let mut shares = vec![0; wanted.len()];
+    let mut of_owner: HashMap<Owner, usize> = HashMap::new();
     for _ in 0..budget {
-        let of_owner = |owner: Owner| -> usize {
-            wanted.iter().zip(&shares).filter(|((other, _), _)| *other == owner).map(|(_, share)| share).sum()
-        };
-        let hungry =
-            wanted.iter().zip(&shares).enumerate().filter(|(_, ((_, wanted), share))| *share < wanted);
-        let next = hungry.min_by_key(|(_, ((owner, _), share))| (of_owner(*owner), **share));
-        let Some((index, _)) = next else { break };
-        if let Some(share) = shares.get_mut(index) {
-            *share += 1;
-        }
+        let hungry = wanted.iter().zip(&mut shares).filter(|((_, wanted), share)| **share < *wanted);
+        let next = hungry.min_by_key(|((owner, _), share)| (of_owner.get(owner).copied(), **share));
+        let Some(((owner, _), share)) = next else { break };
+        *share += 1;
+        *of_owner.entry(*owner).or_default() += 1;
     }
     shares
 }
