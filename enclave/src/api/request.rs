@@ -135,11 +135,12 @@ fn bias(object: &mut Object<'_>) -> Result<Bias, ApiError> {
     let Some(field) = object.take("logit_bias") else { return Ok(Bias::default()) };
     let mut bias = Bias::default();
     for (token, value) in field.object()?.into_members() {
-        let Ok(token) = token.parse() else {
-            return Err(field.invalid("token ids as names, such as {\"50\": -100}"));
-        };
+        // One spelling for each token, so that none comes twice; and no refusal says which tokens were named.
+        let invalid = || field.invalid("token ids and numbers from -100 to 100, such as {\"50\": -100}");
+        let id = token.parse::<u32>().ok().filter(|id| id.to_string() == token).ok_or_else(invalid)?;
+        let value = value.number(-100.0..=100.0).map_err(|_| invalid())?;
         #[expect(clippy::cast_possible_truncation, reason = "rounding it is harmless")]
-        bias.push((token, value.number(-100.0..=100.0)? as f32));
+        bias.push((id, value as f32));
     }
     Ok(bias)
 }

@@ -95,8 +95,10 @@ fn what_tokens_are_chosen_from_arrives() {
         (r#""logit_bias":[]"#, "logit_bias"),
         (r#""logit_bias":{"Dornröschen-4711":1}"#, "logit_bias"),
         (r#""logit_bias":{"4294967296":1}"#, "logit_bias"),
-        (r#""logit_bias":{"7":101}"#, "logit_bias.7"),
-        (r#""logit_bias":{"7":null}"#, "logit_bias.7"),
+        (r#""logit_bias":{"07":1}"#, "logit_bias"),
+        (r#""logit_bias":{"+7":1}"#, "logit_bias"),
+        (r#""logit_bias":{"7":101}"#, "logit_bias"),
+        (r#""logit_bias":{"7":null}"#, "logit_bias"),
     ] {
         refused(chat, &chat_with(&format!(",{member}")), "invalid_value", Some(name));
         refused(completion, &completion_with(&format!(",{member}")), "invalid_value", Some(name));
