@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::{IntoResponse as _, Response};
-use cleanroom_vsock::{Paced, Pacing};
+use cleanroom_vsock::Gathered;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -57,10 +57,10 @@ impl Listener for UnixListener {
 }
 
 impl Listener for VsockListener {
-    type Stream = Paced<tokio_vsock::VsockStream>;
+    type Stream = Gathered<tokio_vsock::VsockStream>;
 
     async fn accept(&mut self) -> io::Result<Self::Stream> {
-        VsockListener::accept(self).await.map(|(stream, _)| Paced::new(stream, Pacing::VSOCK))
+        VsockListener::accept(self).await.map(|(stream, _)| Gathered::new(stream))
     }
 }
 
@@ -79,7 +79,7 @@ impl LateVsockListener {
 }
 
 impl Listener for LateVsockListener {
-    type Stream = Paced<tokio_vsock::VsockStream>;
+    type Stream = Gathered<tokio_vsock::VsockStream>;
 
     async fn accept(&mut self) -> io::Result<Self::Stream> {
         let listener = match &mut self.listener {

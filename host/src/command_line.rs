@@ -14,7 +14,6 @@ use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::relay::{Limits, Times};
-use cleanroom_vsock::Pacing;
 
 use crate::image_command::ImageCommand;
 
@@ -291,20 +290,12 @@ pub(crate) struct LimitArguments {
 }
 
 impl LimitArguments {
-    pub(crate) fn for_relay(&self, to: &EnclaveAddress) -> Limits {
-        let window = match to {
-            EnclaveAddress::Vsock { .. } | EnclaveAddress::Hybrid { .. } => Pacing::VSOCK.window,
-            EnclaveAddress::Unix(_) => Duration::ZERO,
-        };
-        self.with_window(window)
-    }
-
-    fn with_window(&self, window: Duration) -> Limits {
+    pub(crate) const fn to_limits(&self) -> Limits {
         Limits {
             connections: self.max_connections,
             connect: self.connect_timeout,
             drain: self.drain_timeout,
-            times: Times { idle: self.idle_timeout, lifetime: self.max_lifetime, window },
+            times: Times { idle: self.idle_timeout, lifetime: self.max_lifetime },
         }
     }
 }
@@ -452,18 +443,5 @@ mod tests {
         assert!(refused("--tier nitro"));
         assert!(!refused("--tier nitro --image i --cid 17"));
         assert!(refused("--tier nitro --image i --cid 3"), "that is the parent's");
-    }
-
-    #[test]
-    fn small_writes_are_held_apart_over_vsock_only() {
-        let window = |to: &str| {
-            let line = ["x", "relay", "--listen", "127.0.0.1:0", "--to", to];
-            let Ok(Arguments { command: Command::Relay(relay), .. }) = Arguments::try_parse_from(line) else {
-                panic!()
-            };
-            relay.limits.for_relay(&relay.to).times.window
-        };
-        assert_eq!(window("vsock:16:8443"), Pacing::VSOCK.window);
-        assert_eq!(window("unix:/x"), Duration::ZERO);
     }
 }

@@ -50,7 +50,7 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode,
 }
 
 async fn relay(arguments: RelayArguments, json: bool) -> Result<(), Failure> {
-    let limits = arguments.limits.for_relay(&arguments.to);
+    let limits = arguments.limits.to_limits();
     let stop = stop_on_signal()?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
@@ -62,8 +62,8 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
     let stop = stop_on_signal()?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
-    let settings = |access: &Access| run::Settings {
-        limits: arguments.limits.for_relay(&access.partner),
+    let settings = run::Settings {
+        limits: arguments.limits.to_limits(),
         restart: arguments.restart_policy(),
         patience: arguments.patience(),
     };
@@ -78,19 +78,19 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
         Enclave::Simulated(enclave) => {
             let launcher = Simulated::prepare(&enclave)?;
             let access = access(launcher.partner_port(), launcher.control_port());
-            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
         }
         Enclave::Nitro(enclave) => {
             let launcher = Nitro::prepare(&enclave)?;
             let access = access(launcher.partner_port(), launcher.control_port());
-            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
         }
         Enclave::Qemu(enclave) => {
             let launcher = Qemu::prepare(&enclave)?;
             let access = access(launcher.partner_port(), launcher.control_port());
-            let (settings, ready) = (settings(&access), ready(launcher.description().clone()));
+            let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
         }
     }

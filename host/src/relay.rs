@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 pub use connection::{Carried, Ended, Times, carry};
 pub use counters::{Counters, Snapshot};
-pub use pipe::{CHUNK, pass};
+pub use pipe::pass;
 
 /// A stream of bytes in both directions.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}

@@ -21,11 +21,7 @@ const LIMITS: Limits = Limits {
     connections: NonZeroUsize::new(600).unwrap(),
     connect: Duration::from_secs(10),
     drain: Duration::from_secs(10),
-    times: Times {
-        idle: Duration::from_secs(60),
-        lifetime: Duration::from_secs(60),
-        window: Duration::from_millis(1),
-    },
+    times: Times { idle: Duration::from_secs(60), lifetime: Duration::from_secs(60) },
 };
 
 struct Relay {

@@ -1,19 +1,17 @@
 //! How both ends use vsock: room for a burst of connections, and writes in pieces that its implementations carry.
 //!
 //! A stream over `AF_VSOCK` is reliable on paper. In practice large writes have stalled for ever (64 KiB on Linux 6.12 with
-//! virtio-vsock) or arrived corrupted, and many tiny ones have been dropped. [`Pacing`] says how large a write may be and how far apart
-//! small ones are; the host's relay and the enclave's [`Paced`] streams follow the same one. What it costs and what it saves is
-//! measured in `docs/performance.md`.
+//! virtio-vsock) or arrived corrupted, and every write is a packet of its own, however small. So no write is larger than
+//! [`WRITE_CAP`], and the enclave's [`Gathered`] streams make few small ones. What that saves is measured in
+//! `docs/performance.md`.
 
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_vsock::{VsockAddr, VsockListener};
 
 /// Connections that may wait to be accepted. A vsock that has no more room answers with a reset, at once, so a burst of
@@ -32,86 +30,64 @@ pub fn listen(address: VsockAddr) -> io::Result<VsockListener> {
     Ok(listener)
 }
 
-/// How a stream is written to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pacing {
-    /// The most bytes of one write.
-    pub cap: usize,
-    /// How far apart two writes are, unless the second has [`cap`](Self::cap) bytes. A write after a pause does not wait.
-    pub window: Duration,
-}
+/// The most bytes of one write to vsock, in either direction.
+pub const WRITE_CAP: usize = 16 * 1024;
 
-impl Pacing {
-    /// What vsock gets, in both directions.
-    pub const VSOCK: Self = Self { cap: 16 * 1024, window: Duration::from_millis(1) };
-}
-
-/// A stream whose writes are paced. What was written is certain to be sent once it was flushed, or while the stream is being read.
+/// A stream whose writes are gathered into pieces of a cap, and are no larger than that. A piece is written when it is full; what
+/// is held of the next one when the stream is flushed, read from or shut down.
 #[derive(Debug)]
-pub struct Paced<S> {
+pub struct Gathered<S> {
     stream: S,
-    pacing: Pacing,
-    /// Bytes that wait for their turn: at most a cap of them.
+    cap: usize,
+    /// Bytes that wait: at most a cap of them.
     held: Vec<u8>,
-    /// When the next write that is not full may be made.
-    next_write: Pin<Box<Sleep>>,
 }
 
-impl<S> Paced<S> {
-    /// Paces the writes to `stream`.
-    pub fn new(stream: S, pacing: Pacing) -> Self {
-        Self {
-            stream,
-            pacing,
-            held: Vec::with_capacity(pacing.cap),
-            next_write: Box::pin(sleep_until(Instant::now())),
-        }
+impl<S> Gathered<S> {
+    /// Gathers the writes to `stream` into pieces of [`WRITE_CAP`].
+    pub fn new(stream: S) -> Self {
+        Self::with_cap(stream, WRITE_CAP)
+    }
+
+    /// As [`Self::new`] with another cap, which must not be 0. For measuring what the cap does.
+    pub fn with_cap(stream: S, cap: usize) -> Self {
+        Self { stream, cap, held: Vec::with_capacity(cap) }
     }
 }
 
-impl<S: AsyncWrite + Unpin> Paced<S> {
-    /// Sends all that is held, each write at its time.
+impl<S: AsyncWrite + Unpin> Gathered<S> {
+    /// Writes all that is held.
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
-            if self.held.len() < self.pacing.cap {
-                ready!(self.next_write.as_mut().poll(context));
+            let count = ready!(Pin::new(&mut self.stream).poll_write(context, &self.held))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            ready!(self.poll_write_held(context))?;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// One write of what is held, whether it is time or not.
-    fn poll_write_held(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let count = ready!(Pin::new(&mut self.stream).poll_write(context, &self.held))?;
-        if count == 0 {
-            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-        }
-        self.held.drain(..count.min(self.held.len()));
-        if self.held.is_empty() {
-            self.next_write.as_mut().reset(Instant::now() + self.pacing.window);
+            self.held.drain(..count.min(self.held.len()));
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.held.len() >= self.pacing.cap {
+        if self.held.len() >= self.cap {
             ready!(self.poll_send(context))?;
         }
-        let room = self.pacing.cap.saturating_sub(self.held.len());
+        let room = self.cap.saturating_sub(self.held.len());
         let taken = bytes.get(..room).unwrap_or(bytes);
         self.held.extend_from_slice(taken);
-        // Whatever stands in the way of sending now is met again by the next call.
-        match self.poll_send(context) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken.len())),
+        if self.held.len() >= self.cap
+            && let Poll::Ready(Err(error)) = self.poll_send(context)
+        {
+            return Poll::Ready(Err(error));
         }
+        // What could not be written now is met again by the next call.
+        Poll::Ready(Ok(taken.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -120,14 +96,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.held.is_empty() {
-            ready!(self.poll_write_held(context))?;
-        }
+        ready!(self.poll_send(context))?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Paced<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -144,25 +118,23 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-    use tokio::time::sleep;
 
     use super::*;
 
-    const PACING: Pacing = Pacing { cap: 100, window: Duration::from_millis(10) };
+    const CAP: usize = 100;
 
-    /// Remembers when it was written how much; takes at most `limit` bytes at once.
+    /// Remembers the length of every write; takes at most `limit` bytes of each.
     struct Recorder {
-        begun: Instant,
         limit: usize,
-        writes: Arc<Mutex<Vec<(u128, usize)>>>,
-        bytes: Arc<Mutex<Vec<u8>>>,
+        written: Arc<Mutex<(Vec<usize>, Vec<u8>)>>,
     }
 
     impl AsyncWrite for Recorder {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
             let count = bytes.len().min(self.limit);
-            self.writes.lock().unwrap().push((self.begun.elapsed().as_millis(), bytes.len()));
-            self.bytes.lock().unwrap().extend_from_slice(&bytes[..count]);
+            let mut written = self.written.lock().unwrap();
+            written.0.push(bytes.len());
+            written.1.extend_from_slice(&bytes[..count]);
             Poll::Ready(Ok(count))
         }
 
@@ -175,63 +147,69 @@ mod tests {
         }
     }
 
-    type Writes = Arc<Mutex<Vec<(u128, usize)>>>;
+    type Written = Arc<Mutex<(Vec<usize>, Vec<u8>)>>;
 
-    fn recorder(limit: usize) -> (Paced<Recorder>, Writes, Arc<Mutex<Vec<u8>>>) {
-        let (writes, bytes) = (Writes::default(), Arc::default());
-        let recorder =
-            Recorder { begun: Instant::now(), limit, writes: Arc::clone(&writes), bytes: Arc::clone(&bytes) };
-        (Paced::new(recorder, PACING), writes, bytes)
+    fn recorder(limit: usize) -> (Gathered<Recorder>, Written) {
+        let written = Written::default();
+        (Gathered::with_cap(Recorder { limit, written: Arc::clone(&written) }, CAP), written)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn small_writes_in_quick_succession_are_joined() {
-        let (mut paced, writes, _) = recorder(usize::MAX);
+    #[tokio::test]
+    async fn small_writes_are_gathered_until_they_are_flushed() {
+        let (mut stream, written) = recorder(usize::MAX);
         for length in [10, 20, 30] {
-            paced.write_all(&vec![0; length]).await.unwrap();
+            stream.write_all(&vec![0; length]).await.unwrap();
         }
-        paced.flush().await.unwrap();
-        sleep(Duration::from_millis(40)).await;
-        paced.write_all(&[0; 40]).await.unwrap();
-        // The first goes at once, the next two a window later together, the last after its pause at once and without a flush.
-        assert_eq!(*writes.lock().unwrap(), [(0, 10), (10, 50), (50, 40)]);
+        assert_eq!(written.lock().unwrap().0, []);
+        stream.flush().await.unwrap();
+        stream.write_all(&[0; 40]).await.unwrap();
+        stream.flush().await.unwrap();
+        stream.flush().await.unwrap();
+        assert_eq!(written.lock().unwrap().0, [60, 40]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn large_writes_are_cut_and_do_not_wait() {
-        let (mut paced, writes, bytes) = recorder(usize::MAX);
+    #[tokio::test]
+    async fn a_full_piece_leaves_at_once_and_none_is_larger() {
+        let (mut stream, written) = recorder(usize::MAX);
         let sent: Vec<u8> = (0..250).collect();
-        paced.write_all(&sent).await.unwrap();
-        paced.flush().await.unwrap();
-        assert_eq!(*writes.lock().unwrap(), [(0, 100), (0, 100), (10, 50)]);
-        assert_eq!(*bytes.lock().unwrap(), sent);
+        stream.write_all(&sent).await.unwrap();
+        assert_eq!(written.lock().unwrap().0, [100, 100]);
+        stream.shutdown().await.unwrap();
+        assert_eq!(*written.lock().unwrap(), (vec![100, 100, 50], sent));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_stream_that_takes_little_gets_every_byte_once_and_in_order() {
-        let (mut paced, writes, bytes) = recorder(7);
+        let (mut stream, written) = recorder(7);
         let sent: Vec<u8> = (0..=255).collect();
-        paced.write_all(&sent).await.unwrap();
-        paced.shutdown().await.unwrap();
-        assert_eq!(*bytes.lock().unwrap(), sent);
-        assert!(writes.lock().unwrap().iter().all(|(_, length)| *length <= PACING.cap));
+        stream.write_all(&sent).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let written = written.lock().unwrap();
+        assert_eq!(written.1, sent);
+        assert!(written.0.iter().all(|length| *length <= CAP));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn a_stream_that_takes_nothing_is_an_error() {
+        let (mut stream, _) = recorder(0);
+        stream.write_all(b"a").await.unwrap();
+        assert_eq!(stream.flush().await.unwrap_err().kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[tokio::test]
     async fn what_is_held_leaves_while_an_answer_is_waited_for() {
         let (ours, mut theirs) = duplex(1024);
-        let mut paced = Paced::new(ours, PACING);
+        let mut stream = Gathered::with_cap(ours, CAP);
         let peer = async {
             let mut question = [0; 2];
             theirs.read_exact(&mut question).await.unwrap();
             theirs.write_all(b"answer").await.unwrap();
         };
         let us = async {
-            paced.write_all(b"a").await.unwrap();
-            // Within the window, and nobody flushes.
-            paced.write_all(b"b").await.unwrap();
+            // Nobody flushes.
+            stream.write_all(b"ab").await.unwrap();
             let mut answer = [0; 6];
-            paced.read_exact(&mut answer).await.unwrap();
+            stream.read_exact(&mut answer).await.unwrap();
             answer
         };
         assert_eq!(tokio::join!(us, peer).0, *b"answer");

@@ -3,11 +3,12 @@
 use std::io;
 use std::path::Path;
 
+use cleanroom_vsock::WRITE_CAP;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::endpoint::EnclaveAddress;
-use crate::relay::{CHUNK, Dial as _};
+use crate::relay::Dial as _;
 
 /// The enclave's port for its model.
 pub(super) const MODEL_PORT: u32 = 5002;
@@ -19,10 +20,10 @@ pub(super) async fn send_model(enclave: &EnclaveAddress, model: &Path) -> io::Re
     let length = file.metadata().await?.len();
     let mut stream = enclave.dial().await?;
     stream.write_all(&length.to_be_bytes()).await?;
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; WRITE_CAP];
     let mut left = length;
     while left > 0 {
-        let wanted = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+        let wanted = usize::try_from(left).unwrap_or(WRITE_CAP).min(WRITE_CAP);
         let Some(room) = buffer.get_mut(..wanted) else { break };
         let count = file.read(room).await?;
         if count == 0 {

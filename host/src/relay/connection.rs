@@ -16,8 +16,6 @@ pub struct Times {
     pub idle: Duration,
     /// How long a connection may live.
     pub lifetime: Duration,
-    /// How far apart small writes to the enclave and from it are held; see [`pass`].
-    pub window: Duration,
 }
 
 /// Why a connection ended.
@@ -84,8 +82,8 @@ pub async fn carry(
     let (enclave_reader, enclave_writer) = split(enclave);
     let both = async {
         tokio::try_join!(
-            pass(partner_reader, enclave_writer, times.window, |count| moved(&carried.to_enclave, count)),
-            pass(enclave_reader, partner_writer, times.window, |count| moved(&carried.to_partner, count)),
+            pass(partner_reader, enclave_writer, |count| moved(&carried.to_enclave, count)),
+            pass(enclave_reader, partner_writer, |count| moved(&carried.to_partner, count)),
         )
     };
     let idle = async {
@@ -120,11 +118,7 @@ mod tests {
 
     use super::*;
 
-    const TIMES: Times = Times {
-        idle: Duration::from_secs(60),
-        lifetime: Duration::from_secs(3600),
-        window: Duration::from_millis(1),
-    };
+    const TIMES: Times = Times { idle: Duration::from_secs(60), lifetime: Duration::from_secs(3600) };
 
     /// Runs `story` on the two outer ends of a carried connection, and gives how that ended.
     async fn carried<F: Future<Output = ()>>(

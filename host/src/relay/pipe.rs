@@ -1,60 +1,31 @@
 //! One direction of a connection.
 
 use std::io;
-use std::time::Duration;
 
-use cleanroom_vsock::Pacing;
+use cleanroom_vsock::WRITE_CAP;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::{Instant, timeout_at};
-
-/// The most that is read or written at once, in bytes.
-///
-/// Larger writes have stalled for ever on virtio-vsock, and have been corrupted elsewhere. It is also all that one direction of
-/// a connection holds in memory: nothing is read while a write waits, so a slow reader slows its writer down.
-pub const CHUNK: usize = Pacing::VSOCK.cap;
 
 /// Copies from `reader` to `writer` until the reader's end, then closes the writer's half and returns.
 ///
-/// Two writes are at least `window` apart, unless the second is a whole [`CHUNK`]; what arrives in between is written together. A
-/// write after a pause is not delayed. `passed` hears how many bytes were written, each time.
+/// One read is one write, of at most [`WRITE_CAP`]. That is also all that a direction of a connection holds in memory: nothing is read
+/// while a write waits, so a slow reader slows its writer down. `passed` hears how many bytes were written, each time.
 ///
 /// # Errors
-/// The first error of either side. What was read before an error of the reader is still written.
+/// The first error of either side.
 pub async fn pass(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
-    window: Duration,
     passed: impl Fn(usize),
 ) -> io::Result<()> {
-    let mut buffer = vec![0; CHUNK];
-    let mut next_write = Instant::now();
+    let mut buffer = vec![0; WRITE_CAP];
     loop {
-        let mut filled = reader.read(&mut buffer).await?;
-        if filled == 0 {
+        let count = reader.read(&mut buffer).await?;
+        if count == 0 {
             return close(&mut writer).await;
         }
-        let mut failure = None;
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            if Instant::now() >= next_write {
-                break;
-            }
-            match timeout_at(next_write, reader.read(rest)).await {
-                // The window is over, or the reader has ended; an end is seen again by the next read.
-                Err(_) | Ok(Ok(0)) => break,
-                Ok(Ok(count)) => filled += count,
-                Ok(Err(error)) => {
-                    failure = Some(error);
-                    break;
-                }
-            }
-        }
-        writer.write_all(buffer.get(..filled).unwrap_or_default()).await?;
+        writer.write_all(buffer.get(..count).unwrap_or_default()).await?;
         writer.flush().await?;
-        passed(filled);
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        next_write = Instant::now() + window;
+        passed(count);
     }
 }
 
@@ -72,8 +43,9 @@ mod tests {
     use std::pin::Pin;
     use std::rc::Rc;
     use std::task::{Context, Poll};
+    use std::time::Duration;
 
-    use tokio::time::sleep;
+    use tokio::time::{Instant, sleep};
     use tokio_util::io::StreamReader;
 
     use super::*;
@@ -139,39 +111,26 @@ mod tests {
         })
     }
 
-    const WINDOW: Duration = Duration::from_millis(10);
-
     #[tokio::test(start_paused = true)]
-    async fn small_writes_in_quick_succession_are_joined() {
+    async fn nothing_waits() {
         let recorder = Recorder::new(usize::MAX);
-        let pieces = [(0, 10), (1, 20), (3, 30), (50, 40)];
-        pass(script(pieces, false), recorder.clone(), WINDOW, |_| ()).await.unwrap();
-        // The first goes at once, the next two a window later together, the last after its pause at once.
-        assert_eq!(*recorder.writes.borrow(), [(0, 10), (10, 50), (50, 40)]);
+        pass(script([(0, 10), (1, 20), (50, 30)], false), recorder.clone(), |_| ()).await.unwrap();
+        assert_eq!(*recorder.writes.borrow(), [(0, 10), (1, 20), (50, 30)]);
         assert!(*recorder.closed.borrow());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_window_nothing_waits() {
+    async fn no_write_is_larger_than_the_cap() {
         let recorder = Recorder::new(usize::MAX);
-        pass(script([(0, 10), (1, 20)], false), recorder.clone(), Duration::ZERO, |_| ()).await.unwrap();
-        assert_eq!(*recorder.writes.borrow(), [(0, 10), (1, 20)]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_write_is_larger_than_a_chunk_and_a_full_chunk_does_not_wait() {
-        let recorder = Recorder::new(usize::MAX);
-        pass(script([(0, 10), (0, 3 * CHUNK)], false), recorder.clone(), WINDOW, |_| ()).await.unwrap();
-        assert_eq!(*recorder.writes.borrow(), [(0, 10), (0, CHUNK), (0, CHUNK), (0, CHUNK)]);
+        pass(script([(0, 10), (0, 3 * WRITE_CAP)], false), recorder.clone(), |_| ()).await.unwrap();
+        assert_eq!(*recorder.writes.borrow(), [(0, 10), (0, WRITE_CAP), (0, WRITE_CAP), (0, WRITE_CAP)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_a_writer_does_not_take_is_offered_again() {
         let recorder = Recorder::new(6);
         let total = RefCell::new(0);
-        pass(script([(0, 10)], false), recorder.clone(), WINDOW, |count| *total.borrow_mut() += count)
-            .await
-            .unwrap();
+        pass(script([(0, 10)], false), recorder.clone(), |count| *total.borrow_mut() += count).await.unwrap();
         assert_eq!(*recorder.writes.borrow(), [(0, 10), (0, 4)]);
         assert_eq!(*total.borrow(), 10);
     }
@@ -179,7 +138,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_read_before_a_failure_is_written_and_the_half_is_not_closed() {
         let recorder = Recorder::new(usize::MAX);
-        let result = pass(script([(0, 10), (1, 20)], true), recorder.clone(), WINDOW, |_| ()).await;
+        let result = pass(script([(0, 10), (1, 20)], true), recorder.clone(), |_| ()).await;
         assert_eq!(result.unwrap_err().to_string(), "scripted");
         assert_eq!(*recorder.writes.borrow(), [(0, 10), (1, 20)]);
         assert!(!*recorder.closed.borrow(), "a failure must not look like an end");
@@ -187,9 +146,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_read_while_a_write_waits() {
-        let (mut source, reader) = tokio::io::duplex(CHUNK);
+        let (mut source, reader) = tokio::io::duplex(WRITE_CAP);
         let (writer, _never_read) = tokio::io::duplex(1000);
-        let mut relay = Box::pin(pass(reader, writer, Duration::ZERO, |_| ()));
+        let mut relay = Box::pin(pass(reader, writer, |_| ()));
         let mut offered = 0;
         let fill = async {
             loop {
@@ -202,6 +161,6 @@ mod tests {
             () = sleep(Duration::from_secs(3600)) => {}
         }
         // What the writer's pipe, the relay's buffer and the reader's pipe hold, and no more.
-        assert!(offered <= 1000 + 2 * CHUNK, "{offered}");
+        assert!(offered <= 1000 + 2 * WRITE_CAP, "{offered}");
     }
 }

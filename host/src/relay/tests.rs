@@ -13,11 +13,7 @@ const LIMITS: Limits = Limits {
     connections: NonZeroUsize::new(2).unwrap(),
     connect: Duration::from_secs(10),
     drain: Duration::from_secs(30),
-    times: Times {
-        idle: Duration::from_secs(60),
-        lifetime: Duration::from_secs(3600),
-        window: Duration::ZERO,
-    },
+    times: Times { idle: Duration::from_secs(60), lifetime: Duration::from_secs(3600) },
 };
 
 /// Partners: what is sent here is accepted by the relay.

@@ -1,7 +1,7 @@
 //! What the host asks the guest of a vsock test to do on one connection.
 
 /// Bytes of an encoded task.
-pub const LENGTH: usize = 34;
+pub const LENGTH: usize = 31;
 
 /// The direction of the bytes, as the guest sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +23,10 @@ pub struct Task {
     pub total: u64,
     /// Bytes of each write.
     pub write: u32,
-    /// The most bytes of a paced write; 0 to write without pacing.
+    /// What writes are gathered into: pieces of so many bytes, or 0 to write each as it is.
     pub cap: u32,
-    /// How far apart paced writes are, in microseconds.
-    pub window_us: u32,
+    /// Flush each write rather than all of them together.
+    pub flush: bool,
     /// How long the guest does not read at first, in milliseconds.
     pub pause_ms: u32,
     /// The sender closes its half at the end.
@@ -44,7 +44,7 @@ impl Task {
             &self.total.to_be_bytes(),
             &self.write.to_be_bytes(),
             &self.cap.to_be_bytes(),
-            &self.window_us.to_be_bytes(),
+            &[u8::from(self.flush)],
             &self.pause_ms.to_be_bytes(),
             &[u8::from(self.close_half)],
         ];
@@ -65,8 +65,8 @@ impl Task {
             total: wide(9)?,
             write: narrow(17)?,
             cap: narrow(21)?,
-            window_us: narrow(25)?,
-            pause_ms: narrow(29)?,
+            flush: bytes.get(25) == Some(&1),
+            pause_ms: narrow(26)?,
             close_half: bytes.last() == Some(&1),
         })
     }
@@ -84,7 +84,7 @@ mod tests {
             total: 1 << 40,
             write: 3,
             cap: 16_384,
-            window_us: 1000,
+            flush: true,
             pause_ms: 5,
             close_half: true,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cleanroom_boot_tests::pattern::Pattern;
 use cleanroom_boot_tests::task::{self, Kind, Task};
-use cleanroom_vsock::{Paced, Pacing};
+use cleanroom_vsock::Gathered;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockStream};
 
@@ -41,14 +41,10 @@ async fn serve(mut stream: VsockStream) -> std::io::Result<()> {
             let _ = stream.read_u8().await;
         }
         Kind::Send => {
-            let pacing =
-                Pacing { cap: task.cap as usize, window: Duration::from_micros(task.window_us.into()) };
             if task.cap == 0 {
                 send(&mut stream, &task).await?;
             } else {
-                let mut paced = Paced::new(&mut stream, pacing);
-                send(&mut paced, &task).await?;
-                paced.flush().await?;
+                send(&mut Gathered::with_cap(&mut stream, task.cap as usize), &task).await?;
             }
             if task.close_half {
                 stream.shutdown(std::net::Shutdown::Write)?;
@@ -84,8 +80,10 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), task: &Task) -> std::io::R
         let Some(bytes) = buffer.get_mut(..length) else { break };
         pattern.fill(bytes);
         stream.write_all(bytes).await?;
-        stream.flush().await?;
+        if task.flush {
+            stream.flush().await?;
+        }
         left -= length as u64;
     }
-    Ok(())
+    stream.flush().await
 }

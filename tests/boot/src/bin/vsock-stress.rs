@@ -13,7 +13,7 @@ use cleanroom_boot_tests::{Error, MachineArguments};
 use cleanroom_host::endpoint::EnclaveAddress;
 use cleanroom_host::launcher::qemu::Machine;
 use cleanroom_host::relay::Dial as _;
-use cleanroom_vsock::{Paced, Pacing};
+use cleanroom_vsock::{Gathered, WRITE_CAP};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
@@ -23,14 +23,15 @@ const STALLED: Duration = Duration::from_secs(30);
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// Stresses vsock in a virtual machine; exit status 0 when every paced transfer arrives whole.
+/// Stresses vsock in a virtual machine; exit status 0 when everything arrives whole that is written as the relay and the enclave write.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
     machine: MachineArguments,
-    /// Also measure writes without pacing, whose failures are reported and not counted.
+    /// Also measure each write as it is, without the cap, and neighbours of connections that write byte by byte. What fails
+    /// there is reported and not counted.
     #[arg(long)]
-    unpaced: bool,
+    compare: bool,
 }
 
 #[tokio::main]
@@ -45,13 +46,16 @@ async fn main() -> ExitCode {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "it is 16 KiB")]
+const CAP: u32 = WRITE_CAP as u32;
+
 const BASE: Task = Task {
     kind: Kind::Receive,
     seed: 1,
     total: 0,
     write: 16 * 1024,
-    cap: 16 * 1024,
-    window_us: 1000,
+    cap: CAP,
+    flush: true,
     pause_ms: 0,
     close_half: false,
 };
@@ -68,7 +72,7 @@ async fn run(arguments: &Arguments) -> Result<bool, Error> {
         said
     });
     let port = bench.port(PARTNER_PORT);
-    let good = trials(&port, arguments.unpaced).await;
+    let good = trials(&port, arguments.compare).await;
     finish(machine).await?;
     if !matches!(good, Ok(true)) {
         say(&String::from_utf8_lossy(&console.await?))?;
@@ -82,13 +86,13 @@ async fn finish(mut machine: Machine) -> Result<(), Error> {
     Ok(())
 }
 
-async fn trials(port: &EnclaveAddress, unpaced: bool) -> Result<bool, Error> {
+async fn trials(port: &EnclaveAddress, compare: bool) -> Result<bool, Error> {
     let mut good = true;
     for kind in [Kind::Receive, Kind::Send] {
         for (write, total) in [
-            (1, 4 * KIB),
-            (64, 64 * KIB),
-            (1024, MIB),
+            (1, 64 * KIB),
+            (64, MIB),
+            (1024, 8 * MIB),
             (4 * 1024, 8 * MIB),
             (16 * 1024, 16 * MIB),
             (32 * 1024, 16 * MIB),
@@ -97,8 +101,9 @@ async fn trials(port: &EnclaveAddress, unpaced: bool) -> Result<bool, Error> {
             (1024 * 1024, 16 * MIB),
         ] {
             let task = Task { kind, write, total, ..BASE };
-            good &= one(port, task, "paced").await?;
-            if unpaced {
+            good &= one(port, task, "each flushed").await?;
+            good &= one(port, Task { flush: false, ..task }, "gathered").await?;
+            if compare {
                 let _ = one(port, Task { cap: 0, ..task }, "as written").await?;
             }
         }
@@ -110,11 +115,8 @@ async fn trials(port: &EnclaveAddress, unpaced: bool) -> Result<bool, Error> {
             let _ = one(port, task, &format!("cap {cap} KiB")).await?;
         }
     }
-    for window_us in [0, 250, 4000] {
-        for kind in [Kind::Receive, Kind::Send] {
-            let task = Task { kind, window_us, write: 64, total: 64 * KIB, ..BASE };
-            let _ = one(port, task, &format!("window {window_us} us")).await?;
-        }
+    if compare {
+        neighbours(port).await?;
     }
     good &= one(port, Task { total: 4 * MIB, pause_ms: 5000, ..BASE }, "guest does not read for 5 s").await?;
     good &= slow_reader(port).await?;
@@ -153,10 +155,7 @@ async fn transfer(port: &EnclaveAddress, task: Task, pause: Duration) -> Result<
     if task.cap == 0 {
         send(&mut stream, &task).await?;
     } else {
-        let window = Duration::from_micros(task.window_us.into());
-        let mut paced = Paced::new(&mut stream, Pacing { cap: task.cap as usize, window });
-        send(&mut paced, &task).await?;
-        paced.flush().await?;
+        send(&mut Gathered::with_cap(&mut stream, task.cap as usize), &task).await?;
     }
     if task.close_half {
         stream.shutdown().await?;
@@ -173,9 +172,12 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), task: &Task) -> Result<(),
         let Some(bytes) = buffer.get_mut(..length) else { break };
         pattern.fill(bytes);
         stream.write_all(bytes).await?;
-        stream.flush().await?;
+        if task.flush {
+            stream.flush().await?;
+        }
         left -= length as u64;
     }
+    stream.flush().await?;
     Ok(())
 }
 
@@ -192,6 +194,60 @@ async fn receive(stream: &mut (impl AsyncRead + Unpin), task: &Task) -> Result<b
         left = left.saturating_sub(count as u64);
     }
     Ok(true)
+}
+
+/// How long an exchange of 1 KiB takes beside connections that write byte by byte, as fast as they can or with a pause after each:
+/// whether the relay ought to hold small writes apart.
+async fn neighbours(port: &EnclaveAddress) -> Result<(), Error> {
+    const FLOODS: u64 = 64;
+    const EXCHANGES: usize = 200;
+    for pause in
+        [None, Some(0), Some(250), Some(1000), Some(4000)].map(|pause| pause.map(Duration::from_micros))
+    {
+        let mut floods = tokio::task::JoinSet::new();
+        if let Some(pause) = pause {
+            for _ in 0..FLOODS {
+                floods.spawn(dribble(port.clone(), pause));
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let mut times = Vec::with_capacity(EXCHANGES);
+        for _ in 0..EXCHANGES {
+            let begun = Instant::now();
+            if transfer(port, Task { total: KIB, ..BASE }, Duration::ZERO).await? {
+                times.push(begun.elapsed());
+            }
+        }
+        floods.shutdown().await;
+        times.sort();
+        let within = |percent: usize| times.get(EXCHANGES * percent / 100).copied().unwrap_or(Duration::MAX);
+        let beside = pause.map_or_else(
+            || "nobody".to_owned(),
+            |pause| format!("{FLOODS} connections that write bytes {pause:?} apart"),
+        );
+        say(&format!(
+            "beside {beside} | exchange of 1 KiB | median {:.1?} | 95 of 100 {:.1?}",
+            within(50),
+            within(95)
+        ))?;
+    }
+    Ok(())
+}
+
+/// Sends the guest single bytes for ever.
+async fn dribble(port: EnclaveAddress, pause: Duration) -> std::io::Result<()> {
+    let mut stream = port.dial().await?;
+    stream.write_all(&Task { total: u64::MAX, ..BASE }.encode()).await?;
+    let mut pattern = Pattern::new(BASE.seed);
+    loop {
+        let mut byte = [0];
+        pattern.fill(&mut byte);
+        stream.write_all(&byte).await?;
+        stream.flush().await?;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+    }
 }
 
 /// A host that stops reading must not lose bytes, nor keep other connections from being served in the meantime.
