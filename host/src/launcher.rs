@@ -141,6 +141,17 @@ pub enum LaunchError {
         /// The digest that it has.
         actual: Box<Sha384Digest>,
     },
+    /// The image's parts would overwrite each other.
+    #[error(
+        "expected memory of at least {least} MiB for the image's kernel and ramdisks, got {actual} MiB; ask for more with --memory, \
+         and for the model on top of it"
+    )]
+    Memory {
+        /// MiB that they need to lie beside each other.
+        least: u64,
+        /// MiB that were asked for.
+        actual: u32,
+    },
     /// AWS's program did not start an enclave, or started another one.
     #[error(transparent)]
     Nitro(#[from] nitro::NitroError),

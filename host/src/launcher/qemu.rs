@@ -81,6 +81,7 @@ impl Qemu {
         let root = Arc::new(DevelopmentRoot::generate(system_time_ms())?);
         state.write("development-root.pem", 0o644, root.root_certificate_pem().as_bytes())?;
         let image = BootImage::read(&settings.image, &state)?;
+        image.fits(settings.machine.memory_mib)?;
         let description = describe(settings, &image, &root)?;
         description.write(&state)?;
         let console = Arc::new(Console::new(&state.join("console.log"), settings.echo_console));
@@ -125,6 +126,7 @@ impl Launcher for Qemu {
     async fn launch(&mut self) -> Result<QemuEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };
         self.image = BootImage::read(&self.settings.image, &self.state)?;
+        self.image.fits(self.settings.machine.memory_mib)?;
         let security_module = self.security_module()?;
         let heartbeat = Heartbeat::listen(&self.vsock).map_err(system("listening for its heartbeat"))?;
         let (machine, console) = Machine::start(
@@ -220,5 +222,37 @@ fn how(status: Option<ExitStatus>) -> How {
         Some((Some(code), _)) => How::Status(code),
         Some((None, Some(signal))) => How::Signal(signal),
         _ => How::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_too_small_for_its_image_is_refused_before_it_starts() {
+        let folder = tempfile::tempdir().unwrap();
+        let [image, model] = ["image.eif", "model"].map(|name| folder.path().join(name));
+        std::fs::write(&image, cleanroom_forge::image::small_image(&[7; (3 << 20) - 5])).unwrap();
+        std::fs::write(&model, "").unwrap();
+        let prepare = |memory_mib| {
+            Qemu::prepare(&Settings {
+                image: image.clone(),
+                model: model.clone(),
+                instance_id: None,
+                machine: MachineSettings {
+                    qemu: PathBuf::new(),
+                    vsock_device: PathBuf::new(),
+                    memory_mib,
+                    processors: 1,
+                    acceleration: Acceleration::Tcg,
+                    append: String::new(),
+                },
+                state: folder.path().join("state"),
+                echo_console: false,
+            })
+        };
+        assert!(matches!(prepare(2), Err(LaunchError::Memory { least: 3, actual: 2 })));
+        assert!(prepare(3).is_ok());
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use cleanroom_attestation::measurement::SectionKind;
 use cleanroom_host::endpoint::EnclaveAddress;
-use cleanroom_host::launcher::StateFolder;
 use cleanroom_host::launcher::qemu::{
     BootImage, Heartbeat, Machine, MachineSettings, Respond, until_serving,
 };
+use cleanroom_host::launcher::{LaunchError, StateFolder};
 use cleanroom_software_nsm::serve::system_time_ms;
 use cleanroom_software_nsm::{DevelopmentRoot, SoftwareNsm};
 use tokio::io::AsyncReadExt as _;
@@ -81,6 +81,14 @@ impl Bench {
         std::fs::write(&cut, whole.get(..length).unwrap_or(&whole))?;
         self.image.files.ramdisks = cut;
         Ok(())
+    }
+
+    /// What the host's launcher says to so much memory.
+    ///
+    /// # Errors
+    /// That the image does not fit.
+    pub fn fits(&self, memory_mib: u32) -> Result<(), LaunchError> {
+        self.image.fits(memory_mib)
     }
 
     /// Bytes of the ramdisks: of the first, and of all.
