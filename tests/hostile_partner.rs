@@ -2,11 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use cleanroom_attestation::channel::{FrameKind, HelloFrame, ModelId, Nonce};
 use cleanroom_channel::frames::Frame;
 use cleanroom_channel::identity::Identity;
 use cleanroom_channel::tls;
+use cleanroom_tests::client::{question, send as send_request};
+use cleanroom_tests::house::House;
 use cleanroom_tests::room::{World, model_id};
+use http::StatusCode;
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
@@ -104,6 +111,55 @@ async fn no_certificate_means_no_session() {
     let (code, ()) =
         tokio::join!(async { enclave.accept(theirs).await.err().map(|error| error.code()) }, client);
     assert_eq!(code, Some("tls"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_of_cancellations_leave_every_place_free_and_the_next_answer_whole() {
+    const CANCELLATIONS: usize = 2000;
+    // One partner's share of 4 + 4 places.
+    const PLACES: usize = 6;
+    let house = House::start("[limits]\nsequences = 4\nqueued = 4").await;
+    let partner = house.proxy(&Identity::generate().unwrap()).await;
+    let ask = move || async move {
+        send_request(partner, "POST", "/v1/chat/completions", &question("What is attestation?", true)).await
+    };
+    let expected = ask().await.into_body().collect().await.unwrap().to_bytes().len();
+
+    let cancelled = AtomicUsize::new(0);
+    let cancel = async |begun: usize| {
+        while cancelled.load(Ordering::Relaxed) < CANCELLATIONS {
+            let response = ask().await;
+            if response.status() != StatusCode::OK {
+                // The places of those before are free at their next token.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            // At once, or in the middle of the answer.
+            let mut body = response.into_body();
+            let turn = cancelled.fetch_add(1, Ordering::Relaxed) + begun;
+            for _ in 0..turn % 4 {
+                assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
+            }
+        }
+    };
+    tokio::join!(cancel(0), cancel(1), cancel(2), cancel(3));
+
+    let all = async || {
+        let mut answers = tokio::task::JoinSet::new();
+        (0..PLACES).for_each(|_| drop(answers.spawn(ask())));
+        answers.join_all().await
+    };
+    let patience = tokio::time::Instant::now() + Duration::from_secs(60);
+    let answers = loop {
+        let answers = all().await;
+        if answers.iter().all(|answer| answer.status() == StatusCode::OK) {
+            break answers;
+        }
+        assert!(tokio::time::Instant::now() < patience, "places of cancelled requests are not free again");
+    };
+    for answer in answers {
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), expected);
+    }
 }
 
 #[derive(Debug)]

@@ -50,6 +50,7 @@ async fn the_recorder_finds_plaintext_when_tls_is_taken_away() {
     let engine = EngineConfig {
         threads: std::num::NonZeroUsize::MIN,
         max_sequences: std::num::NonZeroUsize::MIN,
+        max_per_owner: std::num::NonZeroUsize::MIN,
         max_queued: 0,
     };
     let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), engine).unwrap();

@@ -19,6 +19,11 @@ pub struct AdmissionLimits {
     pub per_partner: NonZeroUsize,
 }
 
+/// What one partner may have at most of `places`: three quarters, so that the others always find one. Of fewer than four, all.
+pub fn partners_share(places: NonZeroUsize) -> NonZeroUsize {
+    NonZeroUsize::new(places.get() - places.get() / 4).unwrap_or(places)
+}
+
 /// Refused: every place that this partner may take is taken. Trying again later is the only remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no place is free")]
@@ -146,6 +151,13 @@ mod tests {
         let _permits = [admission.admit(partner(1)).ok().unwrap(), admission.admit(partner(1)).ok().unwrap()];
         assert!(admission.admit(partner(1)).is_err(), "the partner's own share is used up");
         assert!(admission.admit(partner(2)).is_ok(), "the other partner still gets in");
+    }
+
+    #[test]
+    fn a_share_leaves_a_quarter_and_is_never_nothing() {
+        let shares =
+            [1, 2, 3, 4, 8, 24].map(|places| partners_share(NonZeroUsize::new(places).unwrap()).get());
+        assert_eq!(shares, [1, 2, 3, 3, 6, 18]);
     }
 
     #[test]

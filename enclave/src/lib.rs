@@ -37,6 +37,7 @@ use cleanroom_channel::identity::IdentityError;
 use cleanroom_engine::{Engine, EngineConfig, Model, ModelError, StartError};
 use zeroize::Zeroizing;
 
+use crate::admission::partners_share;
 use crate::api::Service;
 use crate::channel::Attester;
 use crate::commitment::CommitmentError;
@@ -93,7 +94,12 @@ where
     let limits = &config.limits;
     let engine = Engine::start(
         Arc::new(weights),
-        EngineConfig { threads: limits.threads, max_sequences: limits.sequences, max_queued: limits.queued },
+        EngineConfig {
+            threads: limits.threads,
+            max_sequences: limits.sequences,
+            max_per_owner: partners_share(limits.sequences),
+            max_queued: limits.queued,
+        },
     )?;
     let mut service = Service::new(engine, config.model.clone(), digest, limits);
     let mut attester =

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, LeaseRequest};
@@ -37,6 +38,8 @@ pub fn model() -> Vec<u8> {
 pub struct House {
     world: World,
     folder: tempfile::TempDir,
+    /// The identity of its model.
+    model_digest: Sha256Digest,
     /// What the relay carried.
     pub recorder: Recorder,
 }
@@ -49,6 +52,11 @@ impl House {
 
     /// The same on the platform of `world`, with a clock.
     pub async fn start_on(world: World, configuration: &str, clock: Clock) -> Self {
+        Self::start_with(world, configuration, clock, model()).await
+    }
+
+    /// The same with another model.
+    pub async fn start_with(world: World, configuration: &str, clock: Clock, model: Vec<u8>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let enclave = folder.path().join("enclave.sock");
         let listener = UnixListener::bind(&enclave).unwrap();
@@ -59,13 +67,14 @@ impl House {
         };
         let device = world.device(world.accepted.clone());
         let control = Some(UnixListener::bind(folder.path().join("control.sock")).unwrap());
-        let platform = Platform { device, listener, control, clock, config, model: model() };
+        let model_digest = model_digest(&model);
+        let platform = Platform { device, listener, control, clock, config, model };
         tokio::spawn(async move {
             // An enclave that halts refuses connections, and the test that needs it fails.
             run(platform, std::future::pending()).await
         });
         let recorder = Recorder::start(folder.path().join("host.sock"), enclave).await;
-        Self { world, folder, recorder }
+        Self { world, folder, model_digest, recorder }
     }
 
     /// Where the host listens.
@@ -99,7 +108,7 @@ impl House {
     /// The policy that accepts this house.
     #[must_use]
     pub fn policy(&self) -> Policy {
-        self.world.policy_for(model_digest(&model()))
+        self.world.policy_for(self.model_digest)
     }
 
     /// A proxy of a partner with `identity`; gives its address.

@@ -106,7 +106,12 @@ struct Answer {
 }
 
 fn start_engine(model: &Arc<Model>, threads: NonZeroUsize) -> Result<Engine, Box<dyn Error>> {
-    let config = EngineConfig { threads, max_sequences: NonZeroUsize::MIN, max_queued: 1 };
+    let config = EngineConfig {
+        threads,
+        max_sequences: NonZeroUsize::MIN,
+        max_per_owner: NonZeroUsize::MIN,
+        max_queued: 1,
+    };
     Ok(Engine::start(Arc::clone(model), config)?)
 }
 
@@ -267,7 +272,6 @@ async fn relay(enclave: PathBuf) -> Result<SocketAddr, Box<dyn Error>> {
         connections: NonZeroUsize::new(16).ok_or("16 is not zero")?,
         connect: Duration::from_secs(10),
         drain: Duration::ZERO,
-        times: Times { idle: hour, lifetime: hour, window: Duration::ZERO },
     };
     let enclave = Arc::new(EnclaveAddress::Unix(enclave));
     let counters = Arc::new(Counters::default());

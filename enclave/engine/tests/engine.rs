@@ -22,8 +22,13 @@ const ANSWER: &str = "Attestation proves which image an enclave has started. The
 static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| Arc::new(Model::from_gguf(DEMO).unwrap()));
 
 fn engine(threads: usize, max_sequences: usize, max_queued: usize) -> Engine {
-    let number = |number| NonZeroUsize::new(number).unwrap();
-    let config = EngineConfig { threads: number(threads), max_sequences: number(max_sequences), max_queued };
+    engine_with(threads, max_sequences, max_sequences, max_queued)
+}
+
+fn engine_with(threads: usize, max_sequences: usize, max_per_owner: usize, max_queued: usize) -> Engine {
+    let [threads, max_sequences, max_per_owner] =
+        [threads, max_sequences, max_per_owner].map(|number| NonZeroUsize::new(number).unwrap());
+    let config = EngineConfig { threads, max_sequences, max_per_owner, max_queued };
     Engine::start(Arc::clone(&MODEL), config).unwrap()
 }
 
@@ -313,6 +318,30 @@ fn nobody_waits_behind_all_of_another_owners_jobs() {
 }
 
 #[test]
+fn an_owner_gets_no_more_sequences_than_its_share_even_while_others_are_free() {
+    let engine = engine_with(1, 3, 1, 0);
+    let (first, first_heard, gate) = gated_job(question(QUESTION));
+    let _first = engine.submit(first).unwrap();
+    let first_heard = Mutex::new(first_heard);
+    let first_has_ended =
+        move || first_heard.lock().unwrap().try_iter().any(|heard| matches!(heard, Heard::Finished(..)));
+    let (second, second_heard) = job_with(question(QUESTION), move |texts| {
+        assert!(texts > 1 || first_has_ended(), "the second runs beside the first");
+        ControlFlow::Continue(())
+    });
+    let _second = engine.submit(second).unwrap();
+    let (mut other, other_heard, other_gate) = gated_job(question(QUESTION));
+    other.owner = Owner([1; 32]);
+    let _other = engine.submit(other).unwrap();
+    drop(gate);
+    // Another owner's job begins before the second; the engine waits in it until the gate opens.
+    assert!(matches!(other_heard.recv(), Ok(Heard::Text(_))));
+    assert!(second_heard.try_recv().is_err());
+    drop(other_gate);
+    assert_eq!(collect(second_heard).0, ANSWER);
+}
+
+#[test]
 fn dropping_the_handle_cancels_at_the_next_token() {
     let engine = engine(1, 1, 0);
     let (job, heard, gate) = gated_job(question("Tell me a story."));
@@ -384,6 +413,7 @@ fn too_large_a_configuration_is_an_error() {
     let config = EngineConfig {
         threads: NonZeroUsize::MIN,
         max_sequences: NonZeroUsize::new(usize::MAX / 2).unwrap(),
+        max_per_owner: NonZeroUsize::new(usize::MAX / 2).unwrap(),
         max_queued: 0,
     };
     let refused = Engine::start(Arc::clone(&MODEL), config).err();
@@ -396,7 +426,12 @@ fn a_shorter_context_is_kept() {
     let full = model.cache_bytes_per_sequence();
     let model = model.with_context_limit(64);
     assert_eq!((model.facts().context_length, model.cache_bytes_per_sequence()), (64, full / 8));
-    let config = EngineConfig { threads: NonZeroUsize::MIN, max_sequences: NonZeroUsize::MIN, max_queued: 0 };
+    let config = EngineConfig {
+        threads: NonZeroUsize::MIN,
+        max_sequences: NonZeroUsize::MIN,
+        max_per_owner: NonZeroUsize::MIN,
+        max_queued: 0,
+    };
     let engine = Engine::start(Arc::new(model), config).unwrap();
     let (job, heard) = job(question("Tell me a story about a fox named Mia."));
     let prompt_tokens = job.prompt.len() as u32;

@@ -47,7 +47,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
 
-use crate::admission::{Admission, AdmissionLimits, Full, Permit};
+use crate::admission::{Admission, AdmissionLimits, Full, Permit, partners_share};
 use crate::config;
 use crate::release::{Guard, Pass, Stop};
 use chat::ChatRequest;
@@ -83,13 +83,9 @@ pub struct Limits {
 impl Limits {
     /// Limits for an engine that runs and queues `generations` jobs.
     ///
-    /// One partner may have three quarters of them, so that the others always find a place.
+    /// One partner may have [`partners_share`] of them.
     pub fn new(generations: NonZeroUsize) -> Self {
-        let share = generations.get().saturating_mul(3).div_ceil(4);
-        let generations = AdmissionLimits {
-            total: generations,
-            per_partner: NonZeroUsize::new(share).unwrap_or(NonZeroUsize::MIN),
-        };
+        let generations = AdmissionLimits { total: generations, per_partner: partners_share(generations) };
         Self {
             generations,
             uploads: generations,

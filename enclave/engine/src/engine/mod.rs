@@ -5,7 +5,8 @@
 //! Each job has a key-value cache of its own, wiped before another job gets it.
 //!
 //! Jobs have owners, and owners have equal shares: of the sequences that become free, whoever queued first, and of the prompt
-//! tokens in a step. One owner's many jobs or long prompts take from that owner's share.
+//! tokens in a step. One owner's many jobs or long prompts take from that owner's share; an owner who asked for little lately
+//! goes first.
 
 mod answer;
 mod queue;
@@ -36,6 +37,9 @@ pub struct EngineConfig {
     pub threads: NonZeroUsize,
     /// Sequences that run at once; each owns a key-value cache of the model's context length.
     pub max_sequences: NonZeroUsize,
+    /// Sequences of one owner that run at once; with fewer than [`max_sequences`](Self::max_sequences) an owner who has none running
+    /// never waits for one who has many.
+    pub max_per_owner: NonZeroUsize,
     /// Jobs that may wait for a free sequence.
     pub max_queued: usize,
 }
@@ -197,7 +201,7 @@ impl Engine {
     /// [`StartError`] when memory or threads are refused.
     pub fn start(model: Arc<Model>, config: EngineConfig) -> Result<Engine, StartError> {
         check_memory(&model, config)?;
-        let queue = Arc::new(Queue::new(config.max_sequences.get(), config.max_queued));
+        let queue = Arc::new(Queue::new(config));
         let (started, starting) = mpsc::channel();
         let worker = {
             let (model, queue) = (Arc::clone(&model), Arc::clone(&queue));

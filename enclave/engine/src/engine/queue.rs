@@ -8,14 +8,13 @@ use std::{
     },
 };
 
-use super::{Job, Owner, SubmitError};
+use super::{EngineConfig, Job, Owner, SubmitError};
 
 /// The jobs that wait, and how many run.
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    max_sequences: usize,
-    max_queued: usize,
+    limits: EngineConfig,
 }
 
 struct State {
@@ -50,10 +49,12 @@ impl State {
     }
 
     /// The job that has waited longest of those whose owners have fewest running, and of these of one whose turn it was not just now.
-    fn start_next(&mut self) -> Option<Waiting> {
+    /// No owner gets more than `most`.
+    fn start_next(&mut self, most: usize) -> Option<Waiting> {
         let running = |waiting: &Waiting| self.running.get(&waiting.job.owner).copied().unwrap_or(0);
         let key = |waiting: &Waiting| (running(waiting), self.last == Some(waiting.job.owner));
-        let (index, _) = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| key(waiting))?;
+        let may = self.waiting.iter().enumerate().filter(|(_, waiting)| running(waiting) < most);
+        let (index, _) = may.min_by_key(|(_, waiting)| key(waiting))?;
         let next = self.waiting.remove(index)?;
         self.last = Some(next.job.owner);
         *self.running.entry(next.job.owner).or_default() += 1;
@@ -62,9 +63,9 @@ impl State {
 }
 
 impl Queue {
-    pub(super) fn new(max_sequences: usize, max_queued: usize) -> Self {
+    pub(super) fn new(limits: EngineConfig) -> Self {
         let state = State { waiting: VecDeque::new(), running: HashMap::new(), last: None, open: true };
-        Self { state: Mutex::new(state), changed: Condvar::new(), max_sequences, max_queued }
+        Self { state: Mutex::new(state), changed: Condvar::new(), limits }
     }
 
     pub(super) fn push(&self, job: Job) -> Result<Cancelled, SubmitError> {
@@ -72,7 +73,8 @@ impl Queue {
         if !state.open {
             return Err(SubmitError::Stopped);
         }
-        if state.waiting.len() + state.running() >= self.max_sequences.saturating_add(self.max_queued) {
+        let most = self.limits.max_sequences.get().saturating_add(self.limits.max_queued);
+        if state.waiting.len() + state.running() >= most {
             return Err(SubmitError::Busy);
         }
         let cancelled = Cancelled::default();
@@ -99,8 +101,8 @@ impl Queue {
         if !state.open {
             return None;
         }
-        let free = self.max_sequences - state.running();
-        Some((0..free).map_while(|_| state.start_next()).collect())
+        let free = self.limits.max_sequences.get() - state.running();
+        Some((0..free).map_while(|_| state.start_next(self.limits.max_per_owner.get())).collect())
     }
 
     /// For the worker: a job of `owner` no longer runs.

@@ -19,8 +19,13 @@ use crate::{
 
 /// Prompt tokens in one step while nobody waits for a next token: enough for the processor to be the limit.
 const PROMPT_ROWS: usize = 128;
-/// Prompt tokens in one step beside others' answers, which go on only as fast as the steps.
-const PROMPT_ROWS_BESIDE_ANSWERS: usize = 32;
+/// Prompt tokens in one step beside answers, which go on only as fast as the steps, as does whoever comes in the middle of one.
+const PROMPT_ROWS_BESIDE_ANSWERS: usize = 16;
+/// Prompt tokens beside answers for an owner who had none lately: a short question is read at once. What an owner had lately, answers
+/// included, is taken off.
+const CREDIT: usize = 64;
+/// Lately means that each step takes one part in so many off.
+const RECENT_STEPS: usize = 8;
 
 /// Runs sequences until the queue is closed.
 pub(super) struct Scheduler<'a> {
@@ -32,6 +37,8 @@ pub(super) struct Scheduler<'a> {
     sequences: Vec<Option<Sequence>>,
     /// The first sequence to get prompt rows in the next step.
     turn: usize,
+    /// Rows that each owner had lately; no entry for one without any.
+    recent: HashMap<Owner, usize>,
     rows: Vec<Row>,
     scores: Zeroizing<Vec<f32>>,
 }
@@ -69,6 +76,7 @@ impl<'a> Scheduler<'a> {
             caches: (0..sequences).map(|_| Cache::new(model.shape())).collect(),
             sequences: (0..sequences).map(|_| None).collect(),
             turn: 0,
+            recent: HashMap::new(),
             rows: Vec::with_capacity(sequences + PROMPT_ROWS),
             scores: Zeroizing::new(vec![0.0; model.tokenizer().len()]),
         }
@@ -119,7 +127,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// One row for every answer, then prompt rows in equal shares for their owners, starting with another sequence each time.
+    /// One row for every answer, then prompt rows for the owners who had fewest rows lately, starting with another sequence each time.
     fn choose_rows(&mut self) {
         self.rows.clear();
         let sequences = || self.sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?)));
@@ -127,7 +135,6 @@ impl<'a> Scheduler<'a> {
             let position = sequence.prompt.len() + sequence.generated as usize - 1;
             self.rows.push(Row { sequence: index, position, token: sequence.last, scored: true });
         }
-        let budget = if self.rows.is_empty() { PROMPT_ROWS } else { PROMPT_ROWS_BESIDE_ANSWERS };
         let reading: Vec<usize> =
             sequences().filter(|(_, s)| !s.is_answering()).map(|(index, _)| index).collect();
         let first = reading.iter().position(|index| *index >= self.turn).unwrap_or(0);
@@ -136,7 +143,8 @@ impl<'a> Scheduler<'a> {
         let wanted = order.iter().filter_map(|index| self.sequences.get(*index)?.as_ref());
         let wanted: Vec<(Owner, usize)> =
             wanted.map(|sequence| (sequence.owner, sequence.prompt.len() - sequence.read)).collect();
-        for (index, count) in order.iter().zip(shares(budget, &wanted)) {
+        let budget = if self.rows.is_empty() { PROMPT_ROWS } else { beside_answers(&wanted, &self.recent) };
+        for (index, count) in order.iter().zip(shares(budget, &wanted, &self.recent)) {
             let Some(sequence) = self.sequences.get_mut(*index).and_then(Option::as_mut) else { continue };
             let tokens = sequence.prompt.tokens();
             let chosen = tokens.iter().enumerate().skip(sequence.read).take(count);
@@ -149,6 +157,17 @@ impl<'a> Scheduler<'a> {
             sequence.read += count;
         }
         self.turn = from.first().map_or(0, |index| index + 1);
+        self.remember_rows();
+    }
+
+    fn remember_rows(&mut self) {
+        self.recent.values_mut().for_each(|rows| *rows -= rows.div_ceil(RECENT_STEPS));
+        for row in &self.rows {
+            if let Some(sequence) = self.sequences.get(row.sequence).and_then(Option::as_ref) {
+                *self.recent.entry(sequence.owner).or_default() += 1;
+            }
+        }
+        self.recent.retain(|_, rows| *rows > 0);
     }
 
     /// Chooses the next token of every sequence that was scored.
@@ -190,17 +209,27 @@ impl<'a> Scheduler<'a> {
             self.forward.wipe();
             self.scores.as_mut_slice().zeroize();
             self.rows.as_mut_slice().zeroize();
+            self.recent.clear();
         }
         self.queue.finished(sequence.owner);
         Some(sequence)
     }
 }
 
-/// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest so far,
-/// and there to the sequence that has fewest; of equals, to the first.
-fn shares(budget: usize, wanted: &[(Owner, usize)]) -> Vec<usize> {
+/// How many prompt rows a step may have beside answers, when sequences want so many each: enough for what the owners have credit for.
+fn beside_answers(wanted: &[(Owner, usize)], recent: &HashMap<Owner, usize>) -> usize {
+    let mut by_owner: HashMap<Owner, usize> = HashMap::new();
+    wanted.iter().for_each(|(owner, rows)| *by_owner.entry(*owner).or_default() += rows);
+    let credit = |owner| CREDIT.saturating_sub(recent.get(owner).copied().unwrap_or(0));
+    let credited: usize = by_owner.iter().map(|(owner, rows)| credit(owner).min(*rows)).sum();
+    credited.clamp(PROMPT_ROWS_BESIDE_ANSWERS, CREDIT)
+}
+
+/// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest, `recent`
+/// ones included, and there to the sequence that has fewest; of equals, to the first.
+fn shares(budget: usize, wanted: &[(Owner, usize)], recent: &HashMap<Owner, usize>) -> Vec<usize> {
     let mut shares = vec![0; wanted.len()];
-    let mut of_owner: HashMap<Owner, usize> = HashMap::new();
+    let mut of_owner = recent.clone();
     for _ in 0..budget {
         let hungry = wanted.iter().zip(&mut shares).filter(|((_, wanted), share)| **share < *wanted);
         let next = hungry.min_by_key(|((owner, _), share)| (of_owner.get(owner).copied(), **share));
@@ -247,16 +276,36 @@ impl Sequence {
 mod tests {
     use super::*;
 
+    const A: Owner = Owner([1; 32]);
+    const B: Owner = Owner([2; 32]);
+
     #[test]
     fn prompt_rows_are_shared_between_owners_and_then_between_their_sequences() {
-        let [a, b] = [1, 2].map(|byte| Owner([byte; 32]));
+        let shares = |budget, wanted: &[(Owner, usize)]| shares(budget, wanted, &HashMap::new());
         // Three long prompts of one owner get together what one of another gets.
-        assert_eq!(shares(12, &[(a, 99), (a, 99), (a, 99), (b, 99)]), [2, 2, 2, 6]);
+        assert_eq!(shares(12, &[(A, 99), (A, 99), (A, 99), (B, 99)]), [2, 2, 2, 6]);
         // What one does not want is for the others.
-        assert_eq!(shares(12, &[(a, 99), (b, 2)]), [10, 2]);
-        assert_eq!(shares(12, &[(a, 1), (a, 99), (b, 99)]), [1, 5, 6]);
-        assert_eq!(shares(12, &[(a, 3), (b, 4)]), [3, 4]);
-        assert_eq!(shares(3, &[(a, 9), (b, 9)]), [2, 1]);
+        assert_eq!(shares(12, &[(A, 99), (B, 2)]), [10, 2]);
+        assert_eq!(shares(12, &[(A, 1), (A, 99), (B, 99)]), [1, 5, 6]);
+        assert_eq!(shares(12, &[(A, 3), (B, 4)]), [3, 4]);
+        assert_eq!(shares(3, &[(A, 9), (B, 9)]), [2, 1]);
         assert_eq!(shares(12, &[]), [0; 0]);
+    }
+
+    #[test]
+    fn who_had_little_lately_goes_first_until_it_had_as_much() {
+        let recent = HashMap::from([(A, 20), (B, 10)]);
+        assert_eq!(shares(8, &[(A, 99), (B, 99)], &recent), [0, 8]);
+        assert_eq!(shares(20, &[(A, 99), (B, 99)], &recent), [5, 15]);
+        assert_eq!(shares(8, &[(A, 99), (B, 3)], &recent), [5, 3]);
+    }
+
+    #[test]
+    fn only_credit_makes_a_step_beside_answers_longer() {
+        let recent = HashMap::from([(A, CREDIT + 5), (B, CREDIT - 30)]);
+        assert_eq!(beside_answers(&[(A, 999)], &recent), PROMPT_ROWS_BESIDE_ANSWERS);
+        assert_eq!(beside_answers(&[(A, 999), (B, 20)], &recent), 20);
+        assert_eq!(beside_answers(&[(A, 999), (B, 25), (B, 25)], &recent), 30);
+        assert_eq!(beside_answers(&[(B, 999), (Owner::default(), 999)], &recent), CREDIT);
     }
 }
