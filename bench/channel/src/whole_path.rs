@@ -272,6 +272,7 @@ async fn relay(enclave: PathBuf) -> Result<SocketAddr, Box<dyn Error>> {
         connections: NonZeroUsize::new(16).ok_or("16 is not zero")?,
         connect: Duration::from_secs(10),
         drain: Duration::ZERO,
+        times: Times { idle: hour, lifetime: hour },
     };
     let enclave = Arc::new(EnclaveAddress::Unix(enclave));
     let counters = Arc::new(Counters::default());
