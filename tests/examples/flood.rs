@@ -35,8 +35,21 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// How long a refused request waits before it comes again: a client that heeds no `Retry-After`. Both partners run on the machine that
 /// they measure, so a shorter time would measure the flood's own work.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How long the quiet partner thinks between two questions. One that asks without a pause wants the whole machine, of which it gets half.
+const THINKS: Duration = Duration::from_millis(500);
 /// The flood may make the 95th percentile this many times as long.
 const LIMIT: f64 = 2.0;
+
+/// What the quiet partner asks: some dozen tokens, and a small paragraph.
+const QUESTIONS: [(&str, &str); 2] = [
+    ("a short question", "What is attestation?"),
+    (
+        "a usual question",
+        "An organisation wants to send a prompt to a model that runs in an enclave, and must know before it sends anything who will be \
+         able to read it. Which measurements does the security module sign, who can check the signature, and what does the client do \
+         when one of the measurements is not the one that it expects?",
+    ),
+];
 
 #[derive(Default)]
 struct Counts {
@@ -49,7 +62,7 @@ struct Counts {
 async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let model = arguments.next().and_then(|path| std::fs::read(path).ok());
-    let questions = arguments.next().map_or(Ok(20), |count| count.parse());
+    let questions = arguments.next().map_or(Ok(8), |count| count.parse());
     let (Some(model), Ok(questions)) = (model, questions) else {
         eprintln!("flood: expected a model file, and how many questions to ask in each turn");
         return ExitCode::from(2);
@@ -58,65 +71,66 @@ async fn main() -> ExitCode {
     let identities = [(); 2].map(|()| Identity::generate().expect("keys can be made"));
     let [quiet, loud] = [house.proxy(&identities[0]).await, house.proxy(&identities[1]).await];
     let counts = Arc::new(Counts::default());
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let [mut alone, mut beside] = [(); 2].map(|()| QUESTIONS.map(|_| Vec::new()));
     // The first sets the session up.
-    time_to_first_token(quiet).await;
+    time_to_first_token(quiet, QUESTIONS[0].1).await;
     for _ in 0..TURNS {
-        for _ in 0..questions {
-            alone.push(time_to_first_token(quiet).await);
-        }
+        ask(quiet, questions, &mut alone).await;
         let mut flood = JoinSet::new();
         for number in 0..FLOOD {
             flood.spawn(flood_with(loud, number, Arc::clone(&counts)));
         }
         tokio::time::sleep(SETTLE).await;
-        for _ in 0..questions {
-            beside.push(time_to_first_token(quiet).await);
-        }
+        ask(quiet, questions, &mut beside).await;
         flood.shutdown().await;
         // What it left under way ends at the next token.
         tokio::time::sleep(SETTLE).await;
     }
-    report(&mut alone, &mut beside, &counts)
-}
-
-fn report(alone: &mut [Duration], beside: &mut [Duration], counts: &Counts) -> ExitCode {
-    println!("{:<32} {:>10} {:>10} {:>10}", "time to the first token", "median", "95 of 100", "worst");
-    let mut percentiles = Vec::new();
-    for (name, times) in [("in quiet", alone), ("beside a partner who floods", beside)] {
-        times.sort();
-        let at = |percent: usize| {
-            times.get((times.len() * percent / 100).min(times.len() - 1)).copied().unwrap_or_default()
-        };
-        println!("{name:<32} {:>10.1?} {:>10.1?} {:>10.1?}", at(50), at(95), at(100));
-        percentiles.push(at(95).as_secs_f64());
-    }
     let [answered, hung_up, refused] =
         [&counts.answered, &counts.hung_up, &counts.refused].map(|count| count.load(Ordering::Relaxed));
-    println!("\nthe flood: {answered} answers, {hung_up} hung up on, {refused} refused");
-    let ratio = percentiles.iter().rev().copied().reduce(|beside, alone| beside / alone).unwrap_or(f64::NAN);
-    let met = ratio <= LIMIT;
-    println!(
-        "{}  95th percentile beside the flood: {ratio:.2} of the quiet one (limit {LIMIT})",
-        if met { "ok  " } else { "MISS" }
-    );
+    println!("{:<48} {:>10} {:>10} {:>10}", "time to the first token", "median", "95 of 100", "worst");
+    let mut met = true;
+    for (((name, _), alone), beside) in QUESTIONS.iter().zip(&mut alone).zip(&mut beside) {
+        let [quiet, loud] = [("in quiet", alone), ("beside the flood", beside)]
+            .map(|(when, times)| percentile_95(&format!("{name}, {when}"), times));
+        let ratio = loud.as_secs_f64() / quiet.as_secs_f64();
+        met &= ratio <= LIMIT;
+        println!(
+            "{}  {ratio:.2} of the quiet one (limit {LIMIT})\n",
+            if ratio <= LIMIT { "ok  " } else { "MISS" }
+        );
+    }
+    println!("the flood: {answered} answers, {hung_up} hung up on, {refused} refused");
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn time_to_first_token(proxy: SocketAddr) -> Duration {
-    let begun = Instant::now();
-    let response = send(proxy, "POST", "/v1/chat/completions", &request("What is attestation?", 4)).await;
-    assert_eq!(response.status(), StatusCode::OK, "the quiet partner is served");
-    let mut body = response.into_body();
-    let mut first = None;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.expect("the answer goes on");
-        if frame.data_ref().is_some_and(|data| has_text(data)) {
-            first.get_or_insert_with(|| begun.elapsed());
+/// Asks every question so many times, in turns.
+async fn ask(proxy: SocketAddr, questions: usize, times: &mut [Vec<Duration>]) {
+    for _ in 0..questions {
+        for ((_, question), times) in QUESTIONS.iter().zip(&mut *times) {
+            tokio::time::sleep(THINKS).await;
+            times.push(time_to_first_token(proxy, question).await);
         }
     }
-    // A model of random weights may say nothing that is text; then the first token is the end.
-    first.unwrap_or_else(|| begun.elapsed())
+}
+
+/// Prints a line, and gives the 95th percentile.
+fn percentile_95(name: &str, times: &mut [Duration]) -> Duration {
+    times.sort();
+    let at = |percent: usize| {
+        times.get(times.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
+    };
+    println!("{name:<48} {:>10.1?} {:>10.1?} {:>10.1?}", at(50), at(95), at(100));
+    at(95)
+}
+
+/// Asks for an answer of one token, and waits for its end: a model of random weights may say what is no text.
+async fn time_to_first_token(proxy: SocketAddr, question: &str) -> Duration {
+    let begun = Instant::now();
+    let response = send(proxy, "POST", "/v1/chat/completions", &request(question, 1)).await;
+    assert_eq!(response.status(), StatusCode::OK, "the quiet partner is served");
+    response.into_body().collect().await.expect("the answer ends");
+    begun.elapsed()
 }
 
 async fn flood_with(proxy: SocketAddr, number: usize, counts: Arc<Counts>) {
@@ -150,11 +164,4 @@ fn request(text: &str, max_tokens: u32) -> String {
         "stream": true,
     })
     .to_string()
-}
-
-/// Whether an event has a piece of the answer; the first one has an empty one.
-fn has_text(data: &[u8]) -> bool {
-    const KEY: &[u8] = b"\"content\":\"";
-    let texts = data.windows(KEY.len() + 1).filter(|window| window.starts_with(KEY));
-    texts.into_iter().any(|window| window.last() != Some(&b'"'))
 }

@@ -21,9 +21,10 @@ use crate::{
 const PROMPT_ROWS: usize = 128;
 /// Prompt tokens in one step beside answers, which go on only as fast as the steps, as does whoever comes in the middle of one.
 const PROMPT_ROWS_BESIDE_ANSWERS: usize = 16;
-/// Prompt tokens beside answers for an owner who had none lately: a short question is read at once. What an owner had lately, answers
-/// included, is taken off.
-const CREDIT: usize = 64;
+/// Prompt tokens in one step beside answers for owners with credit: a short question is read at once.
+const PROMPT_ROWS_IN_A_HURRY: usize = 64;
+/// Tokens that an owner who had none lately may have read before others'. What it had lately, answers included, is taken off.
+const CREDIT: usize = 128;
 /// Lately means that each step takes one part in so many off.
 const RECENT_STEPS: usize = 8;
 
@@ -39,6 +40,8 @@ pub(super) struct Scheduler<'a> {
     turn: usize,
     /// Rows that each owner had lately; no entry for one without any.
     recent: HashMap<Owner, usize>,
+    /// Whether answers waited in the step before, as they never do twice in a row.
+    answers_waited: bool,
     rows: Vec<Row>,
     scores: Zeroizing<Vec<f32>>,
 }
@@ -77,6 +80,7 @@ impl<'a> Scheduler<'a> {
             sequences: (0..sequences).map(|_| None).collect(),
             turn: 0,
             recent: HashMap::new(),
+            answers_waited: false,
             rows: Vec::with_capacity(sequences + PROMPT_ROWS),
             scores: Zeroizing::new(vec![0.0; model.tokenizer().len()]),
         }
@@ -128,13 +132,22 @@ impl<'a> Scheduler<'a> {
     }
 
     /// One row for every answer, then prompt rows for the owners who had fewest rows lately, starting with another sequence each time.
+    /// Where an owner with credit has a prompt, that is read first, and the answers of owners without wait for one step.
     fn choose_rows(&mut self) {
         self.rows.clear();
         let sequences = || self.sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?)));
+        let credit = |owner| CREDIT.saturating_sub(self.recent.get(&owner).copied().unwrap_or(0));
+        let in_a_hurry = sequences().any(|(_, s)| !s.is_answering() && credit(s.owner) > 0);
+        let wait = in_a_hurry && !self.answers_waited;
         for (index, sequence) in sequences().filter(|(_, sequence)| sequence.is_answering()) {
+            if wait && credit(sequence.owner) == 0 {
+                continue;
+            }
             let position = sequence.prompt.len() + sequence.generated as usize - 1;
             self.rows.push(Row { sequence: index, position, token: sequence.last, scored: true });
         }
+        let answering = sequences().any(|(_, sequence)| sequence.is_answering());
+        self.answers_waited = wait;
         let reading: Vec<usize> =
             sequences().filter(|(_, s)| !s.is_answering()).map(|(index, _)| index).collect();
         let first = reading.iter().position(|index| *index >= self.turn).unwrap_or(0);
@@ -143,7 +156,7 @@ impl<'a> Scheduler<'a> {
         let wanted = order.iter().filter_map(|index| self.sequences.get(*index)?.as_ref());
         let wanted: Vec<(Owner, usize)> =
             wanted.map(|sequence| (sequence.owner, sequence.prompt.len() - sequence.read)).collect();
-        let budget = if self.rows.is_empty() { PROMPT_ROWS } else { beside_answers(&wanted, &self.recent) };
+        let budget = if answering { beside_answers(&wanted, &self.recent) } else { PROMPT_ROWS };
         for (index, count) in order.iter().zip(shares(budget, &wanted, &self.recent)) {
             let Some(sequence) = self.sequences.get_mut(*index).and_then(Option::as_mut) else { continue };
             let tokens = sequence.prompt.tokens();
@@ -216,13 +229,13 @@ impl<'a> Scheduler<'a> {
     }
 }
 
-/// How many prompt rows a step may have beside answers, when sequences want so many each: enough for what the owners have credit for.
+/// How many prompt rows a step may have beside answers, when sequences want so many each: what their owners have credit for, if any has.
 fn beside_answers(wanted: &[(Owner, usize)], recent: &HashMap<Owner, usize>) -> usize {
     let mut by_owner: HashMap<Owner, usize> = HashMap::new();
     wanted.iter().for_each(|(owner, rows)| *by_owner.entry(*owner).or_default() += rows);
     let credit = |owner| CREDIT.saturating_sub(recent.get(owner).copied().unwrap_or(0));
     let credited: usize = by_owner.iter().map(|(owner, rows)| credit(owner).min(*rows)).sum();
-    credited.clamp(PROMPT_ROWS_BESIDE_ANSWERS, CREDIT)
+    if credited == 0 { PROMPT_ROWS_BESIDE_ANSWERS } else { credited.min(PROMPT_ROWS_IN_A_HURRY) }
 }
 
 /// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest, `recent`
@@ -304,8 +317,13 @@ mod tests {
     fn only_credit_makes_a_step_beside_answers_longer() {
         let recent = HashMap::from([(A, CREDIT + 5), (B, CREDIT - 30)]);
         assert_eq!(beside_answers(&[(A, 999)], &recent), PROMPT_ROWS_BESIDE_ANSWERS);
+        assert_eq!(
+            beside_answers(&[(A, 999), (B, 2)], &recent),
+            2,
+            "whoever has credit is not kept by whoever has none"
+        );
         assert_eq!(beside_answers(&[(A, 999), (B, 20)], &recent), 20);
         assert_eq!(beside_answers(&[(A, 999), (B, 25), (B, 25)], &recent), 30);
-        assert_eq!(beside_answers(&[(B, 999), (Owner::default(), 999)], &recent), CREDIT);
+        assert_eq!(beside_answers(&[(B, 999), (Owner::default(), 999)], &recent), PROMPT_ROWS_IN_A_HURRY);
     }
 }
