@@ -3,6 +3,8 @@
 //! A row is one token of one sequence. Rows share the reading of the weights and nothing else: every number of a row is
 //! computed from that row and its own sequence's cache alone, in an order that does not depend on the other rows.
 
+use std::ops::ControlFlow;
+
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
@@ -92,7 +94,16 @@ impl Forward {
     }
 
     /// Computes the rows. Rows of one sequence must come in the order of their positions, all below the context length.
-    pub(crate) fn step(&mut self, model: &Model, caches: &mut [Cache], rows: &[Row]) {
+    ///
+    /// `goes_on` is asked before every layer. When it says no, the step ends with [`ControlFlow::Break`], and it is as if it had not been: what
+    /// it wrote into the caches is written again when the same positions are computed.
+    pub(crate) fn step(
+        &mut self,
+        model: &Model,
+        caches: &mut [Cache],
+        rows: &[Row],
+        goes_on: impl Fn() -> bool,
+    ) -> ControlFlow<()> {
         let shape = model.shape();
         for (row, stream) in rows.iter().zip(self.stream.chunks_exact_mut(shape.width)) {
             model.weights().embedding.read_row(row.token as usize, stream);
@@ -104,10 +115,14 @@ impl Forward {
             }
         }
         for (index, layer) in model.weights().layers.iter().enumerate() {
+            if !goes_on() {
+                return ControlFlow::Break(());
+            }
             self.attention(shape, index, layer, caches, rows);
             self.feed_forward(shape, layer, rows.len());
         }
         self.score(model, rows);
+        ControlFlow::Continue(())
     }
 
     /// Copies the scores (logits) of the `index`-th scored row of the last step.

@@ -105,6 +105,13 @@ impl Queue {
         Some((0..free).map_while(|_| state.start_next(self.limits.max_per_owner.get())).collect())
     }
 
+    /// For the worker: whether a sequence is free for a job that waits and whose owner has none running.
+    pub(super) fn has_newcomer(&self) -> bool {
+        let state = self.lock();
+        let is_new = |waiting: &Waiting| !state.running.contains_key(&waiting.job.owner);
+        state.running() < self.limits.max_sequences.get() && state.waiting.iter().any(is_new)
+    }
+
     /// For the worker: a job of `owner` no longer runs.
     pub(super) fn finished(&self, owner: Owner) {
         let mut state = self.lock();

@@ -42,6 +42,8 @@ pub(super) struct Scheduler<'a> {
     recent: HashMap<Owner, usize>,
     /// Whether answers waited in the step before, as they never do twice in a row.
     answers_waited: bool,
+    /// Whether the step before was given up for a newcomer, as it never is twice in a row.
+    given_up: bool,
     rows: Vec<Row>,
     scores: Zeroizing<Vec<f32>>,
 }
@@ -81,6 +83,7 @@ impl<'a> Scheduler<'a> {
             turn: 0,
             recent: HashMap::new(),
             answers_waited: false,
+            given_up: false,
             rows: Vec::with_capacity(sequences + PROMPT_ROWS),
             scores: Zeroizing::new(vec![0.0; model.tokenizer().len()]),
         }
@@ -92,9 +95,23 @@ impl<'a> Scheduler<'a> {
             self.release_cancelled();
             self.choose_rows();
             if !self.rows.is_empty() {
-                self.forward.step(self.model, &mut self.caches, &self.rows);
-                self.take_scores();
+                self.step();
             }
+        }
+    }
+
+    /// Computes the chosen rows. A step with rows of an owner who has had enough lately is given up for a newcomer, who would have to
+    /// wait for its end.
+    fn step(&mut self) {
+        let owners = self.rows.iter().filter_map(|row| self.sequences.get(row.sequence)?.as_ref());
+        let may_be_given_up =
+            !self.given_up && owners.into_iter().any(|s| credit(&self.recent, s.owner) == 0);
+        let goes_on = || !(may_be_given_up && self.queue.has_newcomer());
+        let end = self.forward.step(self.model, &mut self.caches, &self.rows, goes_on);
+        self.given_up = end.is_break();
+        if end.is_continue() {
+            self.remember_rows();
+            self.take_scores();
         }
     }
 
@@ -136,11 +153,11 @@ impl<'a> Scheduler<'a> {
     fn choose_rows(&mut self) {
         self.rows.clear();
         let sequences = || self.sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?)));
-        let credit = |owner| CREDIT.saturating_sub(self.recent.get(&owner).copied().unwrap_or(0));
-        let in_a_hurry = sequences().any(|(_, s)| !s.is_answering() && credit(s.owner) > 0);
+        let has_credit = |sequence: &Sequence| credit(&self.recent, sequence.owner) > 0;
+        let in_a_hurry = sequences().any(|(_, sequence)| !sequence.is_answering() && has_credit(sequence));
         let wait = in_a_hurry && !self.answers_waited;
         for (index, sequence) in sequences().filter(|(_, sequence)| sequence.is_answering()) {
-            if wait && credit(sequence.owner) == 0 {
+            if wait && !has_credit(sequence) {
                 continue;
             }
             let position = sequence.prompt.len() + sequence.generated as usize - 1;
@@ -158,7 +175,7 @@ impl<'a> Scheduler<'a> {
             wanted.map(|sequence| (sequence.owner, sequence.prompt.len() - sequence.read)).collect();
         let budget = if answering { beside_answers(&wanted, &self.recent) } else { PROMPT_ROWS };
         for (index, count) in order.iter().zip(shares(budget, &wanted, &self.recent)) {
-            let Some(sequence) = self.sequences.get_mut(*index).and_then(Option::as_mut) else { continue };
+            let Some(sequence) = self.sequences.get(*index).and_then(Option::as_ref) else { continue };
             let tokens = sequence.prompt.tokens();
             let chosen = tokens.iter().enumerate().skip(sequence.read).take(count);
             self.rows.extend(chosen.map(|(position, token)| Row {
@@ -167,16 +184,16 @@ impl<'a> Scheduler<'a> {
                 token: *token,
                 scored: position + 1 == tokens.len(),
             }));
-            sequence.read += count;
         }
         self.turn = from.first().map_or(0, |index| index + 1);
-        self.remember_rows();
     }
 
+    /// Takes note that the rows were computed.
     fn remember_rows(&mut self) {
         self.recent.values_mut().for_each(|rows| *rows -= rows.div_ceil(RECENT_STEPS));
         for row in &self.rows {
-            if let Some(sequence) = self.sequences.get(row.sequence).and_then(Option::as_ref) {
+            if let Some(sequence) = self.sequences.get_mut(row.sequence).and_then(Option::as_mut) {
+                sequence.read = sequence.read.max((row.position + 1).min(sequence.prompt.len()));
                 *self.recent.entry(sequence.owner).or_default() += 1;
             }
         }
@@ -229,12 +246,16 @@ impl<'a> Scheduler<'a> {
     }
 }
 
+/// How many rows an owner may still have before others.
+fn credit(recent: &HashMap<Owner, usize>, owner: Owner) -> usize {
+    CREDIT.saturating_sub(recent.get(&owner).copied().unwrap_or(0))
+}
+
 /// How many prompt rows a step may have beside answers, when sequences want so many each: what their owners have credit for, if any has.
 fn beside_answers(wanted: &[(Owner, usize)], recent: &HashMap<Owner, usize>) -> usize {
     let mut by_owner: HashMap<Owner, usize> = HashMap::new();
     wanted.iter().for_each(|(owner, rows)| *by_owner.entry(*owner).or_default() += rows);
-    let credit = |owner| CREDIT.saturating_sub(recent.get(owner).copied().unwrap_or(0));
-    let credited: usize = by_owner.iter().map(|(owner, rows)| credit(owner).min(*rows)).sum();
+    let credited: usize = by_owner.iter().map(|(owner, rows)| credit(recent, *owner).min(*rows)).sum();
     if credited == 0 { PROMPT_ROWS_BESIDE_ANSWERS } else { credited.min(PROMPT_ROWS_IN_A_HURRY) }
 }
 
