@@ -26,6 +26,8 @@ use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
 
+/// One thread for the engine: both partners, their proxies and the host run on this machine, too, and take the rest.
+const CONFIGURATION: &str = "[limits]\nthreads = 1";
 /// Requests that the flood keeps under way.
 const FLOOD: usize = 48;
 /// Turns of quiet and flood.
@@ -67,7 +69,7 @@ async fn main() -> ExitCode {
         eprintln!("flood: expected a model file, and how many questions to ask in each turn");
         return ExitCode::from(2);
     };
-    let house = House::start_with(World::new(), "", Clock::boot(), model).await;
+    let house = House::start_with(World::new(), CONFIGURATION, Clock::boot(), model).await;
     let identities = [(); 2].map(|()| Identity::generate().expect("keys can be made"));
     let [quiet, loud] = [house.proxy(&identities[0]).await, house.proxy(&identities[1]).await];
     let counts = Arc::new(Counts::default());

@@ -173,7 +173,7 @@ impl<'a> Scheduler<'a> {
         let wanted = order.iter().filter_map(|index| self.sequences.get(*index)?.as_ref());
         let wanted: Vec<(Owner, usize)> =
             wanted.map(|sequence| (sequence.owner, sequence.prompt.len() - sequence.read)).collect();
-        let budget = if answering { beside_answers(&wanted, &self.recent) } else { PROMPT_ROWS };
+        let budget = budget(answering, &wanted, &self.recent);
         for (index, count) in order.iter().zip(shares(budget, &wanted, &self.recent)) {
             let Some(sequence) = self.sequences.get(*index).and_then(Option::as_ref) else { continue };
             let tokens = sequence.prompt.tokens();
@@ -251,12 +251,19 @@ fn credit(recent: &HashMap<Owner, usize>, owner: Owner) -> usize {
     CREDIT.saturating_sub(recent.get(&owner).copied().unwrap_or(0))
 }
 
-/// How many prompt rows a step may have beside answers, when sequences want so many each: what their owners have credit for, if any has.
-fn beside_answers(wanted: &[(Owner, usize)], recent: &HashMap<Owner, usize>) -> usize {
+/// How many prompt rows a step may have, when sequences want so many each. Where only some owners have credit, those rows and no more,
+/// so that nobody who has some is kept by anybody who has none; beside answers few.
+fn budget(answering: bool, wanted: &[(Owner, usize)], recent: &HashMap<Owner, usize>) -> usize {
     let mut by_owner: HashMap<Owner, usize> = HashMap::new();
     wanted.iter().for_each(|(owner, rows)| *by_owner.entry(*owner).or_default() += rows);
     let credited: usize = by_owner.iter().map(|(owner, rows)| credit(recent, *owner).min(*rows)).sum();
-    if credited == 0 { PROMPT_ROWS_BESIDE_ANSWERS } else { credited.min(PROMPT_ROWS_IN_A_HURRY) }
+    let everybody = by_owner.keys().all(|owner| credit(recent, *owner) > 0);
+    match (answering, credited) {
+        (true, 0) => PROMPT_ROWS_BESIDE_ANSWERS,
+        (true, _) => credited.min(PROMPT_ROWS_IN_A_HURRY),
+        (false, 1..) if !everybody => credited,
+        (false, _) => PROMPT_ROWS,
+    }
 }
 
 /// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest, `recent`
@@ -337,14 +344,21 @@ mod tests {
     #[test]
     fn only_credit_makes_a_step_beside_answers_longer() {
         let recent = HashMap::from([(A, CREDIT + 5), (B, CREDIT - 30)]);
-        assert_eq!(beside_answers(&[(A, 999)], &recent), PROMPT_ROWS_BESIDE_ANSWERS);
-        assert_eq!(
-            beside_answers(&[(A, 999), (B, 2)], &recent),
-            2,
-            "whoever has credit is not kept by whoever has none"
-        );
-        assert_eq!(beside_answers(&[(A, 999), (B, 20)], &recent), 20);
-        assert_eq!(beside_answers(&[(A, 999), (B, 25), (B, 25)], &recent), 30);
-        assert_eq!(beside_answers(&[(B, 999), (Owner::default(), 999)], &recent), PROMPT_ROWS_IN_A_HURRY);
+        let budget = |wanted: &[(Owner, usize)]| budget(true, wanted, &recent);
+        assert_eq!(budget(&[(A, 999)]), PROMPT_ROWS_BESIDE_ANSWERS);
+        assert_eq!(budget(&[(A, 999), (B, 2)]), 2);
+        assert_eq!(budget(&[(A, 999), (B, 20)]), 20);
+        assert_eq!(budget(&[(A, 999), (B, 25), (B, 25)]), 30);
+        assert_eq!(budget(&[(B, 999), (Owner::default(), 999)]), PROMPT_ROWS_IN_A_HURRY);
+    }
+
+    #[test]
+    fn without_answers_only_a_newcomer_makes_a_step_shorter() {
+        let recent = HashMap::from([(A, CREDIT)]);
+        let budget = |wanted: &[(Owner, usize)]| budget(false, wanted, &recent);
+        assert_eq!(budget(&[(A, 999)]), PROMPT_ROWS);
+        assert_eq!(budget(&[(B, 12)]), PROMPT_ROWS);
+        assert_eq!(budget(&[(A, 999), (B, 12)]), 12);
+        assert_eq!(budget(&[(B, 12), (Owner::default(), 3)]), PROMPT_ROWS);
     }
 }
