@@ -2,7 +2,7 @@
 //! same on every run.
 
 #[path = "../../../enclave/engine/tests/support/gguf_writer.rs"]
-#[allow(dead_code, reason = "the seeds need a part of what the tests need")]
+#[expect(dead_code, reason = "the seeds need a part of what the tests need")]
 mod gguf_writer;
 
 use std::fs;
