@@ -158,13 +158,15 @@ impl Control {
 #[derive(Clone)]
 pub struct Recorder {
     bytes: Arc<Mutex<Vec<u8>>>,
+    from_enclave: Arc<Mutex<Vec<u8>>>,
     cut: watch::Sender<Option<usize>>,
 }
 
 impl Recorder {
     /// Listens at `at` and carries to `to`.
     pub async fn start(at: PathBuf, to: PathBuf) -> Self {
-        let recorder = Self { bytes: Arc::default(), cut: watch::channel(None).0 };
+        let recorder =
+            Self { bytes: Arc::default(), from_enclave: Arc::default(), cut: watch::channel(None).0 };
         let listener = UnixListener::bind(at).unwrap();
         let this = recorder.clone();
         tokio::spawn(async move {
@@ -172,14 +174,20 @@ impl Recorder {
                 let Ok(target) = UnixStream::connect(&to).await else { continue };
                 let (from_partner, to_partner) = stream.into_split();
                 let (from_enclave, to_enclave) = target.into_split();
-                tokio::spawn(this.clone().carry(from_partner, to_enclave));
-                tokio::spawn(this.clone().carry(from_enclave, to_partner));
+                tokio::spawn(this.clone().carry(from_partner, to_enclave, None));
+                let answers = Some(Arc::clone(&this.from_enclave));
+                tokio::spawn(this.clone().carry(from_enclave, to_partner, answers));
             }
         });
         recorder
     }
 
-    async fn carry(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    async fn carry(
+        self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        direction: Option<Arc<Mutex<Vec<u8>>>>,
+    ) {
         let mut cut = self.cut.subscribe();
         let mut buffer = vec![0; 16 * 1024];
         loop {
@@ -188,13 +196,29 @@ impl Recorder {
                 read = from.read(&mut buffer) => read,
             };
             let Ok(count @ 1..) = read else { break };
-            self.bytes.lock().unwrap().extend_from_slice(&buffer[..count]);
+            for bytes in direction.iter().chain([&self.bytes]) {
+                bytes.lock().unwrap().extend_from_slice(&buffer[..count]);
+            }
             self.cut.send_modify(|_| {});
             if to.write_all(&buffer[..count]).await.is_err() {
                 break;
             }
         }
         let _ = to.shutdown().await;
+    }
+
+    /// The lengths of the TLS records that came from the enclave, which every host can read in their headers (RFC 8446 section 5.1). There
+    /// must have been one connection only.
+    #[must_use]
+    pub fn records_from_enclave(&self) -> Vec<u16> {
+        let bytes = self.from_enclave.lock().unwrap();
+        let (mut lengths, mut rest) = (Vec::new(), bytes.as_slice());
+        while let [_, _, _, high, low, after @ ..] = rest {
+            let length = u16::from_be_bytes([*high, *low]);
+            lengths.push(length);
+            rest = after.get(usize::from(length)..).unwrap_or_default();
+        }
+        lengths
     }
 
     /// How many bytes were carried so far, in both directions.
