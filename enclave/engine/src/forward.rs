@@ -370,3 +370,40 @@ fn frequencies(model: &Model) -> Vec<f64> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::num::NonZeroUsize;
+
+    use super::*;
+
+    #[test]
+    fn a_step_that_was_given_up_is_as_if_it_had_not_been() {
+        let model = Model::from_gguf(include_bytes!("../../../models/demo.gguf")).unwrap();
+        let rows: Vec<Row> = (0..5)
+            .map(|position| Row { sequence: 0, position, token: 40 + position as u32, scored: position == 4 })
+            .collect();
+        let other = [Row { sequence: 1, position: 0, token: 7, scored: true }];
+        let forward = || Forward::new(&model, Pool::new(NonZeroUsize::MIN).unwrap(), 8, 8);
+        let caches = || [Cache::new(model.shape()), Cache::new(model.shape())];
+        let scores = |forward: &Forward| {
+            let mut scores = vec![0.0; model.tokenizer().len()];
+            forward.scores(0, &mut scores);
+            scores
+        };
+
+        let (mut whole, mut whole_caches) = (forward(), caches());
+        assert!(whole.step(&model, &mut whole_caches, &rows, || true).is_continue());
+
+        let (mut given_up, mut given_up_caches) = (forward(), caches());
+        let layers = Cell::new(0);
+        let until_the_second = || layers.replace(layers.get() + 1) < 2;
+        assert!(given_up.step(&model, &mut given_up_caches, &rows, until_the_second).is_break());
+        assert_eq!(layers.get(), 3, "asked before each layer, and the last answer was no");
+        // A newcomer comes in between.
+        assert!(given_up.step(&model, &mut given_up_caches, &other, || true).is_continue());
+        assert!(given_up.step(&model, &mut given_up_caches, &rows, || true).is_continue());
+        assert_eq!(scores(&given_up), scores(&whole));
+    }
+}

@@ -138,3 +138,51 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{num::NonZeroUsize, ops::ControlFlow};
+
+    use super::*;
+    use crate::{ChatMessage, Event, Model, Sampling, Sink};
+
+    struct Deaf;
+
+    impl Sink for Deaf {
+        fn event(&mut self, _: Event) -> ControlFlow<()> {
+            ControlFlow::Continue(())
+        }
+    }
+
+    #[test]
+    fn a_newcomer_has_a_sequence_to_go_to_and_none_yet() {
+        let model = Model::from_gguf(include_bytes!("../../../../models/demo.gguf")).unwrap();
+        let job = |owner| Job {
+            owner: Owner([owner; 32]),
+            prompt: model.prompt_from_chat(&[ChatMessage { role: "user", content: "?" }]).unwrap(),
+            max_tokens: None,
+            sampling: Sampling::greedy(),
+            bias: zeroize::Zeroizing::default(),
+            stop: Vec::new(),
+            sink: Box::new(Deaf),
+        };
+        let [one, two] = [1, 2].map(|number| NonZeroUsize::new(number).unwrap());
+        let queue =
+            Queue::new(EngineConfig { threads: one, max_sequences: two, max_per_owner: one, max_queued: 3 });
+        let mut handles = vec![queue.push(job(1)).unwrap()];
+        assert!(queue.has_newcomer());
+        let running = queue.next().unwrap();
+        assert_eq!(running.len(), 1);
+        assert!(!queue.has_newcomer(), "nobody waits");
+        handles.push(queue.push(job(1)).unwrap());
+        assert!(!queue.has_newcomer(), "whoever waits has one running");
+        assert_eq!(queue.next().unwrap().len(), 0, "and may have no more");
+        handles.push(queue.push(job(2)).unwrap());
+        assert!(queue.has_newcomer());
+        assert_eq!(queue.next().unwrap().len(), 1);
+        handles.push(queue.push(job(3)).unwrap());
+        assert!(!queue.has_newcomer(), "no sequence is free");
+        queue.finished(Owner([1; 32]));
+        assert!(queue.has_newcomer());
+    }
+}
