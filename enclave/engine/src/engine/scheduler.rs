@@ -100,9 +100,9 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Computes the chosen rows. A step with rows of an owner who has had enough lately is given up for a newcomer, who would have to
-    /// wait for its end.
+    /// Computes the chosen rows. A step in which an owner uses up its credit is given up for a newcomer, who would have to wait for its end.
     fn step(&mut self) {
+        self.charge_rows();
         let owners = self.rows.iter().filter_map(|row| self.sequences.get(row.sequence)?.as_ref());
         let may_be_given_up =
             !self.given_up && owners.into_iter().any(|s| credit(&self.recent, s.owner) == 0);
@@ -110,8 +110,27 @@ impl<'a> Scheduler<'a> {
         let end = self.forward.step(self.model, &mut self.caches, &self.rows, goes_on);
         self.given_up = end.is_break();
         if end.is_continue() {
-            self.remember_rows();
+            self.note_what_was_read();
             self.take_scores();
+        }
+    }
+
+    /// Counts the rows of a step against their owners, whatever becomes of it.
+    fn charge_rows(&mut self) {
+        self.recent.values_mut().for_each(|rows| *rows -= rows.div_ceil(RECENT_STEPS));
+        for row in &self.rows {
+            if let Some(sequence) = self.sequences.get(row.sequence).and_then(Option::as_ref) {
+                *self.recent.entry(sequence.owner).or_default() += 1;
+            }
+        }
+        self.recent.retain(|_, rows| *rows > 0);
+    }
+
+    fn note_what_was_read(&mut self) {
+        for row in &self.rows {
+            if let Some(sequence) = self.sequences.get_mut(row.sequence).and_then(Option::as_mut) {
+                sequence.read = sequence.read.max((row.position + 1).min(sequence.prompt.len()));
+            }
         }
     }
 
@@ -186,18 +205,6 @@ impl<'a> Scheduler<'a> {
             }));
         }
         self.turn = from.first().map_or(0, |index| index + 1);
-    }
-
-    /// Takes note that the rows were computed.
-    fn remember_rows(&mut self) {
-        self.recent.values_mut().for_each(|rows| *rows -= rows.div_ceil(RECENT_STEPS));
-        for row in &self.rows {
-            if let Some(sequence) = self.sequences.get_mut(row.sequence).and_then(Option::as_mut) {
-                sequence.read = sequence.read.max((row.position + 1).min(sequence.prompt.len()));
-                *self.recent.entry(sequence.owner).or_default() += 1;
-            }
-        }
-        self.recent.retain(|_, rows| *rows > 0);
     }
 
     /// Chooses the next token of every sequence that was scored.
