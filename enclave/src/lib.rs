@@ -101,7 +101,7 @@ where
             max_queued: limits.queued,
         },
     )?;
-    let mut service = Service::new(engine, config.model.clone(), digest, limits);
+    let mut service = Service::new(engine, config.model.clone(), digest, limits).shaped(config.traffic);
     let mut attester =
         Attester::new(committed, config.model.clone(), security_module.clone(), receipt_key.clone())?;
     let guard = match &config.release_root {
