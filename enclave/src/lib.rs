@@ -99,6 +99,7 @@ where
             max_sequences: limits.sequences,
             max_per_owner: partners_share(limits.sequences),
             max_queued: limits.queued,
+            kv_memory: limits.kv_memory.get(),
         },
     )?;
     let mut service = Service::new(engine, config.model.clone(), digest, limits).shaped(config.traffic);

@@ -407,7 +407,8 @@ impl Service {
         let job = Job { owner, prompt, max_tokens, sampling, bias, stop, sink: Box::new(writer) };
         let running = self.engine()?.submit(job).map_err(|error| match error {
             SubmitError::Busy => self.busy(Full),
-            SubmitError::PromptTooLong { tokens, limit } => {
+            SubmitError::PromptTooLong { tokens, limit }
+            | SubmitError::PromptTooLongForMemory { tokens, limit } => {
                 ApiError::ContextLengthExceeded { param, tokens, limit }
             }
             SubmitError::PromptEmpty => ApiError::PromptEmpty { param },
