@@ -145,7 +145,7 @@ impl<'a> Scheduler<'a> {
             last: 0,
             generated: 0,
             limit,
-            sampler: Sampler::new(job.sampling, job.bias),
+            sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
             prompt: job.prompt,
