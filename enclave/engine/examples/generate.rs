@@ -100,6 +100,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             max_tokens,
             sampling,
             bias: Zeroizing::default(),
+            constraint: None,
             stop: Vec::new(),
             sink,
         })?);

@@ -203,6 +203,7 @@ mod tests {
             max_tokens: None,
             sampling: Sampling::greedy(),
             bias: zeroize::Zeroizing::default(),
+            constraint: None,
             stop: Vec::new(),
             sink: Box::new(Deaf),
         }

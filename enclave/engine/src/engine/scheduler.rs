@@ -165,7 +165,7 @@ impl<'a> Scheduler<'a> {
             read: 0,
             last: 0,
             generated: 0,
-            sampler: Sampler::new(job.sampling, job.bias),
+            sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
             prompt: job.prompt,
