@@ -6,23 +6,24 @@
 //! read, so answers that nobody reads cannot pile up either. It is given back before the client can have seen the end, so a client's
 //! next request never meets its last one.
 //!
-//! Under release control every token is permitted before it is emitted. When one is not, a stream gets a signed event that
-//! says why, and ends without a finish reason.
+//! Under release control every token is permitted before it is emitted. When one is not, a stream gets an event that says why, signed
+//! by the keeper, and ends without a finish reason. The engine does not wait for the signature: the stream does.
 //!
 //! An answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
 //! and is then broken off, so that no client takes the stump for the whole.
 
-use std::future::Future as _;
+use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cleanroom_engine::{Event, Sink};
+use cleanroom_protocol::{EndQuestion, SignedEnd};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
@@ -30,7 +31,8 @@ use super::error::ApiError;
 use super::secret::SecretBuffer;
 use super::shape::{Dialect, Shape};
 use crate::admission::Permit;
-use crate::release::{Pass, SignedEnd, Stop};
+use crate::release::{Pass, Stop};
+use crate::worker::{Keeper, KeeperGone};
 
 /// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
 const MAX_FRAME: usize = 16 * 1024;
@@ -42,7 +44,7 @@ const FAREWELL: Duration = Duration::from_millis(50);
 pub(crate) fn answer(shape: Shape, permit: Permit) -> (Writer, Reader) {
     let mut ready = SecretBuffer::default();
     shape.open(&mut ready);
-    let state = State { ready, end: None, waker: None, abandoned: false };
+    let state = State { ready, end: None, statement: None, waker: None, abandoned: false };
     let dialect = shape.dialect();
     let shared = Arc::new(Shared(Mutex::new(state)));
     let permit = Some(Arc::new(permit));
@@ -59,6 +61,8 @@ struct State {
     ready: SecretBuffer,
     /// Set once; nothing is written afterwards.
     end: Option<End>,
+    /// What a stream that was stopped has yet to say.
+    statement: Option<(Keeper, EndQuestion)>,
     waker: Option<Waker>,
     /// The reader is gone.
     abandoned: bool,
@@ -68,15 +72,8 @@ struct State {
 enum End {
     Complete,
     Broken,
-    /// Not permitted any further. The event that says so stands in the buffer already.
+    /// Not permitted any further.
     Stopped(Stop),
-}
-
-impl End {
-    /// Whether HTTP ends in order.
-    const fn is_clean(self) -> bool {
-        !matches!(self, Self::Broken)
-    }
 }
 
 impl Shared {
@@ -102,24 +99,23 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     /// Until the finish reason.
     permit: Option<Arc<Permit>>,
-    /// Under release control: the permission, and the answer's id.
-    pass: Option<(Pass, String)>,
+    /// Under release control: the permission, who signs when it ends, and the answer's id.
+    pass: Option<(Pass, Keeper, String)>,
 }
 
 impl Writer {
     /// The same end, which asks `pass` before every token of the answer called `id`.
-    pub(crate) fn under(mut self, pass: Pass, id: String) -> Self {
-        self.pass = Some((pass, id));
+    pub(crate) fn under(mut self, pass: Pass, keeper: Keeper, id: String) -> Self {
+        self.pass = Some((pass, keeper, id));
         self
     }
 }
 
 impl Sink for Writer {
     fn token(&mut self) -> ControlFlow<()> {
-        let Some((pass, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
+        let Some((pass, keeper, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
         let Err(stop) = pass.next_token() else { return ControlFlow::Continue(()) };
-        let event = stream_end(&pass.sign_end(id, stop), id, stop, self.shape.dialect());
-        self.shared.lock().ready.push(event.as_bytes());
+        self.shared.lock().statement = Some((keeper.clone(), pass.end(id, stop)));
         (self.permit, self.pass) = (None, None);
         self.shared.end(End::Stopped(stop));
         ControlFlow::Break(())
@@ -186,11 +182,16 @@ impl Reader {
 
     /// The answer as a stream. `running` is kept until the stream is dropped: dropping it stops the generation.
     pub(crate) fn into_body<R: Send + Unpin + 'static>(self, running: R) -> EventStream<R> {
-        EventStream { reader: self, leaving: Bytes::new(), farewell: None, _running: running }
+        EventStream { reader: self, leaving: Bytes::new(), signing: None, farewell: None, _running: running }
     }
 }
 
 impl State {
+    /// Whether nothing is to come, and HTTP ends in order.
+    const fn is_complete(&self) -> bool {
+        matches!(self.end, Some(End::Complete | End::Stopped(_))) && self.statement.is_none()
+    }
+
     fn wait<T>(&mut self, context: &Context<'_>) -> Poll<T> {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             self.waker = Some(context.waker().clone());
@@ -199,11 +200,15 @@ impl State {
     }
 }
 
+type Signing = Pin<Box<dyn Future<Output = Result<Bytes, KeeperGone>> + Send>>;
+
 /// The body of a streamed answer (`text/event-stream`).
 pub(crate) struct EventStream<R> {
     reader: Reader,
     /// Taken from the buffer, and too long for one frame.
     leaving: Bytes,
+    /// What a stream that was stopped says last, while it is being signed.
+    signing: Option<Signing>,
     /// Set once the event about a failure has left; then the stream is broken off.
     farewell: Option<Pin<Box<Sleep>>>,
     _running: R,
@@ -224,10 +229,25 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
         }
         if !this.leaving.is_empty() {
             let frame = this.leaving.split_to(this.leaving.len().min(MAX_FRAME));
-            if this.leaving.is_empty() && state.end.is_some_and(End::is_clean) {
+            if this.leaving.is_empty() && state.is_complete() {
                 this.reader.permit = None;
             }
             return Poll::Ready(Some(Ok(Frame::data(frame))));
+        }
+        if let (Some(End::Stopped(stop)), Some((keeper, question))) = (state.end, state.statement.take()) {
+            this.signing = Some(Box::pin(stream_end(keeper, question, stop, this.reader.dialect)));
+        }
+        if let Some(signing) = &mut this.signing {
+            let signed = ready!(signing.as_mut().poll(context));
+            this.signing = None;
+            match signed {
+                Ok(event) => {
+                    this.reader.permit = None;
+                    return Poll::Ready(Some(Ok(Frame::data(event))));
+                }
+                // Nobody can say any more why it ends, so it must not end in order.
+                Err(KeeperGone) => state.end = Some(End::Broken),
+            }
         }
         match state.end {
             None => state.wait(context),
@@ -245,7 +265,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
 
     fn is_end_stream(&self) -> bool {
         let state = self.reader.shared.lock();
-        self.leaving.is_empty() && state.ready.is_empty() && state.end.is_some_and(End::is_clean)
+        self.leaving.is_empty() && self.signing.is_none() && state.ready.is_empty() && state.is_complete()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -254,16 +274,24 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
 }
 
 /// The event that ends a stream before its time, see `docs/protocol.md`.
-fn stream_end(end: &SignedEnd, id: &str, stop: Stop, dialect: Dialect) -> String {
+async fn stream_end(
+    keeper: Keeper,
+    question: EndQuestion,
+    stop: Stop,
+    dialect: Dialect,
+) -> Result<Bytes, KeeperGone> {
+    let stream = question.stream.clone();
+    let SignedEnd { at, release, lease, signature } = keeper.end(question).await?;
     let signed = serde_json::json!({
-        "stream": id,
+        "stream": stream,
         "reason": stop.code(),
-        "at_ms": end.at.0,
-        "release_sha256": end.release.map(|digest| digest.to_string()),
-        "lease_sha256": end.lease.map(|digest| digest.to_string()),
-        "signature": STANDARD.encode(&end.signature),
+        "at_ms": at.0,
+        "release_sha256": release.map(|digest| digest.to_string()),
+        "lease_sha256": lease.map(|digest| digest.to_string()),
+        "signature": STANDARD.encode(&signature),
     });
-    dialect.failure(&ApiError::Stopped(stop), &[("cleanroom_stream_end", signed)])
+    let event = dialect.failure(&ApiError::Stopped(stop), &[("cleanroom_stream_end", signed)]);
+    Ok(Bytes::from(event))
 }
 
 #[cfg(test)]
