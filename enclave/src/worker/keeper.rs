@@ -8,6 +8,7 @@ use cleanroom_protocol::{
     Change, ChannelQuestion, EndQuestion, Evidence, FromKeeper, FromWorker, PublicEvidence, SignedEnd,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
@@ -23,6 +24,7 @@ const ORDERS: usize = 4;
 pub struct Keeper {
     frames: mpsc::Sender<Zeroizing<Vec<u8>>>,
     asked: Arc<Asked>,
+    runtime: Handle,
 }
 
 #[derive(Default)]
@@ -99,7 +101,7 @@ impl Keeper {
             questions.closed = true;
             questions.waiting.clear();
         });
-        (Self { frames, asked }, given)
+        (Self { frames, asked, runtime: Handle::current() }, given)
     }
 
     /// The evidence of a session.
@@ -126,15 +128,20 @@ impl Keeper {
         }
     }
 
-    /// The statement that a stream was ended.
-    ///
-    /// # Errors
-    /// [`KeeperGone`]
-    pub(crate) async fn end(&self, question: EndQuestion) -> Result<SignedEnd, KeeperGone> {
-        match self.ask(&FromWorker::End(question)).await? {
-            FromKeeper::SignedEnd(end) => Ok(end),
-            _ => Err(KeeperGone),
-        }
+    /// Gets the statement that a stream was ended, and gives it to `then` on the runtime that this connection is served by. Any thread
+    /// may call it; none waits.
+    pub(crate) fn sign_end(
+        &self,
+        question: EndQuestion,
+        then: impl FnOnce(Result<SignedEnd, KeeperGone>) + Send + 'static,
+    ) {
+        let this = self.clone();
+        self.runtime.spawn(async move {
+            then(match this.ask(&FromWorker::End(question)).await {
+                Ok(FromKeeper::SignedEnd(end)) => Ok(end),
+                _ => Err(KeeperGone),
+            });
+        });
     }
 
     /// Says something that has no answer.

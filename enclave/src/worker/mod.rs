@@ -104,7 +104,8 @@ async fn prepare(
             max_queued: limits.queued,
         },
     )?;
-    let service = Service::new(engine, config.model.clone(), start.model_digest, limits);
+    let service =
+        Service::new(engine, config.model.clone(), start.model_digest, limits).shaped(config.traffic);
     let guard = match &config.release_root {
         None => None,
         // The keeper has read the same root from the same configuration.
