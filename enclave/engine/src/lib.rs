@@ -11,6 +11,9 @@
 //!
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
 
+use std::num::NonZeroUsize;
+use std::sync::OnceLock;
+
 mod cache;
 mod constraint;
 mod engine;
@@ -39,3 +42,10 @@ pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptE
 pub use sampling::{Sampling, SamplingError};
 pub use template::TemplateError;
 pub use tokenizer::TokenizerError;
+
+/// How many processors this process may use. The system is asked once, through files: a process that is confined later can still know
+/// what it was told before.
+pub fn processors() -> NonZeroUsize {
+    static PROCESSORS: OnceLock<NonZeroUsize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}

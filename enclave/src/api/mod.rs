@@ -53,6 +53,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use crate::admission::{Admission, AdmissionLimits, Full, Permit, partners_share};
 use crate::config::{self, Traffic};
 use crate::release::{Guard, Pass, Stop};
+use crate::worker::Keeper;
 use chat::ChatRequest;
 use completions::CompletionRequest;
 pub use error::ApiError;
@@ -110,7 +111,7 @@ impl From<&config::Limits> for Limits {
 pub struct Service {
     /// Gone once the model is revoked.
     engine: RwLock<Option<Arc<Engine>>>,
-    guard: Option<Arc<Guard>>,
+    guard: Option<(Arc<Guard>, Keeper)>,
     traffic: Option<Traffic>,
     model: PublicModel,
     limits: Limits,
@@ -127,10 +128,10 @@ impl Service {
         Self { engine, guard: None, traffic: None, model, limits, generations, uploads }
     }
 
-    /// The same service, under release control.
+    /// The same service, under release control. What ends a stream is signed by the keeper.
     #[must_use]
-    pub fn guarded(mut self, guard: Arc<Guard>) -> Self {
-        self.guard = Some(guard);
+    pub fn guarded(mut self, guard: Arc<Guard>, keeper: Keeper) -> Self {
+        self.guard = Some((guard, keeper));
         self
     }
 
@@ -143,7 +144,7 @@ impl Service {
 
     /// Whether the authorities permit this partner anything now.
     pub(crate) fn check(&self, partner: PartnerId) -> Result<(), ApiError> {
-        let Some(guard) = &self.guard else { return Ok(()) };
+        let Some((guard, _)) = &self.guard else { return Ok(()) };
         guard.check(partner.digest()).map_err(|refusal| ApiError::Stopped(refusal.into()))
     }
 
@@ -353,7 +354,7 @@ impl Service {
     ) -> Result<(Permit, Option<Pass>), ApiError> {
         self.model.check(model.as_str())?;
         let permit = self.generations.admit(partner).map_err(|full| self.busy(full))?;
-        let Some(guard) = &self.guard else { return Ok((permit, None)) };
+        let Some((guard, _)) = &self.guard else { return Ok((permit, None)) };
         let SessionTranscript(transcript) = session.ok_or(ApiError::NoPartner)?;
         let pass = guard.admit(partner.digest(), transcript).map_err(ApiError::Stopped)?;
         Ok((permit, Some(pass)))
@@ -429,9 +430,9 @@ impl Service {
         let owner = Owner(*permit.partner().digest().as_bytes());
         let (writer, reader) = stream::answer(shape, permit);
         let request_id = HeaderValue::try_from(&answer_id).map_err(|_| ApiError::Failed)?;
-        let writer = match pass {
-            Some(pass) => writer.under(pass, answer_id),
-            None => writer,
+        let writer = match (pass, &self.guard) {
+            (Some(pass), Some((_, keeper))) => writer.under(pass, keeper.clone(), answer_id),
+            _ => writer,
         };
         let (sampling, bias) = (parameters.sampling, parameters.bias);
         let job = Job { owner, prompt, max_tokens, sampling, bias, constraint, stop, sink: Box::new(writer) };

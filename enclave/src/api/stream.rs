@@ -6,8 +6,8 @@
 //! read, so answers that nobody reads cannot pile up either. It is given back before the client can have seen the end, so a client's
 //! next request never meets its last one.
 //!
-//! Under release control every token is permitted before it is emitted. When one is not, a stream gets a signed event that
-//! says why, and ends without a finish reason.
+//! Under release control every token is permitted before it is emitted. When one is not, a stream gets an event that says why, signed
+//! by the keeper, and ends without a finish reason. The engine does not wait for the signature.
 //!
 //! Where the configuration gives traffic a shape, a stream leaves in frames of one length at one rhythm, whatever there is to say, until the
 //! answer has ended: comments, which clients of server-sent events ignore, take the place of what is missing.
@@ -27,6 +27,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cleanroom_engine::{Event, Sink};
+use cleanroom_protocol::SignedEnd;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 
@@ -35,7 +36,8 @@ use super::secret::SecretBuffer;
 use super::shape::{Dialect, Shape};
 use crate::admission::Permit;
 use crate::config::Traffic;
-use crate::release::{Pass, SignedEnd, Stop};
+use crate::release::{Pass, Stop};
+use crate::worker::Keeper;
 
 /// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
 const MAX_FRAME: usize = 16 * 1024;
@@ -52,7 +54,7 @@ pub(crate) fn answer(shape: Shape, permit: Permit) -> (Writer, Reader) {
     let shared = Arc::new(Shared(Mutex::new(state)));
     let permit = Some(Arc::new(permit));
     (
-        Writer { shape, shared: Arc::clone(&shared), permit: permit.clone(), pass: None },
+        Writer { shape, shared: Arc::clone(&shared), permit: permit.clone(), pass: None, stopped: false },
         Reader { shared, permit, dialect },
     )
 }
@@ -107,26 +109,34 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     /// Until the finish reason.
     permit: Option<Arc<Permit>>,
-    /// Under release control: the permission, and the answer's id.
-    pass: Option<(Pass, String)>,
+    /// Under release control: the permission, who signs when it ends, and the answer's id.
+    pass: Option<(Pass, Keeper, String)>,
+    /// Another end than the engine's is on its way.
+    stopped: bool,
 }
 
 impl Writer {
     /// The same end, which asks `pass` before every token of the answer called `id`.
-    pub(crate) fn under(mut self, pass: Pass, id: String) -> Self {
-        self.pass = Some((pass, id));
+    pub(crate) fn under(mut self, pass: Pass, keeper: Keeper, id: String) -> Self {
+        self.pass = Some((pass, keeper, id));
         self
     }
 }
 
 impl Sink for Writer {
     fn token(&mut self) -> ControlFlow<()> {
-        let Some((pass, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
+        let Some((pass, keeper, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
         let Err(stop) = pass.next_token() else { return ControlFlow::Continue(()) };
-        let event = stream_end(&pass.sign_end(id, stop), id, stop, self.shape.dialect());
-        self.shared.lock().ready.push(event.as_bytes());
-        (self.permit, self.pass) = (None, None);
-        self.shared.end(End::Stopped(stop));
+        let (id, dialect, shared) = (id.clone(), self.shape.dialect(), Arc::clone(&self.shared));
+        keeper.sign_end(pass.end(&id, stop), move |signed| match signed {
+            Ok(end) => {
+                shared.lock().ready.push(stream_end(&end, &id, stop, dialect).as_bytes());
+                shared.end(End::Stopped(stop));
+            }
+            // Nobody can say any more why it ends, so it must not end in order.
+            Err(_) => shared.end(End::Broken),
+        });
+        (self.permit, self.pass, self.stopped) = (None, None, true);
         ControlFlow::Break(())
     }
 
@@ -154,7 +164,9 @@ impl Drop for Writer {
     fn drop(&mut self) {
         // An engine that ends because its model is revoked drops its sinks before their next token.
         let _ = self.token();
-        self.shared.end(End::Broken); // Without effect after another end.
+        if !self.stopped {
+            self.shared.end(End::Broken); // Without effect after another end.
+        }
     }
 }
 
