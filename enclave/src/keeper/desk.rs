@@ -77,8 +77,11 @@ impl Desk {
             lease: shown.as_ref().map(|shown| shown.lease_digest),
             receipt_key: self.receipt_key(),
         };
-        let document =
-            self.security_module.evidence(&transcript.evidence_request()).await.map_err(refusal)?;
+        let document = self
+            .security_module
+            .evidence(&transcript.evidence_request())
+            .await
+            .map_err(|error| refusal(&error))?;
         let mut evidence = EvidenceFrame {
             document: &document,
             release: shown.as_ref().map_or(&[], |shown| &shown.release),
@@ -99,8 +102,11 @@ impl Desk {
         let shown = self.guard.as_ref().and_then(|guard| guard.evidence());
         let (release, lease) = shown.map(|shown| (shown.release_digest, shown.lease_digest)).unzip();
         let attestation = self.public_attestation(nonce, release, lease);
-        let document =
-            self.security_module.evidence(&attestation.evidence_request()).await.map_err(refusal)?;
+        let document = self
+            .security_module
+            .evidence(&attestation.evidence_request())
+            .await
+            .map_err(|error| refusal(&error))?;
         Ok(PublicEvidence { document, release, lease })
     }
 
@@ -148,7 +154,7 @@ impl Desk {
     }
 }
 
-fn refusal(error: SecurityModuleError) -> RefusalCode {
+fn refusal(error: &SecurityModuleError) -> RefusalCode {
     match error {
         SecurityModuleError::Busy => RefusalCode::Busy,
         _ => RefusalCode::NoEvidence,

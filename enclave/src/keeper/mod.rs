@@ -5,8 +5,6 @@
 mod control;
 mod desk;
 mod link;
-#[cfg(test)]
-mod tests;
 
 use std::future::Future;
 use std::io;

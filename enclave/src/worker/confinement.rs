@@ -143,3 +143,6 @@ fn when(index: u8, compared: SeccompCmpOp, value: u64) -> io::Result<SeccompRule
     let condition = SeccompCondition::new(index, SeccompCmpArgLen::Qword, compared, value);
     condition.and_then(|condition| SeccompRule::new(vec![condition])).map_err(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests;
