@@ -12,6 +12,7 @@ use super::{
 use crate::{
     cache::Cache,
     forward::{Forward, Row},
+    logprobs::ScoredToken,
     model::{Model, Prompt},
     pool::Pool,
     sampling::Sampler,
@@ -58,6 +59,7 @@ struct Sequence {
     last: u32,
     generated: u32,
     limit: u32,
+    logprobs: Option<u8>,
     sampler: Sampler,
     answer: Answer,
     sink: Box<dyn Sink>,
@@ -145,6 +147,7 @@ impl<'a> Scheduler<'a> {
             last: 0,
             generated: 0,
             limit,
+            logprobs: job.logprobs,
             sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
@@ -214,7 +217,12 @@ impl<'a> Scheduler<'a> {
             self.forward.scores(order, &mut self.scores);
             let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { continue };
             let token = sequence.sampler.choose(self.model.kernels(), &mut self.scores);
-            match sequence.take(self.model, token) {
+            let scored = sequence.logprobs.map(|count| {
+                // The sampler changed them.
+                self.forward.scores(order, &mut self.scores);
+                ScoredToken::new(self.model.tokenizer(), &self.scores, token, count)
+            });
+            match sequence.take(self.model, token, scored) {
                 Outcome::Continues => {}
                 Outcome::Ends(reason) => self.end(index, reason),
                 Outcome::Cancelled => drop(self.release(index)),
@@ -294,7 +302,7 @@ impl Sequence {
         self.generated > 0
     }
 
-    fn take(&mut self, model: &Model, token: u32) -> Outcome {
+    fn take(&mut self, model: &Model, token: u32, scored: Option<ScoredToken>) -> Outcome {
         if self.cancelled.is_set() {
             return Outcome::Cancelled;
         }
@@ -306,7 +314,7 @@ impl Sequence {
         }
         self.generated += 1;
         self.last = token;
-        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token));
+        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token), scored);
         if let Some(text) = text
             && self.sink.event(Event::Text(text)) == ControlFlow::Break(())
         {
