@@ -17,14 +17,21 @@
 //! sequences = 8
 //! queued = 16
 //! threads = 2
+//! kv_memory = "2GiB"            # for keys and values: what whole contexts of all sequences need is the most that is taken
+//!
+//! [traffic]                     # optional: hide the lengths and the rhythm of answers from the host
+//! step = 1024                   # bytes of every frame of a stream; whole answers have a multiple of it
+//! cadence = "50ms"              # a stream sends one frame this often, whatever there is to say
 //! ```
 
 use std::collections::HashSet;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_engine::EngineConfig;
 use serde::Deserialize;
 
 /// The longest configuration that is read, in bytes.
@@ -43,6 +50,42 @@ pub struct Config {
     pub release_root: Option<String>,
     /// How much of everything.
     pub limits: Limits,
+    /// How answers look from outside. Without it, events leave when they are ready.
+    pub traffic: Option<Traffic>,
+}
+
+/// What the host sees of answers: frames of one length at one rhythm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawTraffic")]
+pub struct Traffic {
+    step: NonZeroUsize,
+    cadence: Duration,
+}
+
+impl Traffic {
+    /// The least and the most bytes of a step. A frame holds a step, and a connection that takes no more holds some frames.
+    const STEPS: RangeInclusive<usize> = 256..=16 * 1024;
+    /// The shortest and the longest time between two frames.
+    const CADENCES: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(10);
+
+    /// Frames of `step` bytes (256 to 16384), one every `cadence` (5 ms to 10 s). `None` for what is outside of these.
+    #[must_use]
+    pub fn new(step: usize, cadence: Duration) -> Option<Self> {
+        let valid = Self::STEPS.contains(&step) && Self::CADENCES.contains(&cadence);
+        valid.then(|| NonZeroUsize::new(step).map(|step| Self { step, cadence })).flatten()
+    }
+
+    /// Bytes of every frame of a stream.
+    #[must_use]
+    pub const fn step(self) -> NonZeroUsize {
+        self.step
+    }
+
+    /// From one frame of a stream to the next.
+    #[must_use]
+    pub const fn cadence(self) -> Duration {
+        self.cadence
+    }
 }
 
 /// Who may use the model. Anybody may ask for a public attestation.
@@ -85,6 +128,9 @@ pub struct Limits {
     pub queued: usize,
     /// Threads of the engine.
     pub threads: NonZeroUsize,
+    /// Memory for keys and values of all sequences together. A request starts once its prompt and longest answer fit.
+    #[serde(deserialize_with = "bytes")]
+    pub kv_memory: NonZeroU64,
 }
 
 impl Default for Limits {
@@ -98,6 +144,7 @@ impl Default for Limits {
             sequences: at_least_one(8),
             queued: 16,
             threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            kv_memory: NonZeroU64::new(EngineConfig::DEFAULT_KV_MEMORY).unwrap_or(NonZeroU64::MIN),
         }
     }
 }
@@ -128,6 +175,7 @@ impl Config {
             partners,
             release_root,
             limits: raw.limits,
+            traffic: raw.traffic,
         })
     }
 }
@@ -142,6 +190,23 @@ struct Raw {
     release: Option<RawRelease>,
     #[serde(default)]
     limits: Limits,
+    traffic: Option<Traffic>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTraffic {
+    step: usize,
+    #[serde(deserialize_with = "duration")]
+    cadence: Duration,
+}
+
+impl TryFrom<RawTraffic> for Traffic {
+    type Error = &'static str;
+
+    fn try_from(RawTraffic { step, cadence }: RawTraffic) -> Result<Self, Self::Error> {
+        Self::new(step, cadence).ok_or("expected a step of 256 to 16384 bytes and a cadence of 5ms to 10s")
+    }
 }
 
 #[derive(Deserialize)]
@@ -166,6 +231,20 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
         return Err(serde::de::Error::custom("expected a length of time above zero and of at most 24 hours"));
     }
     Ok(duration)
+}
+
+/// A number of bytes in words: a whole number of `KiB`, `MiB` or `GiB`, and not nothing.
+fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NonZeroU64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let bytes = units.into_iter().find_map(|(unit, bytes): (_, u64)| {
+        let number = text.strip_suffix(unit)?.trim_end();
+        let digits = number.bytes().all(|digit| digit.is_ascii_digit());
+        digits.then(|| number.parse::<u64>().ok()?.checked_mul(bytes)).flatten()
+    });
+    bytes
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| serde::de::Error::custom("expected a size above zero such as \"512MiB\" or \"2GiB\""))
 }
 
 /// Why a configuration is not one.
@@ -224,6 +303,54 @@ mod tests {
         assert_eq!(Config::from_toml(&with).unwrap().release_root.as_deref(), Some("{\"a\": 1}"));
         // A section without its root must not turn release control off.
         assert!(Config::from_toml(&format!("{text}[release]\n")).is_err());
+    }
+
+    #[test]
+    fn the_shape_of_traffic_is_whole_and_within_bounds() {
+        let with = |section: &str| {
+            Config::from_toml(&format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{section}"))
+        };
+        assert_eq!(with("").unwrap().traffic, None);
+        let traffic = with("[traffic]\nstep = 1024\ncadence = \"50ms\"").unwrap().traffic;
+        assert_eq!(traffic, Traffic::new(1024, Duration::from_millis(50)));
+        assert!(traffic.is_some());
+        for section in [
+            "[traffic]",
+            "[traffic]\nstep = 1024",
+            "[traffic]\ncadence = \"50ms\"",
+            "[traffic]\nstep = 255\ncadence = \"50ms\"",
+            "[traffic]\nstep = 16385\ncadence = \"50ms\"",
+            "[traffic]\nstep = 1024\ncadence = \"4ms\"",
+            "[traffic]\nstep = 1024\ncadence = \"11s\"",
+            "[traffic]\nstep = 1024\ncadence = \"50ms\"\njitter = 1",
+        ] {
+            assert!(matches!(with(section), Err(ConfigError::Syntax(_))), "{section}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit() {
+        let size = |text: &str| {
+            let text =
+                format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n[limits]\nkv_memory = {text}");
+            Config::from_toml(&text).ok().map(|config| config.limits.kv_memory.get())
+        };
+        assert_eq!(size("\"3MiB\""), Some(3 << 20));
+        assert_eq!(size("\"512 KiB\""), Some(512 << 10));
+        assert_eq!(size("\"2GiB\""), Some(EngineConfig::DEFAULT_KV_MEMORY));
+        for wrong in [
+            "\"0GiB\"",
+            "\"\"",
+            "\"GiB\"",
+            "\"+1GiB\"",
+            "\"1GB\"",
+            "1024",
+            "\"-1MiB\"",
+            "\"1.5GiB\"",
+            "\"99999999999GiB\"",
+        ] {
+            assert_eq!(size(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

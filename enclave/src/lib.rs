@@ -99,9 +99,10 @@ where
             max_sequences: limits.sequences,
             max_per_owner: partners_share(limits.sequences),
             max_queued: limits.queued,
+            kv_memory: limits.kv_memory.get(),
         },
     )?;
-    let mut service = Service::new(engine, config.model.clone(), digest, limits);
+    let mut service = Service::new(engine, config.model.clone(), digest, limits).shaped(config.traffic);
     let mut attester =
         Attester::new(committed, config.model.clone(), security_module.clone(), receipt_key.clone())?;
     let guard = match &config.release_root {

@@ -30,7 +30,7 @@ fn engine(threads: usize, max_sequences: usize, max_queued: usize) -> Engine {
 fn engine_with(threads: usize, max_sequences: usize, max_per_owner: usize, max_queued: usize) -> Engine {
     let [threads, max_sequences, max_per_owner] =
         [threads, max_sequences, max_per_owner].map(|number| NonZeroUsize::new(number).unwrap());
-    let config = EngineConfig { threads, max_sequences, max_per_owner, max_queued };
+    let config = EngineConfig { max_per_owner, max_queued, ..EngineConfig::new(threads, max_sequences) };
     Engine::start(Arc::clone(&MODEL), config).unwrap()
 }
 
@@ -512,12 +512,12 @@ fn a_panic_of_the_worker_strands_nobody() {
 
 #[test]
 fn too_large_a_configuration_is_an_error() {
-    let config = EngineConfig {
-        threads: NonZeroUsize::MIN,
-        max_sequences: NonZeroUsize::new(usize::MAX / 2).unwrap(),
-        max_per_owner: NonZeroUsize::new(usize::MAX / 2).unwrap(),
-        max_queued: 0,
-    };
+    let most = NonZeroUsize::new(usize::MAX / 2).unwrap();
+    let config = EngineConfig::new(NonZeroUsize::MIN, most);
+    let refused = Engine::start(Arc::clone(&MODEL), config).err();
+    assert!(matches!(refused, Some(StartError::CacheTooSmall { .. })));
+    let many = NonZeroUsize::new(1 << 40).unwrap();
+    let config = EngineConfig { kv_memory: u64::MAX, ..EngineConfig::new(NonZeroUsize::MIN, many) };
     let refused = Engine::start(Arc::clone(&MODEL), config).err();
     assert!(matches!(refused, Some(StartError::CacheMemory { .. })));
 }
@@ -528,16 +528,78 @@ fn a_shorter_context_is_kept() {
     let full = model.cache_bytes_per_sequence();
     let model = model.with_context_limit(64);
     assert_eq!((model.facts().context_length, model.cache_bytes_per_sequence()), (64, full / 8));
-    let config = EngineConfig {
-        threads: NonZeroUsize::MIN,
-        max_sequences: NonZeroUsize::MIN,
-        max_per_owner: NonZeroUsize::MIN,
-        max_queued: 0,
-    };
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::MIN);
     let engine = Engine::start(Arc::new(model), config).unwrap();
     let (job, heard) = job(question("Tell me a story about a fox named Mia."));
     let prompt_tokens = job.prompt.len() as u32;
     let _handle = engine.submit(job).unwrap();
     let usage = Usage { prompt_tokens, completion_tokens: 64 - prompt_tokens };
     assert_eq!(collect(heard).1, Some((FinishReason::Length, usage)));
+}
+
+/// Bytes of one page of the demo model: 32 positions.
+const PAGE: u64 = 6 * 4 * 2 * 32 * 32 * 2;
+
+fn engine_with_pages(sequences: usize, max_queued: usize, kv_memory: u64) -> Result<Engine, StartError> {
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::new(sequences).unwrap());
+    Engine::start(Arc::clone(&MODEL), EngineConfig { max_queued, kv_memory, ..config })
+}
+
+#[test]
+fn the_memory_for_keys_and_values_is_at_least_a_page_for_each_sequence() {
+    let refused = engine_with_pages(3, 0, 3 * PAGE - 1).err();
+    assert!(matches!(refused, Some(StartError::CacheTooSmall { budget, max_sequences: 3, least })
+        if budget == 3 * PAGE - 1 && least == u128::from(3 * PAGE)));
+    assert!(engine_with_pages(3, 0, 3 * PAGE).is_ok());
+}
+
+#[test]
+fn memory_bounds_a_job_as_the_context_does() {
+    let engine = engine_with_pages(1, 0, PAGE).unwrap();
+    let (_, end) = answer(&engine, |_| {});
+    assert_eq!(end, Some((FinishReason::Length, Usage { prompt_tokens: 12, completion_tokens: 20 })));
+    let submit = |count: usize| {
+        let (job, heard) = job(MODEL.prompt_from_text(&"!?".repeat(count)).unwrap());
+        let tokens = job.prompt.len();
+        (tokens, engine.submit(job).map(|handle| (handle, collect(heard))))
+    };
+    let (tokens, refused) = submit(200);
+    assert_eq!(refused.err(), Some(SubmitError::PromptTooLongForMemory { tokens, limit: 31 }));
+    let fits = |count: &usize| submit(*count).1.is_ok();
+    let longest = (1..40).take_while(fits).last().unwrap();
+    assert!((30..=31).contains(&submit(longest).0));
+}
+
+#[test]
+fn jobs_that_do_not_fit_together_run_one_after_the_other() {
+    // Each may grow to the whole context, and the memory is for one and a half.
+    let engine = engine_with_pages(4, 4, 24 * PAGE).unwrap();
+    let running = Arc::new(Mutex::new(0));
+    let jobs: Vec<_> = (0..6)
+        .map(|number| {
+            let running = Arc::clone(&running);
+            let (mut job, heard) = job_with(question(QUESTION), move |texts| {
+                *running.lock().unwrap() += usize::from(texts == 1);
+                ControlFlow::Continue(())
+            });
+            job.owner = Owner([number; 32]);
+            (engine.submit(job).unwrap(), heard)
+        })
+        .collect();
+    for (before, (_handle, heard)) in jobs.into_iter().enumerate() {
+        // The next one does not begin before this one has ended; the one after it certainly not.
+        assert_eq!(collect(heard).0, ANSWER);
+        assert!(*running.lock().unwrap() <= before + 2);
+    }
+    // Short answers fit together.
+    let (mut first, first_heard, gate) = gated_job(question(QUESTION));
+    first.max_tokens = Some(20);
+    let _first = engine.submit(first).unwrap();
+    assert!(matches!(first_heard.recv(), Ok(Heard::Text(_))));
+    let (mut second, second_heard, second_gate) = gated_job(question(QUESTION));
+    second.max_tokens = Some(20);
+    let _second = engine.submit(second).unwrap();
+    drop(second_gate);
+    drop(gate);
+    assert!(collect(second_heard).1.is_some());
 }

@@ -62,7 +62,7 @@ pub enum ApiError {
         served: ModelId,
     },
     /// A prompt that leaves no room for an answer.
-    #[error("the prompt has {tokens} tokens, but the model's context allows at most {limit} for a prompt")]
+    #[error("the prompt has {tokens} tokens, but a prompt may have {limit} at most")]
     ContextLengthExceeded {
         /// The parameter that holds the prompt.
         param: &'static str,

@@ -55,7 +55,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
 
 use crate::admission::{Admission, AdmissionLimits, Full, Permit, partners_share};
-use crate::config;
+use crate::config::{self, Traffic};
 use crate::release::{Guard, Pass, Stop};
 use chat::ChatRequest;
 use completions::CompletionRequest;
@@ -115,6 +115,7 @@ pub struct Service {
     /// Gone once the model is revoked.
     engine: RwLock<Option<Arc<Engine>>>,
     guard: Option<Arc<Guard>>,
+    traffic: Option<Traffic>,
     model: PublicModel,
     limits: Limits,
     generations: Arc<Admission>,
@@ -127,13 +128,20 @@ impl Service {
         let (model, limits) = (PublicModel::new(id, &digest, now()), limits.into());
         let (generations, uploads) = (Admission::new(limits.generations), Admission::new(limits.uploads));
         let engine = RwLock::new(Some(Arc::new(engine)));
-        Self { engine, guard: None, model, limits, generations, uploads }
+        Self { engine, guard: None, traffic: None, model, limits, generations, uploads }
     }
 
     /// The same service, under release control.
     #[must_use]
     pub fn guarded(mut self, guard: Arc<Guard>) -> Self {
         self.guard = Some(guard);
+        self
+    }
+
+    /// The same service, whose answers look from outside as `traffic` says.
+    #[must_use]
+    pub const fn shaped(mut self, traffic: Option<Traffic>) -> Self {
+        self.traffic = traffic;
         self
     }
 
@@ -462,11 +470,15 @@ impl Service {
         drop((prompt, engine));
         let (media_type, body) = match delivery {
             Delivery::Stream { .. } => {
-                ("text/event-stream; charset=utf-8", Body::new(reader.into_body(running)))
+                ("text/event-stream; charset=utf-8", Body::new(reader.into_body(self.traffic, running)))
             }
             Delivery::Whole => {
                 let whole = reader.whole().await?;
                 drop(running);
+                let whole = match self.traffic {
+                    Some(traffic) => stream::fill_whole(&whole, traffic.step()),
+                    None => whole,
+                };
                 ("application/json", Body::from(whole))
             }
         };
@@ -482,7 +494,8 @@ impl Service {
     fn not_submitted(&self, param: &'static str, error: SubmitError) -> ApiError {
         match error {
             SubmitError::Busy => self.busy(Full),
-            SubmitError::PromptTooLong { tokens, limit } => {
+            SubmitError::PromptTooLong { tokens, limit }
+            | SubmitError::PromptTooLongForMemory { tokens, limit } => {
                 ApiError::ContextLengthExceeded { param, tokens, limit }
             }
             SubmitError::PromptEmpty => ApiError::PromptEmpty { param },
