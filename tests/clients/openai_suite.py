@@ -219,7 +219,7 @@ def a_request_gets_several_choices():
     answer = complete(**hot)
     texts = [choice.text for choice in answer.choices]
     assert [choice.index for choice in answer.choices] == [0, 1, 2] and len(set(texts)) == 3, texts
-    assert answer.usage.completion_tokens == 36 and answer.usage.prompt_tokens == complete().usage.prompt_tokens
+    assert 12 < answer.usage.completion_tokens <= 36 and answer.usage.prompt_tokens == complete().usage.prompt_tokens
     streamed = ["", "", ""]
     for chunk in complete(stream=True, **hot):
         streamed[chunk.choices[0].index] += chunk.choices[0].text
