@@ -25,6 +25,7 @@ pub mod gguf;
 #[expect(dead_code, reason = "shared with integration tests and examples, which use the rest")]
 mod gguf_writer;
 mod kernels;
+mod logprobs;
 mod matrix;
 mod model;
 mod pool;
@@ -38,6 +39,7 @@ pub use engine::{
     StartError, SubmitError, Text, Usage,
 };
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
+pub use logprobs::{MAX_TOP_LOGPROBS, ScoredToken, TokenScore};
 pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};
 pub use template::TemplateError;

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     cache::Cache,
     forward::{Forward, Row},
+    logprobs::ScoredToken,
     model::{Model, Prompt},
     pool::Pool,
     sampling::Sampler,
@@ -59,6 +60,7 @@ struct Sequence {
     /// The last token of the answer, not computed yet.
     last: u32,
     generated: u32,
+    logprobs: Option<u8>,
     sampler: Sampler,
     answer: Answer,
     sink: Box<dyn Sink>,
@@ -165,6 +167,7 @@ impl<'a> Scheduler<'a> {
             read: 0,
             last: 0,
             generated: 0,
+            logprobs: job.logprobs,
             sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
@@ -234,7 +237,12 @@ impl<'a> Scheduler<'a> {
             self.forward.scores(order, &mut self.scores);
             let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { continue };
             let token = sequence.sampler.choose(self.model.kernels(), &mut self.scores);
-            match sequence.take(self.model, token) {
+            let scored = sequence.logprobs.map(|count| {
+                // The sampler changed them.
+                self.forward.scores(order, &mut self.scores);
+                ScoredToken::new(self.model.tokenizer(), &self.scores, token, count)
+            });
+            match sequence.take(self.model, token, scored) {
                 Outcome::Continues => {}
                 Outcome::Ends(reason) => self.end(index, reason),
                 Outcome::Cancelled => drop(self.release(index)),
@@ -312,7 +320,7 @@ impl Sequence {
         self.generated > 0
     }
 
-    fn take(&mut self, model: &Model, token: u32) -> Outcome {
+    fn take(&mut self, model: &Model, token: u32, scored: Option<ScoredToken>) -> Outcome {
         if self.cancelled.is_set() {
             return Outcome::Cancelled;
         }
@@ -324,7 +332,7 @@ impl Sequence {
         }
         self.generated += 1;
         self.last = token;
-        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token));
+        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token), scored);
         if let Some(text) = text
             && self.sink.event(Event::Text(text)) == ControlFlow::Break(())
         {
