@@ -29,8 +29,8 @@ mod template;
 mod tokenizer;
 
 pub use engine::{
-    Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Owner, Sink,
-    StartError, SubmitError, Text, Usage,
+    Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
+    MemoryUse, Owner, Presence, Sink, StartError, SubmitError, Text, Usage,
 };
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
 pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptError};

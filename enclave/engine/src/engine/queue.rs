@@ -7,9 +7,10 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
-use super::{EngineConfig, Job, Owner, Room, SubmitError};
+use super::{Clock, EngineConfig, Job, MemoryUse, Owner, Room, SubmitError};
 
 /// The jobs that wait, and how many run.
 pub(super) struct Queue {
@@ -17,6 +18,7 @@ pub(super) struct Queue {
     changed: Condvar,
     limits: EngineConfig,
     room: Room,
+    clock: Clock,
 }
 
 struct State {
@@ -25,6 +27,11 @@ struct State {
     running: HashMap<Owner, Use>,
     /// Whose job started last.
     last: Option<Owner>,
+    /// How often each owner is there; no entry for one who is not.
+    present: HashMap<Owner, usize>,
+    /// Owners of whom nothing is to be kept, for the worker to hear.
+    forgotten: Vec<Owner>,
+    memory: MemoryUse,
     open: bool,
 }
 
@@ -62,6 +69,14 @@ impl Cancelled {
     }
 }
 
+/// What the worker does next.
+pub(super) struct Work {
+    /// Jobs that start.
+    pub(super) jobs: Vec<Waiting>,
+    /// Owners of whom nothing is kept any longer.
+    pub(super) forgotten: Vec<Owner>,
+}
+
 impl State {
     /// Jobs that run, of all owners.
     fn running(&self) -> usize {
@@ -92,6 +107,13 @@ impl State {
         (reserved + next.need.pages <= room.pages).then_some(index)
     }
 
+    /// Remembers whom to forget; each owner once, so that the list is no longer than the owners are many.
+    fn forget(&mut self, owner: Owner) {
+        if !self.forgotten.contains(&owner) {
+            self.forgotten.push(owner);
+        }
+    }
+
     fn start_next(&mut self, limits: &EngineConfig, room: &Room) -> Option<Waiting> {
         let next = self.next(limits, room)?;
         let next = self.waiting.remove(next)?;
@@ -104,9 +126,17 @@ impl State {
 }
 
 impl Queue {
-    pub(super) fn new(limits: EngineConfig, room: Room) -> Self {
-        let state = State { waiting: VecDeque::new(), running: HashMap::new(), last: None, open: true };
-        Self { state: Mutex::new(state), changed: Condvar::new(), limits, room }
+    pub(super) fn new(limits: EngineConfig, room: Room, clock: Clock) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            running: HashMap::new(),
+            last: None,
+            present: HashMap::new(),
+            forgotten: Vec::new(),
+            memory: MemoryUse { pages: room.pages, free: room.pages, kept: 0 },
+            open: true,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), limits, room, clock }
     }
 
     pub(super) fn push(&self, job: Job, need: Need) -> Result<Cancelled, SubmitError> {
@@ -135,14 +165,61 @@ impl Queue {
         drop(removed);
     }
 
-    /// For the worker: the next jobs to run. Waits while there is nothing to do and nothing runs; `None` when closed.
-    pub(super) fn next(&self) -> Option<Vec<Waiting>> {
-        let idle = |state: &mut State| state.open && state.waiting.is_empty() && state.running.is_empty();
-        let mut state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+    /// For the worker: what to do next. Waits while there is nothing to do and nothing runs, at most `until`; `None` when closed.
+    pub(super) fn next(&self, memory: MemoryUse, until: Option<Instant>) -> Option<Work> {
+        let idle = |state: &mut State| {
+            state.open && state.waiting.is_empty() && state.running.is_empty() && state.forgotten.is_empty()
+        };
+        let mut state = self.lock();
+        state.memory = memory;
+        let mut state = match until.map(|until| until.saturating_duration_since(self.clock.now())) {
+            None => self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => {
+                let waited = self.changed.wait_timeout_while(state, time, idle);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
         if !state.open {
             return None;
         }
-        Some(iter::from_fn(|| state.start_next(&self.limits, &self.room)).collect())
+        let forgotten = std::mem::take(&mut state.forgotten);
+        let jobs = iter::from_fn(|| state.start_next(&self.limits, &self.room)).collect();
+        Some(Work { jobs, forgotten })
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(super) fn enter(&self, owner: Owner) {
+        *self.lock().present.entry(owner).or_default() += 1;
+    }
+
+    pub(super) fn leave(&self, owner: Owner) {
+        let mut state = self.lock();
+        let left = state.present.get_mut(&owner).is_none_or(|times| {
+            *times -= 1;
+            *times == 0
+        });
+        if left {
+            state.present.remove(&owner);
+            state.forget(owner);
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn forget(&self, owner: Owner) {
+        self.lock().forget(owner);
+        self.changed.notify_one();
+    }
+
+    /// For the worker: whether something may be kept of this owner's prompts. Whoever leaves afterwards is forgotten afterwards.
+    pub(super) fn is_present(&self, owner: Owner) -> bool {
+        self.lock().present.contains_key(&owner)
+    }
+
+    pub(super) fn memory(&self) -> MemoryUse {
+        self.lock().memory
     }
 
     /// For the worker: whether the next job to start can, and its owner has none running.
@@ -217,7 +294,8 @@ mod tests {
             max_queued: 3,
             ..EngineConfig::new(NonZeroUsize::MIN, max_sequences)
         };
-        Queue::new(limits, Room { pages: 8, per_owner: 6, positions: 6 * crate::cache::PAGE })
+        let room = Room { pages: 8, per_owner: 6, positions: 6 * crate::cache::PAGE };
+        Queue::new(limits, room, Clock::monotonic())
     }
 
     fn push(queue: &Queue, owner: u8, pages: usize) -> Cancelled {
@@ -225,7 +303,13 @@ mod tests {
     }
 
     fn started(queue: &Queue) -> Vec<u8> {
-        queue.next().unwrap().iter().map(|waiting| waiting.job.owner.0[0]).collect()
+        queue
+            .next(MemoryUse::default(), None)
+            .unwrap()
+            .jobs
+            .iter()
+            .map(|waiting| waiting.job.owner.0[0])
+            .collect()
     }
 
     fn finished(queue: &Queue, owner: u8, pages: usize) {

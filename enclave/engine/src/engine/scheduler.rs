@@ -1,13 +1,17 @@
 //! Which tokens are computed next, and what becomes of the results.
 
-use std::{collections::HashMap, ops::ControlFlow};
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    EngineConfig, Event, FinishReason, Owner, Room, Sink, Usage,
+    EngineConfig, Event, FinishReason, MemoryUse, Owner, Room, Sink, Usage,
     answer::{Answer, Piece},
-    queue::{Cancelled, Need, Queue, Waiting},
+    queue::{Cancelled, Need, Queue, Waiting, Work},
 };
 use crate::{
     cache::Cache,
@@ -34,6 +38,8 @@ pub(super) struct Scheduler<'a> {
     queue: &'a Queue,
     forward: Forward,
     cache: Cache,
+    room: Room,
+    prefix_time: Duration,
     /// One for each sequence of the cache.
     sequences: Vec<Option<Sequence>>,
     /// The first sequence to get prompt rows in the next step.
@@ -54,8 +60,10 @@ struct Sequence {
     prompt: Prompt,
     /// What is reserved for it.
     need: Need,
-    /// Prompt tokens computed.
+    /// Prompt tokens whose keys and values are there.
     read: usize,
+    /// How many of them were found and not computed.
+    cached: usize,
     /// The last token of the answer, not computed yet.
     last: u32,
     generated: u32,
@@ -86,6 +94,8 @@ impl<'a> Scheduler<'a> {
             queue,
             forward: Forward::new(model, pool, sequences + PROMPT_ROWS, sequences),
             cache: Cache::new(model.shape(), sequences, room.pages),
+            room,
+            prefix_time: config.prefix_time,
             sequences: (0..sequences).map(|_| None).collect(),
             turn: 0,
             recent: HashMap::new(),
@@ -97,7 +107,9 @@ impl<'a> Scheduler<'a> {
     }
 
     pub(super) fn run(&mut self) {
-        while let Some(jobs) = self.queue.next() {
+        while let Some(Work { jobs, forgotten }) = self.queue.next(self.memory(), self.next_expiry()) {
+            forgotten.into_iter().for_each(|owner| self.cache.forget(owner));
+            self.cache.expire(self.now(), self.prefix_time);
             jobs.into_iter().for_each(|waiting| self.admit(waiting));
             self.release_cancelled();
             self.choose_rows();
@@ -106,6 +118,20 @@ impl<'a> Scheduler<'a> {
                 self.step();
             }
         }
+    }
+
+    fn now(&self) -> Instant {
+        self.queue.clock().now()
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let (free, kept) = self.cache.free_and_kept();
+        MemoryUse { pages: self.room.pages, free, kept }
+    }
+
+    /// When something expires that is kept, if nothing happens before.
+    fn next_expiry(&self) -> Option<Instant> {
+        self.cache.oldest_kept()?.checked_add(self.prefix_time)
     }
 
     /// Computes the chosen rows. A step in which an owner uses up its credit is given up for a newcomer, who would have to wait for its end.
@@ -159,10 +185,15 @@ impl<'a> Scheduler<'a> {
     /// Gives a job a free sequence; the queue hands out no more jobs than there are.
     fn admit(&mut self, Waiting { job, need, cancelled }: Waiting) {
         let Some(index) = self.sequences.iter().position(Option::is_none) else { return };
+        let cached = match need.tokens {
+            0 => 0,
+            _ => self.cache.reuse(index, job.owner, job.prompt.tokens()),
+        };
         let sequence = Sequence {
             owner: job.owner,
             need,
-            read: 0,
+            read: cached,
+            cached,
             last: 0,
             generated: 0,
             sampler: Sampler::new(job.sampling, job.bias),
@@ -234,7 +265,17 @@ impl<'a> Scheduler<'a> {
             self.forward.scores(order, &mut self.scores);
             let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { continue };
             let token = sequence.sampler.choose(self.model.kernels(), &mut self.scores);
-            match sequence.take(self.model, token) {
+            let (owner, is_first) = (sequence.owner, sequence.generated == 0);
+            let outcome = sequence.take(self.model, token);
+            // Not before its first token was permitted.
+            if is_first
+                && !matches!(outcome, Outcome::Cancelled)
+                && !self.prefix_time.is_zero()
+                && self.queue.is_present(owner)
+            {
+                self.cache.keep(index, owner, sequence.prompt.tokens(), self.queue.clock().now());
+            }
+            match outcome {
                 Outcome::Continues => {}
                 Outcome::Ends(reason) => self.end(index, reason),
                 Outcome::Cancelled => drop(self.release(index)),
@@ -250,8 +291,11 @@ impl<'a> Scheduler<'a> {
         {
             return;
         }
-        let usage =
-            Usage { prompt_tokens: sequence.prompt.len() as u32, completion_tokens: sequence.generated };
+        let usage = Usage {
+            prompt_tokens: sequence.prompt.len() as u32,
+            cached_tokens: sequence.cached as u32,
+            completion_tokens: sequence.generated,
+        };
         // Nothing follows the end, so there is nothing left to cancel.
         let _ = sequence.sink.event(Event::Finished { reason, usage });
     }
@@ -259,7 +303,7 @@ impl<'a> Scheduler<'a> {
     /// Frees a sequence's place and wipes what it left behind.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
-        self.cache.release(index);
+        self.cache.release(index, self.now());
         if self.sequences.iter().all(Option::is_none) {
             self.forward.wipe();
             self.scores.as_mut_slice().zeroize();
