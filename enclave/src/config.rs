@@ -18,10 +18,15 @@
 //! queued = 16
 //! threads = 2
 //! kv_memory = "2GiB"            # for keys and values: what whole contexts of all sequences need is the most that is taken
+//!
+//! [traffic]                     # optional: hide the lengths and the rhythm of answers from the host
+//! step = 1024                   # bytes of every frame of a stream; whole answers have a multiple of it
+//! cadence = "50ms"              # a stream sends one frame this often, whatever there is to say
 //! ```
 
 use std::collections::HashSet;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cleanroom_attestation::channel::ModelId;
@@ -45,6 +50,42 @@ pub struct Config {
     pub release_root: Option<String>,
     /// How much of everything.
     pub limits: Limits,
+    /// How answers look from outside. Without it, events leave when they are ready.
+    pub traffic: Option<Traffic>,
+}
+
+/// What the host sees of answers: frames of one length at one rhythm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "RawTraffic")]
+pub struct Traffic {
+    step: NonZeroUsize,
+    cadence: Duration,
+}
+
+impl Traffic {
+    /// The least and the most bytes of a step. A frame holds a step, and a connection that takes no more holds some frames.
+    const STEPS: RangeInclusive<usize> = 256..=16 * 1024;
+    /// The shortest and the longest time between two frames.
+    const CADENCES: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(10);
+
+    /// Frames of `step` bytes (256 to 16384), one every `cadence` (5 ms to 10 s). `None` for what is outside of these.
+    #[must_use]
+    pub fn new(step: usize, cadence: Duration) -> Option<Self> {
+        let valid = Self::STEPS.contains(&step) && Self::CADENCES.contains(&cadence);
+        valid.then(|| NonZeroUsize::new(step).map(|step| Self { step, cadence })).flatten()
+    }
+
+    /// Bytes of every frame of a stream.
+    #[must_use]
+    pub const fn step(self) -> NonZeroUsize {
+        self.step
+    }
+
+    /// From one frame of a stream to the next.
+    #[must_use]
+    pub const fn cadence(self) -> Duration {
+        self.cadence
+    }
 }
 
 /// Who may use the model. Anybody may ask for a public attestation.
@@ -134,6 +175,7 @@ impl Config {
             partners,
             release_root,
             limits: raw.limits,
+            traffic: raw.traffic,
         })
     }
 }
@@ -148,6 +190,23 @@ struct Raw {
     release: Option<RawRelease>,
     #[serde(default)]
     limits: Limits,
+    traffic: Option<Traffic>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTraffic {
+    step: usize,
+    #[serde(deserialize_with = "duration")]
+    cadence: Duration,
+}
+
+impl TryFrom<RawTraffic> for Traffic {
+    type Error = &'static str;
+
+    fn try_from(RawTraffic { step, cadence }: RawTraffic) -> Result<Self, Self::Error> {
+        Self::new(step, cadence).ok_or("expected a step of 256 to 16384 bytes and a cadence of 5ms to 10s")
+    }
 }
 
 #[derive(Deserialize)]
@@ -268,6 +327,29 @@ mod tests {
             "\"99999999999GiB\"",
         ] {
             assert_eq!(size(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_shape_of_traffic_is_whole_and_within_bounds() {
+        let with = |section: &str| {
+            Config::from_toml(&format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{section}"))
+        };
+        assert_eq!(with("").unwrap().traffic, None);
+        let traffic = with("[traffic]\nstep = 1024\ncadence = \"50ms\"").unwrap().traffic;
+        assert_eq!(traffic, Traffic::new(1024, Duration::from_millis(50)));
+        assert!(traffic.is_some());
+        for section in [
+            "[traffic]",
+            "[traffic]\nstep = 1024",
+            "[traffic]\ncadence = \"50ms\"",
+            "[traffic]\nstep = 255\ncadence = \"50ms\"",
+            "[traffic]\nstep = 16385\ncadence = \"50ms\"",
+            "[traffic]\nstep = 1024\ncadence = \"4ms\"",
+            "[traffic]\nstep = 1024\ncadence = \"11s\"",
+            "[traffic]\nstep = 1024\ncadence = \"50ms\"\njitter = 1",
+        ] {
+            assert!(matches!(with(section), Err(ConfigError::Syntax(_))), "{section}");
         }
     }
 

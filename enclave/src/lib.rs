@@ -102,7 +102,7 @@ where
             kv_memory: limits.kv_memory.get(),
         },
     )?;
-    let mut service = Service::new(engine, config.model.clone(), digest, limits);
+    let mut service = Service::new(engine, config.model.clone(), digest, limits).shaped(config.traffic);
     let mut attester =
         Attester::new(committed, config.model.clone(), security_module.clone(), receipt_key.clone())?;
     let guard = match &config.release_root {

@@ -48,7 +48,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
 
 use crate::admission::{Admission, AdmissionLimits, Full, Permit, partners_share};
-use crate::config;
+use crate::config::{self, Traffic};
 use crate::release::{Guard, Pass, Stop};
 use chat::ChatRequest;
 use completions::CompletionRequest;
@@ -108,6 +108,7 @@ pub struct Service {
     /// Gone once the model is revoked.
     engine: RwLock<Option<Arc<Engine>>>,
     guard: Option<Arc<Guard>>,
+    traffic: Option<Traffic>,
     model: PublicModel,
     limits: Limits,
     generations: Arc<Admission>,
@@ -120,13 +121,20 @@ impl Service {
         let (model, limits) = (PublicModel::new(id, &digest, now()), limits.into());
         let (generations, uploads) = (Admission::new(limits.generations), Admission::new(limits.uploads));
         let engine = RwLock::new(Some(Arc::new(engine)));
-        Self { engine, guard: None, model, limits, generations, uploads }
+        Self { engine, guard: None, traffic: None, model, limits, generations, uploads }
     }
 
     /// The same service, under release control.
     #[must_use]
     pub fn guarded(mut self, guard: Arc<Guard>) -> Self {
         self.guard = Some(guard);
+        self
+    }
+
+    /// The same service, whose answers look from outside as `traffic` says.
+    #[must_use]
+    pub const fn shaped(mut self, traffic: Option<Traffic>) -> Self {
+        self.traffic = traffic;
         self
     }
 
@@ -412,11 +420,15 @@ impl Service {
         })?;
         let (media_type, body) = match parameters.delivery {
             Delivery::Stream { .. } => {
-                ("text/event-stream; charset=utf-8", Body::new(reader.into_body(running)))
+                ("text/event-stream; charset=utf-8", Body::new(reader.into_body(self.traffic, running)))
             }
             Delivery::Whole => {
                 let whole = reader.whole().await?;
                 drop(running);
+                let whole = match self.traffic {
+                    Some(traffic) => stream::fill_whole(&whole, traffic.step()),
+                    None => whole,
+                };
                 ("application/json", Body::from(whole))
             }
         };

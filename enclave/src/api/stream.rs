@@ -9,14 +9,18 @@
 //! Under release control every token is permitted before it is emitted. When one is not, a stream gets a signed event that
 //! says why, and ends without a finish reason.
 //!
+//! Where the configuration gives traffic a shape, a stream leaves in frames of one length at one rhythm, whatever there is to say, until the
+//! answer has ended: comments, which clients of server-sent events ignore, take the place of what is missing.
+//!
 //! An answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
 //! and is then broken off, so that no client takes the stump for the whole.
 
 use std::future::Future as _;
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -24,12 +28,13 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cleanroom_engine::{Event, Sink};
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 
 use super::error::ApiError;
 use super::secret::SecretBuffer;
 use super::shape::{Dialect, Shape};
 use crate::admission::Permit;
+use crate::config::Traffic;
 use crate::release::{Pass, SignedEnd, Stop};
 
 /// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
@@ -184,9 +189,15 @@ impl Reader {
         .await
     }
 
-    /// The answer as a stream. `running` is kept until the stream is dropped: dropping it stops the generation.
-    pub(crate) fn into_body<R: Send + Unpin + 'static>(self, running: R) -> EventStream<R> {
-        EventStream { reader: self, leaving: Bytes::new(), farewell: None, _running: running }
+    /// The answer as a stream, with the shape of `traffic` if there is one. `running` is kept until the stream is dropped: dropping it
+    /// stops the generation.
+    pub(crate) fn into_body<R: Send + Unpin + 'static>(
+        self,
+        traffic: Option<Traffic>,
+        running: R,
+    ) -> EventStream<R> {
+        let pace = traffic.map(Pace::new);
+        EventStream { reader: self, pace, leaving: Bytes::new(), farewell: Farewell::Due, _running: running }
     }
 }
 
@@ -202,11 +213,21 @@ impl State {
 /// The body of a streamed answer (`text/event-stream`).
 pub(crate) struct EventStream<R> {
     reader: Reader,
+    pace: Option<Pace>,
     /// Taken from the buffer, and too long for one frame.
     leaving: Bytes,
-    /// Set once the event about a failure has left; then the stream is broken off.
-    farewell: Option<Pin<Box<Sleep>>>,
+    farewell: Farewell,
     _running: R,
+}
+
+/// Where a stream that must be broken off stands.
+enum Farewell {
+    /// The event about the failure is still to be told.
+    Due,
+    /// It is leaving.
+    Told,
+    /// It has left, and gets this time to arrive.
+    Sent(Pin<Box<Sleep>>),
 }
 
 impl<R: Send + Unpin + 'static> Body for EventStream<R> {
@@ -219,38 +240,114 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
     ) -> Poll<Option<Result<Frame<Bytes>, ApiError>>> {
         let this = &mut *self;
         let mut state = this.reader.shared.lock();
-        if this.leaving.is_empty() && !state.ready.is_empty() {
-            this.leaving = state.ready.take();
+        // What has ended and left needs no further tick.
+        if let Some(pace) = &mut this.pace
+            && !(is_drained(&this.leaving, &state) && state.end.is_some())
+        {
+            ready!(pace.ticks.poll_tick(context));
         }
-        if !this.leaving.is_empty() {
-            let frame = this.leaving.split_to(this.leaving.len().min(MAX_FRAME));
-            if this.leaving.is_empty() && state.end.is_some_and(End::is_clean) {
-                this.reader.permit = None;
+        refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
+        let frame = match &this.pace {
+            None => this.leaving.split_to(this.leaving.len().min(MAX_FRAME)),
+            Some(pace) => {
+                let mut frame = SecretBuffer::with_capacity(pace.step);
+                while frame.len() < pace.step && !this.leaving.is_empty() {
+                    let room = pace.step - frame.len();
+                    frame.push(&this.leaving.split_to(this.leaving.len().min(room)));
+                    refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
+                }
+                if !frame.is_empty() || state.end.is_none() {
+                    fill(&mut frame, pace.step);
+                }
+                frame.take()
+            }
+        };
+        if !frame.is_empty() {
+            match state.end {
+                Some(end) if is_drained(&this.leaving, &state) => {
+                    if end.is_clean() {
+                        this.reader.permit = None;
+                    } else {
+                        this.farewell = Farewell::Sent(Box::pin(sleep(FAREWELL)));
+                    }
+                }
+                _ => {}
             }
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
-        match state.end {
-            None => state.wait(context),
-            Some(End::Complete | End::Stopped(_)) => Poll::Ready(None),
-            Some(End::Broken) => match &mut this.farewell {
-                Some(sent) => sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed))),
-                None => {
-                    this.farewell = Some(Box::pin(sleep(FAREWELL)));
-                    let event = this.reader.dialect.failure(&ApiError::Failed, &[]);
-                    Poll::Ready(Some(Ok(Frame::data(Bytes::from(event)))))
-                }
-            },
+        match (state.end, &mut this.farewell) {
+            (None, _) => state.wait(context),
+            (Some(End::Broken), Farewell::Sent(sent)) => {
+                sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed)))
+            }
+            (Some(End::Broken), _) => Poll::Ready(Some(Err(ApiError::Failed))),
+            (Some(End::Complete | End::Stopped(_)), _) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         let state = self.reader.shared.lock();
-        self.leaving.is_empty() && state.ready.is_empty() && state.end.is_some_and(End::is_clean)
+        is_drained(&self.leaving, &state) && state.end.is_some_and(End::is_clean)
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
     }
+}
+
+/// Whether everything that was written has left.
+fn is_drained(leaving: &Bytes, state: &State) -> bool {
+    leaving.is_empty() && state.ready.is_empty()
+}
+
+/// Gets what leaves next, when nothing is leaving.
+fn refill(leaving: &mut Bytes, farewell: &mut Farewell, dialect: Dialect, state: &mut State) {
+    if !leaving.is_empty() {
+        return;
+    }
+    if !state.ready.is_empty() {
+        *leaving = state.ready.take();
+    } else if state.end == Some(End::Broken) && matches!(farewell, Farewell::Due) {
+        *farewell = Farewell::Told;
+        *leaving = Bytes::from(dialect.failure(&ApiError::Failed, &[]));
+    }
+}
+
+/// One frame of `step` bytes at every tick: neither how long tokens are nor when they come can be seen from outside.
+struct Pace {
+    ticks: Interval,
+    step: usize,
+}
+
+impl Pace {
+    fn new(traffic: Traffic) -> Self {
+        let mut ticks = interval(traffic.cadence());
+        // A connection that was not ready gets its next frame a whole cadence later: what piled up must not be seen either.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { ticks, step: traffic.step().get() }
+    }
+}
+
+/// Fills a frame that ends with an event up to `step` bytes with what clients ignore: a comment line, or for one byte an empty line.
+fn fill(frame: &mut SecretBuffer, step: usize) {
+    match step.saturating_sub(frame.len()) {
+        0 => {}
+        1 => frame.push(b"\n"),
+        gap => {
+            frame.push(b":");
+            frame.push(&vec![b'.'; gap - 2]);
+            frame.push(b"\n");
+        }
+    }
+}
+
+/// `answer`, whose length is made a multiple of `step` with the white space that may follow a JSON text (RFC 8259, section 2).
+pub(crate) fn fill_whole(answer: &Bytes, step: NonZeroUsize) -> Bytes {
+    let length = answer.len().next_multiple_of(step.get());
+    let mut filled = SecretBuffer::with_capacity(length);
+    filled.push(answer);
+    filled.push(&vec![b' '; length - answer.len()]);
+    filled.take()
 }
 
 /// The event that ends a stream before its time, see `docs/protocol.md`.
@@ -305,7 +402,7 @@ mod tests {
         let (mut writer, reader, _admission) = ends(STREAM);
         assert!(finish(&mut writer).is_continue());
         drop(writer);
-        let mut body = reader.into_body(());
+        let mut body = reader.into_body(None, ());
         assert!(!body.is_end_stream());
         let only = frame(&mut body).await;
         assert!(only.contains(r#""role":"assistant""#) && only.contains(r#""finish_reason":"stop""#));
@@ -317,7 +414,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_whose_engine_dies_tells_the_failure_and_is_broken_off() {
         let (writer, reader, _admission) = ends(STREAM);
-        let mut body = reader.into_body(());
+        let mut body = reader.into_body(None, ());
         let mut seen = frame(&mut body).await;
         drop(writer);
         seen += &frame(&mut body).await;
@@ -346,7 +443,7 @@ mod tests {
     #[test]
     fn a_writer_whose_reader_has_gone_is_told_to_stop() {
         let (mut writer, reader, _admission) = ends(STREAM);
-        drop(reader.into_body(()));
+        drop(reader.into_body(None, ()));
         assert!(finish(&mut writer).is_break());
     }
 
@@ -376,7 +473,7 @@ mod tests {
 
         // The network has the last frame, and not yet let go of the body.
         let (mut writer, reader, admission) = ends(STREAM);
-        let mut body = reader.into_body(());
+        let mut body = reader.into_body(None, ());
         assert!(!frame(&mut body).await.contains("[DONE]"));
         let _ = finish(&mut writer);
         assert_eq!(admission.taken(), 1);
@@ -390,12 +487,124 @@ mod tests {
         let text = "x".repeat(MAX_FRAME + 5);
         writer.shape.piece(&mut writer.shared.lock().ready, &text);
         let _ = finish(&mut writer);
-        let mut body = reader.into_body(());
+        let mut body = reader.into_body(None, ());
         assert_eq!(frame(&mut body).await.len(), MAX_FRAME);
         assert!(!body.is_end_stream());
         assert_eq!(admission.taken(), 1);
         assert!(frame(&mut body).await.ends_with("data: [DONE]\n\n"));
         assert!(body.is_end_stream());
         assert_eq!(admission.taken(), 0);
+    }
+
+    const STEP: usize = 512;
+    const CADENCE: Duration = Duration::from_millis(50);
+
+    fn paced(reader: Reader) -> EventStream<()> {
+        reader.into_body(Some(Traffic::new(STEP, CADENCE).unwrap()), ())
+    }
+
+    /// What a client of server-sent events makes of a stream: no comments, no empty events.
+    fn without_comments(stream: &str) -> String {
+        let mut events = String::new();
+        for line in stream.split_inclusive('\n').filter(|line| !line.starts_with(':')) {
+            if line != "\n" || !(events.is_empty() || events.ends_with("\n\n")) {
+                events += line;
+            }
+        }
+        events
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paced_stream_has_one_length_and_one_rhythm_whatever_is_said() {
+        for pieces in
+            [vec![STEP / 2, 0, 1, 0, 40], vec![3 * STEP], vec![0, 0, 0], vec![], vec![STEP - 1, STEP - 2]]
+        {
+            let (mut writer, reader, admission) = ends(STREAM);
+            let (mut plain, plain_reader, _plain) = ends(STREAM);
+            let mut body = paced(reader);
+            let begun = tokio::time::Instant::now();
+            let (mut stream, mut ticks) = (String::new(), 0_u32);
+            let mut pieces = pieces.into_iter();
+            let mut finished = false;
+            while !finished || !body.is_end_stream() {
+                match pieces.next() {
+                    Some(0) => {}
+                    Some(length) => {
+                        for end in [&mut writer, &mut plain] {
+                            end.shape.piece(&mut end.shared.lock().ready, &"x".repeat(length));
+                        }
+                    }
+                    None if finished => {}
+                    None => {
+                        finished = true;
+                        let _ = (finish(&mut writer), finish(&mut plain));
+                    }
+                }
+                let frame = frame(&mut body).await;
+                assert_eq!(frame.len(), STEP);
+                assert_eq!(begun.elapsed(), CADENCE * ticks);
+                ticks += 1;
+                stream += &frame;
+            }
+            assert!(body.frame().await.is_none());
+            assert_eq!(admission.taken(), 0);
+            let expected = plain_reader.whole_stream().await;
+            assert_eq!(without_comments(&stream), expected);
+        }
+    }
+
+    #[test]
+    fn every_gap_can_be_filled() {
+        for length in 0..=STEP {
+            let mut frame = SecretBuffer::default();
+            frame.push(&vec![b'x'; length]);
+            fill(&mut frame, STEP);
+            assert_eq!(frame.len(), STEP);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paced_stream_says_nothing_in_its_rhythm_too() {
+        let (_writer, reader, _admission) =
+            ends(Delivery::Stream { include_usage: false, include_obfuscation: false });
+        let mut body = paced(reader);
+        assert!(without_comments(&frame(&mut body).await).contains("assistant"));
+        for _ in 0..3 {
+            let before = tokio::time::Instant::now();
+            let only = frame(&mut body).await;
+            assert_eq!((without_comments(&only).as_str(), only.len()), ("", STEP));
+            assert_eq!(before.elapsed(), CADENCE);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paced_stream_whose_engine_dies_is_broken_off_after_a_frame_like_all_others() {
+        let (writer, reader, _admission) = ends(STREAM);
+        let mut body = paced(reader);
+        let mut seen = frame(&mut body).await;
+        drop(writer);
+        seen += &frame(&mut body).await;
+        assert_eq!(seen.len(), 2 * STEP);
+        assert!(seen.contains(r#""code":"engine_failed""#), "{seen}");
+        assert!(!body.is_end_stream());
+        assert!(body.frame().await.unwrap().is_err(), "the HTTP stream must not end cleanly");
+    }
+
+    #[test]
+    fn a_whole_answer_is_filled_up_to_a_step() {
+        let step = NonZeroUsize::new(8).unwrap();
+        for (answer, length) in [("{}", 8), ("{\"a\":12}", 8), ("{\"a\":123}", 16)] {
+            let filled = fill_whole(&Bytes::from(answer), step);
+            assert_eq!(filled.len(), length);
+            assert_eq!(std::str::from_utf8(&filled).unwrap().trim_end(), answer);
+        }
+    }
+
+    impl Reader {
+        /// Everything that a stream without a pace carries.
+        async fn whole_stream(self) -> String {
+            let body = self.into_body(None, ()).collect().await.ok().unwrap();
+            String::from_utf8(body.to_bytes().to_vec()).unwrap()
+        }
     }
 }
