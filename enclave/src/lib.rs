@@ -100,6 +100,7 @@ where
             max_per_owner: partners_share(limits.sequences),
             max_queued: limits.queued,
             kv_memory: limits.kv_memory.get(),
+            prefix_time: limits.prefix_time,
         },
     )?;
     let mut service = Service::new(engine, config.model.clone(), digest, limits).shaped(config.traffic);
@@ -118,7 +119,7 @@ where
     let service = Arc::new(service);
     let control = async {
         match guard {
-            Some((guard, control)) => release::serve(control, guard, || service.erase()).await,
+            Some((guard, control)) => release::serve(control, guard, || service.release_changed()).await,
             None => std::future::pending().await,
         }
     };

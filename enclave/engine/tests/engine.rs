@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    num::NonZeroUsize,
+    num::{NonZeroU8, NonZeroUsize},
     ops::ControlFlow,
     sync::{Arc, LazyLock, Mutex, mpsc},
     time::{Duration, Instant},
@@ -77,6 +77,8 @@ fn job_with(
     (
         Job {
             owner: Owner::default(),
+            share: NonZeroU8::MIN,
+            deadline: None,
             prompt,
             max_tokens: None,
             sampling: Sampling::greedy(),
@@ -610,4 +612,37 @@ fn nothing_is_kept_for_no_time_at_all() {
     let (engine, _hand) = keeping_engine(0);
     let _presence = engine.presence(A);
     assert_eq!([0; 2].map(|_| ask_at_length(&engine, A).1), [0; 2]);
+}
+
+#[test]
+fn a_job_whose_time_is_over_ends_wherever_it_is() {
+    let (clock, hand) = Clock::scripted();
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::MIN);
+    let config = EngineConfig { max_queued: 2, ..config };
+    let engine = Engine::start_with_clock(Arc::clone(&MODEL), config, clock).unwrap();
+    let within = |seconds| Some(engine.clock().now() + Duration::from_secs(seconds));
+    let late = |completion_tokens| {
+        let usage = Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens };
+        Some((FinishReason::Deadline, usage))
+    };
+    let (mut running, running_heard, gate) = gated_job(question(QUESTION));
+    running.deadline = within(10);
+    let _running = engine.submit(running).unwrap();
+    assert!(matches!(running_heard.recv(), Ok(Heard::Text(_))));
+    let (mut waiting, waiting_heard) = job(question(QUESTION));
+    waiting.deadline = within(10);
+    let _waiting = engine.submit(waiting).unwrap();
+    let (mut patient, patient_heard) = job(question(QUESTION));
+    patient.deadline = within(11);
+    let _patient = engine.submit(patient).unwrap();
+    hand.advance(Duration::from_secs(10));
+    drop(gate);
+    let (_, end) = collect(running_heard);
+    assert_eq!(end, late(1), "no further token is computed");
+    assert_eq!(collect(waiting_heard), (String::new(), late(0)));
+    assert_eq!(collect(patient_heard).0, ANSWER);
+    // One whose time is over before it comes.
+    let (_, end) = answer(&engine, |job| job.deadline = within(0));
+    assert_eq!(end, late(0));
+    assert_eq!(answer(&engine, |job| job.deadline = within(1)).0, ANSWER);
 }

@@ -234,7 +234,7 @@ mod tests {
         for piece in ["a\"", "b\n"] {
             shape.piece(&mut out, piece);
         }
-        shape.close(&mut out, reason, Usage { prompt_tokens: 3, completion_tokens: 2 });
+        shape.close(&mut out, reason, Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 });
         String::from_utf8(out.take().to_vec()).unwrap()
     }
 

@@ -12,7 +12,9 @@
 //! Where the configuration gives traffic a shape, a stream leaves in frames of one length at one rhythm, whatever there is to say, until the
 //! answer has ended: comments, which clients of server-sent events ignore, take the place of what is missing.
 //!
-//! An answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
+//! An answer whose time is over ends with an event that says so, and without a finish reason, too.
+//!
+//! Otherwise an answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
 //! and is then broken off, so that no client takes the stump for the whole.
 
 use std::future::Future as _;
@@ -26,7 +28,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use cleanroom_engine::{Event, Sink};
+use cleanroom_engine::{Event, FinishReason, Sink};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 
@@ -75,6 +77,8 @@ enum End {
     Broken,
     /// Not permitted any further. The event that says so stands in the buffer already.
     Stopped(Stop),
+    /// The request's time is over. The event that says so stands in the buffer already.
+    Late,
 }
 
 impl End {
@@ -137,6 +141,12 @@ impl Sink for Writer {
         }
         match event {
             Event::Text(text) => self.shape.piece(&mut state.ready, text.as_str()),
+            Event::Finished { reason: FinishReason::Deadline, .. } => {
+                (self.permit, self.pass) = (None, None);
+                let event = self.shape.dialect().failure(&ApiError::RequestTime, &[]);
+                state.ready.push(event.as_bytes());
+                state.end = Some(End::Late);
+            }
             Event::Finished { reason, usage } => {
                 (self.permit, self.pass) = (None, None);
                 self.shape.close(&mut state.ready, reason, usage);
@@ -183,6 +193,7 @@ impl Reader {
                 Some(End::Complete) => Poll::Ready(Ok(state.ready.take())),
                 Some(End::Broken) => Poll::Ready(Err(ApiError::Failed)),
                 Some(End::Stopped(stop)) => Poll::Ready(Err(ApiError::Stopped(stop))),
+                Some(End::Late) => Poll::Ready(Err(ApiError::RequestTime)),
                 None => state.wait(context),
             }
         })
@@ -281,7 +292,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
                 sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed)))
             }
             (Some(End::Broken), _) => Poll::Ready(Some(Err(ApiError::Failed))),
-            (Some(End::Complete | End::Stopped(_)), _) => Poll::Ready(None),
+            (Some(End::Complete | End::Stopped(_) | End::Late), _) => Poll::Ready(None),
         }
     }
 
@@ -368,7 +379,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use cleanroom_attestation::digest::Sha256Digest;
-    use cleanroom_engine::{FinishReason, Usage};
+    use cleanroom_engine::Usage;
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -429,6 +440,26 @@ mod tests {
         let (writer, reader, _admission) = ends(Delivery::Whole);
         drop(writer);
         assert!(matches!(reader.whole().await, Err(ApiError::Failed)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_time_is_over_says_so_and_never_looks_complete() {
+        let late = |writer: &mut Writer| {
+            writer.event(Event::Finished { reason: FinishReason::Deadline, usage: Usage::default() })
+        };
+        let (mut writer, reader, admission) = ends(Delivery::Whole);
+        let _ = late(&mut writer);
+        assert!(matches!(reader.whole().await, Err(ApiError::RequestTime)));
+        assert_eq!(admission.taken(), 0);
+
+        let (mut writer, reader, _admission) = ends(STREAM);
+        let _ = late(&mut writer);
+        drop(writer);
+        let mut body = reader.into_body(None, ());
+        let only = frame(&mut body).await;
+        assert!(only.contains(r#""code":"request_time""#), "{only}");
+        assert!(!only.contains("[DONE]") && !only.contains(r#""finish_reason":""#), "{only}");
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]

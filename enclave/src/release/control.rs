@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::guard::Guard;
 use crate::serve::Listener;
 
-/// Serves one control connection after the other. `revoked` is called when the newest release revokes the model.
-pub(crate) async fn serve<F, R>(mut listener: impl Listener, guard: Arc<Guard>, revoked: F)
+/// Serves one control connection after the other. `changed` is called after everything that was handed in.
+pub(crate) async fn serve<F, R>(mut listener: impl Listener, guard: Arc<Guard>, changed: F)
 where
     F: Fn() -> R,
     R: Future<Output = ()>,
@@ -19,13 +19,13 @@ where
     loop {
         match listener.accept().await {
             // A connection that breaks or talks nonsense is the host's matter; the next one begins anew.
-            Ok(stream) => _ = connection(stream, &guard, &revoked).await,
+            Ok(stream) => _ = connection(stream, &guard, &changed).await,
             Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
         }
     }
 }
 
-async fn connection<S, F, R>(mut stream: S, guard: &Guard, revoked: &F) -> io::Result<()>
+async fn connection<S, F, R>(mut stream: S, guard: &Guard, changed: &F) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Fn() -> R,
@@ -46,9 +46,7 @@ where
         if let ControlAnswer::Refused(code) = &answer {
             tracing::warn!(what = ?kind, code, "not accepted");
         }
-        if guard.is_revoked() {
-            revoked().await;
-        }
+        changed().await;
         stream.write_all(&answer.frame()).await?;
         stream.flush().await?;
     }

@@ -8,7 +8,7 @@
 //! before another gets it. What is full of a prompt may be kept for the same owner's next prompt, while that owner is present
 //! ([`Engine::presence`]).
 //!
-//! Jobs have owners, and owners have equal shares: of the sequences and pages that become free, whoever queued first, and of the prompt
+//! Jobs have owners, and owners have shares, equal unless jobs say otherwise: of the sequences and pages that become free, whoever queued first, and of the prompt
 //! tokens in a step. One owner's many jobs or long prompts take from that owner's share; an owner who asked for little lately
 //! goes first.
 
@@ -19,11 +19,11 @@ mod scheduler;
 
 use std::{
     io,
-    num::NonZeroUsize,
+    num::{NonZeroU8, NonZeroUsize},
     ops::ControlFlow,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use clock::{Clock, Hand};
@@ -159,6 +159,10 @@ pub struct Owner(pub [u8; 32]);
 pub struct Job {
     /// Whose share it takes from.
     pub owner: Owner,
+    /// How large that share is: who has 2 gets twice the sequences and tokens of who has 1, when both want more than there are.
+    pub share: NonZeroU8,
+    /// When it ends whether it is complete or not, by the engine's [`clock`](Engine::clock).
+    pub deadline: Option<Instant>,
     /// What to continue.
     pub prompt: Prompt,
     /// Most tokens to generate; `None` runs to the end of the context.
@@ -218,6 +222,8 @@ pub enum FinishReason {
     StopString(usize),
     /// `max_tokens` or the end of the context.
     Length,
+    /// [`Job::deadline`], before the answer was complete or had begun.
+    Deadline,
 }
 
 /// Tokens of one job.
@@ -312,6 +318,16 @@ impl Engine {
                 Err(StartError::Threads(io::Error::other("the worker threads did not start")))
             }
         }
+    }
+
+    /// What deadlines are counted by.
+    pub fn clock(&self) -> &Clock {
+        self.queue.clock()
+    }
+
+    /// Owners that are there.
+    pub fn present(&self) -> Vec<Owner> {
+        self.queue.present()
     }
 
     /// The model this engine runs.

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     iter,
+    num::NonZeroU8,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -69,10 +70,19 @@ impl Cancelled {
     }
 }
 
+/// What an owner has, as it counts for its share; comparable with others'.
+pub(super) fn weighted(count: usize, share: NonZeroU8) -> usize {
+    /// Divisible by every small share.
+    const UNIT: usize = 5040;
+    count * UNIT / usize::from(share.get())
+}
+
 /// What the worker does next.
 pub(super) struct Work {
     /// Jobs that start.
     pub(super) jobs: Vec<Waiting>,
+    /// Jobs whose time was over before they could start.
+    pub(super) late: Vec<Waiting>,
     /// Owners of whom nothing is kept any longer.
     pub(super) forgotten: Vec<Owner>,
 }
@@ -88,8 +98,8 @@ impl State {
         self.running.get(&owner).copied().unwrap_or_default()
     }
 
-    /// The job to start next, if it can be: the one that has waited longest of those whose owners have fewest running, and of these of one
-    /// whose turn it was not just now. No owner gets more than its part. While the pages of the next one are not free nobody else gets any,
+    /// The job to start next, if it can be: the one that has waited longest of those whose owners have fewest running for their share, and of
+    /// these of one whose turn it was not just now. No owner gets more than its part. While the pages of the next one are not free nobody else gets any,
     /// so that small jobs cannot keep a large one waiting for ever; all that run end, so it will have them.
     fn next(&self, limits: &EngineConfig, room: &Room) -> Option<usize> {
         if self.running() >= limits.max_sequences.get() {
@@ -99,12 +109,20 @@ impl State {
             let used = self.used(waiting.job.owner);
             used.sequences < limits.max_per_owner.get() && used.pages + waiting.need.pages <= room.per_owner
         });
-        let key = |waiting: &Waiting| {
-            (self.used(waiting.job.owner).sequences, self.last == Some(waiting.job.owner))
+        let key = |Waiting { job, .. }: &Waiting| {
+            (weighted(self.used(job.owner).sequences, job.share), self.last == Some(job.owner))
         };
         let (index, next) = may.min_by_key(|(_, waiting)| key(waiting))?;
         let reserved: usize = self.running.values().map(|used| used.pages).sum();
         (reserved + next.need.pages <= room.pages).then_some(index)
+    }
+
+    /// Takes out the jobs whose deadline is over.
+    fn take_late(&mut self, now: Instant) -> Vec<Waiting> {
+        let is_late = |waiting: &Waiting| waiting.job.deadline.is_some_and(|deadline| deadline <= now);
+        let (late, waiting) = self.waiting.drain(..).partition(is_late);
+        self.waiting = Vec::into(waiting);
+        late
     }
 
     /// Remembers whom to forget; each owner once, so that the list is no longer than the owners are many.
@@ -183,8 +201,9 @@ impl Queue {
             return None;
         }
         let forgotten = std::mem::take(&mut state.forgotten);
+        let late = state.take_late(self.clock.now());
         let jobs = iter::from_fn(|| state.start_next(&self.limits, &self.room)).collect();
-        Some(Work { jobs, forgotten })
+        Some(Work { jobs, late, forgotten })
     }
 
     pub(super) fn clock(&self) -> &Clock {
@@ -220,6 +239,10 @@ impl Queue {
 
     pub(super) fn memory(&self) -> MemoryUse {
         self.lock().memory
+    }
+
+    pub(super) fn present(&self) -> Vec<Owner> {
+        self.lock().present.keys().copied().collect()
     }
 
     /// For the worker: whether the next job to start can, and its owner has none running.
@@ -276,6 +299,8 @@ mod tests {
         let model = Model::from_gguf(include_bytes!("../../../../models/demo.gguf")).unwrap();
         Job {
             owner: Owner([owner; 32]),
+            share: NonZeroU8::MIN,
+            deadline: None,
             prompt: model.prompt_from_chat(&[ChatMessage { role: "user", content: "?" }]).unwrap(),
             max_tokens: None,
             sampling: Sampling::greedy(),
@@ -299,7 +324,12 @@ mod tests {
     }
 
     fn push(queue: &Queue, owner: u8, pages: usize) -> Cancelled {
-        queue.push(job(owner), Need { tokens: 1, pages }).unwrap()
+        push_with_share(queue, owner, pages, 1)
+    }
+
+    fn push_with_share(queue: &Queue, owner: u8, pages: usize, share: u8) -> Cancelled {
+        let job = Job { share: NonZeroU8::new(share).unwrap(), ..job(owner) };
+        queue.push(job, Need { tokens: 1, pages }).unwrap()
     }
 
     fn started(queue: &Queue) -> Vec<u8> {
@@ -362,5 +392,19 @@ mod tests {
         assert_eq!(started(&queue), [1]);
         [(1, 3), (2, 2)].into_iter().for_each(|(owner, pages)| finished(&queue, owner, pages));
         assert!(queue.lock().running.is_empty());
+    }
+
+    #[test]
+    fn sequences_go_to_whoever_has_fewest_for_its_share() {
+        let queue = queue(6, 6);
+        // As many as may wait beside those that run.
+        for (owner, share) in [(1, 1), (1, 1), (1, 1), (2, 3), (2, 3), (2, 3), (2, 3), (2, 3), (2, 3)] {
+            push_with_share(&queue, owner, 1, share);
+        }
+        let mut order = started(&queue);
+        assert_eq!(order.len(), 6);
+        assert_eq!(order[..2], [1, 2], "everybody has one first");
+        order.sort_unstable();
+        assert_eq!(order, [1, 1, 2, 2, 2, 2]);
     }
 }
