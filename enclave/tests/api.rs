@@ -245,6 +245,51 @@ async fn a_stop_sequence_ends_the_answer_before_itself() {
     }
 }
 
+/// A chat request for JSON of this schema.
+fn shaped(schema: &Value, extra: &Value) -> Value {
+    let format =
+        json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema}});
+    chat(QUESTION, &merged(json!({"response_format": format}), extra))
+}
+
+#[tokio::test]
+async fn an_answer_has_the_form_that_was_asked_for() {
+    let api = Api::new(1);
+    let schema = json!({"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 3});
+    for stream in [false, true] {
+        let hot = json!({"temperature": 2, "seed": 5, "stream": stream});
+        let answer = api.post(CHAT, &shaped(&schema, &hot)).await;
+        let answers = if stream { answer.chunks().await } else { vec![answer.ok().await] };
+        assert_eq!(finish_reason(&answers), "stop");
+        let items: Vec<u8> = serde_json::from_str(&content(&answers)).unwrap();
+        assert!(
+            (2..=3).contains(&items.len()) && items.iter().all(|item| [1, 2].contains(item)),
+            "{items:?}"
+        );
+    }
+    let object = chat(QUESTION, &json!({"response_format": {"type": "json_object"}, "max_tokens": 4}));
+    assert!(content(&[api.post(CHAT, &object).await.ok().await]).starts_with('{'));
+    let format =
+        json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}, "max_tokens": 60});
+    let message = api.post("/v1/messages", &chat(QUESTION, &format)).await.ok().await;
+    let items: Vec<u8> = serde_json::from_str(message["content"][0]["text"].as_str().unwrap()).unwrap();
+    assert!((2..=3).contains(&items.len()));
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_shape_an_answer_is_refused_and_takes_no_place() {
+    let api = Api::new(1);
+    for schema in [
+        json!({"type": "string", "pattern": "a*"}),
+        json!({"type": "string", "maxLength": 4_000_000_000_u32}),
+        json!({"$ref": "#"}),
+    ] {
+        let param = Some("response_format.json_schema.schema");
+        api.post(CHAT, &shaped(&schema, &json!({}))).await.refused(400, "invalid_schema", param).await;
+        api.idle().await;
+    }
+}
+
 #[tokio::test]
 async fn roles_and_parts_reach_the_template() {
     let api = Api::new(1);

@@ -4,13 +4,16 @@ Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for eac
 """
 
 import asyncio
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Literal, Optional
 
 import openai
 import suite
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI, RateLimitError
+from pydantic import BaseModel, Field
 
 OPTIONS = {
     "base_url": os.environ["CLEANROOM_BASE_URL"],
@@ -163,6 +166,43 @@ def parameters_that_change_nothing_are_accepted():
     chat(response_format={"type": "text"}, top_p=1, stop=None, seed=None)
 
 
+class Check(BaseModel):
+    image: Annotated[str, Field(max_length=12)]
+    valid: bool
+    level: Literal["low", "high"]
+    count: Annotated[int, Field(ge=1, le=9)]
+    next: Optional["Check"]
+
+
+def an_answer_has_the_form_of_a_model():
+    for seed in range(6):
+        answer = client.chat.completions.parse(
+            model=MODEL, messages=QUESTION, response_format=Check, temperature=1.5, seed=seed, max_tokens=400
+        )
+        choice = answer.choices[0]
+        assert choice.finish_reason == "stop" and type(choice.message.parsed) is Check, choice
+    schema = {"type": "object", "properties": {"b": {"type": "null"}, "a": {"type": "boolean"}}, "required": ["a", "b"]}
+    definition = {"name": "pair", "schema": schema}
+    text, reason = joined(chat(response_format={"type": "json_schema", "json_schema": definition}, stream=True))
+    assert reason == "stop" and list(json.loads(text)) == ["b", "a"], text
+    begun = chat(response_format={"type": "json_object"}, max_tokens=8).choices[0].message.content
+    assert begun.startswith("{"), begun
+
+
+def a_schema_that_is_not_understood_is_refused():
+    def ask(schema, **more):
+        definition = {"name": "x", "schema": schema, "strict": True}
+        return chat(response_format={"type": "json_schema", "json_schema": definition}, **more)
+
+    param = "response_format.json_schema.schema"
+    error = refused(
+        BadRequestError, lambda: ask({"type": "string", "pattern": SECRET}), "invalid_schema", param
+    )
+    assert "pattern" in str(error), error
+    refused(BadRequestError, lambda: ask({"const": SECRET * 5000}), "invalid_value", param)
+    refused(BadRequestError, lambda: ask({"type": "string"}, stop=["x"]), "invalid_value", "stop")
+
+
 def what_tokens_are_chosen_from_can_be_limited():
     full = chat().choices[0].message.content
     # The most likely token alone is what no temperature and no seed change.
@@ -189,7 +229,6 @@ def what_is_not_supported_is_refused_by_name():
         "tools": [tool],
         "n": 2,
         "logprobs": True,
-        "response_format": {"type": "json_object"},
         "metadata": {"a": SECRET},
         "reasoning_effort": "high",
     }
@@ -314,6 +353,8 @@ CASES = [
     the_same_seed_gives_the_same_answer,
     a_stop_sequence_ends_the_answer,
     parameters_that_change_nothing_are_accepted,
+    an_answer_has_the_form_of_a_model,
+    a_schema_that_is_not_understood_is_refused,
     what_tokens_are_chosen_from_can_be_limited,
     what_is_not_supported_is_refused_by_name,
     wrong_values_are_refused_with_their_place,

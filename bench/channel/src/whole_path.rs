@@ -145,6 +145,7 @@ impl Direct {
             max_tokens: Some(ANSWER),
             sampling: Sampling::new(0.0, 1.0, 0)?,
             bias: Default::default(),
+            constraint: None,
             stop: Vec::new(),
             sink: Box::new(Events(events)),
         })?;

@@ -102,6 +102,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             max_tokens,
             sampling,
             bias: Zeroizing::default(),
+            constraint: None,
             stop: Vec::new(),
             sink,
         })?);

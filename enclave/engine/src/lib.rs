@@ -12,6 +12,7 @@
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
 
 mod cache;
+mod constraint;
 mod engine;
 mod evaluate;
 mod forward;
@@ -28,6 +29,7 @@ mod sampling;
 mod template;
 mod tokenizer;
 
+pub use constraint::{Constraint, RandomAnswer, SchemaError};
 pub use engine::{
     Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
     MemoryUse, Owner, Presence, Sink, StartError, SubmitError, Text, Usage,

@@ -2,7 +2,10 @@
 
 use zeroize::Zeroizing;
 
-use crate::kernels::Kernels;
+use crate::{
+    constraint::{Constraint, Matcher},
+    kernels::Kernels,
+};
 
 /// Greedy, or random with a temperature, limits on what is chosen from, and a seed; penalties for repetition in either case.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,6 +105,8 @@ pub(crate) struct Sampler {
     candidates: Zeroizing<Vec<(f32, u32)>>,
     /// How often the answer has each token; empty while there is no penalty.
     counts: Zeroizing<Vec<u32>>,
+    /// The form that the answer must have.
+    matcher: Option<Matcher>,
 }
 
 /// Most likely tokens that are looked at first; four times as many each time they are not enough.
@@ -115,7 +120,13 @@ impl Sampler {
             random: SplitMix(sampling.seed),
             candidates: Zeroizing::default(),
             counts: Zeroizing::default(),
+            matcher: None,
         }
+    }
+
+    /// The same, for answers of a form.
+    pub(crate) fn constrained(self, constraint: Option<&Constraint>) -> Self {
+        Self { matcher: constraint.map(Constraint::matcher), ..self }
     }
 
     /// The next token, given the scores of all. Leaves the scores changed.
@@ -125,16 +136,23 @@ impl Sampler {
                 *score += bias;
             }
         }
-        if !self.sampling.has_penalties() {
-            return self.draw(kernels, scores);
-        }
-        if self.counts.is_empty() {
+        if self.sampling.has_penalties() && self.counts.is_empty() {
             self.counts = Zeroizing::new(vec![0; scores.len()]);
         }
         for (score, count) in scores.iter_mut().zip(&*self.counts).filter(|(_, count)| **count > 0) {
             *score -= self.sampling.presence + self.sampling.frequency * *count as f32;
         }
-        let token = self.draw(kernels, scores);
+        if let Some(matcher) = &mut self.matcher {
+            matcher.mask(scores);
+        }
+        let mut token = self.draw(kernels, scores);
+        if let Some(matcher) = &mut self.matcher
+            && !matcher.accept(token)
+        {
+            // Scores that are no numbers, or a draw at the very edge, came upon what must not come.
+            token = matcher.any_token();
+            matcher.accept(token);
+        }
         if let Some(count) = self.counts.get_mut(token as usize) {
             *count += 1;
         }

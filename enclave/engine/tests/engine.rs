@@ -14,6 +14,7 @@ use cleanroom_engine::{
     MAX_STOP_STRINGS, MemoryUse, Model, Owner, Prompt, PromptError, Sampling, Sink, StartError, SubmitError,
     Usage,
 };
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 const DEMO: &[u8] = include_bytes!("../../../models/demo.gguf");
@@ -83,6 +84,7 @@ fn job_with(
             max_tokens: None,
             sampling: Sampling::greedy(),
             bias: Zeroizing::default(),
+            constraint: None,
             stop: Vec::new(),
             sink,
         },
@@ -138,6 +140,54 @@ fn the_demo_model_answers() {
         let usage = Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens: 37 };
         assert_eq!(end, Some((FinishReason::Stop, usage)));
     }
+}
+
+/// High temperatures and many seeds: whatever ends by itself is valid, and most answers do.
+#[test]
+fn an_answer_of_a_form_that_ends_has_it() {
+    let schemas = [
+        r#"{"type":"object","properties":{"image":{"type":"string","maxLength":20},"checked":{"type":"boolean"}},
+            "required":["image","checked"],"additionalProperties":false}"#,
+        r#"{"type":"array","items":{"enum":["platform","enclave","client"]},"minItems":1,"maxItems":4}"#,
+        r#"{"anyOf":[{"type":"integer","minimum":-20,"maximum":300},{"type":"null"}]}"#,
+    ];
+    let valid: [fn(&Value) -> bool; 3] = [
+        |value| {
+            value.as_object().is_some_and(|object| object.len() == 2)
+                && value["image"].as_str().is_some_and(|text| text.chars().count() <= 20)
+                && value["checked"].is_boolean()
+        },
+        |value| {
+            let known = |item: &Value| ["platform", "enclave", "client"].iter().any(|known| item == known);
+            value.as_array().is_some_and(|items| (1..=4).contains(&items.len()) && items.iter().all(known))
+        },
+        |value| value.is_null() || value.as_i64().is_some_and(|number| (-20..=300).contains(&number)),
+    ];
+    let engine = engine(1, 4, 0);
+    for (schema, valid) in schemas.into_iter().zip(valid) {
+        let constraint = MODEL.constrained_to(schema).unwrap();
+        let mut ended = 0;
+        for seed in 0..24 {
+            let temperature = [0.0, 1.0, 2.0][seed as usize % 3];
+            let (text, end) = answer(&engine, |job| {
+                job.sampling = Sampling::new(temperature, 1.0, seed).unwrap();
+                job.constraint = Some(constraint.clone());
+                job.max_tokens = Some(150);
+            });
+            match end.unwrap().0 {
+                FinishReason::Stop => {
+                    ended += 1;
+                    assert!(valid(&serde_json::from_str(&text).unwrap()), "{schema}: {text}");
+                }
+                reason => assert_eq!(reason, FinishReason::Length),
+            }
+        }
+        assert!(ended > 18, "only {ended} of 24 ended: {schema}");
+    }
+    let objects = MODEL.constrained_to_objects().unwrap();
+    let (text, end) = answer(&engine, |job| job.constraint = Some(objects));
+    assert!(text.starts_with('{'), "{text}");
+    assert!(end.unwrap().0 == FinishReason::Length || serde_json::from_str::<Value>(&text).is_ok());
 }
 
 #[test]

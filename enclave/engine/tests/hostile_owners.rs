@@ -76,6 +76,7 @@ fn job(
         max_tokens: None,
         sampling: Sampling::greedy(),
         bias: Zeroizing::default(),
+        constraint: None,
         stop: Vec::new(),
         sink: Box::new(Tokens { each, tokens: 0, end: None, ended }),
     };

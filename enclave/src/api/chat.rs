@@ -4,7 +4,7 @@ use cleanroom_engine::ChatMessage;
 
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Parameters, RequestLimits, tokens};
+use super::request::{Form, Parameters, RequestLimits, tokens, without_stop};
 use super::secret::SecretString;
 use super::shape::Wording;
 
@@ -41,7 +41,6 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("prompt_cache_options", &[]),
     ("prompt_cache_retention", &[]),
     ("reasoning_effort", &[r#""none""#]),
-    ("response_format", &[r#"{"type":"text"}"#]),
     ("safety_identifier", &[]),
     ("service_tier", &[r#""auto""#, r#""default""#]),
     ("store", &["false"]),
@@ -97,12 +96,45 @@ impl ChatRequest {
             (Some(field), None) => Some(tokens(&field)?),
             (None, older) => older,
         };
+        if let Some(format) = object.take("response_format") {
+            parameters.form = without_stop(form(&format, limits)?, &parameters, "stop")?;
+        }
         let messages = object.require("messages")?.array(1..=limits.messages)?;
         object.finish()?;
         let messages =
             messages.iter().map(|field| Message::parse(field, limits)).collect::<Result<_, _>>()?;
         Ok(Self { parameters, messages })
     }
+}
+
+/// Longest name and description of a schema (bytes). They change nothing.
+const MAX_LABEL: usize = 4096;
+
+fn form(field: &Field<'_>, limits: &RequestLimits) -> Result<Form, ApiError> {
+    const KINDS: &str = "'text', 'json_object' or 'json_schema'";
+    let mut object = field.object()?;
+    let kind = object.require("type")?;
+    let form = match kind.string(MAX_ROLE).map_err(|_| kind.invalid(KINDS))?.as_str() {
+        "text" => Form::Text,
+        "json_object" => Form::JsonObject,
+        "json_schema" => {
+            let mut definition = object.require("json_schema")?.object()?;
+            definition.require("name")?.string(MAX_LABEL)?;
+            if let Some(description) = definition.take("description") {
+                description.string(MAX_LABEL)?;
+            }
+            // Every schema is kept to strictly.
+            if let Some(strict) = definition.take("strict") {
+                strict.boolean()?;
+            }
+            let schema = definition.require("schema")?.object_text(limits.schema_bytes)?;
+            definition.finish()?;
+            Form::JsonSchema { schema, param: "response_format.json_schema.schema" }
+        }
+        _ => return Err(kind.invalid(KINDS)),
+    };
+    object.finish()?;
+    Ok(form)
 }
 
 impl Message {

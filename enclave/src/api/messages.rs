@@ -10,7 +10,9 @@ use serde_json::json;
 use super::chat::{Message, content};
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Bias, Delivery, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings, tokens};
+use super::request::{
+    Bias, Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings, tokens, without_stop,
+};
 use super::secret::SecretString;
 use super::shape::{Ending, Identity, Shape};
 
@@ -22,7 +24,6 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("diagnostics", &[]),
     ("inference_geo", &[]),
     ("mcp_servers", &["[]"]),
-    ("output_config", &["{}"]),
     ("output_format", &[]),
     ("service_tier", &[r#""auto""#, r#""standard_only""#]),
     ("speed", &[r#""standard""#]),
@@ -72,7 +73,8 @@ impl MessagesRequest {
             metadata.finish()?;
         }
         let stream = object.take("stream").map_or(Ok(false), |field| field.boolean())?;
-        let parameters = Parameters {
+        let form = form(&mut object, limits)?;
+        let mut parameters = Parameters {
             model: object.require("model")?.string(MAX_MODEL)?,
             max_tokens: Some(tokens(&object.require("max_tokens")?)?),
             sampling: sampling(&mut object, default_seed)?,
@@ -80,12 +82,14 @@ impl MessagesRequest {
             stop: object
                 .take("stop_sequences")
                 .map_or(Ok(Vec::new()), |field| stop_strings(&field, limits))?,
+            form: Form::Text,
             delivery: if stream {
                 Delivery::Stream { include_usage: true, include_obfuscation: true }
             } else {
                 Delivery::Whole
             },
         };
+        parameters.form = without_stop(form, &parameters, "stop_sequences")?;
         let conversation = Conversation::take(&mut object, limits)?;
         object.finish()?;
         Ok(Self { parameters, conversation })
@@ -105,6 +109,8 @@ impl CountRequest {
             object.take_neutral(name, accepts)?;
         }
         object.take_neutral("cache_control", CACHE_CONTROL)?;
+        // It shapes the answer; the prompt stays as it is.
+        form(&mut object, limits)?;
         let model = object.require("model")?.string(MAX_MODEL)?;
         let conversation = Conversation::take(&mut object, limits)?;
         object.finish()?;
@@ -115,6 +121,25 @@ impl CountRequest {
     pub(crate) fn answer(input_tokens: usize) -> serde_json::Value {
         json!({ "input_tokens": input_tokens })
     }
+}
+
+/// `output_config`, of which the format is supported.
+fn form(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Form, ApiError> {
+    const KIND: &str = "'json_schema'";
+    let Some(config) = object.take("output_config") else { return Ok(Form::Text) };
+    let mut config = config.object()?;
+    config.take_neutral("effort", &[])?;
+    let format = config.take("format");
+    config.finish()?;
+    let Some(format) = format else { return Ok(Form::Text) };
+    let mut format = format.object()?;
+    let kind = format.require("type")?;
+    if kind.string(MAX_ROLE).map_or(true, |kind| kind.as_str() != "json_schema") {
+        return Err(kind.invalid(KIND));
+    }
+    let schema = format.require("schema")?.object_text(limits.schema_bytes)?;
+    format.finish()?;
+    Ok(Form::JsonSchema { schema, param: "output_config.format.schema" })
 }
 
 impl Conversation {
@@ -306,7 +331,6 @@ mod tests {
             ("diagnostics", "{}"),
             ("inference_geo", r#""eu""#),
             ("mcp_servers", r#"[{"type":"url"}]"#),
-            ("output_config", r#"{"effort":"high"}"#),
             ("output_format", "{}"),
             ("service_tier", r#""priority""#),
             ("speed", r#""fast""#),
@@ -322,8 +346,35 @@ mod tests {
             assert!(!format!("{error:?}{error}").contains("4711"));
         }
         assert_eq!(cases.len(), UNSUPPORTED.len());
+        let Err(error) = parse(r#","output_config":{"effort":"high"}"#) else { panic!("accepted") };
+        assert_eq!((error.code(), error.param()), ("unsupported_parameter", Some("output_config.effort")));
         let Err(error) = parse(r#","n":1"#) else { panic!("accepted") };
         assert_eq!((error.code(), error.param()), ("unknown_parameter", Some("n")));
+    }
+
+    #[test]
+    fn a_form_arrives_and_has_no_stop_sequence_beside_it() {
+        let request = parse(
+            r#","output_config":{"effort":null,"format":{"type":"json_schema","schema":{"type": "null"}}}"#,
+        );
+        let Ok(MessagesRequest { parameters, .. }) = request else { panic!("refused") };
+        let Form::JsonSchema { schema, .. } = parameters.form else { panic!("another form") };
+        assert_eq!(schema.as_str(), r#"{"type": "null"}"#);
+        for (extra, param) in [
+            (r#","output_config":{"format":{"type":"text"}}"#, "output_config.format.type"),
+            (
+                r#","output_config":{"format":{"type":"json_schema","schema":"x"}}"#,
+                "output_config.format.schema",
+            ),
+            (
+                r#","stop_sequences":["x"],"output_config":{"format":{"type":"json_schema","schema":{}}}"#,
+                "stop_sequences",
+            ),
+        ] {
+            let Err(error) = parse(extra) else { panic!("accepted: {extra}") };
+            assert_eq!((error.code(), error.param()), ("invalid_value", Some(param)), "{extra}");
+        }
+        assert!(matches!(parse(r#","output_config":{}"#).map(|r| r.parameters.form), Ok(Form::Text)));
     }
 
     #[test]

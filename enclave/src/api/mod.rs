@@ -10,6 +10,9 @@
 //! | `POST /v1/messages/count_tokens` | the length of such a conversation |
 //! | `GET /healthz` | `{"status":"ok"}` |
 //!
+//! `response_format` (OpenAI) and `output_config.format` (Anthropic) hold an answer to JSON, or to a part of JSON Schema that the engine's
+//! `constraint` module lists; what it does not understand is refused by name. Beside them there are no stop sequences.
+//!
 //! All but the last are for partners: the channel must have put a [`PartnerId`] into the request's extensions. A request
 //! passes, in this order: room in the house, a bounded body, syntax, the model's name, a place of its own, the tokenizer, the
 //! engine. Prompts and completions are held in types without `Debug` and are never logged.
@@ -42,7 +45,7 @@ use axum::{Json, Router};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
-use cleanroom_engine::{Engine, Job, Model, Owner, Presence, Prompt, PromptError, SubmitError};
+use cleanroom_engine::{Constraint, Engine, Job, Model, Owner, Presence, Prompt, PromptError, SubmitError};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
@@ -58,7 +61,7 @@ use messages::{CountRequest, MessagesRequest};
 use models::PublicModel;
 pub use partner_id::{PartnerId, SessionTranscript};
 pub use request::RequestLimits;
-use request::{Delivery, Parameters};
+use request::{Delivery, Form, Parameters};
 use secret::{SecretBuffer, SecretString};
 use shape::{Dialect, Identity, Shape, Wording};
 
@@ -286,7 +289,7 @@ async fn chat_completions(
     let prompt = service.conversation(messages).await?;
     let max_tokens = parameters.max_tokens;
     service
-        .answer(Form::OpenAi(&chat::WORDING), "messages", parameters, max_tokens, prompt, (permit, pass))
+        .answer(Endpoint::OpenAi(&chat::WORDING), "messages", parameters, max_tokens, prompt, (permit, pass))
         .await
 }
 
@@ -303,7 +306,14 @@ async fn text_completions(
     let prompt = service.prompt("prompt", move |model| model.prompt_from_text(prompt.as_str())).await?;
     let max_tokens = Some(parameters.max_tokens.unwrap_or(completions::DEFAULT_MAX_TOKENS));
     service
-        .answer(Form::OpenAi(&completions::WORDING), "prompt", parameters, max_tokens, prompt, (permit, pass))
+        .answer(
+            Endpoint::OpenAi(&completions::WORDING),
+            "prompt",
+            parameters,
+            max_tokens,
+            prompt,
+            (permit, pass),
+        )
         .await
 }
 
@@ -320,7 +330,7 @@ async fn anthropic_messages(
     let place = service.admit(partner, session, &parameters.model)?;
     let prompt = service.conversation(conversation.turns).await?;
     let max_tokens = parameters.max_tokens;
-    Ok(service.answer(Form::Messages, "messages", parameters, max_tokens, prompt, place).await?)
+    Ok(service.answer(Endpoint::Messages, "messages", parameters, max_tokens, prompt, place).await?)
 }
 
 async fn count_tokens(
@@ -339,12 +349,12 @@ async fn count_tokens(
 }
 
 /// Which endpoint an answer is for.
-enum Form {
+enum Endpoint {
     OpenAi(&'static Wording),
     Messages,
 }
 
-impl Form {
+impl Endpoint {
     /// The answer's id as clients see it.
     fn answer_id(&self, id: &str) -> String {
         match self {
@@ -402,15 +412,33 @@ impl Service {
         .await
     }
 
+    /// Makes ready what holds the answer to its form, away from the threads that serve connections and from the engine's. The permit, which
+    /// the caller holds already, bounds how many do so at once.
+    async fn constraint(&self, form: Form) -> Result<Option<Constraint>, ApiError> {
+        let model = Arc::clone(self.engine()?.model());
+        let constrained = match form {
+            Form::Text => return Ok(None),
+            Form::JsonObject => tokio::task::spawn_blocking(move || {
+                model.constrained_to_objects().map_err(|_| ApiError::Failed)
+            }),
+            Form::JsonSchema { schema, param } => tokio::task::spawn_blocking(move || {
+                let constraint = model.constrained_to(schema.as_str());
+                constraint.map_err(|reason| ApiError::SchemaRefused { param, reason })
+            }),
+        };
+        constrained.await.map_err(|_| ApiError::Failed)?.map(Some)
+    }
+
     async fn answer(
         &self,
-        form: Form,
+        endpoint: Endpoint,
         param: &'static str,
         parameters: Parameters,
         max_tokens: Option<u32>,
         prompt: Prompt,
         (permit, pass): (Permit, Option<Pass>),
     ) -> Result<Response, ApiError> {
+        let constraint = self.constraint(parameters.form).await?;
         if let Some(pass) = &pass {
             pass.prompt(prompt.len()).map_err(ApiError::Stopped)?;
         }
@@ -419,11 +447,13 @@ impl Service {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
         let identity = Identity { id: &id, created, model, fingerprint };
-        let answer_id = form.answer_id(&id);
+        let answer_id = endpoint.answer_id(&id);
         let stop = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
-        let shape = match form {
-            Form::OpenAi(wording) => Shape::new(wording, &identity, parameters.delivery),
-            Form::Messages => messages::shape(&identity, parameters.delivery, prompt.len(), parameters.stop),
+        let shape = match endpoint {
+            Endpoint::OpenAi(wording) => Shape::new(wording, &identity, parameters.delivery),
+            Endpoint::Messages => {
+                messages::shape(&identity, parameters.delivery, prompt.len(), parameters.stop)
+            }
         };
         let (engine, owner) = (self.engine()?, owner(permit.partner()));
         let share = pass.as_ref().map_or(NonZeroU8::MIN, Pass::share);
@@ -436,7 +466,7 @@ impl Service {
         };
         let (sampling, bias) = (parameters.sampling, parameters.bias);
         let sink = Box::new(writer);
-        let job = Job { owner, share, deadline, prompt, max_tokens, sampling, bias, stop, sink };
+        let job = Job { owner, share, deadline, prompt, max_tokens, sampling, bias, constraint, stop, sink };
         let running = engine.submit(job).map_err(|error| match error {
             SubmitError::Busy => self.busy(Full),
             SubmitError::PromptTooLong { tokens, limit }

@@ -8,7 +8,7 @@ use cleanroom_engine::Sampling;
 use zeroize::Zeroizing;
 
 use super::error::ApiError;
-use super::json::{Field, Object};
+use super::json::{Field, Object, ParameterName};
 use super::secret::SecretString;
 
 /// How much a request may hold.
@@ -22,11 +22,13 @@ pub struct RequestLimits {
     pub text_bytes: usize,
     /// Bytes of UTF-8 in one stop sequence.
     pub stop_bytes: usize,
+    /// Bytes of one JSON Schema.
+    pub schema_bytes: usize,
 }
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self { messages: 1024, parts: 64, text_bytes: 512 * 1024, stop_bytes: 256 }
+        Self { messages: 1024, parts: 64, text_bytes: 512 * 1024, stop_bytes: 256, schema_bytes: 64 * 1024 }
     }
 }
 
@@ -52,7 +54,20 @@ pub(crate) struct Parameters {
     pub(crate) bias: Bias,
     /// At most four, none of them empty.
     pub(crate) stop: Vec<SecretString>,
+    pub(crate) form: Form,
     pub(crate) delivery: Delivery,
+}
+
+/// What form the answer must have.
+pub(crate) enum Form {
+    Text,
+    JsonObject,
+    /// JSON that is valid for a schema.
+    JsonSchema {
+        schema: SecretString,
+        /// The parameter that holds it.
+        param: &'static str,
+    },
 }
 
 /// How the answer travels.
@@ -88,6 +103,7 @@ impl Parameters {
             sampling: sampling(object, default_seed)?,
             bias: bias(object)?,
             stop: stop(object, limits)?,
+            form: Form::Text,
             delivery: delivery(object)?,
         })
     }
@@ -155,6 +171,24 @@ pub(crate) fn new_sampling(temperature: f64, top_p: f64, seed: u64) -> Result<Sa
     }
     // Both are in range, so a refusal would be the engine's fault and not the caller's.
     Sampling::new(temperature, top_p, seed).map_err(|_| ApiError::Failed)
+}
+
+/// A form other than text, with what may not stand beside it. `stop` names the stop strings' parameter.
+pub(crate) fn without_stop(
+    form: Form,
+    parameters: &Parameters,
+    stop: &'static str,
+) -> Result<Form, ApiError> {
+    // An answer that a stop string cut off would look complete and not have the form.
+    match form {
+        Form::JsonObject | Form::JsonSchema { .. } if !parameters.stop.is_empty() => {
+            Err(ApiError::InvalidValue {
+                param: ParameterName::known(stop),
+                expected: "no stop sequences, because the answer is to be whole JSON".to_owned(),
+            })
+        }
+        form => Ok(form),
+    }
 }
 
 fn stop(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Vec<SecretString>, ApiError> {

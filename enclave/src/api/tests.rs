@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::chat::ChatRequest;
 use super::completions::CompletionRequest;
 use super::error::ApiError;
-use super::request::{Delivery, Parameters, RequestLimits};
+use super::request::{Delivery, Form, Parameters, RequestLimits};
 use super::secret::SecretString;
 use cleanroom_engine::Sampling;
 
@@ -154,7 +154,6 @@ fn what_openai_defines_and_we_do_not_is_refused_by_name() {
         ("prompt_cache_options", r#"{"mode":"a"}"#),
         ("prompt_cache_retention", r#""24h""#),
         ("reasoning_effort", r#""high""#),
-        ("response_format", r#"{"type":"json_object"}"#),
         ("safety_identifier", r#""s""#),
         ("service_tier", r#""priority""#),
         ("store", "true"),
@@ -243,6 +242,52 @@ fn wrong_values_are_refused() {
         &chat_with(r#","stream":true,"stream_options":[]"#),
         "invalid_value",
         Some("stream_options"),
+    );
+}
+
+#[test]
+fn a_form_arrives_and_has_no_stop_string_beside_it() {
+    assert!(matches!(parameters(r#","response_format":{"type":"json_object"}"#).form, Form::JsonObject));
+    assert!(matches!(parameters(r#","response_format":{"type":"text"},"stop":"x""#).form, Form::Text));
+    let schema = |schema: &str| {
+        format!(
+            r#","response_format":{{"type":"json_schema","json_schema":{{"name":"{SECRET}","strict":true,"schema":{schema}}}}}"#
+        )
+    };
+    let Form::JsonSchema { schema: arrived, param } = parameters(&schema(r#"{"b": 1, "a": 2}"#)).form else {
+        panic!("another form");
+    };
+    assert_eq!((arrived.as_str(), param), (r#"{"b": 1, "a": 2}"#, "response_format.json_schema.schema"));
+    let long = format!(r#"{{"const":"{}"}}"#, "x".repeat(64 * 1024));
+    for (extra, code, param) in [
+        (schema("[]"), "invalid_value", "response_format.json_schema.schema"),
+        (schema(&long), "invalid_value", "response_format.json_schema.schema"),
+        (schema("{}") + r#","stop":["x"]"#, "invalid_value", "stop"),
+        (r#","response_format":{"type":"json_object"},"stop":"x""#.to_owned(), "invalid_value", "stop"),
+        (r#","response_format":{"type":"xml"}"#.to_owned(), "invalid_value", "response_format.type"),
+        (
+            r#","response_format":{"type":"json_object","x":1}"#.to_owned(),
+            "unknown_parameter",
+            "response_format.x",
+        ),
+        (
+            r#","response_format":{"type":"json_schema"}"#.to_owned(),
+            "missing_required_parameter",
+            "response_format.json_schema",
+        ),
+        (
+            r#","response_format":{"type":"json_schema","json_schema":{"schema":{}}}"#.to_owned(),
+            "missing_required_parameter",
+            "response_format.json_schema.name",
+        ),
+    ] {
+        refused(chat, &chat_with(&extra), code, Some(param));
+    }
+    refused(
+        completion,
+        &completion_with(r#","response_format":{"type":"text"}"#),
+        "unknown_parameter",
+        Some("response_format"),
     );
 }
 
@@ -361,7 +406,7 @@ fn wrong_messages_are_refused_with_their_place() {
 
 #[test]
 fn sizes_are_limited() {
-    let limits = RequestLimits { messages: 2, parts: 2, text_bytes: 5, stop_bytes: 3 };
+    let limits = RequestLimits { messages: 2, parts: 2, text_bytes: 5, stop_bytes: 3, schema_bytes: 9 };
     let chat = |body: &str| ChatRequest::parse(body.as_bytes(), &limits, 0);
     let completion = |body: &str| CompletionRequest::parse(body.as_bytes(), &limits, 0);
     let turn = |content: &str| format!(r#"{{"role":"user","content":{content}}}"#);

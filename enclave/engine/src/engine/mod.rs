@@ -33,6 +33,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     cache::{Cache, PAGE},
+    constraint::Constraint,
     model::{Model, Prompt},
     pool::Pool,
     sampling::Sampling,
@@ -171,6 +172,9 @@ pub struct Job {
     pub sampling: Sampling,
     /// Added to the scores of these tokens before anything else.
     pub bias: Zeroizing<Vec<(u32, f32)>>,
+    /// The form that the answer must have, made by the model that the engine runs. An answer that ends with [`FinishReason::Stop`] has
+    /// it; one of another length or with a stop string is a beginning of one.
+    pub constraint: Option<Constraint>,
     /// Texts that end the answer and are never emitted; at most [`MAX_STOP_STRINGS`].
     pub stop: Vec<String>,
     /// Where events go.

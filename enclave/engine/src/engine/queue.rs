@@ -305,6 +305,7 @@ mod tests {
             max_tokens: None,
             sampling: Sampling::greedy(),
             bias: zeroize::Zeroizing::default(),
+            constraint: None,
             stop: Vec::new(),
             sink: Box::new(Deaf),
         }

@@ -202,7 +202,7 @@ impl<'a> Scheduler<'a> {
             cached,
             last: 0,
             generated: 0,
-            sampler: Sampler::new(job.sampling, job.bias),
+            sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
             prompt: job.prompt,
@@ -299,6 +299,7 @@ impl<'a> Scheduler<'a> {
             let outcome = sequence.take(self.model, token);
             // Not before its first token was permitted.
             if is_first
+                && sequence.generated > 0
                 && !matches!(outcome, Outcome::Cancelled)
                 && !self.prefix_time.is_zero()
                 && self.queue.is_present(owner)
