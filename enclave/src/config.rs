@@ -152,7 +152,7 @@ impl Default for Limits {
             session_lifetime: Duration::from_secs(60 * 60),
             sequences: at_least_one(8),
             queued: 16,
-            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            threads: cleanroom_engine::processors(),
             request_time: Duration::from_secs(60 * 60),
             prefix_time: EngineConfig::DEFAULT_PREFIX_TIME,
             kv_memory: NonZeroU64::new(EngineConfig::DEFAULT_KV_MEMORY).unwrap_or(NonZeroU64::MIN),

@@ -189,6 +189,49 @@ def an_answer_has_the_form_of_a_model():
     assert begun.startswith("{"), begun
 
 
+def tokens_come_with_probabilities():
+    choice = chat(logprobs=True, top_logprobs=3).choices[0]
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == choice.message.content
+    for token in tokens:
+        assert len(token.top_logprobs) == 3 and token.top_logprobs[0].logprob == token.logprob <= 0, token
+    streamed = [
+        token
+        for chunk in chat(logprobs=True, top_logprobs=3, stream=True)
+        if chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content
+    ]
+    assert streamed == tokens
+    # What the model thinks does not depend on how it is asked to choose.
+    hot = complete(temperature=2, seed=1, logprobs=5, max_tokens=1).choices[0].logprobs
+    cold = complete(logprobs=5, max_tokens=1).choices[0].logprobs
+    likeliest = max(cold.top_logprobs[0], key=cold.top_logprobs[0].get)
+    assert hot.top_logprobs[0][likeliest] == cold.token_logprobs[0], (hot, cold)
+    choice = complete(logprobs=0).choices[0]
+    assert "".join(choice.logprobs.tokens) == choice.text and choice.logprobs.text_offset[0] == 0
+    for offset, token in zip(choice.logprobs.text_offset, choice.logprobs.tokens):
+        assert choice.text[offset:].startswith(token), choice
+    refused(BadRequestError, lambda: chat(top_logprobs=2), "invalid_value", "top_logprobs")
+
+
+def a_request_gets_several_choices():
+    hot = {"temperature": 1.8, "seed": 3, "max_tokens": 12, "n": 3}
+    answer = complete(**hot)
+    texts = [choice.text for choice in answer.choices]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2] and len(set(texts)) == 3, texts
+    assert 12 < answer.usage.completion_tokens <= 36 and answer.usage.prompt_tokens == complete().usage.prompt_tokens
+    streamed = ["", "", ""]
+    for chunk in complete(stream=True, **hot):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == texts
+    with client.chat.completions.stream(model=MODEL, messages=QUESTION, n=2, temperature=0) as stream:
+        list(stream)
+        final = stream.get_final_completion()
+    assert [choice.message.content for choice in final.choices] == [chat().choices[0].message.content] * 2
+    refused(BadRequestError, lambda: chat(n=99), "invalid_value", "n")
+    refused(BadRequestError, lambda: complete(best_of=2), "unsupported_parameter", "best_of")
+
+
 def a_schema_that_is_not_understood_is_refused():
     def ask(schema, **more):
         definition = {"name": "x", "schema": schema, "strict": True}
@@ -227,8 +270,6 @@ def what_is_not_supported_is_refused_by_name():
     tool = {"type": "function", "function": {"name": SECRET, "parameters": {}}}
     unsupported = {
         "tools": [tool],
-        "n": 2,
-        "logprobs": True,
         "metadata": {"a": SECRET},
         "reasoning_effort": "high",
     }
@@ -355,6 +396,8 @@ CASES = [
     parameters_that_change_nothing_are_accepted,
     an_answer_has_the_form_of_a_model,
     a_schema_that_is_not_understood_is_refused,
+    tokens_come_with_probabilities,
+    a_request_gets_several_choices,
     what_tokens_are_chosen_from_can_be_limited,
     what_is_not_supported_is_refused_by_name,
     wrong_values_are_refused_with_their_place,

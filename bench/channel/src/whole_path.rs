@@ -146,6 +146,7 @@ impl Direct {
             sampling: Sampling::new(0.0, 1.0, 0)?,
             bias: Default::default(),
             constraint: None,
+            logprobs: None,
             stop: Vec::new(),
             sink: Box::new(Events(events)),
         })?;

@@ -103,6 +103,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             sampling,
             bias: Zeroizing::default(),
             constraint: None,
+            logprobs: None,
             stop: Vec::new(),
             sink,
         })?);

@@ -57,6 +57,13 @@ impl Sampling {
         Ok(Self { temperature, top_p, seed, ..Self::greedy() })
     }
 
+    /// The same with a generator of its own for each choice of a request. The first choice's is the request's.
+    #[must_use]
+    pub fn for_choice(self, index: u32) -> Self {
+        // Far from each other on the generator's way, and no multiple of its step.
+        Self { seed: self.seed.wrapping_add(u64::from(index).wrapping_mul(0xd134_2543_de82_ef95)), ..self }
+    }
+
     /// Chooses from the `top_k` most likely tokens only; 0 is no limit. Applied before the nucleus.
     #[must_use]
     pub fn with_top_k(self, top_k: u32) -> Self {
@@ -311,6 +318,17 @@ mod tests {
         assert_eq!(drawn, draws(sampling, &[0.5, 0.3, 0.15, 0.05], 4000));
         let other = Sampling::new(1.0, 1.0, 8).unwrap();
         assert_ne!(drawn, draws(other, &[0.5, 0.3, 0.15, 0.05], 4000));
+    }
+
+    #[test]
+    fn choices_draw_differently_and_the_first_as_if_it_were_alone() {
+        let sampling = Sampling::new(1.0, 1.0, 7).unwrap();
+        assert_eq!(sampling.for_choice(0), sampling);
+        let drawn = |index| draws(sampling.for_choice(index), &[0.25; 4], 64);
+        let all: std::collections::BTreeSet<Vec<u32>> = (0..8).map(drawn).collect();
+        assert_eq!(all.len(), 8);
+        // Nor is one the other begun later.
+        assert!((1..32).all(|skip| drawn(0)[skip..] != drawn(1)[..64 - skip]));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::{
 
 use cleanroom_engine::{
     ChatMessage, Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES,
-    MAX_STOP_STRINGS, MemoryUse, Model, Owner, Prompt, PromptError, Sampling, Sink, StartError, SubmitError,
-    Usage,
+    MAX_STOP_STRINGS, MemoryUse, Model, Owner, Prompt, PromptError, Sampling, ScoredToken, Sink, StartError,
+    SubmitError, TokenScore, Usage,
 };
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -85,6 +85,7 @@ fn job_with(
             sampling: Sampling::greedy(),
             bias: Zeroizing::default(),
             constraint: None,
+            logprobs: None,
             stop: Vec::new(),
             sink,
         },
@@ -188,6 +189,56 @@ fn an_answer_of_a_form_that_ends_has_it() {
     let (text, end) = answer(&engine, |job| job.constraint = Some(objects));
     assert!(text.starts_with('{'), "{text}");
     assert!(end.unwrap().0 == FinishReason::Length || serde_json::from_str::<Value>(&text).is_ok());
+}
+
+#[test]
+fn every_token_comes_with_its_probability_beside_its_text() {
+    /// The bytes of a token, its probability and those of the likeliest.
+    type Told = (Vec<u8>, f32, Vec<f32>);
+    struct Scores(mpsc::Sender<(String, Vec<Told>)>);
+    impl Sink for Scores {
+        fn event(&mut self, event: Event) -> ControlFlow<()> {
+            if let Event::Text(text) = event {
+                let token = |token: &ScoredToken| {
+                    let top = token.top.iter().map(TokenScore::logprob).collect();
+                    assert_eq!(token.top[0].bytes(), token.chosen.bytes(), "greedy takes the likeliest");
+                    (token.chosen.bytes().to_vec(), token.chosen.logprob(), top)
+                };
+                self.0.send((text.as_str().to_owned(), text.tokens().iter().map(token).collect())).unwrap();
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let engine = engine(1, 1, 0);
+    for stop in [None, Some("proves")] {
+        let (events, heard) = mpsc::channel();
+        let (mut job, _) = job(question(QUESTION));
+        job.logprobs = Some(3);
+        job.stop = stop.map(str::to_owned).into_iter().collect();
+        job.bias = Zeroizing::new(vec![(5, -50.0)]);
+        job.sink = Box::new(Scores(events));
+        let _handle = engine.submit(job).unwrap();
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        for (piece, scored) in heard {
+            text += &piece;
+            let bytes: Vec<u8> = scored.iter().flat_map(|(bytes, _, _)| bytes.clone()).collect();
+            assert!(piece.as_bytes().ends_with(&bytes), "tokens come with the text that they end in");
+            tokens.extend(scored);
+        }
+        let joined: Vec<u8> = tokens.iter().flat_map(|(bytes, _, _)| bytes.clone()).collect();
+        match stop {
+            None => assert_eq!((joined.as_slice(), text.as_str()), (ANSWER.as_bytes(), ANSWER)),
+            Some(stop) => {
+                assert_eq!(Some(text.as_str()), ANSWER.split(stop).next());
+                assert!(text.as_bytes().starts_with(&joined), "nothing of the stop string is told");
+            }
+        }
+        for (_, logprob, top) in &tokens {
+            assert!(top.len() == 3 && top[0] == *logprob && *logprob <= 0.0, "{logprob} {top:?}");
+            assert!(top.is_sorted_by(|a, b| a >= b));
+            assert!(top.iter().map(|logprob| logprob.exp()).sum::<f32>() <= 1.001);
+        }
+    }
 }
 
 #[test]

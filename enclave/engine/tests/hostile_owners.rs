@@ -77,6 +77,7 @@ fn job(
         sampling: Sampling::greedy(),
         bias: Zeroizing::default(),
         constraint: None,
+        logprobs: None,
         stop: Vec::new(),
         sink: Box::new(Tokens { each, tokens: 0, end: None, ended }),
     };

@@ -1,10 +1,11 @@
 //! `POST /v1/chat/completions`: what a conversation may look like, and how its answer does.
 
-use cleanroom_engine::ChatMessage;
+use cleanroom_engine::{ChatMessage, MAX_TOP_LOGPROBS};
 
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Form, Parameters, RequestLimits, tokens, without_stop};
+use super::request::{Form, Parameters, RequestLimits, tokens, top_logprobs, without_stop};
+use super::scores::ScoresForm;
 use super::secret::SecretString;
 use super::shape::Wording;
 
@@ -12,17 +13,14 @@ use super::shape::Wording;
 pub(crate) const WORDING: Wording = Wording {
     id_prefix: "chatcmpl-",
     whole_object: "chat.completion",
-    whole: [
-        r#"{"index":0,"message":{"role":"assistant","content":""#,
-        r#"","refusal":null},"logprobs":null,"finish_reason":""#,
-        r#""}"#,
-    ],
+    whole: [r#","message":{"role":"assistant","content":""#, r#"","refusal":null},"logprobs":"#],
     chunk_object: "chat.completion.chunk",
     first: Some(
-        r#"{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}"#,
+        r#","delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}"#,
     ),
-    piece: [r#"{"index":0,"delta":{"content":""#, r#""},"logprobs":null,"finish_reason":null}"#],
-    last: [r#"{"index":0,"delta":{},"logprobs":null,"finish_reason":""#, r#""}"#],
+    piece: [r#","delta":{"content":""#, r#""},"logprobs":"#],
+    last: r#","delta":{}"#,
+    scores: ScoresForm::List,
 };
 
 /// Defined by OpenAI for this endpoint and not implemented: the parameter, and the JSON values that mean the same as
@@ -31,7 +29,6 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("audio", &[]),
     ("function_call", &[r#""none""#, r#""auto""#]),
     ("functions", &["[]"]),
-    ("logprobs", &["false"]),
     ("metadata", &["{}"]),
     ("modalities", &[r#"["text"]"#]),
     ("moderation", &[]),
@@ -46,7 +43,6 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("store", &["false"]),
     ("tool_choice", &[r#""none""#, r#""auto""#]),
     ("tools", &["[]"]),
-    ("top_logprobs", &["0"]),
     ("verbosity", &[r#""medium""#]),
     ("web_search_options", &[]),
 ];
@@ -96,6 +92,8 @@ impl ChatRequest {
             (Some(field), None) => Some(tokens(&field)?),
             (None, older) => older,
         };
+        parameters.logprobs = logprobs(&mut object)?;
+        parameters.limit_scores()?;
         if let Some(format) = object.take("response_format") {
             parameters.form = without_stop(form(&format, limits)?, &parameters, "stop")?;
         }
@@ -104,6 +102,18 @@ impl ChatRequest {
         let messages =
             messages.iter().map(|field| Message::parse(field, limits)).collect::<Result<_, _>>()?;
         Ok(Self { parameters, messages })
+    }
+}
+
+/// Whether each token's probability is told, and of how many likelier ones.
+fn logprobs(object: &mut Object<'_>) -> Result<Option<u8>, ApiError> {
+    let wanted = object.take("logprobs").map_or(Ok(false), |field| field.boolean())?;
+    let Some(top) = object.take("top_logprobs") else { return Ok(wanted.then_some(0)) };
+    let count = top_logprobs(&top, MAX_TOP_LOGPROBS)?;
+    match (wanted, count) {
+        (true, count) => Ok(Some(count)),
+        (false, 0) => Ok(None),
+        (false, _) => Err(top.invalid("no top_logprobs, because logprobs is not true")),
     }
 }
 

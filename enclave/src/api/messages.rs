@@ -83,6 +83,8 @@ impl MessagesRequest {
                 .take("stop_sequences")
                 .map_or(Ok(Vec::new()), |field| stop_strings(&field, limits))?,
             form: Form::Text,
+            choices: 1,
+            logprobs: None,
             delivery: if stream {
                 Delivery::Stream { include_usage: true, include_obfuscation: true }
             } else {
@@ -202,31 +204,43 @@ pub(crate) fn shape(
     let ending = Ending::Anthropic { stop };
     match delivery {
         Delivery::Whole => Shape {
-            opening: format!("{{{message}{{\"type\":\"text\",\"text\":\""),
+            whole: true,
+            opening: format!("{{{message}"),
+            first: "{\"type\":\"text\",\"text\":\"".to_owned(),
             before: String::new(),
             after: String::new(),
+            scores: None,
+            after_scores: String::new(),
             after_padding: None,
+            before_whole_scores: String::new(),
             before_reason: "\"}],\"stop_reason\":\"".to_owned(),
-            after_reason: ",\"usage\":".to_owned(),
+            after_reason: "",
+            before_usage: ",\"usage\":".to_owned(),
             after_usage: Some("}"),
             ending,
         },
         Delivery::Stream { .. } => Shape {
+            whole: false,
             opening: format!(
                 "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{{message}],\"stop_reason\":null,\
                  \"stop_sequence\":null,\"usage\":{{\"input_tokens\":{input_tokens},\"output_tokens\":0}}}}}}\n\n\
                  event: content_block_start\ndata: {{\"type\":\"content_block_start\",\"index\":0,\
                  \"content_block\":{{\"type\":\"text\",\"text\":\"\"}}}}\n\n"
             ),
+            first: String::new(),
             before: "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
                      \"delta\":{\"type\":\"text_delta\",\"text\":\""
                 .to_owned(),
             after: "\"},\"obfuscation\":\"".to_owned(),
+            scores: None,
+            after_scores: String::new(),
             after_padding: Some("\"}\n\n"),
+            before_whole_scores: String::new(),
             before_reason: "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n\
                             event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\""
                 .to_owned(),
-            after_reason: "},\"usage\":".to_owned(),
+            after_reason: "",
+            before_usage: "},\"usage\":".to_owned(),
             after_usage: Some("}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
             ending,
         },
@@ -253,13 +267,15 @@ mod tests {
 
     fn render(delivery: Delivery, reason: FinishReason) -> String {
         let stop = vec![SecretString::new("x"), SecretString::new("\"end\"")];
-        let shape = shape(&IDENTITY, delivery, 3, stop);
+        let mut shape = shape(&IDENTITY, delivery, 3, stop);
         let mut out = SecretBuffer::default();
         shape.open(&mut out);
+        shape.open_choice(&mut out);
         for piece in ["a\"", "b\n"] {
-            shape.piece(&mut out, piece);
+            shape.piece(&mut out, piece, &[]);
         }
-        shape.close(&mut out, reason, Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 });
+        shape.close_choice(&mut out, reason);
+        shape.close(&mut out, Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 });
         String::from_utf8(out.take().to_vec()).unwrap()
     }
 

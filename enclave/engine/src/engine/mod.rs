@@ -34,6 +34,7 @@ use zeroize::Zeroizing;
 use crate::{
     cache::{Cache, PAGE},
     constraint::Constraint,
+    logprobs::ScoredToken,
     model::{Model, Prompt},
     pool::Pool,
     sampling::Sampling,
@@ -175,6 +176,9 @@ pub struct Job {
     /// The form that the answer must have, made by the model that the engine runs. An answer that ends with [`FinishReason::Stop`] has
     /// it; one of another length or with a stop string is a beginning of one.
     pub constraint: Option<Constraint>,
+    /// Whether each piece of the answer comes with its tokens' probabilities, and with how many likelier ones:
+    /// at most [`MAX_TOP_LOGPROBS`](crate::MAX_TOP_LOGPROBS).
+    pub logprobs: Option<u8>,
     /// Texts that end the answer and are never emitted; at most [`MAX_STOP_STRINGS`].
     pub stop: Vec<String>,
     /// Where events go.
@@ -208,12 +212,20 @@ pub enum Event {
 }
 
 /// A piece of an answer: whole characters, zeroised on drop.
-pub struct Text(Zeroizing<String>);
+pub struct Text {
+    text: Zeroizing<String>,
+    tokens: Vec<ScoredToken>,
+}
 
 impl Text {
     /// The text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The tokens that ended in this piece, if the job asked for them. Those of a stop string are left out.
+    pub fn tokens(&self) -> &[ScoredToken] {
+        &self.tokens
     }
 }
 

@@ -306,6 +306,7 @@ mod tests {
             sampling: Sampling::greedy(),
             bias: zeroize::Zeroizing::default(),
             constraint: None,
+            logprobs: None,
             stop: Vec::new(),
             sink: Box::new(Deaf),
         }

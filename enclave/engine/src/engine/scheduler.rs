@@ -17,6 +17,7 @@ use super::{
 use crate::{
     cache::Cache,
     forward::{Forward, Row},
+    logprobs::ScoredToken,
     model::{Model, Prompt},
     pool::Pool,
     sampling::Sampler,
@@ -71,6 +72,7 @@ struct Sequence {
     /// The last token of the answer, not computed yet.
     last: u32,
     generated: u32,
+    logprobs: Option<u8>,
     sampler: Sampler,
     answer: Answer,
     sink: Box<dyn Sink>,
@@ -202,6 +204,7 @@ impl<'a> Scheduler<'a> {
             cached,
             last: 0,
             generated: 0,
+            logprobs: job.logprobs,
             sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
@@ -295,8 +298,13 @@ impl<'a> Scheduler<'a> {
             self.forward.scores(order, &mut self.scores);
             let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { continue };
             let token = sequence.sampler.choose(self.model.kernels(), &mut self.scores);
+            let scored = sequence.logprobs.map(|count| {
+                // The sampler changed them.
+                self.forward.scores(order, &mut self.scores);
+                ScoredToken::new(self.model.tokenizer(), &self.scores, token, count)
+            });
             let (owner, is_first) = (sequence.owner, sequence.generated == 0);
-            let outcome = sequence.take(self.model, token);
+            let outcome = sequence.take(self.model, token, scored);
             // Not before its first token was permitted.
             if is_first
                 && sequence.generated > 0
@@ -412,7 +420,7 @@ impl Sequence {
         self.generated > 0
     }
 
-    fn take(&mut self, model: &Model, token: u32) -> Outcome {
+    fn take(&mut self, model: &Model, token: u32, scored: Option<ScoredToken>) -> Outcome {
         if self.cancelled.is_set() {
             return Outcome::Cancelled;
         }
@@ -424,7 +432,7 @@ impl Sequence {
         }
         self.generated += 1;
         self.last = token;
-        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token));
+        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token), scored);
         if let Some(text) = text
             && self.sink.event(Event::Text(text)) == ControlFlow::Break(())
         {

@@ -113,6 +113,7 @@ pub struct ChatMessage<'a> {
 }
 
 /// The tokens of a prompt, zeroised on drop.
+#[derive(Clone)]
 pub struct Prompt {
     tokens: Zeroizing<Vec<u32>>,
 }

@@ -204,6 +204,11 @@ impl Tokenizer {
         self.vocabulary.bytes(token)
     }
 
+    /// The text of a token of any kind, if it is whole characters.
+    pub(crate) fn text_of(&self, token: u32) -> &str {
+        self.vocabulary.text(token).unwrap_or_default()
+    }
+
     /// The token of one byte, which every vocabulary has.
     pub(crate) fn single_byte(&self, byte: u8) -> u32 {
         self.vocabulary.single_byte(byte)
