@@ -464,8 +464,7 @@ impl Service {
         let answer_id = endpoint.answer_id(&id);
         let stop: Vec<String> = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
         let (permits, passes): (Vec<_>, Vec<_>) = places.into_iter().unzip();
-        let owner =
-            permits.first().map(|permit| Owner(*permit.partner().digest().as_bytes())).unwrap_or_default();
+        let owner = permits.first().map(|permit| owner(permit.partner())).unwrap_or_default();
         let Parameters { delivery, logprobs, sampling, bias, .. } = parameters;
         let shapes: Vec<Shape> = match endpoint {
             Endpoint::OpenAi(wording) => {

@@ -279,8 +279,11 @@ impl State {
         Usage { prompt_tokens, cached_tokens, completion_tokens }: Usage,
         shape: &Shape,
     ) {
+        // The prompt is counted once, and so is what one choice at least had to compute.
+        let is_first = self.usage.prompt_tokens == 0;
+        let least = if is_first { cached_tokens } else { self.usage.cached_tokens.min(cached_tokens) };
+        self.usage.cached_tokens = least;
         self.usage.prompt_tokens = prompt_tokens;
-        self.usage.cached_tokens = self.usage.cached_tokens.max(cached_tokens);
         self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(completion_tokens);
         self.unfinished = self.unfinished.saturating_sub(1);
         if self.unfinished > 0 {
