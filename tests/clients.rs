@@ -29,12 +29,7 @@ async fn run(package: Package, base_url: String) {
 /// The address of the API by itself, with a partner as the channel would have proven one.
 async fn api_alone() -> String {
     let sequences = NonZeroUsize::new(SEQUENCES).unwrap();
-    let config = EngineConfig {
-        threads: NonZeroUsize::MIN,
-        max_sequences: sequences,
-        max_per_owner: sequences,
-        max_queued: QUEUED,
-    };
+    let config = EngineConfig { max_queued: QUEUED, ..EngineConfig::new(NonZeroUsize::MIN, sequences) };
     let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), config).unwrap();
     let limits = Limits { sequences, queued: QUEUED, ..Limits::default() };
     let service = Service::new(engine, model_id(), model_digest(&model()), &limits);

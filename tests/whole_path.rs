@@ -47,12 +47,7 @@ async fn the_recorder_finds_plaintext_when_tls_is_taken_away() {
     // The same API, the same model, the same recorder, no channel: everything that must be absent above is found.
     let folder = tempfile::tempdir().unwrap();
     let (host, enclave) = (folder.path().join("host"), folder.path().join("enclave"));
-    let engine = EngineConfig {
-        threads: std::num::NonZeroUsize::MIN,
-        max_sequences: std::num::NonZeroUsize::MIN,
-        max_per_owner: std::num::NonZeroUsize::MIN,
-        max_queued: 0,
-    };
+    let engine = EngineConfig::new(std::num::NonZeroUsize::MIN, std::num::NonZeroUsize::MIN);
     let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), engine).unwrap();
     let digest = cleanroom_attestation::model::model_digest(&model());
     let service = Arc::new(Service::new(engine, model_id(), digest, &Limits::default()));

@@ -17,6 +17,7 @@
 //! sequences = 8
 //! queued = 16
 //! threads = 2
+//! kv_memory = "2GiB"            # for keys and values: what whole contexts of all sequences need is the most that is taken
 //!
 //! [traffic]                     # optional: hide the lengths and the rhythm of answers from the host
 //! step = 1024                   # bytes of every frame of a stream; whole answers have a multiple of it
@@ -24,12 +25,13 @@
 //! ```
 
 use std::collections::HashSet;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_engine::EngineConfig;
 use serde::Deserialize;
 
 /// The longest configuration that is read, in bytes.
@@ -126,6 +128,9 @@ pub struct Limits {
     pub queued: usize,
     /// Threads of the engine.
     pub threads: NonZeroUsize,
+    /// Memory for keys and values of all sequences together. A request starts once its prompt and longest answer fit.
+    #[serde(deserialize_with = "bytes")]
+    pub kv_memory: NonZeroU64,
 }
 
 impl Default for Limits {
@@ -138,7 +143,8 @@ impl Default for Limits {
             session_lifetime: Duration::from_secs(60 * 60),
             sequences: at_least_one(8),
             queued: 16,
-            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            threads: cleanroom_engine::processors(),
+            kv_memory: NonZeroU64::new(EngineConfig::DEFAULT_KV_MEMORY).unwrap_or(NonZeroU64::MIN),
         }
     }
 }
@@ -227,6 +233,20 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
     Ok(duration)
 }
 
+/// A number of bytes in words: a whole number of `KiB`, `MiB` or `GiB`, and not nothing.
+fn bytes<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NonZeroU64, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let units = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+    let bytes = units.into_iter().find_map(|(unit, bytes): (_, u64)| {
+        let number = text.strip_suffix(unit)?.trim_end();
+        let digits = number.bytes().all(|digit| digit.is_ascii_digit());
+        digits.then(|| number.parse::<u64>().ok()?.checked_mul(bytes)).flatten()
+    });
+    bytes
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| serde::de::Error::custom("expected a size above zero such as \"512MiB\" or \"2GiB\""))
+}
+
 /// Why a configuration is not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -305,6 +325,31 @@ mod tests {
             "[traffic]\nstep = 1024\ncadence = \"50ms\"\njitter = 1",
         ] {
             assert!(matches!(with(section), Err(ConfigError::Syntax(_))), "{section}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit() {
+        let size = |text: &str| {
+            let text =
+                format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n[limits]\nkv_memory = {text}");
+            Config::from_toml(&text).ok().map(|config| config.limits.kv_memory.get())
+        };
+        assert_eq!(size("\"3MiB\""), Some(3 << 20));
+        assert_eq!(size("\"512 KiB\""), Some(512 << 10));
+        assert_eq!(size("\"2GiB\""), Some(EngineConfig::DEFAULT_KV_MEMORY));
+        for wrong in [
+            "\"0GiB\"",
+            "\"\"",
+            "\"GiB\"",
+            "\"+1GiB\"",
+            "\"1GB\"",
+            "1024",
+            "\"-1MiB\"",
+            "\"1.5GiB\"",
+            "\"99999999999GiB\"",
+        ] {
+            assert_eq!(size(wrong), None, "{wrong}");
         }
     }
 

@@ -27,7 +27,7 @@ use tower::ServiceExt as _;
 use crate::api::{self, PartnerId, Service, SessionTranscript};
 use crate::channel::{Attester, Session};
 use crate::config::{Config, Limits, Partners};
-use crate::public_attestation::{self, PublicAttestations};
+use crate::public_attestation::{self, Facts, PublicAttestations};
 
 /// How long requests that run at the end of a session may go on.
 const DRAIN: Duration = Duration::from_secs(10 * 60);
@@ -109,9 +109,9 @@ struct Shared {
 impl Server {
     /// A server that has not accepted anything yet.
     #[must_use]
-    pub fn new(attester: Arc<Attester>, service: Arc<Service>, config: Config) -> Self {
+    pub fn new(attester: Arc<Attester>, facts: Facts, service: Arc<Service>, config: Config) -> Self {
         let Config { partners, limits, .. } = config;
-        let attestations = PublicAttestations::new(Arc::clone(&attester));
+        let attestations = PublicAttestations::new(attester.keeper().clone(), facts);
         let router = api::router(Arc::clone(&service)).merge(public_attestation::router(attestations));
         Self {
             handshakes: Arc::new(Semaphore::new(limits.handshakes.get())),

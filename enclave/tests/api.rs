@@ -245,6 +245,140 @@ async fn a_stop_sequence_ends_the_answer_before_itself() {
     }
 }
 
+/// A chat request for JSON of this schema.
+fn shaped(schema: &Value, extra: &Value) -> Value {
+    let format =
+        json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema}});
+    chat(QUESTION, &merged(json!({"response_format": format}), extra))
+}
+
+#[tokio::test]
+async fn an_answer_has_the_form_that_was_asked_for() {
+    let api = Api::new(1);
+    let schema = json!({"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 3});
+    for stream in [false, true] {
+        let hot = json!({"temperature": 2, "seed": 5, "stream": stream});
+        let answer = api.post(CHAT, &shaped(&schema, &hot)).await;
+        let answers = if stream { answer.chunks().await } else { vec![answer.ok().await] };
+        assert_eq!(finish_reason(&answers), "stop");
+        let items: Vec<u8> = serde_json::from_str(&content(&answers)).unwrap();
+        assert!(
+            (2..=3).contains(&items.len()) && items.iter().all(|item| [1, 2].contains(item)),
+            "{items:?}"
+        );
+    }
+    let object = chat(QUESTION, &json!({"response_format": {"type": "json_object"}, "max_tokens": 4}));
+    assert!(content(&[api.post(CHAT, &object).await.ok().await]).starts_with('{'));
+    let format =
+        json!({"output_config": {"format": {"type": "json_schema", "schema": schema}}, "max_tokens": 60});
+    let message = api.post("/v1/messages", &chat(QUESTION, &format)).await.ok().await;
+    let items: Vec<u8> = serde_json::from_str(message["content"][0]["text"].as_str().unwrap()).unwrap();
+    assert!((2..=3).contains(&items.len()));
+}
+
+#[tokio::test]
+async fn a_schema_that_cannot_shape_an_answer_is_refused_and_takes_no_place() {
+    let api = Api::new(1);
+    for schema in [
+        json!({"type": "string", "pattern": "a*"}),
+        json!({"type": "string", "maxLength": 4_000_000_000_u32}),
+        json!({"$ref": "#"}),
+    ] {
+        let param = Some("response_format.json_schema.schema");
+        api.post(CHAT, &shaped(&schema, &json!({}))).await.refused(400, "invalid_schema", param).await;
+        api.idle().await;
+    }
+}
+
+#[tokio::test]
+async fn tokens_come_with_probabilities_whole_and_streamed_alike() {
+    let api = Api::new(1);
+    let asked = json!({"logprobs": true, "top_logprobs": 2});
+    let whole = api.post(CHAT, &chat(QUESTION, &asked)).await.ok().await;
+    let tokens = whole["choices"][0]["logprobs"]["content"].as_array().unwrap().clone();
+    assert_eq!(tokens.len() as u64, whole["usage"]["completion_tokens"].as_u64().unwrap());
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .flat_map(|t| t["bytes"].as_array().unwrap())
+        .map(|b| b.as_u64().unwrap() as u8)
+        .collect();
+    assert_eq!(String::from_utf8(bytes).unwrap(), content(std::slice::from_ref(&whole)));
+    for token in &tokens {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!((top.len(), &top[0]["token"]), (2, &token["token"]), "greedy takes the likeliest");
+        assert!(token["logprob"].as_f64().unwrap() <= 0.0);
+    }
+    let stream = api.post(CHAT, &chat(QUESTION, &merged(asked, &json!({"stream": true})))).await.text().await;
+    let chunks = api_support::chunks(&stream);
+    let streamed: Vec<Value> = chunks
+        .iter()
+        .filter_map(|chunk| chunk["choices"][0]["logprobs"]["content"].as_array())
+        .flatten()
+        .cloned()
+        .collect();
+    assert_eq!(streamed, tokens);
+    let events: Vec<&str> = stream.split_terminator("\n\n").collect();
+    let lengths: Vec<usize> = events[1..events.len() - 2].iter().map(|event| event.len()).collect();
+    let usual = lengths.iter().filter(|length| **length == lengths[0]).count();
+    assert!(usual * 10 > lengths.len() * 7, "most events look alike: {lengths:?}");
+
+    let columns = json!({"logprobs": 2, "max_tokens": 12});
+    let whole = api.post(TEXT, &text("The enclave", &columns)).await.ok().await;
+    let logprobs = &whole["choices"][0]["logprobs"];
+    let texts: Vec<&str> =
+        logprobs["tokens"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    assert_eq!(texts.concat(), content(std::slice::from_ref(&whole)));
+    let mut offset = 0;
+    for (index, token) in texts.iter().enumerate() {
+        assert_eq!(logprobs["text_offset"][index], offset);
+        offset += token.chars().count();
+        assert_eq!(logprobs["top_logprobs"][index][token], logprobs["token_logprobs"][index]);
+    }
+}
+
+#[tokio::test]
+async fn a_request_gets_as_many_choices_as_it_asks_for() {
+    let api = Api::new(4);
+    let several =
+        |extra: Value| merged(json!({"n": 3, "temperature": 1.8, "seed": 7, "max_tokens": 12}), &extra);
+    let whole = api.post(TEXT, &text("Once upon a time", &several(json!({})))).await.ok().await;
+    let choices = whole["choices"].as_array().unwrap();
+    let texts: Vec<&str> = choices.iter().map(|choice| choice["text"].as_str().unwrap()).collect();
+    assert_eq!(choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(texts[0] != texts[1] && texts[1] != texts[2] && texts[0] != texts[2], "{texts:?}");
+    let alone = api.post(TEXT, &text("Once upon a time", &several(json!({"n": 1})))).await.ok().await;
+    assert_eq!(alone["choices"][0]["text"], texts[0]);
+    assert_eq!(whole["usage"]["prompt_tokens"], alone["usage"]["prompt_tokens"]);
+    assert_eq!(whole["usage"]["completion_tokens"], 36);
+    let asked = several(json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let chunks = api.post(TEXT, &text("Once upon a time", &asked)).await.chunks().await;
+    let streamed = |index: u64| -> String {
+        let choices = chunks.iter().filter_map(|chunk| chunk["choices"].get(0));
+        choices
+            .filter(|choice| choice["index"] == index)
+            .map(|choice| choice["text"].as_str().unwrap())
+            .collect()
+    };
+    assert_eq!([0, 1, 2].map(streamed), texts.as_slice());
+    assert_eq!(chunks.last().unwrap()["usage"], whole["usage"]);
+}
+
+#[tokio::test]
+async fn every_choice_takes_a_place() {
+    let api = Api::endless(3);
+    let (_, body) = api
+        .post(TEXT, &text("x", &json!({"n": 2, "stream": true, "max_tokens": 400})))
+        .await
+        .first_frame()
+        .await;
+    api.until_active(2).await;
+    api.post(TEXT, &text("x", &json!({"n": 2}))).await.refused(429, "rate_limit_exceeded", None).await;
+    api.until_active(2).await;
+    drop(body);
+    api.idle().await;
+    api.post(TEXT, &text("x", &json!({"n": 4}))).await.refused(400, "invalid_value", Some("n")).await;
+}
+
 #[tokio::test]
 async fn roles_and_parts_reach_the_template() {
     let api = Api::new(1);

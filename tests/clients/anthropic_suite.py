@@ -4,9 +4,11 @@ Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for eac
 """
 
 import asyncio
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import anthropic
 import suite
@@ -18,6 +20,7 @@ from anthropic import (
     NotFoundError,
     RateLimitError,
 )
+from pydantic import BaseModel
 
 OPTIONS = {
     "base_url": os.environ["CLEANROOM_BASE_URL"].removesuffix("/v1"),
@@ -137,6 +140,27 @@ def a_stop_sequence_ends_the_answer_and_is_named():
     assert (delta.delta.stop_reason, delta.delta.stop_sequence) == ("stop_sequence", stop), delta
 
 
+class Check(BaseModel):
+    image: Literal["debug", "release"]
+    valid: bool
+    level: Literal["low", "high"]
+
+
+def a_message_has_the_form_of_a_model():
+    message = client.messages.parse(model=MODEL, messages=QUESTION, max_tokens=200, output_format=Check)
+    assert message.stop_reason == "end_turn" and type(message.parsed_output) is Check, message
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+    config = {"format": {"type": "json_schema", "schema": schema}}
+    text = "".join(
+        event.delta.text for event in ask(output_config=config, stream=True) if event.type == "content_block_delta"
+    )
+    assert list(json.loads(text)) == ["a"], text
+    count = client.messages.count_tokens(model=MODEL, messages=QUESTION, output_config=config).input_tokens
+    assert count == ask().usage.input_tokens
+    bad = {"format": {"type": "json_schema", "schema": {"type": "string", "pattern": SECRET}}}
+    refused(BadRequestError, lambda: ask(output_config=bad), "invalid_schema", "output_config.format.schema")
+
+
 def parameters_that_change_nothing_are_accepted():
     ask(extra_body={"top_p": 1}, tools=[], thinking={"type": "disabled"}, service_tier="auto", metadata={"user_id": "someone"})
 
@@ -145,11 +169,12 @@ def what_is_not_supported_is_refused_by_name():
     unsupported = {
         "tools": [{"name": SECRET, "input_schema": {"type": "object"}}],
         "thinking": {"type": "enabled", "budget_tokens": 1024},
-        "output_config": {"effort": "high"},
     }
     for name, value in unsupported.items():
         kind = refused(BadRequestError, lambda: ask(**{name: value}), "unsupported_parameter", name)
         assert kind == "invalid_request_error", kind
+    effort = {"effort": "high"}
+    refused(BadRequestError, lambda: ask(output_config=effort), "unsupported_parameter", "output_config.effort")
     refused(BadRequestError, lambda: ask(extra_body={"min_p": 0.5}), "unknown_parameter", "min_p")
     refused(BadRequestError, lambda: ask(extra_body={"n": 2}), "unknown_parameter", "n")
     image = {"type": "image", "source": {"type": "url", "url": f"https://example.com/{SECRET}"}}
@@ -216,6 +241,7 @@ CASES = [
     tokens_are_limited,
     tokens_are_counted,
     a_stop_sequence_ends_the_answer_and_is_named,
+    a_message_has_the_form_of_a_model,
     parameters_that_change_nothing_are_accepted,
     what_is_not_supported_is_refused_by_name,
     wrong_values_are_refused_with_their_place,

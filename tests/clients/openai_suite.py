@@ -4,13 +4,16 @@ Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for eac
 """
 
 import asyncio
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Literal, Optional
 
 import openai
 import suite
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI, RateLimitError
+from pydantic import BaseModel, Field
 
 OPTIONS = {
     "base_url": os.environ["CLEANROOM_BASE_URL"],
@@ -163,6 +166,86 @@ def parameters_that_change_nothing_are_accepted():
     chat(response_format={"type": "text"}, top_p=1, stop=None, seed=None)
 
 
+class Check(BaseModel):
+    image: Annotated[str, Field(max_length=12)]
+    valid: bool
+    level: Literal["low", "high"]
+    count: Annotated[int, Field(ge=1, le=9)]
+    next: Optional["Check"]
+
+
+def an_answer_has_the_form_of_a_model():
+    for seed in range(6):
+        answer = client.chat.completions.parse(
+            model=MODEL, messages=QUESTION, response_format=Check, temperature=1.5, seed=seed, max_tokens=400
+        )
+        choice = answer.choices[0]
+        assert choice.finish_reason == "stop" and type(choice.message.parsed) is Check, choice
+    schema = {"type": "object", "properties": {"b": {"type": "null"}, "a": {"type": "boolean"}}, "required": ["a", "b"]}
+    definition = {"name": "pair", "schema": schema}
+    text, reason = joined(chat(response_format={"type": "json_schema", "json_schema": definition}, stream=True))
+    assert reason == "stop" and list(json.loads(text)) == ["b", "a"], text
+    begun = chat(response_format={"type": "json_object"}, max_tokens=8).choices[0].message.content
+    assert begun.startswith("{"), begun
+
+
+def tokens_come_with_probabilities():
+    choice = chat(logprobs=True, top_logprobs=3).choices[0]
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == choice.message.content
+    for token in tokens:
+        assert len(token.top_logprobs) == 3 and token.top_logprobs[0].logprob == token.logprob <= 0, token
+    streamed = [
+        token
+        for chunk in chat(logprobs=True, top_logprobs=3, stream=True)
+        if chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content
+    ]
+    assert streamed == tokens
+    # What the model thinks does not depend on how it is asked to choose.
+    hot = complete(temperature=2, seed=1, logprobs=5, max_tokens=1).choices[0].logprobs
+    cold = complete(logprobs=5, max_tokens=1).choices[0].logprobs
+    likeliest = max(cold.top_logprobs[0], key=cold.top_logprobs[0].get)
+    assert hot.top_logprobs[0][likeliest] == cold.token_logprobs[0], (hot, cold)
+    choice = complete(logprobs=0).choices[0]
+    assert "".join(choice.logprobs.tokens) == choice.text and choice.logprobs.text_offset[0] == 0
+    for offset, token in zip(choice.logprobs.text_offset, choice.logprobs.tokens):
+        assert choice.text[offset:].startswith(token), choice
+    refused(BadRequestError, lambda: chat(top_logprobs=2), "invalid_value", "top_logprobs")
+
+
+def a_request_gets_several_choices():
+    hot = {"temperature": 1.8, "seed": 3, "max_tokens": 12, "n": 3}
+    answer = complete(**hot)
+    texts = [choice.text for choice in answer.choices]
+    assert [choice.index for choice in answer.choices] == [0, 1, 2] and len(set(texts)) == 3, texts
+    assert 12 < answer.usage.completion_tokens <= 36 and answer.usage.prompt_tokens == complete().usage.prompt_tokens
+    streamed = ["", "", ""]
+    for chunk in complete(stream=True, **hot):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == texts
+    with client.chat.completions.stream(model=MODEL, messages=QUESTION, n=2, temperature=0) as stream:
+        list(stream)
+        final = stream.get_final_completion()
+    assert [choice.message.content for choice in final.choices] == [chat().choices[0].message.content] * 2
+    refused(BadRequestError, lambda: chat(n=99), "invalid_value", "n")
+    refused(BadRequestError, lambda: complete(best_of=2), "unsupported_parameter", "best_of")
+
+
+def a_schema_that_is_not_understood_is_refused():
+    def ask(schema, **more):
+        definition = {"name": "x", "schema": schema, "strict": True}
+        return chat(response_format={"type": "json_schema", "json_schema": definition}, **more)
+
+    param = "response_format.json_schema.schema"
+    error = refused(
+        BadRequestError, lambda: ask({"type": "string", "pattern": SECRET}), "invalid_schema", param
+    )
+    assert "pattern" in str(error), error
+    refused(BadRequestError, lambda: ask({"const": SECRET * 5000}), "invalid_value", param)
+    refused(BadRequestError, lambda: ask({"type": "string"}, stop=["x"]), "invalid_value", "stop")
+
+
 def what_tokens_are_chosen_from_can_be_limited():
     full = chat().choices[0].message.content
     # The most likely token alone is what no temperature and no seed change.
@@ -187,9 +270,6 @@ def what_is_not_supported_is_refused_by_name():
     tool = {"type": "function", "function": {"name": SECRET, "parameters": {}}}
     unsupported = {
         "tools": [tool],
-        "n": 2,
-        "logprobs": True,
-        "response_format": {"type": "json_object"},
         "metadata": {"a": SECRET},
         "reasoning_effort": "high",
     }
@@ -314,6 +394,10 @@ CASES = [
     the_same_seed_gives_the_same_answer,
     a_stop_sequence_ends_the_answer,
     parameters_that_change_nothing_are_accepted,
+    an_answer_has_the_form_of_a_model,
+    a_schema_that_is_not_understood_is_refused,
+    tokens_come_with_probabilities,
+    a_request_gets_several_choices,
     what_tokens_are_chosen_from_can_be_limited,
     what_is_not_supported_is_refused_by_name,
     wrong_values_are_refused_with_their_place,

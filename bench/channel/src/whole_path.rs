@@ -106,12 +106,7 @@ struct Answer {
 }
 
 fn start_engine(model: &Arc<Model>, threads: NonZeroUsize) -> Result<Engine, Box<dyn Error>> {
-    let config = EngineConfig {
-        threads,
-        max_sequences: NonZeroUsize::MIN,
-        max_per_owner: NonZeroUsize::MIN,
-        max_queued: 1,
-    };
+    let config = EngineConfig { max_queued: 1, ..EngineConfig::new(threads, NonZeroUsize::MIN) };
     Ok(Engine::start(Arc::clone(model), config)?)
 }
 
@@ -148,6 +143,8 @@ impl Direct {
             max_tokens: Some(ANSWER),
             sampling: Sampling::new(0.0, 1.0, 0)?,
             bias: Default::default(),
+            constraint: None,
+            logprobs: None,
             stop: Vec::new(),
             sink: Box::new(Events(events)),
         })?;

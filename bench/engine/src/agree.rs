@@ -185,10 +185,7 @@ pub fn answers(file: &str) -> Outcome<bool> {
     }
     // The engine that serves requests starts with the same model.
     let one = NonZeroUsize::MIN;
-    Engine::start(
-        model.into(),
-        EngineConfig { threads: one, max_sequences: one, max_per_owner: one, max_queued: 0 },
-    )?;
+    Engine::start(model.into(), EngineConfig::new(one, one))?;
     Ok(all_same)
 }
 

@@ -81,12 +81,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         facts.context_length,
         begun.elapsed().as_secs_f64()
     );
-    let config = EngineConfig {
-        threads: arguments.threads,
-        max_sequences: arguments.sequences,
-        max_per_owner: arguments.sequences,
-        max_queued: 0,
-    };
+    let config = EngineConfig::new(arguments.threads, arguments.sequences);
     let engine = Engine::start(Arc::new(model), config)?;
     let submitted = Instant::now();
     let (done, results) = mpsc::channel();
@@ -105,6 +100,8 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             max_tokens,
             sampling,
             bias: Zeroizing::default(),
+            constraint: None,
+            logprobs: None,
             stop: Vec::new(),
             sink,
         })?);

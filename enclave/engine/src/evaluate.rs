@@ -5,7 +5,7 @@ use std::{io, num::NonZeroUsize};
 use zeroize::Zeroizing;
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, PAGE},
     forward::{Forward, Row},
     model::Model,
     pool::Pool,
@@ -18,7 +18,7 @@ const STEP: usize = 128;
 pub struct Evaluator<'m> {
     model: &'m Model,
     forward: Forward,
-    caches: Vec<Cache>,
+    cache: Cache,
     /// Tokens of each sequence so far.
     lengths: Vec<usize>,
     scores: Zeroizing<Vec<f32>>,
@@ -79,7 +79,11 @@ impl<'m> Evaluator<'m> {
         Ok(Self {
             model,
             forward: Forward::new(model, pool, STEP, STEP),
-            caches: (0..sequences.get()).map(|_| Cache::new(model.shape())).collect(),
+            cache: Cache::new(
+                model.shape(),
+                sequences.get(),
+                sequences.get() * model.shape().context.div_ceil(PAGE),
+            ),
             lengths: vec![0; sequences.get()],
             scores: Zeroizing::new(vec![0.0; model.tokenizer().len()]),
         })
@@ -97,7 +101,7 @@ impl<'m> Evaluator<'m> {
         for (step, tokens) in tokens.chunks(STEP).enumerate() {
             let rows = tokens.iter().map(|token| self.row(*token)).collect::<Result<Vec<_>, _>>()?;
             // Nothing stops it.
-            let _ = self.forward.step(self.model, &mut self.caches, &rows, || true);
+            let _ = self.forward.step(self.model, &mut self.cache, &rows, || true);
             let scored = rows.iter().enumerate().filter(|(_, row)| row.scored);
             for (order, (index, _)) in scored.enumerate() {
                 self.forward.scores(order, &mut self.scores);
@@ -109,8 +113,8 @@ impl<'m> Evaluator<'m> {
 
     /// Empties a sequence; one that is not there is empty already.
     pub fn clear(&mut self, sequence: usize) {
-        if let (Some(cache), Some(length)) = (self.caches.get_mut(sequence), self.lengths.get_mut(sequence)) {
-            cache.wipe();
+        if let Some(length) = self.lengths.get_mut(sequence) {
+            self.cache.release(sequence);
             *length = 0;
         }
     }
@@ -126,7 +130,7 @@ impl<'m> Evaluator<'m> {
             return Err(EvaluateError::Token { found: token, vocabulary });
         }
         let limit = self.model.shape().context;
-        if *length >= limit {
+        if *length >= limit || self.cache.extend(sequence, *length + 1).is_err() {
             return Err(EvaluateError::Context { limit });
         }
         *length += 1;

@@ -1,7 +1,7 @@
 //! One step of the transformer over any mix of sequences: prompt pieces and single new tokens together.
 //!
 //! A row is one token of one sequence. Rows share the reading of the weights and nothing else: every number of a row is
-//! computed from that row and its own sequence's cache alone, in an order that does not depend on the other rows.
+//! computed from that row and its own sequence's pages alone, in an order that does not depend on the other rows.
 
 use std::ops::ControlFlow;
 
@@ -18,9 +18,9 @@ use crate::{
 /// One token to compute.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Row {
-    /// Which cache it reads and writes.
+    /// Whose part of the cache it reads and writes.
     pub(crate) sequence: usize,
-    /// Where in the sequence it stands; the positions before are in the cache or earlier in this step.
+    /// Where in the sequence it stands; the positions before are in the cache or earlier in this step, which has room for it.
     pub(crate) position: usize,
     pub(crate) token: u32,
     /// Whether the scores of the token after it are wanted.
@@ -96,11 +96,11 @@ impl Forward {
     /// Computes the rows. Rows of one sequence must come in the order of their positions, all below the context length.
     ///
     /// `goes_on` is asked before every layer. When it says no, the step ends with [`ControlFlow::Break`], and it is as if it had not been: what
-    /// it wrote into the caches is written again when the same positions are computed.
+    /// it wrote into the cache is written again when the same positions are computed.
     pub(crate) fn step(
         &mut self,
         model: &Model,
-        caches: &mut [Cache],
+        cache: &mut Cache,
         rows: &[Row],
         goes_on: impl Fn() -> bool,
     ) -> ControlFlow<()> {
@@ -118,7 +118,7 @@ impl Forward {
             if !goes_on() {
                 return ControlFlow::Break(());
             }
-            self.attention(shape, index, layer, caches, rows);
+            self.attention(shape, index, layer, cache, rows);
             self.feed_forward(shape, layer, rows.len());
         }
         self.score(model, rows);
@@ -156,7 +156,7 @@ impl Forward {
         shape: &Hyperparameters,
         index: usize,
         layer: &Layer,
-        caches: &mut [Cache],
+        cache: &mut Cache,
         rows: &[Row],
     ) {
         let kernels = self.kernels;
@@ -174,8 +174,8 @@ impl Forward {
             &self.normed,
             [&mut self.query_product, &mut self.key_product, &mut self.value_product],
         );
-        self.place_keys_and_values(shape, index, layer, caches, rows);
-        self.attend(shape, index, layer.attention_output.forms(), caches, rows);
+        self.place_keys_and_values(shape, index, layer, cache, rows);
+        self.attend(shape, index, layer.attention_output.forms(), cache, rows);
         multiply(
             kernels,
             &self.pool,
@@ -235,7 +235,7 @@ impl Forward {
         shape: &Hyperparameters,
         index: usize,
         layer: &Layer,
-        caches: &mut [Cache],
+        cache: &mut Cache,
         rows: &[Row],
     ) {
         let (width, pairs) = (shape.head_width, shape.rope_width / 2);
@@ -256,28 +256,20 @@ impl Forward {
                 }
                 rotate(self.pairs, query, rotations);
             }
-            let cache = &mut caches[row.sequence];
             let heads = self.key.chunks_exact_mut(width).zip(self.value.chunks_exact(width));
             for (head, (key, value)) in heads.enumerate() {
                 if let Some(norms) = &layer.head_norms {
                     self.kernels.rms_norm_in_place(key, &norms.key, shape.norm_epsilon);
                 }
                 rotate(self.pairs, key, rotations);
-                let (key_place, value_place) = cache.place(index, head, row.position);
+                let (key_place, value_place) = cache.place(row.sequence, index, head, row.position);
                 self.kernels.halve(key, key_place);
                 self.kernels.halve(value, value_place);
             }
         }
     }
 
-    fn attend(
-        &mut self,
-        shape: &Hyperparameters,
-        layer: usize,
-        forms: Forms,
-        caches: &[Cache],
-        rows: &[Row],
-    ) {
+    fn attend(&mut self, shape: &Hyperparameters, layer: usize, forms: Forms, cache: &Cache, rows: &[Row]) {
         let (kernels, pool, queries) = (self.kernels, &self.pool, &self.queries);
         let width = shape.head_width;
         let group = shape.heads / shape.kv_heads;
@@ -292,8 +284,9 @@ impl Forward {
                     let unit = task * heads_per_task + index;
                     let (row, head) = (rows[unit / shape.heads], unit % shape.heads);
                     let query = &queries[unit / shape.heads * row_width + head * width..][..width];
-                    let (keys, values) = caches[row.sequence].head(layer, head / group, row.position + 1);
-                    kernels.attend(query, keys, values, &mut scores[..row.position + 1], output);
+                    let positions = row.position + 1;
+                    let pieces = cache.head(row.sequence, layer, head / group, positions);
+                    kernels.attend(query, pieces, &mut scores[..positions], output);
                 }
             });
         });
@@ -386,24 +379,28 @@ mod tests {
             .collect();
         let other = [Row { sequence: 1, position: 0, token: 7, scored: true }];
         let forward = || Forward::new(&model, Pool::new(NonZeroUsize::MIN).unwrap(), 8, 8);
-        let caches = || [Cache::new(model.shape()), Cache::new(model.shape())];
+        let cache = || {
+            let mut cache = Cache::new(model.shape(), 2, 2);
+            (0..2).for_each(|sequence| cache.extend(sequence, 5).unwrap());
+            cache
+        };
         let scores = |forward: &Forward| {
             let mut scores = vec![0.0; model.tokenizer().len()];
             forward.scores(0, &mut scores);
             scores
         };
 
-        let (mut whole, mut whole_caches) = (forward(), caches());
-        assert!(whole.step(&model, &mut whole_caches, &rows, || true).is_continue());
+        let (mut whole, mut whole_cache) = (forward(), cache());
+        assert!(whole.step(&model, &mut whole_cache, &rows, || true).is_continue());
 
-        let (mut given_up, mut given_up_caches) = (forward(), caches());
+        let (mut given_up, mut given_up_cache) = (forward(), cache());
         let layers = Cell::new(0);
         let until_the_second = || layers.replace(layers.get() + 1) < 2;
-        assert!(given_up.step(&model, &mut given_up_caches, &rows, until_the_second).is_break());
+        assert!(given_up.step(&model, &mut given_up_cache, &rows, until_the_second).is_break());
         assert_eq!(layers.get(), 3, "asked before each layer, and the last answer was no");
         // A newcomer comes in between.
-        assert!(given_up.step(&model, &mut given_up_caches, &other, || true).is_continue());
-        assert!(given_up.step(&model, &mut given_up_caches, &rows, || true).is_continue());
+        assert!(given_up.step(&model, &mut given_up_cache, &other, || true).is_continue());
+        assert!(given_up.step(&model, &mut given_up_cache, &rows, || true).is_continue());
         assert_eq!(scores(&given_up), scores(&whole));
     }
 }

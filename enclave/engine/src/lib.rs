@@ -11,7 +11,11 @@
 //!
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
 
+use std::num::NonZeroUsize;
+use std::sync::OnceLock;
+
 mod cache;
+mod constraint;
 mod engine;
 mod evaluate;
 mod forward;
@@ -21,6 +25,7 @@ pub mod gguf;
 #[expect(dead_code, reason = "shared with integration tests and examples, which use the rest")]
 mod gguf_writer;
 mod kernels;
+mod logprobs;
 mod matrix;
 mod model;
 mod pool;
@@ -28,12 +33,21 @@ mod sampling;
 mod template;
 mod tokenizer;
 
+pub use constraint::{Constraint, RandomAnswer, SchemaError};
 pub use engine::{
     Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Owner, Sink,
     StartError, SubmitError, Text, Usage,
 };
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
+pub use logprobs::{MAX_TOP_LOGPROBS, ScoredToken, TokenScore};
 pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};
 pub use template::TemplateError;
 pub use tokenizer::TokenizerError;
+
+/// How many processors this process may use. The system is asked once, through files: a process that is confined later can still know
+/// what it was told before.
+pub fn processors() -> NonZeroUsize {
+    static PROCESSORS: OnceLock<NonZeroUsize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}

@@ -2,7 +2,10 @@
 
 use zeroize::Zeroizing;
 
-use crate::kernels::Kernels;
+use crate::{
+    constraint::{Constraint, Matcher},
+    kernels::Kernels,
+};
 
 /// Greedy, or random with a temperature, limits on what is chosen from, and a seed; penalties for repetition in either case.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,6 +57,13 @@ impl Sampling {
         Ok(Self { temperature, top_p, seed, ..Self::greedy() })
     }
 
+    /// The same with a generator of its own for each choice of a request. The first choice's is the request's.
+    #[must_use]
+    pub fn for_choice(self, index: u32) -> Self {
+        // Far from each other on the generator's way, and no multiple of its step.
+        Self { seed: self.seed.wrapping_add(u64::from(index).wrapping_mul(0xd134_2543_de82_ef95)), ..self }
+    }
+
     /// Chooses from the `top_k` most likely tokens only; 0 is no limit. Applied before the nucleus.
     #[must_use]
     pub fn with_top_k(self, top_k: u32) -> Self {
@@ -102,6 +112,8 @@ pub(crate) struct Sampler {
     candidates: Zeroizing<Vec<(f32, u32)>>,
     /// How often the answer has each token; empty while there is no penalty.
     counts: Zeroizing<Vec<u32>>,
+    /// The form that the answer must have.
+    matcher: Option<Matcher>,
 }
 
 /// Most likely tokens that are looked at first; four times as many each time they are not enough.
@@ -115,7 +127,13 @@ impl Sampler {
             random: SplitMix(sampling.seed),
             candidates: Zeroizing::default(),
             counts: Zeroizing::default(),
+            matcher: None,
         }
+    }
+
+    /// The same, for answers of a form.
+    pub(crate) fn constrained(self, constraint: Option<&Constraint>) -> Self {
+        Self { matcher: constraint.map(Constraint::matcher), ..self }
     }
 
     /// The next token, given the scores of all. Leaves the scores changed.
@@ -125,16 +143,23 @@ impl Sampler {
                 *score += bias;
             }
         }
-        if !self.sampling.has_penalties() {
-            return self.draw(kernels, scores);
-        }
-        if self.counts.is_empty() {
+        if self.sampling.has_penalties() && self.counts.is_empty() {
             self.counts = Zeroizing::new(vec![0; scores.len()]);
         }
         for (score, count) in scores.iter_mut().zip(&*self.counts).filter(|(_, count)| **count > 0) {
             *score -= self.sampling.presence + self.sampling.frequency * *count as f32;
         }
-        let token = self.draw(kernels, scores);
+        if let Some(matcher) = &mut self.matcher {
+            matcher.mask(scores);
+        }
+        let mut token = self.draw(kernels, scores);
+        if let Some(matcher) = &mut self.matcher
+            && !matcher.accept(token)
+        {
+            // Scores that are no numbers, or a draw at the very edge, came upon what must not come.
+            token = matcher.any_token();
+            matcher.accept(token);
+        }
         if let Some(count) = self.counts.get_mut(token as usize) {
             *count += 1;
         }
@@ -293,6 +318,17 @@ mod tests {
         assert_eq!(drawn, draws(sampling, &[0.5, 0.3, 0.15, 0.05], 4000));
         let other = Sampling::new(1.0, 1.0, 8).unwrap();
         assert_ne!(drawn, draws(other, &[0.5, 0.3, 0.15, 0.05], 4000));
+    }
+
+    #[test]
+    fn choices_draw_differently_and_the_first_as_if_it_were_alone() {
+        let sampling = Sampling::new(1.0, 1.0, 7).unwrap();
+        assert_eq!(sampling.for_choice(0), sampling);
+        let drawn = |index| draws(sampling.for_choice(index), &[0.25; 4], 64);
+        let all: std::collections::BTreeSet<Vec<u32>> = (0..8).map(drawn).collect();
+        assert_eq!(all.len(), 8);
+        // Nor is one the other begun later.
+        assert!((1..32).all(|skip| drawn(0)[skip..] != drawn(1)[..64 - skip]));
     }
 
     #[test]

@@ -10,8 +10,10 @@ use std::{
 
 use cleanroom_engine::{
     ChatMessage, Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    Model, Owner, Prompt, PromptError, Sampling, Sink, StartError, SubmitError, Usage,
+    Model, Owner, Prompt, PromptError, Sampling, ScoredToken, Sink, StartError, SubmitError, TokenScore,
+    Usage,
 };
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 const DEMO: &[u8] = include_bytes!("../../../models/demo.gguf");
@@ -28,7 +30,7 @@ fn engine(threads: usize, max_sequences: usize, max_queued: usize) -> Engine {
 fn engine_with(threads: usize, max_sequences: usize, max_per_owner: usize, max_queued: usize) -> Engine {
     let [threads, max_sequences, max_per_owner] =
         [threads, max_sequences, max_per_owner].map(|number| NonZeroUsize::new(number).unwrap());
-    let config = EngineConfig { threads, max_sequences, max_per_owner, max_queued };
+    let config = EngineConfig { max_per_owner, max_queued, ..EngineConfig::new(threads, max_sequences) };
     Engine::start(Arc::clone(&MODEL), config).unwrap()
 }
 
@@ -79,6 +81,8 @@ fn job_with(
             max_tokens: None,
             sampling: Sampling::greedy(),
             bias: Zeroizing::default(),
+            constraint: None,
+            logprobs: None,
             stop: Vec::new(),
             sink,
         },
@@ -133,6 +137,104 @@ fn the_demo_model_answers() {
         assert_eq!(text, ANSWER);
         let usage = Usage { prompt_tokens: 12, completion_tokens: 37 };
         assert_eq!(end, Some((FinishReason::Stop, usage)));
+    }
+}
+
+/// High temperatures and many seeds: whatever ends by itself is valid, and most answers do.
+#[test]
+fn an_answer_of_a_form_that_ends_has_it() {
+    let schemas = [
+        r#"{"type":"object","properties":{"image":{"type":"string","maxLength":20},"checked":{"type":"boolean"}},
+            "required":["image","checked"],"additionalProperties":false}"#,
+        r#"{"type":"array","items":{"enum":["platform","enclave","client"]},"minItems":1,"maxItems":4}"#,
+        r#"{"anyOf":[{"type":"integer","minimum":-20,"maximum":300},{"type":"null"}]}"#,
+    ];
+    let valid: [fn(&Value) -> bool; 3] = [
+        |value| {
+            value.as_object().is_some_and(|object| object.len() == 2)
+                && value["image"].as_str().is_some_and(|text| text.chars().count() <= 20)
+                && value["checked"].is_boolean()
+        },
+        |value| {
+            let known = |item: &Value| ["platform", "enclave", "client"].iter().any(|known| item == known);
+            value.as_array().is_some_and(|items| (1..=4).contains(&items.len()) && items.iter().all(known))
+        },
+        |value| value.is_null() || value.as_i64().is_some_and(|number| (-20..=300).contains(&number)),
+    ];
+    let engine = engine(1, 4, 0);
+    for (schema, valid) in schemas.into_iter().zip(valid) {
+        let constraint = MODEL.constrained_to(schema).unwrap();
+        let mut ended = 0;
+        for seed in 0..24 {
+            let temperature = [0.0, 1.0, 2.0][seed as usize % 3];
+            let (text, end) = answer(&engine, |job| {
+                job.sampling = Sampling::new(temperature, 1.0, seed).unwrap();
+                job.constraint = Some(constraint.clone());
+                job.max_tokens = Some(150);
+            });
+            match end.unwrap().0 {
+                FinishReason::Stop => {
+                    ended += 1;
+                    assert!(valid(&serde_json::from_str(&text).unwrap()), "{schema}: {text}");
+                }
+                reason => assert_eq!(reason, FinishReason::Length),
+            }
+        }
+        assert!(ended > 18, "only {ended} of 24 ended: {schema}");
+    }
+    let objects = MODEL.constrained_to_objects().unwrap();
+    let (text, end) = answer(&engine, |job| job.constraint = Some(objects));
+    assert!(text.starts_with('{'), "{text}");
+    assert!(end.unwrap().0 == FinishReason::Length || serde_json::from_str::<Value>(&text).is_ok());
+}
+
+#[test]
+fn every_token_comes_with_its_probability_beside_its_text() {
+    /// The bytes of a token, its probability and those of the likeliest.
+    type Told = (Vec<u8>, f32, Vec<f32>);
+    struct Scores(mpsc::Sender<(String, Vec<Told>)>);
+    impl Sink for Scores {
+        fn event(&mut self, event: Event) -> ControlFlow<()> {
+            if let Event::Text(text) = event {
+                let token = |token: &ScoredToken| {
+                    let top = token.top.iter().map(TokenScore::logprob).collect();
+                    assert_eq!(token.top[0].bytes(), token.chosen.bytes(), "greedy takes the likeliest");
+                    (token.chosen.bytes().to_vec(), token.chosen.logprob(), top)
+                };
+                self.0.send((text.as_str().to_owned(), text.tokens().iter().map(token).collect())).unwrap();
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    let engine = engine(1, 1, 0);
+    for stop in [None, Some("proves")] {
+        let (events, heard) = mpsc::channel();
+        let (mut job, _) = job(question(QUESTION));
+        job.logprobs = Some(3);
+        job.stop = stop.map(str::to_owned).into_iter().collect();
+        job.bias = Zeroizing::new(vec![(5, -50.0)]);
+        job.sink = Box::new(Scores(events));
+        let _handle = engine.submit(job).unwrap();
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        for (piece, scored) in heard {
+            text += &piece;
+            let bytes: Vec<u8> = scored.iter().flat_map(|(bytes, _, _)| bytes.clone()).collect();
+            assert!(piece.as_bytes().ends_with(&bytes), "tokens come with the text that they end in");
+            tokens.extend(scored);
+        }
+        let joined: Vec<u8> = tokens.iter().flat_map(|(bytes, _, _)| bytes.clone()).collect();
+        match stop {
+            None => assert_eq!((joined.as_slice(), text.as_str()), (ANSWER.as_bytes(), ANSWER)),
+            Some(stop) => {
+                assert_eq!(Some(text.as_str()), ANSWER.split(stop).next());
+                assert!(text.as_bytes().starts_with(&joined), "nothing of the stop string is told");
+            }
+        }
+        for (_, logprob, top) in &tokens {
+            assert!(top.len() == 3 && top[0] == *logprob && *logprob <= 0.0, "{logprob} {top:?}");
+            assert!(top.is_sorted_by(|a, b| a >= b));
+            assert!(top.iter().map(|logprob| logprob.exp()).sum::<f32>() <= 1.001);
+        }
     }
 }
 
@@ -410,12 +512,12 @@ fn a_panic_of_the_worker_strands_nobody() {
 
 #[test]
 fn too_large_a_configuration_is_an_error() {
-    let config = EngineConfig {
-        threads: NonZeroUsize::MIN,
-        max_sequences: NonZeroUsize::new(usize::MAX / 2).unwrap(),
-        max_per_owner: NonZeroUsize::new(usize::MAX / 2).unwrap(),
-        max_queued: 0,
-    };
+    let most = NonZeroUsize::new(usize::MAX / 2).unwrap();
+    let config = EngineConfig::new(NonZeroUsize::MIN, most);
+    let refused = Engine::start(Arc::clone(&MODEL), config).err();
+    assert!(matches!(refused, Some(StartError::CacheTooSmall { .. })));
+    let many = NonZeroUsize::new(1 << 40).unwrap();
+    let config = EngineConfig { kv_memory: u64::MAX, ..EngineConfig::new(NonZeroUsize::MIN, many) };
     let refused = Engine::start(Arc::clone(&MODEL), config).err();
     assert!(matches!(refused, Some(StartError::CacheMemory { .. })));
 }
@@ -426,16 +528,78 @@ fn a_shorter_context_is_kept() {
     let full = model.cache_bytes_per_sequence();
     let model = model.with_context_limit(64);
     assert_eq!((model.facts().context_length, model.cache_bytes_per_sequence()), (64, full / 8));
-    let config = EngineConfig {
-        threads: NonZeroUsize::MIN,
-        max_sequences: NonZeroUsize::MIN,
-        max_per_owner: NonZeroUsize::MIN,
-        max_queued: 0,
-    };
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::MIN);
     let engine = Engine::start(Arc::new(model), config).unwrap();
     let (job, heard) = job(question("Tell me a story about a fox named Mia."));
     let prompt_tokens = job.prompt.len() as u32;
     let _handle = engine.submit(job).unwrap();
     let usage = Usage { prompt_tokens, completion_tokens: 64 - prompt_tokens };
     assert_eq!(collect(heard).1, Some((FinishReason::Length, usage)));
+}
+
+/// Bytes of one page of the demo model: 32 positions.
+const PAGE: u64 = 6 * 4 * 2 * 32 * 32 * 2;
+
+fn engine_with_pages(sequences: usize, max_queued: usize, kv_memory: u64) -> Result<Engine, StartError> {
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::new(sequences).unwrap());
+    Engine::start(Arc::clone(&MODEL), EngineConfig { max_queued, kv_memory, ..config })
+}
+
+#[test]
+fn the_memory_for_keys_and_values_is_at_least_a_page_for_each_sequence() {
+    let refused = engine_with_pages(3, 0, 3 * PAGE - 1).err();
+    assert!(matches!(refused, Some(StartError::CacheTooSmall { budget, max_sequences: 3, least })
+        if budget == 3 * PAGE - 1 && least == u128::from(3 * PAGE)));
+    assert!(engine_with_pages(3, 0, 3 * PAGE).is_ok());
+}
+
+#[test]
+fn memory_bounds_a_job_as_the_context_does() {
+    let engine = engine_with_pages(1, 0, PAGE).unwrap();
+    let (_, end) = answer(&engine, |_| {});
+    assert_eq!(end, Some((FinishReason::Length, Usage { prompt_tokens: 12, completion_tokens: 20 })));
+    let submit = |count: usize| {
+        let (job, heard) = job(MODEL.prompt_from_text(&"!?".repeat(count)).unwrap());
+        let tokens = job.prompt.len();
+        (tokens, engine.submit(job).map(|handle| (handle, collect(heard))))
+    };
+    let (tokens, refused) = submit(200);
+    assert_eq!(refused.err(), Some(SubmitError::PromptTooLongForMemory { tokens, limit: 31 }));
+    let fits = |count: &usize| submit(*count).1.is_ok();
+    let longest = (1..40).take_while(fits).last().unwrap();
+    assert!((30..=31).contains(&submit(longest).0));
+}
+
+#[test]
+fn jobs_that_do_not_fit_together_run_one_after_the_other() {
+    // Each may grow to the whole context, and the memory is for one and a half.
+    let engine = engine_with_pages(4, 4, 24 * PAGE).unwrap();
+    let running = Arc::new(Mutex::new(0));
+    let jobs: Vec<_> = (0..6)
+        .map(|number| {
+            let running = Arc::clone(&running);
+            let (mut job, heard) = job_with(question(QUESTION), move |texts| {
+                *running.lock().unwrap() += usize::from(texts == 1);
+                ControlFlow::Continue(())
+            });
+            job.owner = Owner([number; 32]);
+            (engine.submit(job).unwrap(), heard)
+        })
+        .collect();
+    for (before, (_handle, heard)) in jobs.into_iter().enumerate() {
+        // The next one does not begin before this one has ended; the one after it certainly not.
+        assert_eq!(collect(heard).0, ANSWER);
+        assert!(*running.lock().unwrap() <= before + 2);
+    }
+    // Short answers fit together.
+    let (mut first, first_heard, gate) = gated_job(question(QUESTION));
+    first.max_tokens = Some(20);
+    let _first = engine.submit(first).unwrap();
+    assert!(matches!(first_heard.recv(), Ok(Heard::Text(_))));
+    let (mut second, second_heard, second_gate) = gated_job(question(QUESTION));
+    second.max_tokens = Some(20);
+    let _second = engine.submit(second).unwrap();
+    drop(second_gate);
+    drop(gate);
+    assert!(collect(second_heard).1.is_some());
 }

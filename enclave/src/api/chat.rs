@@ -1,10 +1,11 @@
 //! `POST /v1/chat/completions`: what a conversation may look like, and how its answer does.
 
-use cleanroom_engine::ChatMessage;
+use cleanroom_engine::{ChatMessage, MAX_TOP_LOGPROBS};
 
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Parameters, RequestLimits, tokens};
+use super::request::{Form, Parameters, RequestLimits, tokens, top_logprobs, without_stop};
+use super::scores::ScoresForm;
 use super::secret::SecretString;
 use super::shape::Wording;
 
@@ -12,17 +13,14 @@ use super::shape::Wording;
 pub(crate) const WORDING: Wording = Wording {
     id_prefix: "chatcmpl-",
     whole_object: "chat.completion",
-    whole: [
-        r#"{"index":0,"message":{"role":"assistant","content":""#,
-        r#"","refusal":null},"logprobs":null,"finish_reason":""#,
-        r#""}"#,
-    ],
+    whole: [r#","message":{"role":"assistant","content":""#, r#"","refusal":null},"logprobs":"#],
     chunk_object: "chat.completion.chunk",
     first: Some(
-        r#"{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}"#,
+        r#","delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}"#,
     ),
-    piece: [r#"{"index":0,"delta":{"content":""#, r#""},"logprobs":null,"finish_reason":null}"#],
-    last: [r#"{"index":0,"delta":{},"logprobs":null,"finish_reason":""#, r#""}"#],
+    piece: [r#","delta":{"content":""#, r#""},"logprobs":"#],
+    last: r#","delta":{}"#,
+    scores: ScoresForm::List,
 };
 
 /// Defined by OpenAI for this endpoint and not implemented: the parameter, and the JSON values that mean the same as
@@ -31,7 +29,6 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("audio", &[]),
     ("function_call", &[r#""none""#, r#""auto""#]),
     ("functions", &["[]"]),
-    ("logprobs", &["false"]),
     ("metadata", &["{}"]),
     ("modalities", &[r#"["text"]"#]),
     ("moderation", &[]),
@@ -41,13 +38,11 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("prompt_cache_options", &[]),
     ("prompt_cache_retention", &[]),
     ("reasoning_effort", &[r#""none""#]),
-    ("response_format", &[r#"{"type":"text"}"#]),
     ("safety_identifier", &[]),
     ("service_tier", &[r#""auto""#, r#""default""#]),
     ("store", &["false"]),
     ("tool_choice", &[r#""none""#, r#""auto""#]),
     ("tools", &["[]"]),
-    ("top_logprobs", &["0"]),
     ("verbosity", &[r#""medium""#]),
     ("web_search_options", &[]),
 ];
@@ -97,12 +92,59 @@ impl ChatRequest {
             (Some(field), None) => Some(tokens(&field)?),
             (None, older) => older,
         };
+        parameters.logprobs = logprobs(&mut object)?;
+        parameters.limit_scores()?;
+        if let Some(format) = object.take("response_format") {
+            parameters.form = without_stop(form(&format, limits)?, &parameters, "stop")?;
+        }
         let messages = object.require("messages")?.array(1..=limits.messages)?;
         object.finish()?;
         let messages =
             messages.iter().map(|field| Message::parse(field, limits)).collect::<Result<_, _>>()?;
         Ok(Self { parameters, messages })
     }
+}
+
+/// Whether each token's probability is told, and of how many likelier ones.
+fn logprobs(object: &mut Object<'_>) -> Result<Option<u8>, ApiError> {
+    let wanted = object.take("logprobs").map_or(Ok(false), |field| field.boolean())?;
+    let Some(top) = object.take("top_logprobs") else { return Ok(wanted.then_some(0)) };
+    let count = top_logprobs(&top, MAX_TOP_LOGPROBS)?;
+    match (wanted, count) {
+        (true, count) => Ok(Some(count)),
+        (false, 0) => Ok(None),
+        (false, _) => Err(top.invalid("no top_logprobs, because logprobs is not true")),
+    }
+}
+
+/// Longest name and description of a schema (bytes). They change nothing.
+const MAX_LABEL: usize = 4096;
+
+fn form(field: &Field<'_>, limits: &RequestLimits) -> Result<Form, ApiError> {
+    const KINDS: &str = "'text', 'json_object' or 'json_schema'";
+    let mut object = field.object()?;
+    let kind = object.require("type")?;
+    let form = match kind.string(MAX_ROLE).map_err(|_| kind.invalid(KINDS))?.as_str() {
+        "text" => Form::Text,
+        "json_object" => Form::JsonObject,
+        "json_schema" => {
+            let mut definition = object.require("json_schema")?.object()?;
+            definition.require("name")?.string(MAX_LABEL)?;
+            if let Some(description) = definition.take("description") {
+                description.string(MAX_LABEL)?;
+            }
+            // Every schema is kept to strictly.
+            if let Some(strict) = definition.take("strict") {
+                strict.boolean()?;
+            }
+            let schema = definition.require("schema")?.object_text(limits.schema_bytes)?;
+            definition.finish()?;
+            Form::JsonSchema { schema, param: "response_format.json_schema.schema" }
+        }
+        _ => return Err(kind.invalid(KINDS)),
+    };
+    object.finish()?;
+    Ok(form)
 }
 
 impl Message {

@@ -2,7 +2,8 @@
 
 use super::error::ApiError;
 use super::json::Object;
-use super::request::{Parameters, RequestLimits};
+use super::request::{Parameters, RequestLimits, top_logprobs};
+use super::scores::ScoresForm;
 use super::secret::SecretString;
 use super::shape::Wording;
 
@@ -10,20 +11,23 @@ use super::shape::Wording;
 pub(crate) const WORDING: Wording = Wording {
     id_prefix: "cmpl-",
     whole_object: "text_completion",
-    whole: [r#"{"text":""#, r#"","index":0,"logprobs":null,"finish_reason":""#, r#""}"#],
+    whole: [r#","text":""#, r#"","logprobs":"#],
     chunk_object: "text_completion",
     first: None,
-    piece: [r#"{"text":""#, r#"","index":0,"logprobs":null,"finish_reason":null}"#],
-    last: [r#"{"text":"","index":0,"logprobs":null,"finish_reason":""#, r#""}"#],
+    piece: [r#","text":""#, r#"","logprobs":"#],
+    last: r#","text":"""#,
+    scores: ScoresForm::Columns,
 };
 
+/// Most likelier tokens that this endpoint tells. OpenAI's number.
+const MAX_LOGPROBS: u8 = 5;
+
 /// Tokens that this endpoint generates when the request does not say. OpenAI's default.
-pub(crate) const DEFAULT_MAX_TOKENS: u32 = 16;
+const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// Defined by OpenAI for this endpoint and not implemented: the parameter, and the JSON values that mean the same as
 /// leaving it out.
-const UNSUPPORTED: &[(&str, &[&str])] =
-    &[("best_of", &["1"]), ("echo", &["false"]), ("logprobs", &[]), ("suffix", &[r#""""#])];
+const UNSUPPORTED: &[(&str, &[&str])] = &[("best_of", &["1"]), ("echo", &["false"]), ("suffix", &[r#""""#])];
 
 /// A request that may be served.
 pub(crate) struct CompletionRequest {
@@ -37,7 +41,11 @@ impl CompletionRequest {
         for (name, accepts) in UNSUPPORTED {
             object.take_neutral(name, accepts)?;
         }
-        let parameters = Parameters::take(&mut object, limits, default_seed)?;
+        let mut parameters = Parameters::take(&mut object, limits, default_seed)?;
+        parameters.max_tokens = Some(parameters.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+        let logprobs = object.take("logprobs");
+        parameters.logprobs = logprobs.map(|field| top_logprobs(&field, MAX_LOGPROBS)).transpose()?;
+        parameters.limit_scores()?;
         let prompt = object.require("prompt")?;
         object.finish()?;
         let prompt = if prompt.is_array() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::release::{LimitReached, Refusal};
-use cleanroom_engine::PromptError;
+use cleanroom_engine::{PromptError, SchemaError};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
@@ -62,7 +62,7 @@ pub enum ApiError {
         served: ModelId,
     },
     /// A prompt that leaves no room for an answer.
-    #[error("the prompt has {tokens} tokens, but the model's context allows at most {limit} for a prompt")]
+    #[error("the prompt has {tokens} tokens, but a prompt may have {limit} at most")]
     ContextLengthExceeded {
         /// The parameter that holds the prompt.
         param: &'static str,
@@ -94,6 +94,14 @@ pub enum ApiError {
         param: &'static str,
         /// Why, in the engine's fixed words.
         reason: PromptError,
+    },
+    /// A JSON Schema that cannot shape an answer.
+    #[error("invalid value for '{param}': {reason}")]
+    SchemaRefused {
+        /// The parameter that holds the schema.
+        param: &'static str,
+        /// Why, in the engine's fixed words.
+        reason: SchemaError,
     },
     /// A body above the limit.
     #[error("the body is larger than {limit} bytes")]
@@ -217,6 +225,7 @@ impl ApiError {
             Self::InvalidValue { .. } | Self::PromptEmpty { .. } | Self::PromptRefused { .. } => {
                 "invalid_value"
             }
+            Self::SchemaRefused { .. } => "invalid_schema",
             Self::ModelNotFound { .. } => "model_not_found",
             Self::ContextLengthExceeded { .. } | Self::PromptTooLong { .. } => "context_length_exceeded",
             Self::BodyTooLarge { .. } => "body_too_large",
@@ -245,7 +254,8 @@ impl ApiError {
             Self::ContextLengthExceeded { param, .. }
             | Self::PromptTooLong { param, .. }
             | Self::PromptEmpty { param }
-            | Self::PromptRefused { param, .. } => Some(param),
+            | Self::PromptRefused { param, .. }
+            | Self::SchemaRefused { param, .. } => Some(param),
             _ => None,
         }
     }

@@ -152,6 +152,15 @@ impl<'a> Field<'a> {
         Ok(text)
     }
 
+    /// An object as it was written, of at most `max` bytes.
+    pub(crate) fn object_text(&self, max: usize) -> Result<SecretString, ApiError> {
+        let text = self.raw.get();
+        if !text.starts_with('{') || text.len() > max {
+            return Err(self.invalid(format!("an object of at most {max} bytes")));
+        }
+        Ok(SecretString::new(text))
+    }
+
     pub(crate) fn boolean(&self) -> Result<bool, ApiError> {
         self.read(|| String::from("true or false"))
     }

@@ -10,7 +10,9 @@ use serde_json::json;
 use super::chat::{Message, content};
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Bias, Delivery, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings, tokens};
+use super::request::{
+    Bias, Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings, tokens, without_stop,
+};
 use super::secret::SecretString;
 use super::shape::{Ending, Identity, Shape};
 
@@ -22,7 +24,6 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("diagnostics", &[]),
     ("inference_geo", &[]),
     ("mcp_servers", &["[]"]),
-    ("output_config", &["{}"]),
     ("output_format", &[]),
     ("service_tier", &[r#""auto""#, r#""standard_only""#]),
     ("speed", &[r#""standard""#]),
@@ -72,7 +73,8 @@ impl MessagesRequest {
             metadata.finish()?;
         }
         let stream = object.take("stream").map_or(Ok(false), |field| field.boolean())?;
-        let parameters = Parameters {
+        let form = form(&mut object, limits)?;
+        let mut parameters = Parameters {
             model: object.require("model")?.string(MAX_MODEL)?,
             max_tokens: Some(tokens(&object.require("max_tokens")?)?),
             sampling: sampling(&mut object, default_seed)?,
@@ -80,12 +82,16 @@ impl MessagesRequest {
             stop: object
                 .take("stop_sequences")
                 .map_or(Ok(Vec::new()), |field| stop_strings(&field, limits))?,
+            form: Form::Text,
+            choices: 1,
+            logprobs: None,
             delivery: if stream {
                 Delivery::Stream { include_usage: true, include_obfuscation: true }
             } else {
                 Delivery::Whole
             },
         };
+        parameters.form = without_stop(form, &parameters, "stop_sequences")?;
         let conversation = Conversation::take(&mut object, limits)?;
         object.finish()?;
         Ok(Self { parameters, conversation })
@@ -105,6 +111,8 @@ impl CountRequest {
             object.take_neutral(name, accepts)?;
         }
         object.take_neutral("cache_control", CACHE_CONTROL)?;
+        // It shapes the answer; the prompt stays as it is.
+        form(&mut object, limits)?;
         let model = object.require("model")?.string(MAX_MODEL)?;
         let conversation = Conversation::take(&mut object, limits)?;
         object.finish()?;
@@ -115,6 +123,25 @@ impl CountRequest {
     pub(crate) fn answer(input_tokens: usize) -> serde_json::Value {
         json!({ "input_tokens": input_tokens })
     }
+}
+
+/// `output_config`, of which the format is supported.
+fn form(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Form, ApiError> {
+    const KIND: &str = "'json_schema'";
+    let Some(config) = object.take("output_config") else { return Ok(Form::Text) };
+    let mut config = config.object()?;
+    config.take_neutral("effort", &[])?;
+    let format = config.take("format");
+    config.finish()?;
+    let Some(format) = format else { return Ok(Form::Text) };
+    let mut format = format.object()?;
+    let kind = format.require("type")?;
+    if kind.string(MAX_ROLE).map_or(true, |kind| kind.as_str() != "json_schema") {
+        return Err(kind.invalid(KIND));
+    }
+    let schema = format.require("schema")?.object_text(limits.schema_bytes)?;
+    format.finish()?;
+    Ok(Form::JsonSchema { schema, param: "output_config.format.schema" })
 }
 
 impl Conversation {
@@ -177,31 +204,43 @@ pub(crate) fn shape(
     let ending = Ending::Anthropic { stop };
     match delivery {
         Delivery::Whole => Shape {
-            opening: format!("{{{message}{{\"type\":\"text\",\"text\":\""),
+            whole: true,
+            opening: format!("{{{message}"),
+            first: "{\"type\":\"text\",\"text\":\"".to_owned(),
             before: String::new(),
             after: String::new(),
+            scores: None,
+            after_scores: String::new(),
             after_padding: None,
+            before_whole_scores: String::new(),
             before_reason: "\"}],\"stop_reason\":\"".to_owned(),
-            after_reason: ",\"usage\":".to_owned(),
+            after_reason: "",
+            before_usage: ",\"usage\":".to_owned(),
             after_usage: Some("}"),
             ending,
         },
         Delivery::Stream { .. } => Shape {
+            whole: false,
             opening: format!(
                 "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{{message}],\"stop_reason\":null,\
                  \"stop_sequence\":null,\"usage\":{{\"input_tokens\":{input_tokens},\"output_tokens\":0}}}}}}\n\n\
                  event: content_block_start\ndata: {{\"type\":\"content_block_start\",\"index\":0,\
                  \"content_block\":{{\"type\":\"text\",\"text\":\"\"}}}}\n\n"
             ),
+            first: String::new(),
             before: "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
                      \"delta\":{\"type\":\"text_delta\",\"text\":\""
                 .to_owned(),
             after: "\"},\"obfuscation\":\"".to_owned(),
+            scores: None,
+            after_scores: String::new(),
             after_padding: Some("\"}\n\n"),
+            before_whole_scores: String::new(),
             before_reason: "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n\
                             event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\""
                 .to_owned(),
-            after_reason: "},\"usage\":".to_owned(),
+            after_reason: "",
+            before_usage: "},\"usage\":".to_owned(),
             after_usage: Some("}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
             ending,
         },
@@ -228,13 +267,15 @@ mod tests {
 
     fn render(delivery: Delivery, reason: FinishReason) -> String {
         let stop = vec![SecretString::new("x"), SecretString::new("\"end\"")];
-        let shape = shape(&IDENTITY, delivery, 3, stop);
+        let mut shape = shape(&IDENTITY, delivery, 3, stop);
         let mut out = SecretBuffer::default();
         shape.open(&mut out);
+        shape.open_choice(&mut out);
         for piece in ["a\"", "b\n"] {
-            shape.piece(&mut out, piece);
+            shape.piece(&mut out, piece, &[]);
         }
-        shape.close(&mut out, reason, Usage { prompt_tokens: 3, completion_tokens: 2 });
+        shape.close_choice(&mut out, reason);
+        shape.close(&mut out, Usage { prompt_tokens: 3, completion_tokens: 2 });
         String::from_utf8(out.take().to_vec()).unwrap()
     }
 
@@ -306,7 +347,6 @@ mod tests {
             ("diagnostics", "{}"),
             ("inference_geo", r#""eu""#),
             ("mcp_servers", r#"[{"type":"url"}]"#),
-            ("output_config", r#"{"effort":"high"}"#),
             ("output_format", "{}"),
             ("service_tier", r#""priority""#),
             ("speed", r#""fast""#),
@@ -322,8 +362,35 @@ mod tests {
             assert!(!format!("{error:?}{error}").contains("4711"));
         }
         assert_eq!(cases.len(), UNSUPPORTED.len());
+        let Err(error) = parse(r#","output_config":{"effort":"high"}"#) else { panic!("accepted") };
+        assert_eq!((error.code(), error.param()), ("unsupported_parameter", Some("output_config.effort")));
         let Err(error) = parse(r#","n":1"#) else { panic!("accepted") };
         assert_eq!((error.code(), error.param()), ("unknown_parameter", Some("n")));
+    }
+
+    #[test]
+    fn a_form_arrives_and_has_no_stop_sequence_beside_it() {
+        let request = parse(
+            r#","output_config":{"effort":null,"format":{"type":"json_schema","schema":{"type": "null"}}}"#,
+        );
+        let Ok(MessagesRequest { parameters, .. }) = request else { panic!("refused") };
+        let Form::JsonSchema { schema, .. } = parameters.form else { panic!("another form") };
+        assert_eq!(schema.as_str(), r#"{"type": "null"}"#);
+        for (extra, param) in [
+            (r#","output_config":{"format":{"type":"text"}}"#, "output_config.format.type"),
+            (
+                r#","output_config":{"format":{"type":"json_schema","schema":"x"}}"#,
+                "output_config.format.schema",
+            ),
+            (
+                r#","stop_sequences":["x"],"output_config":{"format":{"type":"json_schema","schema":{}}}"#,
+                "stop_sequences",
+            ),
+        ] {
+            let Err(error) = parse(extra) else { panic!("accepted: {extra}") };
+            assert_eq!((error.code(), error.param()), ("invalid_value", Some(param)), "{extra}");
+        }
+        assert!(matches!(parse(r#","output_config":{}"#).map(|r| r.parameters.form), Ok(Form::Text)));
     }
 
     #[test]

@@ -10,6 +10,12 @@
 //! | `POST /v1/messages/count_tokens` | the length of such a conversation |
 //! | `GET /healthz` | `{"status":"ok"}` |
 //!
+//! `logprobs` are those of the model itself, before temperature and everything else that a request can change. The choices of `n` are sequences of
+//! their own, and each takes a place, a permission and the prompt's tokens as a request would.
+//!
+//! `response_format` (OpenAI) and `output_config.format` (Anthropic) hold an answer to JSON, or to a part of JSON Schema that the engine's
+//! `constraint` module lists; what it does not understand is refused by name. Beside them there are no stop sequences.
+//!
 //! All but the last are for partners: the channel must have put a [`PartnerId`] into the request's extensions. A request
 //! passes, in this order: room in the house, a bounded body, syntax, the model's name, a place of its own, the tokenizer, the
 //! engine. Prompts and completions are held in types without `Debug` and are never logged.
@@ -23,6 +29,7 @@ mod messages;
 mod models;
 mod partner_id;
 mod request;
+mod scores;
 mod secret;
 mod shape;
 mod stream;
@@ -42,7 +49,7 @@ use axum::{Json, Router};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
-use cleanroom_engine::{Engine, Job, Model, Owner, Prompt, PromptError, SubmitError};
+use cleanroom_engine::{Constraint, Engine, Job, Model, Owner, Prompt, PromptError, SubmitError};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
@@ -50,6 +57,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use crate::admission::{Admission, AdmissionLimits, Full, Permit, partners_share};
 use crate::config::{self, Traffic};
 use crate::release::{Guard, Pass, Stop};
+use crate::worker::Keeper;
 use chat::ChatRequest;
 use completions::CompletionRequest;
 pub use error::ApiError;
@@ -58,7 +66,7 @@ use messages::{CountRequest, MessagesRequest};
 use models::PublicModel;
 pub use partner_id::{PartnerId, SessionTranscript};
 pub use request::RequestLimits;
-use request::{Delivery, Parameters};
+use request::{Delivery, Form, Parameters};
 use secret::{SecretBuffer, SecretString};
 use shape::{Dialect, Identity, Shape, Wording};
 
@@ -107,7 +115,7 @@ impl From<&config::Limits> for Limits {
 pub struct Service {
     /// Gone once the model is revoked.
     engine: RwLock<Option<Arc<Engine>>>,
-    guard: Option<Arc<Guard>>,
+    guard: Option<(Arc<Guard>, Keeper)>,
     traffic: Option<Traffic>,
     model: PublicModel,
     limits: Limits,
@@ -124,10 +132,10 @@ impl Service {
         Self { engine, guard: None, traffic: None, model, limits, generations, uploads }
     }
 
-    /// The same service, under release control.
+    /// The same service, under release control. What ends a stream is signed by the keeper.
     #[must_use]
-    pub fn guarded(mut self, guard: Arc<Guard>) -> Self {
-        self.guard = Some(guard);
+    pub fn guarded(mut self, guard: Arc<Guard>, keeper: Keeper) -> Self {
+        self.guard = Some((guard, keeper));
         self
     }
 
@@ -140,7 +148,7 @@ impl Service {
 
     /// Whether the authorities permit this partner anything now.
     pub(crate) fn check(&self, partner: PartnerId) -> Result<(), ApiError> {
-        let Some(guard) = &self.guard else { return Ok(()) };
+        let Some((guard, _)) = &self.guard else { return Ok(()) };
         guard.check(partner.digest()).map_err(|refusal| ApiError::Stopped(refusal.into()))
     }
 
@@ -253,12 +261,10 @@ async fn chat_completions(
     let ChatRequest { parameters, messages } =
         ChatRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
     drop(body);
-    let (permit, pass) = service.admit(partner, session, &parameters.model)?;
+    let places = service.admit(partner, session, &parameters.model, parameters.choices)?;
     let prompt = service.conversation(messages).await?;
     let max_tokens = parameters.max_tokens;
-    service
-        .answer(Form::OpenAi(&chat::WORDING), "messages", parameters, max_tokens, prompt, (permit, pass))
-        .await
+    service.answer(Endpoint::OpenAi(&chat::WORDING), "messages", parameters, max_tokens, prompt, places).await
 }
 
 async fn text_completions(
@@ -270,11 +276,11 @@ async fn text_completions(
     let CompletionRequest { parameters, prompt } =
         CompletionRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
     drop(body);
-    let (permit, pass) = service.admit(partner, session, &parameters.model)?;
+    let places = service.admit(partner, session, &parameters.model, parameters.choices)?;
     let prompt = service.prompt("prompt", move |model| model.prompt_from_text(prompt.as_str())).await?;
-    let max_tokens = Some(parameters.max_tokens.unwrap_or(completions::DEFAULT_MAX_TOKENS));
+    let max_tokens = parameters.max_tokens;
     service
-        .answer(Form::OpenAi(&completions::WORDING), "prompt", parameters, max_tokens, prompt, (permit, pass))
+        .answer(Endpoint::OpenAi(&completions::WORDING), "prompt", parameters, max_tokens, prompt, places)
         .await
 }
 
@@ -288,10 +294,10 @@ async fn anthropic_messages(
     let MessagesRequest { parameters, conversation } =
         MessagesRequest::parse(body.as_slice(), &service.limits.request, random()?)?;
     drop(body);
-    let place = service.admit(partner, session, &parameters.model)?;
+    let places = service.admit(partner, session, &parameters.model, parameters.choices)?;
     let prompt = service.conversation(conversation.turns).await?;
     let max_tokens = parameters.max_tokens;
-    Ok(service.answer(Form::Messages, "messages", parameters, max_tokens, prompt, place).await?)
+    Ok(service.answer(Endpoint::Messages, "messages", parameters, max_tokens, prompt, places).await?)
 }
 
 async fn count_tokens(
@@ -304,18 +310,21 @@ async fn count_tokens(
     let CountRequest { model, conversation } = CountRequest::parse(body.as_slice(), &service.limits.request)?;
     drop(body);
     // Tokenising takes a processor as an answer does, so it takes a place as well.
-    let _place = service.admit(partner, session, &model)?;
+    let _places = service.admit(partner, session, &model, 1)?;
     let prompt = service.conversation(conversation.turns).await?;
     Ok(Json(CountRequest::answer(prompt.len())).into_response())
 }
 
+/// A place in the engine, and under release control the permission to use it.
+type Place = (Permit, Option<Pass>);
+
 /// Which endpoint an answer is for.
-enum Form {
+enum Endpoint {
     OpenAi(&'static Wording),
     Messages,
 }
 
-impl Form {
+impl Endpoint {
     /// The answer's id as clients see it.
     fn answer_id(&self, id: &str) -> String {
         match self {
@@ -334,19 +343,33 @@ impl Service {
         body::read(&parts.headers, body, self.limits.body_bytes, self.limits.body_time).await
     }
 
-    /// Checks the model's name and takes a place in the engine.
+    /// Checks the model's name and takes places in the engine, one for each choice.
     fn admit(
         &self,
         partner: PartnerId,
         session: Option<SessionTranscript>,
         model: &SecretString,
-    ) -> Result<(Permit, Option<Pass>), ApiError> {
+        choices: u32,
+    ) -> Result<Vec<Place>, ApiError> {
         self.model.check(model.as_str())?;
-        let permit = self.generations.admit(partner).map_err(|full| self.busy(full))?;
-        let Some(guard) = &self.guard else { return Ok((permit, None)) };
-        let SessionTranscript(transcript) = session.ok_or(ApiError::NoPartner)?;
-        let pass = guard.admit(partner.digest(), transcript).map_err(ApiError::Stopped)?;
-        Ok((permit, Some(pass)))
+        let most = self.limits.generations.per_partner.min(self.limits.generations.total).get();
+        if choices as usize > most {
+            return Err(ApiError::InvalidValue {
+                param: ParameterName::known("n"),
+                expected: format!(
+                    "an integer from 1 to {most}, the requests that a partner may have at once"
+                ),
+            });
+        }
+        (0..choices)
+            .map(|_| {
+                let permit = self.generations.admit(partner).map_err(|full| self.busy(full))?;
+                let Some((guard, _)) = &self.guard else { return Ok((permit, None)) };
+                let SessionTranscript(transcript) = session.ok_or(ApiError::NoPartner)?;
+                let pass = guard.admit(partner.digest(), transcript).map_err(ApiError::Stopped)?;
+                Ok((permit, Some(pass)))
+            })
+            .collect()
     }
 
     /// Tokenises away from the threads that serve connections: a long prompt takes a while. The permit, which the caller holds
@@ -373,16 +396,35 @@ impl Service {
         .await
     }
 
+    /// Makes ready what holds the answer to its form, away from the threads that serve connections and from the engine's. The permit, which
+    /// the caller holds already, bounds how many do so at once.
+    async fn constraint(&self, form: Form) -> Result<Option<Constraint>, ApiError> {
+        let model = Arc::clone(self.engine()?.model());
+        let constrained = match form {
+            Form::Text => return Ok(None),
+            Form::JsonObject => tokio::task::spawn_blocking(move || {
+                model.constrained_to_objects().map_err(|_| ApiError::Failed)
+            }),
+            Form::JsonSchema { schema, param } => tokio::task::spawn_blocking(move || {
+                let constraint = model.constrained_to(schema.as_str());
+                constraint.map_err(|reason| ApiError::SchemaRefused { param, reason })
+            }),
+        };
+        constrained.await.map_err(|_| ApiError::Failed)?.map(Some)
+    }
+
     async fn answer(
         &self,
-        form: Form,
+        endpoint: Endpoint,
         param: &'static str,
         parameters: Parameters,
         max_tokens: Option<u32>,
         prompt: Prompt,
-        (permit, pass): (Permit, Option<Pass>),
+        places: Vec<Place>,
     ) -> Result<Response, ApiError> {
-        if let Some(pass) = &pass {
+        let constraint = self.constraint(parameters.form).await?;
+        // Every choice reads the prompt.
+        for pass in places.iter().filter_map(|(_, pass)| pass.as_ref()) {
             pass.prompt(prompt.len()).map_err(ApiError::Stopped)?;
         }
         let id = random().and_then(|high| Ok(format!("{high:016x}{:016x}", random()?)))?;
@@ -390,34 +432,44 @@ impl Service {
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
         let identity = Identity { id: &id, created, model, fingerprint };
-        let answer_id = form.answer_id(&id);
-        let stop = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
-        let shape = match form {
-            Form::OpenAi(wording) => Shape::new(wording, &identity, parameters.delivery),
-            Form::Messages => messages::shape(&identity, parameters.delivery, prompt.len(), parameters.stop),
-        };
-        let owner = Owner(*permit.partner().digest().as_bytes());
-        let (writer, reader) = stream::answer(shape, permit);
-        let request_id = HeaderValue::try_from(&answer_id).map_err(|_| ApiError::Failed)?;
-        let writer = match pass {
-            Some(pass) => writer.under(pass, answer_id),
-            None => writer,
-        };
-        let (sampling, bias) = (parameters.sampling, parameters.bias);
-        let job = Job { owner, prompt, max_tokens, sampling, bias, stop, sink: Box::new(writer) };
-        let running = self.engine()?.submit(job).map_err(|error| match error {
-            SubmitError::Busy => self.busy(Full),
-            SubmitError::PromptTooLong { tokens, limit } => {
-                ApiError::ContextLengthExceeded { param, tokens, limit }
+        let answer_id = endpoint.answer_id(&id);
+        let stop: Vec<String> = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
+        let (permits, passes): (Vec<_>, Vec<_>) = places.into_iter().unzip();
+        let owner =
+            permits.first().map(|permit| Owner(*permit.partner().digest().as_bytes())).unwrap_or_default();
+        let Parameters { delivery, logprobs, sampling, bias, .. } = parameters;
+        let shapes: Vec<Shape> = match endpoint {
+            Endpoint::OpenAi(wording) => {
+                let indices = (0..).zip(&permits).map(|(index, _)| index);
+                indices.map(|index| Shape::new(wording, &identity, delivery, index, logprobs)).collect()
             }
-            SubmitError::PromptEmpty => ApiError::PromptEmpty { param },
-            SubmitError::BiasToken { vocabulary } => ApiError::InvalidValue {
-                param: ParameterName::known("logit_bias"),
-                expected: format!("token ids below {vocabulary}, the model's number of tokens"),
-            },
-            SubmitError::StopStrings | SubmitError::Stopped => ApiError::Failed,
-        })?;
-        let (media_type, body) = match parameters.delivery {
+            Endpoint::Messages => vec![messages::shape(&identity, delivery, prompt.len(), parameters.stop)],
+        };
+        let (writers, reader) = stream::answer(shapes.into_iter().zip(permits).collect());
+        let request_id = HeaderValue::try_from(&answer_id).map_err(|_| ApiError::Failed)?;
+        let engine = self.engine()?;
+        // If one is not taken, dropping the others cancels them.
+        let mut running = Vec::with_capacity(writers.len());
+        for ((index, writer), pass) in (0..).zip(writers).zip(passes) {
+            let writer = match (pass, &self.guard) {
+                (Some(pass), Some((_, keeper))) => writer.under(pass, keeper.clone(), answer_id.clone()),
+                _ => writer,
+            };
+            let job = Job {
+                owner,
+                prompt: prompt.clone(),
+                max_tokens,
+                sampling: sampling.for_choice(index),
+                bias: bias.clone(),
+                constraint: constraint.clone(),
+                logprobs,
+                stop: stop.clone(),
+                sink: Box::new(writer),
+            };
+            running.push(engine.submit(job).map_err(|error| self.not_submitted(param, error))?);
+        }
+        drop((prompt, engine));
+        let (media_type, body) = match delivery {
             Delivery::Stream { .. } => {
                 ("text/event-stream; charset=utf-8", Body::new(reader.into_body(self.traffic, running)))
             }
@@ -438,6 +490,22 @@ impl Service {
         response.headers_mut().insert("request-id", request_id.clone());
         response.headers_mut().insert("x-request-id", request_id);
         Ok(response)
+    }
+
+    fn not_submitted(&self, param: &'static str, error: SubmitError) -> ApiError {
+        match error {
+            SubmitError::Busy => self.busy(Full),
+            SubmitError::PromptTooLong { tokens, limit }
+            | SubmitError::PromptTooLongForMemory { tokens, limit } => {
+                ApiError::ContextLengthExceeded { param, tokens, limit }
+            }
+            SubmitError::PromptEmpty => ApiError::PromptEmpty { param },
+            SubmitError::BiasToken { vocabulary } => ApiError::InvalidValue {
+                param: ParameterName::known("logit_bias"),
+                expected: format!("token ids below {vocabulary}, the model's number of tokens"),
+            },
+            SubmitError::StopStrings | SubmitError::Stopped => ApiError::Failed,
+        }
     }
 
     fn busy(&self, _: Full) -> ApiError {

@@ -1,14 +1,14 @@
 //! The parameters that chat and text completions share, read into types that cannot hold a wrong value.
 //!
 //! Three kinds of parameter: those we implement; those OpenAI defines and we do not, which may only have a value that means
-//! nothing (see [`UNSUPPORTED`]); and all others, which are refused as unknown. Nothing is ignored, except `user`, which
+//! nothing; and all others, which are refused as unknown. Nothing is ignored, except `user`, which
 //! OpenAI defines as a label without effect on the answer.
 
 use cleanroom_engine::Sampling;
 use zeroize::Zeroizing;
 
 use super::error::ApiError;
-use super::json::{Field, Object};
+use super::json::{Field, Object, ParameterName};
 use super::secret::SecretString;
 
 /// How much a request may hold.
@@ -22,11 +22,22 @@ pub struct RequestLimits {
     pub text_bytes: usize,
     /// Bytes of UTF-8 in one stop sequence.
     pub stop_bytes: usize,
+    /// Bytes of one JSON Schema.
+    pub schema_bytes: usize,
+    /// Choices that one request may ask for (`n`).
+    pub choices: u32,
 }
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self { messages: 1024, parts: 64, text_bytes: 512 * 1024, stop_bytes: 256 }
+        Self {
+            messages: 1024,
+            parts: 64,
+            text_bytes: 512 * 1024,
+            stop_bytes: 256,
+            schema_bytes: 64 * 1024,
+            choices: 8,
+        }
     }
 }
 
@@ -39,9 +50,6 @@ const MAX_STOP: usize = 4;
 /// What a client may ask for; the model's context is the real limit.
 const MAX_TOKENS: i64 = u32::MAX as i64;
 
-/// Unsupported by both endpoints: the parameter, and the JSON values that mean the same as leaving it out.
-const UNSUPPORTED: &[(&str, &[&str])] = &[("n", &["1"])];
-
 /// What to generate, apart from the prompt.
 pub(crate) struct Parameters {
     pub(crate) model: SecretString,
@@ -52,7 +60,24 @@ pub(crate) struct Parameters {
     pub(crate) bias: Bias,
     /// At most four, none of them empty.
     pub(crate) stop: Vec<SecretString>,
+    pub(crate) form: Form,
+    /// How many answers, each with a generator of its own.
+    pub(crate) choices: u32,
+    /// Whether probabilities are told, and of how many likelier tokens for each.
+    pub(crate) logprobs: Option<u8>,
     pub(crate) delivery: Delivery,
+}
+
+/// What form the answer must have.
+pub(crate) enum Form {
+    Text,
+    JsonObject,
+    /// JSON that is valid for a schema.
+    JsonSchema {
+        schema: SecretString,
+        /// The parameter that holds it.
+        param: &'static str,
+    },
 }
 
 /// How the answer travels.
@@ -76,9 +101,6 @@ impl Parameters {
         limits: &RequestLimits,
         default_seed: u64,
     ) -> Result<Self, ApiError> {
-        for (name, accepts) in UNSUPPORTED {
-            object.take_neutral(name, accepts)?;
-        }
         if let Some(user) = object.take("user") {
             user.string(MAX_USER)?;
         }
@@ -88,9 +110,44 @@ impl Parameters {
             sampling: sampling(object, default_seed)?,
             bias: bias(object)?,
             stop: stop(object, limits)?,
+            form: Form::Text,
+            choices: object.take("n").map_or(Ok(1), |field| choices(&field, limits))?,
+            logprobs: None,
             delivery: delivery(object)?,
         })
     }
+}
+
+impl Parameters {
+    /// Bounds the memory for probabilities, which take some hundred times as much as the text: an answer has so many of them at most, each
+    /// token's own and its alternatives' together.
+    pub(crate) fn limit_scores(&mut self) -> Result<(), ApiError> {
+        const MOST: u32 = 65_536;
+        let Some(top) = self.logprobs else { return Ok(()) };
+        let limit = MOST / (1 + u32::from(top)) / self.choices.max(1);
+        match self.max_tokens {
+            Some(tokens) if tokens > limit => Err(ApiError::InvalidValue {
+                param: ParameterName::known("max_tokens"),
+                expected: format!("at most {limit}, because probabilities are to be told"),
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.max_tokens = Some(limit);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn choices(field: &Field<'_>, limits: &RequestLimits) -> Result<u32, ApiError> {
+    let value = field.integer(1..=i64::from(limits.choices))?;
+    u32::try_from(value).map_err(|_| field.invalid("a number of choices"))
+}
+
+/// A number of likelier tokens to tell.
+pub(crate) fn top_logprobs(field: &Field<'_>, most: u8) -> Result<u8, ApiError> {
+    let value = field.integer(0..=i64::from(most))?;
+    u8::try_from(value).map_err(|_| field.invalid("a number of tokens"))
 }
 
 /// A number of tokens to generate at most.
@@ -155,6 +212,24 @@ pub(crate) fn new_sampling(temperature: f64, top_p: f64, seed: u64) -> Result<Sa
     }
     // Both are in range, so a refusal would be the engine's fault and not the caller's.
     Sampling::new(temperature, top_p, seed).map_err(|_| ApiError::Failed)
+}
+
+/// A form other than text, with what may not stand beside it. `stop` names the stop strings' parameter.
+pub(crate) fn without_stop(
+    form: Form,
+    parameters: &Parameters,
+    stop: &'static str,
+) -> Result<Form, ApiError> {
+    // An answer that a stop string cut off would look complete and not have the form.
+    match form {
+        Form::JsonObject | Form::JsonSchema { .. } if !parameters.stop.is_empty() => {
+            Err(ApiError::InvalidValue {
+                param: ParameterName::known(stop),
+                expected: "no stop sequences, because the answer is to be whole JSON".to_owned(),
+            })
+        }
+        form => Ok(form),
+    }
 }
 
 fn stop(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Vec<SecretString>, ApiError> {

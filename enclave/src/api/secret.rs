@@ -45,6 +45,13 @@ impl SecretBuffer {
         self.0.extend_from_slice(bytes);
     }
 
+    /// Appends a byte `count` times.
+    pub(crate) fn fill(&mut self, byte: u8, count: usize) {
+        self.reserve(count);
+        let length = self.0.len() + count;
+        self.0.resize(length, byte);
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -4,17 +4,18 @@
 //! something around each piece, and a closing. All but the pieces is put together once for each request, so that a token costs
 //! three copies into a buffer and nothing else.
 
-use cleanroom_engine::{FinishReason, Usage};
+use cleanroom_engine::{FinishReason, ScoredToken, Usage};
 
 use super::error::ApiError;
 use super::request::Delivery;
+use super::scores::{Scores, ScoresForm};
 use super::secret::{SecretBuffer, SecretString};
 
 /// Padding rounds the text of an event up to a multiple of this many bytes, so that nearly every token looks alike.
 ///
 /// Without it, the lengths of the TLS records tell the host the length of each token, from which much of an answer can be
 /// reconstructed (Weiss, Ayub, Mirsky: "What Was Your Prompt?", USENIX Security 2024).
-const PADDING: usize = 32;
+pub(super) const PADDING: usize = 32;
 
 /// Whose clients an answer is for: which JSON goes around the text, and how an event is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,19 +40,21 @@ impl Dialect {
     }
 }
 
-/// The fixed text of one endpoint's answers. Each `[…]` has the varying values in its gaps.
+/// The fixed text of one endpoint's answers.
 pub(crate) struct Wording {
     pub(crate) id_prefix: &'static str,
     pub(crate) whole_object: &'static str,
-    /// The only choice: before the text, between the text and the finish reason, and after that.
-    pub(crate) whole: [&'static str; 3],
+    /// A choice after its index: before its text, and between the text and the probabilities.
+    pub(crate) whole: [&'static str; 2],
     pub(crate) chunk_object: &'static str,
-    /// The choice in a chunk ahead of all text.
+    /// The choice, after its index, in a chunk ahead of all text.
     pub(crate) first: Option<&'static str>,
-    /// The choice in a chunk with text: before and after it.
+    /// The same in a chunk with text: before the text, and between it and the probabilities.
     pub(crate) piece: [&'static str; 2],
-    /// The choice in the chunk with the finish reason: before and after it.
-    pub(crate) last: [&'static str; 2],
+    /// The same in the chunk with the finish reason, up to the probabilities.
+    pub(crate) last: &'static str,
+    /// How probabilities are put.
+    pub(crate) scores: ScoresForm,
 }
 
 impl Wording {
@@ -71,15 +74,27 @@ pub(crate) struct Identity<'a> {
     pub(crate) fingerprint: &'a str,
 }
 
-/// Everything around the text of one answer.
+/// Everything around the text of one choice of an answer.
 pub(crate) struct Shape {
+    /// Whether choices are put together only when all are complete.
+    pub(super) whole: bool,
+    /// Ahead of the first choice.
     pub(super) opening: String,
+    /// Ahead of this choice's text.
+    pub(super) first: String,
     pub(super) before: String,
     pub(super) after: String,
+    pub(super) scores: Option<Scores>,
+    pub(super) after_scores: String,
     /// What comes after the padding; `None` for no padding.
     pub(super) after_padding: Option<&'static str>,
+    /// Between the text of a whole choice and its probabilities.
+    pub(super) before_whole_scores: String,
     pub(super) before_reason: String,
-    pub(super) after_reason: String,
+    /// What ends the choice.
+    pub(super) after_reason: &'static str,
+    /// What comes before the token counts, once every choice has ended.
+    pub(super) before_usage: String,
     /// What comes after the token counts; `None` for no token counts.
     pub(super) after_usage: Option<&'static str>,
     pub(super) ending: Ending,
@@ -97,57 +112,74 @@ pub(crate) enum Ending {
 }
 
 impl Shape {
-    /// An answer for OpenAI's clients.
-    pub(crate) fn new(wording: &Wording, identity: &Identity<'_>, delivery: Delivery) -> Self {
+    /// A choice of an answer for OpenAI's clients. `logprobs` is how many alternatives of each token it tells.
+    pub(crate) fn new(
+        wording: &Wording,
+        identity: &Identity<'_>,
+        delivery: Delivery,
+        index: u32,
+        logprobs: Option<u8>,
+    ) -> Self {
+        let scores = logprobs.map(|top| Scores::new(wording.scores, top));
         match delivery {
-            Delivery::Whole => Self::whole(wording, identity),
+            Delivery::Whole => Self::whole(wording, identity, index, scores),
             Delivery::Stream { include_usage, include_obfuscation } => {
-                Self::stream(wording, identity, include_usage, include_obfuscation)
+                Self::stream(wording, identity, index, scores, include_usage, include_obfuscation)
             }
         }
     }
 
-    fn whole(wording: &Wording, identity: &Identity<'_>) -> Self {
-        let [before_text, before_reason, after_reason] = wording.whole;
+    fn whole(wording: &Wording, identity: &Identity<'_>, index: u32, scores: Option<Scores>) -> Self {
+        let [before_text, before_scores] = wording.whole;
         Self {
-            opening: format!(
-                "{{{},\"choices\":[{before_text}",
-                identity.members(wording, wording.whole_object)
-            ),
+            whole: true,
+            opening: format!("{{{},\"choices\":[", identity.members(wording, wording.whole_object)),
+            first: format!("{{\"index\":{index}{before_text}"),
             before: String::new(),
             after: String::new(),
+            after_scores: String::new(),
             after_padding: None,
-            before_reason: before_reason.to_owned(),
-            after_reason: format!("{after_reason}],\"usage\":"),
+            before_whole_scores: format!("{before_scores}{}", null_unless(&scores)),
+            scores,
+            before_reason: ",\"finish_reason\":\"".to_owned(),
+            after_reason: "\"}",
+            before_usage: "],\"usage\":".to_owned(),
             after_usage: Some("}"),
             ending: Ending::OpenAi,
         }
     }
 
-    fn stream(wording: &Wording, identity: &Identity<'_>, usage: bool, obfuscation: bool) -> Self {
+    fn stream(
+        wording: &Wording,
+        identity: &Identity<'_>,
+        index: u32,
+        scores: Option<Scores>,
+        usage: bool,
+        obfuscation: bool,
+    ) -> Self {
         let members = identity.members(wording, wording.chunk_object);
-        let start = format!("data: {{{members},\"choices\":[");
+        let chunk = format!("data: {{{members},\"choices\":[");
+        let start = format!("{chunk}{{\"index\":{index}");
         // When counts are asked for, OpenAI puts `"usage": null` into every chunk but the last.
         let no_usage = if usage { ",\"usage\":null" } else { "" };
-        let [before_text, after_text] = wording.piece;
-        let [before_reason, after_reason] = wording.last;
+        let [before_text, before_scores] = wording.piece;
+        let first = wording.first.map(|first| format!("{start}{first}]{no_usage}}}\n\n"));
         Self {
-            opening: wording
-                .first
-                .map_or_else(String::new, |first| format!("{start}{first}]{no_usage}}}\n\n")),
+            whole: false,
+            opening: String::new(),
+            first: first.unwrap_or_default(),
             before: format!("{start}{before_text}"),
-            after: if obfuscation {
-                format!("{after_text}]{no_usage},\"obfuscation\":\"")
-            } else {
-                format!("{after_text}]{no_usage}}}\n\n")
-            },
+            after: format!("{before_scores}{}", null_unless(&scores)),
+            scores,
+            after_scores: format!(
+                ",\"finish_reason\":null}}]{no_usage}{}",
+                if obfuscation { ",\"obfuscation\":\"" } else { "}\n\n" }
+            ),
             after_padding: obfuscation.then_some("\"}\n\n"),
-            before_reason: format!("{start}{before_reason}"),
-            after_reason: if usage {
-                format!("{after_reason}],\"usage\":null}}\n\n{start}],\"usage\":")
-            } else {
-                format!("{after_reason}]}}\n\ndata: [DONE]\n\n")
-            },
+            before_whole_scores: String::new(),
+            before_reason: format!("{start}{},\"logprobs\":null,\"finish_reason\":\"", wording.last),
+            after_reason: if usage { "\"}],\"usage\":null}\n\n" } else { "\"}]}\n\n" },
+            before_usage: if usage { format!("{chunk}],\"usage\":") } else { "data: [DONE]\n\n".to_owned() },
             after_usage: usage.then_some("}\n\ndata: [DONE]\n\n"),
             ending: Ending::OpenAi,
         }
@@ -160,33 +192,63 @@ impl Shape {
         }
     }
 
+    /// Begins the answer.
     pub(crate) fn open(&self, out: &mut SecretBuffer) {
         out.push(self.opening.as_bytes());
     }
 
-    pub(crate) fn piece(&self, out: &mut SecretBuffer, text: &str) {
+    /// Begins the choice.
+    pub(crate) fn open_choice(&self, out: &mut SecretBuffer) {
+        out.push(self.first.as_bytes());
+    }
+
+    pub(crate) fn piece(&mut self, out: &mut SecretBuffer, text: &str, tokens: &[ScoredToken]) {
         out.push(self.before.as_bytes());
         let start = out.len();
         escape(out, text);
-        let length = out.len().saturating_sub(start);
+        let mut length = out.len().saturating_sub(start);
         out.push(self.after.as_bytes());
+        let mut step = PADDING;
+        if let Some(scores) = &mut self.scores {
+            scores.add(tokens);
+            if !self.whole {
+                let start = out.len();
+                scores.write(out);
+                length += out.len().saturating_sub(start);
+                step = scores.padding();
+            }
+        }
+        out.push(self.after_scores.as_bytes());
         if let Some(after_padding) = self.after_padding {
-            let (padding, _) = [b'.'; PADDING].split_at(PADDING - length % PADDING);
-            out.push(padding);
+            out.fill(b'.', step - length % step);
             out.push(after_padding.as_bytes());
         }
     }
 
-    pub(crate) fn close(&self, out: &mut SecretBuffer, reason: FinishReason, usage: Usage) {
+    /// Ends the choice.
+    pub(crate) fn close_choice(&mut self, out: &mut SecretBuffer, reason: FinishReason) {
+        out.push(self.before_whole_scores.as_bytes());
+        if let Some(scores) = self.scores.as_mut().filter(|_| self.whole) {
+            scores.write(out);
+        }
         out.push(self.before_reason.as_bytes());
         out.push(self.ending.reason(reason));
         self.ending.stop_string(out, reason);
         out.push(self.after_reason.as_bytes());
+    }
+
+    /// Ends the answer. `usage` is that of all choices.
+    pub(crate) fn close(&self, out: &mut SecretBuffer, usage: Usage) {
+        out.push(self.before_usage.as_bytes());
         if let Some(after_usage) = self.after_usage {
             out.push(self.ending.counts(usage).as_bytes());
             out.push(after_usage.as_bytes());
         }
     }
+}
+
+const fn null_unless(scores: &Option<Scores>) -> &'static str {
+    if scores.is_some() { "" } else { "null" }
 }
 
 impl Ending {
@@ -241,7 +303,7 @@ impl Identity<'_> {
 }
 
 /// Appends `text` as the inside of a JSON string (RFC 8259, section 7), straight into the buffer it leaves in.
-fn escape(out: &mut SecretBuffer, text: &str) {
+pub(super) fn escape(out: &mut SecretBuffer, text: &str) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let is_plain = |&&byte: &&u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
     let mut rest = text.as_bytes();
@@ -273,11 +335,13 @@ mod tests {
     const USAGE: Usage = Usage { prompt_tokens: 3, completion_tokens: 2 };
 
     fn render(wording: &Wording, delivery: Delivery, pieces: &[&str]) -> String {
-        let shape = Shape::new(wording, &IDENTITY, delivery);
+        let mut shape = Shape::new(wording, &IDENTITY, delivery, 0, None);
         let mut out = SecretBuffer::default();
         shape.open(&mut out);
-        pieces.iter().for_each(|piece| shape.piece(&mut out, piece));
-        shape.close(&mut out, FinishReason::Length, USAGE);
+        shape.open_choice(&mut out);
+        pieces.iter().for_each(|piece| shape.piece(&mut out, piece, &[]));
+        shape.close_choice(&mut out, FinishReason::Length);
+        shape.close(&mut out, USAGE);
         String::from_utf8(out.take().to_vec()).unwrap()
     }
 
@@ -370,9 +434,9 @@ mod tests {
     #[test]
     fn padded_events_do_not_tell_the_length_of_their_text() {
         let length = |delivery, text: &str| {
-            let shape = Shape::new(&chat::WORDING, &IDENTITY, delivery);
+            let mut shape = Shape::new(&chat::WORDING, &IDENTITY, delivery, 0, None);
             let mut out = SecretBuffer::default();
-            shape.piece(&mut out, text);
+            shape.piece(&mut out, text, &[]);
             out.len()
         };
         let lengths = (1..PADDING).map(|n| length(stream(false, true), &"x".repeat(n)));

@@ -6,8 +6,8 @@
 //! read, so answers that nobody reads cannot pile up either. It is given back before the client can have seen the end, so a client's
 //! next request never meets its last one.
 //!
-//! Under release control every token is permitted before it is emitted. When one is not, a stream gets a signed event that
-//! says why, and ends without a finish reason.
+//! Under release control every token is permitted before it is emitted. When one is not, a stream gets an event that says why, signed
+//! by the keeper, and ends without a finish reason. The engine does not wait for the signature.
 //!
 //! Where the configuration gives traffic a shape, a stream leaves in frames of one length at one rhythm, whatever there is to say, until the
 //! answer has ended: comments, which clients of server-sent events ignore, take the place of what is missing.
@@ -26,7 +26,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use cleanroom_engine::{Event, Sink};
+use cleanroom_engine::{Event, Sink, Usage};
+use cleanroom_protocol::SignedEnd;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 
@@ -35,7 +36,8 @@ use super::secret::SecretBuffer;
 use super::shape::{Dialect, Shape};
 use crate::admission::Permit;
 use crate::config::Traffic;
-use crate::release::{Pass, SignedEnd, Stop};
+use crate::release::{Pass, Stop};
+use crate::worker::Keeper;
 
 /// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
 const MAX_FRAME: usize = 16 * 1024;
@@ -43,18 +45,46 @@ const MAX_FRAME: usize = 16 * 1024;
 /// How long the event about a failure has to get on its way: breaking a stream off discards what has not been sent.
 const FAREWELL: Duration = Duration::from_millis(50);
 
-/// Makes the two ends of one answer.
-pub(crate) fn answer(shape: Shape, permit: Permit) -> (Writer, Reader) {
+/// Makes the ends of one answer: one to write each choice, and one to read all. Every choice has a place of its own.
+pub(crate) fn answer(choices: Vec<(Shape, Permit)>) -> (Vec<Writer>, Reader) {
     let mut ready = SecretBuffer::default();
-    shape.open(&mut ready);
-    let state = State { ready, end: None, waker: None, abandoned: false };
-    let dialect = shape.dialect();
+    let dialect = choices.first().map_or(Dialect::OpenAi, |(shape, _)| shape.dialect());
+    if let Some((shape, _)) = choices.first() {
+        shape.open(&mut ready);
+    }
+    let mut whole: Vec<SecretBuffer> = Vec::new();
+    for (shape, _) in &choices {
+        if shape.whole {
+            let mut choice = SecretBuffer::default();
+            shape.open_choice(&mut choice);
+            whole.push(choice);
+        } else {
+            shape.open_choice(&mut ready);
+        }
+    }
+    let state = State {
+        ready,
+        whole,
+        unfinished: choices.len(),
+        usage: Usage::default(),
+        end: None,
+        waker: None,
+        abandoned: false,
+    };
     let shared = Arc::new(Shared(Mutex::new(state)));
-    let permit = Some(Arc::new(permit));
-    (
-        Writer { shape, shared: Arc::clone(&shared), permit: permit.clone(), pass: None },
-        Reader { shared, permit, dialect },
-    )
+    let (shapes, permits): (Vec<_>, Vec<_>) =
+        choices.into_iter().map(|(shape, permit)| (shape, Arc::new(permit))).unzip();
+    let writer = |(index, (shape, permit)): (usize, (Shape, &Arc<Permit>))| Writer {
+        shape,
+        index,
+        shared: Arc::clone(&shared),
+        permit: Some(Arc::clone(permit)),
+        pass: None,
+        finished: false,
+        stopped: false,
+    };
+    let writers = shapes.into_iter().zip(&permits).enumerate().map(writer).collect();
+    (writers, Reader { shared, permits, dialect })
 }
 
 struct Shared(Mutex<State>);
@@ -62,6 +92,12 @@ struct Shared(Mutex<State>);
 struct State {
     /// What HTTP can have at once.
     ready: SecretBuffer,
+    /// The choices of a whole answer, which come one after the other and only when all are complete.
+    whole: Vec<SecretBuffer>,
+    /// Choices that have not ended.
+    unfinished: usize,
+    /// Of the choices that have. They have one prompt.
+    usage: Usage,
     /// Set once; nothing is written afterwards.
     end: Option<End>,
     waker: Option<Waker>,
@@ -104,43 +140,62 @@ impl Shared {
 /// The engine's end.
 pub(crate) struct Writer {
     shape: Shape,
+    /// Which choice it writes.
+    index: usize,
     shared: Arc<Shared>,
     /// Until the finish reason.
     permit: Option<Arc<Permit>>,
-    /// Under release control: the permission, and the answer's id.
-    pass: Option<(Pass, String)>,
+    /// Under release control: the permission, who signs when it ends, and the answer's id.
+    pass: Option<(Pass, Keeper, String)>,
+    /// Whether the choice is complete.
+    finished: bool,
+    /// Another end than the engine's is on its way.
+    stopped: bool,
 }
 
 impl Writer {
     /// The same end, which asks `pass` before every token of the answer called `id`.
-    pub(crate) fn under(mut self, pass: Pass, id: String) -> Self {
-        self.pass = Some((pass, id));
+    pub(crate) fn under(mut self, pass: Pass, keeper: Keeper, id: String) -> Self {
+        self.pass = Some((pass, keeper, id));
         self
     }
 }
 
 impl Sink for Writer {
     fn token(&mut self) -> ControlFlow<()> {
-        let Some((pass, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
+        let Some((pass, keeper, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
         let Err(stop) = pass.next_token() else { return ControlFlow::Continue(()) };
-        let event = stream_end(&pass.sign_end(id, stop), id, stop, self.shape.dialect());
-        self.shared.lock().ready.push(event.as_bytes());
-        (self.permit, self.pass) = (None, None);
-        self.shared.end(End::Stopped(stop));
+        let (id, dialect, shared) = (id.clone(), self.shape.dialect(), Arc::clone(&self.shared));
+        keeper.sign_end(pass.end(&id, stop), move |signed| match signed {
+            Ok(end) => {
+                let mut state = shared.lock();
+                // Another choice may have said so.
+                if state.end.is_none() {
+                    state.ready.push(stream_end(&end, &id, stop, dialect).as_bytes());
+                }
+                drop(state);
+                shared.end(End::Stopped(stop));
+            }
+            // Nobody can say any more why it ends, so it must not end in order.
+            Err(_) => shared.end(End::Broken),
+        });
+        (self.permit, self.pass, self.stopped) = (None, None, true);
         ControlFlow::Break(())
     }
 
     fn event(&mut self, event: Event) -> ControlFlow<()> {
         let mut state = self.shared.lock();
-        if state.abandoned {
+        if state.abandoned || state.end.is_some() {
             return ControlFlow::Break(());
         }
+        let State { ready, whole, .. } = &mut *state;
+        let out = whole.get_mut(self.index).unwrap_or(ready);
         match event {
-            Event::Text(text) => self.shape.piece(&mut state.ready, text.as_str()),
+            Event::Text(text) => self.shape.piece(out, text.as_str(), text.tokens()),
             Event::Finished { reason, usage } => {
-                (self.permit, self.pass) = (None, None);
-                self.shape.close(&mut state.ready, reason, usage);
-                state.end = Some(End::Complete);
+                (self.permit, self.pass, self.finished) = (None, None, true);
+                self.shape.close_choice(out, reason);
+                state.finish_choice(usage, &self.shape);
             }
         }
         let waker = state.waker.take();
@@ -153,8 +208,13 @@ impl Sink for Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         // An engine that ends because its model is revoked drops its sinks before their next token.
+        if self.finished {
+            return;
+        }
         let _ = self.token();
-        self.shared.end(End::Broken); // Without effect after another end.
+        if !self.stopped {
+            self.shared.end(End::Broken); // Without effect after another end.
+        }
     }
 }
 
@@ -163,7 +223,7 @@ pub(crate) struct Reader {
     shared: Arc<Shared>,
     dialect: Dialect,
     /// Until the last byte has left.
-    permit: Option<Arc<Permit>>,
+    permits: Vec<Arc<Permit>>,
 }
 
 impl Drop for Reader {
@@ -202,6 +262,24 @@ impl Reader {
 }
 
 impl State {
+    /// Counts a choice that has ended; the last one ends the answer.
+    fn finish_choice(&mut self, Usage { prompt_tokens, completion_tokens }: Usage, shape: &Shape) {
+        self.usage.prompt_tokens = prompt_tokens;
+        self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(completion_tokens);
+        self.unfinished = self.unfinished.saturating_sub(1);
+        if self.unfinished > 0 {
+            return;
+        }
+        for (index, choice) in std::mem::take(&mut self.whole).iter().enumerate() {
+            if index > 0 {
+                self.ready.push(b",");
+            }
+            self.ready.push(choice.as_slice());
+        }
+        shape.close(&mut self.ready, self.usage);
+        self.end = Some(End::Complete);
+    }
+
     fn wait<T>(&mut self, context: &Context<'_>) -> Poll<T> {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             self.waker = Some(context.waker().clone());
@@ -266,7 +344,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
             match state.end {
                 Some(end) if is_drained(&this.leaving, &state) => {
                     if end.is_clean() {
-                        this.reader.permit = None;
+                        this.reader.permits.clear();
                     } else {
                         this.farewell = Farewell::Sent(Box::pin(sleep(FAREWELL)));
                     }
@@ -368,7 +446,7 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use cleanroom_attestation::digest::Sha256Digest;
-    use cleanroom_engine::{FinishReason, Usage};
+    use cleanroom_engine::FinishReason;
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -384,8 +462,57 @@ mod tests {
         let admission = Admission::new(AdmissionLimits { total: one, per_partner: one });
         let permit = admission.admit(PartnerId::from(Sha256Digest::from_bytes([1; 32]))).ok().unwrap();
         let identity = Identity { id: "1", created: 0, model: "m", fingerprint: "fp_0" };
-        let (writer, reader) = answer(Shape::new(&chat::WORDING, &identity, delivery), permit);
-        (writer, reader, admission)
+        let shape = Shape::new(&chat::WORDING, &identity, delivery, 0, None);
+        let (mut writers, reader) = answer(vec![(shape, permit)]);
+        (writers.remove(0), reader, admission)
+    }
+
+    /// The ends of an answer with two choices.
+    fn two(delivery: Delivery) -> (Writer, Writer, Reader, Arc<Admission>) {
+        let two = NonZeroUsize::new(2).unwrap();
+        let admission = Admission::new(AdmissionLimits { total: two, per_partner: two });
+        let identity = Identity { id: "1", created: 0, model: "m", fingerprint: "fp_0" };
+        let choices = (0..2).map(|index| {
+            let permit = admission.admit(PartnerId::from(Sha256Digest::from_bytes([1; 32]))).ok().unwrap();
+            (Shape::new(&chat::WORDING, &identity, delivery, index, None), permit)
+        });
+        let (mut writers, reader) = answer(choices.collect());
+        let second = writers.pop().unwrap();
+        (writers.pop().unwrap(), second, reader, admission)
+    }
+
+    #[tokio::test]
+    async fn choices_come_in_order_whichever_ends_first_and_their_tokens_are_summed() {
+        let (mut first, mut second, reader, admission) = two(Delivery::Whole);
+        let usage = |completion_tokens| Usage { prompt_tokens: 5, completion_tokens };
+        let end = |reason, tokens| Event::Finished { reason, usage: usage(tokens) };
+        assert!(second.event(end(FinishReason::Length, 3)).is_continue());
+        drop(second);
+        assert_eq!(admission.taken(), 2, "what has ended is not read before all has");
+        assert!(first.event(end(FinishReason::Stop, 4)).is_continue());
+        let answer: serde_json::Value = serde_json::from_slice(&reader.whole().await.ok().unwrap()).unwrap();
+        assert_eq!(admission.taken(), 0);
+        let choices: Vec<_> = answer["choices"].as_array().unwrap().iter().collect();
+        assert_eq!((&choices[0]["index"], &choices[0]["finish_reason"]), (&0.into(), &"stop".into()));
+        assert_eq!((&choices[1]["index"], &choices[1]["finish_reason"]), (&1.into(), &"length".into()));
+        assert_eq!(answer["usage"]["completion_tokens"], 7);
+        assert_eq!(answer["usage"]["prompt_tokens"], 5);
+    }
+
+    #[tokio::test]
+    async fn one_choice_that_breaks_breaks_the_answer_and_stops_the_others() {
+        let (first, mut second, reader, _admission) = two(Delivery::Whole);
+        drop(first);
+        assert!(finish(&mut second).is_break());
+        assert!(matches!(reader.whole().await, Err(ApiError::Failed)));
+
+        let (mut first, second, reader, _admission) = two(STREAM);
+        assert!(finish(&mut first).is_continue());
+        let mut body = reader.into_body(None, ());
+        let seen = frame(&mut body).await;
+        assert!(seen.contains(r#""index":1"#) && !seen.contains("[DONE]"), "{seen}");
+        drop(second);
+        assert!(frame(&mut body).await.contains("engine_failed"));
     }
 
     fn finish(writer: &mut Writer) -> ControlFlow<()> {
@@ -485,7 +612,7 @@ mod tests {
     async fn a_long_answer_leaves_in_bounded_frames_and_holds_its_place_until_the_last() {
         let (mut writer, reader, admission) = ends(STREAM);
         let text = "x".repeat(MAX_FRAME + 5);
-        writer.shape.piece(&mut writer.shared.lock().ready, &text);
+        writer.shape.piece(&mut writer.shared.lock().ready, &text, &[]);
         let _ = finish(&mut writer);
         let mut body = reader.into_body(None, ());
         assert_eq!(frame(&mut body).await.len(), MAX_FRAME);
@@ -531,7 +658,7 @@ mod tests {
                     Some(0) => {}
                     Some(length) => {
                         for end in [&mut writer, &mut plain] {
-                            end.shape.piece(&mut end.shared.lock().ready, &"x".repeat(length));
+                            end.shape.piece(&mut end.shared.lock().ready, &"x".repeat(length), &[]);
                         }
                     }
                     None if finished => {}

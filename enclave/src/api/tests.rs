@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::chat::ChatRequest;
 use super::completions::CompletionRequest;
 use super::error::ApiError;
-use super::request::{Delivery, Parameters, RequestLimits};
+use super::request::{Delivery, Form, Parameters, RequestLimits};
 use super::secret::SecretString;
 use cleanroom_engine::Sampling;
 
@@ -143,32 +143,27 @@ fn what_openai_defines_and_we_do_not_is_refused_by_name() {
         ("audio", r#"{"voice":"a"}"#),
         ("function_call", r#"{"name":"f"}"#),
         ("functions", r#"[{"name":"f"}]"#),
-        ("logprobs", "true"),
         ("metadata", r#"{"a":"b"}"#),
         ("modalities", r#"["text","audio"]"#),
         ("moderation", r#"{"model":"m"}"#),
-        ("n", "2"),
         ("parallel_tool_calls", "false"),
         ("prediction", r#"{"type":"content","content":"x"}"#),
         ("prompt_cache_key", r#""k""#),
         ("prompt_cache_options", r#"{"mode":"a"}"#),
         ("prompt_cache_retention", r#""24h""#),
         ("reasoning_effort", r#""high""#),
-        ("response_format", r#"{"type":"json_object"}"#),
         ("safety_identifier", r#""s""#),
         ("service_tier", r#""priority""#),
         ("store", "true"),
         ("tool_choice", r#""required""#),
         ("tools", tools.as_str()),
-        ("top_logprobs", "2"),
         ("verbosity", r#""low""#),
         ("web_search_options", "{}"),
     ];
     for (name, value) in chat_cases {
         refused(chat, &chat_with(&format!(",\"{name}\":{value}")), "unsupported_parameter", Some(name));
     }
-    let completion_cases =
-        [("best_of", "2"), ("echo", "true"), ("logprobs", "0"), ("suffix", r#""x""#), ("n", "2")];
+    let completion_cases = [("best_of", "2"), ("echo", "true"), ("suffix", r#""x""#)];
     for (name, value) in completion_cases {
         refused(
             completion,
@@ -243,6 +238,79 @@ fn wrong_values_are_refused() {
         &chat_with(r#","stream":true,"stream_options":[]"#),
         "invalid_value",
         Some("stream_options"),
+    );
+}
+
+#[test]
+fn probabilities_and_choices_arrive_within_their_limits() {
+    let arrived = parameters(r#","logprobs":true,"top_logprobs":20,"n":8"#);
+    assert_eq!((arrived.logprobs, arrived.choices), (Some(20), 8));
+    assert_eq!(arrived.max_tokens, Some(65_536 / 21 / 8), "memory is bounded where the request does not say");
+    assert_eq!(parameters(r#","logprobs":true"#).logprobs, Some(0));
+    assert_eq!(parameters(r#","logprobs":false,"top_logprobs":0"#).logprobs, None);
+    let Ok(text) = completion(&completion_with(r#","logprobs":5,"n":2"#)) else { panic!("refused") };
+    assert_eq!((text.parameters.logprobs, text.parameters.choices), (Some(5), 2));
+    assert_eq!(text.parameters.max_tokens, Some(16));
+    for (extra, name) in [
+        (r#","top_logprobs":1"#, "top_logprobs"),
+        (r#","logprobs":true,"top_logprobs":21"#, "top_logprobs"),
+        (r#","logprobs":1"#, "logprobs"),
+        (r#","n":0"#, "n"),
+        (r#","n":9"#, "n"),
+        (r#","n":"2""#, "n"),
+        (r#","logprobs":true,"top_logprobs":20,"max_tokens":4000"#, "max_tokens"),
+        (r#","logprobs":true,"n":8,"max_completion_tokens":9000"#, "max_tokens"),
+    ] {
+        refused(chat, &chat_with(extra), "invalid_value", Some(name));
+    }
+    for (extra, name) in [(r#","logprobs":6"#, "logprobs"), (r#","logprobs":true"#, "logprobs")] {
+        refused(completion, &completion_with(extra), "invalid_value", Some(name));
+    }
+}
+
+#[test]
+fn a_form_arrives_and_has_no_stop_string_beside_it() {
+    assert!(matches!(parameters(r#","response_format":{"type":"json_object"}"#).form, Form::JsonObject));
+    assert!(matches!(parameters(r#","response_format":{"type":"text"},"stop":"x""#).form, Form::Text));
+    let schema = |schema: &str| {
+        format!(
+            r#","response_format":{{"type":"json_schema","json_schema":{{"name":"{SECRET}","strict":true,"schema":{schema}}}}}"#
+        )
+    };
+    let Form::JsonSchema { schema: arrived, param } = parameters(&schema(r#"{"b": 1, "a": 2}"#)).form else {
+        panic!("another form");
+    };
+    assert_eq!((arrived.as_str(), param), (r#"{"b": 1, "a": 2}"#, "response_format.json_schema.schema"));
+    let long = format!(r#"{{"const":"{}"}}"#, "x".repeat(64 * 1024));
+    for (extra, code, param) in [
+        (schema("[]"), "invalid_value", "response_format.json_schema.schema"),
+        (schema(&long), "invalid_value", "response_format.json_schema.schema"),
+        (schema("{}") + r#","stop":["x"]"#, "invalid_value", "stop"),
+        (r#","response_format":{"type":"json_object"},"stop":"x""#.to_owned(), "invalid_value", "stop"),
+        (r#","response_format":{"type":"xml"}"#.to_owned(), "invalid_value", "response_format.type"),
+        (
+            r#","response_format":{"type":"json_object","x":1}"#.to_owned(),
+            "unknown_parameter",
+            "response_format.x",
+        ),
+        (
+            r#","response_format":{"type":"json_schema"}"#.to_owned(),
+            "missing_required_parameter",
+            "response_format.json_schema",
+        ),
+        (
+            r#","response_format":{"type":"json_schema","json_schema":{"schema":{}}}"#.to_owned(),
+            "missing_required_parameter",
+            "response_format.json_schema.name",
+        ),
+    ] {
+        refused(chat, &chat_with(&extra), code, Some(param));
+    }
+    refused(
+        completion,
+        &completion_with(r#","response_format":{"type":"text"}"#),
+        "unknown_parameter",
+        Some("response_format"),
     );
 }
 
@@ -361,7 +429,8 @@ fn wrong_messages_are_refused_with_their_place() {
 
 #[test]
 fn sizes_are_limited() {
-    let limits = RequestLimits { messages: 2, parts: 2, text_bytes: 5, stop_bytes: 3 };
+    let limits =
+        RequestLimits { messages: 2, parts: 2, text_bytes: 5, stop_bytes: 3, schema_bytes: 9, choices: 1 };
     let chat = |body: &str| ChatRequest::parse(body.as_bytes(), &limits, 0);
     let completion = |body: &str| CompletionRequest::parse(body.as_bytes(), &limits, 0);
     let turn = |content: &str| format!(r#"{{"role":"user","content":{content}}}"#);

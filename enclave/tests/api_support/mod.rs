@@ -92,13 +92,7 @@ impl Api {
 
     /// The engine runs `sequences` and lets none wait.
     fn start(model: Arc<Model>, sequences: usize, limits: Limits) -> Self {
-        let config = EngineConfig {
-            threads: count(1),
-            max_sequences: count(sequences),
-            max_per_owner: count(sequences),
-            max_queued: 0,
-        };
-        let engine = Engine::start(model, config).unwrap();
+        let engine = Engine::start(model, EngineConfig::new(count(1), count(sequences))).unwrap();
         let (id, digest) = (ModelId::new(MODEL).unwrap(), Sha256Digest::from_bytes([0xd1; 32]));
         let service = Arc::new(Service::new(engine, id, digest, limits));
         Self { router: api::router(Arc::clone(&service)), service }

@@ -27,6 +27,7 @@ fn main() -> std::io::Result<()> {
         ("manifest", manifests()),
         ("model", models()),
         ("policy", policies()),
+        ("schema", schemas()),
     ] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
@@ -55,6 +56,11 @@ fn check() {
     assert!(manifests().iter().any(|(_, seed)| Manifest::parse(seed).is_ok()));
     for (name, seed) in models() {
         assert!(Model::from_gguf(&seed).is_ok(), "{name}: {:?}", Model::from_gguf(&seed).err());
+    }
+    let model = Model::from_gguf(&models()[0].1).expect("a seed for models is one");
+    for (name, seed) in schemas() {
+        let text = std::str::from_utf8(&seed[1..]).expect("a schema is text");
+        assert!(model.constrained_to(text).is_ok(), "{name}: {:?}", model.constrained_to(text).err());
     }
     for (name, seed) in policies().iter().filter(|(name, _)| !name.starts_with("empty")) {
         let text = std::str::from_utf8(seed).expect("a policy is text");
@@ -193,6 +199,23 @@ fn policies() -> Seeds {
         ("full", full.into_bytes()),
         ("small", small.as_bytes().to_vec()),
         ("empty-list", b"version = 1\nimage = []\n".to_vec()),
+    ]
+}
+
+/// Schemas behind the byte that chooses the answers.
+fn schemas() -> Seeds {
+    let seed = |schema: &str| [b"7", schema.as_bytes()].concat();
+    let object = r#"{"type":"object","properties":{"a":{"type":"string","maxLength":3},"b":{"type":["integer","null"]}},"required":["a"]}"#;
+    let tree = r##"{"$ref":"#/$defs/n","$defs":{"n":{"type":"object","properties":{"c":{"type":"array","items":{"$ref":"#/$defs/n"},"maxItems":2}}}}}"##;
+    let values = r#"{"anyOf":[{"enum":["ab","abc",1]},{"const":{"x":[true]}},{"type":"string","format":"date-time"}]}"#;
+    let bounds =
+        r#"{"type":"array","items":{"type":"integer","minimum":-3,"exclusiveMaximum":217},"minItems":1}"#;
+    vec![
+        ("object", seed(object)),
+        ("tree", seed(tree)),
+        ("values", seed(values)),
+        ("bounds", seed(bounds)),
+        ("any", seed("{}")),
     ]
 }
 

@@ -1,8 +1,11 @@
 //! The text of one answer on its way out: whole characters only, and never a stop string or a part of one.
 
+use std::collections::VecDeque;
+
 use zeroize::Zeroizing;
 
 use super::Text;
+use crate::logprobs::ScoredToken;
 use crate::tokenizer::{Detokenizer, append};
 
 /// Turns tokens into the text that may be emitted.
@@ -11,6 +14,10 @@ pub(super) struct Answer {
     stops: Vec<Zeroizing<String>>,
     /// Text that could still become a stop string.
     held: Zeroizing<String>,
+    /// Bytes of text that were emitted.
+    emitted: usize,
+    /// Tokens with probabilities that were not, and where in the text each ends.
+    tokens: VecDeque<(usize, ScoredToken)>,
 }
 
 /// What came of some bytes.
@@ -23,12 +30,19 @@ pub(super) struct Piece {
 
 impl Answer {
     pub(super) fn new(stops: Vec<Zeroizing<String>>) -> Self {
-        Self { detokenizer: Detokenizer::default(), stops, held: Zeroizing::default() }
+        Self {
+            detokenizer: Detokenizer::default(),
+            stops,
+            held: Zeroizing::default(),
+            emitted: 0,
+            tokens: VecDeque::new(),
+        }
     }
 
-    /// Takes the bytes of the next token.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Piece {
+    /// Takes the bytes of the next token, and its probability where that is wanted.
+    pub(super) fn push(&mut self, bytes: &[u8], scored: Option<ScoredToken>) -> Piece {
         self.detokenizer.push(bytes, &mut self.held);
+        self.tokens.extend(scored.map(|token| (self.emitted + self.held.len(), token)));
         match self.stop() {
             Some((start, stop)) => Piece { text: self.release(start), stopped: Some(stop) },
             None => Piece { text: self.release(self.held.len() - self.undecided()), stopped: None },
@@ -38,7 +52,24 @@ impl Answer {
     /// Takes the end of the answer: what was held is text after all.
     pub(super) fn finish(&mut self) -> Option<Text> {
         self.detokenizer.finish(&mut self.held);
-        self.release(self.stop().map_or(self.held.len(), |(start, _)| start))
+        match self.stop() {
+            Some((start, _)) => self.release(start),
+            None => {
+                let text = self.release(self.held.len());
+                // Tokens without a text, or with a part of a character that never became whole.
+                let rest = self.tokens.drain(..).map(|(_, token)| token);
+                match text {
+                    Some(mut text) => {
+                        text.tokens.extend(rest);
+                        Some(text)
+                    }
+                    None => {
+                        let tokens: Vec<_> = rest.collect();
+                        (!tokens.is_empty()).then(|| Text { text: Zeroizing::default(), tokens })
+                    }
+                }
+            }
+        }
     }
 
     /// Where the first stop string begins, and which it is: of several that begin there, the first in the list.
@@ -62,7 +93,13 @@ impl Answer {
         let mut held = Zeroizing::default();
         append(&mut held, kept);
         self.held = held;
-        (!text.is_empty()).then_some(Text(text))
+        if text.is_empty() {
+            return None;
+        }
+        self.emitted += text.len();
+        let whole = self.tokens.partition_point(|(end, _)| *end <= self.emitted);
+        let tokens = self.tokens.drain(..whole).map(|(_, token)| token).collect();
+        Some(Text { text, tokens })
     }
 }
 
@@ -81,7 +118,7 @@ mod tests {
         let mut answer = answer(stops);
         let mut out = String::new();
         for piece in pieces {
-            let Piece { text, stopped } = answer.push(piece);
+            let Piece { text, stopped } = answer.push(piece, None);
             out.extend(text.iter().map(Text::as_str));
             if stopped.is_some() {
                 return (out, true);
@@ -94,7 +131,7 @@ mod tests {
     #[test]
     fn text_flows_through_and_is_held_only_while_undecided() {
         let mut answer = answer(&["stop"]);
-        let mut push = |bytes: &[u8]| answer.push(bytes).text.map(|text| text.as_str().to_owned());
+        let mut push = |bytes: &[u8]| answer.push(bytes, None).text.map(|text| text.as_str().to_owned());
         assert_eq!(push(b"one st").as_deref(), Some("one "));
         assert_eq!(push(b"o"), None);
         assert_eq!(push(b"ne").as_deref(), Some("stone"));

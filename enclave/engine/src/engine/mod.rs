@@ -2,9 +2,12 @@
 //!
 //! One worker thread takes jobs from a bounded queue and computes, step by step, one token for every answer under way
 //! together with a piece of the prompts that are being read, so that all of them share one pass over the weights.
-//! Each job has a key-value cache of its own, wiped before another job gets it.
 //!
-//! Jobs have owners, and owners have equal shares: of the sequences that become free, whoever queued first, and of the prompt
+//! Keys and values live in pages from one pool of a stated size. A job starts once all pages that it can ever need are reserved for
+//! it, so that no running job ever waits for memory or fails for want of it, and gets each as it comes to it. A page belongs to one job, and is wiped
+//! before another gets it.
+//!
+//! Jobs have owners, and owners have equal shares: of the sequences and pages that become free, whoever queued first, and of the prompt
 //! tokens in a step. One owner's many jobs or long prompts take from that owner's share; an owner who asked for little lately
 //! goes first.
 
@@ -20,11 +23,14 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use queue::{Cancelled, Queue};
+use queue::{Cancelled, Need, Queue};
 use scheduler::Scheduler;
 use zeroize::Zeroizing;
 
 use crate::{
+    cache::{Cache, PAGE},
+    constraint::Constraint,
+    logprobs::ScoredToken,
     model::{Model, Prompt},
     pool::Pool,
     sampling::Sampling,
@@ -35,25 +41,57 @@ use crate::{
 pub struct EngineConfig {
     /// Threads that compute.
     pub threads: NonZeroUsize,
-    /// Sequences that run at once; each owns a key-value cache of the model's context length.
+    /// Sequences that run at once.
     pub max_sequences: NonZeroUsize,
-    /// Sequences of one owner that run at once; with fewer than [`max_sequences`](Self::max_sequences) an owner who has none running
-    /// never waits for one who has many.
+    /// Sequences of one owner that run at once, and so of the pages; with fewer than [`max_sequences`](Self::max_sequences) an owner
+    /// who has none running never waits for one who has many.
     pub max_per_owner: NonZeroUsize,
     /// Jobs that may wait for a free sequence.
     pub max_queued: usize,
+    /// Bytes for keys and values, of all sequences together. What whole contexts for all sequences need is the most that is taken.
+    /// One owner may have the part of it that it may have of the sequences, and no job is longer than what fits there.
+    pub kv_memory: u64,
+}
+
+impl EngineConfig {
+    /// Enough for whole contexts of small models, and many conversations of larger ones.
+    pub const DEFAULT_KV_MEMORY: u64 = 2 << 30;
+
+    /// Any owner may have all sequences; nothing waits; memory as by default.
+    #[must_use]
+    pub fn new(threads: NonZeroUsize, max_sequences: NonZeroUsize) -> Self {
+        Self {
+            threads,
+            max_sequences,
+            max_per_owner: max_sequences,
+            max_queued: 0,
+            kv_memory: Self::DEFAULT_KV_MEMORY,
+        }
+    }
 }
 
 /// Why an engine did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The caches of `max_sequences` sequences do not fit into memory.
+    /// The memory for keys and values cannot be had.
     #[error(
-        "key-value caches need {bytes} bytes, more than can be allocated; lower max_sequences or the context"
+        "{bytes} bytes for keys and values cannot be allocated; lower kv_memory, max_sequences or the context"
     )]
     CacheMemory {
-        /// Bytes all caches need together.
+        /// Bytes of the pool.
         bytes: u128,
+    },
+    /// The memory for keys and values is not a page for each sequence.
+    #[error(
+        "{budget} bytes for keys and values are too few; {max_sequences} sequences need {least} at least"
+    )]
+    CacheTooSmall {
+        /// What was configured.
+        budget: u64,
+        /// Sequences that are to run at once.
+        max_sequences: usize,
+        /// Bytes of a page for each of them.
+        least: u128,
     },
     /// The operating system refused a thread.
     #[error("cannot start the engine's threads")]
@@ -69,6 +107,14 @@ pub enum SubmitError {
     /// The prompt leaves no room for an answer.
     #[error("the prompt has {tokens} tokens, the limit is {limit}")]
     PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Most tokens a prompt may have.
+        limit: usize,
+    },
+    /// The prompt and one token of an answer would never fit into the memory that one owner may have.
+    #[error("the prompt has {tokens} tokens, and keys and values of {limit} fit into memory")]
+    PromptTooLongForMemory {
         /// Tokens of the prompt.
         tokens: usize,
         /// Most tokens a prompt may have.
@@ -112,6 +158,12 @@ pub struct Job {
     pub sampling: Sampling,
     /// Added to the scores of these tokens before anything else.
     pub bias: Zeroizing<Vec<(u32, f32)>>,
+    /// The form that the answer must have, made by the model that the engine runs. An answer that ends with [`FinishReason::Stop`] has
+    /// it; one of another length or with a stop string is a beginning of one.
+    pub constraint: Option<Constraint>,
+    /// Whether each piece of the answer comes with its tokens' probabilities, and with how many likelier ones:
+    /// at most [`MAX_TOP_LOGPROBS`](crate::MAX_TOP_LOGPROBS).
+    pub logprobs: Option<u8>,
     /// Texts that end the answer and are never emitted; at most [`MAX_STOP_STRINGS`].
     pub stop: Vec<String>,
     /// Where events go.
@@ -145,12 +197,20 @@ pub enum Event {
 }
 
 /// A piece of an answer: whole characters, zeroised on drop.
-pub struct Text(Zeroizing<String>);
+pub struct Text {
+    text: Zeroizing<String>,
+    tokens: Vec<ScoredToken>,
+}
 
 impl Text {
     /// The text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// The tokens that ended in this piece, if the job asked for them. Those of a stop string are left out.
+    pub fn tokens(&self) -> &[ScoredToken] {
+        &self.tokens
     }
 }
 
@@ -191,24 +251,27 @@ impl Drop for JobHandle {
 pub struct Engine {
     model: Arc<Model>,
     queue: Arc<Queue>,
+    room: Room,
     worker: Option<JoinHandle<()>>,
 }
 
 impl Engine {
-    /// Starts the threads and reserves the caches.
+    /// Starts the threads and reserves the memory.
     ///
     /// # Errors
     /// [`StartError`] when memory or threads are refused.
     pub fn start(model: Arc<Model>, config: EngineConfig) -> Result<Engine, StartError> {
-        check_memory(&model, config)?;
-        let queue = Arc::new(Queue::new(config));
+        let room = Room::new(&model, config)?;
+        let queue = Arc::new(Queue::new(config, room));
         let (started, starting) = mpsc::channel();
         let worker = {
             let (model, queue) = (Arc::clone(&model), Arc::clone(&queue));
             let builder = thread::Builder::new().name("engine".into());
-            builder.spawn(move || work(&model, &queue, config, &started)).map_err(StartError::Threads)?
+            builder
+                .spawn(move || work(&model, &queue, config, room, &started))
+                .map_err(StartError::Threads)?
         };
-        let engine = Engine { model, queue, worker: Some(worker) };
+        let engine = Engine { model, queue, room, worker: Some(worker) };
         match starting.recv() {
             Ok(Ok(())) => Ok(engine),
             Ok(Err(error)) => Err(StartError::Threads(error)),
@@ -228,19 +291,21 @@ impl Engine {
     /// # Errors
     /// [`SubmitError`] says what to change or whether to try again.
     pub fn submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
-        let limit = self.model.shape().context - 1;
+        let (limit, fits) = (self.model.shape().context - 1, self.room.positions - 1);
         let stops_are_valid = job.stop.len() <= MAX_STOP_STRINGS
             && job.stop.iter().all(|stop| (1..=MAX_STOP_BYTES).contains(&stop.len()));
         let vocabulary = self.model.tokenizer().len();
         match job.prompt.len() {
             0 => Err(SubmitError::PromptEmpty),
             tokens if tokens > limit => Err(SubmitError::PromptTooLong { tokens, limit }),
+            tokens if tokens > fits => Err(SubmitError::PromptTooLongForMemory { tokens, limit: fits }),
             _ if !stops_are_valid => Err(SubmitError::StopStrings),
             _ if job.bias.iter().any(|(token, _)| *token as usize >= vocabulary) => {
                 Err(SubmitError::BiasToken { vocabulary })
             }
             _ => {
-                let cancelled = self.queue.push(job)?;
+                let need = self.room.need(&job);
+                let cancelled = self.queue.push(job, need)?;
                 Ok(JobHandle { queue: Arc::clone(&self.queue), cancelled })
             }
         }
@@ -266,7 +331,13 @@ impl Drop for CloseOnDrop<'_> {
     }
 }
 
-fn work(model: &Model, queue: &Queue, config: EngineConfig, started: &mpsc::Sender<io::Result<()>>) {
+fn work(
+    model: &Model,
+    queue: &Queue,
+    config: EngineConfig,
+    room: Room,
+    started: &mpsc::Sender<io::Result<()>>,
+) {
     let _close = CloseOnDrop(queue);
     let pool = match Pool::new(config.threads) {
         Ok(pool) => pool,
@@ -276,16 +347,52 @@ fn work(model: &Model, queue: &Queue, config: EngineConfig, started: &mpsc::Send
             return;
         }
     };
-    let mut scheduler = Scheduler::new(model, queue, pool, config);
+    let mut scheduler = Scheduler::new(model, queue, pool, config, room);
     if started.send(Ok(())).is_ok() {
         scheduler.run();
     }
 }
 
-/// Asks for the memory of all caches once, so that too large a configuration is an error and not an abort.
-fn check_memory(model: &Model, config: EngineConfig) -> Result<(), StartError> {
-    let bytes = model.cache_bytes_per_sequence().saturating_mul(config.max_sequences.get() as u128);
-    let too_much = StartError::CacheMemory { bytes };
-    let Ok(size) = usize::try_from(bytes) else { return Err(too_much) };
-    Vec::<u8>::new().try_reserve_exact(size).map_err(|_| too_much)
+/// What fits into the memory for keys and values.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    /// Pages in the pool.
+    pages: usize,
+    /// Pages that one owner may have.
+    per_owner: usize,
+    /// Positions that one job may have: the model's context, or what fits into one owner's pages.
+    positions: usize,
+}
+
+impl Room {
+    /// Asks for the memory once, so that too large a configuration is an error and not an abort.
+    fn new(model: &Model, config: EngineConfig) -> Result<Self, StartError> {
+        let (context, page) = (model.shape().context, Cache::page_bytes(model.shape()));
+        let (sequences, per_owner) = (config.max_sequences.get(), config.max_per_owner.get());
+        let most = (sequences as u128).saturating_mul(context.div_ceil(PAGE) as u128);
+        let pages = (u128::from(config.kv_memory) / page as u128).min(most);
+        let least = (sequences as u128).saturating_mul(page as u128);
+        if pages < sequences as u128 {
+            let budget = config.kv_memory;
+            return Err(StartError::CacheTooSmall { budget, max_sequences: sequences, least });
+        }
+        let bytes = pages.saturating_mul(page as u128);
+        let too_much = StartError::CacheMemory { bytes };
+        let (Ok(size), Ok(pages)) = (usize::try_from(bytes), usize::try_from(pages)) else {
+            return Err(too_much);
+        };
+        Vec::<u8>::new().try_reserve_exact(size).map_err(|_| too_much)?;
+        // At least one for each sequence that the owner may have.
+        let per_owner = (pages as u128 * per_owner.min(sequences) as u128 / sequences as u128) as usize;
+        Ok(Self { pages, per_owner, positions: context.min(per_owner.saturating_mul(PAGE)) })
+    }
+
+    /// What a job whose prompt fits can take at most.
+    fn need(&self, job: &Job) -> Need {
+        let room = u32::try_from(self.positions - job.prompt.len()).unwrap_or(u32::MAX);
+        let limit = job.max_tokens.map_or(room, |tokens| tokens.min(room));
+        // The last token of an answer is never computed.
+        let positions = job.prompt.len() + (limit as usize).saturating_sub(1);
+        Need { tokens: limit, pages: positions.div_ceil(PAGE) }
+    }
 }

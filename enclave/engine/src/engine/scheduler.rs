@@ -5,13 +5,14 @@ use std::{collections::HashMap, ops::ControlFlow};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    EngineConfig, Event, FinishReason, Owner, Sink, Usage,
+    EngineConfig, Event, FinishReason, Owner, Room, Sink, Usage,
     answer::{Answer, Piece},
-    queue::{Cancelled, Queue, Waiting},
+    queue::{Cancelled, Need, Queue, Waiting},
 };
 use crate::{
     cache::Cache,
     forward::{Forward, Row},
+    logprobs::ScoredToken,
     model::{Model, Prompt},
     pool::Pool,
     sampling::Sampler,
@@ -33,8 +34,8 @@ pub(super) struct Scheduler<'a> {
     model: &'a Model,
     queue: &'a Queue,
     forward: Forward,
-    caches: Vec<Cache>,
-    /// One for each cache.
+    cache: Cache,
+    /// One for each sequence of the cache.
     sequences: Vec<Option<Sequence>>,
     /// The first sequence to get prompt rows in the next step.
     turn: usize,
@@ -52,12 +53,14 @@ pub(super) struct Scheduler<'a> {
 struct Sequence {
     owner: Owner,
     prompt: Prompt,
+    /// What is reserved for it.
+    need: Need,
     /// Prompt tokens computed.
     read: usize,
     /// The last token of the answer, not computed yet.
     last: u32,
     generated: u32,
-    limit: u32,
+    logprobs: Option<u8>,
     sampler: Sampler,
     answer: Answer,
     sink: Box<dyn Sink>,
@@ -72,13 +75,19 @@ enum Outcome {
 }
 
 impl<'a> Scheduler<'a> {
-    pub(super) fn new(model: &'a Model, queue: &'a Queue, pool: Pool, config: EngineConfig) -> Self {
+    pub(super) fn new(
+        model: &'a Model,
+        queue: &'a Queue,
+        pool: Pool,
+        config: EngineConfig,
+        room: Room,
+    ) -> Self {
         let sequences = config.max_sequences.get();
         Self {
             model,
             queue,
             forward: Forward::new(model, pool, sequences + PROMPT_ROWS, sequences),
-            caches: (0..sequences).map(|_| Cache::new(model.shape())).collect(),
+            cache: Cache::new(model.shape(), sequences, room.pages),
             sequences: (0..sequences).map(|_| None).collect(),
             turn: 0,
             recent: HashMap::new(),
@@ -94,6 +103,7 @@ impl<'a> Scheduler<'a> {
             jobs.into_iter().for_each(|waiting| self.admit(waiting));
             self.release_cancelled();
             self.choose_rows();
+            self.extend_cache();
             if !self.rows.is_empty() {
                 self.step();
             }
@@ -107,11 +117,25 @@ impl<'a> Scheduler<'a> {
         let may_be_given_up =
             !self.given_up && owners.into_iter().any(|s| credit(&self.recent, s.owner) == 0);
         let goes_on = || !(may_be_given_up && self.queue.has_newcomer());
-        let end = self.forward.step(self.model, &mut self.caches, &self.rows, goes_on);
+        let end = self.forward.step(self.model, &mut self.cache, &self.rows, goes_on);
         self.given_up = end.is_break();
         if end.is_continue() {
             self.note_what_was_read();
             self.take_scores();
+        }
+    }
+
+    /// Makes room in the cache for the chosen rows. It has been reserved for every sequence, so none is ever broken off here.
+    fn extend_cache(&mut self) {
+        let mut broken = Vec::new();
+        for row in &self.rows {
+            if self.cache.extend(row.sequence, row.position + 1).is_err() {
+                broken.push(row.sequence);
+            }
+        }
+        for sequence in broken {
+            self.rows.retain(|row| row.sequence != sequence);
+            drop(self.release(sequence));
         }
     }
 
@@ -135,17 +159,16 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Gives a job a free sequence; the queue hands out no more jobs than there are.
-    fn admit(&mut self, Waiting { job, cancelled }: Waiting) {
+    fn admit(&mut self, Waiting { job, need, cancelled }: Waiting) {
         let Some(index) = self.sequences.iter().position(Option::is_none) else { return };
-        let room = self.model.shape().context - job.prompt.len();
-        let limit = job.max_tokens.unwrap_or(u32::MAX).min(u32::try_from(room).unwrap_or(u32::MAX));
         let sequence = Sequence {
             owner: job.owner,
+            need,
             read: 0,
             last: 0,
             generated: 0,
-            limit,
-            sampler: Sampler::new(job.sampling, job.bias),
+            logprobs: job.logprobs,
+            sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
             prompt: job.prompt,
@@ -154,7 +177,7 @@ impl<'a> Scheduler<'a> {
         if let Some(place) = self.sequences.get_mut(index) {
             *place = Some(sequence);
         }
-        if limit == 0 {
+        if need.tokens == 0 {
             self.end(index, FinishReason::Length);
         }
     }
@@ -214,7 +237,12 @@ impl<'a> Scheduler<'a> {
             self.forward.scores(order, &mut self.scores);
             let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { continue };
             let token = sequence.sampler.choose(self.model.kernels(), &mut self.scores);
-            match sequence.take(self.model, token) {
+            let scored = sequence.logprobs.map(|count| {
+                // The sampler changed them.
+                self.forward.scores(order, &mut self.scores);
+                ScoredToken::new(self.model.tokenizer(), &self.scores, token, count)
+            });
+            match sequence.take(self.model, token, scored) {
                 Outcome::Continues => {}
                 Outcome::Ends(reason) => self.end(index, reason),
                 Outcome::Cancelled => drop(self.release(index)),
@@ -239,16 +267,14 @@ impl<'a> Scheduler<'a> {
     /// Frees a sequence's place and wipes what it left behind.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
-        if let Some(cache) = self.caches.get_mut(index) {
-            cache.wipe();
-        }
+        self.cache.release(index);
         if self.sequences.iter().all(Option::is_none) {
             self.forward.wipe();
             self.scores.as_mut_slice().zeroize();
             self.rows.as_mut_slice().zeroize();
             self.recent.clear();
         }
-        self.queue.finished(sequence.owner);
+        self.queue.finished(sequence.owner, sequence.need);
         Some(sequence)
     }
 }
@@ -294,7 +320,7 @@ impl Sequence {
         self.generated > 0
     }
 
-    fn take(&mut self, model: &Model, token: u32) -> Outcome {
+    fn take(&mut self, model: &Model, token: u32, scored: Option<ScoredToken>) -> Outcome {
         if self.cancelled.is_set() {
             return Outcome::Cancelled;
         }
@@ -306,13 +332,13 @@ impl Sequence {
         }
         self.generated += 1;
         self.last = token;
-        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token));
+        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token), scored);
         if let Some(text) = text
             && self.sink.event(Event::Text(text)) == ControlFlow::Break(())
         {
             return Outcome::Cancelled;
         }
-        match (stopped, self.generated == self.limit) {
+        match (stopped, self.generated == self.need.tokens) {
             (Some(index), _) => Outcome::Ends(FinishReason::StopString(index)),
             (None, true) => Outcome::Ends(FinishReason::Length),
             (None, false) => Outcome::Continues,

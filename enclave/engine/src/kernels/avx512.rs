@@ -75,7 +75,8 @@ kernels! {
     rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
         swiglu(gate: &mut [f32], up: &[f32]);
     softmax(values: &mut [f32]);
-    attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]);
+    score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]);
+    add_values(weights: &[f32], values: &[u16], output: &mut [f32]);
     halve(values: &[f32], output: &mut [u16]);
     }
 }

@@ -144,17 +144,30 @@ impl Kernels {
         dispatch!(self, softmax(values));
     }
 
-    /// One head's attention over `scores.len()` positions. `keys` and `values` hold a row of `query.len()`
-    /// half-precision numbers for each position; `scores` is scratch.
-    pub(crate) fn attend(
+    /// One head's attention over `scores.len()` positions, which come in pieces: keys and values, a row of `query.len()`
+    /// half-precision numbers for each position. `scores` is scratch. However the positions are cut, the result is the same.
+    pub(crate) fn attend<'a>(
         self,
         query: &[f32],
-        keys: &[u16],
-        values: &[u16],
+        pieces: impl Iterator<Item = (&'a [u16], &'a [u16])> + Clone,
         scores: &mut [f32],
         output: &mut [f32],
     ) {
-        dispatch!(self, attend(query, keys, values, scores, output));
+        let width = query.len();
+        let mut rest = &mut *scores;
+        for (keys, _) in pieces.clone() {
+            let (now, later) = rest.split_at_mut(keys.len() / width);
+            dispatch!(self, score_keys(query, keys, now));
+            rest = later;
+        }
+        self.softmax(scores);
+        output.fill(0.0);
+        let mut rest = &*scores;
+        for (_, values) in pieces {
+            let (now, later) = rest.split_at(values.len() / width);
+            dispatch!(self, add_values(now, values, output));
+            rest = later;
+        }
     }
 
     /// Half-precision copies of single-precision numbers, rounded to nearest even.

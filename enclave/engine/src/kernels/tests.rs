@@ -153,16 +153,18 @@ proptest! {
         (width, query, keys, values) in (1..12_usize, 1..40_usize).prop_flat_map(|(eights, positions)| {
             let width = eights * 8;
             (Just(width), floats(width), floats(width * positions), floats(width * positions))
-        })
+        }),
+        piece in 1..40_usize,
     ) {
         let halve = |values: &[f32]| values.iter().map(|value| f32_to_f16(value / 8.0)).collect::<Vec<_>>();
         let (keys, values) = (halve(&keys), halve(&values));
         let mut scores = vec![0.0; keys.len() / width];
         let mut expected = vec![0.0; width];
-        Kernels::Scalar.attend(&query, &keys, &values, &mut scores, &mut expected);
-        for kernels in vector_kernels() {
+        Kernels::Scalar.attend(&query, [(&*keys, &*values)].into_iter(), &mut scores, &mut expected);
+        for kernels in [Kernels::Scalar].into_iter().chain(vector_kernels()) {
             let mut found = vec![0.0; width];
-            kernels.attend(&query, &keys, &values, &mut scores, &mut found);
+            let pieces = keys.chunks(piece * width).zip(values.chunks(piece * width));
+            kernels.attend(&query, pieces, &mut scores, &mut found);
             prop_assert_eq!(bits(&expected), bits(&found));
         }
     }

@@ -4,7 +4,10 @@ mod architecture;
 mod hyperparameters;
 mod weights;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 pub(crate) use architecture::{Architecture, Pairs};
 pub(crate) use hyperparameters::Hyperparameters;
@@ -12,6 +15,7 @@ pub(crate) use weights::{Layer, Weights};
 use zeroize::Zeroizing;
 
 use crate::{
+    constraint::TokenTable,
     gguf::{Gguf, GgufError, TensorType},
     kernels::Kernels,
     template::{ChatTemplate, TemplateError},
@@ -109,6 +113,7 @@ pub struct ChatMessage<'a> {
 }
 
 /// The tokens of a prompt, zeroised on drop.
+#[derive(Clone)]
 pub struct Prompt {
     tokens: Zeroizing<Vec<u32>>,
 }
@@ -138,6 +143,8 @@ pub struct Model {
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     kernels: Kernels,
+    /// Made when the first answer is to have a form.
+    token_table: OnceLock<Arc<TokenTable>>,
 }
 
 impl Model {
@@ -167,7 +174,16 @@ impl Model {
         let shape = Hyperparameters::from_gguf(&file, architecture, tokenizer.len())?;
         let weights = Weights::from_gguf(&file, architecture, &shape, tokenizer.len(), &mut progress)?;
         let facts = facts(&file, architecture, &shape, tokenizer.len())?;
-        Ok(Self { facts, architecture, shape, weights, tokenizer, template, kernels: Kernels::best() })
+        Ok(Self {
+            facts,
+            architecture,
+            shape,
+            weights,
+            tokenizer,
+            template,
+            kernels: Kernels::best(),
+            token_table: OnceLock::new(),
+        })
     }
 
     /// The same model with a shorter context, which makes each sequence's cache smaller. A limit above the model's own
@@ -231,6 +247,10 @@ impl Model {
 
     pub(crate) fn kernels(&self) -> Kernels {
         self.kernels
+    }
+
+    pub(crate) fn token_table(&self) -> Arc<TokenTable> {
+        Arc::clone(self.token_table.get_or_init(|| Arc::new(TokenTable::new(&self.tokenizer))))
     }
 
     /// Text of more bytes than this has more tokens than the context.

@@ -203,6 +203,16 @@ impl Tokenizer {
     pub(crate) fn bytes_of(&self, token: u32) -> &[u8] {
         self.vocabulary.bytes(token)
     }
+
+    /// The text of a token of any kind, if it is whole characters.
+    pub(crate) fn text_of(&self, token: u32) -> &str {
+        self.vocabulary.text(token).unwrap_or_default()
+    }
+
+    /// The token of one byte, which every vocabulary has.
+    pub(crate) fn single_byte(&self, byte: u8) -> u32 {
+        self.vocabulary.single_byte(byte)
+    }
 }
 
 fn token_id(

@@ -226,7 +226,7 @@ fn sentence_pieces_are_joined_by_score() {
     // A character without a token falls back to its bytes.
     assert_eq!(encode(&tokenizer, "b\u{e9}"), [space, b, 3 + 0xc3, 3 + 0xa9]);
     assert_eq!(decode(&tokenizer, &encode(&tokenizer, "b\u{e9} a")), " b\u{e9} a".as_bytes());
-    assert_eq!(encode(&tokenizer, ""), []);
+    assert_eq!(encode(&tokenizer, ""), [0_u32; 0]);
     assert_eq!(tokenizer.required_bos(), Some(1));
 }
 

@@ -66,45 +66,53 @@ kernels! {
     rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
     swiglu(gate: &mut [f32], up: &[f32]);
     softmax(values: &mut [f32]);
-    attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]);
+    score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]);
+    add_values(weights: &[f32], values: &[u16], output: &mut [f32]);
     halve(values: &[f32], output: &mut [u16]);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]) {
+fn score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]) {
     let width = query.len();
     let scale = 1.0 / (width as f32).sqrt();
     let query = query.as_chunks::<LANES>().0;
-    for (key, score) in keys.chunks_exact(width).zip(&mut *scores) {
+    for (key, score) in keys.chunks_exact(width).zip(scores) {
         let mut lanes = _mm256_setzero_ps();
         for (query, key) in query.iter().zip(key.as_chunks::<LANES>().0) {
             lanes = _mm256_fmadd_ps(load(query), widen(key), lanes);
         }
         *score = sum_lanes(lanes) * scale;
     }
-    scalar::softmax(scores);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_values(weights: &[f32], values: &[u16], output: &mut [f32]) {
+    let width = output.len();
     let (wide, rest) = output.as_chunks_mut::<{ 4 * LANES }>();
     for (index, out) in wide.iter_mut().enumerate() {
-        weighted_values::<4>(values, width, index * 4 * LANES, scores, out);
+        add_columns::<4>(weights, values, width, index * 4 * LANES, out);
     }
     let done = wide.len() * 4 * LANES;
     for (index, out) in rest.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        weighted_values::<1>(values, width, done + index * LANES, scores, out);
+        add_columns::<1>(weights, values, width, done + index * LANES, out);
     }
 }
 
-/// `C` times eight columns, from `first` on, of the sum of the values weighted by the scores.
+/// Adds `C` times eight columns, from `first` on, of the weighted sum of the values.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn weighted_values<const C: usize>(
+fn add_columns<const C: usize>(
+    weights: &[f32],
     values: &[u16],
     width: usize,
     first: usize,
-    scores: &[f32],
     output: &mut [f32],
 ) {
     let mut sums = [_mm256_setzero_ps(); C];
-    for (value, score) in values.chunks_exact(width).zip(scores) {
-        let weight = _mm256_set1_ps(*score);
+    for (sum, out) in sums.iter_mut().zip(output.as_chunks::<LANES>().0) {
+        *sum = load(out);
+    }
+    for (value, weight) in values.chunks_exact(width).zip(weights) {
+        let weight = _mm256_set1_ps(*weight);
         let columns = value[first..first + C * LANES].as_chunks::<LANES>().0;
         for (sum, column) in sums.iter_mut().zip(columns) {
             *sum = _mm256_fmadd_ps(weight, widen(column), *sum);

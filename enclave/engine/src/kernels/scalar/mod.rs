@@ -12,10 +12,11 @@ use super::{
     tile::{BLOCK, Block, SUPER_BLOCK, SuperBlock, four, pair},
 };
 
-pub(super) fn attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [f32], output: &mut [f32]) {
+/// `scores = keys · query / √width`.
+pub(super) fn score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]) {
     let width = query.len();
     let scale = 1.0 / (width as f32).sqrt();
-    for (key, score) in keys.chunks_exact(width).zip(&mut *scores) {
+    for (key, score) in keys.chunks_exact(width).zip(scores) {
         let mut lanes = [0.0_f32; LANES];
         for (query, key) in query.as_chunks::<LANES>().0.iter().zip(key.as_chunks::<LANES>().0) {
             for ((lane, query), key) in lanes.iter_mut().zip(query).zip(key) {
@@ -24,11 +25,13 @@ pub(super) fn attend(query: &[f32], keys: &[u16], values: &[u16], scores: &mut [
         }
         *score = sum_lanes(lanes) * scale;
     }
-    softmax(scores);
-    output.fill(0.0);
-    for (value, score) in values.chunks_exact(width).zip(scores) {
+}
+
+/// `output += weights · values`, a row of `output.len()` values for each weight.
+pub(super) fn add_values(weights: &[f32], values: &[u16], output: &mut [f32]) {
+    for (value, weight) in values.chunks_exact(output.len()).zip(weights) {
         for (out, value) in output.iter_mut().zip(value) {
-            *out = score.mul_add(f16_to_f32(*value), *out);
+            *out = weight.mul_add(f16_to_f32(*value), *out);
         }
     }
 }

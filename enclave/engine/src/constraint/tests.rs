@@ -1,0 +1,365 @@
+//! Schemas, the texts that they let through, and random answers that are valid however they come about.
+
+use std::sync::{Arc, LazyLock};
+
+use serde_json::{Value, json};
+
+use super::{Constraint, Matcher, RandomAnswer, SchemaError, schema};
+use crate::{Model, kernels::Kernels, sampling::Sampler, sampling::Sampling};
+
+static MODEL: LazyLock<Model> =
+    LazyLock::new(|| Model::from_gguf(include_bytes!("../../../../models/demo.gguf")).unwrap());
+
+fn constraint(schema: &Value) -> Constraint {
+    let text = schema.to_string();
+    MODEL.constrained_to(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Feeds a text byte by byte; whether all of it may come, and whether it may end there.
+fn reads(constraint: &Constraint, text: &str) -> (bool, bool) {
+    let mut matcher = constraint.matcher();
+    let all = text.bytes().all(|byte| matcher.accept(MODEL.tokenizer().single_byte(byte)));
+    (all, all && matcher.is_complete())
+}
+
+fn accepts(schema: &Value, texts: &[&str]) {
+    let constraint = constraint(schema);
+    for text in texts {
+        assert_eq!(reads(&constraint, text), (true, true), "{schema} should let through {text}");
+    }
+}
+
+fn rejects(schema: &Value, texts: &[&str]) {
+    let constraint = constraint(schema);
+    for text in texts {
+        assert!(!reads(&constraint, text).1, "{schema} should not let through {text}");
+    }
+}
+
+fn refused(schema: &str) -> SchemaError {
+    schema::compile(schema).err().unwrap_or_else(|| panic!("accepted: {schema}"))
+}
+
+#[test]
+fn any_json_comes_through_and_nothing_else() {
+    let any = json!({});
+    accepts(
+        &any,
+        &[
+            "null",
+            "true",
+            "-12",
+            "0",
+            "1.50e-7",
+            r#""a\"\\\u00e9\ud7ffé€😀""#,
+            "[]",
+            "[ 1, [2] ]",
+            "{}",
+            "{\n  \"a\": {\"b\":[null]},\n  \"c\":\"\"\n}",
+        ],
+    );
+    rejects(
+        &any,
+        &[
+            "",
+            " 1",
+            "01",
+            "1.",
+            "-",
+            "nul",
+            "[1,]",
+            "{\"a\"}",
+            "{\"a\":1,}",
+            "\"\\ud800\"",
+            "\"\n\"",
+            "1 ",
+            "1e999",
+            "[  1]",
+        ],
+    );
+    let objects = MODEL.constrained_to_objects().unwrap();
+    assert_eq!(reads(&objects, r#"{"a":[1]}"#), (true, true));
+    assert!(!reads(&objects, "[").0);
+}
+
+#[test]
+fn objects_have_their_properties_in_order_and_no_others() {
+    let schema = json!({
+        "type": "object",
+        "properties": {"b": {"type": "integer"}, "a": {"type": "string"}, "c": {"type": "null"}},
+        "required": ["a"],
+    });
+    // `json!` sorts, so the order is that of the alphabet here.
+    accepts(
+        &schema,
+        &[r#"{"a":""}"#, r#"{"a":"x","b":1}"#, r#"{ "a": "x", "b": 1, "c": null }"#, r#"{"a":"","c":null}"#],
+    );
+    rejects(
+        &schema,
+        &["{}", r#"{"b":1}"#, r#"{"b":1,"a":""}"#, r#"{"a":"","d":1}"#, r#"{"a":"",}"#, r#"{"a":"","a":""}"#],
+    );
+    let ordered = r#"{"type":"object","properties":{"b":{"type":"null"},"a":{"type":"null"}}}"#;
+    let constraint = MODEL.constrained_to(ordered).unwrap();
+    for (text, expected) in [
+        (r#"{"b":null,"a":null}"#, true),
+        (r#"{"a":null,"b":null}"#, false),
+        ("{}", true),
+        (r#"{"a":null}"#, true),
+        (r#"{"b":null}"#, true),
+        (r#"{,"a":null}"#, false),
+    ] {
+        assert_eq!(reads(&constraint, text).1, expected, "{text}");
+    }
+    let map = json!({"type": "object", "additionalProperties": {"type": "boolean"}});
+    accepts(&map, &["{}", r#"{"x":true}"#, r#"{"x":true, "y":false}"#]);
+    rejects(&map, &[r#"{"x":1}"#]);
+    accepts(&json!({"type": "object", "additionalProperties": false}), &["{}"]);
+    rejects(&json!({"type": "object", "additionalProperties": false}), &[r#"{"x":1}"#]);
+}
+
+#[test]
+fn counts_are_kept() {
+    let array = |least, most: Option<u32>| {
+        let mut schema = json!({"type": "array", "items": {"const": 1}, "minItems": least});
+        if let Some(most) = most {
+            schema["maxItems"] = most.into();
+        }
+        schema
+    };
+    let texts = ["[]", "[1]", "[1,1]", "[1, 1, 1]", "[1,1,1,1]"];
+    for least in 0..=3 {
+        for most in
+            [None, Some(0), Some(1), Some(2), Some(3)].into_iter().filter(|m| m.is_none_or(|m| m >= least))
+        {
+            let constraint = constraint(&array(least, most));
+            for (count, text) in texts.iter().enumerate() {
+                let fits = count as u32 >= least && most.is_none_or(|most| count as u32 <= most);
+                assert_eq!(reads(&constraint, text).1, fits, "{least} to {most:?}: {text}");
+            }
+        }
+    }
+    let text = json!({"type": "string", "minLength": 2, "maxLength": 3});
+    accepts(&text, &[r#""ab""#, r#""é€😀""#, r#""\n\u0000""#]);
+    rejects(&text, &[r#""""#, r#""a""#, r#""abcd""#]);
+    accepts(&json!({"type": "string", "minLength": 2}), &[r#""ab""#, r#""abcdefgh""#]);
+    rejects(&json!({"type": "string", "minLength": 2}), &[r#""a""#]);
+    accepts(&json!({"type": "string", "maxLength": 0}), &[r#""""#]);
+}
+
+#[test]
+fn integers_keep_their_bounds() {
+    for (least, most) in [(0, 0), (0, 9), (3, 217), (-5, 5), (-217, -3), (-1, 1000), (99, 101)] {
+        let constraint = constraint(&json!({"type": "integer", "minimum": least, "maximum": most}));
+        for number in -1100..=1100_i64 {
+            let fits = (least..=most).contains(&number);
+            assert_eq!(reads(&constraint, &number.to_string()).1, fits, "{number} in {least} to {most}");
+        }
+        assert!(!reads(&constraint, "-0").1 && !reads(&constraint, "01").1);
+    }
+    let open = json!({"type": "integer", "exclusiveMinimum": 10});
+    accepts(&open, &["11", "999999999999999"]);
+    rejects(&open, &["10", "-11", "9"]);
+    accepts(&json!({"type": "integer"}), &["0", "-7", "999999999999999"]);
+    rejects(&json!({"type": "integer"}), &["1.0", "1e2", "1000000000000000"]);
+}
+
+#[test]
+fn values_alternatives_and_references() {
+    let schema = json!({"enum": ["ab", "abc", "b", 1, 12, null, {"x": [1, "é"]}]});
+    accepts(&schema, &[r#""ab""#, r#""abc""#, r#""b""#, "1", "12", "null", r#"{"x":[1,"é"]}"#]);
+    rejects(&schema, &[r#""a""#, "2", "123"]);
+    rejects(&json!({"type": "string", "enum": ["a", 1]}), &["1"]);
+    let union = json!({"anyOf": [{"type": "integer"}, {"type": ["boolean", "null"]}, {"const": "x"}]});
+    accepts(&union, &["3", "true", "null", r#""x""#]);
+    rejects(&union, &[r#""y""#]);
+    let tree = json!({
+        "$ref": "#/$defs/node",
+        "$defs": {"node": {
+            "type": "object",
+            "properties": {"children": {"type": "array", "items": {"$ref": "#/$defs/node"}}, "v": {"type": "number"}},
+            "required": ["children", "v"],
+        }},
+    });
+    accepts(&tree, &[r#"{"children":[{"children":[],"v":-0.5}],"v":1}"#]);
+    rejects(&tree, &[r#"{"children":[1],"v":1}"#]);
+    // What refers to itself without a byte is harmless while there is a way out.
+    accepts(&json!({"anyOf": [{"$ref": "#"}, {"type": "null"}]}), &["null"]);
+}
+
+#[test]
+fn formats_are_days_and_times_that_there_are() {
+    let of = |format: &str| json!({"type": "string", "format": format});
+    accepts(&of("date"), &[r#""2024-12-31""#, r#""1999-02-28""#, r#""2000-11-30""#]);
+    rejects(
+        &of("date"),
+        &[r#""2024-02-30""#, r#""2024-13-01""#, r#""2024-04-31""#, r#""2024-1-1""#, r#""2024-00-10""#],
+    );
+    accepts(&of("date-time"), &[r#""2024-12-31T23:59:59Z""#, r#""2024-12-31T00:00:00.123+05:30""#]);
+    rejects(&of("date-time"), &[r#""2024-12-31T24:00:00Z""#, r#""2024-12-31T23:59:59""#]);
+    accepts(&of("uuid"), &[r#""01234567-89ab-cdef-0123-456789abcdef""#]);
+    accepts(&of("text"), &[r#""anything""#]);
+    assert_eq!(
+        refused(&of("regex").to_string()),
+        SchemaError::Value("format", "date, time, date-time or uuid")
+    );
+}
+
+#[test]
+fn what_is_not_understood_is_refused_by_name_and_repeats_nothing() {
+    assert_eq!(refused(r#"{"type":"string","pattern":"a*"}"#), SchemaError::Keyword("pattern"));
+    assert_eq!(refused(r#"{"allOf":[{"type":"null"}]}"#), SchemaError::Keyword("allOf"));
+    assert_eq!(refused(r#"{"oneOf":[]}"#), SchemaError::Keyword("oneOf"));
+    assert_eq!(refused(r#"{"Zwetschge":1}"#), SchemaError::Keyword("(not a keyword of JSON Schema)"));
+    assert_eq!(refused(r#"{"type":"number","minimum":1}"#), SchemaError::Misplaced("minimum"));
+    assert_eq!(refused(r#"{"type":["integer","number"],"minimum":1}"#), SchemaError::Misplaced("minimum"));
+    assert_eq!(
+        refused(r#"{"type":"string","enum":["a"],"maxLength":1}"#),
+        SchemaError::Misplaced("maxLength")
+    );
+    assert_eq!(refused(r##"{"$ref":"#","type":"null"}"##), SchemaError::Misplaced("type"));
+    for reference in ["#/properties/a", "#/$defs/b", "other.json", "#/$defs/a/b", ""] {
+        let schema = json!({"$ref": reference, "$defs": {"a": {}}});
+        assert_eq!(refused(&schema.to_string()), SchemaError::Reference, "{reference}");
+    }
+    for schema in ["", "{", "[1,]", r#"{"type":"null","type":"null"}"#] {
+        assert_eq!(refused(schema), SchemaError::Json, "{schema}");
+    }
+    assert_eq!(refused("false"), SchemaError::NoSchema);
+    assert_eq!(refused("3"), SchemaError::NoSchema);
+    assert!(matches!(refused(r#"{"type":"Zwetschge"}"#), SchemaError::Value("type", _)));
+    assert!(matches!(
+        refused(r#"{"type":"object","required":["Zwetschge"]}"#),
+        SchemaError::Value("required", _)
+    ));
+    assert!(matches!(
+        refused(r#"{"type":"array","minItems":3,"maxItems":2}"#),
+        SchemaError::Value("maxItems", _)
+    ));
+    assert!(matches!(
+        refused(r#"{"type":"integer","minimum":3,"maximum":2}"#),
+        SchemaError::Value("minimum", _)
+    ));
+}
+
+#[test]
+fn what_describes_too_much_or_nothing_that_ends_is_refused() {
+    assert_eq!(refused(r#"{"type":"string","maxLength":4000000000}"#), SchemaError::TooLarge);
+    assert_eq!(refused(r#"{"type":"array","items":{},"maxItems":4000000000}"#), SchemaError::TooLarge);
+    let long = format!(r#"{{"const":"{}"}}"#, "x".repeat(schema::MAX_BYTES));
+    assert!(matches!(refused(&long), SchemaError::TooLong { .. }));
+    assert_eq!(refused(&format!(r#"{{"const":"{}"}}"#, "x".repeat(50_000))), SchemaError::TooLarge);
+    assert_eq!(refused(&"[".repeat(60_000)), SchemaError::Json);
+    assert_eq!(refused(r##"{"$ref":"#"}"##), SchemaError::Endless);
+    let endless = json!({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]});
+    assert_eq!(refused(&endless.to_string()), SchemaError::Endless);
+    // Five hundred definitions, each of which is twice the next: nothing grows, and the answer is found.
+    let mut definitions = serde_json::Map::new();
+    for index in 0..500 {
+        let next = json!({"$ref": format!("#/$defs/d{}", index + 1)});
+        definitions.insert(format!("d{index}"), json!({"anyOf": [next, next]}));
+    }
+    definitions.insert("d500".into(), json!({"type": "null"}));
+    accepts(&json!({"$ref": "#/$defs/d0", "$defs": definitions}), &["null"]);
+}
+
+/// A random answer, if it ended.
+fn random_answer(constraint: &Constraint, seed: u64, tokens: usize) -> Option<Vec<u8>> {
+    match MODEL.random_answer(constraint, seed, tokens) {
+        RandomAnswer::Ended(answer) => Some(answer.to_vec()),
+        RandomAnswer::CutOff => None,
+    }
+}
+
+#[test]
+fn random_answers_end_and_are_valid_and_never_nest_without_bound() {
+    let schema = json!({"type": "object", "properties": {
+        "id": {"type": "integer", "minimum": 1, "maximum": 99},
+        "kind": {"enum": ["one", "two", "three"]},
+        "names": {"type": "array", "items": {"type": "string", "maxLength": 12}, "minItems": 1, "maxItems": 3},
+        "more": {"anyOf": [{"type": "null"}, {"$ref": "#"}]},
+    }, "required": ["id", "kind", "names"], "additionalProperties": false});
+    let shaped = constraint(&schema);
+    let any = constraint(&json!({}));
+    let mut ended = 0;
+    for seed in 0..200 {
+        if let Some(answer) = random_answer(&shaped, seed, 4000) {
+            ended += 1;
+            check(&serde_json::from_slice(&answer).unwrap());
+        }
+        if let Some(answer) = random_answer(&any, seed, 400) {
+            assert!(serde_json::from_slice::<Value>(&answer).is_ok());
+        }
+    }
+    assert!(ended > 150, "only {ended} of 200 ended");
+
+    fn check(value: &Value) {
+        let object = value.as_object().unwrap();
+        assert!((1..=99).contains(&object["id"].as_i64().unwrap()));
+        assert!(["one", "two", "three"].contains(&object["kind"].as_str().unwrap()));
+        let names = object["names"].as_array().unwrap();
+        assert!((1..=3).contains(&names.len()));
+        assert!(names.iter().all(|name| name.as_str().unwrap().chars().count() <= 12));
+        match object.get("more") {
+            None | Some(Value::Null) => assert!(object.len() <= 4),
+            Some(more) => check(more),
+        }
+    }
+}
+
+#[test]
+fn what_the_mask_permits_is_what_is_accepted() {
+    let schema = json!({"type": "object", "properties": {
+        "a": {"type": "string", "maxLength": 5}, "b": {"type": "array", "items": {"enum": ["aa", "ab"]}},
+    }});
+    let constraint = constraint(&schema);
+    for text in
+        ["", "{", "{\"a", "{\"a\":\"", "{\"a\":\"éx", "{\"a\":\"\\u0", "{\"a\":\"\", \"b\":[", "{\"a\":\"\"}"]
+    {
+        let at = || {
+            let mut matcher = constraint.matcher();
+            assert!(text.bytes().all(|byte| matcher.accept(MODEL.tokenizer().single_byte(byte))), "{text}");
+            matcher
+        };
+        let mut scores = vec![0.0_f32; MODEL.tokenizer().len()];
+        at().mask(&mut scores);
+        for (token, score) in (0..).zip(&scores) {
+            let accepted = at().accept(token);
+            assert_eq!(*score == 0.0, accepted, "after {text}: token {token}");
+        }
+    }
+}
+
+#[test]
+fn scores_that_are_no_numbers_still_give_a_valid_answer() {
+    let constraint = constraint(&json!({"type": "array", "items": {"const": "x"}, "maxItems": 2}));
+    let mut sampler = Sampler::new(Sampling::greedy(), Default::default()).constrained(Some(&constraint));
+    let mut answer = Vec::new();
+    loop {
+        let token = sampler.choose(Kernels::best(), &mut vec![f32::NAN; MODEL.tokenizer().len()]);
+        if MODEL.tokenizer().ends_turn(token) {
+            break;
+        }
+        answer.extend_from_slice(MODEL.tokenizer().bytes_of(token));
+        assert!(answer.len() < 200);
+    }
+    assert!(serde_json::from_slice::<Value>(&answer).is_ok());
+}
+
+#[test]
+fn work_and_memory_stay_bounded_for_a_schema_made_to_take_long() {
+    // Every alternative goes on with the same letters, so that an answer stands at as many places as may be.
+    let alternatives: Vec<Value> = (0..300)
+        .map(|index| json!({"type": "object", "properties": {"aaaaaaaaaaaa": {"type": "string", "maxLength": 20 + index % 30}}}))
+        .collect();
+    let constraint = constraint(&json!({"anyOf": alternatives}));
+    let mut matcher: Matcher = constraint.matcher();
+    for byte in b"{\"aaaaaaaaaaaa\":\"aaaa" {
+        let mut scores = vec![0.0; MODEL.tokenizer().len()];
+        matcher.mask(&mut scores);
+        assert!(matcher.within_limits(), "more threads or calls than may be");
+        assert!(matcher.accept(MODEL.tokenizer().single_byte(*byte)));
+    }
+    let tokens = Arc::strong_count(&MODEL.token_table());
+    drop(matcher);
+    assert!(Arc::strong_count(&MODEL.token_table()) <= tokens);
+}
