@@ -22,7 +22,7 @@ use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::security_module::Device;
 use cleanroom_protocol::{
     ChannelQuestion, EndQuestion, EndReason, FromKeeper, FromWorker, HEADER_BYTES, Header, KeeperKind,
-    ProtocolError, Start, WorkerKind,
+    Kind as _, ProtocolError, Start, WorkerKind,
 };
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::house::Control;
@@ -193,7 +193,10 @@ async fn what_is_not_of_the_protocol_ends_the_enclave() {
         (sign, ProtocolError::Malformed(5)),
         (other, ProtocolError::Kind(9)),
         (empty, ProtocolError::Malformed(3)),
-        (header(3, 1 << 30), ProtocolError::TooLong { code: 3, limit: 4338, actual: 1 << 30 }),
+        (
+            header(3, 1 << 30),
+            ProtocolError::TooLong { code: 3, limit: WorkerKind::Channel.limit(), actual: 1 << 30 },
+        ),
         (longer, ProtocolError::TooLong { code: 2, limit: 0, actual: 12 }),
     ] {
         let mut stage = Stage::ready(&World::new(), "").await;

@@ -88,8 +88,8 @@ async fn prepare(
         return Err(KeeperGone.into());
     };
     let config = Config::from_toml(&start.config)?;
-    // The last files that are read: the engine remembers what they say.
-    let _ = cleanroom_engine::processors();
+    // The last that the system is asked about itself: the engine and the clock remember what it says.
+    let _ = (cleanroom_engine::processors(), clock.now());
     confine().map_err(WorkerError::Confinement)?;
 
     let weights = Model::from_gguf(&model(keeper, start.model_bytes).await?)?;

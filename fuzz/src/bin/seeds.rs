@@ -12,7 +12,10 @@ use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::{Manifest, Measurer};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
+use cleanroom_attestation::channel::{Binder, FrameKind, HelloFrame, ModelId, Nonce, encode_frame};
+use cleanroom_attestation::release::Refusal;
 use cleanroom_engine::Model;
+use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
 use gguf_writer::{GgufWriter, Meta};
 
@@ -27,6 +30,7 @@ fn main() -> std::io::Result<()> {
         ("manifest", manifests()),
         ("model", models()),
         ("policy", policies()),
+        ("keeper", questions()),
         ("schema", schemas()),
     ] {
         let folder = corpus.join(target);
@@ -66,6 +70,31 @@ fn check() {
         let text = std::str::from_utf8(seed).expect("a policy is text");
         assert!(Policy::from_toml(text).is_ok(), "{name}: {:?}", Policy::from_toml(text));
     }
+}
+
+/// What a worker says, one of each kind.
+fn questions() -> Seeds {
+    let hello = HelloFrame {
+        nonce: Nonce::from_bytes([1; 32]),
+        model_id: ModelId::new("demo").expect("a valid name"),
+    };
+    let hello = encode_frame(FrameKind::Hello, &hello.encode());
+    let channel = ChannelQuestion::new(hello, Binder::from_exported([2; 32]), vec![3; 16], 0x1302, 0x11ec);
+    let transcript = Sha384Digest::of(&[b"t"]);
+    let reason = EndReason::from(Refusal::ModelDenied);
+    let end = EndQuestion { transcript, stream: "msg_1".to_owned(), reason };
+    [
+        ("leaf", FromWorker::Leaf(transcript)),
+        ("ready", FromWorker::Ready),
+        ("channel", FromWorker::Channel(channel.expect("a valid question"))),
+        ("public", FromWorker::Public(Nonce::from_bytes([4; 32]))),
+        ("end", FromWorker::End(end)),
+        ("done", FromWorker::Done),
+        ("drained", FromWorker::Drained),
+        ("failed", FromWorker::Failed("no".to_owned())),
+    ]
+    .map(|(name, said)| (name, said.frame(1).to_vec()))
+    .into()
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
