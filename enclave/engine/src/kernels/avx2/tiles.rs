@@ -14,7 +14,7 @@ use std::arch::x86_64::{
     _mm256_srli_epi16, _mm256_sub_epi32,
 };
 
-use super::{load, load_16, load_group, store, widen};
+use super::{load, load_16, load_group, store, widen_eight};
 use crate::kernels::{
     LANES,
     tile::{
@@ -406,7 +406,7 @@ fn load_row(row: &[f32; TILE_ROWS]) -> [__m256; 2] {
 #[inline]
 fn widen_row(row: &[u16; TILE_ROWS]) -> [__m256; 2] {
     match row.as_chunks::<LANES>().0 {
-        [first, last] => [widen(first), widen(last)],
+        [first, last] => [widen_eight(first), widen_eight(last)],
         _ => [_mm256_setzero_ps(); 2],
     }
 }
