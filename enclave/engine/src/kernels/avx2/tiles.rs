@@ -86,10 +86,12 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
             let odd = [_mm256_srai_epi16::<8>(first), _mm256_srai_epi16::<8>(last)];
             for m in 0..M {
                 let [evens, odds] = blocks[m].wide[group];
-                let (evens, odds) = (_mm256_set1_epi32(evens), _mm256_set1_epi32(odds));
-                for half in 0..2 {
-                    dots[m][half] = _mm256_add_epi32(dots[m][half], _mm256_madd_epi16(even[half], evens));
-                    dots[m][half] = _mm256_add_epi32(dots[m][half], _mm256_madd_epi16(odd[half], odds));
+                for (weights, inputs) in [(even, evens), (odd, odds)] {
+                    let inputs = _mm256_set1_epi32(inputs);
+                    for half in 0..2 {
+                        let products = _mm256_madd_epi16(weights[half], inputs);
+                        dots[m][half] = pinned(_mm256_add_epi32(dots[m][half], products));
+                    }
                 }
             }
         }
