@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     cache::Cache,
-    kernels::{Kernels, TILE_ROWS},
+    kernels::{Kernels, Query, TILE_ROWS},
     matrix::{Forms, Inputs, Matrix, Product, multiply},
     model::{Hyperparameters, Layer, Model, Pairs},
     pool::Pool,
@@ -276,20 +276,30 @@ impl Forward {
         let (kernels, pool, queries) = (self.kernels, &self.pool, &self.queries);
         let width = shape.head_width;
         let group = shape.heads / shape.kv_heads;
-        let longest = rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
-        let heads_per_task = (SERIAL_ATTENTION / (longest * width).max(1)).max(1);
         let row_width = shape.heads * width;
-        self.attended.fill_units(kernels, pool, forms, rows.len(), width, |mut units| {
-            let tasks = units.chunks_mut(heads_per_task).enumerate().collect();
-            pool.for_each(tasks, |(task, outputs): (usize, &mut [&mut [f32]])| {
-                let mut scores = Zeroizing::new(vec![0.0; longest]);
-                for (index, output) in outputs.iter_mut().enumerate() {
-                    let unit = task * heads_per_task + index;
-                    let (row, head) = (rows[unit / shape.heads], unit % shape.heads);
-                    let query = &queries[unit / shape.heads * row_width + head * width..][..width];
-                    let positions = row.position + 1;
-                    let pieces = cache.head(row.sequence, layer, head / group, positions);
-                    kernels.attend(query, pieces, &mut scores[..positions], output);
+        let longest = rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        let per_task = (SERIAL_ATTENTION / (longest * width * group).max(1)).max(1);
+        self.attended.fill_units(kernels, pool, forms, rows.len(), group * width, |units| {
+            let mut runs = runs(rows, shape.kv_heads, units);
+            let tasks = runs.chunks_mut(per_task).collect();
+            pool.for_each(tasks, |runs: &mut [Run<'_>]| {
+                for Run { first, rows, head, outputs } in runs {
+                    // The rows are in the order of their positions.
+                    let (sequence, positions) =
+                        rows.last().map_or((0, 0), |row| (row.sequence, row.position + 1));
+                    let mut scores = Zeroizing::new(vec![0.0; rows.len() * group * positions]);
+                    let outputs = outputs.iter_mut().flat_map(|outputs| outputs.chunks_exact_mut(width));
+                    let mut asked: Vec<Query<'_>> = outputs
+                        .zip(scores.chunks_exact_mut(positions.max(1)))
+                        .enumerate()
+                        .map(|(index, (output, scores))| {
+                            let (row, member) = (index / group, index % group);
+                            let at = (*first + row) * row_width + (*head * group + member) * width;
+                            let scores = &mut scores[..=rows[row].position];
+                            Query { query: &queries[at..][..width], scores, output }
+                        })
+                        .collect();
+                    kernels.attend(&mut asked, cache.head(sequence, layer, *head, positions));
                 }
             });
         });
@@ -318,6 +328,35 @@ impl Drop for Forward {
     }
 }
 
+/// Rows of one sequence whose queries ask the same keys and values, those of one head, together.
+struct Run<'a> {
+    /// Index of the first row.
+    first: usize,
+    rows: &'a [Row],
+    /// Which of the heads of keys and values.
+    head: usize,
+    /// For each row, what comes of its queries.
+    outputs: Vec<&'a mut [f32]>,
+}
+
+/// Cuts the rows into runs for each of `heads`; `units` are the outputs, head after head of row after row.
+fn runs<'a>(rows: &'a [Row], heads: usize, units: Vec<&'a mut [f32]>) -> Vec<Run<'a>> {
+    let mut runs = Vec::with_capacity(rows.len() * heads);
+    let (mut first, mut units) = (0, units.into_iter());
+    for rows in rows.chunk_by(|a, b| a.sequence == b.sequence).flat_map(|rows| rows.chunks(ROWS_TOGETHER)) {
+        let at = runs.len();
+        let outputs = || Vec::with_capacity(rows.len());
+        runs.extend((0..heads).map(|head| Run { first, rows, head, outputs: outputs() }));
+        for _ in rows {
+            runs[at..].iter_mut().zip(&mut units).for_each(|(run, unit)| run.outputs.push(unit));
+        }
+        first += rows.len();
+    }
+    runs
+}
+
+/// Rows of a run: more share the widening of keys and values, fewer need less room for scores.
+const ROWS_TOGETHER: usize = 8;
 /// Multiplications of attention below which a task is not worth its cost.
 const SERIAL_ATTENTION: usize = 1 << 15;
 /// Rows of elementwise work that are worth a task of their own.

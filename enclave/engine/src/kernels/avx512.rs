@@ -75,8 +75,9 @@ kernels! {
     rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
         swiglu(gate: &mut [f32], up: &[f32]);
     softmax(values: &mut [f32]);
-    score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]);
-    add_values(weights: &[f32], values: &[u16], output: &mut [f32]);
+    score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]);
+    add_values(weights: &[f32], values: &[f32], output: &mut [f32]);
+    widen(values: &[u16], output: &mut [f32]);
     halve(values: &[f32], output: &mut [u16]);
     }
 }

@@ -19,7 +19,7 @@ mod scalar;
 mod tests;
 mod tile;
 
-use std::sync::OnceLock;
+use std::{ops::Range, sync::OnceLock};
 
 #[cfg(test)]
 pub(crate) use half::{f16_to_f32, f32_to_f16};
@@ -27,9 +27,27 @@ pub(crate) use tile::{
     BLOCK, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, SUPER_BLOCK,
     SuperBlock, TILE_ROWS, Tile, TileOutput,
 };
+use zeroize::Zeroizing;
 
 /// Lanes of the canonical order of summation.
 const LANES: usize = 8;
+
+/// One query of [`Kernels::attend`].
+pub(crate) struct Query<'a> {
+    pub(crate) query: &'a [f32],
+    /// Scratch, a number for each position that the query sees; those after them may be in the pieces, too.
+    pub(crate) scores: &'a mut [f32],
+    /// As long as the query.
+    pub(crate) output: &'a mut [f32],
+}
+
+impl Query<'_> {
+    /// Which of so many positions from `first` on it sees.
+    fn seen(&self, first: usize, positions: usize) -> Range<usize> {
+        let all = self.scores.len();
+        first.min(all)..(first + positions).min(all)
+    }
+}
 
 /// The kernels for this processor, chosen once.
 #[derive(Clone, Copy)]
@@ -144,29 +162,40 @@ impl Kernels {
         dispatch!(self, softmax(values));
     }
 
-    /// One head's attention over `scores.len()` positions, which come in pieces: keys and values, a row of `query.len()`
-    /// half-precision numbers for each position. `scores` is scratch. However the positions are cut, the result is the same.
+    /// Attention of several queries to the keys and values of one head, which come in pieces of rows of half-precision numbers.
+    /// However the positions are cut and whichever queries come together, the results are the same.
     pub(crate) fn attend<'a>(
         self,
-        query: &[f32],
+        queries: &mut [Query<'_>],
         pieces: impl Iterator<Item = (&'a [u16], &'a [u16])> + Clone,
-        scores: &mut [f32],
-        output: &mut [f32],
     ) {
-        let width = query.len();
-        let mut rest = &mut *scores;
+        let Some(width) = queries.first().map(|query| query.query.len()) else { return };
+        let longest = pieces.clone().map(|(keys, _)| keys.len()).max().unwrap_or_default();
+        // What a piece holds is widened once for all queries, into a place that stays in the nearest cache.
+        let mut widened = Zeroizing::new(vec![0.0; longest]);
+        let mut first = 0;
         for (keys, _) in pieces.clone() {
-            let (now, later) = rest.split_at_mut(keys.len() / width);
-            dispatch!(self, score_keys(query, keys, now));
-            rest = later;
+            dispatch!(self, widen(keys, &mut widened));
+            let positions = keys.len() / width;
+            for query in &mut *queries {
+                let seen = query.seen(first, positions);
+                dispatch!(self, score_keys(query.query, &widened, &mut query.scores[seen]));
+            }
+            first += positions;
         }
-        self.softmax(scores);
-        output.fill(0.0);
-        let mut rest = &*scores;
+        for query in &mut *queries {
+            self.softmax(query.scores);
+            query.output.fill(0.0);
+        }
+        let mut first = 0;
         for (_, values) in pieces {
-            let (now, later) = rest.split_at(values.len() / width);
-            dispatch!(self, add_values(now, values, output));
-            rest = later;
+            dispatch!(self, widen(values, &mut widened));
+            let positions = values.len() / width;
+            for query in &mut *queries {
+                let seen = query.seen(first, positions);
+                dispatch!(self, add_values(&query.scores[seen], &widened, query.output));
+            }
+            first += positions;
         }
     }
 

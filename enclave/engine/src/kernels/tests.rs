@@ -148,24 +148,38 @@ proptest! {
         prop_assert_eq!(bits(outputs[0].as_flattened()), bits(outputs[1].as_flattened()));
     }
 
+    /// Against one query that attends to everything in one piece: whatever else is asked, whatever comes after what a query
+    /// sees, and however the positions are cut.
     #[test]
     fn attention_agrees(
-        (width, query, keys, values) in (1..12_usize, 1..40_usize).prop_flat_map(|(eights, positions)| {
+        (width, queries, keys, values) in (1..18_usize, 1..5_usize, 1..40_usize).prop_flat_map(|(eights, queries, positions)| {
             let width = eights * 8;
-            (Just(width), floats(width), floats(width * positions), floats(width * positions))
+            let queries = prop::collection::vec((floats(width), 1..=positions), queries);
+            (Just(width), queries, floats(width * positions), floats(width * positions))
         }),
         piece in 1..40_usize,
     ) {
         let halve = |values: &[f32]| values.iter().map(|value| f32_to_f16(value / 8.0)).collect::<Vec<_>>();
         let (keys, values) = (halve(&keys), halve(&values));
-        let mut scores = vec![0.0; keys.len() / width];
-        let mut expected = vec![0.0; width];
-        Kernels::Scalar.attend(&query, [(&*keys, &*values)].into_iter(), &mut scores, &mut expected);
+        let mut expected = vec![vec![0.0; width]; queries.len()];
+        for ((query, seen), output) in queries.iter().zip(&mut expected) {
+            let pieces = [(&keys[..seen * width], &values[..seen * width])].into_iter();
+            Kernels::Scalar.attend(&mut [Query { query, scores: &mut vec![0.0; *seen], output }], pieces);
+        }
         for kernels in [Kernels::Scalar].into_iter().chain(vector_kernels()) {
-            let mut found = vec![0.0; width];
-            let pieces = keys.chunks(piece * width).zip(values.chunks(piece * width));
-            kernels.attend(&query, pieces, &mut scores, &mut found);
-            prop_assert_eq!(bits(&expected), bits(&found));
+            // What was there before must not matter.
+            let mut scores: Vec<_> = queries.iter().map(|(_, seen)| vec![f32::NAN; *seen]).collect();
+            let mut found = vec![vec![f32::NAN; width]; queries.len()];
+            let outputs = scores.iter_mut().zip(&mut found);
+            let mut asked: Vec<_> = queries
+                .iter()
+                .zip(outputs)
+                .map(|((query, _), (scores, output))| Query { query, scores, output })
+                .collect();
+            kernels.attend(&mut asked, keys.chunks(piece * width).zip(values.chunks(piece * width)));
+            for (expected, found) in expected.iter().zip(&found) {
+                prop_assert_eq!(bits(expected), bits(found));
+            }
         }
     }
 

@@ -8,10 +8,11 @@
 mod tiles;
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
-    _mm_loadu_si128, _mm_movehl_ps, _mm_shuffle_ps, _mm_storeu_si128, _mm256_castps256_ps128,
-    _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-    _mm256_loadu_si256, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    __m128, __m128i, __m256, __m256i, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
+    _mm_loadu_si128, _mm_movehl_ps, _mm_movelh_ps, _mm_mul_ps, _mm_set1_ps, _mm_shuffle_ps, _mm_storeu_ps,
+    _mm_storeu_si128, _mm_unpackhi_ps, _mm_unpacklo_ps, _mm256_castps256_ps128, _mm256_cvtph_ps,
+    _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
 };
 
 use tiles::{bf16_tile, f16_tile, f32_tile, q4_k_tile, q4_tile, q5_k_tile, q6_k_tile, q8_tile};
@@ -66,61 +67,80 @@ kernels! {
     rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
     swiglu(gate: &mut [f32], up: &[f32]);
     softmax(values: &mut [f32]);
-    score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]);
-    add_values(weights: &[f32], values: &[u16], output: &mut [f32]);
+    score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]);
+    add_values(weights: &[f32], values: &[f32], output: &mut [f32]);
+    widen(values: &[u16], output: &mut [f32]);
     halve(values: &[f32], output: &mut [u16]);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]) {
+fn score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]) {
     let width = query.len();
     let scale = 1.0 / (width as f32).sqrt();
     let query = query.as_chunks::<LANES>().0;
-    for (key, score) in keys.chunks_exact(width).zip(scores) {
+    let (fours, rest) = scores.as_chunks_mut::<4>();
+    let done = fours.len() * 4 * width;
+    // One sum waits for the addition before; four do not wait for each other.
+    for (keys, scores) in keys.chunks_exact(4 * width).zip(fours) {
+        let [a, b, c, d] = std::array::from_fn(|key| keys[key * width..][..width].as_chunks::<LANES>().0);
+        let mut lanes = [_mm256_setzero_ps(); 4];
+        for ((((query, a), b), c), d) in query.iter().zip(a).zip(b).zip(c).zip(d) {
+            let query = load(query);
+            for (lanes, key) in lanes.iter_mut().zip([a, b, c, d]) {
+                *lanes = _mm256_fmadd_ps(query, load(key), *lanes);
+            }
+        }
+        store_four(scores, _mm_mul_ps(sum_four_lanes(lanes), _mm_set1_ps(scale)));
+    }
+    for (key, score) in keys[done..].chunks_exact(width).zip(rest) {
         let mut lanes = _mm256_setzero_ps();
         for (query, key) in query.iter().zip(key.as_chunks::<LANES>().0) {
-            lanes = _mm256_fmadd_ps(load(query), widen(key), lanes);
+            lanes = _mm256_fmadd_ps(load(query), load(key), lanes);
         }
         *score = sum_lanes(lanes) * scale;
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_values(weights: &[f32], values: &[u16], output: &mut [f32]) {
-    let width = output.len();
-    let (wide, rest) = output.as_chunks_mut::<{ 4 * LANES }>();
-    for (index, out) in wide.iter_mut().enumerate() {
-        add_columns::<4>(weights, values, width, index * 4 * LANES, out);
-    }
-    let done = wide.len() * 4 * LANES;
-    for (index, out) in rest.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        add_columns::<1>(weights, values, width, done + index * LANES, out);
-    }
+fn add_values(weights: &[f32], values: &[f32], output: &mut [f32]) {
+    let first = add_columns::<8>(weights, values, 0, output);
+    let first = add_columns::<4>(weights, values, first, output);
+    add_columns::<1>(weights, values, first, output);
 }
 
-/// Adds `C` times eight columns, from `first` on, of the weighted sum of the values.
+/// Adds the weighted sum of the values in the columns from `first` on, `C` times eight at once. Returns the first of those that are left.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_columns<const C: usize>(
-    weights: &[f32],
-    values: &[u16],
-    width: usize,
-    first: usize,
-    output: &mut [f32],
-) {
-    let mut sums = [_mm256_setzero_ps(); C];
-    for (sum, out) in sums.iter_mut().zip(output.as_chunks::<LANES>().0) {
-        *sum = load(out);
-    }
-    for (value, weight) in values.chunks_exact(width).zip(weights) {
-        let weight = _mm256_set1_ps(*weight);
-        let columns = value[first..first + C * LANES].as_chunks::<LANES>().0;
-        for (sum, column) in sums.iter_mut().zip(columns) {
-            *sum = _mm256_fmadd_ps(weight, widen(column), *sum);
+fn add_columns<const C: usize>(weights: &[f32], values: &[f32], first: usize, output: &mut [f32]) -> usize {
+    let width = output.len();
+    let mut done = first;
+    for out in output[first..].chunks_exact_mut(C * LANES) {
+        let mut sums = [_mm256_setzero_ps(); C];
+        for (sum, out) in sums.iter_mut().zip(out.as_chunks::<LANES>().0) {
+            *sum = load(out);
         }
+        for (value, weight) in values.chunks_exact(width).zip(weights) {
+            let weight = _mm256_set1_ps(*weight);
+            let columns = value[done..done + C * LANES].as_chunks::<LANES>().0;
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                *sum = _mm256_fmadd_ps(weight, load(column), *sum);
+            }
+        }
+        for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+            store(out, sum);
+        }
+        done += C * LANES;
     }
-    for (out, sum) in output.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
-        store(out, sum);
+    done
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen(values: &[u16], output: &mut [f32]) {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let (wide, narrow) = output[..values.len()].as_chunks_mut::<LANES>();
+    for (out, chunk) in wide.iter_mut().zip(chunks) {
+        store(out, widen_eight(chunk));
     }
+    scalar::widen(rest, narrow);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -176,6 +196,17 @@ fn sum_lanes(lanes: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
 }
 
+/// As [`sum_lanes`], of four at once.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn sum_four_lanes(lanes: [__m256; 4]) -> __m128 {
+    let [a, b, c, d] =
+        lanes.map(|lanes| _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes)));
+    let first = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+    let last = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+    _mm_add_ps(_mm_movelh_ps(first, last), _mm_movehl_ps(last, first))
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn load(values: &[f32; LANES]) -> __m256 {
@@ -209,7 +240,7 @@ fn load_halves(values: &[u16; LANES]) -> __m128i {
 /// Eight half-precision numbers as single-precision ones.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn widen(values: &[u16; LANES]) -> __m256 {
+fn widen_eight(values: &[u16; LANES]) -> __m256 {
     _mm256_cvtph_ps(load_halves(values))
 }
 
@@ -218,4 +249,11 @@ fn widen(values: &[u16; LANES]) -> __m256 {
 fn store(values: &mut [f32; LANES], from: __m256) {
     // SAFETY: the array is 32 bytes; the store needs no alignment.
     unsafe { _mm256_storeu_ps(values.as_mut_ptr(), from) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn store_four(values: &mut [f32; 4], from: __m128) {
+    // SAFETY: the array is 16 bytes; the store needs no alignment.
+    unsafe { _mm_storeu_ps(values.as_mut_ptr(), from) }
 }

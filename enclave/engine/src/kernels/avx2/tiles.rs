@@ -14,7 +14,7 @@ use std::arch::x86_64::{
     _mm256_srli_epi16, _mm256_sub_epi32,
 };
 
-use super::{load, load_16, load_group, store, widen};
+use super::{load, load_16, load_group, store, widen_eight};
 use crate::kernels::{
     LANES,
     tile::{
@@ -86,10 +86,12 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
             let odd = [_mm256_srai_epi16::<8>(first), _mm256_srai_epi16::<8>(last)];
             for m in 0..M {
                 let [evens, odds] = blocks[m].wide[group];
-                let (evens, odds) = (_mm256_set1_epi32(evens), _mm256_set1_epi32(odds));
-                for half in 0..2 {
-                    dots[m][half] = _mm256_add_epi32(dots[m][half], _mm256_madd_epi16(even[half], evens));
-                    dots[m][half] = _mm256_add_epi32(dots[m][half], _mm256_madd_epi16(odd[half], odds));
+                for (weights, inputs) in [(even, evens), (odd, odds)] {
+                    let inputs = _mm256_set1_epi32(inputs);
+                    for half in 0..2 {
+                        let products = _mm256_madd_epi16(weights[half], inputs);
+                        dots[m][half] = pinned(_mm256_add_epi32(dots[m][half], products));
+                    }
                 }
             }
         }
@@ -406,7 +408,7 @@ fn load_row(row: &[f32; TILE_ROWS]) -> [__m256; 2] {
 #[inline]
 fn widen_row(row: &[u16; TILE_ROWS]) -> [__m256; 2] {
     match row.as_chunks::<LANES>().0 {
-        [first, last] => [widen(first), widen(last)],
+        [first, last] => [widen_eight(first), widen_eight(last)],
         _ => [_mm256_setzero_ps(); 2],
     }
 }

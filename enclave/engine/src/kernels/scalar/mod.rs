@@ -13,14 +13,14 @@ use super::{
 };
 
 /// `scores = keys · query / √width`.
-pub(super) fn score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]) {
+pub(super) fn score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]) {
     let width = query.len();
     let scale = 1.0 / (width as f32).sqrt();
     for (key, score) in keys.chunks_exact(width).zip(scores) {
         let mut lanes = [0.0_f32; LANES];
         for (query, key) in query.as_chunks::<LANES>().0.iter().zip(key.as_chunks::<LANES>().0) {
             for ((lane, query), key) in lanes.iter_mut().zip(query).zip(key) {
-                *lane = query.mul_add(f16_to_f32(*key), *lane);
+                *lane = query.mul_add(*key, *lane);
             }
         }
         *score = sum_lanes(lanes) * scale;
@@ -28,11 +28,17 @@ pub(super) fn score_keys(query: &[f32], keys: &[u16], scores: &mut [f32]) {
 }
 
 /// `output += weights · values`, a row of `output.len()` values for each weight.
-pub(super) fn add_values(weights: &[f32], values: &[u16], output: &mut [f32]) {
+pub(super) fn add_values(weights: &[f32], values: &[f32], output: &mut [f32]) {
     for (value, weight) in values.chunks_exact(output.len()).zip(weights) {
         for (out, value) in output.iter_mut().zip(value) {
-            *out = weight.mul_add(f16_to_f32(*value), *out);
+            *out = weight.mul_add(*value, *out);
         }
+    }
+}
+
+pub(super) fn widen(values: &[u16], output: &mut [f32]) {
+    for (value, out) in values.iter().zip(output) {
+        *out = f16_to_f32(*value);
     }
 }
 
