@@ -189,6 +189,8 @@ impl Shared {
         let partner = PartnerId::from(session.partner_key);
         let transcript = SessionTranscript(session.transcript);
         let admitted = self.partners.admit(&session.partner_key);
+        // What the engine keeps of this partner's prompts is wiped when its last session has ended.
+        let _presence = self.service.presence(partner);
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(partner);
             request.extensions_mut().insert(transcript);

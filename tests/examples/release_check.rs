@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     let release = {
         let mut release = authorities.release(1, world.image(), model_digest(), keys[0]);
         let one = release.partners[0].clone();
-        let limits = Limits { requests_per_minute: 1_000_000, tokens_per_day: 1 << 50, concurrency: 4 };
+        let limits =
+            Limits { requests_per_minute: 1_000_000, tokens_per_day: 1 << 50, concurrency: 4, share: None };
         let partners = keys.iter().enumerate().map(|(number, key)| Partner {
             id: format!("partner-{number}").parse().unwrap(),
             keys: List::new(vec![*key]).unwrap(),

@@ -35,8 +35,8 @@ mod tokenizer;
 
 pub use constraint::{Constraint, RandomAnswer, SchemaError};
 pub use engine::{
-    Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Owner, Sink,
-    StartError, SubmitError, Text, Usage,
+    Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
+    MemoryUse, Owner, Presence, Sink, StartError, SubmitError, Text, Usage,
 };
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
 pub use logprobs::{MAX_TOP_LOGPROBS, ScoredToken, TokenScore};

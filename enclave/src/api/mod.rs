@@ -36,7 +36,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -49,7 +49,7 @@ use axum::{Json, Router};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
-use cleanroom_engine::{Constraint, Engine, Job, Model, Owner, Prompt, PromptError, SubmitError};
+use cleanroom_engine::{Constraint, Engine, Job, Model, Owner, Presence, Prompt, PromptError, SubmitError};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
@@ -84,6 +84,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// What a request may hold.
     pub request: RequestLimits,
+    /// The longest time from a request's arrival to the end of its answer.
+    pub request_time: Duration,
     /// What a refused client is told to wait; whole seconds, at least one.
     pub retry_after: Duration,
 }
@@ -100,6 +102,7 @@ impl Limits {
             body_bytes: 1024 * 1024,
             body_time: Duration::from_secs(30),
             request: RequestLimits::default(),
+            request_time: Duration::from_secs(60 * 60),
             retry_after: Duration::from_secs(1),
         }
     }
@@ -107,7 +110,10 @@ impl Limits {
 
 impl From<&config::Limits> for Limits {
     fn from(limits: &config::Limits) -> Self {
-        Self::new(limits.sequences.saturating_add(limits.queued))
+        Self {
+            request_time: limits.request_time,
+            ..Self::new(limits.sequences.saturating_add(limits.queued))
+        }
     }
 }
 
@@ -149,12 +155,35 @@ impl Service {
     /// Whether the authorities permit this partner anything now.
     pub(crate) fn check(&self, partner: PartnerId) -> Result<(), ApiError> {
         let Some((guard, _)) = &self.guard else { return Ok(()) };
-        guard.check(partner.digest()).map_err(|refusal| ApiError::Stopped(refusal.into()))
+        guard.check(partner.digest()).map_err(|refusal| {
+            // Nothing is kept for somebody who may not use it.
+            self.engine().into_iter().for_each(|engine| engine.forget(owner(partner)));
+            ApiError::Stopped(refusal.into())
+        })
+    }
+
+    /// Lets the engine keep what it has read of this partner's prompts, for its next ones, until the last such value is dropped.
+    pub(crate) fn presence(&self, partner: PartnerId) -> Option<Presence> {
+        self.engine().ok().map(|engine| engine.presence(owner(partner)))
+    }
+
+    /// Lets go of whatever the authorities no longer permit.
+    pub(crate) async fn release_changed(&self) {
+        let Some((guard, _)) = &self.guard else { return };
+        if guard.is_revoked() {
+            self.erase().await;
+        }
+        let Ok(engine) = self.engine() else { return };
+        for present in engine.present() {
+            if guard.check(&Sha256Digest::from_bytes(present.0)).is_err() {
+                engine.forget(present);
+            }
+        }
     }
 
     /// Lets go of the weights for ever. Their memory is overwritten when the last request that still reads them has
     /// ended, which is after the token that it is at.
-    pub(crate) async fn erase(&self) {
+    async fn erase(&self) {
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(engine) = engine {
             tracing::warn!("the model is revoked: erasing its weights");
@@ -435,8 +464,7 @@ impl Service {
         let answer_id = endpoint.answer_id(&id);
         let stop: Vec<String> = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
         let (permits, passes): (Vec<_>, Vec<_>) = places.into_iter().unzip();
-        let owner =
-            permits.first().map(|permit| Owner(*permit.partner().digest().as_bytes())).unwrap_or_default();
+        let owner = permits.first().map(|permit| owner(permit.partner())).unwrap_or_default();
         let Parameters { delivery, logprobs, sampling, bias, .. } = parameters;
         let shapes: Vec<Shape> = match endpoint {
             Endpoint::OpenAi(wording) => {
@@ -448,15 +476,19 @@ impl Service {
         let (writers, reader) = stream::answer(shapes.into_iter().zip(permits).collect());
         let request_id = HeaderValue::try_from(&answer_id).map_err(|_| ApiError::Failed)?;
         let engine = self.engine()?;
+        let deadline = engine.clock().now().checked_add(self.limits.request_time);
         // If one is not taken, dropping the others cancels them.
         let mut running = Vec::with_capacity(writers.len());
         for ((index, writer), pass) in (0..).zip(writers).zip(passes) {
+            let share = pass.as_ref().map_or(NonZeroU8::MIN, Pass::share);
             let writer = match (pass, &self.guard) {
                 (Some(pass), Some((_, keeper))) => writer.under(pass, keeper.clone(), answer_id.clone()),
                 _ => writer,
             };
             let job = Job {
                 owner,
+                share,
+                deadline,
                 prompt: prompt.clone(),
                 max_tokens,
                 sampling: sampling.for_choice(index),
@@ -511,6 +543,11 @@ impl Service {
     fn busy(&self, _: Full) -> ApiError {
         ApiError::Busy { retry_after: self.limits.retry_after }
     }
+}
+
+/// Whose share of the engine a partner's requests take from.
+fn owner(partner: PartnerId) -> Owner {
+    Owner(*partner.digest().as_bytes())
 }
 
 /// Seconds since 1970 by the enclave's clock, which the host could have set: for people to read, not evidence.

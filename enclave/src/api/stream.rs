@@ -12,7 +12,9 @@
 //! Where the configuration gives traffic a shape, a stream leaves in frames of one length at one rhythm, whatever there is to say, until the
 //! answer has ended: comments, which clients of server-sent events ignore, take the place of what is missing.
 //!
-//! An answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
+//! An answer whose time is over ends with an event that says so, and without a finish reason, too.
+//!
+//! Otherwise an answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
 //! and is then broken off, so that no client takes the stump for the whole.
 
 use std::future::Future as _;
@@ -26,7 +28,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use cleanroom_engine::{Event, Sink, Usage};
+use cleanroom_engine::{Event, FinishReason, Sink, Usage};
 use cleanroom_protocol::SignedEnd;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
@@ -111,6 +113,8 @@ enum End {
     Broken,
     /// Not permitted any further. The event that says so stands in the buffer already.
     Stopped(Stop),
+    /// The request's time is over. The event that says so stands in the buffer already.
+    Late,
 }
 
 impl End {
@@ -192,6 +196,12 @@ impl Sink for Writer {
         let out = whole.get_mut(self.index).unwrap_or(ready);
         match event {
             Event::Text(text) => self.shape.piece(out, text.as_str(), text.tokens()),
+            Event::Finished { reason: FinishReason::Deadline, .. } => {
+                (self.permit, self.pass, self.finished) = (None, None, true);
+                let event = self.shape.dialect().failure(&ApiError::RequestTime, &[]);
+                state.ready.push(event.as_bytes());
+                state.end = Some(End::Late);
+            }
             Event::Finished { reason, usage } => {
                 (self.permit, self.pass, self.finished) = (None, None, true);
                 self.shape.close_choice(out, reason);
@@ -243,6 +253,7 @@ impl Reader {
                 Some(End::Complete) => Poll::Ready(Ok(state.ready.take())),
                 Some(End::Broken) => Poll::Ready(Err(ApiError::Failed)),
                 Some(End::Stopped(stop)) => Poll::Ready(Err(ApiError::Stopped(stop))),
+                Some(End::Late) => Poll::Ready(Err(ApiError::RequestTime)),
                 None => state.wait(context),
             }
         })
@@ -263,7 +274,15 @@ impl Reader {
 
 impl State {
     /// Counts a choice that has ended; the last one ends the answer.
-    fn finish_choice(&mut self, Usage { prompt_tokens, completion_tokens }: Usage, shape: &Shape) {
+    fn finish_choice(
+        &mut self,
+        Usage { prompt_tokens, cached_tokens, completion_tokens }: Usage,
+        shape: &Shape,
+    ) {
+        // The prompt is counted once, and so is what one choice at least had to compute.
+        let is_first = self.usage.prompt_tokens == 0;
+        let least = if is_first { cached_tokens } else { self.usage.cached_tokens.min(cached_tokens) };
+        self.usage.cached_tokens = least;
         self.usage.prompt_tokens = prompt_tokens;
         self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(completion_tokens);
         self.unfinished = self.unfinished.saturating_sub(1);
@@ -359,7 +378,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
                 sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed)))
             }
             (Some(End::Broken), _) => Poll::Ready(Some(Err(ApiError::Failed))),
-            (Some(End::Complete | End::Stopped(_)), _) => Poll::Ready(None),
+            (Some(End::Complete | End::Stopped(_) | End::Late), _) => Poll::Ready(None),
         }
     }
 
@@ -446,7 +465,6 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use cleanroom_attestation::digest::Sha256Digest;
-    use cleanroom_engine::FinishReason;
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -484,7 +502,7 @@ mod tests {
     #[tokio::test]
     async fn choices_come_in_order_whichever_ends_first_and_their_tokens_are_summed() {
         let (mut first, mut second, reader, admission) = two(Delivery::Whole);
-        let usage = |completion_tokens| Usage { prompt_tokens: 5, completion_tokens };
+        let usage = |completion_tokens| Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens };
         let end = |reason, tokens| Event::Finished { reason, usage: usage(tokens) };
         assert!(second.event(end(FinishReason::Length, 3)).is_continue());
         drop(second);
@@ -556,6 +574,26 @@ mod tests {
         let (writer, reader, _admission) = ends(Delivery::Whole);
         drop(writer);
         assert!(matches!(reader.whole().await, Err(ApiError::Failed)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_time_is_over_says_so_and_never_looks_complete() {
+        let late = |writer: &mut Writer| {
+            writer.event(Event::Finished { reason: FinishReason::Deadline, usage: Usage::default() })
+        };
+        let (mut writer, reader, admission) = ends(Delivery::Whole);
+        let _ = late(&mut writer);
+        assert!(matches!(reader.whole().await, Err(ApiError::RequestTime)));
+        assert_eq!(admission.taken(), 0);
+
+        let (mut writer, reader, _admission) = ends(STREAM);
+        let _ = late(&mut writer);
+        drop(writer);
+        let mut body = reader.into_body(None, ());
+        let only = frame(&mut body).await;
+        assert!(only.contains(r#""code":"request_time""#), "{only}");
+        assert!(!only.contains("[DONE]") && !only.contains(r#""finish_reason":""#), "{only}");
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! The permission under which one request runs, asked again at every token.
 
+use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex};
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
@@ -61,6 +62,11 @@ impl Pass {
     /// [`Stop`] when the limit is reached.
     pub fn prompt(&self, tokens: usize) -> Result<(), Stop> {
         Ok(lock(&self.meter).spend(tokens as u64, &self.limits, self.guard.now())?)
+    }
+
+    /// The partner's share of what the enclave can do.
+    pub(crate) fn share(&self) -> NonZeroU8 {
+        self.limits.share()
     }
 
     /// Permits the next token. Two loads and a clock while nothing has changed.

@@ -103,6 +103,7 @@ async fn prepare(
             max_per_owner: partners_share(limits.sequences),
             max_queued: limits.queued,
             kv_memory: limits.kv_memory.get(),
+            prefix_time: limits.prefix_time,
         },
     )?;
     let service =
@@ -185,9 +186,7 @@ async fn obey(
                 let Some(guard) = guard else { break };
                 // What the keeper's guard accepted, or was changed by while it refused it, does the same here.
                 let _ = guard.apply(&change);
-                if guard.is_revoked() {
-                    service.erase().await;
-                }
+                service.release_changed().await;
                 if keeper.say(id, &FromWorker::Done).await.is_err() {
                     break;
                 }
