@@ -1,4 +1,4 @@
-//! One interface to both engines: tokens in, scores out.
+//! One interface to all engines: tokens in, scores out.
 
 use std::{
     error::Error,

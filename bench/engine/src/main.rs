@@ -1,4 +1,4 @@
-//! The engine against llama.cpp and transformers, on the same files.
+//! The engine against llama.cpp, candle and transformers, on the same files.
 //!
 //! ```text
 //! bench-engine speed FILE…          prefill, decode, four sequences; exit code 0 when every target is met
@@ -8,6 +8,8 @@
 //! ```
 
 mod agree;
+#[cfg(feature = "candle")]
+mod candle;
 mod contestant;
 mod exact;
 mod speed;
@@ -31,6 +33,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let (command, files) = arguments.split_first().ok_or("expected a command; see the head of main.rs")?;
     match (command.as_str(), files) {
         ("speed", [_, ..]) => speed::run(files),
+        (speed::WITH_THREADS, [threads, files @ ..]) => speed::with_threads(threads.parse()?, files),
         ("agree", [python, files @ ..]) => agree::run(python, files),
         ("answers", [file]) => agree::answers(file),
         ("tokens", [file, corpus @ ..]) => tokens::run(file, corpus),

@@ -1,6 +1,6 @@
 //! Which engine is faster: interleaved rounds on the same file, with the same tokens.
 
-use std::{hint::black_box, thread, time::Instant};
+use std::{hint::black_box, process::Command, thread, time::Instant};
 
 use cleanroom_engine::{Model, gguf::Gguf};
 
@@ -14,39 +14,85 @@ const DECODED: usize = 16;
 const TARGETS: [(&str, f64, f64); 3] =
     [("prefill", 1.8, 1.0), ("decode", 1.05, 1.0), ("four sequences", 1.5, 1.0)];
 
+/// The command of a process that measures with one number of threads.
+pub const WITH_THREADS: &str = "speed-with-threads";
+
+/// Each number of threads is measured in a process of its own, since candle reads it once.
 pub fn run(files: &[String]) -> Outcome<bool> {
-    let vnni = cfg!(target_arch = "x86_64") && std::arch::is_x86_feature_detected!("avx512vnni");
+    println!(
+        "medians of {ROUNDS} interleaved rounds, in tokens per second; targets for a processor {} AVX-512 VNNI",
+        if vnni() { "with" } else { "without" }
+    );
+    println!(
+        "prefill: {PROMPT} tokens; four sequences: {DECODED} tokens each, at once by ours and llama.cpp, one after another by candle"
+    );
+    let mut met = true;
+    for threads in ["1", "2"] {
+        let status = Command::new(std::env::current_exe()?)
+            .args([WITH_THREADS, threads])
+            .args(files)
+            .env("CANDLE_NUM_THREADS", threads)
+            .env("RAYON_NUM_THREADS", threads)
+            .status()?;
+        met &= match status.code() {
+            Some(0) => true,
+            Some(1) => false,
+            _ => return Err(format!("measuring with {threads} thread(s) failed: {status}").into()),
+        };
+    }
+    Ok(met)
+}
+
+fn vnni() -> bool {
+    cfg!(target_arch = "x86_64") && std::arch::is_x86_feature_detected!("avx512vnni")
+}
+
+/// Measures all files.
+pub fn with_threads(threads: usize, files: &[String]) -> Outcome<bool> {
     let mut backend = Llama::backend()?;
     let mut met = true;
     println!(
-        "medians of {ROUNDS} interleaved rounds, in tokens per second; targets for a processor {} AVX-512 VNNI",
-        if vnni { "with" } else { "without" }
+        "\n{threads} thread(s), load of the machine {}",
+        std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
     );
-    println!("load of the machine: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
-    let bandwidths = [1, 2].map(bandwidth);
+    let bandwidth = bandwidth(threads);
     for file in files {
         let llama = Llama::load(backend, file)?;
         let bytes = std::fs::read(file)?;
         let model = Model::from_gguf(&bytes)?;
         let per_token = bytes_per_token(&bytes)?;
         drop(bytes);
-        for threads in [1, 2] {
-            println!("\n{} {}, {threads} thread(s)", model.facts().architecture, model.facts().weights);
-            let rates = rounds(&model, &llama, threads)?;
-            for ((what, with, without), rates) in TARGETS.iter().zip(rates) {
-                let target = if vnni { *with } else { *without };
-                let ratio = median(rates.iter().map(|[ours, theirs]| ours / theirs).collect());
-                let [ours, theirs] = [0, 1].map(|side| median(rates.iter().map(|pair| pair[side]).collect()));
-                met &= ratio >= target;
-                let verdict = if ratio >= target { "met" } else { "MISSED" };
-                print!(
-                    "  {what:15} {ours:8.1}   llama.cpp {theirs:8.1}   ratio {ratio:5.2}   target {target:4.2} {verdict}"
+        let rounds = {
+            let mut contestants: Vec<Box<dyn Contestant + '_>> =
+                vec![Box::new(Ours::new(&model, threads)?), Box::new(llama.start(threads)?)];
+            #[cfg(feature = "candle")]
+            contestants.push(Box::new(crate::candle::Candle::load(file)?));
+            rounds(&mut contestants, model.facts().vocabulary)?
+        };
+        let candle = rounds.first().is_some_and(|round| round.len() > 2);
+        let name = format!("{} {}", model.facts().architecture, model.facts().weights);
+        print!("{name:22} {:>8} {:>10} {:>6} {:>7} {:>9}", "ours", "llama.cpp", "ratio", "target", "");
+        println!("{}", if candle { "   candle  ratio" } else { "" });
+        for (index, (what, with, without)) in TARGETS.iter().enumerate() {
+            let target = if vnni() { *with } else { *without };
+            let rate = |side: usize| median(rounds.iter().map(|round| round[side][index]).collect());
+            let ratio = |side: usize| {
+                median(rounds.iter().map(|round| round[0][index] / round[side][index]).collect())
+            };
+            let (ours, to_llama) = (rate(0), ratio(1));
+            met &= to_llama >= target;
+            let verdict = if to_llama >= target { "met" } else { "MISSED" };
+            print!("  {what:20} {ours:8.1} {:10.1} {to_llama:6.2} {target:7.2} {verdict:>9}", rate(1));
+            if candle {
+                print!(" {:8.1} {:6.2}", rate(2), ratio(2));
+            }
+            println!();
+            if *what == "decode" {
+                let (reading, theirs) = (ours * per_token / 1e9, rate(1) * per_token / 1e9);
+                println!(
+                    "    reads {:.3} GB of weights for a token: {reading:.1} GB/s, llama.cpp {theirs:.1}, of {bandwidth:.1} that the memory gives",
+                    per_token / 1e9
                 );
-                if *what == "decode" {
-                    let reading = ours * per_token / 1e9;
-                    print!("   reads {reading:.1} of {:.1} GB/s", bandwidths[threads - 1]);
-                }
-                println!();
             }
         }
         backend = llama.into_backend();
@@ -54,21 +100,20 @@ pub fn run(files: &[String]) -> Outcome<bool> {
     Ok(met)
 }
 
-/// For each of the targets, what both reached in every round.
-fn rounds(model: &Model, llama: &Llama, threads: usize) -> Outcome<[Vec<[f64; 2]>; 3]> {
-    let (mut ours, mut theirs) = (Ours::new(model, threads)?, llama.start(threads)?);
-    let vocabulary = model.facts().vocabulary;
-    let mut rates = [const { Vec::new() }; 3];
+/// What each contestant reached of each of the targets, in every round.
+fn rounds(contestants: &mut [Box<dyn Contestant + '_>], vocabulary: u32) -> Outcome<Vec<Vec<[f64; 3]>>> {
+    let mut rounds = Vec::new();
     for round in 0..=ROUNDS {
-        let measured = [measure(&mut ours, vocabulary)?, measure(&mut theirs, vocabulary)?];
+        let rates = contestants
+            .iter_mut()
+            .map(|contestant| measure(contestant.as_mut(), vocabulary))
+            .collect::<Outcome<_>>()?;
         // The first round warms up.
         if round > 0 {
-            for (index, rates) in rates.iter_mut().enumerate() {
-                rates.push([measured[0][index], measured[1][index]]);
-            }
+            rounds.push(rates);
         }
     }
-    Ok(rates)
+    Ok(rounds)
 }
 
 fn measure(contestant: &mut dyn Contestant, vocabulary: u32) -> Outcome<[f64; 3]> {
