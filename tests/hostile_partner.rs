@@ -189,8 +189,8 @@ async fn prompts_and_bodies_at_their_limits_are_taken_and_one_more_is_refused() 
 
     let padded = |length: usize| {
         let body = body(9);
-        let spaces = " ".repeat(length - body.len());
-        body + &spaces
+        let space = " ".repeat(length - body.len());
+        body + &space
     };
     assert_eq!(padded(BODY).len(), BODY);
     assert_eq!(ask(padded(BODY)).await.0, StatusCode::OK);
