@@ -1,7 +1,7 @@
 //! The keeper beside a worker that was taken over: it shows and signs what its own state permits, and ends with a worker that says
 //! anything else.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 use std::sync::{Arc, Condvar, Mutex};
 

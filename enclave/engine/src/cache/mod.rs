@@ -322,11 +322,11 @@ mod tests {
     fn read(cache: &mut Cache, sequence: usize, owner: Owner, prompt: &[u32], now: Instant) -> usize {
         let found = cache.reuse(sequence, owner, prompt);
         cache.extend(sequence, prompt.len()).unwrap();
-        for position in found..prompt.len() {
+        for (position, token) in prompt.iter().enumerate().skip(found) {
             for (layer, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
                 let (key, value) = cache.place(sequence, layer, head, position);
-                key.fill(prompt[position] as u16);
-                value.fill(prompt[position] as u16);
+                key.fill(*token as u16);
+                value.fill(*token as u16);
             }
         }
         cache.keep(sequence, owner, prompt, now);
