@@ -8,15 +8,15 @@ mod gguf_writer;
 use std::fs;
 use std::path::Path;
 
+use cleanroom_attestation::channel::{Binder, FrameKind, HelloFrame, ModelId, Nonce, encode_frame};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::{Manifest, Measurer};
 use cleanroom_attestation::policy::Policy;
-use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
-use cleanroom_attestation::channel::{Binder, FrameKind, HelloFrame, ModelId, Nonce, encode_frame};
 use cleanroom_attestation::release::Refusal;
+use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_engine::Model;
-use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
+use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
 use gguf_writer::{GgufWriter, Meta};
 
 fn main() -> std::io::Result<()> {

@@ -118,7 +118,7 @@ fn make_one_call() {
     let Ok(name) = std::env::var(ENV_CALL) else { return };
     let calls = calls();
     give_up_rights().unwrap();
-    let thread = std::thread::spawn(|| std::thread::park());
+    let thread = std::thread::spawn(std::thread::park);
     confine().unwrap();
     // Threads that were there before are confined, too, and further ones may come.
     thread.thread().unpark();
