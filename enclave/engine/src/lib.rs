@@ -13,6 +13,7 @@
 
 mod cache;
 mod constraint;
+mod embedding;
 mod engine;
 mod evaluate;
 mod forward;
@@ -31,6 +32,7 @@ mod template;
 mod tokenizer;
 
 pub use constraint::{Constraint, RandomAnswer, SchemaError};
+pub use embedding::Embedding;
 pub use engine::{
     Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Owner, Sink,
     StartError, SubmitError, Text, Usage,
