@@ -9,7 +9,7 @@ use cleanroom_attestation::channel::{FrameKind, HelloFrame, ModelId, Nonce};
 use cleanroom_channel::frames::Frame;
 use cleanroom_channel::identity::Identity;
 use cleanroom_channel::tls;
-use cleanroom_tests::client::{question, send as send_request};
+use cleanroom_tests::client::{json, question, send as send_request};
 use cleanroom_tests::house::House;
 use cleanroom_tests::room::{World, model_id};
 use http::StatusCode;
@@ -160,6 +160,56 @@ async fn thousands_of_cancellations_leave_every_place_free_and_the_next_answer_w
     for answer in answers {
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prompts_and_bodies_at_their_limits_are_taken_and_one_more_is_refused() {
+    /// The demo model's context, and the longest body.
+    const CONTEXT: usize = 512;
+    const BODY: usize = 1024 * 1024;
+    let house = House::start("").await;
+    let partner = house.proxy(&Identity::generate().unwrap()).await;
+    // One token for each character.
+    let body = |tokens: usize| {
+        let prompt = "!?".chars().cycle().take(tokens).collect::<String>();
+        serde_json::json!({ "model": "demo", "prompt": prompt, "max_tokens": 9, "temperature": 0 })
+            .to_string()
+    };
+    let ask = async |body: String| json(send_request(partner, "POST", "/v1/completions", &body).await).await;
+
+    let (status, answer) = ask(body(CONTEXT - 1)).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(answer["usage"]["prompt_tokens"], CONTEXT - 1);
+    assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() <= 1, "{answer}");
+    for tokens in [CONTEXT, CONTEXT + 1] {
+        let (status, answer) = ask(body(tokens)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer["error"]["code"], "context_length_exceeded", "{answer}");
+    }
+
+    let padded = |length: usize| format!("{:length$}", body(9));
+    assert_eq!(padded(BODY).len(), BODY);
+    assert_eq!(ask(padded(BODY)).await.0, StatusCode::OK);
+    let (status, answer) = ask(padded(BODY + 1)).await;
+    assert_eq!((status, &answer["error"]["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &"body_too_large".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_partner_asked_spares_another_nothing() {
+    let house = House::start("[limits]\nsequences = 4").await;
+    let [one, other] = [
+        house.proxy(&Identity::generate().unwrap()).await,
+        house.proxy(&Identity::generate().unwrap()).await,
+    ];
+    let text = question(&"The enclave measures the image. ".repeat(40), false);
+    let cached = async |partner| {
+        let (status, answer) = json(send_request(partner, "POST", "/v1/chat/completions", &text).await).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0)
+    };
+    assert_eq!(cached(one).await, 0);
+    assert!(cached(one).await >= 192, "its own second one is spared what the first one cost");
+    assert_eq!(cached(other).await, 0, "and another's is not");
 }
 
 #[derive(Debug)]

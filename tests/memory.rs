@@ -12,6 +12,7 @@ use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::session::Sessions;
 use cleanroom_tests::ceremony::{Ceremony, NAMES, Terms};
 use cleanroom_tests::client::{json, question};
+use cleanroom_tests::processes::only_child_of;
 use cleanroom_tests::room::model_id;
 use http::{Request, StatusCode};
 use http_body_util::channel::Channel;
@@ -26,9 +27,11 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
     let mut ceremony = Ceremony::new(Terms::default());
     (0..NAMES.len()).for_each(|index| ceremony.serve(index));
     let (host, address) = ceremony.host(true);
-    let memory = match Memory::of(host.only_child()) {
-        Ok(memory) => memory,
-        Err(error) => {
+    let keeper = host.only_child();
+    let worker = only_child_of(keeper).expect("the keeper has one worker");
+    let (memory, keeper) = match (Memory::of(worker), Memory::of(keeper)) {
+        (Ok(memory), Ok(keeper)) => (memory, keeper),
+        (Err(error), _) | (_, Err(error)) => {
             eprintln!("not tested: another process's memory cannot be read here ({error}); root can");
             return;
         }
@@ -55,8 +58,11 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
         async move { session.send(request).await }
     });
     sender.send_data(Bytes::copy_from_slice(first.as_bytes())).await.unwrap();
-    // The enclave holds what it got so far, and the search finds it.
+    // The worker holds what it got so far, and the search finds it. The keeper never does: it has the keys to all sessions' evidence,
+    // and the search finds the name of the model in its configuration.
     until(|| memory.holds(MARKER), "the search finds what is there").await;
+    assert!(keeper.holds("model = \"demo\""), "the search finds what the keeper has");
+    assert!(!keeper.holds(MARKER), "the keeper has seen the prompt");
 
     sender.send_data(Bytes::copy_from_slice(rest.as_bytes())).await.unwrap();
     drop(sender);
@@ -64,6 +70,7 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
     assert_eq!(status, StatusCode::OK, "{answer}");
     let answer = answer["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(answer.len() > 20, "an answer that can be searched for, got {answer:?}");
+    assert!(!keeper.holds(MARKER) && !keeper.holds(answer), "the keeper has seen the session");
     drop(session);
     until(|| !memory.holds(MARKER), "the prompt is gone").await;
     until(|| !memory.holds(answer), "the answer is gone").await;

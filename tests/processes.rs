@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cleanroom_tests::house::repository;
 use cleanroom_tests::official::{self, Package};
-use cleanroom_tests::processes::{Running, file, output, succeed};
+use cleanroom_tests::processes::{Running, file, only_child_of, output, succeed};
 use rustix::process::{Pid, Signal, kill_process};
 
 const INSTANCE: &str = "i-0c1ea2200cc1ea220";
@@ -120,6 +120,82 @@ fn the_partner_proves_uses_and_after_a_swap_refuses() {
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{message}");
     assert!(message.contains("pcr0-mismatch") && message.contains("Nothing was sent"), "{message}");
+}
+
+/// A line of `/proc/PROCESS/status`.
+fn status(process: u32, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap().trim().to_owned()
+}
+
+/// What the descriptors of a process are.
+fn descriptors(process: u32) -> Vec<String> {
+    let folder = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let links = folder.map(|entry| std::fs::read_link(entry.unwrap().path()).unwrap());
+    links.map(|link| link.to_string_lossy().into_owned()).collect()
+}
+
+/// Asks again until `found` gives something. What is waited for comes, or the test hangs until it is ended.
+fn wait_for<T>(mut found: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn the_worker_is_confined_and_its_end_is_the_enclaves() {
+    let site = Site::start();
+    let (path, address) = (site.path(), site.address.as_str());
+    // It has served a whole session, streamed, so it runs under its filter.
+    let chat = ["chat", address, "--key", "partner.key", "--prompt", "What is attestation?"];
+    let _ = succeed("cleanroom", path, &chat);
+    let keeper = site.host.only_child();
+    let worker = only_child_of(keeper).unwrap();
+    // 2 is SECCOMP_MODE_FILTER.
+    for (name, expected) in [
+        ("Seccomp", "2"),
+        ("NoNewPrivs", "1"),
+        ("CapEff", "0000000000000000"),
+        ("CapPrm", "0000000000000000"),
+    ] {
+        assert_eq!(status(worker, name), expected, "{name}");
+    }
+    for task in std::fs::read_dir(format!("/proc/{worker}/task")).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        assert!(status.contains("Seccomp:\t2\n"), "every thread: {status}");
+    }
+    // The security module is the keeper's standard input.
+    let module = std::fs::read_link(format!("/proc/{keeper}/fd/0")).unwrap();
+    let module = module.to_string_lossy().into_owned();
+    assert!(module.starts_with("socket:") && descriptors(keeper).contains(&module));
+    assert!(!descriptors(worker).contains(&module), "{:?}", descriptors(worker));
+
+    // The worker ends: so does the enclave, with the reason, and the host starts a new one.
+    let end = |process: u32, signal| {
+        kill_process(Pid::from_raw(process.cast_signed()).unwrap(), signal).unwrap();
+    };
+    let console = || std::fs::read_to_string(path.join("state/console.log")).unwrap_or_default();
+    end(worker, Signal::SYS);
+    wait_for(|| {
+        console().contains("halted: the worker made a system call that it may not make\n").then_some(())
+    });
+    let next = wait_for(|| {
+        let keeper = only_child_of(site.host.id()).filter(|next| *next != keeper)?;
+        Some((keeper, only_child_of(keeper)?))
+    });
+    end(next.1, Signal::KILL);
+    wait_for(|| console().contains("halted: the worker was ended by signal 9\n").then_some(()));
+    // The keeper ends: so does its worker.
+    let last = wait_for(|| {
+        let keeper = only_child_of(site.host.id()).filter(|last| *last != next.0)?;
+        Some((keeper, only_child_of(keeper)?))
+    });
+    end(last.0, Signal::KILL);
+    wait_for(|| (!Path::new(&format!("/proc/{}", last.1)).exists()).then_some(()));
 }
 
 #[test]

@@ -97,6 +97,9 @@ pub(crate) struct Draft {
     /// A partner's requests per minute, tokens per day and concurrent requests; 60,1000000,4 for a new one.
     #[arg(long = "limits", value_name = "PARTNER=RPM,TPD,CONCURRENT")]
     limits: Vec<Named>,
+    /// A partner's share of what an enclave can do when partners want more, 1 to 255; 1 for a new one.
+    #[arg(long = "share", value_name = "PARTNER=SHARE")]
+    shares: Vec<Named>,
     /// When a partner's admission ends; a new one's ends with the release.
     #[arg(long = "partner-expires", value_name = "PARTNER=TIME")]
     partner_expires: Vec<Named>,
@@ -339,7 +342,8 @@ impl Draft {
     }
 
     fn change_partners(&self, release: &mut Release) -> Result<(), Failure> {
-        const NEW: Limits = Limits { requests_per_minute: 60, tokens_per_day: 1_000_000, concurrency: 4 };
+        const NEW: Limits =
+            Limits { requests_per_minute: 60, tokens_per_day: 1_000_000, concurrency: 4, share: None };
         let mut partners = release.partners.to_vec();
         partners.retain(|partner| !self.removed_partners.contains(&partner.id));
         for partner in &self.partners {
@@ -364,7 +368,8 @@ impl Draft {
                 Failure::usage(format!("the release has no partner {id}; add it with --partner"))
             })
         };
-        for change in self.grants.iter().chain(&self.limits).chain(&self.partner_expires) {
+        for change in self.grants.iter().chain(&self.limits).chain(&self.shares).chain(&self.partner_expires)
+        {
             find(&mut partners, change)?;
         }
         for partner in &mut partners {
@@ -378,7 +383,11 @@ impl Draft {
                     requests_per_minute: limits.value(0, "requests per minute")?,
                     tokens_per_day: limits.value(1, "tokens per day")?,
                     concurrency: limits.value(2, "concurrent requests")?,
+                    share: partner.limits.share,
                 };
+            }
+            if let Some(share) = self.shares.iter().rfind(is_for) {
+                partner.limits.share = Some(share.value(0, "a share from 1 to 255")?);
             }
             if let Some(expires) = self.partner_expires.iter().rfind(is_for) {
                 partner.expires = expires.value(0, "TIME")?;
@@ -454,10 +463,11 @@ fn describe(release: &Release) -> String {
     const SHOWN: usize = 50;
     for partner in release.partners.iter().take(SHOWN) {
         let models: Vec<&str> = partner.models.iter().map(Id::as_str).collect();
-        let Limits { requests_per_minute, tokens_per_day, concurrency } = partner.limits;
+        let Limits { requests_per_minute, tokens_per_day, concurrency, share: _ } = partner.limits;
+        let share = partner.limits.share();
         text += &format!(
             "  partner     {} may use {} until {}: {requests_per_minute} requests a minute, {tokens_per_day} tokens a day, \
-             {concurrency} at a time\n",
+             {concurrency} at a time, share {share}\n",
             partner.id,
             models.join(", "),
             partner.expires

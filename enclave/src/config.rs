@@ -17,6 +17,8 @@
 //! sequences = 8
 //! queued = 16
 //! threads = 2
+//! request_time = "1h"           # a request that has not ended by then is ended with an error
+//! prefix_time = "5m"            # prompts are kept so long for the same partner's next one; "0s" keeps none
 //! kv_memory = "2GiB"            # for keys and values: what whole contexts of all sequences need is the most that is taken
 //!
 //! [traffic]                     # optional: hide the lengths and the rhythm of answers from the host
@@ -128,6 +130,13 @@ pub struct Limits {
     pub queued: usize,
     /// Threads of the engine.
     pub threads: NonZeroUsize,
+    /// The longest time from a request's arrival to the end of its answer.
+    #[serde(deserialize_with = "duration")]
+    pub request_time: Duration,
+    /// How long what was computed of a prompt is kept unused for the same partner's next one, while it has a session. Nothing is kept for no
+    /// time.
+    #[serde(deserialize_with = "duration_or_none")]
+    pub prefix_time: Duration,
     /// Memory for keys and values of all sequences together. A request starts once its prompt and longest answer fit.
     #[serde(deserialize_with = "bytes")]
     pub kv_memory: NonZeroU64,
@@ -143,7 +152,9 @@ impl Default for Limits {
             session_lifetime: Duration::from_secs(60 * 60),
             sequences: at_least_one(8),
             queued: 16,
-            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            threads: cleanroom_engine::processors(),
+            request_time: Duration::from_secs(60 * 60),
+            prefix_time: EngineConfig::DEFAULT_PREFIX_TIME,
             kv_memory: NonZeroU64::new(EngineConfig::DEFAULT_KV_MEMORY).unwrap_or(NonZeroU64::MIN),
         }
     }
@@ -224,11 +235,20 @@ enum RawPartners {
 
 /// A length of time in words, such as `90s` or `1h`; at most a day and not nothing.
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let duration = duration_or_none(deserializer)?;
+    if duration.is_zero() {
+        return Err(serde::de::Error::custom("expected a length of time above zero"));
+    }
+    Ok(duration)
+}
+
+/// A length of time in words, at most a day.
+fn duration_or_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let duration = humantime::parse_duration(&text)
         .map_err(|_| serde::de::Error::custom("expected a length of time such as \"90s\" or \"1h\""))?;
-    if duration.is_zero() || duration > Duration::from_secs(24 * 60 * 60) {
-        return Err(serde::de::Error::custom("expected a length of time above zero and of at most 24 hours"));
+    if duration > Duration::from_secs(24 * 60 * 60) {
+        return Err(serde::de::Error::custom("expected a length of time of at most 24 hours"));
     }
     Ok(duration)
 }
@@ -306,29 +326,6 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_of_traffic_is_whole_and_within_bounds() {
-        let with = |section: &str| {
-            Config::from_toml(&format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{section}"))
-        };
-        assert_eq!(with("").unwrap().traffic, None);
-        let traffic = with("[traffic]\nstep = 1024\ncadence = \"50ms\"").unwrap().traffic;
-        assert_eq!(traffic, Traffic::new(1024, Duration::from_millis(50)));
-        assert!(traffic.is_some());
-        for section in [
-            "[traffic]",
-            "[traffic]\nstep = 1024",
-            "[traffic]\ncadence = \"50ms\"",
-            "[traffic]\nstep = 255\ncadence = \"50ms\"",
-            "[traffic]\nstep = 16385\ncadence = \"50ms\"",
-            "[traffic]\nstep = 1024\ncadence = \"4ms\"",
-            "[traffic]\nstep = 1024\ncadence = \"11s\"",
-            "[traffic]\nstep = 1024\ncadence = \"50ms\"\njitter = 1",
-        ] {
-            assert!(matches!(with(section), Err(ConfigError::Syntax(_))), "{section}");
-        }
-    }
-
-    #[test]
     fn a_size_has_a_unit() {
         let size = |text: &str| {
             let text =
@@ -354,6 +351,29 @@ mod tests {
     }
 
     #[test]
+    fn the_shape_of_traffic_is_whole_and_within_bounds() {
+        let with = |section: &str| {
+            Config::from_toml(&format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{section}"))
+        };
+        assert_eq!(with("").unwrap().traffic, None);
+        let traffic = with("[traffic]\nstep = 1024\ncadence = \"50ms\"").unwrap().traffic;
+        assert_eq!(traffic, Traffic::new(1024, Duration::from_millis(50)));
+        assert!(traffic.is_some());
+        for section in [
+            "[traffic]",
+            "[traffic]\nstep = 1024",
+            "[traffic]\ncadence = \"50ms\"",
+            "[traffic]\nstep = 255\ncadence = \"50ms\"",
+            "[traffic]\nstep = 16385\ncadence = \"50ms\"",
+            "[traffic]\nstep = 1024\ncadence = \"4ms\"",
+            "[traffic]\nstep = 1024\ncadence = \"11s\"",
+            "[traffic]\nstep = 1024\ncadence = \"50ms\"\njitter = 1",
+        ] {
+            assert!(matches!(with(section), Err(ConfigError::Syntax(_))), "{section}");
+        }
+    }
+
+    #[test]
     fn what_is_unknown_or_impossible_is_refused() {
         let with = |line: &str| {
             Config::from_toml(&format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{line}"))
@@ -362,6 +382,9 @@ mod tests {
         assert!(matches!(with("[limits]\nsessions = 0"), Err(ConfigError::Syntax(_))));
         assert!(matches!(with("[limits]\nhandshake_timeout = \"0s\""), Err(ConfigError::Syntax(_))));
         assert!(matches!(with("[limits]\nsession_lifetime = \"2days\""), Err(ConfigError::Syntax(_))));
+        assert!(matches!(with("[limits]\nrequest_time = \"0s\""), Err(ConfigError::Syntax(_))));
+        assert!(matches!(with("[limits]\nprefix_time = \"2days\""), Err(ConfigError::Syntax(_))));
+        assert!(with("[limits]\nprefix_time = \"0s\"").unwrap().limits.prefix_time.is_zero());
         let version = Config::from_toml("version = 2\nmodel = \"demo\"\npartners = \"any\"\n");
         assert_eq!(version.err(), Some(ConfigError::Version { actual: 2 }));
     }

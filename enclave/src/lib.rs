@@ -1,14 +1,19 @@
 //! What runs inside the enclave: trusted with data.
 //!
+//! Two processes, so that whatever reads what strangers write cannot reach what proves the enclave:
+//!
 //! ```text
-//! host's relay ─► serve (bounded accept) ─► channel (TLS, evidence) ─► api (OpenAI over HTTP) ─► engine
-//!                 control ─► release ─┤ (what the authorities permit)
-//!                                               │
-//!                                        security_module ─► /dev/nsm
+//!                       ┌ worker: plaintext; a filter of system calls, no rights, another user ────────┐
+//! host's relay ─────────┼─► serve (bounded accept) ─► channel (TLS) ─► api (OpenAI over HTTP) ─► engine│
+//!                       └───────────────────────────────│▲──────────────▲──────────────────────────────┘
+//!                       questions, typed by purpose     ▼│              │ what is released and leased
+//!                       ┌ keeper: keys ──────────────────┴──────────────┴──────────────────────────────┐
+//! host's agent, model ──┼─► control ─► release ─► desk: receipt key, security_module ─► /dev/nsm       │
+//!                       └──────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`run`] is the whole life of an enclave: read the measured configuration, identify the weights, commit to them in the
-//! security module, and only then serve. What differs between platforms comes in as a [`Platform`].
+//! [`keeper::run`] identifies the weights and commits to them before [`worker::run`] parses a byte of them. `docs/threat-model.md`
+//! argues the split. What differs between platforms comes in from the programs; [`run`] is both halves in one process.
 
 #![forbid(unsafe_code)]
 
@@ -18,34 +23,38 @@ pub mod channel;
 pub mod commitment;
 pub mod config;
 pub mod console;
+pub mod keeper;
 pub mod memory;
 pub mod model_port;
 pub mod nitro;
+pub mod process;
 mod public_attestation;
 pub mod receipt_key;
 pub mod release;
 pub mod security_module;
 pub mod serve;
+mod wire;
+pub mod worker;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::io;
+use std::pin::pin;
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::release::ReleaseError;
-use cleanroom_channel::identity::IdentityError;
-use cleanroom_engine::{Engine, EngineConfig, Model, ModelError, StartError};
-use zeroize::Zeroizing;
+use tokio::net::UnixStream;
 
-use crate::admission::partners_share;
-use crate::api::Service;
-use crate::channel::Attester;
 use crate::commitment::CommitmentError;
-use crate::config::{Config, ConfigError};
-use crate::receipt_key::{ReceiptKey, ReceiptKeyError};
-use crate::release::{Clock, Guard};
-use crate::security_module::{Device, SecurityModule, SecurityModuleError};
-use crate::serve::{Listener, Server};
+use crate::config::ConfigError;
+use crate::keeper::{KeeperPlatform, WorkerEnd};
+use crate::model_port::ModelBytes;
+use crate::process::Ending;
+pub use crate::public_attestation::Facts;
+use crate::receipt_key::ReceiptKeyError;
+use crate::release::Clock;
+use crate::security_module::{Device, SecurityModuleError};
+use crate::serve::Listener;
+use crate::worker::Seat;
 
 /// What an enclave gets from the platform that it runs on.
 pub struct Platform<D, L> {
@@ -63,7 +72,8 @@ pub struct Platform<D, L> {
     pub model: Vec<u8>,
 }
 
-/// The life of an enclave, from its configuration to the end of its last session after `shutdown`.
+/// Keeper and worker in one process, without what confines the worker: for tests and measurements, on the same code and the same
+/// protocol.
 ///
 /// # Errors
 /// [`Halt`]: the reason why it does not serve.
@@ -74,62 +84,17 @@ where
     F: Future<Output = ()>,
 {
     let Platform { device, listener, control, clock, config, model } = platform;
-    let config = Config::from_toml(&config)?;
-
-    // The engine has a copy of its own that it erases when the model is revoked; this one must not outlive it.
-    let model = Zeroizing::new(model);
-    let digest = model_digest(&model);
-    if let Some(expected) = config.model_sha256.filter(|expected| *expected != digest) {
-        return Err(Halt::OtherModel { expected, actual: digest });
-    }
-    let weights = Model::from_gguf(&model)?;
-    drop(model);
-    tracing::info!(model = %config.model, digest = %digest, "model loaded");
-
-    let security_module = SecurityModule::start(device)?;
-    let receipt_key = ReceiptKey::generate()?;
-    let committed = commitment::commit(&security_module, digest, &receipt_key).await?;
-    tracing::info!("commitments made, locked and read back");
-
-    let limits = &config.limits;
-    let engine = Engine::start(
-        Arc::new(weights),
-        EngineConfig {
-            threads: limits.threads,
-            max_sequences: limits.sequences,
-            max_per_owner: partners_share(limits.sequences),
-            max_queued: limits.queued,
-            kv_memory: limits.kv_memory.get(),
-        },
-    )?;
-    let mut service = Service::new(engine, config.model.clone(), digest, limits).shaped(config.traffic);
-    let mut attester =
-        Attester::new(committed, config.model.clone(), security_module.clone(), receipt_key.clone())?;
-    let guard = match &config.release_root {
-        None => None,
-        Some(root) => {
-            let guard = Guard::new(root, config.model.clone(), digest, clock, security_module, receipt_key);
-            let guard = guard.map_err(Halt::Root)?;
-            service = service.guarded(Arc::clone(&guard));
-            attester = attester.guarded(Arc::clone(&guard));
-            Some((guard, control.ok_or(Halt::NoControl)?))
-        }
-    };
-    let service = Arc::new(service);
-    let control = async {
-        match guard {
-            Some((guard, control)) => release::serve(control, guard, || service.erase()).await,
-            None => std::future::pending().await,
-        }
-    };
-    let server = Server::new(Arc::new(attester), Arc::clone(&service), config);
-    tracing::info!("serving");
+    let (ours, theirs) = UnixStream::pair().map_err(Halt::Listen)?;
+    let seat = Seat { keeper: theirs, clock: clock.clone(), confine: || Ok(()), listener: || Ok(listener) };
+    let (open, model) = (|| Ok(()), ModelBytes::from(model));
+    let platform = KeeperPlatform { device, control, clock, config, model, worker: ours, open };
+    let (mut keeper, worker) = (pin!(keeper::run(platform, shutdown)), pin!(worker::run(seat)));
     tokio::select! {
-        () = server.serve(listener, shutdown) => {}
-        () = control => {}
+        biased;
+        result = &mut keeper => result,
+        // The keeper has been told why.
+        _ = worker => keeper.await,
     }
-    tracing::info!("drained");
-    Ok(())
 }
 
 /// Why an enclave does not serve.
@@ -146,9 +111,6 @@ pub enum Halt {
         /// What the host handed over.
         actual: Sha256Digest,
     },
-    /// The model file cannot be used.
-    #[error("the model file cannot be used: {0}")]
-    Model(#[from] ModelError),
     /// The configuration's root is none.
     #[error("the [release] root of the configuration is not one: {0}")]
     Root(#[source] ReleaseError),
@@ -166,10 +128,24 @@ pub enum Halt {
     /// The commitments could not be made.
     #[error(transparent)]
     Commitment(#[from] CommitmentError),
-    /// The engine could not be started.
-    #[error("the engine cannot be started: {0}")]
-    Engine(#[from] StartError),
-    /// No TLS key could be made.
+    /// Nobody could be let in.
+    #[error("partners' connections cannot be taken: {0}")]
+    Listen(#[source] io::Error),
+    /// The worker cannot serve, or no longer does.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
+    Worker(#[from] WorkerEnd),
+    /// The worker's process has ended.
+    #[error(transparent)]
+    Ended(#[from] Ending),
+}
+
+impl Halt {
+    /// Whether the enclave broke. Everything else is a refusal of what it was given, and would be one again.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        matches!(
+            self,
+            Self::Ended(_) | Self::Worker(WorkerEnd::Gone | WorkerEnd::Protocol(_) | WorkerEnd::OutOfTurn(_))
+        )
+    }
 }

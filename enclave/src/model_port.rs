@@ -6,8 +6,55 @@
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use zeroize::Zeroizing;
 
 use crate::serve::Listener;
+
+/// The longest piece in bytes. It is more than the system's allocator keeps for later, so that a piece that was dropped is free
+/// memory at once.
+const PIECE: u64 = 64 * 1024 * 1024;
+
+/// A model file in memory, in pieces, which are erased when they are dropped.
+pub struct ModelBytes(Vec<Zeroizing<Vec<u8>>>);
+
+impl ModelBytes {
+    /// Reads a file to its end.
+    ///
+    /// # Errors
+    /// What reading reports.
+    pub fn read(mut file: impl io::Read) -> io::Result<Self> {
+        let mut pieces = Vec::new();
+        loop {
+            let mut piece = Zeroizing::new(Vec::new());
+            if io::Read::read_to_end(&mut io::Read::take(&mut file, PIECE), &mut piece)? == 0 {
+                return Ok(Self(pieces));
+            }
+            pieces.push(piece);
+        }
+    }
+
+    /// The file's length in bytes.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.0.iter().map(|piece| piece.len() as u64).sum()
+    }
+
+    /// The pieces, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|piece| piece.as_slice())
+    }
+
+    /// The pieces, in order, each dropped before the next.
+    pub(crate) fn into_pieces(self) -> impl Iterator<Item = Zeroizing<Vec<u8>>> {
+        self.0.into_iter()
+    }
+}
+
+impl From<Vec<u8>> for ModelBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(vec![Zeroizing::new(bytes)])
+    }
+}
 
 /// What the host hears when the model has arrived.
 const ARRIVED: u8 = 1;
@@ -17,7 +64,7 @@ const ARRIVED: u8 = 1;
 ///
 /// # Errors
 /// [`ModelTooLarge`] when the host announces more than `limit`: it would do so again.
-pub async fn receive(listener: &mut impl Listener, limit: u64) -> Result<Vec<u8>, ModelTooLarge> {
+pub async fn receive(listener: &mut impl Listener, limit: u64) -> Result<ModelBytes, ModelTooLarge> {
     loop {
         let Ok(stream) = listener.accept().await else {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -33,23 +80,31 @@ pub async fn receive(listener: &mut impl Listener, limit: u64) -> Result<Vec<u8>
     }
 }
 
-async fn receive_from<S>(mut stream: S, limit: u64) -> Result<Vec<u8>, Interrupted>
+async fn receive_from<S>(mut stream: S, limit: u64) -> Result<ModelBytes, Interrupted>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let announced = stream.read_u64().await?;
-    let length = usize::try_from(announced).ok().filter(|_| announced <= limit);
-    let length = length.ok_or(ModelTooLarge { announced, limit })?;
-    let mut model = Vec::new();
-    model.try_reserve_exact(length).map_err(|_| ModelTooLarge { announced, limit })?;
-    (&mut stream).take(announced).read_to_end(&mut model).await?;
-    if model.len() < length {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    let too_large = ModelTooLarge { announced, limit };
+    if announced > limit {
+        return Err(too_large.into());
+    }
+    let mut pieces = Vec::new();
+    let mut left = announced;
+    while left > 0 {
+        let length = usize::try_from(left.min(PIECE)).map_err(|_| too_large)?;
+        let mut piece = Zeroizing::new(Vec::new());
+        piece.try_reserve_exact(length).map_err(|_| too_large)?;
+        if (&mut stream).take(length as u64).read_to_end(&mut piece).await? < length {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        left = left.saturating_sub(length as u64);
+        pieces.push(piece);
     }
     // The host that hangs up now has sent everything all the same.
     let _ = stream.write_all(&[ARRIVED]).await;
     let _ = stream.flush().await;
-    Ok(model)
+    Ok(ModelBytes(pieces))
 }
 
 enum Interrupted {
@@ -111,6 +166,7 @@ mod tests {
         }
         let mut script = Script(ours.into_iter());
         let result = receive(&mut script, limit).await;
+        let result = result.map(|model| model.pieces().collect::<Vec<_>>().concat());
         drop(script);
         let mut heard = Vec::new();
         last.unwrap().read_to_end(&mut heard).await.unwrap();
@@ -140,6 +196,5 @@ mod tests {
         let (result, heard) = received(&[&message(6, b"models")], 5).await;
         assert_eq!(result.unwrap_err(), ModelTooLarge { announced: 6, limit: 5 });
         assert!(heard.is_empty());
-        assert!(received(&[&message(u64::MAX, b"")], u64::MAX).await.0.is_err(), "nothing is allocated");
     }
 }

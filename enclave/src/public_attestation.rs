@@ -8,22 +8,34 @@ use axum::routing::get;
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cleanroom_attestation::channel::Nonce;
+use cleanroom_attestation::channel::{ModelId, Nonce};
+use cleanroom_attestation::digest::Sha256Digest;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::channel::Attester;
+use crate::worker::Keeper;
 
 /// Where the evidence is.
 pub(crate) const PATH: &str = "/.well-known/cleanroom/attestation";
 
+/// What is attested of every enclave for as long as it runs.
+pub struct Facts {
+    /// The model that it serves.
+    pub model_id: ModelId,
+    /// The identity of the weights.
+    pub model_digest: Sha256Digest,
+    /// The receipt key, DER of its `SubjectPublicKeyInfo`.
+    pub receipt_key: Vec<u8>,
+}
+
 pub(crate) struct PublicAttestations {
-    attester: Arc<Attester>,
+    keeper: Keeper,
+    facts: Facts,
 }
 
 impl PublicAttestations {
-    pub(crate) fn new(attester: Arc<Attester>) -> Arc<Self> {
-        Arc::new(Self { attester })
+    pub(crate) fn new(keeper: Keeper, facts: Facts) -> Arc<Self> {
+        Arc::new(Self { keeper, facts })
     }
 }
 
@@ -62,14 +74,15 @@ async fn attest(
     if decoded.is_none() {
         return (StatusCode::BAD_REQUEST, "expected ?nonce= and 64 hexadecimal digits\n").into_response();
     }
-    match attestations.attester.public_attestation(&Nonce::from_bytes(nonce)).await {
+    let Facts { model_id, model_digest, receipt_key } = &attestations.facts;
+    match attestations.keeper.public(Nonce::from_bytes(nonce)).await {
         Ok(evidence) => Json(Answer {
             document: STANDARD.encode(&evidence.document),
-            model: evidence.model_id.to_string(),
-            model_sha256: evidence.model_digest.to_string(),
+            model: model_id.to_string(),
+            model_sha256: model_digest.to_string(),
             release_sha256: evidence.release.map(|digest| digest.to_string()),
             lease_sha256: evidence.lease.map(|digest| digest.to_string()),
-            receipt_key: STANDARD.encode(evidence.receipt_key),
+            receipt_key: STANDARD.encode(receipt_key),
         })
         .into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "no evidence at the moment; try again shortly\n")

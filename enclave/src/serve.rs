@@ -27,7 +27,7 @@ use tower::ServiceExt as _;
 use crate::api::{self, PartnerId, Service, SessionTranscript};
 use crate::channel::{Attester, Session};
 use crate::config::{Config, Limits, Partners};
-use crate::public_attestation::{self, PublicAttestations};
+use crate::public_attestation::{self, Facts, PublicAttestations};
 
 /// How long requests that run at the end of a session may go on.
 const DRAIN: Duration = Duration::from_secs(10 * 60);
@@ -109,9 +109,9 @@ struct Shared {
 impl Server {
     /// A server that has not accepted anything yet.
     #[must_use]
-    pub fn new(attester: Arc<Attester>, service: Arc<Service>, config: Config) -> Self {
+    pub fn new(attester: Arc<Attester>, facts: Facts, service: Arc<Service>, config: Config) -> Self {
         let Config { partners, limits, .. } = config;
-        let attestations = PublicAttestations::new(Arc::clone(&attester));
+        let attestations = PublicAttestations::new(attester.keeper().clone(), facts);
         let router = api::router(Arc::clone(&service)).merge(public_attestation::router(attestations));
         Self {
             handshakes: Arc::new(Semaphore::new(limits.handshakes.get())),
@@ -189,6 +189,8 @@ impl Shared {
         let partner = PartnerId::from(session.partner_key);
         let transcript = SessionTranscript(session.transcript);
         let admitted = self.partners.admit(&session.partner_key);
+        // What the engine keeps of this partner's prompts is wiped when its last session has ended.
+        let _presence = self.service.presence(partner);
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(partner);
             request.extensions_mut().insert(transcript);

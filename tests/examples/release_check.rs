@@ -8,10 +8,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
-use cleanroom_attestation::release::{Limits, List, Partner};
-use cleanroom_enclave::receipt_key::ReceiptKey;
+use cleanroom_attestation::release::{Limits, List, Nonce, Partner, UnixMillis};
 use cleanroom_enclave::release::{Clock, Guard};
-use cleanroom_enclave::security_module::SecurityModule;
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::room::{World, model_digest, model_id};
 
@@ -20,24 +18,16 @@ const TOKENS: u32 = 2_000_000;
 const ROUNDS: u32 = 9;
 const LIMIT: Duration = Duration::from_micros(2);
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let (world, authorities) = (World::new(), Authorities::new());
     let keys: Vec<Sha256Digest> =
         (0..PARTNERS).map(|number| Sha256Digest::of(&[b"partner", &number.to_be_bytes()])).collect();
-    let guard = Guard::new(
-        &authorities.root_text(),
-        model_id(),
-        model_digest(),
-        Clock::boot(),
-        SecurityModule::start(world.device(world.accepted.clone())).unwrap(),
-        ReceiptKey::generate().unwrap(),
-    )
-    .unwrap();
+    let guard = Guard::new(&authorities.root_text(), model_id(), model_digest(), Clock::boot()).unwrap();
     let release = {
         let mut release = authorities.release(1, world.image(), model_digest(), keys[0]);
         let one = release.partners[0].clone();
-        let limits = Limits { requests_per_minute: 1_000_000, tokens_per_day: 1 << 50, concurrency: 4 };
+        let limits =
+            Limits { requests_per_minute: 1_000_000, tokens_per_day: 1 << 50, concurrency: 4, share: None };
         let partners = keys.iter().enumerate().map(|(number, key)| Partner {
             id: format!("partner-{number}").parse().unwrap(),
             keys: List::new(vec![*key]).unwrap(),
@@ -48,8 +38,10 @@ async fn main() -> ExitCode {
         authorities.sign(&release)
     };
     guard.accept_release(&release).unwrap();
-    let request = guard.ask().await.unwrap();
-    guard.accept_lease(&authorities.lease(&request, &release, &[])).unwrap();
+    let sent = Clock::boot().now();
+    let time = (sent, UnixMillis(world.now_ms()));
+    let request = guard.begin_lease(Nonce::from_bytes([7; 32]), sent, time).unwrap();
+    guard.accept_lease(&authorities.lease(&request, &release, &[]), Clock::boot().now()).unwrap();
 
     // The least of several rounds, because other programs share the machine.
     let transcript = Sha384Digest::of(&[b"a session"]);

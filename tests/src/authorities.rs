@@ -111,7 +111,12 @@ impl Authorities {
                 id: "p".parse().unwrap(),
                 keys: list([key]),
                 models: list(["demo".parse().unwrap()]),
-                limits: Limits { requests_per_minute: 60, tokens_per_day: 100_000, concurrency: 4 },
+                limits: Limits {
+                    requests_per_minute: 60,
+                    tokens_per_day: 100_000,
+                    concurrency: 4,
+                    share: None,
+                },
                 expires: in_years(5),
             }]),
             egress: List::default(),

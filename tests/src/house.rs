@@ -129,6 +129,12 @@ impl House {
 pub struct Control(UnixStream);
 
 impl Control {
+    /// Over a connection to an enclave's control socket.
+    #[must_use]
+    pub const fn over(stream: UnixStream) -> Self {
+        Self(stream)
+    }
+
     /// Sends one frame and leaves the answer unread.
     pub async fn throw(&mut self, kind: ControlKind, body: &[u8]) {
         self.0.write_all(&kind.frame(body)).await.unwrap();

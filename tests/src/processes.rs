@@ -53,6 +53,21 @@ pub fn succeed(name: &str, folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("programs print UTF-8")
 }
 
+/// The process that `process` started, if there is exactly one.
+#[must_use]
+pub fn only_child_of(process: u32) -> Option<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let children = tasks.flat_map(|task| {
+        let children = task.and_then(|task| std::fs::read_to_string(task.path().join("children")));
+        children.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    });
+    let children: Vec<String> = children.collect();
+    match children.as_slice() {
+        [child] => child.parse().ok(),
+        _ => None,
+    }
+}
+
 /// A program that runs until it is dropped, and its standard output line by line.
 pub struct Running {
     child: Child,
@@ -92,16 +107,7 @@ impl Running {
     /// The process that this one started, and the only one.
     #[must_use]
     pub fn only_child(&self) -> u32 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
-        let children = tasks.flat_map(|task| {
-            let children = task.and_then(|task| std::fs::read_to_string(task.path().join("children")));
-            children.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-        });
-        let children: Vec<String> = children.collect();
-        match children.as_slice() {
-            [child] => child.parse().expect("a process has an id"),
-            _ => panic!("expected one child, found {children:?}"),
-        }
+        only_child_of(self.id()).expect("one child")
     }
 
     /// Asks the program to stop in order, and waits until it has.

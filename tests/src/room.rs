@@ -10,10 +10,13 @@ use cleanroom_attestation::policy::Policy;
 use cleanroom_channel::identity::Identity;
 use cleanroom_enclave::channel::Attester;
 use cleanroom_enclave::commitment::commit;
+use cleanroom_enclave::keeper::Desk;
 use cleanroom_enclave::receipt_key::ReceiptKey;
 use cleanroom_enclave::security_module::{Device, SecurityModule};
+use cleanroom_enclave::worker;
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
+use tokio::net::UnixStream;
 
 /// The name of the model of every room.
 #[must_use]
@@ -131,7 +134,11 @@ impl World {
         let security_module = SecurityModule::start(device).unwrap();
         let receipt_key = ReceiptKey::generate().unwrap();
         let committed = commit(&security_module, model_digest(), &receipt_key).await.unwrap();
-        Attester::new(committed, model_id(), security_module, receipt_key).unwrap()
+        let desk = Desk::new(committed, model_id(), security_module, receipt_key);
+        let (keeper, attester) = UnixStream::pair().unwrap();
+        // Ends with the attester.
+        tokio::spawn(desk.serve(keeper));
+        worker::attester(attester).await.unwrap()
     }
 
     /// The partner's policy: this root, this image, this model.

@@ -25,7 +25,7 @@ use crate::identity::Identity;
 pub const GROUP: NamedGroup = NamedGroup::X25519MLKEM768;
 
 /// The largest certificate that is looked at, in bytes. Ours are about 400.
-const MAX_CERTIFICATE_BYTES: usize = 4 * 1024;
+pub const MAX_CERTIFICATE_BYTES: usize = 4 * 1024;
 
 /// The signatures that prove possession of a leaf's key.
 const SIGNATURE_SCHEMES: [SignatureScheme; 3] = [
@@ -131,15 +131,23 @@ impl Established {
             Role::Server => (own_leaf, peer_leaf),
             Role::Client => (peer_leaf, own_leaf),
         };
-        let end_entity = webpki::EndEntityCert::try_from(peer).map_err(|_| ProfileError::Certificate)?;
         Ok(Self {
             cipher_suite: cipher_suite.into(),
             group: GROUP.into(),
             enclave_leaf,
             partner_leaf,
-            peer_key: Sha256Digest::of(&[&end_entity.subject_public_key_info()]),
+            peer_key: key_digest(peer)?,
         })
     }
+}
+
+/// SHA-256 of the DER of the `SubjectPublicKeyInfo` in a leaf certificate: how a key is named in configurations and releases.
+///
+/// # Errors
+/// [`ProfileError::Certificate`] when the certificate cannot be read.
+pub fn key_digest(leaf: &CertificateDer<'_>) -> Result<Sha256Digest, ProfileError> {
+    let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|_| ProfileError::Certificate)?;
+    Ok(Sha256Digest::of(&[&leaf.subject_public_key_info()]))
 }
 
 /// The binder of this connection for `nonce`.

@@ -20,17 +20,19 @@ pub(super) fn length_prefix(field: &[u8]) -> [u8; 4] {
 }
 
 /// Reads fields that [`length_prefixed`] wrote.
-pub(super) struct Fields<'a> {
+pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    /// The fields of `bytes`, of which none has been read yet.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
     /// The next field, if it is whole and at most `limit` bytes.
-    pub(super) fn next(&mut self, limit: usize) -> Option<&'a [u8]> {
+    pub fn next(&mut self, limit: usize) -> Option<&'a [u8]> {
         let (prefix, rest) = self.rest.split_first_chunk::<4>()?;
         let length = usize::try_from(u32::from_be_bytes(*prefix)).ok()?;
         if length > limit {
@@ -42,7 +44,8 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether every byte was read.
-    pub(super) fn is_at_end(&self) -> bool {
+    #[must_use]
+    pub const fn is_at_end(&self) -> bool {
         self.rest.is_empty()
     }
 }

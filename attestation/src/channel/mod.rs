@@ -20,7 +20,7 @@ mod shown_lease;
 mod stream_end;
 mod transcript;
 
-pub use encoding::length_prefixed;
+pub use encoding::{Fields, length_prefixed};
 pub use exchange::{Exchange, FINISHED_BYTES, FinishedKey, SERVER_FINISHED_TAG};
 pub use frame::{
     EvidenceFrame, FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind, HelloFrame, MAX_DOCUMENT_BYTES,

@@ -129,7 +129,9 @@ impl Binder {
         Self(bytes)
     }
 
-    fn as_bytes(&self) -> &[u8] {
+    /// The binder's bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::LENGTH] {
         &self.0
     }
 }

@@ -29,6 +29,12 @@ impl Nonce {
         Self(Sha256Digest::from_bytes(bytes))
     }
 
+    /// The nonce's bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
     /// Whether every byte is zero, which no random generator that works returns.
     #[must_use]
     pub fn is_zero(&self) -> bool {

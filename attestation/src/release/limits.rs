@@ -170,7 +170,8 @@ impl Window {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { requests_per_minute: 3, tokens_per_day: 100, concurrency: 2 };
+    const LIMITS: Limits =
+        Limits { requests_per_minute: 3, tokens_per_day: 100, concurrency: 2, share: None };
     const MINUTE: u64 = 60_000;
     const DAY: u64 = 24 * 60 * MINUTE;
 

@@ -1,6 +1,7 @@
 //! The release: which models run in which images, for which partners, under which limits.
 
 use std::collections::HashMap;
+use std::num::NonZeroU8;
 
 use serde::{Deserialize, Serialize};
 
@@ -160,6 +161,10 @@ pub struct Limits {
     pub tokens_per_day: u64,
     /// Requests running at the same time.
     pub concurrency: u32,
+    /// How large the partner's share is of what the enclave can do, when partners want more: one who has 2 gets twice what one with 1
+    /// gets. Absent: 1.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub share: Option<NonZeroU8>,
 }
 
 /// A destination outside the enclave.
@@ -203,6 +208,12 @@ pub struct AuditRules {
 }
 
 impl Limits {
+    /// The partner's share, 1 where none is given.
+    #[must_use]
+    pub fn share(&self) -> NonZeroU8 {
+        self.share.unwrap_or(NonZeroU8::MIN)
+    }
+
     /// The smaller of each.
     #[must_use]
     pub fn lesser(&self, other: &Self) -> Self {
@@ -210,6 +221,7 @@ impl Limits {
             requests_per_minute: self.requests_per_minute.min(other.requests_per_minute),
             tokens_per_day: self.tokens_per_day.min(other.tokens_per_day),
             concurrency: self.concurrency.min(other.concurrency),
+            share: Some(self.share().min(other.share())),
         }
     }
 }

@@ -8,9 +8,11 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_vsock::{VsockAddr, VsockListener};
 
@@ -28,6 +30,27 @@ pub fn listen(address: VsockAddr) -> io::Result<VsockListener> {
     let listener = VsockListener::bind(address)?;
     rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener)
+}
+
+/// Takes `address`, on which nobody can connect until [`listen_on`] says so.
+///
+/// # Errors
+///
+/// The system's: the address is taken, or there is no vsock.
+pub fn bind(address: VsockAddr) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = nix::sys::socket::socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
+    Ok(socket)
+}
+
+/// Lets connections arrive at a socket that [`bind`] made, in whichever process it is accepted on.
+///
+/// # Errors
+///
+/// The system's.
+pub fn listen_on(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, BACKLOG)?)
 }
 
 /// The most bytes of one write to vsock, in either direction.

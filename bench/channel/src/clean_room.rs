@@ -11,10 +11,13 @@ use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_enclave::channel::Attester;
 use cleanroom_enclave::commitment::commit;
+use cleanroom_enclave::keeper::Desk;
 use cleanroom_enclave::receipt_key::ReceiptKey;
 use cleanroom_enclave::security_module::{Device, SecurityModule};
+use cleanroom_enclave::worker;
 use cleanroom_software_nsm::serve::system_time_ms;
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
+use tokio::net::UnixStream;
 
 use crate::clock;
 
@@ -92,7 +95,11 @@ impl World {
         let security_module = SecurityModule::start(device)?;
         let receipt_key = ReceiptKey::generate()?;
         let committed = commit(&security_module, model, &receipt_key).await?;
-        Ok((Attester::new(committed, model_id(), security_module, receipt_key)?, time))
+        let desk = Desk::new(committed, model_id(), security_module, receipt_key);
+        let (keeper, attester) = UnixStream::pair()?;
+        // Ends with the attester.
+        tokio::spawn(desk.serve(keeper));
+        Ok((worker::attester(attester).await?, time))
     }
 
     /// The policy of a partner who accepts this image under this root with this model, as a file.

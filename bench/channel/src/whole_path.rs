@@ -10,7 +10,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -139,6 +139,8 @@ impl Direct {
         let begun = Instant::now();
         let _handle = self.engine.submit(Job {
             owner: Owner::default(),
+            share: NonZeroU8::MIN,
+            deadline: None,
             prompt: self.engine.model().prompt_from_text(prompt)?,
             max_tokens: Some(ANSWER),
             sampling: Sampling::new(0.0, 1.0, 0)?,

@@ -1,14 +1,15 @@
-//! The engine against llama.cpp, on the same files, in one process.
+//! The engine against llama.cpp and transformers, on the same files.
 //!
 //! ```text
-//! bench-engine speed FILE…        prefill, decode, four sequences; exit code 0 when every target is met
-//! bench-engine agree FILE…        scores of the same tokens: agreement of the first choice, divergence
-//! bench-engine answers FILE       greedy answers to some questions
+//! bench-engine speed FILE…          prefill, decode, four sequences; exit code 0 when every target is met
+//! bench-engine agree PYTHON FILE…   scores of the same tokens: agreement of the first choice, divergence
+//! bench-engine answers FILE         greedy answers to some questions
 //! bench-engine tokens FILE CORPUS…  tokens of every line and piece of some text files
 //! ```
 
 mod agree;
 mod contestant;
+mod exact;
 mod speed;
 mod tokens;
 
@@ -30,7 +31,7 @@ fn run() -> Result<bool, Box<dyn Error>> {
     let (command, files) = arguments.split_first().ok_or("expected a command; see the head of main.rs")?;
     match (command.as_str(), files) {
         ("speed", [_, ..]) => speed::run(files),
-        ("agree", [_, ..]) => agree::run(files),
+        ("agree", [python, files @ ..]) => agree::run(python, files),
         ("answers", [file]) => agree::answers(file),
         ("tokens", [file, corpus @ ..]) => tokens::run(file, corpus),
         _ => Err("unknown command, or files are missing".into()),

@@ -6,7 +6,7 @@
 
 use std::{
     io::Write,
-    num::NonZeroUsize,
+    num::{NonZeroU8, NonZeroUsize},
     ops::ControlFlow,
     process::ExitCode,
     sync::{Arc, mpsc},
@@ -96,6 +96,8 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         let (max_tokens, sampling) = (arguments.max_tokens, arguments.sampling);
         handles.push(engine.submit(Job {
             owner: Owner::default(),
+            share: NonZeroU8::MIN,
+            deadline: None,
             prompt,
             max_tokens,
             sampling,

@@ -1,6 +1,6 @@
 //! The scores behind the answers: for measuring a model, and for comparing this engine with others.
 
-use std::{io, num::NonZeroUsize};
+use std::{io, num::NonZeroUsize, time::Instant};
 
 use zeroize::Zeroizing;
 
@@ -114,7 +114,7 @@ impl<'m> Evaluator<'m> {
     /// Empties a sequence; one that is not there is empty already.
     pub fn clear(&mut self, sequence: usize) {
         if let Some(length) = self.lengths.get_mut(sequence) {
-            self.cache.release(sequence);
+            self.cache.release(sequence, Instant::now());
             *length = 0;
         }
     }

@@ -95,7 +95,7 @@ impl Forward {
 
     /// Computes the rows. Rows of one sequence must come in the order of their positions, all below the context length.
     ///
-    /// `goes_on` is asked before every layer. When it says no, the step ends with [`ControlFlow::Break`], and it is as if it had not been: what
+    /// `goes_on` is asked before every half of a layer. When it says no, the step ends with [`ControlFlow::Break`], and it is as if it had not been: what
     /// it wrote into the cache is written again when the same positions are computed.
     pub(crate) fn step(
         &mut self,
@@ -119,6 +119,9 @@ impl Forward {
                 return ControlFlow::Break(());
             }
             self.attention(shape, index, layer, cache, rows);
+            if !goes_on() {
+                return ControlFlow::Break(());
+            }
             self.feed_forward(shape, layer, rows.len());
         }
         self.score(model, rows);
@@ -401,10 +404,10 @@ mod tests {
         assert!(whole.step(&model, &mut whole_cache, &rows, || true).is_continue());
 
         let (mut given_up, mut given_up_cache) = (forward(), cache());
-        let layers = Cell::new(0);
-        let until_the_second = || layers.replace(layers.get() + 1) < 2;
+        let halves = Cell::new(0);
+        let until_the_second = || halves.replace(halves.get() + 1) < 3;
         assert!(given_up.step(&model, &mut given_up_cache, &rows, until_the_second).is_break());
-        assert_eq!(layers.get(), 3, "asked before each layer, and the last answer was no");
+        assert_eq!(halves.get(), 4, "asked before each half of a layer, and the last answer was no");
         // A newcomer comes in between.
         assert!(given_up.step(&model, &mut given_up_cache, &other, || true).is_continue());
         assert!(given_up.step(&model, &mut given_up_cache, &rows, || true).is_continue());

@@ -11,6 +11,9 @@
 //!
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
 
+use std::num::NonZeroUsize;
+use std::sync::OnceLock;
+
 mod cache;
 mod constraint;
 mod embedding;
@@ -34,8 +37,8 @@ mod tokenizer;
 pub use constraint::{Constraint, RandomAnswer, SchemaError};
 pub use embedding::Embedding;
 pub use engine::{
-    Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, Owner, Sink,
-    StartError, SubmitError, Text, Usage,
+    Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
+    MemoryUse, Owner, Presence, Sink, StartError, SubmitError, Text, Usage,
 };
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
 pub use logprobs::{MAX_TOP_LOGPROBS, ScoredToken, TokenScore};
@@ -43,3 +46,10 @@ pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptE
 pub use sampling::{Sampling, SamplingError};
 pub use template::TemplateError;
 pub use tokenizer::TokenizerError;
+
+/// How many processors this process may use. The system is asked once, through files: a process that is confined later can still know
+/// what it was told before.
+pub fn processors() -> NonZeroUsize {
+    static PROCESSORS: OnceLock<NonZeroUsize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}

@@ -3,15 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    num::NonZeroUsize,
+    num::{NonZeroU8, NonZeroUsize},
     ops::ControlFlow,
     sync::{Arc, LazyLock, Mutex, mpsc},
+    time::{Duration, Instant},
 };
 
 use cleanroom_engine::{
-    ChatMessage, Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    Model, Owner, Prompt, PromptError, Sampling, ScoredToken, Sink, StartError, SubmitError, TokenScore,
-    Usage,
+    ChatMessage, Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES,
+    MAX_STOP_STRINGS, MemoryUse, Model, Owner, Prompt, PromptError, Sampling, ScoredToken, Sink, StartError,
+    SubmitError, TokenScore, Usage,
 };
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -83,6 +84,8 @@ fn job_with(
     (
         Job {
             owner: Owner::default(),
+            share: NonZeroU8::MIN,
+            deadline: None,
             prompt,
             max_tokens: None,
             sampling: Sampling::greedy(),
@@ -142,7 +145,7 @@ fn the_demo_model_answers() {
     for threads in [1, 2] {
         let (text, end) = answer(&engine(threads, 1, 0), |_| {});
         assert_eq!(text, ANSWER);
-        let usage = Usage { prompt_tokens: 12, completion_tokens: 37 };
+        let usage = Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens: 37 };
         assert_eq!(end, Some((FinishReason::Stop, usage)));
     }
 }
@@ -405,11 +408,17 @@ fn max_tokens_and_the_context_end_an_answer() {
     let engine = engine(1, 1, 0);
     let (text, end) = answer(&engine, |job| job.max_tokens = Some(5));
     assert!(ANSWER.starts_with(&text) && !text.is_empty());
-    assert_eq!(end, Some((FinishReason::Length, Usage { prompt_tokens: 12, completion_tokens: 5 })));
+    assert_eq!(
+        end,
+        Some((FinishReason::Length, Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens: 5 }))
+    );
     let (text, end) = answer(&engine, |job| job.max_tokens = Some(0));
     assert_eq!(
         (text.as_str(), end),
-        ("", Some((FinishReason::Length, Usage { prompt_tokens: 12, completion_tokens: 0 })))
+        (
+            "",
+            Some((FinishReason::Length, Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens: 0 }))
+        )
     );
     // A prompt that leaves room for a few tokens only.
     let (job, heard) = job(MODEL.prompt_from_text(&"story ".repeat(506)).unwrap());
@@ -417,7 +426,7 @@ fn max_tokens_and_the_context_end_an_answer() {
     assert!((1..8).contains(&room), "{room} tokens of room");
     let _handle = engine.submit(job).unwrap();
     let (_, end) = collect(heard);
-    let usage = Usage { prompt_tokens: 512 - room, completion_tokens: room };
+    let usage = Usage { prompt_tokens: 512 - room, cached_tokens: 0, completion_tokens: room };
     assert_eq!(end, Some((FinishReason::Length, usage)));
 }
 
@@ -597,7 +606,7 @@ fn a_shorter_context_is_kept() {
     let (job, heard) = job(question("Tell me a story about a fox named Mia."));
     let prompt_tokens = job.prompt.len() as u32;
     let _handle = engine.submit(job).unwrap();
-    let usage = Usage { prompt_tokens, completion_tokens: 64 - prompt_tokens };
+    let usage = Usage { prompt_tokens, cached_tokens: 0, completion_tokens: 64 - prompt_tokens };
     assert_eq!(collect(heard).1, Some((FinishReason::Length, usage)));
 }
 
@@ -621,7 +630,10 @@ fn the_memory_for_keys_and_values_is_at_least_a_page_for_each_sequence() {
 fn memory_bounds_a_job_as_the_context_does() {
     let engine = engine_with_pages(1, 0, PAGE).unwrap();
     let (_, end) = answer(&engine, |_| {});
-    assert_eq!(end, Some((FinishReason::Length, Usage { prompt_tokens: 12, completion_tokens: 20 })));
+    assert_eq!(
+        end,
+        Some((FinishReason::Length, Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens: 20 }))
+    );
     let submit = |count: usize| {
         let (job, heard) = job(MODEL.prompt_from_text(&"!?".repeat(count)).unwrap());
         let tokens = job.prompt.len();
@@ -666,4 +678,136 @@ fn jobs_that_do_not_fit_together_run_one_after_the_other() {
     drop(second_gate);
     drop(gate);
     assert!(collect(second_heard).1.is_some());
+}
+
+const A: Owner = Owner([1; 32]);
+const B: Owner = Owner([2; 32]);
+
+/// An engine that keeps prompts for so many seconds.
+fn keeping_engine(seconds: u64) -> (Engine, Hand) {
+    let (clock, hand) = Clock::scripted();
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::new(2).unwrap());
+    let config = EngineConfig { prefix_time: Duration::from_secs(seconds), ..config };
+    (Engine::start_with_clock(Arc::clone(&MODEL), config, clock).unwrap(), hand)
+}
+
+/// Asks a question of 200 tokens and more, and gives the answer and how many of its tokens were not computed.
+fn ask_at_length(engine: &Engine, owner: Owner) -> (String, u32) {
+    let long = format!("{}{QUESTION}", "The enclave measures the image. ".repeat(40));
+    let (mut job, heard) = job(question(&long));
+    job.owner = owner;
+    job.max_tokens = Some(9);
+    assert!(job.prompt.len() > 200);
+    let _handle = engine.submit(job).unwrap();
+    let (text, end) = collect(heard);
+    (text, end.unwrap().1.cached_tokens)
+}
+
+/// The state of the memory once the engine has nothing more to do.
+fn memory_when(engine: &Engine, is_right: impl Fn(MemoryUse) -> bool) -> MemoryUse {
+    let begun = Instant::now();
+    while !is_right(engine.memory()) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", engine.memory());
+        std::thread::yield_now();
+    }
+    engine.memory()
+}
+
+#[test]
+fn an_owners_prompt_is_read_once_and_another_owners_is_not_spared_anything() {
+    let (engine, _hand) = keeping_engine(60);
+    let (_a, _b) = (engine.presence(A), engine.presence(B));
+    let (first, found) = ask_at_length(&engine, A);
+    assert_eq!(found, 0);
+    let (second, found) = ask_at_length(&engine, A);
+    assert!(found >= 192 && found % 32 == 0, "{found} tokens were found");
+    assert_eq!(first, second);
+    // The same prompt costs another owner all of it.
+    assert_eq!(ask_at_length(&engine, B), (first.clone(), 0));
+    assert_eq!(ask_at_length(&engine, B), (first, found));
+}
+
+#[test]
+fn what_is_kept_of_an_owner_is_gone_once_it_has_left_is_forgotten_or_the_time_is_over() {
+    let (engine, hand) = keeping_engine(60);
+    let all_free = |memory: MemoryUse| memory.free == memory.pages;
+    // Nothing is kept of somebody who is not there.
+    assert_eq!(ask_at_length(&engine, A).1, 0);
+    memory_when(&engine, all_free);
+    assert_eq!(ask_at_length(&engine, A).1, 0);
+
+    let presences = [engine.presence(A), engine.presence(A)];
+    let _other = engine.presence(B);
+    let kept = |memory: MemoryUse| memory.kept > 0 && memory.free + memory.kept == memory.pages;
+    ask_at_length(&engine, A);
+    let of_one = memory_when(&engine, kept);
+    ask_at_length(&engine, B);
+    memory_when(&engine, |memory| memory.kept == 2 * of_one.kept);
+    let [first, last] = presences;
+    drop(first);
+    assert!(ask_at_length(&engine, A).1 > 0, "one session is still open");
+    drop(last);
+    // No further work is needed for this.
+    memory_when(&engine, |memory| memory == of_one);
+    let _again = engine.presence(A);
+    assert_eq!(ask_at_length(&engine, A).1, 0);
+
+    engine.forget(A);
+    assert_eq!(ask_at_length(&engine, A).1, 0);
+    assert!(ask_at_length(&engine, B).1 > 0);
+
+    hand.advance(Duration::from_secs(59));
+    assert!(ask_at_length(&engine, A).1 > 0);
+    hand.advance(Duration::from_secs(61));
+    assert_eq!(ask_at_length(&engine, A).1, 0);
+}
+
+#[test]
+fn what_is_kept_expires_while_nobody_asks_for_anything() {
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::MIN);
+    let config = EngineConfig { prefix_time: Duration::from_millis(1), ..config };
+    let engine = Engine::start(Arc::clone(&MODEL), config).unwrap();
+    let _presence = engine.presence(A);
+    ask_at_length(&engine, A);
+    memory_when(&engine, |memory| memory.free == memory.pages);
+}
+
+#[test]
+fn nothing_is_kept_for_no_time_at_all() {
+    let (engine, _hand) = keeping_engine(0);
+    let _presence = engine.presence(A);
+    assert_eq!([0; 2].map(|_| ask_at_length(&engine, A).1), [0; 2]);
+}
+
+#[test]
+fn a_job_whose_time_is_over_ends_wherever_it_is() {
+    let (clock, hand) = Clock::scripted();
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::MIN);
+    let config = EngineConfig { max_queued: 2, ..config };
+    let engine = Engine::start_with_clock(Arc::clone(&MODEL), config, clock).unwrap();
+    let within = |seconds| Some(engine.clock().now() + Duration::from_secs(seconds));
+    let late = |completion_tokens| {
+        let usage = Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens };
+        Some((FinishReason::Deadline, usage))
+    };
+    let (mut running, running_heard, gate) = gated_job(question(QUESTION));
+    running.deadline = within(10);
+    let _running = engine.submit(running).unwrap();
+    assert!(matches!(running_heard.recv(), Ok(Heard::Text(_))));
+    let (mut waiting, waiting_heard) = job(question(QUESTION));
+    waiting.deadline = within(10);
+    let _waiting = engine.submit(waiting).unwrap();
+    let (mut patient, patient_heard) = job(question(QUESTION));
+    patient.deadline = within(11);
+    let _patient = engine.submit(patient).unwrap();
+    hand.advance(Duration::from_secs(10));
+    drop(gate);
+    let (_, end) = collect(running_heard);
+    assert_eq!(end, late(1), "no further token is computed");
+    assert_eq!(collect(waiting_heard), (String::new(), late(0)));
+    assert_eq!(collect(patient_heard).0, ANSWER);
+    // One whose time is over before it comes.
+    let (_, end) = answer(&engine, |job| job.deadline = within(0));
+    assert_eq!(end, late(0));
+    assert_eq!(answer(&engine, |job| job.deadline = within(1)).0, ANSWER);
 }

@@ -5,13 +5,19 @@
 
 mod security_module;
 
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use cleanroom_enclave::keeper::{self, KeeperPlatform};
 use cleanroom_enclave::memory::{ERASING_ALLOCATOR, ErasingAllocator};
+use cleanroom_enclave::model_port::ModelBytes;
+use cleanroom_enclave::process::{self, Given, Worker};
 use cleanroom_enclave::release::Clock;
-use cleanroom_enclave::{Halt, Platform, console, run};
-use tokio::net::UnixListener;
+use cleanroom_enclave::worker::{self, Seat, WorkerError, confinement};
+use cleanroom_enclave::{Halt, console};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::security_module::HostSecurityModule;
@@ -32,35 +38,69 @@ const EXIT_REFUSED: u8 = 78;
 static ALLOCATOR: ErasingAllocator = ERASING_ALLOCATOR;
 
 fn main() -> ExitCode {
-    match start() {
+    if process::is_worker() {
+        // The keeper says why.
+        return if work().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    match keep() {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             tracing::error!("halted: {reason}");
             match reason {
-                Reason::Halt(_) | Reason::Environment(_) => ExitCode::from(EXIT_REFUSED),
-                Reason::System(_) => ExitCode::FAILURE,
+                Reason::Halt(halt) if !halt.is_failure() => ExitCode::from(EXIT_REFUSED),
+                Reason::Environment(_) => ExitCode::from(EXIT_REFUSED),
+                Reason::Halt(_) | Reason::Worker(_) | Reason::System(_) => ExitCode::FAILURE,
             }
         }
     }
 }
 
-fn start() -> Result<(), Reason> {
+fn keep() -> Result<(), Reason> {
     console::init()?;
     let socket = path(ENV_LISTEN)?;
     let config = std::fs::read_to_string(path(ENV_CONFIG)?)?;
-    let model = std::fs::read(path(ENV_MODEL)?)?;
+    let model = ModelBytes::read(std::fs::File::open(path(ENV_MODEL)?)?)?;
+    // Before the other one, which tells the host that everything is ready.
+    let control = std::env::var_os(ENV_CONTROL).map(StdUnixListener::bind).transpose()?;
+    let partners = StdUnixListener::bind(socket)?;
+    partners.set_nonblocking(true)?;
+    let (worker_process, worker) = Worker::start(partners.into(), None)?;
     let device = HostSecurityModule::on_standard_input()?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        // Before the other one, which tells the host that everything is ready.
-        let control = std::env::var_os(ENV_CONTROL).map(UnixListener::bind).transpose()?;
-        let listener = UnixListener::bind(socket)?;
+    let result = runtime()?.block_on(async {
+        let control = control.map(|control| {
+            control.set_nonblocking(true)?;
+            UnixListener::from_std(control)
+        });
+        let control = control.transpose()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
-        let clock = Clock::boot();
-        run(Platform { device, listener, control, clock, config, model }, shutdown)
-            .await
-            .map_err(Reason::from)
+        worker.set_nonblocking(true)?;
+        let worker = UnixStream::from_std(worker)?;
+        let (clock, open) = (Clock::boot(), || Ok(()));
+        let platform = KeeperPlatform { device, control, clock, config, model, worker, open };
+        keeper::run(platform, shutdown).await.map_err(Reason::from)
+    });
+    match result {
+        Ok(()) => Ok(worker_process.wait()?),
+        Err(Reason::Halt(halt)) => Err(worker_process.explain(halt).into()),
+        Err(other) => Err(other),
+    }
+}
+
+fn work() -> Result<(), Reason> {
+    console::init()?;
+    confinement::give_up_rights()?;
+    let Given { keeper, listener } = Given::take()?;
+    runtime()?.block_on(async {
+        let keeper = UnixStream::from_std(keeper)?;
+        let listener = || UnixListener::from_std(StdUnixListener::from(listener));
+        let seat = Seat { keeper, clock: Clock::boot(), confine: confinement::confine, listener };
+        worker::run(seat).await.map_err(Reason::from)
     })
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 fn path(variable: &'static str) -> Result<PathBuf, Reason> {
@@ -76,6 +116,8 @@ enum Reason {
     Environment(&'static str),
     #[error(transparent)]
     Halt(#[from] Halt),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
     #[error("the system refused: {0}")]
     System(#[from] std::io::Error),
 }

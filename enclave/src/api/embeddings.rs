@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cleanroom_engine::{Event, Sink};
+use cleanroom_engine::{Embedding, Event, Sink};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
@@ -107,11 +107,11 @@ fn tokens(elements: &[Field<'_>]) -> Result<Input, ApiError> {
     Ok(Input::Tokens(tokens))
 }
 
-/// Hands one embedding from the engine's thread to whoever waits for it.
-pub(crate) struct Receiver(Option<oneshot::Sender<cleanroom_engine::Embedding>>);
+/// Hands one embedding from the engine's thread to whoever waits for it, or nothing if its time is over.
+pub(crate) struct Receiver(Option<oneshot::Sender<Option<Embedding>>>);
 
 impl Receiver {
-    pub(crate) fn new() -> (Self, oneshot::Receiver<cleanroom_engine::Embedding>) {
+    pub(crate) fn new() -> (Self, oneshot::Receiver<Option<Embedding>>) {
         let (sender, receiver) = oneshot::channel();
         (Self(Some(sender)), receiver)
     }
@@ -119,11 +119,13 @@ impl Receiver {
 
 impl Sink for Receiver {
     fn event(&mut self, event: Event) -> ControlFlow<()> {
-        match (event, self.0.take()) {
-            (Event::Embedding(embedding), Some(sender)) => match sender.send(embedding) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            },
+        let embedding = match event {
+            Event::Text(_) => return ControlFlow::Continue(()),
+            Event::Embedding(embedding) => Some(embedding),
+            Event::Finished { .. } => None,
+        };
+        match self.0.take().map(|sender| sender.send(embedding)) {
+            Some(Err(_)) => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
         }
     }

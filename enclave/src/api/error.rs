@@ -150,6 +150,9 @@ pub enum ApiError {
     /// What the authorities released and leased, or a limit of the partner's, does not permit it.
     #[error("{0}")]
     Stopped(Stop),
+    /// The answer was not complete within the time that a request may take.
+    #[error("the request did not end within the time that one may take here; the answer is not complete")]
+    RequestTime,
     /// The engine, or the enclave's own random source, failed. Nothing about the request caused it.
     #[error("the inference engine failed: the answer is not complete")]
     Failed,
@@ -202,6 +205,7 @@ impl ApiError {
             Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoPartner | Self::PartnerNotListed => StatusCode::FORBIDDEN,
             Self::Stopped(stop) => stopped_status(*stop),
+            Self::RequestTime => StatusCode::GATEWAY_TIMEOUT,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -212,7 +216,7 @@ impl ApiError {
         match self {
             Self::Busy { .. } | Self::Stopped(Stop::Limit(_)) => "requests",
             Self::Stopped(Stop::Refused(_)) => "release_error",
-            Self::Failed => "server_error",
+            Self::RequestTime | Self::Failed => "server_error",
             _ => "invalid_request_error",
         }
     }
@@ -242,6 +246,7 @@ impl ApiError {
             Self::NoPartner => "not_attested",
             Self::PartnerNotListed => "partner_not_listed",
             Self::Stopped(stop) => stop.code(),
+            Self::RequestTime => "request_time",
             Self::Failed => "engine_failed",
         }
     }
@@ -290,7 +295,7 @@ impl ApiError {
             StatusCode::FORBIDDEN => "permission_error",
             StatusCode::NOT_FOUND => "not_found_error",
             StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
-            StatusCode::REQUEST_TIMEOUT => "timeout_error",
+            StatusCode::REQUEST_TIMEOUT | StatusCode::GATEWAY_TIMEOUT => "timeout_error",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             status if status.is_server_error() => "api_error",
             _ => "invalid_request_error",
@@ -309,6 +314,10 @@ impl ApiError {
             Self::Stopped(stop) => retry_after(*stop),
             _ => None,
         };
+        if matches!(self, Self::RequestTime) {
+            // Both clients would send again what takes too long.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
         if let Some(time) = retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(time.as_secs().max(1)));
         }

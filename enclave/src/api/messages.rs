@@ -275,7 +275,7 @@ mod tests {
             shape.piece(&mut out, piece, &[]);
         }
         shape.close_choice(&mut out, reason);
-        shape.close(&mut out, Usage { prompt_tokens: 3, completion_tokens: 2 });
+        shape.close(&mut out, Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 });
         String::from_utf8(out.take().to_vec()).unwrap()
     }
 

@@ -38,7 +38,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -52,7 +52,9 @@ use bytes::Bytes;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
-use cleanroom_engine::{Constraint, Engine, Job, Model, Owner, Prompt, PromptError, Sampling, SubmitError};
+use cleanroom_engine::{
+    Constraint, Engine, Job, Model, Owner, Presence, Prompt, PromptError, Sampling, SubmitError,
+};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
@@ -60,6 +62,7 @@ use http::{HeaderMap, HeaderValue, Request};
 use crate::admission::{Admission, AdmissionLimits, Full, Permit, partners_share};
 use crate::config::{self, Traffic};
 use crate::release::{Guard, Pass, Stop};
+use crate::worker::Keeper;
 use chat::ChatRequest;
 use completions::CompletionRequest;
 use embeddings::{EmbeddingsRequest, Input};
@@ -87,6 +90,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// What a request may hold.
     pub request: RequestLimits,
+    /// The longest time from a request's arrival to the end of its answer.
+    pub request_time: Duration,
     /// What a refused client is told to wait; whole seconds, at least one.
     pub retry_after: Duration,
 }
@@ -103,6 +108,7 @@ impl Limits {
             body_bytes: 1024 * 1024,
             body_time: Duration::from_secs(30),
             request: RequestLimits::default(),
+            request_time: Duration::from_secs(60 * 60),
             retry_after: Duration::from_secs(1),
         }
     }
@@ -110,7 +116,10 @@ impl Limits {
 
 impl From<&config::Limits> for Limits {
     fn from(limits: &config::Limits) -> Self {
-        Self::new(limits.sequences.saturating_add(limits.queued))
+        Self {
+            request_time: limits.request_time,
+            ..Self::new(limits.sequences.saturating_add(limits.queued))
+        }
     }
 }
 
@@ -118,7 +127,7 @@ impl From<&config::Limits> for Limits {
 pub struct Service {
     /// Gone once the model is revoked.
     engine: RwLock<Option<Arc<Engine>>>,
-    guard: Option<Arc<Guard>>,
+    guard: Option<(Arc<Guard>, Keeper)>,
     traffic: Option<Traffic>,
     model: PublicModel,
     limits: Limits,
@@ -135,10 +144,10 @@ impl Service {
         Self { engine, guard: None, traffic: None, model, limits, generations, uploads }
     }
 
-    /// The same service, under release control.
+    /// The same service, under release control. What ends a stream is signed by the keeper.
     #[must_use]
-    pub fn guarded(mut self, guard: Arc<Guard>) -> Self {
-        self.guard = Some(guard);
+    pub fn guarded(mut self, guard: Arc<Guard>, keeper: Keeper) -> Self {
+        self.guard = Some((guard, keeper));
         self
     }
 
@@ -151,13 +160,36 @@ impl Service {
 
     /// Whether the authorities permit this partner anything now.
     pub(crate) fn check(&self, partner: PartnerId) -> Result<(), ApiError> {
-        let Some(guard) = &self.guard else { return Ok(()) };
-        guard.check(partner.digest()).map_err(|refusal| ApiError::Stopped(refusal.into()))
+        let Some((guard, _)) = &self.guard else { return Ok(()) };
+        guard.check(partner.digest()).map_err(|refusal| {
+            // Nothing is kept for somebody who may not use it.
+            self.engine().into_iter().for_each(|engine| engine.forget(owner(partner)));
+            ApiError::Stopped(refusal.into())
+        })
+    }
+
+    /// Lets the engine keep what it has read of this partner's prompts, for its next ones, until the last such value is dropped.
+    pub(crate) fn presence(&self, partner: PartnerId) -> Option<Presence> {
+        self.engine().ok().map(|engine| engine.presence(owner(partner)))
+    }
+
+    /// Lets go of whatever the authorities no longer permit.
+    pub(crate) async fn release_changed(&self) {
+        let Some((guard, _)) = &self.guard else { return };
+        if guard.is_revoked() {
+            self.erase().await;
+        }
+        let Ok(engine) = self.engine() else { return };
+        for present in engine.present() {
+            if guard.check(&Sha256Digest::from_bytes(present.0)).is_err() {
+                engine.forget(present);
+            }
+        }
     }
 
     /// Lets go of the weights for ever. Their memory is overwritten when the last request that still reads them has
     /// ended, which is after the token that it is at.
-    pub(crate) async fn erase(&self) {
+    async fn erase(&self) {
         let engine = self.engine.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(engine) = engine {
             tracing::warn!("the model is revoked: erasing its weights");
@@ -380,7 +412,7 @@ impl Service {
         (0..choices)
             .map(|_| {
                 let permit = self.generations.admit(partner).map_err(|full| self.busy(full))?;
-                let Some(guard) = &self.guard else { return Ok((permit, None)) };
+                let Some((guard, _)) = &self.guard else { return Ok((permit, None)) };
                 let SessionTranscript(transcript) = session.ok_or(ApiError::NoPartner)?;
                 let pass = guard.admit(partner.digest(), transcript).map_err(ApiError::Stopped)?;
                 Ok((permit, Some(pass)))
@@ -451,8 +483,7 @@ impl Service {
         let answer_id = endpoint.answer_id(&id);
         let stop: Vec<String> = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
         let (permits, passes): (Vec<_>, Vec<_>) = places.into_iter().unzip();
-        let owner =
-            permits.first().map(|permit| Owner(*permit.partner().digest().as_bytes())).unwrap_or_default();
+        let owner = permits.first().map(|permit| owner(permit.partner())).unwrap_or_default();
         let Parameters { delivery, logprobs, sampling, bias, .. } = parameters;
         let shapes: Vec<Shape> = match endpoint {
             Endpoint::OpenAi(wording) => {
@@ -464,15 +495,19 @@ impl Service {
         let (writers, reader) = stream::answer(shapes.into_iter().zip(permits).collect());
         let request_id = HeaderValue::try_from(&answer_id).map_err(|_| ApiError::Failed)?;
         let engine = self.engine()?;
+        let deadline = engine.clock().now().checked_add(self.limits.request_time);
         // If one is not taken, dropping the others cancels them.
         let mut running = Vec::with_capacity(writers.len());
         for ((index, writer), pass) in (0..).zip(writers).zip(passes) {
-            let writer = match pass {
-                Some(pass) => writer.under(pass, answer_id.clone()),
-                None => writer,
+            let share = pass.as_ref().map_or(NonZeroU8::MIN, Pass::share);
+            let writer = match (pass, &self.guard) {
+                (Some(pass), Some((_, keeper))) => writer.under(pass, keeper.clone(), answer_id.clone()),
+                _ => writer,
             };
             let job = Job {
                 owner,
+                share,
+                deadline,
                 prompt: prompt.clone(),
                 max_tokens,
                 sampling: sampling.for_choice(index),
@@ -541,8 +576,12 @@ impl Service {
             }
             tokens += prompt.len() as u64;
             let (sink, embedding) = embeddings::Receiver::new();
+            let share = places.iter().find_map(|(_, pass)| pass.as_ref()).map_or(NonZeroU8::MIN, Pass::share);
+            let engine = self.engine()?;
             let job = Job {
                 owner: Owner(*partner.digest().as_bytes()),
+                share,
+                deadline: engine.clock().now().checked_add(self.limits.request_time),
                 prompt,
                 // Memory for the prompt is all that it needs.
                 max_tokens: Some(1),
@@ -554,7 +593,8 @@ impl Service {
                 stop: Vec::new(),
                 sink: Box::new(sink),
             };
-            let running = self.engine()?.submit(job).map_err(|error| self.not_submitted(INPUT, error))?;
+            let running = engine.submit(job).map_err(|error| self.not_submitted(INPUT, error))?;
+            drop(engine);
             let Ok(embedding) = embedding.await else {
                 for pass in places.iter_mut().filter_map(|(_, pass)| pass.as_mut()) {
                     pass.next_token().map_err(ApiError::Stopped)?;
@@ -562,7 +602,7 @@ impl Service {
                 return Err(ApiError::Failed);
             };
             drop(running);
-            answer.push(embedding.as_slice());
+            answer.push(embedding.ok_or(ApiError::RequestTime)?.as_slice());
         }
         let body = answer.finish(self.model.id(), tokens).take();
         drop(places);
@@ -592,6 +632,11 @@ impl Service {
     fn busy(&self, _: Full) -> ApiError {
         ApiError::Busy { retry_after: self.limits.retry_after }
     }
+}
+
+/// Whose share of the engine a partner's requests take from.
+fn owner(partner: PartnerId) -> Owner {
+    Owner(*partner.digest().as_bytes())
 }
 
 /// Seconds since 1970 by the enclave's clock, which the host could have set: for people to read, not evidence.

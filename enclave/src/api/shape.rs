@@ -255,10 +255,11 @@ impl Ending {
     const fn reason(&self, reason: FinishReason) -> &'static [u8] {
         match (self, reason) {
             (Self::OpenAi, FinishReason::Stop | FinishReason::StopString(_)) => b"stop",
-            (Self::OpenAi, FinishReason::Length) => b"length",
+            // One whose time is over is ended by another event.
+            (Self::OpenAi, FinishReason::Length | FinishReason::Deadline) => b"length",
             (Self::Anthropic { .. }, FinishReason::Stop) => b"end_turn",
             (Self::Anthropic { .. }, FinishReason::StopString(_)) => b"stop_sequence",
-            (Self::Anthropic { .. }, FinishReason::Length) => b"max_tokens",
+            (Self::Anthropic { .. }, FinishReason::Length | FinishReason::Deadline) => b"max_tokens",
         }
     }
 
@@ -266,7 +267,7 @@ impl Ending {
         let Self::Anthropic { stop } = self else { return };
         let came = match reason {
             FinishReason::StopString(index) => stop.get(index),
-            FinishReason::Stop | FinishReason::Length => None,
+            FinishReason::Stop | FinishReason::Length | FinishReason::Deadline => None,
         };
         out.push(b"\",\"stop_sequence\":");
         match came {
@@ -279,14 +280,21 @@ impl Ending {
         }
     }
 
-    fn counts(&self, Usage { prompt_tokens, completion_tokens }: Usage) -> String {
+    /// Anthropic's clients count the prompt's tokens that were not computed apart, OpenAI's among the others.
+    fn counts(&self, Usage { prompt_tokens, cached_tokens, completion_tokens }: Usage) -> String {
+        let computed = prompt_tokens.saturating_sub(cached_tokens);
+        let cached = match self {
+            _ if cached_tokens == 0 => String::new(),
+            Self::OpenAi => format!(",\"prompt_tokens_details\":{{\"cached_tokens\":{cached_tokens}}}"),
+            Self::Anthropic { .. } => format!(",\"cache_read_input_tokens\":{cached_tokens}"),
+        };
         let total = u64::from(prompt_tokens) + u64::from(completion_tokens);
         match self {
             Self::OpenAi => format!(
-                "{{\"prompt_tokens\":{prompt_tokens},\"completion_tokens\":{completion_tokens},\"total_tokens\":{total}}}"
+                "{{\"prompt_tokens\":{prompt_tokens},\"completion_tokens\":{completion_tokens},\"total_tokens\":{total}{cached}}}"
             ),
             Self::Anthropic { .. } => {
-                format!("{{\"input_tokens\":{prompt_tokens},\"output_tokens\":{completion_tokens}}}")
+                format!("{{\"input_tokens\":{computed},\"output_tokens\":{completion_tokens}{cached}}}")
             }
         }
     }
@@ -332,7 +340,7 @@ mod tests {
     use crate::api::{chat, completions};
 
     const IDENTITY: Identity<'_> = Identity { id: "0a", created: 7, model: "org/m", fingerprint: "fp_0b" };
-    const USAGE: Usage = Usage { prompt_tokens: 3, completion_tokens: 2 };
+    const USAGE: Usage = Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 };
 
     fn render(wording: &Wording, delivery: Delivery, pieces: &[&str]) -> String {
         let mut shape = Shape::new(wording, &IDENTITY, delivery, 0, None);
@@ -350,6 +358,18 @@ mod tests {
             stream.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect();
         assert_eq!(events.pop(), Some("[DONE]"));
         events.into_iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_was_not_computed_is_counted_as_each_client_knows_it() {
+        let usage = Usage { prompt_tokens: 70, cached_tokens: 64, completion_tokens: 2 };
+        let counts = |ending: &Ending| serde_json::from_str::<Value>(&ending.counts(usage)).unwrap();
+        let openai = json!({
+            "prompt_tokens": 70, "completion_tokens": 2, "total_tokens": 72, "prompt_tokens_details": {"cached_tokens": 64},
+        });
+        assert_eq!(counts(&Ending::OpenAi), openai);
+        let anthropic = json!({"input_tokens": 6, "output_tokens": 2, "cache_read_input_tokens": 64});
+        assert_eq!(counts(&Ending::Anthropic { stop: Vec::new() }), anthropic);
     }
 
     const fn stream(include_usage: bool, include_obfuscation: bool) -> Delivery {

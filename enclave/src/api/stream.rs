@@ -6,13 +6,15 @@
 //! read, so answers that nobody reads cannot pile up either. It is given back before the client can have seen the end, so a client's
 //! next request never meets its last one.
 //!
-//! Under release control every token is permitted before it is emitted. When one is not, a stream gets a signed event that
-//! says why, and ends without a finish reason.
+//! Under release control every token is permitted before it is emitted. When one is not, a stream gets an event that says why, signed
+//! by the keeper, and ends without a finish reason. The engine does not wait for the signature.
 //!
 //! Where the configuration gives traffic a shape, a stream leaves in frames of one length at one rhythm, whatever there is to say, until the
 //! answer has ended: comments, which clients of server-sent events ignore, take the place of what is missing.
 //!
-//! An answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
+//! An answer whose time is over ends with an event that says so, and without a finish reason, too.
+//!
+//! Otherwise an answer ends cleanly only after its finish reason. If the engine drops its end before that, a stream gets an error event
 //! and is then broken off, so that no client takes the stump for the whole.
 
 use std::future::Future as _;
@@ -26,7 +28,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use cleanroom_engine::{Event, Sink, Usage};
+use cleanroom_engine::{Event, FinishReason, Sink, Usage};
+use cleanroom_protocol::SignedEnd;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep};
 
@@ -35,7 +38,8 @@ use super::secret::SecretBuffer;
 use super::shape::{Dialect, Shape};
 use crate::admission::Permit;
 use crate::config::Traffic;
-use crate::release::{Pass, SignedEnd, Stop};
+use crate::release::{Pass, Stop};
+use crate::worker::Keeper;
 
 /// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
 const MAX_FRAME: usize = 16 * 1024;
@@ -79,6 +83,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Permit)>) -> (Vec<Writer>, Reader) {
         permit: Some(Arc::clone(permit)),
         pass: None,
         finished: false,
+        stopped: false,
     };
     let writers = shapes.into_iter().zip(&permits).enumerate().map(writer).collect();
     (writers, Reader { shared, permits, dialect })
@@ -108,6 +113,8 @@ enum End {
     Broken,
     /// Not permitted any further. The event that says so stands in the buffer already.
     Stopped(Stop),
+    /// The request's time is over. The event that says so stands in the buffer already.
+    Late,
 }
 
 impl End {
@@ -142,33 +149,41 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     /// Until the finish reason.
     permit: Option<Arc<Permit>>,
-    /// Under release control: the permission, and the answer's id.
-    pass: Option<(Pass, String)>,
+    /// Under release control: the permission, who signs when it ends, and the answer's id.
+    pass: Option<(Pass, Keeper, String)>,
     /// Whether the choice is complete.
     finished: bool,
+    /// Another end than the engine's is on its way.
+    stopped: bool,
 }
 
 impl Writer {
     /// The same end, which asks `pass` before every token of the answer called `id`.
-    pub(crate) fn under(mut self, pass: Pass, id: String) -> Self {
-        self.pass = Some((pass, id));
+    pub(crate) fn under(mut self, pass: Pass, keeper: Keeper, id: String) -> Self {
+        self.pass = Some((pass, keeper, id));
         self
     }
 }
 
 impl Sink for Writer {
     fn token(&mut self) -> ControlFlow<()> {
-        let Some((pass, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
+        let Some((pass, keeper, id)) = &mut self.pass else { return ControlFlow::Continue(()) };
         let Err(stop) = pass.next_token() else { return ControlFlow::Continue(()) };
-        let event = stream_end(&pass.sign_end(id, stop), id, stop, self.shape.dialect());
-        let mut state = self.shared.lock();
-        // Another choice may have said so.
-        if state.end.is_none() {
-            state.ready.push(event.as_bytes());
-        }
-        drop(state);
-        (self.permit, self.pass) = (None, None);
-        self.shared.end(End::Stopped(stop));
+        let (id, dialect, shared) = (id.clone(), self.shape.dialect(), Arc::clone(&self.shared));
+        keeper.sign_end(pass.end(&id, stop), move |signed| match signed {
+            Ok(end) => {
+                let mut state = shared.lock();
+                // Another choice may have said so.
+                if state.end.is_none() {
+                    state.ready.push(stream_end(&end, &id, stop, dialect).as_bytes());
+                }
+                drop(state);
+                shared.end(End::Stopped(stop));
+            }
+            // Nobody can say any more why it ends, so it must not end in order.
+            Err(_) => shared.end(End::Broken),
+        });
+        (self.permit, self.pass, self.stopped) = (None, None, true);
         ControlFlow::Break(())
     }
 
@@ -183,6 +198,12 @@ impl Sink for Writer {
             Event::Text(text) => self.shape.piece(out, text.as_str(), text.tokens()),
             // Nobody asked for one.
             Event::Embedding(_) => {}
+            Event::Finished { reason: FinishReason::Deadline, .. } => {
+                (self.permit, self.pass, self.finished) = (None, None, true);
+                let event = self.shape.dialect().failure(&ApiError::RequestTime, &[]);
+                state.ready.push(event.as_bytes());
+                state.end = Some(End::Late);
+            }
             Event::Finished { reason, usage } => {
                 (self.permit, self.pass, self.finished) = (None, None, true);
                 self.shape.close_choice(out, reason);
@@ -203,7 +224,9 @@ impl Drop for Writer {
             return;
         }
         let _ = self.token();
-        self.shared.end(End::Broken); // Without effect after another end.
+        if !self.stopped {
+            self.shared.end(End::Broken); // Without effect after another end.
+        }
     }
 }
 
@@ -232,6 +255,7 @@ impl Reader {
                 Some(End::Complete) => Poll::Ready(Ok(state.ready.take())),
                 Some(End::Broken) => Poll::Ready(Err(ApiError::Failed)),
                 Some(End::Stopped(stop)) => Poll::Ready(Err(ApiError::Stopped(stop))),
+                Some(End::Late) => Poll::Ready(Err(ApiError::RequestTime)),
                 None => state.wait(context),
             }
         })
@@ -252,7 +276,15 @@ impl Reader {
 
 impl State {
     /// Counts a choice that has ended; the last one ends the answer.
-    fn finish_choice(&mut self, Usage { prompt_tokens, completion_tokens }: Usage, shape: &Shape) {
+    fn finish_choice(
+        &mut self,
+        Usage { prompt_tokens, cached_tokens, completion_tokens }: Usage,
+        shape: &Shape,
+    ) {
+        // The prompt is counted once, and so is what one choice at least had to compute.
+        let is_first = self.usage.prompt_tokens == 0;
+        let least = if is_first { cached_tokens } else { self.usage.cached_tokens.min(cached_tokens) };
+        self.usage.cached_tokens = least;
         self.usage.prompt_tokens = prompt_tokens;
         self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(completion_tokens);
         self.unfinished = self.unfinished.saturating_sub(1);
@@ -348,7 +380,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
                 sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed)))
             }
             (Some(End::Broken), _) => Poll::Ready(Some(Err(ApiError::Failed))),
-            (Some(End::Complete | End::Stopped(_)), _) => Poll::Ready(None),
+            (Some(End::Complete | End::Stopped(_) | End::Late), _) => Poll::Ready(None),
         }
     }
 
@@ -435,7 +467,6 @@ mod tests {
     use std::num::NonZeroUsize;
 
     use cleanroom_attestation::digest::Sha256Digest;
-    use cleanroom_engine::FinishReason;
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -473,7 +504,7 @@ mod tests {
     #[tokio::test]
     async fn choices_come_in_order_whichever_ends_first_and_their_tokens_are_summed() {
         let (mut first, mut second, reader, admission) = two(Delivery::Whole);
-        let usage = |completion_tokens| Usage { prompt_tokens: 5, completion_tokens };
+        let usage = |completion_tokens| Usage { prompt_tokens: 5, cached_tokens: 0, completion_tokens };
         let end = |reason, tokens| Event::Finished { reason, usage: usage(tokens) };
         assert!(second.event(end(FinishReason::Length, 3)).is_continue());
         drop(second);
@@ -545,6 +576,26 @@ mod tests {
         let (writer, reader, _admission) = ends(Delivery::Whole);
         drop(writer);
         assert!(matches!(reader.whole().await, Err(ApiError::Failed)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_time_is_over_says_so_and_never_looks_complete() {
+        let late = |writer: &mut Writer| {
+            writer.event(Event::Finished { reason: FinishReason::Deadline, usage: Usage::default() })
+        };
+        let (mut writer, reader, admission) = ends(Delivery::Whole);
+        let _ = late(&mut writer);
+        assert!(matches!(reader.whole().await, Err(ApiError::RequestTime)));
+        assert_eq!(admission.taken(), 0);
+
+        let (mut writer, reader, _admission) = ends(STREAM);
+        let _ = late(&mut writer);
+        drop(writer);
+        let mut body = reader.into_body(None, ());
+        let only = frame(&mut body).await;
+        assert!(only.contains(r#""code":"request_time""#), "{only}");
+        assert!(!only.contains("[DONE]") && !only.contains(r#""finish_reason":""#), "{only}");
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]

@@ -4,20 +4,17 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use cleanroom_attestation::channel::{
-    MAX_LEASE_BYTES, ModelId, Nonce as Challenge, PublicAttestation, ShownLease,
-};
+use cleanroom_attestation::channel::{MAX_LEASE_BYTES, ModelId, ShownLease};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
-use cleanroom_attestation::document::Document;
 use cleanroom_attestation::release::{
-    Accepted, BootMillis, ControlState, Decision, Id, Lease, LeaseRequest, Limits, Meter, ModelState, Nonce,
-    Phase, PublicKey, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified, lease_digest,
+    Accepted, BootMillis, ControlKind, ControlState, Decision, Id, Lease, LeaseRequest, Limits, LiveLease,
+    Meter, ModelState, Nonce, Phase, PublicKey, Question, Refusal, ReleaseError, TrustedState, UnixMillis,
+    Verified, lease_digest,
 };
+use cleanroom_protocol::Change;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::pass::{Pass, Stop};
-use crate::receipt_key::ReceiptKey;
-use crate::security_module::{SecurityModule, SecurityModuleError};
 
 /// This machine's own time, which nobody can set.
 #[derive(Clone)]
@@ -49,13 +46,12 @@ impl Clock {
     }
 }
 
-/// Decides for one model. Shared by the channel, the API and the control connection.
+/// Decides for one model. The keeper's decides what is shown and signed; the worker's, which is given every change that the keeper's
+/// accepted, decides at every request and token.
 pub struct Guard {
     model: ModelId,
     model_sha256: Sha256Digest,
     clock: Clock,
-    security_module: SecurityModule,
-    receipt_key: ReceiptKey,
     /// Changed by the control connection alone.
     book: Mutex<Book>,
     /// A copy of the book, for everybody who asks.
@@ -105,12 +101,11 @@ pub(crate) struct Evidence {
     pub(crate) lease_digest: Sha256Digest,
 }
 
-/// A stream's last statement.
-pub(crate) struct SignedEnd {
+/// What the end of a stream is signed with.
+pub(crate) struct Standing {
     pub(crate) at: UnixMillis,
     pub(crate) release: Option<Sha256Digest>,
     pub(crate) lease: Option<Sha256Digest>,
-    pub(crate) signature: Vec<u8>,
 }
 
 impl Guard {
@@ -124,8 +119,6 @@ impl Guard {
         model: ModelId,
         model_sha256: Sha256Digest,
         clock: Clock,
-        security_module: SecurityModule,
-        receipt_key: ReceiptKey,
     ) -> Result<Arc<Self>, ReleaseError> {
         let state = TrustedState::new(root.as_bytes())?;
         let page = Page { state: state.clone(), shown: None };
@@ -133,8 +126,6 @@ impl Guard {
             model,
             model_sha256,
             clock,
-            security_module,
-            receipt_key,
             book: Mutex::new(Book { state, statements: Vec::new(), live: Vec::new() }),
             page: RwLock::new(Arc::new(page)),
             edition: AtomicU64::new(0),
@@ -194,6 +185,7 @@ impl Guard {
         }
     }
 
+    /// Now, by the machine's own clock.
     pub(crate) fn now(&self) -> BootMillis {
         self.clock.now()
     }
@@ -216,21 +208,14 @@ impl Guard {
         })
     }
 
-    /// Says, signed, that the stream `stream` ends now for `reason`.
-    pub(crate) fn sign_end(&self, transcript: &Sha384Digest, stream: &str, reason: &str) -> SignedEnd {
+    /// What stands now, for the statement that a stream was ended.
+    pub(crate) fn standing(&self) -> Standing {
         let page = self.page();
-        let at = self.unix(self.clock.now());
-        let release = page.state.release().map(Verified::digest);
-        let lease = page.state.lease().map(cleanroom_attestation::release::LiveLease::digest);
-        let end = cleanroom_attestation::channel::StreamEnd {
-            transcript,
-            stream,
-            reason,
-            at_ms: at.0,
-            release,
-            lease,
-        };
-        SignedEnd { at, release, lease, signature: self.receipt_key.sign(&end.message()) }
+        Standing {
+            at: self.unix(self.clock.now()),
+            release: page.state.release().map(Verified::digest),
+            lease: page.state.lease().map(LiveLease::digest),
+        }
     }
 
     /// Whether the newest release revokes this model: its weights must go.
@@ -253,23 +238,45 @@ impl Guard {
         }
     }
 
-    /// Begins a lease: draws its nonce and notes the time before the nonce can leave.
+    /// Takes a change that was accepted elsewhere, or the host's document.
     ///
     /// # Errors
     ///
-    /// [`AskError`] when there is no release yet, no time, or no randomness.
-    pub async fn ask(&self) -> Result<LeaseRequest, AskError> {
-        self.read_time().await?;
-        let mut nonce = [0; 32];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AskError::Random)?;
-        let nonce = Nonce::from_bytes(nonce);
+    /// [`ReleaseError`], as what the change is says.
+    pub fn apply(&self, change: &Change) -> Result<Accepted, ReleaseError> {
+        match change {
+            Change::Begin { nonce, sent, unix, read_at } => {
+                self.begin_lease(*nonce, *sent, (*read_at, *unix)).map(|_| Accepted::New)
+            }
+            Change::Document { kind, at, envelope } => match kind {
+                ControlKind::Root => self.accept_root(envelope),
+                ControlKind::Release => self.accept_release(envelope),
+                ControlKind::Denial => self.accept_denial(envelope),
+                ControlKind::Lease => self.accept_lease(envelope, *at),
+                ControlKind::State | ControlKind::Ask => Err(ReleaseError::NoLeaseAsked),
+            },
+        }
+    }
+
+    /// Begins a lease with a nonce that is sent at `sent` or later. `time` is a boot time, and the absolute time by the security
+    /// module that had not passed then.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError`] when there is no release yet, and as [`TrustedState::begin_lease`].
+    pub fn begin_lease(
+        &self,
+        nonce: Nonce,
+        sent: BootMillis,
+        time: (BootMillis, UnixMillis),
+    ) -> Result<LeaseRequest, ReleaseError> {
+        *self.time.write().unwrap_or_else(PoisonError::into_inner) = Some(time);
         self.change(|book| {
             let release_sha256 = book.state.release().map(Verified::digest).ok_or(ReleaseError::NoRelease)?;
-            book.state.begin_lease(nonce, self.clock.now())?;
+            book.state.begin_lease(nonce, sent)?;
             book.statements.clear();
             Ok(LeaseRequest { nonce, root_version: book.state.root().version, release_sha256 })
         })
-        .map_err(AskError::Release)
     }
 
     /// Takes the next root.
@@ -313,12 +320,12 @@ impl Guard {
         self.change(|book| book.state.accept_denial(envelope))
     }
 
-    /// Takes one issuer's lease.
+    /// Takes one issuer's lease, which is there at the boot time `at`.
     ///
     /// # Errors
     ///
     /// As [`TrustedState::accept_lease`].
-    pub fn accept_lease(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
+    pub fn accept_lease(&self, envelope: &[u8], at: BootMillis) -> Result<Accepted, ReleaseError> {
         self.change(|book| {
             let lease: Verified<Lease> = book.state.root().open(envelope)?;
             let issuers: Vec<PublicKey> = lease.signers().iter().map(|key| key.spki.clone()).collect();
@@ -332,7 +339,7 @@ impl Guard {
             if !known && actual > MAX_LEASE_BYTES {
                 return Err(ReleaseError::TooLarge { what: "lease", limit: MAX_LEASE_BYTES, actual });
             }
-            let accepted = book.state.accept_lease(envelope, self.clock.now())?;
+            let accepted = book.state.accept_lease(envelope, at)?;
             if !known {
                 book.statements.push(Statement {
                     issuers,
@@ -371,28 +378,6 @@ impl Guard {
             UnixMillis(unix.0.saturating_add(now.0.saturating_sub(read.0)))
         })
     }
-
-    /// Reads the security module's clock: the time stamp of a document that never leaves the enclave.
-    async fn read_time(&self) -> Result<(), AskError> {
-        let mut nonce = [0; Challenge::LENGTH];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AskError::Random)?;
-        let request = PublicAttestation {
-            nonce: &Challenge::from_bytes(nonce),
-            model_id: &self.model,
-            model_digest: self.model_sha256,
-            release: None,
-            lease: None,
-            receipt_key: self.receipt_key.subject_public_key_info(),
-        }
-        .evidence_request();
-        // Noted before it is asked, so that the error makes things expire early and never late.
-        let before = self.clock.now();
-        let document = self.security_module.evidence(&request).await?;
-        let document = Document::parse(&document).map_err(|_| AskError::Time)?;
-        let unix = UnixMillis(document.timestamp().as_millis());
-        *self.time.write().unwrap_or_else(PoisonError::into_inner) = Some((before, unix));
-        Ok(())
-    }
 }
 
 impl Book {
@@ -408,33 +393,6 @@ impl Book {
             lease_digest: digest,
             end: lease.end(),
         })
-    }
-}
-
-/// Why no lease could be begun.
-#[derive(Debug, thiserror::Error)]
-pub enum AskError {
-    /// There is no release to ask for.
-    #[error(transparent)]
-    Release(ReleaseError),
-    /// The security module did not answer.
-    #[error(transparent)]
-    SecurityModule(#[from] SecurityModuleError),
-    /// The security module's time cannot be read.
-    #[error("the security module's document cannot be read")]
-    Time,
-    /// No nonce could be drawn.
-    #[error("the system's random number generator failed")]
-    Random,
-}
-
-impl AskError {
-    pub(crate) const fn code(&self) -> &'static str {
-        match self {
-            Self::Release(error) => error.code(),
-            Self::SecurityModule(_) | Self::Time => "security-module",
-            Self::Random => "random",
-        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! The permission under which one request runs, asked again at every token.
 
+use std::num::NonZeroU8;
 use std::sync::{Arc, Mutex};
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::release::{BootMillis, LimitReached, Limits, Meter, Phase, Refusal};
+use cleanroom_protocol::{EndQuestion, EndReason};
 
-use super::guard::{Guard, SignedEnd, lock};
+use super::guard::{Guard, lock};
 
 /// One running request. It counts as running until it is dropped.
 pub struct Pass {
@@ -62,6 +64,11 @@ impl Pass {
         Ok(lock(&self.meter).spend(tokens as u64, &self.limits, self.guard.now())?)
     }
 
+    /// The partner's share of what the enclave can do.
+    pub(crate) fn share(&self) -> NonZeroU8 {
+        self.limits.share()
+    }
+
     /// Permits the next token. Two loads and a clock while nothing has changed.
     ///
     /// # Errors
@@ -76,9 +83,13 @@ impl Pass {
         Ok(lock(&self.meter).spend(1, &self.limits, now)?)
     }
 
-    /// Says, signed, that the stream `stream` ends now.
-    pub(crate) fn sign_end(&self, stream: &str, stop: Stop) -> SignedEnd {
-        self.guard.sign_end(&self.transcript, stream, stop.code())
+    /// What the keeper is asked to sign when the stream `stream` ends because of `stop`.
+    pub(crate) fn end(&self, stream: &str, stop: Stop) -> EndQuestion {
+        let reason = match stop {
+            Stop::Refused(refusal) => EndReason::from(refusal),
+            Stop::Limit(limit) => EndReason::from(limit),
+        };
+        EndQuestion { transcript: self.transcript, stream: stream.to_owned(), reason }
     }
 }
 

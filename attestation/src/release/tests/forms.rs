@@ -294,3 +294,25 @@ fn bytes_of_all_kinds_are_refused_without_harm() {
         prop_assert_eq!(state.release().unwrap().version, 1);
     });
 }
+
+#[test]
+fn a_share_is_optional_and_at_least_one() {
+    let limits = |share: &str| {
+        let text = format!(r#"{{"requests_per_minute":1,"tokens_per_day":2,"concurrency":3{share}}}"#);
+        serde_json::from_str::<Limits>(&text).ok()
+    };
+    let without = limits("").unwrap();
+    assert_eq!((without.share, without.share().get()), (None, 1));
+    let same = serde_json::to_string(&without).unwrap();
+    assert_eq!(
+        same, r#"{"requests_per_minute":1,"tokens_per_day":2,"concurrency":3}"#,
+        "old releases stay as they are"
+    );
+    let with = limits(r#","share":7"#).unwrap();
+    assert_eq!(with.share().get(), 7);
+    assert_eq!(with.lesser(&without).share().get(), 1);
+    for wrong in ["0", "256", "null", "1.5", "-1", "\"2\""] {
+        assert!(limits(&format!(r#","share":{wrong}"#)).is_none(), "{wrong}");
+    }
+    assert!(limits(r#","weight":2"#).is_none(), "and other members are refused");
+}

@@ -138,7 +138,12 @@ impl World {
             id: id(name),
             keys: list([sha256(name)]),
             models: list(models.iter().map(|model| id(model))),
-            limits: Limits { requests_per_minute: 60, tokens_per_day: 1_000_000, concurrency: 4 },
+            limits: Limits {
+                requests_per_minute: 60,
+                tokens_per_day: 1_000_000,
+                concurrency: 4,
+                share: None,
+            },
             expires: NEXT_YEAR,
         };
         let model = |name: &str| Model { id: id(name), sha256: sha256(name), state: ModelState::Active };

@@ -5,24 +5,28 @@
 //!
 //! Keys and values live in pages from one pool of a stated size. A job starts once all pages that it can ever need are reserved for
 //! it, so that no running job ever waits for memory or fails for want of it, and gets each as it comes to it. A page belongs to one job, and is wiped
-//! before another gets it.
+//! before another gets it. What is full of a prompt may be kept for the same owner's next prompt, while that owner is present
+//! ([`Engine::presence`]).
 //!
-//! Jobs have owners, and owners have equal shares: of the sequences and pages that become free, whoever queued first, and of the prompt
+//! Jobs have owners, and owners have shares, equal unless jobs say otherwise: of the sequences and pages that become free, whoever queued first, and of the prompt
 //! tokens in a step. One owner's many jobs or long prompts take from that owner's share; an owner who asked for little lately
 //! goes first.
 
 mod answer;
+mod clock;
 mod queue;
 mod scheduler;
 
 use std::{
     io,
-    num::NonZeroUsize,
+    num::{NonZeroU8, NonZeroUsize},
     ops::ControlFlow,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
+pub use clock::{Clock, Hand};
 use queue::{Cancelled, Need, Queue};
 use scheduler::Scheduler;
 use zeroize::Zeroizing;
@@ -52,11 +56,17 @@ pub struct EngineConfig {
     /// Bytes for keys and values, of all sequences together. What whole contexts for all sequences need is the most that is taken.
     /// One owner may have the part of it that it may have of the sequences, and no job is longer than what fits there.
     pub kv_memory: u64,
+    /// How long pages of a prompt that has been read are kept for later prompts of the same owner without being used, if no running job
+    /// needs their memory; nothing is kept for no time at all.
+    pub prefix_time: Duration,
 }
 
 impl EngineConfig {
     /// Enough for whole contexts of small models, and many conversations of larger ones.
     pub const DEFAULT_KV_MEMORY: u64 = 2 << 30;
+
+    /// The pauses of a conversation.
+    pub const DEFAULT_PREFIX_TIME: Duration = Duration::from_secs(5 * 60);
 
     /// Any owner may have all sequences; nothing waits; memory as by default.
     #[must_use]
@@ -67,6 +77,7 @@ impl EngineConfig {
             max_per_owner: max_sequences,
             max_queued: 0,
             kv_memory: Self::DEFAULT_KV_MEMORY,
+            prefix_time: Self::DEFAULT_PREFIX_TIME,
         }
     }
 }
@@ -154,6 +165,10 @@ pub struct Owner(pub [u8; 32]);
 pub struct Job {
     /// Whose share it takes from.
     pub owner: Owner,
+    /// How large that share is: who has 2 gets twice the sequences and tokens of who has 1, when both want more than there are.
+    pub share: NonZeroU8,
+    /// When it ends whether it is complete or not, by the engine's [`clock`](Engine::clock).
+    pub deadline: Option<Instant>,
     /// What to continue.
     pub prompt: Prompt,
     /// Most tokens to generate; `None` runs to the end of the context.
@@ -231,6 +246,8 @@ pub enum FinishReason {
     StopString(usize),
     /// `max_tokens` or the end of the context.
     Length,
+    /// [`Job::deadline`], before the answer was complete or had begun.
+    Deadline,
 }
 
 /// Tokens of one job.
@@ -238,6 +255,8 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
+    /// How many of these were not computed, because an earlier prompt of the same owner began with them.
+    pub cached_tokens: u32,
     /// Tokens generated; the token that ended the turn is not counted.
     pub completion_tokens: u32,
 }
@@ -255,6 +274,30 @@ impl Drop for JobHandle {
     }
 }
 
+/// Where the pages for keys and values are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryUse {
+    /// All.
+    pub pages: usize,
+    /// Wiped, and nobody's.
+    pub free: usize,
+    /// Kept for later prompts, and read by no job.
+    pub kept: usize,
+}
+
+/// Says that an owner is there: pages of its prompts are kept only as long as one of these lives.
+#[must_use = "dropping it says that the owner has left"]
+pub struct Presence {
+    queue: Arc<Queue>,
+    owner: Owner,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.queue.leave(self.owner);
+    }
+}
+
 /// A running engine. Dropping it cancels everything and joins its threads.
 pub struct Engine {
     model: Arc<Model>,
@@ -269,8 +312,20 @@ impl Engine {
     /// # Errors
     /// [`StartError`] when memory or threads are refused.
     pub fn start(model: Arc<Model>, config: EngineConfig) -> Result<Engine, StartError> {
+        Self::start_with_clock(model, config, Clock::monotonic())
+    }
+
+    /// As [`Engine::start`], by another clock.
+    ///
+    /// # Errors
+    /// See [`Engine::start`].
+    pub fn start_with_clock(
+        model: Arc<Model>,
+        config: EngineConfig,
+        clock: Clock,
+    ) -> Result<Engine, StartError> {
         let room = Room::new(&model, config)?;
-        let queue = Arc::new(Queue::new(config, room));
+        let queue = Arc::new(Queue::new(config, room, clock));
         let (started, starting) = mpsc::channel();
         let worker = {
             let (model, queue) = (Arc::clone(&model), Arc::clone(&queue));
@@ -289,9 +344,36 @@ impl Engine {
         }
     }
 
+    /// What deadlines are counted by.
+    pub fn clock(&self) -> &Clock {
+        self.queue.clock()
+    }
+
+    /// Owners that are there.
+    pub fn present(&self) -> Vec<Owner> {
+        self.queue.present()
+    }
+
     /// The model this engine runs.
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Says that an owner is there, until the last presence of this owner is dropped. Then all that is kept of its prompts is wiped, at the end
+    /// of the step that the engine is at.
+    pub fn presence(&self, owner: Owner) -> Presence {
+        self.queue.enter(owner);
+        Presence { queue: Arc::clone(&self.queue), owner }
+    }
+
+    /// Wipes all that is kept of an owner's prompts, at the end of the step that the engine is at.
+    pub fn forget(&self, owner: Owner) {
+        self.queue.forget(owner);
+    }
+
+    /// Where the memory was at the end of the last step.
+    pub fn memory(&self) -> MemoryUse {
+        self.queue.memory()
     }
 
     /// Queues a job. Never blocks.

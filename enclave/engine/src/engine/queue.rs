@@ -3,13 +3,15 @@
 use std::{
     collections::{HashMap, VecDeque},
     iter,
+    num::NonZeroU8,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
-use super::{EngineConfig, Job, Owner, Room, SubmitError};
+use super::{Clock, EngineConfig, Job, MemoryUse, Owner, Room, SubmitError};
 
 /// The jobs that wait, and how many run.
 pub(super) struct Queue {
@@ -17,6 +19,7 @@ pub(super) struct Queue {
     changed: Condvar,
     limits: EngineConfig,
     room: Room,
+    clock: Clock,
 }
 
 struct State {
@@ -25,6 +28,11 @@ struct State {
     running: HashMap<Owner, Use>,
     /// Whose job started last.
     last: Option<Owner>,
+    /// How often each owner is there; no entry for one who is not.
+    present: HashMap<Owner, usize>,
+    /// Owners of whom nothing is to be kept, for the worker to hear.
+    forgotten: Vec<Owner>,
+    memory: MemoryUse,
     open: bool,
 }
 
@@ -62,6 +70,23 @@ impl Cancelled {
     }
 }
 
+/// What an owner has, as it counts for its share; comparable with others'.
+pub(super) fn weighted(count: usize, share: NonZeroU8) -> usize {
+    /// Divisible by every small share.
+    const UNIT: usize = 5040;
+    count * UNIT / usize::from(share.get())
+}
+
+/// What the worker does next.
+pub(super) struct Work {
+    /// Jobs that start.
+    pub(super) jobs: Vec<Waiting>,
+    /// Jobs whose time was over before they could start.
+    pub(super) late: Vec<Waiting>,
+    /// Owners of whom nothing is kept any longer.
+    pub(super) forgotten: Vec<Owner>,
+}
+
 impl State {
     /// Jobs that run, of all owners.
     fn running(&self) -> usize {
@@ -73,8 +98,8 @@ impl State {
         self.running.get(&owner).copied().unwrap_or_default()
     }
 
-    /// The job to start next, if it can be: the one that has waited longest of those whose owners have fewest running, and of these of one
-    /// whose turn it was not just now. No owner gets more than its part. While the pages of the next one are not free nobody else gets any,
+    /// The job to start next, if it can be: the one that has waited longest of those whose owners have fewest running for their share, and of
+    /// these of one whose turn it was not just now. No owner gets more than its part. While the pages of the next one are not free nobody else gets any,
     /// so that small jobs cannot keep a large one waiting for ever; all that run end, so it will have them.
     fn next(&self, limits: &EngineConfig, room: &Room) -> Option<usize> {
         if self.running() >= limits.max_sequences.get() {
@@ -84,12 +109,27 @@ impl State {
             let used = self.used(waiting.job.owner);
             used.sequences < limits.max_per_owner.get() && used.pages + waiting.need.pages <= room.per_owner
         });
-        let key = |waiting: &Waiting| {
-            (self.used(waiting.job.owner).sequences, self.last == Some(waiting.job.owner))
+        let key = |Waiting { job, .. }: &Waiting| {
+            (weighted(self.used(job.owner).sequences, job.share), self.last == Some(job.owner))
         };
         let (index, next) = may.min_by_key(|(_, waiting)| key(waiting))?;
         let reserved: usize = self.running.values().map(|used| used.pages).sum();
         (reserved + next.need.pages <= room.pages).then_some(index)
+    }
+
+    /// Takes out the jobs whose deadline is over.
+    fn take_late(&mut self, now: Instant) -> Vec<Waiting> {
+        let is_late = |waiting: &Waiting| waiting.job.deadline.is_some_and(|deadline| deadline <= now);
+        let (late, waiting) = self.waiting.drain(..).partition(is_late);
+        self.waiting = Vec::into(waiting);
+        late
+    }
+
+    /// Remembers whom to forget; each owner once, so that the list is no longer than the owners are many.
+    fn forget(&mut self, owner: Owner) {
+        if !self.forgotten.contains(&owner) {
+            self.forgotten.push(owner);
+        }
     }
 
     fn start_next(&mut self, limits: &EngineConfig, room: &Room) -> Option<Waiting> {
@@ -104,9 +144,17 @@ impl State {
 }
 
 impl Queue {
-    pub(super) fn new(limits: EngineConfig, room: Room) -> Self {
-        let state = State { waiting: VecDeque::new(), running: HashMap::new(), last: None, open: true };
-        Self { state: Mutex::new(state), changed: Condvar::new(), limits, room }
+    pub(super) fn new(limits: EngineConfig, room: Room, clock: Clock) -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            running: HashMap::new(),
+            last: None,
+            present: HashMap::new(),
+            forgotten: Vec::new(),
+            memory: MemoryUse { pages: room.pages, free: room.pages, kept: 0 },
+            open: true,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), limits, room, clock }
     }
 
     pub(super) fn push(&self, job: Job, need: Need) -> Result<Cancelled, SubmitError> {
@@ -135,14 +183,66 @@ impl Queue {
         drop(removed);
     }
 
-    /// For the worker: the next jobs to run. Waits while there is nothing to do and nothing runs; `None` when closed.
-    pub(super) fn next(&self) -> Option<Vec<Waiting>> {
-        let idle = |state: &mut State| state.open && state.waiting.is_empty() && state.running.is_empty();
-        let mut state = self.changed.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
+    /// For the worker: what to do next. Waits while there is nothing to do and nothing runs, at most `until`; `None` when closed.
+    pub(super) fn next(&self, memory: MemoryUse, until: Option<Instant>) -> Option<Work> {
+        let idle = |state: &mut State| {
+            state.open && state.waiting.is_empty() && state.running.is_empty() && state.forgotten.is_empty()
+        };
+        let mut state = self.lock();
+        state.memory = memory;
+        let mut state = match until.map(|until| until.saturating_duration_since(self.clock.now())) {
+            None => self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => {
+                let waited = self.changed.wait_timeout_while(state, time, idle);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
         if !state.open {
             return None;
         }
-        Some(iter::from_fn(|| state.start_next(&self.limits, &self.room)).collect())
+        let forgotten = std::mem::take(&mut state.forgotten);
+        let late = state.take_late(self.clock.now());
+        let jobs = iter::from_fn(|| state.start_next(&self.limits, &self.room)).collect();
+        Some(Work { jobs, late, forgotten })
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(super) fn enter(&self, owner: Owner) {
+        *self.lock().present.entry(owner).or_default() += 1;
+    }
+
+    pub(super) fn leave(&self, owner: Owner) {
+        let mut state = self.lock();
+        let left = state.present.get_mut(&owner).is_none_or(|times| {
+            *times -= 1;
+            *times == 0
+        });
+        if left {
+            state.present.remove(&owner);
+            state.forget(owner);
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn forget(&self, owner: Owner) {
+        self.lock().forget(owner);
+        self.changed.notify_one();
+    }
+
+    /// For the worker: whether something may be kept of this owner's prompts. Whoever leaves afterwards is forgotten afterwards.
+    pub(super) fn is_present(&self, owner: Owner) -> bool {
+        self.lock().present.contains_key(&owner)
+    }
+
+    pub(super) fn memory(&self) -> MemoryUse {
+        self.lock().memory
+    }
+
+    pub(super) fn present(&self) -> Vec<Owner> {
+        self.lock().present.keys().copied().collect()
     }
 
     /// For the worker: whether the next job to start can, and its owner has none running.
@@ -199,6 +299,8 @@ mod tests {
         let model = Model::from_gguf(include_bytes!("../../../../models/demo.gguf")).unwrap();
         Job {
             owner: Owner([owner; 32]),
+            share: NonZeroU8::MIN,
+            deadline: None,
             prompt: model.prompt_from_chat(&[ChatMessage { role: "user", content: "?" }]).unwrap(),
             max_tokens: None,
             sampling: Sampling::greedy(),
@@ -220,15 +322,27 @@ mod tests {
             max_queued: 3,
             ..EngineConfig::new(NonZeroUsize::MIN, max_sequences)
         };
-        Queue::new(limits, Room { pages: 8, per_owner: 6, positions: 6 * crate::cache::PAGE })
+        let room = Room { pages: 8, per_owner: 6, positions: 6 * crate::cache::PAGE };
+        Queue::new(limits, room, Clock::monotonic())
     }
 
     fn push(queue: &Queue, owner: u8, pages: usize) -> Cancelled {
-        queue.push(job(owner), Need { tokens: 1, pages }).unwrap()
+        push_with_share(queue, owner, pages, 1)
+    }
+
+    fn push_with_share(queue: &Queue, owner: u8, pages: usize, share: u8) -> Cancelled {
+        let job = Job { share: NonZeroU8::new(share).unwrap(), ..job(owner) };
+        queue.push(job, Need { tokens: 1, pages }).unwrap()
     }
 
     fn started(queue: &Queue) -> Vec<u8> {
-        queue.next().unwrap().iter().map(|waiting| waiting.job.owner.0[0]).collect()
+        queue
+            .next(MemoryUse::default(), None)
+            .unwrap()
+            .jobs
+            .iter()
+            .map(|waiting| waiting.job.owner.0[0])
+            .collect()
     }
 
     fn finished(queue: &Queue, owner: u8, pages: usize) {
@@ -281,5 +395,19 @@ mod tests {
         assert_eq!(started(&queue), [1]);
         [(1, 3), (2, 2)].into_iter().for_each(|(owner, pages)| finished(&queue, owner, pages));
         assert!(queue.lock().running.is_empty());
+    }
+
+    #[test]
+    fn sequences_go_to_whoever_has_fewest_for_its_share() {
+        let queue = queue(6, 6);
+        // As many as may wait beside those that run.
+        for (owner, share) in [(1, 1), (1, 1), (1, 1), (2, 3), (2, 3), (2, 3), (2, 3), (2, 3), (2, 3)] {
+            push_with_share(&queue, owner, 1, share);
+        }
+        let mut order = started(&queue);
+        assert_eq!(order.len(), 6);
+        assert_eq!(order[..2], [1, 2], "everybody has one first");
+        order.sort_unstable();
+        assert_eq!(order, [1, 1, 2, 2, 2, 2]);
     }
 }

@@ -1,13 +1,18 @@
 //! Which tokens are computed next, and what becomes of the results.
 
-use std::{collections::HashMap, ops::ControlFlow};
+use std::{
+    collections::HashMap,
+    num::NonZeroU8,
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    EngineConfig, Event, FinishReason, Owner, Room, Sink, Usage,
+    EngineConfig, Event, FinishReason, MemoryUse, Owner, Room, Sink, Usage,
     answer::{Answer, Piece},
-    queue::{Cancelled, Need, Queue, Waiting},
+    queue::{Cancelled, Need, Queue, Waiting, Work, weighted},
 };
 use crate::{
     cache::Cache,
@@ -25,7 +30,8 @@ const PROMPT_ROWS: usize = 128;
 const PROMPT_ROWS_BESIDE_ANSWERS: usize = 16;
 /// Prompt tokens in one step beside answers for owners with credit: a short question is read at once.
 const PROMPT_ROWS_IN_A_HURRY: usize = 64;
-/// Tokens that an owner who had none lately may have read before others'. What it had lately, answers included, is taken off.
+/// Tokens that an owner who had none lately may have read before others', divided among its sequences: who asks for much at once is in less
+/// of a hurry. What it had lately for its share, answers included, is taken off.
 const CREDIT: usize = 128;
 /// Lately means that each step takes one part in so many off.
 const RECENT_STEPS: usize = 8;
@@ -36,6 +42,8 @@ pub(super) struct Scheduler<'a> {
     queue: &'a Queue,
     forward: Forward,
     cache: Cache,
+    room: Room,
+    prefix_time: Duration,
     /// One for each sequence of the cache.
     sequences: Vec<Option<Sequence>>,
     /// The first sequence to get prompt rows in the next step.
@@ -53,11 +61,15 @@ pub(super) struct Scheduler<'a> {
 /// One running job.
 struct Sequence {
     owner: Owner,
+    share: NonZeroU8,
+    deadline: Option<Instant>,
     prompt: Prompt,
     /// What is reserved for it.
     need: Need,
-    /// Prompt tokens computed.
+    /// Prompt tokens whose keys and values are there.
     read: usize,
+    /// How many of them were found and not computed.
+    cached: usize,
     /// The last token of the answer, not computed yet.
     last: u32,
     generated: u32,
@@ -91,6 +103,8 @@ impl<'a> Scheduler<'a> {
             queue,
             forward: Forward::new(model, pool, sequences + PROMPT_ROWS, sequences),
             cache: Cache::new(model.shape(), sequences, room.pages),
+            room,
+            prefix_time: config.prefix_time,
             sequences: (0..sequences).map(|_| None).collect(),
             turn: 0,
             recent: HashMap::new(),
@@ -102,9 +116,13 @@ impl<'a> Scheduler<'a> {
     }
 
     pub(super) fn run(&mut self) {
-        while let Some(jobs) = self.queue.next() {
+        while let Some(Work { jobs, late, forgotten }) = self.queue.next(self.memory(), self.next_expiry()) {
+            forgotten.into_iter().for_each(|owner| self.cache.forget(owner));
+            self.cache.expire(self.now(), self.prefix_time);
+            late.into_iter().for_each(refuse_late);
             jobs.into_iter().for_each(|waiting| self.admit(waiting));
             self.release_cancelled();
+            self.end_late();
             self.choose_rows();
             self.extend_cache();
             if !self.rows.is_empty() {
@@ -113,13 +131,25 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Computes the chosen rows. A step in which an owner uses up its credit is given up for a newcomer, who would have to wait for its end.
+    fn now(&self) -> Instant {
+        self.queue.clock().now()
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let (free, kept) = self.cache.free_and_kept();
+        MemoryUse { pages: self.room.pages, free, kept }
+    }
+
+    /// When something expires that is kept, if nothing happens before.
+    fn next_expiry(&self) -> Option<Instant> {
+        self.cache.oldest_kept()?.checked_add(self.prefix_time)
+    }
+
+    /// Computes the chosen rows. Not twice in a row is a step given up for a newcomer, who would have to wait for its end: so nobody waits for
+    /// more than twice what it would, and a newcomer for less than half a layer.
     fn step(&mut self) {
         self.charge_rows();
-        let owners = self.rows.iter().filter_map(|row| self.sequences.get(row.sequence)?.as_ref());
-        let may_be_given_up =
-            !self.given_up && owners.into_iter().any(|s| credit(&self.recent, s.owner) == 0);
-        let goes_on = || !(may_be_given_up && self.queue.has_newcomer());
+        let goes_on = || self.given_up || !self.queue.has_newcomer();
         let end = self.forward.step(self.model, &mut self.cache, &self.rows, goes_on);
         self.given_up = end.is_break();
         if end.is_continue() {
@@ -165,10 +195,19 @@ impl<'a> Scheduler<'a> {
     /// Gives a job a free sequence; the queue hands out no more jobs than there are.
     fn admit(&mut self, Waiting { job, need, cancelled }: Waiting) {
         let Some(index) = self.sequences.iter().position(Option::is_none) else { return };
+        let cached = match need.tokens {
+            0 => 0,
+            // Every token's state is wanted, and those of cached ones are gone.
+            _ if job.embedding => 0,
+            _ => self.cache.reuse(index, job.owner, job.prompt.tokens()),
+        };
         let sequence = Sequence {
             owner: job.owner,
+            share: job.share,
+            deadline: job.deadline,
             need,
-            read: 0,
+            read: cached,
+            cached,
             last: 0,
             generated: 0,
             logprobs: job.logprobs,
@@ -200,12 +239,36 @@ impl<'a> Scheduler<'a> {
         }
     }
 
+    fn end_late(&mut self) {
+        let now = self.now();
+        for index in 0..self.sequences.len() {
+            let deadline = self.sequences[index].as_ref().and_then(|sequence| sequence.deadline);
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                self.end(index, FinishReason::Deadline);
+            }
+        }
+    }
+
+    /// How every owner stands that has a sequence.
+    fn standings(&self) -> Standings {
+        let mut standings = Standings::new();
+        for sequence in self.sequences.iter().flatten() {
+            let recent = self.recent.get(&sequence.owner).copied().unwrap_or(0);
+            let new = Standing { share: sequence.share, recent, sequences: 0 };
+            let standing = standings.entry(sequence.owner).or_insert(new);
+            standing.sequences += 1;
+            standing.share = standing.share.max(sequence.share);
+        }
+        standings
+    }
+
     /// One row for every answer, then prompt rows for the owners who had fewest rows lately, starting with another sequence each time.
     /// Where an owner with credit has a prompt, that is read first, and the answers of owners without wait for one step.
     fn choose_rows(&mut self) {
         self.rows.clear();
         let sequences = || self.sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?)));
-        let has_credit = |sequence: &Sequence| credit(&self.recent, sequence.owner) > 0;
+        let standings = self.standings();
+        let has_credit = |sequence: &Sequence| credit(&standings, sequence.owner) > 0;
         let in_a_hurry = sequences().any(|(_, sequence)| !sequence.is_answering() && has_credit(sequence));
         let wait = in_a_hurry && !self.answers_waited;
         for (index, sequence) in sequences().filter(|(_, sequence)| sequence.is_answering()) {
@@ -225,8 +288,8 @@ impl<'a> Scheduler<'a> {
         let wanted = order.iter().filter_map(|index| self.sequences.get(*index)?.as_ref());
         let wanted: Vec<(Owner, usize)> =
             wanted.map(|sequence| (sequence.owner, sequence.prompt.len() - sequence.read)).collect();
-        let budget = budget(answering, &wanted, &self.recent);
-        for (index, count) in order.iter().zip(shares(budget, &wanted, &self.recent)) {
+        let budget = budget(answering, &wanted, &standings);
+        for (index, count) in order.iter().zip(shares(budget, &wanted, &standings)) {
             let Some(sequence) = self.sequences.get(*index).and_then(Option::as_ref) else { continue };
             let tokens = sequence.prompt.tokens();
             let chosen = tokens.iter().enumerate().skip(sequence.read).take(count);
@@ -257,7 +320,8 @@ impl<'a> Scheduler<'a> {
             // As in `end`, the place is free before the sink hears of it.
             let Some(mut sequence) = self.release(index) else { continue };
             let Some(pooler) = sequence.pooler.take() else { continue };
-            let usage = Usage { prompt_tokens: sequence.prompt.len() as u32, completion_tokens: 0 };
+            let usage =
+                Usage { prompt_tokens: sequence.prompt.len() as u32, cached_tokens: 0, completion_tokens: 0 };
             if sequence.sink.event(Event::Embedding(pooler.finish())).is_continue() {
                 let _ = sequence.sink.event(Event::Finished { reason: FinishReason::Stop, usage });
             }
@@ -276,7 +340,18 @@ impl<'a> Scheduler<'a> {
                 self.forward.scores(order, &mut self.scores);
                 ScoredToken::new(self.model.tokenizer(), &self.scores, token, count)
             });
-            match sequence.take(self.model, token, scored) {
+            let (owner, is_first) = (sequence.owner, sequence.generated == 0);
+            let outcome = sequence.take(self.model, token, scored);
+            // Not before its first token was permitted.
+            if is_first
+                && sequence.generated > 0
+                && !matches!(outcome, Outcome::Cancelled)
+                && !self.prefix_time.is_zero()
+                && self.queue.is_present(owner)
+            {
+                self.cache.keep(index, owner, sequence.prompt.tokens(), self.queue.clock().now());
+            }
+            match outcome {
                 Outcome::Continues => {}
                 Outcome::Ends(reason) => self.end(index, reason),
                 Outcome::Cancelled => drop(self.release(index)),
@@ -292,8 +367,11 @@ impl<'a> Scheduler<'a> {
         {
             return;
         }
-        let usage =
-            Usage { prompt_tokens: sequence.prompt.len() as u32, completion_tokens: sequence.generated };
+        let usage = Usage {
+            prompt_tokens: sequence.prompt.len() as u32,
+            cached_tokens: sequence.cached as u32,
+            completion_tokens: sequence.generated,
+        };
         // Nothing follows the end, so there is nothing left to cancel.
         let _ = sequence.sink.event(Event::Finished { reason, usage });
     }
@@ -301,7 +379,7 @@ impl<'a> Scheduler<'a> {
     /// Frees a sequence's place and wipes what it left behind.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
-        self.cache.release(index);
+        self.cache.release(index, self.now());
         if self.sequences.iter().all(Option::is_none) {
             self.forward.wipe();
             self.scores.as_mut_slice().zeroize();
@@ -313,18 +391,40 @@ impl<'a> Scheduler<'a> {
     }
 }
 
+/// Tells whoever waited for it that a job's time is over.
+fn refuse_late(Waiting { mut job, .. }: Waiting) {
+    let usage = Usage { prompt_tokens: job.prompt.len() as u32, ..Usage::default() };
+    // Nothing follows the end, so there is nothing left to cancel.
+    let _ = job.sink.event(Event::Finished { reason: FinishReason::Deadline, usage });
+}
+
+/// How an owner stands among the others.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    share: NonZeroU8,
+    /// Rows that it had lately.
+    recent: usize,
+    /// Sequences that it has.
+    sequences: usize,
+}
+
+type Standings = HashMap<Owner, Standing>;
+
 /// How many rows an owner may still have before others.
-fn credit(recent: &HashMap<Owner, usize>, owner: Owner) -> usize {
-    CREDIT.saturating_sub(recent.get(&owner).copied().unwrap_or(0))
+fn credit(standings: &Standings, owner: Owner) -> usize {
+    standings.get(&owner).map_or(0, |standing| {
+        let recent = standing.recent / usize::from(standing.share.get());
+        (CREDIT / standing.sequences.max(1)).saturating_sub(recent)
+    })
 }
 
 /// How many prompt rows a step may have, when sequences want so many each. Where only some owners have credit, those rows and no more,
 /// so that nobody who has some is kept by anybody who has none; beside answers few.
-fn budget(answering: bool, wanted: &[(Owner, usize)], recent: &HashMap<Owner, usize>) -> usize {
+fn budget(answering: bool, wanted: &[(Owner, usize)], standings: &Standings) -> usize {
     let mut by_owner: HashMap<Owner, usize> = HashMap::new();
     wanted.iter().for_each(|(owner, rows)| *by_owner.entry(*owner).or_default() += rows);
-    let credited: usize = by_owner.iter().map(|(owner, rows)| credit(recent, *owner).min(*rows)).sum();
-    let everybody = by_owner.keys().all(|owner| credit(recent, *owner) > 0);
+    let credited: usize = by_owner.iter().map(|(owner, rows)| credit(standings, *owner).min(*rows)).sum();
+    let everybody = by_owner.keys().all(|owner| credit(standings, *owner) > 0);
     match (answering, credited) {
         (true, 0) => PROMPT_ROWS_BESIDE_ANSWERS,
         (true, _) => credited.min(PROMPT_ROWS_IN_A_HURRY),
@@ -333,17 +433,20 @@ fn budget(answering: bool, wanted: &[(Owner, usize)], recent: &HashMap<Owner, us
     }
 }
 
-/// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest, `recent`
-/// ones included, and there to the sequence that has fewest; of equals, to the first.
-fn shares(budget: usize, wanted: &[(Owner, usize)], recent: &HashMap<Owner, usize>) -> Vec<usize> {
+/// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest for its share,
+/// recent ones included, and there to the sequence that has fewest; of equals, to the first.
+fn shares(budget: usize, wanted: &[(Owner, usize)], standings: &Standings) -> Vec<usize> {
     let mut shares = vec![0; wanted.len()];
-    let mut of_owner = recent.clone();
+    let mut of_owner = standings.clone();
     for _ in 0..budget {
         let hungry = wanted.iter().zip(&mut shares).filter(|((_, wanted), share)| **share < *wanted);
-        let next = hungry.min_by_key(|((owner, _), share)| (of_owner.get(owner).copied(), **share));
+        let has = |owner: &Owner| of_owner.get(owner).map_or(0, |had| weighted(had.recent, had.share));
+        let next = hungry.min_by_key(|((owner, _), share)| (has(owner), **share));
         let Some(((owner, _), share)) = next else { break };
         *share += 1;
-        *of_owner.entry(*owner).or_default() += 1;
+        if let Some(standing) = of_owner.get_mut(owner) {
+            standing.recent += 1;
+        }
     }
     shares
 }
@@ -387,9 +490,20 @@ mod tests {
     const A: Owner = Owner([1; 32]);
     const B: Owner = Owner([2; 32]);
 
+    /// Owners with these shares, rows lately, and sequences.
+    fn standings(of: &[(Owner, u8, usize, usize)]) -> Standings {
+        of.iter()
+            .map(|(owner, share, recent, sequences)| {
+                let share = NonZeroU8::new(*share).unwrap();
+                (*owner, Standing { share, recent: *recent, sequences: *sequences })
+            })
+            .collect()
+    }
+
     #[test]
     fn prompt_rows_are_shared_between_owners_and_then_between_their_sequences() {
-        let shares = |budget, wanted: &[(Owner, usize)]| shares(budget, wanted, &HashMap::new());
+        let both = standings(&[(A, 1, 0, 3), (B, 1, 0, 1)]);
+        let shares = |budget, wanted: &[(Owner, usize)]| shares(budget, wanted, &both);
         // Three long prompts of one owner get together what one of another gets.
         assert_eq!(shares(12, &[(A, 99), (A, 99), (A, 99), (B, 99)]), [2, 2, 2, 6]);
         // What one does not want is for the others.
@@ -401,31 +515,52 @@ mod tests {
     }
 
     #[test]
-    fn who_had_little_lately_goes_first_until_it_had_as_much() {
-        let recent = HashMap::from([(A, 20), (B, 10)]);
-        assert_eq!(shares(8, &[(A, 99), (B, 99)], &recent), [0, 8]);
-        assert_eq!(shares(20, &[(A, 99), (B, 99)], &recent), [5, 15]);
-        assert_eq!(shares(8, &[(A, 99), (B, 3)], &recent), [5, 3]);
+    fn who_has_a_larger_share_gets_as_many_times_the_rows() {
+        let both = standings(&[(A, 1, 0, 1), (B, 3, 0, 1)]);
+        assert_eq!(shares(40, &[(A, 99), (B, 99)], &both), [10, 30]);
+        let later = standings(&[(A, 1, 10, 1), (B, 3, 30, 1)]);
+        assert_eq!(shares(40, &[(A, 99), (B, 99)], &later), [10, 30]);
+        assert_eq!(credit(&later, A), CREDIT - 10);
+        assert_eq!(credit(&later, B), CREDIT - 10);
     }
 
     #[test]
+    fn who_had_little_lately_goes_first_until_it_had_as_much() {
+        let both = standings(&[(A, 1, 20, 1), (B, 1, 10, 1)]);
+        assert_eq!(shares(8, &[(A, 99), (B, 99)], &both), [0, 8]);
+        assert_eq!(shares(20, &[(A, 99), (B, 99)], &both), [5, 15]);
+        assert_eq!(shares(8, &[(A, 99), (B, 3)], &both), [5, 3]);
+    }
+
+    #[test]
+    fn who_asks_for_much_at_once_has_less_credit() {
+        let both = standings(&[(A, 1, 20, 4), (B, 1, 20, 1)]);
+        assert_eq!(credit(&both, A), CREDIT / 4 - 20);
+        assert_eq!(credit(&both, B), CREDIT - 20);
+        let many = standings(&[(A, 1, 20, 8)]);
+        assert_eq!(credit(&many, A), 0);
+    }
+
+    const C: Owner = Owner([3; 32]);
+
+    #[test]
     fn only_credit_makes_a_step_beside_answers_longer() {
-        let recent = HashMap::from([(A, CREDIT + 5), (B, CREDIT - 30)]);
-        let budget = |wanted: &[(Owner, usize)]| budget(true, wanted, &recent);
+        let all = standings(&[(A, 1, CREDIT + 5, 1), (B, 1, CREDIT - 30, 1), (C, 1, 0, 1)]);
+        let budget = |wanted: &[(Owner, usize)]| budget(true, wanted, &all);
         assert_eq!(budget(&[(A, 999)]), PROMPT_ROWS_BESIDE_ANSWERS);
         assert_eq!(budget(&[(A, 999), (B, 2)]), 2);
         assert_eq!(budget(&[(A, 999), (B, 20)]), 20);
         assert_eq!(budget(&[(A, 999), (B, 25), (B, 25)]), 30);
-        assert_eq!(budget(&[(B, 999), (Owner::default(), 999)]), PROMPT_ROWS_IN_A_HURRY);
+        assert_eq!(budget(&[(B, 999), (C, 999)]), PROMPT_ROWS_IN_A_HURRY);
     }
 
     #[test]
     fn without_answers_only_a_newcomer_makes_a_step_shorter() {
-        let recent = HashMap::from([(A, CREDIT)]);
-        let budget = |wanted: &[(Owner, usize)]| budget(false, wanted, &recent);
+        let all = standings(&[(A, 1, CREDIT, 1), (B, 1, 0, 1), (C, 1, 0, 1)]);
+        let budget = |wanted: &[(Owner, usize)]| budget(false, wanted, &all);
         assert_eq!(budget(&[(A, 999)]), PROMPT_ROWS);
         assert_eq!(budget(&[(B, 12)]), PROMPT_ROWS);
         assert_eq!(budget(&[(A, 999), (B, 12)]), 12);
-        assert_eq!(budget(&[(B, 12), (Owner::default(), 3)]), PROMPT_ROWS);
+        assert_eq!(budget(&[(B, 12), (C, 3)]), PROMPT_ROWS);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         Tile, TileOutput,
     },
     pool::Pool,
+    processors,
 };
 
 /// A weight matrix, cut into tiles of 16 rows; zeroised on drop.
@@ -131,7 +132,7 @@ fn repack<const BYTES: usize, T: Tile<BYTES>>(bytes: &[u8], columns: usize, rows
     let width = columns / T::COLUMNS;
     let tile_rows = rows.div_ceil(TILE_ROWS);
     let mut tiles = vec![T::default(); tile_rows * width];
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let threads = processors().get();
     let share = if bytes.len() < SERIAL_BYTES { tile_rows } else { tile_rows.div_ceil(threads) };
     let blocks = bytes.as_chunks::<BYTES>().0;
     thread::scope(|scope| {

@@ -1,0 +1,295 @@
+//! What the worker says: what it knows of a connection, and what it wants shown or signed for it.
+
+use cleanroom_attestation::channel::{
+    Binder, FRAME_HEADER_BYTES, Fields, FrameHeader, FrameKind, HelloFrame, Nonce, length_prefixed,
+};
+use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::release::{LimitReached, Refusal};
+use zeroize::Zeroizing;
+
+use crate::frame::{Kind, ProtocolError, frame};
+
+/// The longest TLS leaf certificate of a partner, in bytes: as the channel's TLS profile has it.
+const MAX_CERTIFICATE_BYTES: usize = 4 * 1024;
+/// The longest name of a stream, in bytes. Ours have 41 at most.
+const MAX_STREAM_BYTES: usize = 64;
+/// The longest code of a reason to end a stream, in bytes.
+const MAX_CODE_BYTES: usize = 32;
+/// The longest reason of a worker that cannot serve, in bytes.
+pub const MAX_REASON_BYTES: usize = 512;
+
+/// The kinds of a worker's frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerKind {
+    /// [`FromWorker::Leaf`]
+    Leaf,
+    /// [`FromWorker::Ready`]
+    Ready,
+    /// [`FromWorker::Channel`]
+    Channel,
+    /// [`FromWorker::Public`]
+    Public,
+    /// [`FromWorker::End`]
+    End,
+    /// [`FromWorker::Done`]
+    Done,
+    /// [`FromWorker::Drained`]
+    Drained,
+    /// [`FromWorker::Failed`]
+    Failed,
+}
+
+impl Kind for WorkerKind {
+    const ALL: &'static [Self] = &[
+        Self::Leaf,
+        Self::Ready,
+        Self::Channel,
+        Self::Public,
+        Self::End,
+        Self::Done,
+        Self::Drained,
+        Self::Failed,
+    ];
+
+    fn code(self) -> u8 {
+        match self {
+            Self::Leaf => 1,
+            Self::Ready => 2,
+            Self::Channel => 3,
+            Self::Public => 4,
+            Self::End => 5,
+            Self::Done => 6,
+            Self::Drained => 7,
+            Self::Failed => 8,
+        }
+    }
+
+    fn limit(self) -> usize {
+        match self {
+            Self::Leaf => 4 + Sha384Digest::LENGTH,
+            Self::Ready | Self::Done | Self::Drained => 0,
+            Self::Channel => {
+                4 + FRAME_HEADER_BYTES
+                    + FrameKind::Hello.max_body_bytes()
+                    + 4
+                    + Binder::LENGTH
+                    + 4
+                    + MAX_CERTIFICATE_BYTES
+                    + 4
+                    + 4
+            }
+            Self::Public => 4 + Nonce::LENGTH,
+            Self::End => 4 + Sha384Digest::LENGTH + 4 + MAX_STREAM_BYTES + 4 + MAX_CODE_BYTES,
+            Self::Failed => 4 + MAX_REASON_BYTES,
+        }
+    }
+}
+
+/// What a worker says.
+#[derive(Debug)]
+pub enum FromWorker {
+    /// Its first words: SHA-384 of the certificate that it will show in every TLS handshake. There is no second time.
+    Leaf(Sha384Digest),
+    /// The model is loaded; partners may come.
+    Ready,
+    /// Asks for a session's evidence. Answer: [`FromKeeper::Evidence`](crate::FromKeeper::Evidence) or a refusal.
+    Channel(ChannelQuestion),
+    /// Asks for evidence that is bound to a nonce and no connection. Answer: [`FromKeeper::Public`](crate::FromKeeper::Public) or a
+    /// refusal.
+    Public(Nonce),
+    /// Asks for the statement that a stream was ended. Answer: [`FromKeeper::SignedEnd`](crate::FromKeeper::SignedEnd).
+    End(EndQuestion),
+    /// The change with this frame's id is in force, and what it revokes is erased.
+    Done,
+    /// Every session has ended, as the keeper wanted it.
+    Drained,
+    /// Why it does not serve: one line. After it comes the end.
+    Failed(String),
+}
+
+/// What only the end of a TLS connection knows of it. Everything else in the transcript is the keeper's.
+#[derive(Debug)]
+pub struct ChannelQuestion {
+    hello: HelloFrame,
+    hello_frame: Vec<u8>,
+    /// Keying material exported from the connection for the enclave's role.
+    pub binder: Binder,
+    /// The partner's leaf certificate, DER.
+    pub partner_certificate: Vec<u8>,
+    /// The TLS cipher suite's code point.
+    pub cipher_suite: u16,
+    /// The TLS named group's code point.
+    pub group: u16,
+}
+
+impl ChannelQuestion {
+    /// A question about the connection on which `hello_frame` came.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Malformed`] when that is not exactly one `Hello` frame of the channel.
+    pub fn new(
+        hello_frame: Vec<u8>,
+        binder: Binder,
+        partner_certificate: Vec<u8>,
+        cipher_suite: u16,
+        group: u16,
+    ) -> Result<Self, ProtocolError> {
+        let hello = hello(&hello_frame).ok_or(ProtocolError::Malformed(WorkerKind::Channel.code()))?;
+        Ok(Self { hello, hello_frame, binder, partner_certificate, cipher_suite, group })
+    }
+
+    /// What the partner asked.
+    #[must_use]
+    pub const fn hello(&self) -> &HelloFrame {
+        &self.hello
+    }
+
+    /// The same as it stood on the wire.
+    #[must_use]
+    pub fn hello_frame(&self) -> &[u8] {
+        &self.hello_frame
+    }
+}
+
+fn hello(frame: &[u8]) -> Option<HelloFrame> {
+    let (header, body) = frame.split_first_chunk()?;
+    let header = FrameHeader::parse(*header, &[FrameKind::Hello]).ok()?;
+    (header.body_bytes() == body.len()).then(|| HelloFrame::decode(body).ok()).flatten()
+}
+
+/// Which stream was ended, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndQuestion {
+    /// The transcript of the session that the stream ran on.
+    pub transcript: Sha384Digest,
+    /// The answer's id: letters, digits, `-` and `_`.
+    pub stream: String,
+    /// Why.
+    pub reason: EndReason,
+}
+
+/// A reason to end a stream: a code of the closed list in `docs/release.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndReason(&'static str);
+
+impl EndReason {
+    /// The code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        self.0
+    }
+
+    fn from_code(code: &[u8]) -> Option<Self> {
+        let limits = [
+            LimitReached::Concurrency { limit: 0 },
+            LimitReached::RequestsPerMinute { limit: 0, retry_after_ms: 0 },
+            LimitReached::TokensPerDay { limit: 0, retry_after_ms: 0 },
+        ];
+        let codes = Refusal::ALL.into_iter().map(Refusal::code).chain(limits.map(LimitReached::code));
+        codes.into_iter().find(|known| known.as_bytes() == code).map(Self)
+    }
+}
+
+impl From<Refusal> for EndReason {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal.code())
+    }
+}
+
+impl From<LimitReached> for EndReason {
+    fn from(limit: LimitReached) -> Self {
+        Self(limit.code())
+    }
+}
+
+impl FromWorker {
+    /// What it is.
+    #[must_use]
+    pub const fn kind(&self) -> WorkerKind {
+        match self {
+            Self::Leaf(_) => WorkerKind::Leaf,
+            Self::Ready => WorkerKind::Ready,
+            Self::Channel(_) => WorkerKind::Channel,
+            Self::Public(_) => WorkerKind::Public,
+            Self::End(_) => WorkerKind::End,
+            Self::Done => WorkerKind::Done,
+            Self::Drained => WorkerKind::Drained,
+            Self::Failed(_) => WorkerKind::Failed,
+        }
+    }
+
+    /// A whole frame.
+    #[must_use]
+    pub fn frame(&self, id: u32) -> Zeroizing<Vec<u8>> {
+        let body = Zeroizing::new(match self {
+            Self::Leaf(leaf) => length_prefixed(&[leaf.as_bytes()]),
+            Self::Ready | Self::Done | Self::Drained => Vec::new(),
+            Self::Channel(question) => {
+                let ChannelQuestion {
+                    hello: _,
+                    hello_frame,
+                    binder,
+                    partner_certificate,
+                    cipher_suite,
+                    group,
+                } = question;
+                let [a, b] = cipher_suite.to_be_bytes();
+                let [c, d] = group.to_be_bytes();
+                length_prefixed(&[hello_frame, binder.as_bytes(), partner_certificate, &[a, b, c, d]])
+            }
+            Self::Public(nonce) => length_prefixed(&[nonce.as_bytes()]),
+            Self::End(EndQuestion { transcript, stream, reason }) => {
+                length_prefixed(&[transcript.as_bytes(), stream.as_bytes(), reason.0.as_bytes()])
+            }
+            Self::Failed(reason) => length_prefixed(&[reason.as_bytes()]),
+        });
+        frame(self.kind(), id, &body)
+    }
+
+    /// Reads the body of a frame of `kind`.
+    ///
+    /// # Errors
+    /// [`ProtocolError::Malformed`] when it is not exactly what the kind requires.
+    pub fn decode(kind: WorkerKind, body: &[u8]) -> Result<Self, ProtocolError> {
+        let mut fields = Fields::new(body);
+        let decoded = Self::fields(kind, &mut fields).filter(|_| fields.is_at_end());
+        decoded.ok_or(ProtocolError::Malformed(kind.code()))
+    }
+
+    fn fields(kind: WorkerKind, fields: &mut Fields<'_>) -> Option<Self> {
+        Some(match kind {
+            WorkerKind::Leaf => Self::Leaf(fields.next(Sha384Digest::LENGTH)?.try_into().ok()?),
+            WorkerKind::Ready => Self::Ready,
+            WorkerKind::Channel => {
+                let hello_frame = fields.next(FRAME_HEADER_BYTES + FrameKind::Hello.max_body_bytes())?;
+                let binder: [u8; Binder::LENGTH] = fields.next(Binder::LENGTH)?.try_into().ok()?;
+                let binder = Binder::from_exported(binder);
+                let certificate = fields.next(MAX_CERTIFICATE_BYTES)?;
+                let [a, b, c, d]: [u8; 4] = fields.next(4)?.try_into().ok()?;
+                let (suite, group) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+                let question =
+                    ChannelQuestion::new(hello_frame.to_vec(), binder, certificate.to_vec(), suite, group);
+                Self::Channel(question.ok()?)
+            }
+            WorkerKind::Public => {
+                Self::Public(Nonce::from_bytes(fields.next(Nonce::LENGTH)?.try_into().ok()?))
+            }
+            WorkerKind::End => {
+                let transcript = fields.next(Sha384Digest::LENGTH)?.try_into().ok()?;
+                let stream = core::str::from_utf8(fields.next(MAX_STREAM_BYTES)?).ok()?;
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+                if stream.is_empty() || !stream.bytes().all(plain) {
+                    return None;
+                }
+                let reason = EndReason::from_code(fields.next(MAX_CODE_BYTES)?)?;
+                Self::End(EndQuestion { transcript, stream: stream.to_owned(), reason })
+            }
+            WorkerKind::Done => Self::Done,
+            WorkerKind::Drained => Self::Drained,
+            WorkerKind::Failed => {
+                let reason = core::str::from_utf8(fields.next(MAX_REASON_BYTES)?).ok()?;
+                (!reason.contains(char::is_control)).then(|| Self::Failed(reason.to_owned()))?
+            }
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! The enclave's end of the control connection, on which the host hands in what the authorities sign.
+
+use std::io;
+use std::sync::Arc;
+
+use cleanroom_attestation::release::{
+    CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, LeaseRequest, Nonce, ReleaseError,
+};
+use cleanroom_protocol::Change;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::desk::{Desk, NoTime};
+use super::link::Link;
+use crate::release::Guard;
+use crate::serve::Listener;
+
+/// Who decides about what the host hands in, and who is told.
+pub(super) struct Control {
+    pub(super) guard: Arc<Guard>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) link: Arc<Link>,
+}
+
+impl Control {
+    /// Serves one control connection after the other.
+    pub(super) async fn serve(&self, mut listener: impl Listener) {
+        loop {
+            match listener.accept().await {
+                // A connection that breaks or talks nonsense is the host's matter; the next one begins anew.
+                Ok(stream) => _ = self.connection(stream).await,
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    async fn connection<S>(&self, mut stream: S) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            let mut header = [0; CONTROL_HEADER_BYTES];
+            stream.read_exact(&mut header).await?;
+            let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            let (kind, length) = ControlKind::parse(header).map_err(invalid)?;
+            // Grows with what really arrives.
+            let mut body = Vec::new();
+            let read = (&mut stream).take(length as u64).read_to_end(&mut body).await?;
+            if read < length {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let answer = self.answer(kind, body).await;
+            if let ControlAnswer::Refused(code) = &answer {
+                tracing::warn!(what = ?kind, code, "not accepted");
+            }
+            stream.write_all(&answer.frame()).await?;
+            stream.flush().await?;
+        }
+    }
+
+    /// What is answered is in force in both processes.
+    async fn answer(&self, kind: ControlKind, envelope: Vec<u8>) -> ControlAnswer {
+        match kind {
+            ControlKind::State => ControlAnswer::State(self.guard.state()),
+            ControlKind::Ask => match self.ask().await {
+                Ok(request) => ControlAnswer::Ask(request),
+                Err(error) => ControlAnswer::Refused(error.code().to_owned()),
+            },
+            ControlKind::Root | ControlKind::Release | ControlKind::Denial | ControlKind::Lease => {
+                let change = Change::Document { kind, at: self.guard.now(), envelope };
+                let accepted = self.guard.apply(&change);
+                // The one refusal that changes something halts everything.
+                if matches!(accepted, Ok(_) | Err(ReleaseError::TooManyDenials(_))) {
+                    self.link.change(change).await;
+                }
+                match accepted {
+                    Ok(accepted) => ControlAnswer::Accepted(accepted),
+                    Err(error) => ControlAnswer::Refused(error.code().to_owned()),
+                }
+            }
+        }
+    }
+
+    /// Begins a lease: draws its nonce and notes the time before the nonce can leave.
+    async fn ask(&self) -> Result<LeaseRequest, AskError> {
+        // Noted before it is asked, so that the error makes things expire early and never late.
+        let read_at = self.guard.now();
+        let unix = self.desk.time().await?;
+        let mut nonce = [0; 32];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AskError::Random)?;
+        let (nonce, sent) = (Nonce::from_bytes(nonce), self.guard.now());
+        let request = self.guard.begin_lease(nonce, sent, (read_at, unix)).map_err(AskError::Release)?;
+        self.link.change(Change::Begin { nonce, sent, unix, read_at }).await;
+        Ok(request)
+    }
+}
+
+/// Why no lease could be begun.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    /// There is no release to ask for.
+    #[error(transparent)]
+    Release(ReleaseError),
+    /// The security module does not say what time it is.
+    #[error(transparent)]
+    Time(#[from] NoTime),
+    /// No nonce could be drawn.
+    #[error("the system's random number generator failed")]
+    Random,
+}
+
+impl AskError {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Release(error) => error.code(),
+            Self::Time(_) => "security-module",
+            Self::Random => "random",
+        }
+    }
+}

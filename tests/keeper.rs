@@ -1,0 +1,314 @@
+//! The keeper beside a worker that was taken over: it shows and signs what its own state permits, and ends with a worker that says
+//! anything else.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use aws_nitro_enclaves_nsm_api::api::{Request, Response};
+use cleanroom_attestation::channel::{
+    Binder, EvidenceFrame, FrameKind, HelloFrame, ModelId, Nonce, RefusalCode, Transcript, boot_measurement,
+    encode_frame, length_prefixed,
+};
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::measurement::extended_once;
+use cleanroom_attestation::model::model_digest;
+use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, Refusal};
+use cleanroom_channel::identity::Identity;
+use cleanroom_enclave::Halt;
+use cleanroom_enclave::keeper::{self, KeeperPlatform, WorkerEnd};
+use cleanroom_enclave::model_port::ModelBytes;
+use cleanroom_enclave::release::Clock;
+use cleanroom_enclave::security_module::Device;
+use cleanroom_protocol::{
+    ChannelQuestion, EndQuestion, EndReason, FromKeeper, FromWorker, HEADER_BYTES, Header, KeeperKind,
+    ProtocolError, Start, WorkerKind,
+};
+use cleanroom_tests::authorities::Authorities;
+use cleanroom_tests::house::Control;
+use cleanroom_tests::room::{SoftwareDevice, World, model_id};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+/// No model, and nobody but a worker would notice.
+const MODEL: &[u8] = b"GGUF, or so it says";
+
+/// The security module, which answers only while it is open.
+struct Gate {
+    device: SoftwareDevice,
+    open: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Device for Gate {
+    fn process(&mut self, request: Request) -> Response {
+        let (open, changed) = &*self.open;
+        drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
+        self.device.process(request)
+    }
+}
+
+/// A keeper, and its worker's end of the connection in a stranger's hands.
+struct Stage {
+    worker: UnixStream,
+    keeper: JoinHandle<Result<(), Halt>>,
+    start: Start,
+    leaf: Sha384Digest,
+    device: SoftwareDevice,
+    open: Arc<(Mutex<bool>, Condvar)>,
+    control: UnixStream,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    /// Up to the point where the worker has the model.
+    async fn before_ready(world: &World, configuration: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let (ours, mut worker) = UnixStream::pair().unwrap();
+        let device = world.device(world.accepted.clone());
+        let open = Arc::new((Mutex::new(true), Condvar::new()));
+        let platform = KeeperPlatform {
+            device: Gate { device: device.clone(), open: Arc::clone(&open) },
+            control: Some(listener),
+            clock: Clock::boot(),
+            config: format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{configuration}"),
+            model: ModelBytes::from(MODEL.to_vec()),
+            worker: ours,
+            open: || Ok(()),
+        };
+        let keeper = tokio::spawn(keeper::run(platform, std::future::pending()));
+        let leaf = Sha384Digest::of(&[b"the worker's certificate"]);
+        worker.write_all(&FromWorker::Leaf(leaf).frame(0)).await.unwrap();
+        let (_, FromKeeper::Start(start)) = receive(&mut worker).await else { panic!("expected the start") };
+        let control = UnixStream::connect(path).await.unwrap();
+        Self { worker, keeper, start, leaf, device, open, control, _folder: folder }
+    }
+
+    async fn ready(world: &World, configuration: &str) -> Self {
+        let mut stage = Self::before_ready(world, configuration).await;
+        let mut model = vec![0; MODEL.len()];
+        stage.worker.read_exact(&mut model).await.unwrap();
+        assert_eq!(model, MODEL);
+        stage.say(0, &FromWorker::Ready).await;
+        assert!(matches!(receive(&mut stage.worker).await, (_, FromKeeper::Serve)));
+        stage
+    }
+
+    async fn say(&mut self, id: u32, what: &FromWorker) {
+        self.worker.write_all(&what.frame(id)).await.unwrap();
+    }
+
+    /// Asks for evidence of a session with the holder of `partner`.
+    async fn channel(&mut self, model: &str, partner: &Identity) -> Result<Vec<u8>, RefusalCode> {
+        self.say(7, &channel(model, partner)).await;
+        match receive(&mut self.worker).await {
+            (7, FromKeeper::Evidence(evidence)) => Ok(evidence.body),
+            (7, FromKeeper::Refused(code)) => Err(code),
+            (id, other) => panic!("expected an answer to question 7, got {other:?} to {id}"),
+        }
+    }
+
+    /// How the keeper ends.
+    async fn end(self) -> WorkerEnd {
+        match self.keeper.await.unwrap() {
+            Err(Halt::Worker(end)) => end,
+            other => panic!("expected the keeper to halt, got {other:?}"),
+        }
+    }
+}
+
+async fn receive(worker: &mut UnixStream) -> (u32, FromKeeper) {
+    let mut header = [0; HEADER_BYTES];
+    worker.read_exact(&mut header).await.unwrap();
+    let header = Header::<KeeperKind>::parse(header).unwrap();
+    let mut body = vec![0; header.body_bytes()];
+    worker.read_exact(&mut body).await.unwrap();
+    (header.id(), FromKeeper::decode(header.kind(), &body).unwrap())
+}
+
+fn hello(model: &str) -> HelloFrame {
+    HelloFrame { nonce: Nonce::from_bytes([1; 32]), model_id: ModelId::new(model).unwrap() }
+}
+
+fn channel(model: &str, partner: &Identity) -> FromWorker {
+    let hello = encode_frame(FrameKind::Hello, &hello(model).encode());
+    let binder = Binder::from_exported([2; 32]);
+    let certificate = partner.certificate().to_vec();
+    FromWorker::Channel(ChannelQuestion::new(hello, binder, certificate, 0x1302, 0x11ec).unwrap())
+}
+
+fn under(authorities: &Authorities) -> String {
+    format!("[release]\nroot = '''{}'''\n", authorities.root_text())
+}
+
+#[tokio::test]
+async fn the_model_is_committed_to_before_the_worker_has_a_byte_of_it() {
+    let mut stage = Stage::before_ready(&World::new(), "").await;
+    let digest = model_digest(MODEL);
+    assert_eq!((stage.start.model_digest, stage.start.model_bytes), (digest, MODEL.len() as u64));
+    let expected = extended_once(boot_measurement::model(&digest).as_bytes());
+    match stage.device.process(Request::DescribePCR { index: boot_measurement::MODEL_PCR }) {
+        Response::DescribePCR { lock: true, data } => assert_eq!(data, expected.as_bytes()),
+        other => panic!("expected a locked PCR, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn evidence_is_made_of_the_keepers_own_leaf_model_and_receipt_key() {
+    let (world, partner) = (World::new(), Identity::generate().unwrap());
+    let mut stage = Stage::ready(&world, "").await;
+    stage.say(3, &channel("demo", &partner)).await;
+    let (3, FromKeeper::Evidence(evidence)) = receive(&mut stage.worker).await else { panic!("no evidence") };
+    let transcript = Transcript {
+        nonce: &Nonce::from_bytes([1; 32]),
+        binder: &Binder::from_exported([2; 32]),
+        enclave_leaf: stage.leaf,
+        partner_leaf: partner.leaf_digest(),
+        cipher_suite: 0x1302,
+        group: 0x11ec,
+        model_id: &model_id(),
+        model_digest: model_digest(MODEL),
+        release: None,
+        lease: None,
+        receipt_key: &stage.start.receipt_key,
+    };
+    assert_eq!(evidence.transcript, transcript.digest());
+    let frame = EvidenceFrame::decode(&evidence.body).unwrap();
+    assert_eq!((frame.model_digest, frame.release, frame.lease), (model_digest(MODEL), &[][..], &[][..]));
+    assert_eq!(stage.channel("another", &partner).await, Err(RefusalCode::UnknownModel));
+}
+
+#[tokio::test]
+async fn what_is_not_of_the_protocol_ends_the_enclave() {
+    let header = |code: u8, length: u32| [&[code, 0, 0, 0, 0][..], &length.to_be_bytes()].concat();
+    let framed = |code: u8, body: &[u8]| [header(code, body.len() as u32).as_slice(), body].concat();
+    // "Sign these bytes" is nothing that can be said.
+    let sign = framed(5, &length_prefixed(&[&[1; 48], b"chatcmpl-1", b"these bytes"]));
+    let other = framed(9, b"");
+    let empty = framed(3, b"");
+    let longer = framed(2, &length_prefixed(&[b"and more"]));
+    for (bytes, expected) in [
+        (sign, ProtocolError::Malformed(5)),
+        (other, ProtocolError::Kind(9)),
+        (empty, ProtocolError::Malformed(3)),
+        (header(3, 1 << 30), ProtocolError::TooLong { code: 3, limit: 4338, actual: 1 << 30 }),
+        (longer, ProtocolError::TooLong { code: 2, limit: 0, actual: 12 }),
+    ] {
+        let mut stage = Stage::ready(&World::new(), "").await;
+        stage.worker.write_all(&bytes).await.unwrap();
+        match stage.end().await {
+            WorkerEnd::Protocol(error) => assert_eq!(error, expected),
+            other => panic!("expected {expected:?}, got {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_speaks_out_of_turn_ends_the_enclave() {
+    let other_leaf = FromWorker::Leaf(Sha384Digest::of(&[b"another certificate"]));
+    let transcript = Sha384Digest::of(&[b"t"]);
+    let reason = EndReason::from(Refusal::LeaseLapsed);
+    // Without release control nothing is ever ended.
+    let end = FromWorker::End(EndQuestion { transcript, stream: "msg_1".to_owned(), reason });
+    for said in [other_leaf, FromWorker::Ready, FromWorker::Drained, FromWorker::Done, end] {
+        let mut stage = Stage::ready(&World::new(), "").await;
+        stage.say(0, &said).await;
+        match stage.end().await {
+            WorkerEnd::OutOfTurn(kind) => assert_eq!(kind, said.kind()),
+            other => panic!("expected {:?} to be out of turn, got {other:?}", said.kind()),
+        }
+    }
+    // No evidence before the model is loaded.
+    let mut stage = Stage::before_ready(&World::new(), "").await;
+    stage.say(0, &FromWorker::Public(Nonce::from_bytes([1; 32]))).await;
+    assert!(matches!(stage.end().await, WorkerEnd::OutOfTurn(WorkerKind::Public)));
+    // A worker that gives up says why, one that goes says nothing.
+    let mut stage = Stage::before_ready(&World::new(), "").await;
+    stage.say(0, &FromWorker::Failed("no memory".to_owned())).await;
+    assert!(matches!(stage.end().await, WorkerEnd::Failed(reason) if reason == "no memory"));
+    let mut stage = Stage::ready(&World::new(), "").await;
+    stage.worker.shutdown().await.unwrap();
+    assert!(matches!(stage.end().await, WorkerEnd::Gone));
+}
+
+#[tokio::test]
+async fn questions_beyond_what_the_security_module_takes_are_refused() {
+    const AT_ONCE: u32 = 64;
+    let mut stage = Stage::ready(&World::new(), "").await;
+    *stage.open.0.lock().unwrap() = false;
+    for id in 0..=AT_ONCE {
+        stage.say(id, &FromWorker::Public(Nonce::from_bytes([1; 32]))).await;
+    }
+    let refused = receive(&mut stage.worker).await;
+    assert!(matches!(refused, (AT_ONCE, FromKeeper::Refused(RefusalCode::Busy))), "{refused:?}");
+    *stage.open.0.lock().unwrap() = true;
+    stage.open.1.notify_all();
+    let mut answered = Vec::new();
+    for _ in 0..AT_ONCE {
+        let (id, answer) = receive(&mut stage.worker).await;
+        assert!(matches!(answer, FromKeeper::Public(_)), "{answer:?}");
+        answered.push(id);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (0..AT_ONCE).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_worker_that_does_not_follow_wins_no_session_after_a_halt() {
+    let (world, authorities) = (World::new(), Authorities::new());
+    let partner = Identity::generate().unwrap();
+    let mut stage = Stage::ready(&world, &under(&authorities)).await;
+    let refused = |refusal| Err(RefusalCode::NotServed(refusal));
+    assert_eq!(stage.channel("demo", &partner).await, refused(Refusal::NoRelease));
+
+    let (control, worker) = (stage.control, stage.worker);
+    let mut control = Control::over(control);
+    let release =
+        authorities.sign(&authorities.release(1, world.image(), model_digest(MODEL), partner.key_digest()));
+    // An honest worker confirms a release, the beginning of a lease, and the lease.
+    let mut worker = confirming(worker, 3, async {
+        let accepted = ControlAnswer::Accepted(Accepted::New);
+        assert_eq!(control.send(ControlKind::Release, &release).await, accepted);
+        let request = control.ask().await;
+        let lease = authorities.lease(&request, &release, &[]);
+        assert_eq!(control.send(ControlKind::Lease, &lease).await, accepted);
+    })
+    .await;
+    worker.write_all(&channel("demo", &partner).frame(1)).await.unwrap();
+    let (1, FromKeeper::Evidence(evidence)) = receive(&mut worker).await else { panic!("no evidence") };
+    let frame = EvidenceFrame::decode(&evidence.body).unwrap();
+    assert_eq!(frame.release, release, "the release that the keeper holds");
+
+    // From here on the worker ignores what it is told. A stranger gets evidence and nothing else, so that anybody can audit.
+    let (denial, _) = authorities.deny_model();
+    control.throw(ControlKind::Denial, &denial).await;
+    assert!(matches!(receive(&mut worker).await, (_, FromKeeper::Change(_))));
+    worker.write_all(&channel("demo", &partner).frame(2)).await.unwrap();
+    let answer = receive(&mut worker).await;
+    let expected = RefusalCode::NotServed(Refusal::ModelDenied);
+    assert!(matches!(answer, (2, FromKeeper::Refused(code)) if code == expected), "{answer:?}");
+    // The end of a stream is still signed, for a reason of the list.
+    let (transcript, reason) = (evidence.transcript, EndReason::from(Refusal::ModelDenied));
+    let end = FromWorker::End(EndQuestion { transcript, stream: "msg_1".to_owned(), reason });
+    worker.write_all(&end.frame(3)).await.unwrap();
+    let answer = receive(&mut worker).await;
+    let digest = Some(Sha256Digest::of(&[b""]));
+    assert!(
+        matches!(&answer, (3, FromKeeper::SignedEnd(end)) if end.release.is_some() && end.release != digest),
+        "{answer:?}"
+    );
+}
+
+/// Confirms `count` changes while `doing` is done.
+async fn confirming(mut worker: UnixStream, count: usize, doing: impl Future<Output = ()>) -> UnixStream {
+    let confirm = async {
+        for _ in 0..count {
+            let (id, FromKeeper::Change(_)) = receive(&mut worker).await else { panic!("expected a change") };
+            worker.write_all(&FromWorker::Done.frame(id)).await.unwrap();
+        }
+    };
+    tokio::join!(confirm, doing);
+    worker
+}
