@@ -26,13 +26,16 @@ async fn run(package: Package, base_url: String) {
     official::expect_passed(outcome.unwrap());
 }
 
+#[path = "../enclave/engine/tests/support/embedding_model.rs"]
+mod embedding_model;
+
 /// The address of the API by itself, with a partner as the channel would have proven one.
-async fn api_alone() -> String {
+async fn api_alone(model: Vec<u8>) -> String {
     let sequences = NonZeroUsize::new(SEQUENCES).unwrap();
     let config = EngineConfig { max_queued: QUEUED, ..EngineConfig::new(NonZeroUsize::MIN, sequences) };
-    let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), config).unwrap();
+    let engine = Engine::start(Arc::new(Model::from_gguf(&model).unwrap()), config).unwrap();
     let limits = Limits { sequences, queued: QUEUED, ..Limits::default() };
-    let service = Service::new(engine, model_id(), model_digest(&model()), &limits);
+    let service = Service::new(engine, model_id(), model_digest(&model), &limits);
     let partner = PartnerId::from(Sha256Digest::of(&[b"key"]));
     let router = api::router(Arc::new(service)).layer(Extension(partner));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -43,12 +46,18 @@ async fn api_alone() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openai_against_the_api_alone() {
-    run(Package::OpenAi, api_alone().await).await;
+    run(Package::OpenAi, api_alone(model()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openai_against_the_api_of_a_model_that_gives_embeddings() {
+    let model = embedding_model::for_embeddings(&model(), 1);
+    run(Package::OpenAiEmbeddings, api_alone(model).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn anthropic_against_the_api_alone() {
-    run(Package::Anthropic, api_alone().await).await;
+    run(Package::Anthropic, api_alone(model()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -380,6 +380,32 @@ async fn every_choice_takes_a_place() {
 }
 
 #[tokio::test]
+async fn texts_have_embeddings_where_the_model_is_made_for_them() {
+    let api = Api::embedding(1);
+    let ask = async |extra: Value| api.post("/v1/embeddings", &merged(json!({"model": MODEL}), &extra)).await;
+    let several = ask(json!({"input": ["Attestation", "Enclave"], "dimensions": 256})).await.ok().await;
+    let data = several["data"].as_array().unwrap();
+    assert_eq!(
+        (data.len(), &data[1]["index"], data[0]["embedding"].as_array().unwrap().len()),
+        (2, &json!(1), 256)
+    );
+    assert_eq!(several["usage"]["prompt_tokens"], several["usage"]["total_tokens"]);
+    api.idle().await;
+    let one = ask(json!({"input": "Enclave"})).await.ok().await;
+    assert_eq!(one["data"][0]["embedding"], data[1]["embedding"]);
+    ask(json!({"input": "x", "dimensions": 8})).await.refused(400, "invalid_value", Some("dimensions")).await;
+    ask(json!({"input": [4_000_000]})).await.refused(400, "invalid_value", Some("input")).await;
+    ask(json!({"input": ""})).await.refused(400, "invalid_value", Some("input")).await;
+    let long = "The clean room proves itself. ".repeat(400);
+    ask(json!({"input": ["x", long]})).await.refused(400, "context_length_exceeded", Some("input")).await;
+    api.idle().await;
+    // The same model still answers.
+    api.post(TEXT, &text("x", &json!({"max_tokens": 1}))).await.ok().await;
+    let other = Api::new(1).post("/v1/embeddings", &json!({"model": MODEL, "input": "x"})).await;
+    other.refused(400, "no_embeddings", Some("model")).await;
+}
+
+#[tokio::test]
 async fn roles_and_parts_reach_the_template() {
     let api = Api::new(1);
     let ask = async |messages: Value| {

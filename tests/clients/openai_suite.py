@@ -307,7 +307,11 @@ def a_body_beyond_the_limit_is_refused():
 
 
 def other_endpoints_do_not_exist():
-    refused(NotFoundError, lambda: client.embeddings.create(model=MODEL, input=SECRET), "unknown_url", None)
+    refused(NotFoundError, lambda: client.moderations.create(model=MODEL, input=SECRET), "unknown_url", None)
+
+
+def a_model_that_is_not_made_for_embeddings_gives_none():
+    refused(BadRequestError, lambda: client.embeddings.create(model=MODEL, input=SECRET), "no_embeddings", "model")
 
 
 # ---- Many at once ----
@@ -404,6 +408,7 @@ CASES = [
     a_prompt_beyond_the_context_is_refused,
     a_body_beyond_the_limit_is_refused,
     other_endpoints_do_not_exist,
+    a_model_that_is_not_made_for_embeddings_gives_none,
     eight_threads_at_once_get_what_each_would_get_alone,
     eight_async_streams_at_once_get_what_each_would_get_alone,
     closed_streams_give_their_places_back,

@@ -23,6 +23,8 @@ pub enum Outcome {
 pub enum Package {
     /// `openai`
     OpenAi,
+    /// `openai`, against a model that gives embeddings
+    OpenAiEmbeddings,
     /// `anthropic`
     Anthropic,
 }
@@ -35,6 +37,7 @@ pub enum Package {
 pub fn run(package: Package, base_url: &str) -> io::Result<Outcome> {
     let suite_file = match package {
         Package::OpenAi => "openai_suite.py",
+        Package::OpenAiEmbeddings => "embeddings_suite.py",
         Package::Anthropic => "anthropic_suite.py",
     };
     let clients = repository().join("tests/clients");

@@ -148,6 +148,7 @@ impl Direct {
             bias: Default::default(),
             constraint: None,
             logprobs: None,
+            embedding: false,
             stop: Vec::new(),
             sink: Box::new(Events(events)),
         })?;

@@ -50,7 +50,7 @@ impl Sink for Terminal {
                 // A closed terminal is no reason to stop measuring.
                 let _ = std::io::stdout().flush();
             }
-            Event::Text(_) => {}
+            Event::Text(_) | Event::Embedding(_) => {}
             Event::Finished { usage, .. } => {
                 let _ = self.done.send(Measured { first, last: Instant::now(), usage });
             }
@@ -104,6 +104,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             bias: Zeroizing::default(),
             constraint: None,
             logprobs: None,
+            embedding: false,
             stop: Vec::new(),
             sink,
         })?);

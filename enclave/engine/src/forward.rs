@@ -133,6 +133,13 @@ impl Forward {
         self.scores.copy_row(index, output);
     }
 
+    /// The state of a row of the last step after all layers and the last norm.
+    pub(crate) fn state(&self, model: &Model, row: usize, output: &mut [f32]) {
+        let shape = model.shape();
+        let values = &self.stream[row * shape.width..][..shape.width];
+        self.kernels.rms_norm(values, &model.weights().output_norm, shape.norm_epsilon, output);
+    }
+
     /// Overwrites what the last steps left in the buffers.
     pub(crate) fn wipe(&mut self) {
         for buffer in [&mut self.stream, &mut self.queries, &mut self.key, &mut self.value] {

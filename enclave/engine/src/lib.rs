@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 
 mod cache;
 mod constraint;
+mod embedding;
 mod engine;
 mod evaluate;
 mod forward;
@@ -34,6 +35,7 @@ mod template;
 mod tokenizer;
 
 pub use constraint::{Constraint, RandomAnswer, SchemaError};
+pub use embedding::Embedding;
 pub use engine::{
     Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
     MemoryUse, Owner, Presence, Sink, StartError, SubmitError, Text, Usage,

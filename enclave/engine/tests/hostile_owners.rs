@@ -78,6 +78,7 @@ fn job(
         bias: Zeroizing::default(),
         constraint: None,
         logprobs: None,
+        embedding: false,
         stop: Vec::new(),
         sink: Box::new(Tokens { each, tokens: 0, end: None, ended }),
     };

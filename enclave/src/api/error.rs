@@ -103,6 +103,9 @@ pub enum ApiError {
         /// Why, in the engine's fixed words.
         reason: SchemaError,
     },
+    /// A request for embeddings from a model that is not made for them.
+    #[error("this model gives no embeddings: its file names no pooling_type")]
+    NoEmbeddings,
     /// A body above the limit.
     #[error("the body is larger than {limit} bytes")]
     BodyTooLarge {
@@ -126,7 +129,7 @@ pub enum ApiError {
     QueryNotSupported,
     /// A path that does not exist.
     #[error(
-        "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions, /v1/messages, /v1/messages/count_tokens or /healthz"
+        "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/messages, /v1/messages/count_tokens or /healthz"
     )]
     UnknownUrl,
     /// A method that the path does not have.
@@ -230,6 +233,7 @@ impl ApiError {
                 "invalid_value"
             }
             Self::SchemaRefused { .. } => "invalid_schema",
+            Self::NoEmbeddings => "no_embeddings",
             Self::ModelNotFound { .. } => "model_not_found",
             Self::ContextLengthExceeded { .. } | Self::PromptTooLong { .. } => "context_length_exceeded",
             Self::BodyTooLarge { .. } => "body_too_large",
@@ -255,7 +259,7 @@ impl ApiError {
             | Self::DuplicateParameter(param)
             | Self::MissingParameter(param)
             | Self::InvalidValue { param, .. } => Some(param.as_str()),
-            Self::ModelNotFound { .. } => Some("model"),
+            Self::ModelNotFound { .. } | Self::NoEmbeddings => Some("model"),
             Self::ContextLengthExceeded { param, .. }
             | Self::PromptTooLong { param, .. }
             | Self::PromptEmpty { param }

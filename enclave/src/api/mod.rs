@@ -6,6 +6,7 @@
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the model served |
 //! | `POST /v1/chat/completions` | a conversation, continued; whole or streamed |
 //! | `POST /v1/completions` | a text, continued; whole or streamed |
+//! | `POST /v1/embeddings` | the direction of texts, where the model's file says that it is made for it |
 //! | `POST /v1/messages` | a conversation in Anthropic's form, continued; whole or streamed |
 //! | `POST /v1/messages/count_tokens` | the length of such a conversation |
 //! | `GET /healthz` | `{"status":"ok"}` |
@@ -23,6 +24,7 @@
 mod body;
 mod chat;
 mod completions;
+mod embeddings;
 pub(crate) mod error;
 mod json;
 mod messages;
@@ -46,10 +48,13 @@ use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bytes::Bytes;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
-use cleanroom_engine::{Constraint, Engine, Job, Model, Owner, Presence, Prompt, PromptError, SubmitError};
+use cleanroom_engine::{
+    Constraint, Engine, Job, Model, Owner, Presence, Prompt, PromptError, Sampling, SubmitError,
+};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
@@ -60,13 +65,14 @@ use crate::release::{Guard, Pass, Stop};
 use crate::worker::Keeper;
 use chat::ChatRequest;
 use completions::CompletionRequest;
+use embeddings::{EmbeddingsRequest, Input};
 pub use error::ApiError;
 pub use json::ParameterName;
 use messages::{CountRequest, MessagesRequest};
 use models::PublicModel;
 pub use partner_id::{PartnerId, SessionTranscript};
 pub use request::RequestLimits;
-use request::{Delivery, Form, Parameters};
+use request::{Bias, Delivery, Form, Parameters};
 use secret::{SecretBuffer, SecretString};
 use shape::{Dialect, Identity, Shape, Wording};
 
@@ -211,6 +217,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/models/{*id}", get(retrieve_model))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(text_completions))
+        .route("/v1/embeddings", post(text_embeddings))
         .route("/v1/messages", post(anthropic_messages))
         .route("/v1/messages/count_tokens", post(count_tokens))
         .fallback(async || ApiError::UnknownUrl)
@@ -311,6 +318,18 @@ async fn text_completions(
     service
         .answer(Endpoint::OpenAi(&completions::WORDING), "prompt", parameters, max_tokens, prompt, places)
         .await
+}
+
+async fn text_embeddings(
+    State(service): State<Arc<Service>>,
+    Caller(partner, session): Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let body = service.receive(partner, request).await?;
+    let request = EmbeddingsRequest::parse(body.as_slice(), &service.limits.request)?;
+    drop(body);
+    let places = service.admit(partner, session, &request.model, 1)?;
+    service.embed(partner, request, places).await
 }
 
 async fn anthropic_messages(
@@ -495,6 +514,7 @@ impl Service {
                 bias: bias.clone(),
                 constraint: constraint.clone(),
                 logprobs,
+                embedding: false,
                 stop: stop.clone(),
                 sink: Box::new(writer),
             };
@@ -508,11 +528,7 @@ impl Service {
             Delivery::Whole => {
                 let whole = reader.whole().await?;
                 drop(running);
-                let whole = match self.traffic {
-                    Some(traffic) => stream::fill_whole(&whole, traffic.step()),
-                    None => whole,
-                };
-                ("application/json", Body::from(whole))
+                ("application/json", Body::from(self.filled(whole)))
             }
         };
         let mut response = Response::new(body);
@@ -521,6 +537,78 @@ impl Service {
         // Both clients show this to their users: `_request_id`.
         response.headers_mut().insert("request-id", request_id.clone());
         response.headers_mut().insert("x-request-id", request_id);
+        Ok(response)
+    }
+
+    /// A whole answer, as long as the traffic's shape has it.
+    fn filled(&self, whole: Bytes) -> Bytes {
+        match self.traffic {
+            Some(traffic) => stream::fill_whole(&whole, traffic.step()),
+            None => whole,
+        }
+    }
+
+    /// Embeds one input after the other, in the one place that the request has.
+    async fn embed(
+        &self,
+        partner: PartnerId,
+        EmbeddingsRequest { inputs, encoding, dimensions, .. }: EmbeddingsRequest,
+        mut places: Vec<Place>,
+    ) -> Result<Response, ApiError> {
+        const INPUT: &str = "input";
+        let width = self.engine()?.model().facts().embedding.ok_or(ApiError::NoEmbeddings)?;
+        if dimensions.is_some_and(|dimensions| dimensions != width) {
+            return Err(ApiError::InvalidValue {
+                param: ParameterName::known("dimensions"),
+                expected: format!("{width}, the model's own number, or none"),
+            });
+        }
+        let (mut answer, mut tokens) = (embeddings::Answer::new(encoding), 0);
+        for input in inputs {
+            let prompt = self
+                .prompt(INPUT, move |model| match input {
+                    Input::Text(text) => model.prompt_from_text(text.as_str()),
+                    Input::Tokens(tokens) => model.prompt_from_tokens(tokens),
+                })
+                .await?;
+            for pass in places.iter_mut().filter_map(|(_, pass)| pass.as_mut()) {
+                pass.prompt(prompt.len()).and_then(|()| pass.next_token()).map_err(ApiError::Stopped)?;
+            }
+            tokens += prompt.len() as u64;
+            let (sink, embedding) = embeddings::Receiver::new();
+            let share = places.iter().find_map(|(_, pass)| pass.as_ref()).map_or(NonZeroU8::MIN, Pass::share);
+            let engine = self.engine()?;
+            let job = Job {
+                owner: Owner(*partner.digest().as_bytes()),
+                share,
+                deadline: engine.clock().now().checked_add(self.limits.request_time),
+                prompt,
+                // Memory for the prompt is all that it needs.
+                max_tokens: Some(1),
+                sampling: Sampling::greedy(),
+                bias: Bias::default(),
+                constraint: None,
+                logprobs: None,
+                embedding: true,
+                stop: Vec::new(),
+                sink: Box::new(sink),
+            };
+            let running = engine.submit(job).map_err(|error| self.not_submitted(INPUT, error))?;
+            drop(engine);
+            let Ok(embedding) = embedding.await else {
+                for pass in places.iter_mut().filter_map(|(_, pass)| pass.as_mut()) {
+                    pass.next_token().map_err(ApiError::Stopped)?;
+                }
+                return Err(ApiError::Failed);
+            };
+            drop(running);
+            answer.push(embedding.ok_or(ApiError::RequestTime)?.as_slice());
+        }
+        let body = answer.finish(self.model.id(), tokens).take();
+        drop(places);
+        let mut response = Response::new(Body::from(self.filled(body)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
 
@@ -536,6 +624,7 @@ impl Service {
                 param: ParameterName::known("logit_bias"),
                 expected: format!("token ids below {vocabulary}, the model's number of tokens"),
             },
+            SubmitError::NoEmbeddings => ApiError::NoEmbeddings,
             SubmitError::StopStrings | SubmitError::Stopped => ApiError::Failed,
         }
     }

@@ -26,6 +26,8 @@ pub struct RequestLimits {
     pub schema_bytes: usize,
     /// Choices that one request may ask for (`n`).
     pub choices: u32,
+    /// Texts that one request may have embedded.
+    pub inputs: usize,
 }
 
 impl Default for RequestLimits {
@@ -37,6 +39,7 @@ impl Default for RequestLimits {
             stop_bytes: 256,
             schema_bytes: 64 * 1024,
             choices: 8,
+            inputs: 64,
         }
     }
 }

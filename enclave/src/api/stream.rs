@@ -196,6 +196,8 @@ impl Sink for Writer {
         let out = whole.get_mut(self.index).unwrap_or(ready);
         match event {
             Event::Text(text) => self.shape.piece(out, text.as_str(), text.tokens()),
+            // Nobody asked for one.
+            Event::Embedding(_) => {}
             Event::Finished { reason: FinishReason::Deadline, .. } => {
                 (self.permit, self.pass, self.finished) = (None, None, true);
                 let event = self.shape.dialect().failure(&ApiError::RequestTime, &[]);

@@ -430,7 +430,7 @@ fn wrong_messages_are_refused_with_their_place() {
 #[test]
 fn sizes_are_limited() {
     let limits =
-        RequestLimits { messages: 2, parts: 2, text_bytes: 5, stop_bytes: 3, schema_bytes: 9, choices: 1 };
+        RequestLimits { messages: 2, parts: 2, text_bytes: 5, stop_bytes: 3, ..RequestLimits::default() };
     let chat = |body: &str| ChatRequest::parse(body.as_bytes(), &limits, 0);
     let completion = |body: &str| CompletionRequest::parse(body.as_bytes(), &limits, 0);
     let turn = |content: &str| format!(r#"{{"role":"user","content":{content}}}"#);

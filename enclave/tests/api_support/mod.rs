@@ -61,6 +61,14 @@ pub(crate) fn endless_model() -> Arc<Model> {
     Arc::clone(MODEL.get_or_init(make))
 }
 
+#[path = "../../engine/tests/support/embedding_model.rs"]
+mod embedding_model;
+
+/// The same weights in a file that says that they are made for embeddings.
+fn embedding_model() -> Arc<Model> {
+    Arc::new(Model::from_gguf(&embedding_model::for_embeddings(&demo(), 1)).unwrap())
+}
+
 /// The API with an engine of its own.
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -77,6 +85,11 @@ impl Api {
     /// With [`endless_model`].
     pub(crate) fn endless(sequences: usize) -> Self {
         Self::start(endless_model(), sequences, Self::one_for_all(sequences))
+    }
+
+    /// With a model that gives embeddings.
+    pub(crate) fn embedding(sequences: usize) -> Self {
+        Self::start(embedding_model(), sequences, Self::one_for_all(sequences))
     }
 
     pub(crate) fn with_limits(sequences: usize, limits: Limits) -> Self {

@@ -241,6 +241,7 @@ mod tests {
             rope_base: 1.0,
             rope_step: 1.0,
             norm_epsilon: 1.0,
+            pooling: None,
         };
         Cache::new(&shape, sequences, pages)
     }

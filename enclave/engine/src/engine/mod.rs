@@ -34,6 +34,7 @@ use zeroize::Zeroizing;
 use crate::{
     cache::{Cache, PAGE},
     constraint::Constraint,
+    embedding::Embedding,
     logprobs::ScoredToken,
     model::{Model, Prompt},
     pool::Pool,
@@ -143,6 +144,9 @@ pub enum SubmitError {
         /// How many tokens the model has.
         vocabulary: usize,
     },
+    /// An embedding from a model that is not made for them.
+    #[error("this model gives no embeddings: its file names no pooling_type")]
+    NoEmbeddings,
     /// The worker has ended; the engine must be started anew.
     #[error("the engine has stopped")]
     Stopped,
@@ -179,6 +183,8 @@ pub struct Job {
     /// Whether each piece of the answer comes with its tokens' probabilities, and with how many likelier ones:
     /// at most [`MAX_TOP_LOGPROBS`](crate::MAX_TOP_LOGPROBS).
     pub logprobs: Option<u8>,
+    /// Whether the prompt's embedding is wanted instead of an answer.
+    pub embedding: bool,
     /// Texts that end the answer and are never emitted; at most [`MAX_STOP_STRINGS`].
     pub stop: Vec<String>,
     /// Where events go.
@@ -202,6 +208,8 @@ pub trait Sink: Send {
 pub enum Event {
     /// The next piece of the answer.
     Text(Text),
+    /// The embedding, of a job that asked for it.
+    Embedding(Embedding),
     /// The answer is complete. Nothing follows.
     Finished {
         /// Why it ended.
@@ -381,6 +389,7 @@ impl Engine {
             0 => Err(SubmitError::PromptEmpty),
             tokens if tokens > limit => Err(SubmitError::PromptTooLong { tokens, limit }),
             tokens if tokens > fits => Err(SubmitError::PromptTooLongForMemory { tokens, limit: fits }),
+            _ if job.embedding && self.model.shape().pooling.is_none() => Err(SubmitError::NoEmbeddings),
             _ if !stops_are_valid => Err(SubmitError::StopStrings),
             _ if job.bias.iter().any(|(token, _)| *token as usize >= vocabulary) => {
                 Err(SubmitError::BiasToken { vocabulary })

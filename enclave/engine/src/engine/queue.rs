@@ -307,6 +307,7 @@ mod tests {
             bias: zeroize::Zeroizing::default(),
             constraint: None,
             logprobs: None,
+            embedding: false,
             stop: Vec::new(),
             sink: Box::new(Deaf),
         }

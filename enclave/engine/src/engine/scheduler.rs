@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     cache::Cache,
+    embedding::Pooler,
     forward::{Forward, Row},
     logprobs::ScoredToken,
     model::{Model, Prompt},
@@ -73,6 +74,8 @@ struct Sequence {
     last: u32,
     generated: u32,
     logprobs: Option<u8>,
+    /// What becomes of the prompt where an embedding is wanted.
+    pooler: Option<Pooler>,
     sampler: Sampler,
     answer: Answer,
     sink: Box<dyn Sink>,
@@ -151,6 +154,7 @@ impl<'a> Scheduler<'a> {
         self.given_up = end.is_break();
         if end.is_continue() {
             self.note_what_was_read();
+            self.pool_states();
             self.take_scores();
         }
     }
@@ -193,6 +197,8 @@ impl<'a> Scheduler<'a> {
         let Some(index) = self.sequences.iter().position(Option::is_none) else { return };
         let cached = match need.tokens {
             0 => 0,
+            // Every token's state is wanted, and those of cached ones are gone.
+            _ if job.embedding => 0,
             _ => self.cache.reuse(index, job.owner, job.prompt.tokens()),
         };
         let sequence = Sequence {
@@ -205,6 +211,12 @@ impl<'a> Scheduler<'a> {
             last: 0,
             generated: 0,
             logprobs: job.logprobs,
+            pooler: self
+                .model
+                .shape()
+                .pooling
+                .filter(|_| job.embedding)
+                .map(|kind| Pooler::new(kind, self.model.shape().width)),
             sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
             sink: job.sink,
@@ -285,10 +297,35 @@ impl<'a> Scheduler<'a> {
                 sequence: *index,
                 position,
                 token: *token,
-                scored: position + 1 == tokens.len(),
+                scored: position + 1 == tokens.len() && sequence.pooler.is_none(),
             }));
         }
         self.turn = from.first().map_or(0, |index| index + 1);
+    }
+
+    /// Takes the states of the rows whose embeddings are wanted, and ends the sequences that are read.
+    fn pool_states(&mut self) {
+        let mut ended = Vec::new();
+        for (number, row) in self.rows.iter().enumerate() {
+            let Some(sequence) = self.sequences.get_mut(row.sequence).and_then(Option::as_mut) else {
+                continue;
+            };
+            let Some(pooler) = &mut sequence.pooler else { continue };
+            pooler.add(|state| self.forward.state(self.model, number, state));
+            if row.position + 1 == sequence.prompt.len() {
+                ended.push(row.sequence);
+            }
+        }
+        for index in ended {
+            // As in `end`, the place is free before the sink hears of it.
+            let Some(mut sequence) = self.release(index) else { continue };
+            let Some(pooler) = sequence.pooler.take() else { continue };
+            let usage =
+                Usage { prompt_tokens: sequence.prompt.len() as u32, cached_tokens: 0, completion_tokens: 0 };
+            if sequence.sink.event(Event::Embedding(pooler.finish())).is_continue() {
+                let _ = sequence.sink.event(Event::Finished { reason: FinishReason::Stop, usage });
+            }
+        }
     }
 
     /// Chooses the next token of every sequence that was scored.

@@ -19,11 +19,22 @@ pub(crate) struct Hyperparameters {
     /// What a position counts for in the rotation: below 1 where a longer context was made of a shorter one.
     pub(crate) rope_step: f32,
     pub(crate) norm_epsilon: f32,
+    /// `None` for a model that is not made for embeddings.
+    pub(crate) pooling: Option<Pooling>,
+}
+
+/// How the last states of a text become one embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// The mean of all tokens'.
+    Mean,
+    /// The last token's.
+    Last,
 }
 
 /// Keys, after the architecture's name, that do not change what is computed here, or whose value is checked below. Any
 /// other would.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "context_length",
     "embedding_length",
     "block_count",
@@ -42,6 +53,7 @@ const KNOWN: [&str; 18] = [
     "vocab_size",
     "expert_count",
     "expert_used_count",
+    "pooling_type",
 ];
 
 impl Hyperparameters {
@@ -86,6 +98,7 @@ impl Hyperparameters {
             norm_epsilon: keys
                 .positive(EPSILON)?
                 .ok_or_else(|| ModelError::MissingKey { key: keys.name(EPSILON) })?,
+            pooling: keys.pooling()?,
         })
     }
 
@@ -133,6 +146,17 @@ impl Keys<'_, '_> {
             None | Some("none") => Ok(1.0),
             Some("linear") => Ok(1.0 / factor.unwrap_or(1.0)),
             Some(_) => self.unsupported(TYPE, "none or linear"),
+        }
+    }
+
+    /// The numbers are llama.cpp's.
+    fn pooling(&self) -> Result<Option<Pooling>, ModelError> {
+        const TYPE: &str = "pooling_type";
+        match self.file.u32(&self.name(TYPE))? {
+            None | Some(0) => Ok(None),
+            Some(1) => Ok(Some(Pooling::Mean)),
+            Some(3) => Ok(Some(Pooling::Last)),
+            Some(_) => self.unsupported(TYPE, "0 (none), 1 (mean) or 3 (last)"),
         }
     }
 

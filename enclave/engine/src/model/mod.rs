@@ -10,7 +10,7 @@ use std::{
 };
 
 pub(crate) use architecture::{Architecture, Pairs};
-pub(crate) use hyperparameters::Hyperparameters;
+pub(crate) use hyperparameters::{Hyperparameters, Pooling};
 pub(crate) use weights::{Layer, Weights};
 use zeroize::Zeroizing;
 
@@ -37,6 +37,8 @@ pub struct Facts {
     pub vocabulary: u32,
     /// How the matrices are stored, e.g. `Q8_0`; several are joined with `+`.
     pub weights: String,
+    /// Numbers of an embedding; `None` if the file does not say that the model is made for them.
+    pub embedding: Option<u32>,
 }
 
 /// How much of a model's tensors has been copied into the kernels' layout, in bytes of the file.
@@ -100,6 +102,12 @@ pub enum PromptError {
         bytes: usize,
         /// Most bytes accepted.
         limit: usize,
+    },
+    /// A token that the model does not have.
+    #[error("expected tokens below {vocabulary}")]
+    Token {
+        /// How many tokens the model has.
+        vocabulary: usize,
     },
 }
 
@@ -229,6 +237,18 @@ impl Model {
         Ok(self.prompt(tokens))
     }
 
+    /// Takes tokens as they are, control tokens included.
+    ///
+    /// # Errors
+    /// [`PromptError::Token`].
+    pub fn prompt_from_tokens(&self, tokens: Zeroizing<Vec<u32>>) -> Result<Prompt, PromptError> {
+        let vocabulary = self.tokenizer.len();
+        if tokens.iter().any(|token| *token as usize >= vocabulary) {
+            return Err(PromptError::Token { vocabulary });
+        }
+        Ok(Prompt { tokens })
+    }
+
     pub(crate) fn shape(&self) -> &Hyperparameters {
         &self.shape
     }
@@ -285,6 +305,7 @@ fn facts(
         parameters: file.tensors().map(|(_, tensor)| elements(tensor.dimensions)).sum(),
         context_length: shape.context as u32,
         vocabulary: vocabulary as u32,
+        embedding: shape.pooling.map(|_| shape.width as u32),
         weights: types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
     })
 }
