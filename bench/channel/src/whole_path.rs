@@ -20,7 +20,7 @@ use bytes::Bytes;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::model_digest;
 use cleanroom_channel::identity::Identity;
-use cleanroom_enclave::Facts;
+use cleanroom_enclave::Facts as EnclaveFacts;
 use cleanroom_enclave::api::Service;
 use cleanroom_enclave::config::Config;
 use cleanroom_enclave::serve::Server;
@@ -204,7 +204,7 @@ impl Enclave {
         let (attester, _) = runtime.block_on(world.attester(digest))?;
         let service = Service::new(engine, model_id(), digest, &config.limits);
         // Nobody asks this server for a public attestation.
-        let facts = Facts { model_id: model_id(), model_digest: digest, receipt_key: Vec::new() };
+        let facts = EnclaveFacts { model_id: model_id(), model_digest: digest, receipt_key: Vec::new() };
         let server = Server::new(Arc::new(attester), facts, Arc::new(service), config);
         let listener = {
             let _context = runtime.enter();

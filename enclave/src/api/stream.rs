@@ -329,6 +329,13 @@ enum Farewell {
     Sent(Pin<Box<Sleep>>),
 }
 
+impl Farewell {
+    /// Whether nothing is to be told any more of an answer that has ended like this.
+    const fn is_over(&self, end: End) -> bool {
+        end.is_clean() || !matches!(self, Self::Due)
+    }
+}
+
 impl<R: Send + Unpin + 'static> Body for EventStream<R> {
     type Data = Bytes;
     type Error = ApiError;
@@ -341,7 +348,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
         let mut state = this.reader.shared.lock();
         // What has ended and left needs no further tick.
         if let Some(pace) = &mut this.pace
-            && !(is_drained(&this.leaving, &state) && state.end.is_some())
+            && !(is_drained(&this.leaving, &state) && state.end.is_some_and(|end| this.farewell.is_over(end)))
         {
             ready!(pace.ticks.poll_tick(context));
         }
@@ -366,7 +373,7 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
                 Some(end) if is_drained(&this.leaving, &state) => {
                     if end.is_clean() {
                         this.reader.permits.clear();
-                    } else {
+                    } else if matches!(this.farewell, Farewell::Told) {
                         this.farewell = Farewell::Sent(Box::pin(sleep(FAREWELL)));
                     }
                 }
@@ -569,6 +576,27 @@ mod tests {
         assert!(!seen.contains("[DONE]") && !seen.contains(r#""finish_reason":""#), "{seen}");
         assert!(!body.is_end_stream());
         assert!(body.frame().await.unwrap().is_err(), "the HTTP stream must not end cleanly");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_after_what_was_said_just_before_it() {
+        for traffic in [None, Traffic::new(STEP, CADENCE)] {
+            let (mut writer, reader, _admission) = ends(STREAM);
+            writer.shape.piece(&mut writer.shared.lock().ready, "last words", &[]);
+            drop(writer);
+            let mut body = reader.into_body(traffic, ());
+            let (mut seen, begun) = (String::new(), tokio::time::Instant::now());
+            let error = loop {
+                match body.frame().await.unwrap() {
+                    Ok(frame) => seen += std::str::from_utf8(&frame.into_data().ok().unwrap()).unwrap(),
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, ApiError::Failed));
+            let (said, failed) = (seen.find("last words"), seen.find(r#""code":"engine_failed""#));
+            assert!(said.is_some() && said < failed, "{seen}");
+            assert!(begun.elapsed() >= FAREWELL, "what is broken off at once is lost on its way");
+        }
     }
 
     #[tokio::test]
