@@ -47,7 +47,7 @@ async fn other_models_paths_methods_and_queries_are_refused() {
         let other = if path == TEXT { json!({"model": "gpt-5", "prompt": "x"}) } else { other };
         api.post(path, &other).await.refused(404, "model_not_found", Some("model")).await;
     }
-    for path in ["/", "/v1", "/v1/embeddings", "/v1/chat/completions/"] {
+    for path in ["/", "/v1", "/v1/audio/speech", "/v1/chat/completions/"] {
         api.get(path).await.refused(404, "unknown_url", None).await;
     }
     let headers = api.get(CHAT).await.refused(405, "method_not_allowed", None).await;

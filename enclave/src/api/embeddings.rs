@@ -237,7 +237,8 @@ mod tests {
             serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()
         };
         let floats = written(Encoding::Float);
-        assert_eq!(floats["data"][0]["embedding"], serde_json::json!([0.5, -1e-7, 0.0]));
+        let floats_back: Vec<f32> = serde_json::from_value(floats["data"][0]["embedding"].clone()).unwrap();
+        assert_eq!(floats_back, [0.5, -1e-7, 0.0]);
         assert_eq!((&floats["data"][1]["index"], &floats["usage"]["total_tokens"]), (&1.into(), &3.into()));
         assert_eq!(written(Encoding::Base64)["data"][1]["embedding"], "AACAPw==");
     }
