@@ -159,6 +159,7 @@ impl Direct {
                     to_first.get_or_insert_with(|| begun.elapsed());
                     text += piece.as_str();
                 }
+                Event::Embedding(_) => return Err("expected an answer, got an embedding".into()),
                 Event::Finished { usage, .. } => {
                     let whole = begun.elapsed();
                     return Ok(Answer {
