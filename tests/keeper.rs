@@ -304,6 +304,25 @@ async fn a_worker_that_does_not_follow_wins_no_session_after_a_halt() {
     );
 }
 
+#[tokio::test]
+async fn a_worker_that_does_not_confirm_a_change_ends_the_enclave() {
+    let (world, authorities) = (World::new(), Authorities::new());
+    let mut stage = Stage::ready(&world, &under(&authorities)).await;
+    let (denial, _) = authorities.deny_model();
+    let (ours, other) = UnixStream::pair().unwrap();
+    drop(other);
+    let mut control = Control::over(std::mem::replace(&mut stage.control, ours));
+    control.throw(ControlKind::Denial, &denial).await;
+    assert!(matches!(receive(&mut stage.worker).await, (_, FromKeeper::Change(_))));
+    // It says nothing.
+    tokio::time::pause();
+    let told = tokio::time::Instant::now();
+    tokio::time::advance(keeper::CONFIRM_WITHIN / 2).await;
+    assert!(!stage.keeper.is_finished());
+    assert!(matches!(stage.end().await, WorkerEnd::Unconfirmed));
+    assert!(told.elapsed() < keeper::CONFIRM_WITHIN + std::time::Duration::from_secs(1));
+}
+
 /// Confirms `count` changes while `doing` is done.
 async fn confirming(mut worker: UnixStream, count: usize, doing: impl Future<Output = ()>) -> UnixStream {
     let confirm = async {

@@ -145,7 +145,13 @@ impl Halt {
     pub const fn is_failure(&self) -> bool {
         matches!(
             self,
-            Self::Ended(_) | Self::Worker(WorkerEnd::Gone | WorkerEnd::Protocol(_) | WorkerEnd::OutOfTurn(_))
+            Self::Ended(_)
+                | Self::Worker(
+                    WorkerEnd::Gone
+                        | WorkerEnd::Protocol(_)
+                        | WorkerEnd::OutOfTurn(_)
+                        | WorkerEnd::Unconfirmed
+                )
         )
     }
 }

@@ -10,7 +10,7 @@ use cleanroom_protocol::Change;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::desk::{Desk, NoTime};
-use super::link::Link;
+use super::link::{Link, WorkerEnd};
 use crate::release::Guard;
 use crate::serve::Listener;
 
@@ -22,47 +22,62 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Serves one control connection after the other.
-    pub(super) async fn serve(&self, mut listener: impl Listener) {
+    /// Serves one control connection after the other, until the worker does not follow.
+    pub(super) async fn serve(&self, mut listener: impl Listener) -> WorkerEnd {
         loop {
             match listener.accept().await {
-                // A connection that breaks or talks nonsense is the host's matter; the next one begins anew.
-                Ok(stream) => _ = self.connection(stream).await,
+                Ok(stream) => match self.connection(stream).await {
+                    // The next connection begins anew.
+                    ConnectionEnd::Host => {}
+                    ConnectionEnd::Worker(end) => return end,
+                },
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
             }
         }
     }
 
-    async fn connection<S>(&self, mut stream: S) -> io::Result<()>
+    async fn connection<S>(&self, mut stream: S) -> ConnectionEnd
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            let mut header = [0; CONTROL_HEADER_BYTES];
-            stream.read_exact(&mut header).await?;
-            let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-            let (kind, length) = ControlKind::parse(header).map_err(invalid)?;
-            // Grows with what really arrives.
-            let mut body = Vec::new();
-            let read = (&mut stream).take(length as u64).read_to_end(&mut body).await?;
-            if read < length {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            if let Err(end) = self.request(&mut stream).await {
+                return end;
             }
-            let answer = self.answer(kind, body).await;
-            if let ControlAnswer::Refused(code) = &answer {
-                tracing::warn!(what = ?kind, code, "not accepted");
-            }
-            stream.write_all(&answer.frame()).await?;
-            stream.flush().await?;
         }
     }
 
+    async fn request<S>(&self, stream: &mut S) -> Result<(), ConnectionEnd>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut header = [0; CONTROL_HEADER_BYTES];
+        stream.read_exact(&mut header).await?;
+        let (kind, length) = ControlKind::parse(header).map_err(|_| ConnectionEnd::Host)?;
+        // Grows with what really arrives.
+        let mut body = Vec::new();
+        let read = (&mut *stream).take(length as u64).read_to_end(&mut body).await?;
+        if read < length {
+            return Err(ConnectionEnd::Host);
+        }
+        let answer = self.answer(kind, body).await?;
+        if let ControlAnswer::Refused(code) = &answer {
+            tracing::warn!(what = ?kind, code, "not accepted");
+        }
+        stream.write_all(&answer.frame()).await?;
+        stream.flush().await?;
+        Ok(())
+    }
+
     /// What is answered is in force in both processes.
-    async fn answer(&self, kind: ControlKind, envelope: Vec<u8>) -> ControlAnswer {
-        match kind {
+    async fn answer(&self, kind: ControlKind, envelope: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
+        Ok(match kind {
             ControlKind::State => ControlAnswer::State(self.guard.state()),
             ControlKind::Ask => match self.ask().await {
-                Ok(request) => ControlAnswer::Ask(request),
+                Ok((request, change)) => {
+                    self.link.change(change).await?;
+                    ControlAnswer::Ask(request)
+                }
                 Err(error) => ControlAnswer::Refused(error.code().to_owned()),
             },
             ControlKind::Root | ControlKind::Release | ControlKind::Denial | ControlKind::Lease => {
@@ -70,18 +85,18 @@ impl Control {
                 let accepted = self.guard.apply(&change);
                 // The one refusal that changes something halts everything.
                 if matches!(accepted, Ok(_) | Err(ReleaseError::TooManyDenials(_))) {
-                    self.link.change(change).await;
+                    self.link.change(change).await?;
                 }
                 match accepted {
                     Ok(accepted) => ControlAnswer::Accepted(accepted),
                     Err(error) => ControlAnswer::Refused(error.code().to_owned()),
                 }
             }
-        }
+        })
     }
 
     /// Begins a lease: draws its nonce and notes the time before the nonce can leave.
-    async fn ask(&self) -> Result<LeaseRequest, AskError> {
+    async fn ask(&self) -> Result<(LeaseRequest, Change), AskError> {
         // Noted before it is asked, so that the error makes things expire early and never late.
         let read_at = self.guard.now();
         let unix = self.desk.time().await?;
@@ -89,8 +104,27 @@ impl Control {
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AskError::Random)?;
         let (nonce, sent) = (Nonce::from_bytes(nonce), self.guard.now());
         let request = self.guard.begin_lease(nonce, sent, (read_at, unix)).map_err(AskError::Release)?;
-        self.link.change(Change::Begin { nonce, sent, unix, read_at }).await;
-        Ok(request)
+        Ok((request, Change::Begin { nonce, sent, unix, read_at }))
+    }
+}
+
+/// Why a control connection ends.
+enum ConnectionEnd {
+    /// It broke, or the host talked nonsense.
+    Host,
+    /// The worker does not follow.
+    Worker(WorkerEnd),
+}
+
+impl From<io::Error> for ConnectionEnd {
+    fn from(_: io::Error) -> Self {
+        Self::Host
+    }
+}
+
+impl From<WorkerEnd> for ConnectionEnd {
+    fn from(end: WorkerEnd) -> Self {
+        Self::Worker(end)
     }
 }
 

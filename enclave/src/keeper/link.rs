@@ -2,11 +2,12 @@
 //!
 //! The worker is taken for an adversary. It may ask at any rate: at most [`AT_ONCE`] questions are with the security module, further
 //! ones are refused, and while it does not read its answers nothing more is read from it. What is not of the protocol, or not its
-//! turn, ends the enclave.
+//! turn, ends the enclave; so does a change that it does not confirm within [`CONFIRM_WITHIN`].
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cleanroom_attestation::channel::{Nonce, RefusalCode};
 use cleanroom_attestation::digest::Sha384Digest;
@@ -23,6 +24,9 @@ use crate::wire::{self, WireError};
 const AT_ONCE: usize = 64;
 /// Answers that wait to be written.
 const REPLIES: usize = 8;
+/// How long a worker may take to put a change in force. An honest one needs milliseconds, or, for a model that is revoked, the time in
+/// which memory can be overwritten; one that was taken over could go on answering whoever was denied for as long as it is waited for.
+pub const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is said to the worker.
 pub(super) struct Link {
@@ -48,6 +52,9 @@ pub enum WorkerEnd {
     /// It said something that it was not its turn to say, or asked for something that this deployment does not have.
     #[error("the worker sent a frame of kind {0:?} out of turn")]
     OutOfTurn(WorkerKind),
+    /// It was told of a change in release control and did not say that the change is in force.
+    #[error("the worker did not confirm a change of release control within {} seconds", CONFIRM_WITHIN.as_secs())]
+    Unconfirmed,
 }
 
 impl From<WireError> for WorkerEnd {
@@ -96,13 +103,21 @@ impl Link {
     }
 
     /// Passes a change on, and returns when it is in force at the worker. One at a time.
-    pub(super) async fn change(&self, change: Change) {
+    ///
+    /// # Errors
+    /// [`WorkerEnd::Unconfirmed`]: it does not follow.
+    pub(super) async fn change(&self, change: Change) -> Result<(), WorkerEnd> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (done, confirmed) = oneshot::channel();
         *self.outstanding.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, done));
-        self.reply(id, &FromKeeper::Change(change)).await;
-        // A worker that is gone ends the enclave elsewhere.
-        let _ = confirmed.await;
+        let in_force = async {
+            self.reply(id, &FromKeeper::Change(change)).await;
+            confirmed.await
+        };
+        match tokio::time::timeout(CONFIRM_WITHIN, in_force).await {
+            Ok(confirmed) => confirmed.map_err(|_| WorkerEnd::Gone),
+            Err(_) => Err(WorkerEnd::Unconfirmed),
+        }
     }
 
     async fn reply(&self, id: u32, what: &FromKeeper) {

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use self::control::Control;
 pub use self::desk::Desk;
 use self::link::Link;
-pub use self::link::WorkerEnd;
+pub use self::link::{CONFIRM_WITHIN, WorkerEnd};
 use crate::Halt;
 use crate::commitment;
 use crate::config::Config;
@@ -116,7 +116,7 @@ where
         match guard {
             Some((guard, listener)) => {
                 let (desk, link) = (Arc::clone(&desk), Arc::clone(&link));
-                Control { guard, desk, link }.serve(listener).await;
+                Control { guard, desk, link }.serve(listener).await
             }
             None => std::future::pending().await,
         }
@@ -129,7 +129,7 @@ where
     let (control, drain) = (pin!(control), pin!(drain));
     tokio::select! {
         end = link::answer(read, leaf, &desk, &link) => Ok(end?),
-        () = control => Ok(()),
+        end = control => Err(end.into()),
         () = drain => Ok(()),
     }
 }
