@@ -13,7 +13,6 @@ use cleanroom_enclave::serve::LateVsockListener;
 use cleanroom_enclave::worker::{self, Seat, WorkerError, confinement};
 use cleanroom_enclave::{Halt, console};
 use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockListener};
 
@@ -51,14 +50,13 @@ fn keep() -> Result<(), Reason> {
     let config = std::fs::read_to_string(CONFIG)?;
     let partners = cleanroom_vsock::bind(VsockAddr::new(VMADDR_CID_ANY, PORT))?;
     let (worker_process, worker) = Worker::start(partners.try_clone()?, Some(WORKER))?;
-    let result = runtime()?.block_on(async {
+    let result = process::runtime()?.block_on(async {
         let mut models = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, MODEL_PORT))?;
         let model = model_port::receive(&mut models, room()).await?;
         drop(models);
         let control = Some(LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, CONTROL_PORT)));
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
-        worker.set_nonblocking(true)?;
         let worker = UnixStream::from_std(worker)?;
         let open = || cleanroom_vsock::listen_on(partners.as_fd());
         let clock = Clock::boot();
@@ -77,16 +75,12 @@ fn work() -> Result<(), Reason> {
     confinement::give_up_rights()?;
     confinement::bound_threads()?;
     let Given { keeper, listener } = Given::take()?;
-    runtime()?.block_on(async {
+    process::runtime()?.block_on(async {
         let keeper = UnixStream::from_std(keeper)?;
         let listener = || Ok(VsockListener::from(listener));
         let seat = Seat { keeper, clock: Clock::boot(), confine: confinement::confine, listener };
         worker::run(seat).await.map_err(Reason::from)
     })
-}
-
-fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// The most bytes that a model may have: half of the memory, since the weights are laid out anew from the file.

@@ -15,6 +15,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
+use tokio::runtime::Runtime;
 
 use crate::Halt;
 use crate::keeper::WorkerEnd;
@@ -46,6 +47,7 @@ impl Worker {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
+        ours.set_nonblocking(true)?;
         Ok((Self(command.spawn()?), ours))
     }
 
@@ -74,6 +76,14 @@ impl Drop for Worker {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// What both processes run on.
+///
+/// # Errors
+/// What the system answers.
+pub fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// How a worker's process ended before its time.

@@ -10,7 +10,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::num::{NonZeroU8, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
@@ -24,7 +24,7 @@ use cleanroom_enclave::Facts as EnclaveFacts;
 use cleanroom_enclave::api::Service;
 use cleanroom_enclave::config::Config;
 use cleanroom_enclave::serve::Server;
-use cleanroom_engine::{Engine, EngineConfig, Event, Facts, Job, Model, Owner, Sampling, Sink};
+use cleanroom_engine::{Engine, EngineConfig, Event, Facts, Job, Model, Sink};
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress};
 use cleanroom_host::relay::{self, Counters, Limits, Times};
 use cleanroom_partner::address::Address;
@@ -138,20 +138,9 @@ impl Direct {
     fn answer(&self, prompt: &str) -> Result<Answer, Box<dyn Error>> {
         let (events, received) = mpsc::channel();
         let begun = Instant::now();
-        let _handle = self.engine.submit(Job {
-            owner: Owner::default(),
-            share: NonZeroU8::MIN,
-            deadline: None,
-            prompt: self.engine.model().prompt_from_text(prompt)?,
-            max_tokens: Some(ANSWER),
-            sampling: Sampling::new(0.0, 1.0, 0)?,
-            bias: Default::default(),
-            constraint: None,
-            logprobs: None,
-            embedding: false,
-            stop: Vec::new(),
-            sink: Box::new(Events(events)),
-        })?;
+        let prompt = self.engine.model().prompt_from_text(prompt)?;
+        let job = Job { max_tokens: Some(ANSWER), ..Job::new(prompt, Box::new(Events(events))) };
+        let _handle = self.engine.submit(job)?;
         let (mut text, mut to_first) = (String::new(), None);
         for event in received {
             match event {

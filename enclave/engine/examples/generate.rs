@@ -6,15 +6,14 @@
 
 use std::{
     io::Write,
-    num::{NonZeroU8, NonZeroUsize},
+    num::NonZeroUsize,
     ops::ControlFlow,
     process::ExitCode,
     sync::{Arc, mpsc},
     time::Instant,
 };
 
-use cleanroom_engine::{ChatMessage, Engine, EngineConfig, Event, Job, Model, Owner, Sampling, Sink, Usage};
-use zeroize::Zeroizing;
+use cleanroom_engine::{ChatMessage, Engine, EngineConfig, Event, Job, Model, Sampling, Sink, Usage};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -94,20 +93,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         };
         let sink = Box::new(Terminal { echo: index == 0, first: None, done: done.clone() });
         let (max_tokens, sampling) = (arguments.max_tokens, arguments.sampling);
-        handles.push(engine.submit(Job {
-            owner: Owner::default(),
-            share: NonZeroU8::MIN,
-            deadline: None,
-            prompt,
-            max_tokens,
-            sampling,
-            bias: Zeroizing::default(),
-            constraint: None,
-            logprobs: None,
-            embedding: false,
-            stop: Vec::new(),
-            sink,
-        })?);
+        handles.push(engine.submit(Job { max_tokens, sampling, ..Job::new(prompt, sink) })?);
     }
     drop(done);
     let measured: Vec<Measured> = results.iter().collect();

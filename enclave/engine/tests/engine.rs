@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    num::{NonZeroU8, NonZeroUsize},
+    num::NonZeroUsize,
     ops::ControlFlow,
     sync::{Arc, LazyLock, Mutex, mpsc},
     time::{Duration, Instant},
@@ -81,23 +81,7 @@ fn job_with(
 ) -> (Job, mpsc::Receiver<Heard>) {
     let (events, heard) = mpsc::channel();
     let sink = Box::new(Channel { events, on_text: Box::new(on_text), texts: 0 });
-    (
-        Job {
-            owner: Owner::default(),
-            share: NonZeroU8::MIN,
-            deadline: None,
-            prompt,
-            max_tokens: None,
-            sampling: Sampling::greedy(),
-            bias: Zeroizing::default(),
-            constraint: None,
-            logprobs: None,
-            embedding: false,
-            stop: Vec::new(),
-            sink,
-        },
-        heard,
-    )
+    (Job::new(prompt, sink), heard)
 }
 
 fn job(prompt: Prompt) -> (Job, mpsc::Receiver<Heard>) {

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
-    num::{NonZeroU8, NonZeroUsize},
+    num::NonZeroUsize,
     ops::ControlFlow,
     sync::{
         Arc, LazyLock, Mutex, OnceLock,
@@ -14,8 +14,8 @@ use std::{
 };
 
 use cleanroom_engine::{
-    ChatMessage, Engine, EngineConfig, Event, FinishReason, Job, JobHandle, Model, Owner, Prompt, Sampling,
-    Sink, SubmitError,
+    ChatMessage, Engine, EngineConfig, Event, FinishReason, Job, JobHandle, Model, Owner, Prompt, Sink,
+    SubmitError,
 };
 use zeroize::Zeroizing;
 
@@ -68,21 +68,8 @@ fn job(
     each: impl FnMut(usize) -> ControlFlow<()> + Send + 'static,
 ) -> (Job, mpsc::Receiver<Option<FinishReason>>) {
     let (ended, end) = mpsc::channel();
-    let job = Job {
-        owner,
-        share: NonZeroU8::MIN,
-        deadline: None,
-        prompt,
-        max_tokens: None,
-        sampling: Sampling::greedy(),
-        bias: Zeroizing::default(),
-        constraint: None,
-        logprobs: None,
-        embedding: false,
-        stop: Vec::new(),
-        sink: Box::new(Tokens { each, tokens: 0, end: None, ended }),
-    };
-    (job, end)
+    let sink = Box::new(Tokens { each, tokens: 0, end: None, ended });
+    (Job { owner, ..Job::new(prompt, sink) }, end)
 }
 
 fn go_on(_: usize) -> ControlFlow<()> {

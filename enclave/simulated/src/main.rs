@@ -17,7 +17,6 @@ use cleanroom_enclave::release::Clock;
 use cleanroom_enclave::worker::{self, Seat, WorkerError, confinement};
 use cleanroom_enclave::{Halt, console};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::security_module::HostSecurityModule;
@@ -66,7 +65,7 @@ fn keep() -> Result<(), Reason> {
     partners.set_nonblocking(true)?;
     let (worker_process, worker) = Worker::start(partners.into(), None)?;
     let device = HostSecurityModule::on_standard_input()?;
-    let result = runtime()?.block_on(async {
+    let result = process::runtime()?.block_on(async {
         let control = control.map(|control| {
             control.set_nonblocking(true)?;
             UnixListener::from_std(control)
@@ -74,7 +73,6 @@ fn keep() -> Result<(), Reason> {
         let control = control.transpose()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
-        worker.set_nonblocking(true)?;
         let worker = UnixStream::from_std(worker)?;
         let (clock, open) = (Clock::boot(), || Ok(()));
         let platform = KeeperPlatform { device, control, clock, config, model, worker, open };
@@ -91,16 +89,12 @@ fn work() -> Result<(), Reason> {
     console::init()?;
     confinement::give_up_rights()?;
     let Given { keeper, listener } = Given::take()?;
-    runtime()?.block_on(async {
+    process::runtime()?.block_on(async {
         let keeper = UnixStream::from_std(keeper)?;
         let listener = || UnixListener::from_std(StdUnixListener::from(listener));
         let seat = Seat { keeper, clock: Clock::boot(), confine: confinement::confine, listener };
         worker::run(seat).await.map_err(Reason::from)
     })
-}
-
-fn runtime() -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 fn path(variable: &'static str) -> Result<PathBuf, Reason> {

@@ -191,6 +191,27 @@ pub struct Job {
     pub sink: Box<dyn Sink>,
 }
 
+impl Job {
+    /// The likeliest continuation of `prompt` to its end, for nobody in particular; everything else is set in the fields.
+    #[must_use]
+    pub fn new(prompt: Prompt, sink: Box<dyn Sink>) -> Self {
+        Self {
+            owner: Owner::default(),
+            share: NonZeroU8::MIN,
+            deadline: None,
+            prompt,
+            max_tokens: None,
+            sampling: Sampling::greedy(),
+            bias: Zeroizing::default(),
+            constraint: None,
+            logprobs: None,
+            embedding: false,
+            stop: Vec::new(),
+            sink,
+        }
+    }
+}
+
 /// Receives the events of one job.
 pub trait Sink: Send {
     /// Permits the next token before any of it is emitted; `Break` cancels the job and the token is dropped. Called on the

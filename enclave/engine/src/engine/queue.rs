@@ -285,7 +285,7 @@ mod tests {
     use std::{num::NonZeroUsize, ops::ControlFlow};
 
     use super::*;
-    use crate::{ChatMessage, Event, Model, Sampling, Sink};
+    use crate::{ChatMessage, Event, Model, Sink};
 
     struct Deaf;
 
@@ -297,20 +297,8 @@ mod tests {
 
     fn job(owner: u8) -> Job {
         let model = Model::from_gguf(include_bytes!("../../../../models/demo.gguf")).unwrap();
-        Job {
-            owner: Owner([owner; 32]),
-            share: NonZeroU8::MIN,
-            deadline: None,
-            prompt: model.prompt_from_chat(&[ChatMessage { role: "user", content: "?" }]).unwrap(),
-            max_tokens: None,
-            sampling: Sampling::greedy(),
-            bias: zeroize::Zeroizing::default(),
-            constraint: None,
-            logprobs: None,
-            embedding: false,
-            stop: Vec::new(),
-            sink: Box::new(Deaf),
-        }
+        let prompt = model.prompt_from_chat(&[ChatMessage { role: "user", content: "?" }]).unwrap();
+        Job { owner: Owner([owner; 32]), ..Job::new(prompt, Box::new(Deaf)) }
     }
 
     /// A queue for so many sequences, and 8 pages, 6 of each owner.
