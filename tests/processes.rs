@@ -168,6 +168,9 @@ fn the_worker_is_confined_and_its_end_is_the_enclaves() {
         let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         assert!(status.contains("Seccomp:\t2\n"), "every thread: {status}");
     }
+    // Without this the C library opens a file once there are many threads; the test of the filter starts them.
+    let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+    assert_eq!(environment, b"MALLOC_ARENA_MAX=16\0");
     // The security module is the keeper's standard input.
     let module = std::fs::read_link(format!("/proc/{keeper}/fd/0")).unwrap();
     let module = module.to_string_lossy().into_owned();

@@ -23,6 +23,10 @@ use crate::keeper::WorkerEnd;
 /// What makes the program the worker. It is started so by the keeper alone; whoever starts an enclave with this argument measures it.
 const ROLE: &str = "--worker";
 
+/// All that a worker finds in its environment: how many pools of memory the C library's allocator makes for threads. If nobody says, it
+/// opens a file when it has made eight, to see how many processors there are, and a worker may open none.
+pub(crate) const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "16");
+
 /// Whether this process is to be the worker.
 #[must_use]
 pub fn is_worker() -> bool {
@@ -42,7 +46,7 @@ impl Worker {
         let (ours, theirs) = UnixStream::pair()?;
         // Not by its name: the program may be a file that has none.
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("cleanroom-worker").arg(ROLE).env_clear();
+        command.arg0("cleanroom-worker").arg(ROLE).env_clear().env(ARENAS.0, ARENAS.1);
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(listener));
         if let Some(user) = user {
             command.uid(user).gid(user);

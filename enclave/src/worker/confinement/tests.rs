@@ -3,6 +3,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
+use std::sync::Barrier;
 
 use nix::sys::ptrace;
 use nix::unistd::execv;
@@ -11,6 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, list
 use rustix::process::{DumpableBehavior, Signal, getppid, kill_process, pidfd_open, set_dumpable_behavior};
 
 use super::*;
+use crate::process::ARENAS;
 
 /// Which call the process that this test program starts is to make.
 const ENV_CALL: &str = "CLEANROOM_TEST_CALL";
@@ -102,7 +104,8 @@ fn whoever_calls_all_the_same_is_ended() {
     let names = calls().into_iter().map(|(name, _)| name);
     for name in names.chain(["nothing"]) {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "worker::confinement::tests::make_one_call"]).env(ENV_CALL, name);
+        command.args(["--exact", "worker::confinement::tests::make_one_call"]);
+        command.env(ENV_CALL, name).env(ARENAS.0, ARENAS.1);
         let status = command.output().unwrap().status;
         if name == "nothing" {
             assert!(status.success(), "{name}: {status}");
@@ -123,7 +126,18 @@ fn make_one_call() {
     // Threads that were there before are confined, too, and further ones may come.
     thread.thread().unpark();
     thread.join().unwrap();
-    std::thread::spawn(|| vec![0_u8; 1 << 20].len()).join().unwrap();
+    // Many, which allocate at once.
+    let together = Barrier::new(64);
+    std::thread::scope(|threads| {
+        for _ in 0..64 {
+            threads.spawn(|| {
+                together.wait();
+                let memory = vec![1_u8; 1 << 20];
+                together.wait();
+                memory.len()
+            });
+        }
+    });
     if let Some((_, call)) = calls.iter().find(|(known, _)| *known == name) {
         let _ = call();
     }
