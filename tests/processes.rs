@@ -2,12 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::net::SocketAddr;
 use std::path::Path;
 
+use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::house::repository;
 use cleanroom_tests::official::{self, Package};
 use cleanroom_tests::processes::{Running, file, only_child_of, output, succeed};
+use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::task::JoinSet;
 
 const INSTANCE: &str = "i-0c1ea2200cc1ea220";
 
@@ -20,6 +24,10 @@ struct Site {
 
 impl Site {
     fn start() -> Self {
+        Self::start_with("sequences = 4\nqueued = 8\n")
+    }
+
+    fn start_with(limits: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let _ = succeed("cleanroom", path, &["key", "new", "--key", "partner.key"]);
@@ -30,7 +38,7 @@ impl Site {
         ))
         .unwrap();
         let config = format!("version = 1\nmodel = \"demo\"\npartners = [{}]\n", key["key_sha256"]);
-        let config = format!("{config}[limits]\nsequences = 4\nqueued = 8\n");
+        let config = format!("{config}[limits]\n{limits}");
         std::fs::write(path.join("enclave.toml"), config).unwrap();
         std::fs::copy(file("cleanroom-enclave-simulated"), path.join("enclave")).unwrap();
         let model = repository().join("models/demo.gguf");
@@ -120,6 +128,30 @@ fn the_partner_proves_uses_and_after_a_swap_refuses() {
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{message}");
     assert!(message.contains("pcr0-mismatch") && message.contains("Nothing was sent"), "{message}");
+}
+
+/// Prompts of many requests are prepared side by side: the worker has more threads at work than in any other test, under its filter.
+#[tokio::test]
+async fn many_requests_at_once_are_answered_by_one_worker() {
+    let site = Site::start_with("sequences = 64\nqueued = 64\n");
+    let worker = only_child_of(site.host.only_child()).unwrap();
+    let connect = ["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
+    let mut proxy = Running::start("cleanroom", site.path(), &connect);
+    let base_url = proxy.wait_for("\"base_url\": \"http://");
+    let proxy_address: SocketAddr = base_url.split('/').next().unwrap().parse().unwrap();
+    let mut requests = JoinSet::new();
+    for _ in 0..48 {
+        requests.spawn(async move {
+            let question = question("What is attestation?", false);
+            json(send(proxy_address, "POST", "/v1/chat/completions", &question).await).await
+        });
+    }
+    for (status, answer) in requests.join_all().await {
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        assert!(text.starts_with("Attestation proves which image"), "{text}");
+    }
+    assert_eq!(only_child_of(site.host.only_child()), Some(worker), "it is still the first one");
 }
 
 /// A line of `/proc/PROCESS/status`.
