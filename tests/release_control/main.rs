@@ -1,0 +1,9 @@
+//! Release control on a whole clean room: what the authorities permit runs, nothing else does, and the host cannot change it.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
+
+mod changes;
+mod clocks;
+mod permission;
+mod room;
+mod streams;

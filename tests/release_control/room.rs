@@ -1,0 +1,163 @@
+//! A clean room under authorities, whose time and tokens pass when the test says so.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use cleanroom_attestation::model::model_digest;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::release::{Accepted, BootMillis, ControlAnswer, ControlKind, Release};
+use cleanroom_channel::identity::Identity;
+use cleanroom_enclave::release::Clock;
+use cleanroom_partner::channel::RelyingParty;
+use cleanroom_tests::authorities::Authorities;
+use cleanroom_tests::client::{json, question, send};
+use cleanroom_tests::house::{Control, House, model};
+use cleanroom_tests::room::{World, model_id};
+use http::StatusCode;
+
+/// A clean room under a root, its partner, and a clock that the test moves.
+pub(crate) struct Room {
+    pub(crate) authorities: Authorities,
+    pub(crate) house: House,
+    pub(crate) control: Control,
+    pub(crate) identity: Identity,
+    pub(crate) clock: Arc<AtomicU64>,
+    pub(crate) hold: Arc<Hold>,
+}
+
+/// Stops the engine at a token, so that something can happen in the middle of an answer.
+#[derive(Default)]
+pub(crate) struct Hold {
+    /// Tokens that the engine may still make; `None` for any number.
+    left: Mutex<Option<u32>>,
+    changed: Condvar,
+    /// Whether the engine stands at the token.
+    reached: AtomicBool,
+}
+
+impl Hold {
+    pub(crate) fn after(&self, tokens: u32) {
+        *self.left.lock().unwrap() = Some(tokens);
+    }
+
+    /// Waits until the engine stands there, so that it looks at no clock before it is released.
+    pub(crate) async fn reached(&self) {
+        while !self.reached.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) fn release(&self) {
+        *self.left.lock().unwrap() = None;
+        self.changed.notify_all();
+    }
+
+    /// Called whenever the enclave looks at its clock. The engine does so once for each token.
+    pub(crate) fn pass(&self) {
+        if !std::thread::current().name().is_some_and(|name| name.starts_with("engine")) {
+            return;
+        }
+        let left = self.left.lock().unwrap();
+        self.reached.store(*left == Some(0), Ordering::SeqCst);
+        let mut left = self.changed.wait_while(left, |left| *left == Some(0)).unwrap();
+        if let Some(left) = left.as_mut() {
+            *left -= 1;
+        }
+    }
+}
+
+impl Room {
+    pub(crate) async fn start() -> Self {
+        let authorities = Authorities::new();
+        Self::of(authorities, Identity::generate().unwrap()).await
+    }
+
+    /// A boot of a clean room of these authorities.
+    pub(crate) async fn of(authorities: Authorities, identity: Identity) -> Self {
+        Self::on(World::new(), authorities, identity).await
+    }
+
+    /// A clean room whose security module and authorities are `shift_ms` ahead of the clock of this machine, which is the host's.
+    pub(crate) async fn at(shift_ms: i64) -> Self {
+        let mut authorities = Authorities::new();
+        authorities.shift_ms = shift_ms;
+        Self::on(World::at(shift_ms), authorities, Identity::generate().unwrap()).await
+    }
+
+    pub(crate) async fn on(world: World, authorities: Authorities, identity: Identity) -> Self {
+        let clock = Arc::new(AtomicU64::new(1_000_000));
+        let hold = Arc::new(Hold::default());
+        let (now, held) = (Arc::clone(&clock), Arc::clone(&hold));
+        let clock_of_room = Clock::from_fn(move || {
+            held.pass();
+            BootMillis(now.load(Ordering::SeqCst))
+        });
+        let config = format!("[release]\nroot = '''{}'''\n", authorities.root_text());
+        let house = House::start_on(world, &config, clock_of_room).await;
+        let control = house.control().await;
+        Self { authorities, house, control, identity, clock, hold }
+    }
+
+    pub(crate) fn release(&self, version: u64) -> Release {
+        let image = self.house.world().image();
+        self.authorities.release(version, image, model_digest(&model()), self.identity.key_digest())
+    }
+
+    /// Hands in a release and a lease for it.
+    pub(crate) async fn run(&mut self, release: &Release) -> Vec<u8> {
+        let release = self.authorities.sign(release);
+        assert_eq!(self.hand(ControlKind::Release, &release).await, ControlAnswer::Accepted(Accepted::New));
+        self.renew(&release).await;
+        release
+    }
+
+    pub(crate) async fn renew(&mut self, release: &[u8]) {
+        let request = self.control.ask().await;
+        let lease = self.authorities.lease(&request, release, &[]);
+        assert_eq!(self.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
+    }
+
+    pub(crate) async fn hand(&mut self, kind: ControlKind, body: &[u8]) -> ControlAnswer {
+        self.control.send(kind, body).await
+    }
+
+    /// Sends a frame and does not wait for the answer.
+    pub(crate) async fn throw(&mut self, kind: ControlKind, body: &[u8]) {
+        self.control.throw(kind, body).await;
+    }
+
+    pub(crate) async fn refused(&mut self, kind: ControlKind, body: &[u8]) -> String {
+        match self.hand(kind, body).await {
+            ControlAnswer::Refused(code) => code,
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+
+    pub(crate) fn pass_time(&self, ms: u64) {
+        self.clock.fetch_add(ms, Ordering::SeqCst);
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        self.house.world().policy_under(&self.authorities.root_text())
+    }
+
+    pub(crate) fn party(&self, identity: &Identity) -> RelyingParty {
+        RelyingParty::new(identity, self.policy(), model_id()).unwrap()
+    }
+
+    pub(crate) async fn proxy(&self) -> SocketAddr {
+        self.house.proxy_under(&self.identity, self.policy()).await
+    }
+
+    /// The code with which a request of the partner, on a session of its own, is refused; `served` if it is not.
+    pub(crate) async fn asked(&self) -> String {
+        let proxy = self.proxy().await;
+        let (status, body) =
+            json(send(proxy, "POST", "/v1/chat/completions", &question("Hi", false)).await).await;
+        if status == StatusCode::OK {
+            return "served".to_owned();
+        }
+        body["error"]["code"].as_str().unwrap().to_owned()
+    }
+}

@@ -1,0 +1,209 @@
+//! What happens to an answer that is under way.
+
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use bytes::Bytes;
+use cleanroom_attestation::channel::StreamEnd;
+use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, List, ModelState};
+use cleanroom_partner::session::{self, Sessions};
+use cleanroom_tests::authorities::LEASE_MS;
+use cleanroom_tests::client::{question, send};
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Full};
+
+use crate::room::Room;
+
+/// A running stream, read up to its first event with text.
+async fn stream(room: &Room) -> (Arc<session::Session<Full<Bytes>>>, http::Response<hyper::body::Incoming>) {
+    let sessions = Sessions::new(room.party(&room.identity), room.house.address());
+    let session = sessions.get().await.unwrap();
+    let request = http::Request::post("https://cleanroom/v1/chat/completions")
+        .header("content-type", "application/json")
+        .body(Full::from(question("Tell me a short story.", true)))
+        .unwrap();
+    let mut response = session.send(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.body_mut().frame().await.unwrap().unwrap().is_data());
+    (session, response)
+}
+
+/// The signed end of a stream: its reason, once the signature is good.
+async fn signed_end(
+    session: &session::Session<Full<Bytes>>,
+    response: http::Response<hyper::body::Incoming>,
+) -> Option<String> {
+    let rest = response.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8(rest.to_vec()).unwrap();
+    if text.contains("[DONE]") {
+        return None;
+    }
+    assert!(!text.contains(r#""finish_reason":""#), "{text}");
+    let event = text.trim_end().rsplit("data: ").next().unwrap();
+    let event: serde_json::Value = serde_json::from_str(event).unwrap();
+    let end = &event["cleanroom_stream_end"];
+    assert_eq!(end["reason"], event["error"]["code"]);
+    let digest = |name: &str| end[name].as_str().map(|text| text.parse().unwrap());
+    let message = StreamEnd {
+        transcript: &session.transcript(),
+        stream: end["stream"].as_str().unwrap(),
+        reason: end["reason"].as_str().unwrap(),
+        at_ms: end["at_ms"].as_u64().unwrap(),
+        release: digest("release_sha256"),
+        lease: digest("lease_sha256"),
+    }
+    .message();
+    let signature =
+        base64::engine::general_purpose::STANDARD.decode(end["signature"].as_str().unwrap()).unwrap();
+    // The last 32 bytes of the SubjectPublicKeyInfo are the Ed25519 key.
+    let key = session.evidence().evidence().public_key().unwrap();
+    UnparsedPublicKey::new(&ED25519, &key[key.len() - 32..]).verify(&message, &signature).unwrap();
+    Some(end["reason"].as_str().unwrap().to_owned())
+}
+
+/// A room in the middle of an answer: three tokens are out, and the engine waits before the fourth.
+async fn in_the_middle() -> (Room, Arc<session::Session<Full<Bytes>>>, http::Response<hyper::body::Incoming>)
+{
+    let mut room = Room::start().await;
+    let release = room.release(1);
+    room.run(&release).await;
+    room.hold.after(3);
+    let (session, response) = stream(&room).await;
+    room.hold.reached().await;
+    (room, session, response)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_ends_has_no_signed_end() {
+    let (room, session, response) = in_the_middle().await;
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_ends_a_running_stream_with_a_signed_reason() {
+    let (mut room, session, response) = in_the_middle().await;
+    let denial = room.authorities.deny_model().0;
+    assert_eq!(room.hand(ControlKind::Denial, &denial).await, ControlAnswer::Accepted(Accepted::New));
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-denied"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lapse_ends_a_running_stream_with_a_signed_reason() {
+    let (room, session, response) = in_the_middle().await;
+    room.pass_time(LEASE_MS);
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await.as_deref(), Some("lease-lapsed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_lease_and_a_newer_release_let_a_running_stream_go_on() {
+    let (mut room, session, response) = in_the_middle().await;
+    let second = room.release(2);
+    room.run(&second).await;
+    room.pass_time(LEASE_MS - 1);
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_ends_a_running_stream_and_the_weights_are_gone_for_good() {
+    let (mut room, session, response) = in_the_middle().await;
+    let mut revoked = room.release(2);
+    let mut model = revoked.models[0].clone();
+    model.state = ModelState::Revoked;
+    revoked.models = List::new(vec![model]).unwrap();
+    let revoked = room.authorities.sign(&revoked);
+    // The answer comes once the weights are erased, and the engine that reads them is held.
+    room.throw(ControlKind::Release, &revoked).await;
+    while room.asked().await != "model-revoked" {}
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-revoked"));
+
+    // A release that takes it back does not bring them back: this enclave has to be started again.
+    let Room { authorities, house, control, identity, clock, hold } = room;
+    drop(control);
+    let control = house.control().await;
+    let mut room = Room { authorities, house, control, identity, clock, hold };
+    let third = room.release(3);
+    room.run(&third).await;
+    assert_eq!(room.asked().await, "model-revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_model_finishes_what_runs_and_begins_nothing() {
+    let (mut room, session, response) = in_the_middle().await;
+    let mut draining = room.release(2);
+    let mut model = draining.models[0].clone();
+    model.state = ModelState::Draining;
+    draining.models = List::new(vec![model]).unwrap();
+    room.run(&draining).await;
+    assert_eq!(room.asked().await, "model-draining");
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_ends_a_running_stream_with_a_signed_reason() {
+    let (mut room, session, response) = in_the_middle().await;
+    let mut suspended = room.release(2);
+    let mut model = suspended.models[0].clone();
+    model.state = ModelState::Suspended;
+    suspended.models = List::new(vec![model]).unwrap();
+    let suspended = room.authorities.sign(&suspended);
+    let _ = room.hand(ControlKind::Release, &suspended).await;
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-suspended"));
+}
+
+/// A stream through the local proxy, read up to its first event with text.
+async fn proxied(room: &Room) -> http::Response<hyper::body::Incoming> {
+    let proxy = room.proxy().await;
+    let question = question("Tell me a short story.", true);
+    let mut response = send(proxy, "POST", "/v1/chat/completions", &question).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.body_mut().frame().await.unwrap().unwrap().is_data());
+    response
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_cuts_what_runs_when_the_lease_it_was_shown_ends_and_no_other_is_proven() {
+    let mut room = Room::start().await;
+    let release = room.release(1);
+    room.run(&release).await;
+    // So much is left that the session is proven, and so little that its end comes soon.
+    room.pass_time(LEASE_MS - 300);
+    room.hold.after(3);
+    let response = proxied(&room).await;
+    room.hold.reached().await;
+    // The lease lapses, and an enclave that does not obey it would go on: here, it says nothing at all.
+    room.pass_time(LEASE_MS);
+    assert!(response.into_body().collect().await.is_err(), "the stream must be cut");
+    room.hold.release();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again() {
+    let mut room = Room::start().await;
+    let release = room.release(1);
+    let release = room.run(&release).await;
+    room.pass_time(LEASE_MS - 300);
+    room.hold.after(3);
+    let response = proxied(&room).await;
+    room.hold.reached().await;
+    let proven = room.house.recorder.len();
+    room.renew(&release).await;
+    let hold = Arc::clone(&room.hold);
+    let recorder = room.house.recorder.clone();
+    // Another handshake went by: the clean room was proven again while the stream waited.
+    tokio::task::spawn_blocking(move || {
+        while recorder.len() < proven + 4_096 {
+            std::thread::yield_now();
+        }
+        hold.release();
+    });
+    let rest = response.into_body().collect().await.unwrap().to_bytes();
+    assert!(rest.ends_with(b"data: [DONE]\n\n"));
+}
