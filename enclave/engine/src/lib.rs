@@ -34,7 +34,7 @@ mod sampling;
 mod template;
 mod tokenizer;
 
-pub use constraint::{Constraint, RandomAnswer, SchemaError};
+pub use constraint::{Constraint, Matcher, RandomAnswer, SchemaError};
 pub use embedding::Embedding;
 pub use engine::{
     Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,

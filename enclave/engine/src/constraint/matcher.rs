@@ -1,126 +1,95 @@
-//! Where in its language an answer stands, and which tokens may come next.
-//!
-//! An answer can stand at several places at once, as in the middle of two texts that begin alike. Each is a thread: a state, and the calls
-//! that are under way. Threads beyond [`MAX_THREADS`] and work beyond [`MAX_WORK`] are left out. That makes the choice narrower, never
-//! wrong: every thread that is kept leads to an end, and one token of one byte is always found.
+//! Which tokens may come next in one answer.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
-use zeroize::{DefaultIsZeroes, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{
-    grammar::{ESCAPE, Grammar, MAX_DEPTH, RETURN, State, StateId, TAIL, TAIL_E0, TAIL_ED, TAIL_F0, TAIL_F4},
-    tokens::{TokenTable, Tree},
+    grammar::{Grammar, State},
+    tokens::{TokenTable, permit},
+    walker::{Frame, Thread, Walker},
 };
 
-/// Most places where an answer can stand at once.
-const MAX_THREADS: usize = 128;
-/// Most states that are looked into for one token: a few milliseconds.
-const MAX_WORK: usize = 1 << 18;
-/// The same for one byte.
-const MAX_WORK_PER_BYTE: usize = 1 << 16;
-
-/// One place where an answer can stand.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Thread {
-    state: StateId,
-    /// The innermost call under way; 0 for none.
-    frame: u32,
-}
-
-impl DefaultIsZeroes for Thread {}
-
-/// A call under way.
-#[derive(Clone, Copy, Default)]
-struct Frame {
-    then: StateId,
-    parent: u32,
-    depth: u32,
-}
-
-impl DefaultIsZeroes for Frame {}
+/// Sets of permitted tokens that are remembered: in a string, or from one item of an array to the next, an answer stands where it stood
+/// before.
+const REMEMBERED: usize = 8;
 
 /// Follows one answer.
-pub(crate) struct Matcher {
+pub struct Matcher {
     grammar: Arc<Grammar>,
     tokens: Arc<TokenTable>,
-    /// The first is no call.
-    frames: Zeroizing<Vec<Frame>>,
-    /// Where the answer stands, and, during a walk, where it would.
-    threads: Zeroizing<Vec<Thread>>,
-    /// How many of `threads` are where the answer stands.
-    standing: usize,
-    pending: Zeroizing<Vec<Thread>>,
-    /// For each state the byte for which it was looked into last, and under which call.
-    seen: Zeroizing<Vec<(u32, u32)>>,
-    byte_number: u32,
-    work: usize,
+    walker: Walker,
+    /// The one used last comes first.
+    remembered: Vec<Permitted>,
+}
+
+/// The tokens that may come where an answer stands.
+struct Permitted {
+    standing: Zeroizing<Vec<Thread>>,
+    calls: Zeroizing<Vec<Frame>>,
     /// One bit for each token.
-    permitted: Zeroizing<Vec<u64>>,
+    tokens: Zeroizing<Vec<u64>>,
 }
 
 impl Matcher {
     pub(super) fn new(grammar: Arc<Grammar>, tokens: Arc<TokenTable>) -> Self {
-        let mut matcher = Self {
-            frames: Zeroizing::new(vec![Frame::default()]),
-            threads: Zeroizing::default(),
-            standing: 0,
-            pending: Zeroizing::default(),
-            seen: Zeroizing::new(vec![(0, 0); grammar.len()]),
-            byte_number: 0,
-            work: 0,
-            permitted: Zeroizing::new(vec![0; tokens.len().div_ceil(64)]),
-            grammar,
-            tokens,
-        };
-        matcher.begin_byte();
-        matcher.enter(0, matcher.grammar.root(), 0);
-        matcher.standing = matcher.threads.len();
-        matcher
+        Self { walker: Walker::new(&grammar), remembered: Vec::new(), grammar, tokens }
     }
 
     /// Lowers the scores of all tokens that must not come next to minus infinity.
     pub(crate) fn mask(&mut self, scores: &mut [f32]) {
-        self.find_permitted();
-        for (scores, permitted) in scores.chunks_mut(64).zip(self.permitted.iter()) {
-            for (index, score) in scores.iter_mut().enumerate() {
-                if permitted >> index & 1 == 0 {
-                    *score = f32::NEG_INFINITY;
+        for (scores, permitted) in scores.chunks_mut(64).zip(self.permitted()) {
+            match *permitted {
+                0 => scores.fill(f32::NEG_INFINITY),
+                u64::MAX => {}
+                permitted => {
+                    let refused = scores.iter_mut().enumerate().filter(|(bit, _)| permitted >> bit & 1 == 0);
+                    refused.for_each(|(_, score)| *score = f32::NEG_INFINITY);
                 }
             }
         }
     }
 
+    /// The tokens that may come next: a bit for each, the lowest of the first word for token 0.
+    pub fn permitted(&mut self) -> &[u64] {
+        let (standing, calls) = (self.walker.standing(), self.walker.calls());
+        let stood = |known: &Permitted| *known.standing == standing && *known.calls == calls;
+        match self.remembered.iter().position(stood) {
+            Some(index) => self.remembered.get_mut(..=index).unwrap_or_default().rotate_right(1),
+            None => {
+                let found = self.find_permitted();
+                self.remembered.truncate(REMEMBERED - 1);
+                self.remembered.insert(0, found);
+            }
+        }
+        self.remembered.first().map_or(&[], |known| &known.tokens)
+    }
+
+    fn find_permitted(&mut self) -> Permitted {
+        let mut tokens = Zeroizing::new(vec![0; self.tokens.len().div_ceil(64)]);
+        self.walker.find_permitted(&self.grammar, &self.tokens, &mut tokens);
+        if self.is_complete() {
+            self.tokens.ends.iter().for_each(|token| permit(&mut tokens, *token));
+        }
+        if self.states().any(|state| !matches!(state, State::End)) {
+            permit(&mut tokens, self.any_token());
+        }
+        let standing = Zeroizing::new(self.walker.standing().to_vec());
+        Permitted { standing, calls: Zeroizing::new(self.walker.calls().to_vec()), tokens }
+    }
+
     /// Goes on by a token. If it must not come, nothing changes and the answer is no.
-    pub(crate) fn accept(&mut self, token: u32) -> bool {
-        let tokens = Arc::clone(&self.tokens);
-        let bytes = tokens.text(token);
+    pub fn accept(&mut self, token: u32) -> bool {
         if self.tokens.ends.contains(&token) {
             return self.is_complete();
         }
-        if bytes.is_empty() {
-            return false;
-        }
-        let frames = self.frames.len();
-        let mut from = 0..self.standing;
-        for byte in bytes {
-            self.begin_byte();
-            let start = self.threads.len();
-            self.step(from, *byte);
-            from = start..self.threads.len();
-        }
-        if from.is_empty() {
-            self.threads.truncate(self.standing);
-            self.frames.truncate(frames);
-            return false;
-        }
-        self.keep(from);
-        true
+        let bytes = self.tokens.text(token);
+        !bytes.is_empty() && self.walker.accept(&self.grammar, bytes)
     }
 
     /// A token that may come next, whatever the scores are.
     pub(crate) fn any_token(&self) -> u32 {
-        let byte = self.standing().iter().find_map(|thread| match self.grammar.state(thread.state)? {
+        let byte = self.states().find_map(|state| match state {
             State::Bytes(ranges) => ranges.first().map(|range| range.first),
             State::Characters { close, .. } => Some(if close.is_some() { b'"' } else { b' ' }),
             _ => None,
@@ -133,215 +102,11 @@ impl Matcher {
 
     /// Whether the answer may end here.
     pub(crate) fn is_complete(&self) -> bool {
-        self.standing().iter().any(|thread| matches!(self.grammar.state(thread.state), Some(State::End)))
+        self.states().any(|state| matches!(state, State::End))
     }
 
-    fn standing(&self) -> &[Thread] {
-        self.threads.get(..self.standing).unwrap_or_default()
-    }
-
-    fn find_permitted(&mut self) {
-        self.permitted.iter_mut().for_each(|word| *word = 0);
-        self.work = 0;
-        let tokens = Arc::clone(&self.tokens);
-        if self.is_complete() {
-            tokens.ends.iter().for_each(|token| permit(&mut self.permitted, *token));
-        }
-        let left = self.standing().iter().filter_map(|thread| match self.grammar.state(thread.state)? {
-            State::Characters { left, .. } => Some(*left),
-            _ => None,
-        });
-        // In a string nearly all tokens may come, so those are not walked.
-        match left.max() {
-            Some(left) => {
-                for (token, _) in tokens.plain.iter().filter(|(_, length)| *length <= left) {
-                    permit(&mut self.permitted, *token);
-                }
-            }
-            None => self.walk(&tokens.plain_tree),
-        }
-        self.walk(&tokens.other_tree);
-        if self.standing().iter().any(|t| !matches!(self.grammar.state(t.state), Some(State::End))) {
-            let token = self.any_token();
-            permit(&mut self.permitted, token);
-        }
-    }
-
-    fn walk(&mut self, tree: &Tree) {
-        let frames = self.frames.len();
-        // Where the threads and the calls after each byte of the way end.
-        let mut levels: Vec<(Range<usize>, usize)> = Vec::new();
-        let mut index = 0;
-        while let Some(node) = tree.node(index) {
-            levels.truncate(usize::from(node.depth));
-            let (from, frames) = levels.last().cloned().unwrap_or((0..self.standing, frames));
-            self.threads.truncate(from.end);
-            self.frames.truncate(frames);
-            if self.work > MAX_WORK {
-                break;
-            }
-            self.begin_byte();
-            let start = from.end;
-            self.step(from, node.byte);
-            if self.threads.len() == start {
-                index = node.skip as usize;
-                continue;
-            }
-            tree.tokens(node).iter().for_each(|token| permit(&mut self.permitted, *token));
-            levels.push((start..self.threads.len(), self.frames.len()));
-            index += 1;
-        }
-        self.threads.truncate(self.standing);
-        self.frames.truncate(frames);
-    }
-
-    fn begin_byte(&mut self) {
-        self.byte_number = match self.byte_number.checked_add(1) {
-            Some(number) => number,
-            None => {
-                self.seen.iter_mut().for_each(|seen| *seen = (0, 0));
-                1
-            }
-        };
-    }
-
-    /// Appends where the threads of `from` are after a byte.
-    fn step(&mut self, from: Range<usize>, byte: u8) {
-        let grammar = Arc::clone(&self.grammar);
-        let start = self.threads.len();
-        for index in from {
-            let Some(Thread { state, frame }) = self.threads.get(index).copied() else { continue };
-            self.work += 1;
-            match grammar.state(state) {
-                Some(State::Bytes(ranges)) => {
-                    for range in ranges.iter().filter(|range| (range.first..=range.last).contains(&byte)) {
-                        self.enter(start, range.next, frame);
-                    }
-                }
-                Some(State::Characters { close, after, .. }) => match byte {
-                    b'"' => close.iter().for_each(|close| self.enter(start, *close, frame)),
-                    b'\\' => self.enter_call(start, ESCAPE, *after, frame),
-                    0x20..=0x7f => self.enter(start, *after, frame),
-                    0xc2..=0xdf => self.enter_call(start, TAIL[0], *after, frame),
-                    0xe0 => self.enter_call(start, TAIL_E0, *after, frame),
-                    0xed => self.enter_call(start, TAIL_ED, *after, frame),
-                    0xe1..=0xef => self.enter_call(start, TAIL[1], *after, frame),
-                    0xf0 => self.enter_call(start, TAIL_F0, *after, frame),
-                    0xf1..=0xf3 => self.enter_call(start, TAIL[2], *after, frame),
-                    0xf4 => self.enter_call(start, TAIL_F4, *after, frame),
-                    _ => {}
-                },
-                _ => {}
-            }
-        }
-    }
-
-    /// Enters the rest of a character: a call that nests nothing.
-    fn enter_call(&mut self, start: usize, rule: StateId, then: StateId, frame: u32) {
-        let depth = self.depth(frame);
-        if depth.saturating_add(self.grammar.height(then)) <= MAX_DEPTH {
-            let frame = self.push_frame(Frame { then, parent: frame, depth });
-            self.enter(start, rule, frame);
-        }
-    }
-
-    /// Adds the threads that stand at `state`, or wherever it leads without a byte, to those from `start` on.
-    fn enter(&mut self, start: usize, state: StateId, frame: u32) {
-        let grammar = Arc::clone(&self.grammar);
-        self.pending.clear();
-        self.pending.push(Thread { state, frame });
-        let mut work = 0;
-        while let Some(thread) = self.pending.pop() {
-            work += 1;
-            if work > MAX_WORK_PER_BYTE {
-                break;
-            }
-            let depth = self.depth(thread.frame);
-            if depth.saturating_add(grammar.height(thread.state)) > MAX_DEPTH {
-                continue;
-            }
-            let mark = (self.byte_number, thread.frame);
-            match self.seen.get_mut(thread.state as usize) {
-                Some(seen) if *seen != mark => *seen = mark,
-                _ => continue,
-            }
-            match grammar.state(thread.state) {
-                None => {}
-                Some(State::Bytes(_) | State::Characters { .. } | State::End) => {
-                    let threads = self.threads.get(start..).unwrap_or_default();
-                    if threads.len() < MAX_THREADS && !threads.contains(&thread) {
-                        work += threads.len() / 8;
-                        self.threads.push(thread);
-                    }
-                }
-                Some(State::Split(states)) => {
-                    let states = states.iter().rev();
-                    self.pending.extend(states.map(|state| Thread { state: *state, ..thread }));
-                }
-                Some(State::Call { rule, then: RETURN }) => {
-                    self.pending.push(Thread { state: *rule, ..thread });
-                }
-                Some(State::Call { rule, then })
-                    if depth.saturating_add(grammar.height(*then)) <= MAX_DEPTH =>
-                {
-                    let frame = Frame { then: *then, parent: thread.frame, depth: depth + 1 };
-                    let frame = self.push_frame(frame);
-                    self.pending.push(Thread { state: *rule, frame });
-                }
-                Some(State::Call { .. }) => {}
-                Some(State::Return) => {
-                    if let Some(Frame { then, parent, .. }) = self.frames.get(thread.frame as usize).copied()
-                    {
-                        self.pending.push(Thread { state: then, frame: parent });
-                    }
-                }
-            }
-        }
-        self.work += work;
-    }
-
-    fn depth(&self, frame: u32) -> u32 {
-        self.frames.get(frame as usize).map_or(0, |frame| frame.depth)
-    }
-
-    fn push_frame(&mut self, frame: Frame) -> u32 {
-        self.frames.push(frame);
-        (self.frames.len() - 1) as u32
-    }
-
-    /// Lets the answer stand at these threads, and forgets all calls that are not under way in one of them.
-    fn keep(&mut self, threads: Range<usize>) {
-        let mut kept = Zeroizing::new(vec![Frame::default()]);
-        let mut places = vec![0_u32; self.frames.len()];
-        let mut standing = Zeroizing::new(self.threads.get(threads).unwrap_or_default().to_vec());
-        for thread in standing.iter_mut() {
-            // Outwards to a call that is kept already, and back in.
-            let mut way = Vec::new();
-            let mut frame = thread.frame;
-            while frame != 0 && places.get(frame as usize) == Some(&0) {
-                way.push(frame);
-                frame = self.frames.get(frame as usize).map_or(0, |frame| frame.parent);
-            }
-            for frame in way.into_iter().rev() {
-                let Some(Frame { then, parent, depth }) = self.frames.get(frame as usize).copied() else {
-                    continue;
-                };
-                let parent = places.get(parent as usize).copied().unwrap_or(0);
-                if let Some(place) = places.get_mut(frame as usize) {
-                    *place = kept.len() as u32;
-                }
-                kept.push(Frame { then, parent, depth });
-            }
-            thread.frame = places.get(thread.frame as usize).copied().unwrap_or(0);
-        }
-        self.standing = standing.len();
-        (self.threads, self.frames) = (standing, kept);
-    }
-}
-
-fn permit(permitted: &mut [u64], token: u32) {
-    if let Some(word) = permitted.get_mut(token as usize / 64) {
-        *word |= 1 << (token % 64);
+    fn states(&self) -> impl Iterator<Item = &State> {
+        self.walker.standing().iter().filter_map(|thread| self.grammar.state(thread.state))
     }
 }
 
@@ -349,8 +114,6 @@ fn permit(permitted: &mut [u64], token: u32) {
 impl Matcher {
     /// Whether nothing is larger than it may be after a mask.
     pub(super) fn within_limits(&self) -> bool {
-        self.standing <= MAX_THREADS
-            && self.work <= MAX_WORK + MAX_WORK_PER_BYTE * MAX_THREADS
-            && self.frames.len() <= 1 + MAX_THREADS * (MAX_DEPTH as usize + 2)
+        self.walker.within_limits() && self.remembered.len() <= REMEMBERED
     }
 }

@@ -1,7 +1,7 @@
 //! Answers of a stated form: JSON, or the JSON that a schema describes.
 //!
 //! A schema comes from a stranger and runs on the thread that all share. So it is compiled elsewhere, into a [`Grammar`] of a bounded number
-//! of states; what follows a token is found in bounded time and memory ([`matcher`]); and there is no text for which any of it panics.
+//! of states; what follows a token is found in bounded time and memory ([`walker`]); and there is no text for which any of it panics.
 //!
 //! `llguidance` was weighed for this. It understands more of JSON Schema (`pattern`, `allOf`, bounds of fractions). With its two companions it
 //! is 25 000 lines, relies on `catch_unwind` where its 450 assertions fail, which in a program that aborts on panic would let any partner
@@ -15,11 +15,12 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod walker;
 
 use std::sync::Arc;
 
 use grammar::Grammar;
-pub(crate) use matcher::Matcher;
+pub use matcher::Matcher;
 pub(crate) use tokens::TokenTable;
 use zeroize::Zeroizing;
 
@@ -72,7 +73,9 @@ pub enum SchemaError {
 }
 
 impl Constraint {
-    pub(crate) fn matcher(&self) -> Matcher {
+    /// Follows one answer from its beginning.
+    #[must_use]
+    pub fn matcher(&self) -> Matcher {
         Matcher::new(Arc::clone(&self.grammar), Arc::clone(&self.tokens))
     }
 }
@@ -92,6 +95,17 @@ impl Model {
     /// [`SchemaError`] says what is not supported.
     pub fn constrained_to(&self, schema: &str) -> Result<Constraint, SchemaError> {
         Ok(Constraint { grammar: Arc::new(schema::compile(schema)?), tokens: self.token_table() })
+    }
+}
+
+impl Model {
+    /// What every token stands for, by their numbers, and whether it ends a turn. For measuring and for comparing with others.
+    pub fn tokens(&self) -> impl ExactSizeIterator<Item = (&[u8], bool)> {
+        let tokenizer = self.tokenizer();
+        (0..tokenizer.len()).map(|token| {
+            let token = token as u32;
+            (tokenizer.bytes_of(token), tokenizer.ends_turn(token))
+        })
     }
 }
 

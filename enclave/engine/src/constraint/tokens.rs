@@ -1,13 +1,22 @@
 //! The texts of a model's tokens, sorted so that all which a grammar permits are found in one walk.
 
+use std::collections::BTreeMap;
+
 use crate::tokenizer::Tokenizer;
 
 /// The tokens of one model.
+///
+/// In a string nearly all tokens may come, so those are not walked: tokens that are plain are known by how long they are, and of the others
+/// only what follows their plain beginning is looked into.
 pub(crate) struct TokenTable {
-    /// Tokens that are nothing but whole characters as they may stand in a JSON string, and how many characters each has.
-    pub(super) plain: Vec<(u32, u32)>,
-    pub(super) plain_tree: Tree,
-    pub(super) other_tree: Tree,
+    /// All tokens that stand for a text.
+    pub(super) all: Tree,
+    /// Tokens that are nothing but whole characters as they may stand in a JSON string.
+    pub(super) plain: PlainTokens,
+    /// What follows the plain characters that tokens begin with, of those in which that can go on in a string: for each number of
+    /// characters, and whatever the number is.
+    pub(super) rests: Vec<(u32, Tree)>,
+    pub(super) rest: Tree,
     /// Tokens that end a turn.
     pub(super) ends: Vec<u32>,
     /// For each byte a token of that byte alone.
@@ -20,7 +29,8 @@ pub(crate) struct TokenTable {
 impl TokenTable {
     pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
         let count = tokenizer.len();
-        let (mut plain, mut other, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut all, mut plain) = (Vec::new(), Vec::new());
+        let mut rests: BTreeMap<u32, Vec<(&[u8], u32)>> = BTreeMap::new();
         let (mut texts, mut text_ends) = (Vec::new(), Vec::with_capacity(count));
         for token in 0..count as u32 {
             let bytes = tokenizer.bytes_of(token);
@@ -29,18 +39,20 @@ impl TokenTable {
             if bytes.is_empty() || tokenizer.ends_turn(token) {
                 continue;
             }
-            match plain_characters(bytes) {
-                Some(characters) => {
-                    plain.push((bytes, token));
-                    lengths.push((token, characters));
+            all.push((bytes, token));
+            match plain_beginning(bytes) {
+                (characters, []) => plain.push((token, characters)),
+                (characters, rest) if goes_on_in_strings(rest) => {
+                    rests.entry(characters).or_default().push((rest, token));
                 }
-                None => other.push((bytes, token)),
+                _ => {}
             }
         }
         Self {
-            plain: lengths,
-            plain_tree: Tree::new(plain),
-            other_tree: Tree::new(other),
+            all: Tree::new(all),
+            plain: PlainTokens::new(plain, count),
+            rest: Tree::new(rests.values().flatten().copied().collect()),
+            rests: rests.into_iter().map(|(characters, rests)| (characters, Tree::new(rests))).collect(),
             ends: (0..count as u32).filter(|token| tokenizer.ends_turn(*token)).collect(),
             bytes: (0..=u8::MAX).map(|byte| tokenizer.single_byte(byte)).collect(),
             texts,
@@ -65,11 +77,83 @@ impl TokenTable {
     }
 }
 
-/// The number of characters, if these are whole ones that a JSON string has without escapes.
-fn plain_characters(bytes: &[u8]) -> Option<u32> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let plain = !text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\');
-    plain.then(|| text.chars().count() as u32)
+/// How many characters the text begins with that a JSON string has without escapes, and what follows them.
+fn plain_beginning(bytes: &[u8]) -> (u32, &[u8]) {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => bytes
+            .get(..error.valid_up_to())
+            .and_then(|valid| std::str::from_utf8(valid).ok())
+            .unwrap_or_default(),
+    };
+    let plain = text.split(|character| character < ' ' || character == '"' || character == '\\').next();
+    let plain = plain.unwrap_or_default();
+    (plain.chars().count() as u32, bytes.get(plain.len()..).unwrap_or_default())
+}
+
+/// From how many bytes on a text is nothing but whole characters that a JSON string has without escapes.
+fn plain_from(bytes: &[u8]) -> usize {
+    let (mut from, mut read) = (0, 0);
+    for chunk in bytes.utf8_chunks() {
+        let special = |character: char| character < ' ' || character == '"' || character == '\\';
+        if let Some(last) = chunk.valid().rfind(special) {
+            from = read + last + 1;
+        }
+        read += chunk.valid().len() + chunk.invalid().len();
+        if !chunk.invalid().is_empty() {
+            from = read;
+        }
+    }
+    from
+}
+
+/// Whether a text can come after whole characters in a JSON string by its first byte: a quote, a backslash, a character's first byte.
+fn goes_on_in_strings(text: &[u8]) -> bool {
+    matches!(text.first(), Some(b'"' | b'\\' | 0xc2..=0xf4))
+}
+
+/// Sets of plain tokens by the number of their characters.
+pub(super) struct PlainTokens {
+    /// One bit for each token of at most 1, 2 … characters.
+    up_to: Vec<Vec<u64>>,
+    /// Longer tokens and their numbers of characters, by these.
+    longer: Vec<(u32, u32)>,
+}
+
+impl PlainTokens {
+    /// Up to so many characters there is a set for each number. Few tokens are longer.
+    const SETS: usize = 12;
+
+    fn new(tokens: Vec<(u32, u32)>, count: usize) -> Self {
+        let (short, mut longer): (Vec<_>, Vec<_>) =
+            tokens.into_iter().partition(|(_, characters)| *characters as usize <= Self::SETS);
+        longer.sort_unstable_by_key(|(_, characters)| *characters);
+        let up_to = (1..=Self::SETS).map(|limit| {
+            let mut set = vec![0; count.div_ceil(64)];
+            let fitting = short.iter().filter(|(_, characters)| *characters as usize <= limit);
+            fitting.for_each(|(token, _)| permit(&mut set, *token));
+            set
+        });
+        Self { up_to: up_to.collect(), longer }
+    }
+
+    /// Permits all tokens of at most `characters`.
+    pub(super) fn permit(&self, permitted: &mut [u64], characters: u32) {
+        let set =
+            (characters as usize).min(Self::SETS).checked_sub(1).and_then(|index| self.up_to.get(index));
+        for (permitted, set) in permitted.iter_mut().zip(set.into_iter().flatten()) {
+            *permitted |= set;
+        }
+        let longer = self.longer.iter().take_while(|(_, length)| *length <= characters);
+        longer.for_each(|(token, _)| permit(permitted, *token));
+    }
+}
+
+/// Sets the bit of a token.
+pub(super) fn permit(permitted: &mut [u64], token: u32) {
+    if let Some(word) = permitted.get_mut(token as usize / 64) {
+        *word |= 1 << (token % 64);
+    }
 }
 
 /// Texts as a tree of bytes, each node before its children.
@@ -87,6 +171,15 @@ pub(super) struct Node {
     /// The first node after those that begin with this one.
     pub(super) skip: u32,
     tokens: (u32, u32),
+    /// From this many bytes on all texts that begin with this node are plain.
+    plain_from: u16,
+}
+
+impl Node {
+    /// Whether nothing but plain characters follows in any text.
+    pub(super) fn goes_on_plainly(&self) -> bool {
+        self.plain_from <= self.depth.saturating_add(1)
+    }
 }
 
 impl Tree {
@@ -105,8 +198,11 @@ impl Tree {
             let index = index as u32;
             for (depth, byte) in text.iter().enumerate().skip(common) {
                 path.push(nodes.len());
-                nodes.push(Node { byte: *byte, depth: depth as u16, skip: 0, tokens: (index, index) });
+                let (depth, tokens) = (depth as u16, (index, index));
+                nodes.push(Node { byte: *byte, depth, skip: 0, tokens, plain_from: 0 });
             }
+            let plain_from = plain_from(text) as u16;
+            path.iter().for_each(|node| nodes[*node].plain_from = nodes[*node].plain_from.max(plain_from));
             if let Some(node) = path.last() {
                 nodes[*node].tokens.1 = index + 1;
             }
@@ -124,6 +220,12 @@ impl Tree {
     /// The tokens whose text ends at this node.
     pub(super) fn tokens(&self, node: &Node) -> &[u32] {
         self.tokens.get(node.tokens.0 as usize..node.tokens.1 as usize).unwrap_or_default()
+    }
+
+    /// The tokens whose text begins with what leads to this node, and the node itself.
+    pub(super) fn all_tokens(&self, node: &Node) -> &[u32] {
+        let end = self.node(node.skip as usize).map_or(self.tokens.len(), |next| next.tokens.0 as usize);
+        self.tokens.get(node.tokens.0 as usize..end).unwrap_or_default()
     }
 }
 
@@ -146,6 +248,12 @@ mod tests {
                 .take_while(|child| tree.nodes[*child].depth > node.depth)
                 .count();
             assert_eq!(node.skip as usize, index + 1 + children);
+            let mut begin: Vec<u32> =
+                texts.iter().filter(|(t, _)| t.starts_with(&path)).map(|t| t.1).collect();
+            let mut all = tree.all_tokens(node).to_vec();
+            begin.sort_unstable();
+            all.sort_unstable();
+            assert_eq!(all, begin, "{path:?}");
         }
         found.sort_unstable_by_key(|(_, token)| *token);
         let expected: Vec<_> = texts.iter().map(|(text, token)| (text.to_vec(), *token)).collect();
@@ -154,9 +262,52 @@ mod tests {
 
     #[test]
     fn plain_is_what_needs_no_escape_and_is_whole() {
-        assert_eq!(plain_characters("aé€ ".as_bytes()), Some(4));
-        for bytes in [b"\"".as_slice(), b"a\\", b"\n", b"\xc3", b"\xa9"] {
-            assert_eq!(plain_characters(bytes), None);
+        assert_eq!(plain_beginning("aé€ ".as_bytes()), (4, b"".as_slice()));
+        for (text, characters, rest) in [
+            (b"\"".as_slice(), 0, b"\"".as_slice()),
+            (b"a\\nb", 1, b"\\nb"),
+            (b"ab\n\"", 2, b"\n\""),
+            (b"\xc3\xa9\xc3", 1, b"\xc3"),
+            (b"\xa9a", 0, b"\xa9a"),
+        ] {
+            assert_eq!(plain_beginning(text), (characters, rest));
+        }
+        assert!([b"\"}".as_slice(), b"\\n", b"\xc3"].iter().all(|rest| goes_on_in_strings(rest)));
+        assert!([b"".as_slice(), b"\n\"", b"\xa9"].iter().all(|rest| !goes_on_in_strings(rest)));
+    }
+
+    #[test]
+    fn plain_again_is_what_follows_the_last_byte_that_is_not() {
+        for (text, from) in [
+            ("aé€ ".as_bytes(), 0),
+            (b"a\"b\\c", 4),
+            (b"\"", 1),
+            (b"\xa9abc", 1),
+            (b"a\xc3\xa9\n", 4),
+            (b"ab\xc3", 3),
+            (b"\xc3b", 1),
+        ] {
+            assert_eq!(plain_from(text), from, "{text:?}");
+        }
+        let tree = Tree::new(vec![(b"nab", 0), (b"nac\"", 1), (b"nad", 2)]);
+        let plain: Vec<(u8, bool)> =
+            tree.nodes.iter().map(|node| (node.byte, node.goes_on_plainly())).collect();
+        let expected =
+            [(b'n', false), (b'a', false), (b'b', true), (b'c', false), (b'"', true), (b'd', true)];
+        assert_eq!(plain, expected);
+    }
+
+    #[test]
+    fn plain_tokens_are_those_of_no_more_characters() {
+        let lengths: Vec<(u32, u32)> = (0..200).map(|token| (token, 1 + token % 40)).collect();
+        let plain = PlainTokens::new(lengths.clone(), 200);
+        for characters in [0, 1, 2, 11, 12, 13, 39, 40, u32::MAX] {
+            let mut permitted = vec![0; 4];
+            plain.permit(&mut permitted, characters);
+            for (token, length) in &lengths {
+                let bit = permitted[*token as usize / 64] >> (token % 64) & 1 == 1;
+                assert_eq!(bit, *length <= characters, "{token} in {characters}");
+            }
         }
     }
 }
