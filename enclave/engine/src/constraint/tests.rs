@@ -310,23 +310,59 @@ fn random_answers_end_and_are_valid_and_never_nest_without_bound() {
 fn what_the_mask_permits_is_what_is_accepted() {
     let schema = json!({"type": "object", "properties": {
         "a": {"type": "string", "maxLength": 5}, "b": {"type": "array", "items": {"enum": ["aa", "ab"]}},
+        "c": {"type": "string"}, "d": {"anyOf": [{"type": "string"}, {"type": "string", "maxLength": 3}, {"type": "object"}]},
     }});
     let constraint = constraint(&schema);
-    for text in
-        ["", "{", "{\"a", "{\"a\":\"", "{\"a\":\"éx", "{\"a\":\"\\u0", "{\"a\":\"\", \"b\":[", "{\"a\":\"\"}"]
-    {
+    // Strings with and without a bound, both at once, and each in the middle of an escape and of a character.
+    let texts: [&[u8]; 17] = [
+        b"",
+        b"{",
+        b"{\"a",
+        b"{\"a\":\"",
+        b"{\"a\":\"\xc3\xa9x",
+        b"{\"a\":\"\xc3",
+        b"{\"a\":\"\\u0",
+        b"{\"a\":\"\", \"b\":[",
+        b"{\"a\":\"\"}",
+        b"{\"c\":\"",
+        b"{\"c\":\"x\\",
+        b"{\"c\":\"x\\u00e",
+        b"{\"c\":\"\xe2\x82",
+        b"{\"d\":\"",
+        b"{\"d\":\"ab\\",
+        b"{\"d\":\"ab\xf0\x9f",
+        b"{\"d\":{\"",
+    ];
+    for text in texts {
         let at = || {
             let mut matcher = constraint.matcher();
-            assert!(text.bytes().all(|byte| matcher.accept(MODEL.tokenizer().single_byte(byte))), "{text}");
+            let accepted = text.iter().all(|byte| matcher.accept(MODEL.tokenizer().single_byte(*byte)));
+            assert!(accepted, "{}", text.escape_ascii());
             matcher
         };
         let mut scores = vec![0.0_f32; MODEL.tokenizer().len()];
         at().mask(&mut scores);
         for (token, score) in (0..).zip(&scores) {
             let accepted = at().accept(token);
-            assert_eq!(*score == 0.0, accepted, "after {text}: token {token}");
+            assert_eq!(*score == 0.0, accepted, "after {}: token {token}", text.escape_ascii());
         }
     }
+}
+
+#[test]
+fn what_is_remembered_is_what_would_be_found() {
+    let constraint = constraint(&json!({"type": "array", "items": {"type": ["string", "integer", "array"]}}));
+    let text = br#"["a\nb", "c", 12, ["d", [], "e"], 3, [["f"], -4], "g", 5, "\"\u00e9"]"#;
+    let mut matcher = constraint.matcher();
+    for (read, byte) in text.iter().enumerate() {
+        // Another one that has been nowhere else.
+        let mut fresh = constraint.matcher();
+        let begin = text.iter().take(read);
+        begin.for_each(|byte| assert!(fresh.accept(MODEL.tokenizer().single_byte(*byte))));
+        assert_eq!(matcher.permitted(), fresh.permitted(), "after {}", text[..read].escape_ascii());
+        assert!(matcher.accept(MODEL.tokenizer().single_byte(*byte)));
+    }
+    assert!(matcher.within_limits() && matcher.is_complete());
 }
 
 #[test]
