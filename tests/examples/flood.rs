@@ -5,9 +5,9 @@
 //! flood MODEL [QUESTIONS]
 //! ```
 //!
-//! The flood is of the worst kind that admission lets in: long prompts, answers as long as they may be, more requests at once than there are
-//! places, every third hung up on in the middle, refused ones sent again at once. Exit status 1 when the 95th percentile is over twice
-//! the quiet one.
+//! Two floods, of the worst kinds that admission lets in: more requests at once than there are places, refused ones sent again at once, and
+//! either answers as long as they may be, every third hung up on in the middle, or nothing but long prompts to read. Exit status 1 when
+//! the 95th percentile beside one of them is over twice the quiet one.
 
 #![expect(clippy::expect_used, reason = "a measurement that cannot be made has failed")]
 
@@ -28,9 +28,9 @@ use tokio::task::JoinSet;
 
 /// One thread for the engine: both partners, their proxies and the host run on this machine, too, and take the rest.
 const CONFIGURATION: &str = "[limits]\nthreads = 1";
-/// Requests that the flood keeps under way.
-const FLOOD: usize = 48;
-/// Turns of quiet and flood.
+/// Requests that a flood keeps under way.
+const REQUESTS: usize = 48;
+/// Turns of quiet and both floods.
 const TURNS: usize = 5;
 /// How long a flood runs before it counts.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -53,6 +53,17 @@ const QUESTIONS: [(&str, &str); 2] = [
     ),
 ];
 
+/// What a flood wants of the enclave.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flood {
+    /// Places for answers: they never end by themselves.
+    Answers,
+    /// Prompts read: an answer is over with its first token.
+    Prompts,
+}
+
+const FLOODS: [(&str, Flood); 2] = [("beside answers", Flood::Answers), ("beside prompts", Flood::Prompts)];
+
 #[derive(Default)]
 struct Counts {
     answered: AtomicU64,
@@ -72,37 +83,43 @@ async fn main() -> ExitCode {
     let house = House::start_with(World::new(), CONFIGURATION, Clock::boot(), model).await;
     let identities = [(); 2].map(|()| Identity::generate().expect("keys can be made"));
     let [quiet, loud] = [house.proxy(&identities[0]).await, house.proxy(&identities[1]).await];
-    let counts = Arc::new(Counts::default());
-    let [mut alone, mut beside] = [(); 2].map(|()| QUESTIONS.map(|_| Vec::new()));
+    let counts = [(); 2].map(|()| Arc::new(Counts::default()));
+    let mut alone = QUESTIONS.map(|_| Vec::new());
+    let mut beside = FLOODS.map(|_| QUESTIONS.map(|_| Vec::new()));
     // The first sets the session up.
     time_to_first_token(quiet, QUESTIONS[0].1).await;
     for _ in 0..TURNS {
         ask(quiet, questions, &mut alone).await;
-        let mut flood = JoinSet::new();
-        for number in 0..FLOOD {
-            flood.spawn(flood_with(loud, number, Arc::clone(&counts)));
+        for (((_, kind), counts), times) in FLOODS.iter().zip(&counts).zip(&mut beside) {
+            let mut flood = JoinSet::new();
+            for number in 0..REQUESTS {
+                flood.spawn(flood_with(loud, *kind, number, Arc::clone(counts)));
+            }
+            tokio::time::sleep(SETTLE).await;
+            ask(quiet, questions, times).await;
+            flood.shutdown().await;
+            // What it left under way ends at the next token.
+            tokio::time::sleep(SETTLE).await;
         }
-        tokio::time::sleep(SETTLE).await;
-        ask(quiet, questions, &mut beside).await;
-        flood.shutdown().await;
-        // What it left under way ends at the next token.
-        tokio::time::sleep(SETTLE).await;
     }
-    let [answered, hung_up, refused] =
-        [&counts.answered, &counts.hung_up, &counts.refused].map(|count| count.load(Ordering::Relaxed));
     println!("{:<48} {:>10} {:>10} {:>10}", "time to the first token", "median", "95 of 100", "worst");
     let mut met = true;
-    for (((name, _), alone), beside) in QUESTIONS.iter().zip(&mut alone).zip(&mut beside) {
-        let [quiet, loud] = [("in quiet", alone), ("beside the flood", beside)]
-            .map(|(when, times)| percentile_95(&format!("{name}, {when}"), times));
-        let ratio = loud.as_secs_f64() / quiet.as_secs_f64();
-        met &= ratio <= LIMIT;
-        println!(
-            "{}  {ratio:.2} of the quiet one (limit {LIMIT})\n",
-            if ratio <= LIMIT { "ok  " } else { "MISS" }
-        );
+    for (question, (name, _)) in QUESTIONS.iter().enumerate() {
+        let quiet = percentile_95(&format!("{name}, in quiet"), &mut alone[question]);
+        for ((when, _), times) in FLOODS.iter().zip(&mut beside) {
+            let loud = percentile_95(&format!("{name}, {when}"), &mut times[question]);
+            let ratio = loud.as_secs_f64() / quiet.as_secs_f64();
+            met &= ratio <= LIMIT;
+            let mark = if ratio <= LIMIT { "ok  " } else { "MISS" };
+            println!("{mark}  {ratio:.2} of the quiet one (limit {LIMIT})");
+        }
+        println!();
     }
-    println!("the flood: {answered} answers, {hung_up} hung up on, {refused} refused");
+    for ((name, _), counts) in FLOODS.iter().zip(&counts) {
+        let [answered, hung_up, refused] =
+            [&counts.answered, &counts.hung_up, &counts.refused].map(|count| count.load(Ordering::Relaxed));
+        println!("{name}: {answered} answered, {hung_up} hung up on, {refused} refused");
+    }
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -126,19 +143,28 @@ fn percentile_95(name: &str, times: &mut [Duration]) -> Duration {
     at(95)
 }
 
+/// No prompt begins like another, so that all of it is read.
+fn unlike_others(text: &str) -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(100_000);
+    format!("{} {text}", NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Asks for an answer of one token, and waits for its end: a model of random weights may say what is no text.
 async fn time_to_first_token(proxy: SocketAddr, question: &str) -> Duration {
     let begun = Instant::now();
-    let response = send(proxy, "POST", "/v1/chat/completions", &request(question, 1)).await;
+    let request = request(&unlike_others(question), 1);
+    let response = send(proxy, "POST", "/v1/chat/completions", &request).await;
     assert_eq!(response.status(), StatusCode::OK, "the quiet partner is served");
     response.into_body().collect().await.expect("the answer ends");
     begun.elapsed()
 }
 
-async fn flood_with(proxy: SocketAddr, number: usize, counts: Arc<Counts>) {
-    let long = "Tell me everything about attestation, measurement, enclaves and keys. ".repeat(6);
+async fn flood_with(proxy: SocketAddr, kind: Flood, number: usize, counts: Arc<Counts>) {
+    let (sentences, max_tokens) = if kind == Flood::Answers { (6, 10_000) } else { (1, 1) };
+    let prompt = "Tell me everything about attestation, measurement, enclaves and keys. ".repeat(sentences);
     for turn in number.. {
-        let response = send(proxy, "POST", "/v1/chat/completions", &request(&long, 10_000)).await;
+        let response =
+            send(proxy, "POST", "/v1/chat/completions", &request(&unlike_others(&prompt), max_tokens)).await;
         if response.status() != StatusCode::OK {
             counts.refused.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(AGAIN).await;
