@@ -29,6 +29,32 @@ pub(crate) struct Row {
 
 impl zeroize::DefaultIsZeroes for Row {}
 
+/// A step that was interrupted: what its rows are after so many halves of layers. What they wrote into the cache is there.
+pub(crate) struct Interrupted {
+    rows: Zeroizing<Vec<Row>>,
+    /// Their residual streams.
+    stream: Zeroizing<Vec<f32>>,
+    halves: usize,
+}
+
+impl Interrupted {
+    /// Whether it computes anything of a sequence.
+    pub(crate) fn has(&self, sequence: usize) -> bool {
+        self.rows.iter().any(|row| row.sequence == sequence)
+    }
+
+    /// What is left of it without a sequence that has ended.
+    pub(crate) fn without(mut self, sequence: usize) -> Option<Self> {
+        let width = self.stream.len() / self.rows.len().max(1);
+        let stays = |(row, _): &(&Row, &[f32])| row.sequence != sequence;
+        let kept = self.rows.iter().zip(self.stream.chunks_exact(width)).filter(stays);
+        let (rows, streams): (Vec<Row>, Vec<&[f32]>) = kept.unzip();
+        let stream = Zeroizing::new(streams.concat());
+        (self.rows, self.stream) = (Zeroizing::new(rows), stream);
+        (!self.rows.is_empty()).then_some(self)
+    }
+}
+
 /// Buffers for steps of a limited number of rows. They hold traces of the text, so they are wiped by
 /// [`Forward::wipe`] and on drop; they never move in between.
 pub(crate) struct Forward {
@@ -95,34 +121,73 @@ impl Forward {
 
     /// Computes the rows. Rows of one sequence must come in the order of their positions, all below the context length.
     ///
-    /// `goes_on` is asked before every half of a layer. When it says no, the step ends with [`ControlFlow::Break`], and it is as if it had not been: what
-    /// it wrote into the cache is written again when the same positions are computed.
+    /// `goes_on` is asked before every half of a layer. When it says no, the step is interrupted there. Other rows may be computed before
+    /// [`Forward::resume`] goes on with it, but none of its sequences.
     pub(crate) fn step(
         &mut self,
         model: &Model,
         cache: &mut Cache,
         rows: &[Row],
-        goes_on: impl Fn() -> bool,
-    ) -> ControlFlow<()> {
-        let shape = model.shape();
-        for (row, stream) in rows.iter().zip(self.stream.chunks_exact_mut(shape.width)) {
+        goes_on: impl FnMut() -> bool,
+    ) -> ControlFlow<Interrupted> {
+        let width = model.shape().width;
+        for (row, stream) in rows.iter().zip(self.stream.chunks_exact_mut(width)) {
             model.weights().embedding.read_row(row.token as usize, stream);
         }
+        self.go_through(model, cache, rows, 0, goes_on).map_break(|halves| Interrupted {
+            rows: Zeroizing::new(rows.to_vec()),
+            stream: Zeroizing::new(self.stream[..rows.len() * width].to_vec()),
+            halves,
+        })
+    }
+
+    /// Goes on where a step was interrupted, as [`Forward::step`] would have. Gives the rows once they are computed.
+    pub(crate) fn resume(
+        &mut self,
+        model: &Model,
+        cache: &mut Cache,
+        step: Interrupted,
+        goes_on: impl FnMut() -> bool,
+    ) -> ControlFlow<Interrupted, Zeroizing<Vec<Row>>> {
+        let Interrupted { rows, mut stream, halves } = step;
+        let length = stream.len();
+        self.stream[..length].copy_from_slice(&stream);
+        match self.go_through(model, cache, &rows, halves, goes_on) {
+            ControlFlow::Continue(()) => ControlFlow::Continue(rows),
+            ControlFlow::Break(halves) => {
+                stream.copy_from_slice(&self.stream[..length]);
+                ControlFlow::Break(Interrupted { rows, stream, halves })
+            }
+        }
+    }
+
+    /// Takes the rows, whose residual stream has so many halves of layers behind it, through the others. Breaks with how many it has then.
+    fn go_through(
+        &mut self,
+        model: &Model,
+        cache: &mut Cache,
+        rows: &[Row],
+        halves: usize,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> ControlFlow<usize> {
+        let shape = model.shape();
         for (row, rotations) in rows.iter().zip(self.rotations.chunks_exact_mut(shape.rope_width / 2)) {
             for (frequency, rotation) in self.frequencies.iter().zip(rotations) {
                 let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
                 *rotation = [cosine as f32, sine as f32];
             }
         }
-        for (index, layer) in model.weights().layers.iter().enumerate() {
+        let layers = model.weights().layers.iter().enumerate();
+        let all = layers.flat_map(|(index, layer)| [(index, layer, true), (index, layer, false)]);
+        for (half, (index, layer, is_attention)) in all.enumerate().skip(halves) {
             if !goes_on() {
-                return ControlFlow::Break(());
+                return ControlFlow::Break(half);
             }
-            self.attention(shape, index, layer, cache, rows);
-            if !goes_on() {
-                return ControlFlow::Break(());
+            if is_attention {
+                self.attention(shape, index, layer, cache, rows);
+            } else {
+                self.feed_forward(shape, layer, rows.len());
             }
-            self.feed_forward(shape, layer, rows.len());
         }
         self.score(model, rows);
         ControlFlow::Continue(())
@@ -421,16 +486,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_that_was_given_up_is_as_if_it_had_not_been() {
+    fn a_step_that_was_interrupted_goes_on_where_it_was() {
         let model = Model::from_gguf(include_bytes!("../../../models/demo.gguf")).unwrap();
         let rows: Vec<Row> = (0..5)
             .map(|position| Row { sequence: 0, position, token: 40 + position as u32, scored: position == 4 })
             .collect();
-        let other = [Row { sequence: 1, position: 0, token: 7, scored: true }];
+        let [second, other] = [1, 2].map(|sequence| Row { sequence, position: 0, token: 7, scored: true });
         let forward = || Forward::new(&model, Pool::new(NonZeroUsize::MIN).unwrap(), 8, 8);
         let cache = || {
-            let mut cache = Cache::new(model.shape(), 2, 2);
-            (0..2).for_each(|sequence| cache.extend(sequence, 5).unwrap());
+            let mut cache = Cache::new(model.shape(), 3, 3);
+            (0..3).for_each(|sequence| cache.extend(sequence, 5).unwrap());
             cache
         };
         let scores = |forward: &Forward| {
@@ -442,14 +507,31 @@ mod tests {
         let (mut whole, mut whole_cache) = (forward(), cache());
         assert!(whole.step(&model, &mut whole_cache, &rows, || true).is_continue());
 
-        let (mut given_up, mut given_up_cache) = (forward(), cache());
-        let halves = Cell::new(0);
-        let until_the_second = || halves.replace(halves.get() + 1) < 3;
-        assert!(given_up.step(&model, &mut given_up_cache, &rows, until_the_second).is_break());
-        assert_eq!(halves.get(), 4, "asked before each half of a layer, and the last answer was no");
-        // A newcomer comes in between.
-        assert!(given_up.step(&model, &mut given_up_cache, &other, || true).is_continue());
-        assert!(given_up.step(&model, &mut given_up_cache, &rows, || true).is_continue());
-        assert_eq!(scores(&given_up), scores(&whole));
+        let (mut forward, mut cache) = (forward(), cache());
+        let asked = Cell::new(0);
+        let until = |halves: usize| {
+            let asked = &asked;
+            move || asked.replace(asked.get() + 1) < halves
+        };
+        // A sequence that ends while the step waits comes first among its rows.
+        let both: Vec<Row> = std::iter::once(second).chain(rows.iter().copied()).collect();
+        let step = forward.step(&model, &mut cache, &both, until(3)).break_value().unwrap();
+        assert_eq!(asked.get(), 4, "asked before each half of a layer, and the last answer was no");
+        assert!(step.has(0) && step.has(1) && !step.has(2));
+        let mut step = step.without(1).unwrap();
+        assert!(step.has(0) && !step.has(1));
+        // Others come in between, wherever it waits.
+        let rows = loop {
+            assert!(forward.step(&model, &mut cache, &[other], || true).is_continue());
+            asked.set(0);
+            match forward.resume(&model, &mut cache, step, until(2)) {
+                ControlFlow::Break(next) => step = next,
+                ControlFlow::Continue(rows) => break rows,
+            }
+        };
+        assert_eq!(rows.len(), 5);
+        assert_eq!(scores(&forward), scores(&whole));
+        let step = forward.step(&model, &mut cache, &rows, || false).break_value().unwrap();
+        assert!(step.without(0).is_none());
     }
 }

@@ -16,6 +16,7 @@ mod answer;
 mod clock;
 mod queue;
 mod scheduler;
+mod sharing;
 
 use std::{
     io,

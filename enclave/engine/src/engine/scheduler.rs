@@ -12,27 +12,21 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{
     EngineConfig, Event, FinishReason, MemoryUse, Owner, Room, Sink, Usage,
     answer::{Answer, Piece},
-    queue::{Cancelled, Need, Queue, Waiting, Work, weighted},
+    queue::{Cancelled, Need, Queue, Waiting, Work},
+    sharing::{PROMPT_ROWS, Standing, Standings, budget, credit, shares},
 };
 use crate::{
     cache::Cache,
     embedding::Pooler,
-    forward::{Forward, Row},
+    forward::{Forward, Interrupted, Row},
     logprobs::ScoredToken,
     model::{Model, Prompt},
     pool::Pool,
     sampling::Sampler,
 };
 
-/// Prompt tokens in one step while nobody waits for a next token: enough for the processor to be the limit.
-const PROMPT_ROWS: usize = 128;
-/// Prompt tokens in one step beside answers, which go on only as fast as the steps, as does whoever comes in the middle of one.
-const PROMPT_ROWS_BESIDE_ANSWERS: usize = 16;
-/// Prompt tokens in one step beside answers for owners with credit: a short question is read at once.
-const PROMPT_ROWS_IN_A_HURRY: usize = 64;
-/// Tokens that an owner who had none lately may have read before others', divided among its sequences: who asks for much at once is in less
-/// of a hurry. What it had lately for its share, answers included, is taken off.
-const CREDIT: usize = 128;
+/// A step that was interrupted is done by this part of it while others wait, as often as they have a step.
+const PARTS: usize = 8;
 /// Lately means that each step takes one part in so many off.
 const RECENT_STEPS: usize = 8;
 
@@ -52,8 +46,9 @@ pub(super) struct Scheduler<'a> {
     recent: HashMap<Owner, usize>,
     /// Whether answers waited in the step before, as they never do twice in a row.
     answers_waited: bool,
-    /// Whether the step before was given up for a newcomer, as it never is twice in a row.
-    given_up: bool,
+    /// A step that waits for others, and whether they had one since it does.
+    interrupted: Option<Interrupted>,
+    others_had_a_step: bool,
     rows: Vec<Row>,
     scores: Zeroizing<Vec<f32>>,
 }
@@ -109,25 +104,41 @@ impl<'a> Scheduler<'a> {
             turn: 0,
             recent: HashMap::new(),
             answers_waited: false,
-            given_up: false,
+            interrupted: None,
+            others_had_a_step: false,
             rows: Vec::with_capacity(sequences + PROMPT_ROWS),
             scores: Zeroizing::new(vec![0.0; model.tokenizer().len()]),
         }
     }
 
     pub(super) fn run(&mut self) {
-        while let Some(Work { jobs, late, forgotten }) = self.queue.next(self.memory(), self.next_expiry()) {
-            forgotten.into_iter().for_each(|owner| self.cache.forget(owner));
-            self.cache.expire(self.now(), self.prefix_time);
-            late.into_iter().for_each(refuse_late);
-            jobs.into_iter().for_each(|waiting| self.admit(waiting));
-            self.release_cancelled();
-            self.end_late();
-            self.choose_rows();
-            self.extend_cache();
-            if !self.rows.is_empty() {
-                self.step();
-            }
+        while let Some(work) = self.queue.next(self.memory(), self.next_expiry()) {
+            self.begin(work);
+            self.compute();
+        }
+    }
+
+    /// Gives jobs their sequences, and takes those of jobs that are over.
+    fn begin(&mut self, Work { jobs, late, forgotten }: Work) {
+        forgotten.into_iter().for_each(|owner| self.cache.forget(owner));
+        self.cache.expire(self.now(), self.prefix_time);
+        late.into_iter().for_each(refuse_late);
+        jobs.into_iter().for_each(|waiting| self.admit(waiting));
+        self.release_cancelled();
+        self.end_late();
+    }
+
+    /// Computes the next step, or a part of one that was interrupted.
+    fn compute(&mut self) {
+        if let Some(step) = self.interrupted.take_if(|_| self.others_had_a_step) {
+            return self.go_on(step);
+        }
+        self.choose_rows();
+        self.extend_cache();
+        if !self.rows.is_empty() {
+            self.step();
+        } else if let Some(step) = self.interrupted.take() {
+            self.go_on(step);
         }
     }
 
@@ -145,18 +156,49 @@ impl<'a> Scheduler<'a> {
         self.cache.oldest_kept()?.checked_add(self.prefix_time)
     }
 
-    /// Computes the chosen rows. Not twice in a row is a step given up for a newcomer, who would have to wait for its end: so nobody waits for
-    /// more than twice what it would, and a newcomer for less than half a layer.
+    /// Computes the chosen rows. A newcomer interrupts that, and waits for less than half a layer; but only one step waits at a time.
     fn step(&mut self) {
         self.charge_rows();
-        let goes_on = || self.given_up || !self.queue.has_newcomer();
-        let end = self.forward.step(self.model, &mut self.cache, &self.rows, goes_on);
-        self.given_up = end.is_break();
-        if end.is_continue() {
-            self.note_what_was_read();
-            self.pool_states();
-            self.take_scores();
+        let goes_on = || self.interrupted.is_some() || !self.queue.has_newcomer();
+        match self.forward.step(self.model, &mut self.cache, &self.rows, goes_on) {
+            ControlFlow::Break(step) => self.interrupt(step),
+            ControlFlow::Continue(()) => {
+                self.others_had_a_step = true;
+                self.take_results();
+            }
         }
+    }
+
+    /// Goes on with a step that was interrupted: with a part of it where others have something to do, so that neither keeps the other
+    /// waiting for long, and nothing that was computed is lost however many newcomers come.
+    fn go_on(&mut self, step: Interrupted) {
+        let others = self.sequences.iter().enumerate().any(|(index, s)| s.is_some() && !step.has(index));
+        let part = (self.model.shape().layers * 2).div_ceil(PARTS);
+        let mut halves = 0;
+        let goes_on = || {
+            halves += 1;
+            halves <= part || !(others || self.queue.has_newcomer())
+        };
+        match self.forward.resume(self.model, &mut self.cache, step, goes_on) {
+            ControlFlow::Break(step) => self.interrupt(step),
+            ControlFlow::Continue(rows) => {
+                self.rows.clear();
+                self.rows.extend_from_slice(&rows);
+                self.take_results();
+            }
+        }
+    }
+
+    fn interrupt(&mut self, step: Interrupted) {
+        self.interrupted = Some(step);
+        self.others_had_a_step = false;
+    }
+
+    /// Takes what was computed of the rows.
+    fn take_results(&mut self) {
+        self.note_what_was_read();
+        self.pool_states();
+        self.take_scores();
     }
 
     /// Makes room in the cache for the chosen rows. It has been reserved for every sequence, so none is ever broken off here.
@@ -263,10 +305,15 @@ impl<'a> Scheduler<'a> {
     }
 
     /// One row for every answer, then prompt rows for the owners who had fewest rows lately, starting with another sequence each time.
-    /// Where an owner with credit has a prompt, that is read first, and the answers of owners without wait for one step.
+    /// Where an owner with credit has a prompt, that is read first, and the answers of owners without wait for one step. Nothing is chosen of
+    /// the sequences whose step waits.
     fn choose_rows(&mut self) {
         self.rows.clear();
-        let sequences = || self.sequences.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?)));
+        let waits = |index: usize| self.interrupted.as_ref().is_some_and(|step| step.has(index));
+        let sequences = || {
+            let sequences = self.sequences.iter().enumerate().filter(|(index, _)| !waits(*index));
+            sequences.filter_map(|(index, sequence)| Some((index, sequence.as_ref()?)))
+        };
         let standings = self.standings();
         let has_credit = |sequence: &Sequence| credit(&standings, sequence.owner) > 0;
         let in_a_hurry = sequences().any(|(_, sequence)| !sequence.is_answering() && has_credit(sequence));
@@ -379,6 +426,7 @@ impl<'a> Scheduler<'a> {
     /// Frees a sequence's place and wipes what it left behind.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
+        self.interrupted = self.interrupted.take().and_then(|step| step.without(index));
         self.cache.release(index, self.now());
         if self.sequences.iter().all(Option::is_none) {
             self.forward.wipe();
@@ -396,59 +444,6 @@ fn refuse_late(Waiting { mut job, .. }: Waiting) {
     let usage = Usage { prompt_tokens: job.prompt.len() as u32, ..Usage::default() };
     // Nothing follows the end, so there is nothing left to cancel.
     let _ = job.sink.event(Event::Finished { reason: FinishReason::Deadline, usage });
-}
-
-/// How an owner stands among the others.
-#[derive(Debug, Clone, Copy)]
-struct Standing {
-    share: NonZeroU8,
-    /// Rows that it had lately.
-    recent: usize,
-    /// Sequences that it has.
-    sequences: usize,
-}
-
-type Standings = HashMap<Owner, Standing>;
-
-/// How many rows an owner may still have before others.
-fn credit(standings: &Standings, owner: Owner) -> usize {
-    standings.get(&owner).map_or(0, |standing| {
-        let recent = standing.recent / usize::from(standing.share.get());
-        (CREDIT / standing.sequences.max(1)).saturating_sub(recent)
-    })
-}
-
-/// How many prompt rows a step may have, when sequences want so many each. Where only some owners have credit, those rows and no more,
-/// so that nobody who has some is kept by anybody who has none; beside answers few.
-fn budget(answering: bool, wanted: &[(Owner, usize)], standings: &Standings) -> usize {
-    let mut by_owner: HashMap<Owner, usize> = HashMap::new();
-    wanted.iter().for_each(|(owner, rows)| *by_owner.entry(*owner).or_default() += rows);
-    let credited: usize = by_owner.iter().map(|(owner, rows)| credit(standings, *owner).min(*rows)).sum();
-    let everybody = by_owner.keys().all(|owner| credit(standings, *owner) > 0);
-    match (answering, credited) {
-        (true, 0) => PROMPT_ROWS_BESIDE_ANSWERS,
-        (true, _) => credited.min(PROMPT_ROWS_IN_A_HURRY),
-        (false, 1..) if !everybody => credited,
-        (false, _) => PROMPT_ROWS,
-    }
-}
-
-/// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest for its share,
-/// recent ones included, and there to the sequence that has fewest; of equals, to the first.
-fn shares(budget: usize, wanted: &[(Owner, usize)], standings: &Standings) -> Vec<usize> {
-    let mut shares = vec![0; wanted.len()];
-    let mut of_owner = standings.clone();
-    for _ in 0..budget {
-        let hungry = wanted.iter().zip(&mut shares).filter(|((_, wanted), share)| **share < *wanted);
-        let has = |owner: &Owner| of_owner.get(owner).map_or(0, |had| weighted(had.recent, had.share));
-        let next = hungry.min_by_key(|((owner, _), share)| (has(owner), **share));
-        let Some(((owner, _), share)) = next else { break };
-        *share += 1;
-        if let Some(standing) = of_owner.get_mut(owner) {
-            standing.recent += 1;
-        }
-    }
-    shares
 }
 
 impl Sequence {
@@ -484,83 +479,4 @@ impl Sequence {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: Owner = Owner([1; 32]);
-    const B: Owner = Owner([2; 32]);
-
-    /// Owners with these shares, rows lately, and sequences.
-    fn standings(of: &[(Owner, u8, usize, usize)]) -> Standings {
-        of.iter()
-            .map(|(owner, share, recent, sequences)| {
-                let share = NonZeroU8::new(*share).unwrap();
-                (*owner, Standing { share, recent: *recent, sequences: *sequences })
-            })
-            .collect()
-    }
-
-    #[test]
-    fn prompt_rows_are_shared_between_owners_and_then_between_their_sequences() {
-        let both = standings(&[(A, 1, 0, 3), (B, 1, 0, 1)]);
-        let shares = |budget, wanted: &[(Owner, usize)]| shares(budget, wanted, &both);
-        // Three long prompts of one owner get together what one of another gets.
-        assert_eq!(shares(12, &[(A, 99), (A, 99), (A, 99), (B, 99)]), [2, 2, 2, 6]);
-        // What one does not want is for the others.
-        assert_eq!(shares(12, &[(A, 99), (B, 2)]), [10, 2]);
-        assert_eq!(shares(12, &[(A, 1), (A, 99), (B, 99)]), [1, 5, 6]);
-        assert_eq!(shares(12, &[(A, 3), (B, 4)]), [3, 4]);
-        assert_eq!(shares(3, &[(A, 9), (B, 9)]), [2, 1]);
-        assert_eq!(shares(12, &[]), [0; 0]);
-    }
-
-    #[test]
-    fn who_has_a_larger_share_gets_as_many_times_the_rows() {
-        let both = standings(&[(A, 1, 0, 1), (B, 3, 0, 1)]);
-        assert_eq!(shares(40, &[(A, 99), (B, 99)], &both), [10, 30]);
-        let later = standings(&[(A, 1, 10, 1), (B, 3, 30, 1)]);
-        assert_eq!(shares(40, &[(A, 99), (B, 99)], &later), [10, 30]);
-        assert_eq!(credit(&later, A), CREDIT - 10);
-        assert_eq!(credit(&later, B), CREDIT - 10);
-    }
-
-    #[test]
-    fn who_had_little_lately_goes_first_until_it_had_as_much() {
-        let both = standings(&[(A, 1, 20, 1), (B, 1, 10, 1)]);
-        assert_eq!(shares(8, &[(A, 99), (B, 99)], &both), [0, 8]);
-        assert_eq!(shares(20, &[(A, 99), (B, 99)], &both), [5, 15]);
-        assert_eq!(shares(8, &[(A, 99), (B, 3)], &both), [5, 3]);
-    }
-
-    #[test]
-    fn who_asks_for_much_at_once_has_less_credit() {
-        let both = standings(&[(A, 1, 20, 4), (B, 1, 20, 1)]);
-        assert_eq!(credit(&both, A), CREDIT / 4 - 20);
-        assert_eq!(credit(&both, B), CREDIT - 20);
-        let many = standings(&[(A, 1, 20, 8)]);
-        assert_eq!(credit(&many, A), 0);
-    }
-
-    const C: Owner = Owner([3; 32]);
-
-    #[test]
-    fn only_credit_makes_a_step_beside_answers_longer() {
-        let all = standings(&[(A, 1, CREDIT + 5, 1), (B, 1, CREDIT - 30, 1), (C, 1, 0, 1)]);
-        let budget = |wanted: &[(Owner, usize)]| budget(true, wanted, &all);
-        assert_eq!(budget(&[(A, 999)]), PROMPT_ROWS_BESIDE_ANSWERS);
-        assert_eq!(budget(&[(A, 999), (B, 2)]), 2);
-        assert_eq!(budget(&[(A, 999), (B, 20)]), 20);
-        assert_eq!(budget(&[(A, 999), (B, 25), (B, 25)]), 30);
-        assert_eq!(budget(&[(B, 999), (C, 999)]), PROMPT_ROWS_IN_A_HURRY);
-    }
-
-    #[test]
-    fn without_answers_only_a_newcomer_makes_a_step_shorter() {
-        let all = standings(&[(A, 1, CREDIT, 1), (B, 1, 0, 1), (C, 1, 0, 1)]);
-        let budget = |wanted: &[(Owner, usize)]| budget(false, wanted, &all);
-        assert_eq!(budget(&[(A, 999)]), PROMPT_ROWS);
-        assert_eq!(budget(&[(B, 12)]), PROMPT_ROWS);
-        assert_eq!(budget(&[(A, 999), (B, 12)]), 12);
-        assert_eq!(budget(&[(B, 12), (C, 3)]), PROMPT_ROWS);
-    }
-}
+mod tests;

@@ -1,0 +1,122 @@
+use std::{num::NonZeroUsize, ops::ControlFlow, sync::mpsc};
+
+use super::*;
+use crate::engine::{Clock, Job};
+
+const LONG: Owner = Owner([1; 32]);
+const SHORT: Owner = Owner([2; 32]);
+
+/// Tells when its job is over, and how many tokens the answer has.
+struct Ends(mpsc::Sender<u32>);
+
+impl Sink for Ends {
+    fn event(&mut self, event: Event) -> ControlFlow<()> {
+        if let Event::Finished { usage, .. } = event {
+            self.0.send(usage.prompt_tokens).unwrap();
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+struct Bench {
+    model: Model,
+    config: EngineConfig,
+    room: Room,
+    queue: Queue,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let model = Model::from_gguf(include_bytes!("../../../../../models/demo.gguf")).unwrap();
+        let three = NonZeroUsize::new(3).unwrap();
+        let config = EngineConfig { max_queued: 8, ..EngineConfig::new(NonZeroUsize::MIN, three) };
+        let room = Room::new(&model, config).unwrap();
+        let queue = Queue::new(config, room, Clock::monotonic());
+        Self { model, config, room, queue }
+    }
+
+    fn scheduler(&self) -> Scheduler<'_> {
+        let pool = Pool::new(NonZeroUsize::MIN).unwrap();
+        Scheduler::new(&self.model, &self.queue, pool, self.config, self.room)
+    }
+
+    /// A job of so many tokens to read and one to answer.
+    fn ask(&self, owner: Owner, tokens: usize, ends: &mpsc::Sender<u32>) -> Cancelled {
+        let prompt = self.model.prompt_from_text(&"!?".repeat(tokens / 2)).unwrap();
+        assert_eq!(prompt.len(), tokens);
+        let job = Job { owner, max_tokens: Some(1), ..Job::new(prompt, Box::new(Ends(ends.clone()))) };
+        let need = self.room.need(&job);
+        self.queue.push(job, need).unwrap()
+    }
+
+    /// What has come since, as the engine would begin it.
+    fn begin(&self, scheduler: &mut Scheduler<'_>) {
+        let work = self.queue.next(scheduler.memory(), None).unwrap();
+        scheduler.begin(work);
+    }
+}
+
+#[test]
+fn newcomers_interrupt_every_step_and_it_is_done_all_the_same() {
+    let bench = Bench::new();
+    let mut scheduler = bench.scheduler();
+    let (ends, ended) = mpsc::channel();
+    let _long = bench.ask(LONG, 400, &ends);
+    let rounds = (1..).find(|round| {
+        bench.begin(&mut scheduler);
+        // In the middle of the step, if it is one of the long prompt.
+        let _short = (round % 2 == 1).then(|| bench.ask(SHORT, 2, &ends));
+        scheduler.compute();
+        assert!(*round < 1000, "the long prompt is never read");
+        ended.try_iter().any(|tokens| tokens == 400)
+    });
+    // Four steps of it, in parts: fewer than eight, since it goes on alone once a question is answered.
+    assert!(rounds.unwrap() <= 64, "{rounds:?}");
+}
+
+#[test]
+fn a_newcomer_is_answered_in_the_step_after_the_half_of_a_layer_it_came_in() {
+    let bench = Bench::new();
+    let mut scheduler = bench.scheduler();
+    let (ends, ended) = mpsc::channel();
+    let _long = bench.ask(LONG, 400, &ends);
+    bench.begin(&mut scheduler);
+    let _short = bench.ask(SHORT, 12, &ends);
+    scheduler.compute();
+    assert!(scheduler.interrupted.is_some());
+    bench.begin(&mut scheduler);
+    scheduler.compute();
+    assert_eq!(ended.try_iter().collect::<Vec<_>>(), [12]);
+    // Nobody else is there: the rest is computed at once.
+    bench.begin(&mut scheduler);
+    scheduler.compute();
+    assert!(scheduler.interrupted.is_none());
+}
+
+#[test]
+fn what_ends_while_its_step_waits_is_computed_no_further() {
+    let bench = Bench::new();
+    let mut scheduler = bench.scheduler();
+    let (ends, ended) = mpsc::channel();
+    let long = bench.ask(LONG, 400, &ends);
+    let _other = bench.ask(LONG, 300, &ends);
+    bench.begin(&mut scheduler);
+    let _short = bench.ask(SHORT, 2, &ends);
+    scheduler.compute();
+    let has = |scheduler: &Scheduler<'_>, sequence| {
+        scheduler.interrupted.as_ref().is_some_and(|step| step.has(sequence))
+    };
+    assert!(has(&scheduler, 0) && has(&scheduler, 1));
+    bench.queue.cancel(&long);
+    bench.begin(&mut scheduler);
+    assert!(!has(&scheduler, 0) && has(&scheduler, 1));
+    // Its place is another's, whose first token is not a part of the step that waits.
+    let _next = bench.ask(SHORT, 4, &ends);
+    let mut over = Vec::new();
+    while over.len() < 3 {
+        bench.begin(&mut scheduler);
+        scheduler.compute();
+        over.extend(ended.try_iter());
+    }
+    assert_eq!(over, [2, 4, 300]);
+}
