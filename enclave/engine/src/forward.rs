@@ -45,6 +45,9 @@ impl Interrupted {
 
     /// What is left of it without a sequence that has ended.
     pub(crate) fn without(mut self, sequence: usize) -> Option<Self> {
+        if !self.has(sequence) {
+            return Some(self);
+        }
         let width = self.stream.len() / self.rows.len().max(1);
         let stays = |(row, _): &(&Row, &[f32])| row.sequence != sequence;
         let kept = self.rows.iter().zip(self.stream.chunks_exact(width)).filter(stays);

@@ -1,7 +1,7 @@
 //! Which tokens are computed next, and what becomes of the results.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     num::NonZeroU8,
     ops::ControlFlow,
     time::{Duration, Instant},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// A step that was interrupted is done by this part of it while others wait, as often as they have a step.
-const PARTS: usize = 8;
+const PARTS: usize = 16;
 /// Lately means that each step takes one part in so many off.
 const RECENT_STEPS: usize = 8;
 
@@ -46,8 +46,8 @@ pub(super) struct Scheduler<'a> {
     recent: HashMap<Owner, usize>,
     /// Whether answers waited in the step before, as they never do twice in a row.
     answers_waited: bool,
-    /// A step that waits for others, and whether they had one since it does.
-    interrupted: Option<Interrupted>,
+    /// Steps that wait for others, none with a sequence of another, and whether others had one since the last was interrupted.
+    interrupted: VecDeque<Interrupted>,
     others_had_a_step: bool,
     rows: Vec<Row>,
     scores: Zeroizing<Vec<f32>>,
@@ -104,7 +104,7 @@ impl<'a> Scheduler<'a> {
             turn: 0,
             recent: HashMap::new(),
             answers_waited: false,
-            interrupted: None,
+            interrupted: VecDeque::new(),
             others_had_a_step: false,
             rows: Vec::with_capacity(sequences + PROMPT_ROWS),
             scores: Zeroizing::new(vec![0.0; model.tokenizer().len()]),
@@ -130,14 +130,16 @@ impl<'a> Scheduler<'a> {
 
     /// Computes the next step, or a part of one that was interrupted.
     fn compute(&mut self) {
-        if let Some(step) = self.interrupted.take_if(|_| self.others_had_a_step) {
+        if self.others_had_a_step
+            && let Some(step) = self.interrupted.pop_front()
+        {
             return self.go_on(step);
         }
         self.choose_rows();
         self.extend_cache();
         if !self.rows.is_empty() {
             self.step();
-        } else if let Some(step) = self.interrupted.take() {
+        } else if let Some(step) = self.interrupted.pop_front() {
             self.go_on(step);
         }
     }
@@ -156,10 +158,10 @@ impl<'a> Scheduler<'a> {
         self.cache.oldest_kept()?.checked_add(self.prefix_time)
     }
 
-    /// Computes the chosen rows. A newcomer interrupts that, and waits for less than half a layer; but only one step waits at a time.
+    /// Computes the chosen rows. A newcomer interrupts that, and waits for less than half a layer.
     fn step(&mut self) {
         self.charge_rows();
-        let goes_on = || self.interrupted.is_some() || !self.queue.has_newcomer();
+        let goes_on = || !self.queue.has_newcomer();
         match self.forward.step(self.model, &mut self.cache, &self.rows, goes_on) {
             ControlFlow::Break(step) => self.interrupt(step),
             ControlFlow::Continue(()) => {
@@ -190,7 +192,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn interrupt(&mut self, step: Interrupted) {
-        self.interrupted = Some(step);
+        self.interrupted.push_back(step);
         self.others_had_a_step = false;
     }
 
@@ -309,7 +311,7 @@ impl<'a> Scheduler<'a> {
     /// the sequences whose step waits.
     fn choose_rows(&mut self) {
         self.rows.clear();
-        let waits = |index: usize| self.interrupted.as_ref().is_some_and(|step| step.has(index));
+        let waits = |index: usize| self.interrupted.iter().any(|step| step.has(index));
         let sequences = || {
             let sequences = self.sequences.iter().enumerate().filter(|(index, _)| !waits(*index));
             sequences.filter_map(|(index, sequence)| Some((index, sequence.as_ref()?)))
@@ -426,7 +428,8 @@ impl<'a> Scheduler<'a> {
     /// Frees a sequence's place and wipes what it left behind.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
-        self.interrupted = self.interrupted.take().and_then(|step| step.without(index));
+        let waiting = std::mem::take(&mut self.interrupted);
+        self.interrupted = waiting.into_iter().filter_map(|step| step.without(index)).collect();
         self.cache.release(index, self.now());
         if self.sequences.iter().all(Option::is_none) {
             self.forward.wipe();
