@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Two floods, of the worst kinds that admission lets in: more requests at once than there are places, refused ones sent again at once, and
-//! either answers as long as they may be, every third hung up on in the middle, or nothing but long prompts to read. Exit status 1 when
+//! either answers as long as they may be, every third hung up on in the middle, or nothing but prompts to read. Exit status 1 when
 //! the 95th percentile beside one of them is over twice the quiet one.
 
 #![expect(clippy::expect_used, reason = "a measurement that cannot be made has failed")]

@@ -143,6 +143,9 @@ impl Walker {
     ) {
         let mut read = 0;
         for (characters, rests) in rests {
+            if self.work > MAX_WORK {
+                return;
+            }
             while read < *characters {
                 let Some(State::Characters { after, .. }) = grammar.state(state) else { return };
                 state = *after;

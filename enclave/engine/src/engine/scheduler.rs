@@ -46,7 +46,8 @@ pub(super) struct Scheduler<'a> {
     recent: HashMap<Owner, usize>,
     /// Whether answers waited in the step before, as they never do twice in a row.
     answers_waited: bool,
-    /// Steps that wait for others, none with a sequence of another, and whether others had one since the last was interrupted.
+    /// Steps that wait for others, none with a sequence of another and so no more than there are sequences; and whether others had one
+    /// since the last was interrupted.
     interrupted: VecDeque<Interrupted>,
     others_had_a_step: bool,
     rows: Vec<Row>,
