@@ -349,18 +349,34 @@ fn what_the_mask_permits_is_what_is_accepted() {
     }
 }
 
+/// The demo model with a token `"}`, which ends a string and what the string is in, in the place of another.
+fn model_whose_tokens_end_two_things() -> Model {
+    let mut bytes = include_bytes!("../../../../models/demo.gguf").to_vec();
+    // A text in GGUF is its length in eight bytes and itself. The first is the token, the second what it is joined of.
+    for (old, new) in [(b".\"".as_slice(), b"\"}".as_slice()), (b". \"", b"\" }")] {
+        let text = |text: &[u8]| [&(text.len() as u64).to_le_bytes(), text].concat();
+        let (old, new) = (text(old), text(new));
+        let place = bytes.windows(old.len()).position(|window| window == old).unwrap();
+        bytes[place..][..new.len()].copy_from_slice(&new);
+    }
+    Model::from_gguf(&bytes).unwrap()
+}
+
 #[test]
 fn what_is_remembered_is_what_would_be_found() {
-    let constraint = constraint(&json!({"type": "array", "items": {"type": ["string", "integer", "array"]}}));
-    let text = br#"["a\nb", "c", 12, ["d", [], "e"], 3, [["f"], -4], "g", 5, "\"\u00e9"]"#;
+    let model = model_whose_tokens_end_two_things();
+    assert!(model.tokens().any(|(text, _)| text == b"\"}"));
+    let constraint = model.constrained_to("{}").unwrap();
+    // Strings at the same depth of an object and of a list, which end differently.
+    let text = br#"[{"k":"a\nb"},["c",12,"d"],{"k":"e"},[[],"f"],-4,"g",{"k":["h"]},"\"\u00e9"]"#;
     let mut matcher = constraint.matcher();
     for (read, byte) in text.iter().enumerate() {
         // Another one that has been nowhere else.
         let mut fresh = constraint.matcher();
         let begin = text.iter().take(read);
-        begin.for_each(|byte| assert!(fresh.accept(MODEL.tokenizer().single_byte(*byte))));
+        begin.for_each(|byte| assert!(fresh.accept(model.tokenizer().single_byte(*byte))));
         assert_eq!(matcher.permitted(), fresh.permitted(), "after {}", text[..read].escape_ascii());
-        assert!(matcher.accept(MODEL.tokenizer().single_byte(*byte)));
+        assert!(matcher.accept(model.tokenizer().single_byte(*byte)));
     }
     assert!(matcher.within_limits() && matcher.is_complete());
 }
