@@ -5,13 +5,13 @@
 //! in 16 bits as long as they surely fit.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi16, _mm256_add_epi32,
-    _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi16,
-    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi8, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srai_epi16,
-    _mm256_srli_epi16, _mm256_sub_epi32,
+    __m128i, __m256, __m256i, _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_add_epi16,
+    _mm256_add_epi32, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_castsi256_ps,
+    _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_cvtepu8_epi16, _mm256_cvtepu16_epi32, _mm256_fmadd_ps,
+    _mm256_fnmadd_ps, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi8,
+    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16,
+    _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srli_epi16, _mm256_sub_epi32,
 };
 
 use super::{load, load_16, load_group, store, widen_eight};
@@ -71,27 +71,21 @@ type Sums<T, const M: usize> = [[T; 2]; M];
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [TileOutput]) {
+    let ones = _mm256_set1_epi16(1);
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
         let blocks: [&Block; M] = std::array::from_fn(|m| &rows[m][index]);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (group, quants) in tile.quants.iter().enumerate() {
-            let [first, last] = load_group(&quants.map(i8::cast_unsigned));
-            // Two products of bytes overflow 16 bits, so bytes become numbers of 16 bits: the even columns of the group, then
-            // the odd ones, as `Block::wide` has them.
-            let even = [
-                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(first)),
-                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(last)),
-            ];
-            let odd = [_mm256_srai_epi16::<8>(first), _mm256_srai_epi16::<8>(last)];
+            // The instruction for products of bytes takes the first without a sign, so the second takes it over. Two products are
+            // at most 2 · 128 · 127, which fits.
+            let weights = load_group(&quants.map(i8::cast_unsigned));
+            let sizes = weights.map(|weights| _mm256_abs_epi8(weights));
             for m in 0..M {
-                let [evens, odds] = blocks[m].wide[group];
-                for (weights, inputs) in [(even, evens), (odd, odds)] {
-                    let inputs = _mm256_set1_epi32(inputs);
-                    for half in 0..2 {
-                        let products = _mm256_madd_epi16(weights[half], inputs);
-                        dots[m][half] = pinned(_mm256_add_epi32(dots[m][half], products));
-                    }
+                let inputs = _mm256_set1_epi32(blocks[m].quants[group]);
+                for half in 0..2 {
+                    let pairs = _mm256_maddubs_epi16(sizes[half], _mm256_sign_epi8(inputs, weights[half]));
+                    dots[m][half] = pinned(_mm256_add_epi32(dots[m][half], _mm256_madd_epi16(pairs, ones)));
                 }
             }
         }

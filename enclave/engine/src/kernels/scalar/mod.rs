@@ -53,13 +53,9 @@ pub(super) fn quantise(values: &[f32], blocks: &mut [Block]) {
     for (values, block) in values.as_chunks::<BLOCK>().0.iter().zip(blocks) {
         let factor = factor(values, &mut block.scale);
         let mut sum = 0_i32;
-        for ((quants, wide), values) in
-            block.quants.iter_mut().zip(&mut block.wide).zip(values.as_chunks::<4>().0)
-        {
+        for (quants, values) in block.quants.iter_mut().zip(values.as_chunks::<4>().0) {
             let rounded = values.map(|value| nearest(value * factor) as i8);
             *quants = four(rounded);
-            let [a, b, c, d] = rounded.map(i16::from);
-            *wide = [pair([a, c]), pair([b, d])];
             sum = rounded.iter().fold(sum, |sum, quant| sum.wrapping_add(i32::from(*quant)));
         }
         block.sum = sum;
@@ -232,7 +228,6 @@ mod tests {
         quantise(&values, &mut blocks);
         assert_eq!(blocks[0].quants[0], four([0, 0, 0, -127]));
         assert_eq!(blocks[0].quants[1], four([64, 0, 0, 0]));
-        assert_eq!(blocks[0].wide[0], [pair([0, 0]), pair([0, -127])]);
         assert_eq!(blocks[0].sum, 64 - 127);
         assert!((blocks[0].scale - 0.1).abs() < 1e-7);
         quantise(&[0.0; BLOCK], &mut blocks);

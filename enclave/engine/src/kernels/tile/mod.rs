@@ -65,8 +65,6 @@ pub(crate) fn pair([first, last]: [i16; 2]) -> Pair {
 #[repr(C)]
 pub(crate) struct Block {
     pub(crate) quants: [Four; BLOCK / 4],
-    /// The same numbers for kernels that multiply in 16 bits: of every four the first and third, then the second and fourth.
-    pub(crate) wide: [[Pair; 2]; BLOCK / 4],
     /// Sum of the quants.
     pub(crate) sum: i32,
     pub(crate) scale: f32,
@@ -74,7 +72,7 @@ pub(crate) struct Block {
 
 impl Default for Block {
     fn default() -> Self {
-        Block { quants: [0; BLOCK / 4], wide: [[0; 2]; BLOCK / 4], sum: 0, scale: 0.0 }
+        Block { quants: [0; BLOCK / 4], sum: 0, scale: 0.0 }
     }
 }
 
