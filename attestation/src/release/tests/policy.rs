@@ -113,3 +113,18 @@ fn the_release_becomes_the_reference_values() {
     assert!(!release.permits_deployment(None, Some(&pcr(b"2")), None));
     assert!(!release.permits_deployment(None, Some(&pcr(b"3")), Some(&pcr(b"8"))));
 }
+
+#[test]
+fn nothing_of_a_policys_own_reference_values_stays_beside_a_release() {
+    let world = World::new();
+    let digest = Sha384Digest::of(&[b"a machine image"]);
+    let own = Policy::from_toml(&format!(
+        "{ANCHOR}[[nitrotpm_image]]\nname = \"ami\"\npcrs = {{ 4 = \"{digest}\", 7 = \"{digest}\" }}\n[deployment]\npcr3 = [\"{digest}\"]\n"
+    ))
+    .unwrap();
+    assert!(own.tpm_images().len() == 1 && own.deployment().is_some());
+    let released = own.with_release(&world.release(1));
+    assert!(released.tpm_images().is_empty(), "a release names images of enclaves, and only those");
+    assert!(released.deployment().is_none());
+    assert!(!released.images().is_empty() && !released.models().is_empty());
+}
