@@ -54,7 +54,7 @@ pub(super) fn quantise(values: &[f32], blocks: &mut [Block]) {
         let factor = factor(values, &mut block.scale);
         let mut sum = 0_i32;
         for (quants, values) in block.quants.iter_mut().zip(values.as_chunks::<4>().0) {
-            let rounded = values.map(|value| nearest(value * factor) as i8);
+            let rounded = values.map(|value| quant(value * factor));
             *quants = four(rounded);
             sum = rounded.iter().fold(sum, |sum, quant| sum.wrapping_add(i32::from(*quant)));
         }
@@ -67,8 +67,8 @@ pub(super) fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
     for (values, block) in values.as_chunks::<SUPER_BLOCK>().0.iter().zip(blocks) {
         let factor = factor(values, &mut block.scale);
         let mut quants = [0_i8; SUPER_BLOCK];
-        for (quant, value) in quants.iter_mut().zip(values) {
-            *quant = nearest(value * factor) as i8;
+        for (place, value) in quants.iter_mut().zip(values) {
+            *place = quant(value * factor);
         }
         for (packed, quants) in block.quants.iter_mut().zip(quants.as_chunks::<4>().0) {
             *packed = four(*quants);
@@ -178,6 +178,12 @@ fn sum_lanes([a, b, c, d, e, f, g, h]: [f32; LANES]) -> f32 {
 /// Adding this to a number of at most 2^22 leaves the nearest integer, to even on a tie, in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
+/// A number up to 127 as the nearest byte, never -128, whose sign cannot be turned; what is no number is -127.
+#[inline(always)]
+fn quant(value: f32) -> i8 {
+    nearest(if value > -127.0 { value } else { -127.0 }) as i8
+}
+
 #[inline(always)]
 fn nearest(value: f32) -> i32 {
     (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
@@ -232,6 +238,17 @@ mod tests {
         assert!((blocks[0].scale - 0.1).abs() < 1e-7);
         quantise(&[0.0; BLOCK], &mut blocks);
         assert_eq!((blocks[0].quants, blocks[0].scale), ([0; 8], 0.0));
+    }
+
+    #[test]
+    fn no_value_becomes_a_byte_whose_sign_cannot_be_turned() {
+        // The lowest byte of what is no number is free, and arithmetic keeps it: here it is that of -128.
+        let values = [f32::from_bits(0x7fc0_0080); SUPER_BLOCK];
+        let (mut blocks, mut super_blocks) = ([Block::default()], [SuperBlock::default()]);
+        quantise(&values, &mut blocks);
+        quantise_super(&values, &mut super_blocks);
+        assert_eq!(blocks[0].quants, [four([-127; 4]); BLOCK / 4]);
+        assert_eq!(super_blocks[0].quants, [four([-127; 4]); SUPER_BLOCK / 4]);
     }
 
     #[test]
