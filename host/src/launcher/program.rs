@@ -4,11 +4,17 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
 use super::LaunchError;
+
+/// How long the kernel may go on using the program's memory itself before it is given up. On a busy machine it has been seen to need
+/// more than the 150 ms that it waits of its own accord.
+const SEALING_LIMIT: Duration = Duration::from_secs(10);
 
 /// A program in memory that nobody can change any more, this process included.
 ///
@@ -70,8 +76,23 @@ fn sealed(name: &str, bytes: &[u8]) -> std::io::Result<File> {
     };
     let mut file = File::from(descriptor);
     file.write_all(bytes)?;
-    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    seal(&file, SEALING_LIMIT)?;
     Ok(file)
+}
+
+/// Seals an anonymous file against every change.
+///
+/// The kernel refuses with `EBUSY` while anything else still holds a page of the file, be it for a moment in its own
+/// lists: fcntl(2), `F_SEAL_WRITE`. Nothing here does, so it is asked again.
+fn seal(file: &File, limit: Duration) -> std::io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match fcntl_add_seals(file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)
+        {
+            Err(Errno::BUSY) if start.elapsed() < limit => thread::sleep(Duration::from_millis(20)),
+            result => return Ok(result?),
+        }
+    }
 }
 
 /// Whether this system can run programs from sealed memory; for `doctor`.
@@ -82,6 +103,8 @@ pub(crate) fn check_sealed_memory() -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::pipe::{SpliceFlags, pipe, splice};
+
     use super::*;
 
     #[test]
@@ -92,6 +115,26 @@ mod tests {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         assert!(fs::write(&path, "other").is_err());
         assert_eq!(fs::read(&path).unwrap(), b"program");
+    }
+
+    /// A pipe that was given a page of the file, not a copy, keeps the kernel from sealing it.
+    #[test]
+    fn sealing_waits_until_nobody_holds_the_memory_any_more() {
+        let mut file = File::from(memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap());
+        file.write_all(&[7; 4096]).unwrap();
+        let (reader, writer) = pipe().unwrap();
+        splice(&file, Some(&mut 0), &writer, None, 4096, SpliceFlags::empty()).unwrap();
+
+        let busy = seal(&file, Duration::ZERO).unwrap_err();
+        assert_eq!(busy.raw_os_error(), Some(Errno::BUSY.raw_os_error()));
+        thread::scope(|scope| {
+            let sealing = scope.spawn(|| seal(&file, SEALING_LIMIT));
+            // Longer than the kernel waits by itself. Were it shorter, the test would only show less.
+            thread::sleep(Duration::from_millis(400));
+            drop((reader, writer));
+            sealing.join().unwrap().unwrap();
+        });
+        assert!((&file).write(b"x").is_err());
     }
 
     #[test]
