@@ -20,7 +20,7 @@ use std::arch::x86_64::{
 use super::{
     avx2::Avx2,
     tile::{
-        Affine, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile,
+        Affine, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KPart, Q5KTile, Q6KPart, Q6KTile, Q8Tile,
         SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
     },
 };
@@ -197,8 +197,8 @@ fn q5_k_rows<const M: usize>(tiles: &[Q5KTile], rows: [&[SuperBlock]; M], output
     for (index, tile) in tiles.iter().enumerate() {
         let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
         let mut dots = [_mm512_setzero_si512(); M];
-        for (part, nibbles) in tile.nibbles.as_chunks::<4>().0.iter().enumerate() {
-            let bits = load_group(&tile.fifths[part]);
+        for (part, Q5KPart { fifths, nibbles }) in tile.parts.iter().enumerate() {
+            let bits = load_group(fifths);
             // The bits of the groups, each brought to the fifth place.
             let fifths = [
                 [_mm512_slli_epi16::<4>(bits), _mm512_slli_epi16::<3>(bits)],
@@ -227,8 +227,8 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
     for (index, tile) in tiles.iter().enumerate() {
         let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
         let mut dots = [_mm512_setzero_si512(); M];
-        for (part, nibbles) in tile.nibbles.as_chunks::<2>().0.iter().enumerate() {
-            let bits = load_group(&tile.highs[part]);
+        for (part, Q6KPart { highs, nibbles }) in tile.parts.iter().enumerate() {
+            let bits = load_group(highs);
             let highs = [
                 [_mm512_slli_epi16::<4>(bits), _mm512_slli_epi16::<2>(bits)],
                 [bits, _mm512_srli_epi16::<2>(bits)],

@@ -18,7 +18,7 @@ use super::{load, load_16, load_group, store, widen_eight};
 use crate::kernels::{
     LANES,
     tile::{
-        Affine, Bf16Column, Block, F16Column, F32Column, Four, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile,
+        Affine, Bf16Column, Block, F16Column, F32Column, Four, Q4KTile, Q4Tile, Q5KPart, Q5KTile, Q6KPart, Q6KTile, Q8Tile,
         SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
     },
 };
@@ -161,9 +161,9 @@ fn q5_k_rows<const M: usize>(tiles: &[Q5KTile], rows: [&[SuperBlock]; M], output
     for (index, tile) in tiles.iter().enumerate() {
         let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
-        for (part, nibbles) in tile.nibbles.as_chunks::<4>().0.iter().enumerate() {
+        for (part, Q5KPart { fifths, nibbles }) in tile.parts.iter().enumerate() {
             let scales = part_scales(&tile.affine.part_scales[part]);
-            let fifths = load_group(&tile.fifths[part]);
+            let fifths = load_group(fifths);
             for (side, nibbles) in nibbles.as_chunks::<2>().0.iter().enumerate() {
                 // Four additions of two products of at most 31 · 127: at most 31496.
                 let mut partial: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
@@ -212,9 +212,9 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
     for (index, tile) in tiles.iter().enumerate() {
         let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
-        for (part, nibbles) in tile.nibbles.as_chunks::<2>().0.iter().enumerate() {
+        for (part, Q6KPart { highs, nibbles }) in tile.parts.iter().enumerate() {
             let scales = signed_part_scales(&tile.part_scales[part]);
-            let highs = load_group(&tile.highs[part]);
+            let highs = load_group(highs);
             for (side, nibbles) in nibbles.iter().enumerate() {
                 let packed = load_group(nibbles);
                 let mut codes = [[_mm256_setzero_si256(); 2]; 2];

@@ -37,11 +37,18 @@ pub(crate) struct Q4KTile {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Q5KTile {
-    /// The low four bits; see `pack_nibbles`.
-    pub(crate) nibbles: [Group; SUPER_BLOCK / 8],
-    /// The fifth bits of each part: bit `i` of a byte belongs to the part's group `i` of four columns.
-    pub(crate) fifths: [Group; PARTS],
+    pub(crate) parts: [Q5KPart; PARTS],
     pub(crate) affine: Affine,
+}
+
+/// What is read together is side by side: two streams through the same page are slower to come from memory.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Q5KPart {
+    /// The fifth bits: bit `i` of a byte belongs to the part's group `i` of four columns.
+    pub(crate) fifths: Group,
+    /// The low four bits; see `pack_nibbles`.
+    pub(crate) nibbles: [Group; 32 / 8],
 }
 
 /// `Q6_K`: codes from 0 to 63; a weight is `scale · part scale · (code - 32)`. In the file: 128 bytes of low halves,
@@ -49,13 +56,20 @@ pub(crate) struct Q5KTile {
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Q6KTile {
-    /// The low four bits; see `pack_nibbles`.
-    pub(crate) nibbles: [Group; SUPER_BLOCK / 8],
-    /// The high two bits of each part: bits `2i` and `2i + 1` of a byte belong to the part's group `i` of four columns.
-    pub(crate) highs: [Group; SMALL_PARTS],
+    pub(crate) parts: [Q6KPart; SMALL_PARTS],
     pub(crate) part_scales: [[i8; TILE_ROWS]; SMALL_PARTS],
     /// Half-precision scale of each row.
     pub(crate) scales: [u16; TILE_ROWS],
+}
+
+/// Side by side as in [`Q5KPart`].
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Q6KPart {
+    /// The high two bits: bits `2i` and `2i + 1` of a byte belong to the part's group `i` of four columns.
+    pub(crate) highs: Group,
+    /// The low four bits; see `pack_nibbles`.
+    pub(crate) nibbles: [Group; 16 / 8],
 }
 
 impl Default for Q4KTile {
@@ -66,19 +80,18 @@ impl Default for Q4KTile {
 
 impl Default for Q5KTile {
     fn default() -> Self {
-        Self {
-            nibbles: [[0; TILE_ROWS * 4]; SUPER_BLOCK / 8],
-            fifths: [[0; TILE_ROWS * 4]; PARTS],
-            affine: Affine::default(),
-        }
+        const NONE: Group = [0; TILE_ROWS * 4];
+        let part = Q5KPart { fifths: NONE, nibbles: [NONE; 32 / 8] };
+        Self { parts: [part; PARTS], affine: Affine::default() }
     }
 }
 
 impl Default for Q6KTile {
     fn default() -> Self {
+        const NONE: Group = [0; TILE_ROWS * 4];
+        let part = Q6KPart { highs: NONE, nibbles: [NONE; 16 / 8] };
         Self {
-            nibbles: [[0; TILE_ROWS * 4]; SUPER_BLOCK / 8],
-            highs: [[0; TILE_ROWS * 4]; SMALL_PARTS],
+            parts: [part; SMALL_PARTS],
             part_scales: [[0; TILE_ROWS]; SMALL_PARTS],
             scales: [0; TILE_ROWS],
         }
@@ -135,10 +148,12 @@ impl Q4KTile {
 impl Q5KTile {
     pub(crate) fn codes(&self, row: usize) -> [u8; SUPER_BLOCK] {
         let mut codes = [0; SUPER_BLOCK];
-        unpack_nibbles(&self.nibbles, row, &mut codes);
-        for (column, code) in codes.iter_mut().enumerate() {
-            let bits = self.fifths[column / 32][row * 4 + column % 4];
-            *code |= (bits >> (column % 32 / 4) & 1) << 4;
+        for (part, codes) in self.parts.iter().zip(codes.as_chunks_mut::<32>().0) {
+            unpack_nibbles(&part.nibbles, row, codes);
+            for (column, code) in codes.iter_mut().enumerate() {
+                let bits = part.fifths[row * 4 + column % 4];
+                *code |= (bits >> (column / 4) & 1) << 4;
+            }
         }
         codes
     }
@@ -148,10 +163,12 @@ impl Q6KTile {
     /// The codes of one row, from 0 to 63.
     pub(crate) fn codes(&self, row: usize) -> [u8; SUPER_BLOCK] {
         let mut codes = [0; SUPER_BLOCK];
-        unpack_nibbles(&self.nibbles, row, &mut codes);
-        for (column, code) in codes.iter_mut().enumerate() {
-            let bits = self.highs[column / 16][row * 4 + column % 4];
-            *code |= (bits >> (column % 16 / 4 * 2) & 3) << 4;
+        for (part, codes) in self.parts.iter().zip(codes.as_chunks_mut::<16>().0) {
+            unpack_nibbles(&part.nibbles, row, codes);
+            for (column, code) in codes.iter_mut().enumerate() {
+                let bits = part.highs[row * 4 + column % 4];
+                *code |= (bits >> (column / 4 * 2) & 3) << 4;
+            }
         }
         codes
     }
@@ -192,11 +209,11 @@ impl Tile<176> for Q5KTile {
         self.affine.put(row, head);
         let mut codes = [0; SUPER_BLOCK];
         nibble_codes(bytes, &mut codes);
-        pack_nibbles(&mut self.nibbles, row, &codes);
-        // Bit `part` of byte `column` of the part, as the file has it.
-        for (part, group) in self.fifths.iter_mut().enumerate() {
+        for (index, (part, codes)) in self.parts.iter_mut().zip(codes.as_chunks::<32>().0).enumerate() {
+            pack_nibbles(&mut part.nibbles, row, codes);
+            // Bit `index` of byte `column`, as the file has it.
             for (column, bits) in fifths.iter().enumerate() {
-                group[row * 4 + column % 4] |= (bits >> part & 1) << (column / 4);
+                part.fifths[row * 4 + column % 4] |= (bits >> index & 1) << (column / 4);
             }
         }
     }
@@ -228,9 +245,11 @@ impl Tile<210> for Q6KTile {
                 *code = low | (highs[at] >> (2 * quarter) & 3) << 4;
             }
         }
-        pack_nibbles(&mut self.nibbles, row, &codes.map(|code| code & 15));
-        for (column, code) in codes.iter().enumerate() {
-            self.highs[column / 16][row * 4 + column % 4] |= code >> 4 << (column % 16 / 4 * 2);
+        for (part, codes) in self.parts.iter_mut().zip(codes.as_chunks::<16>().0) {
+            pack_nibbles(&mut part.nibbles, row, &codes.map(|code| code & 15));
+            for (column, code) in codes.iter().enumerate() {
+                part.highs[row * 4 + column % 4] |= code >> 4 << (column / 4 * 2);
+            }
         }
     }
 

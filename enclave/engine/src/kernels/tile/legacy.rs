@@ -7,7 +7,7 @@ use crate::kernels::half::f16_to_f32;
 
 /// `Q8_0`: a weight is a signed byte times the scale. In the file: the scale, then 32 bytes.
 #[derive(Clone, Copy)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub(crate) struct Q8Tile {
     /// Groups of four columns.
     pub(crate) quants: [[i8; TILE_ROWS * 4]; BLOCK / 4],
@@ -18,7 +18,7 @@ pub(crate) struct Q8Tile {
 /// `Q4_0`: a weight is a code from 0 to 15, less 8, times the scale. In the file: the scale, then 16 bytes with columns 0
 /// to 15 in the low halves and 16 to 31 in the high ones.
 #[derive(Clone, Copy)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub(crate) struct Q4Tile {
     /// See `pack_nibbles`.
     pub(crate) nibbles: [Group; BLOCK / 8],

@@ -9,7 +9,7 @@ mod k_quants;
 mod legacy;
 
 pub(crate) use float::{Bf16Column, F16Column, F32Column};
-pub(crate) use k_quants::{Affine, Q4KTile, Q5KTile, Q6KTile};
+pub(crate) use k_quants::{Affine, Q4KTile, Q5KPart, Q5KTile, Q6KPart, Q6KTile};
 pub(crate) use legacy::{Q4Tile, Q8Tile};
 use zeroize::DefaultIsZeroes;
 
