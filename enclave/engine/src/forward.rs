@@ -9,7 +9,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     cache::Cache,
-    kernels::{Kernels, Query, TILE_ROWS},
+    kernels::{Kernels, Query},
     matrix::{Forms, Inputs, Matrix, Product, multiply},
     model::{Hyperparameters, Layer, Model, Pairs},
     pool::Pool,
@@ -275,11 +275,9 @@ impl Forward {
             [&mut self.gate_product, &mut self.up_product],
         );
         let (gate, up) = (&self.gate_product, &self.up_product);
-        self.gated.fill(kernels, &self.pool, layer.down.forms(), rows, |row, output| {
-            for ((output, gate), up) in output.chunks_mut(TILE_ROWS).zip(gate.row(row)).zip(up.row(row)) {
-                output.copy_from_slice(&gate[..output.len()]);
-                kernels.swiglu(output, &up[..output.len()]);
-            }
+        self.gated.fill(kernels, &self.pool, layer.down.forms(), rows, |first, output| {
+            let count = output.len() / shape.feed_forward;
+            kernels.swiglu(gate.results(first, count), up.results(first, count), output);
         });
         multiply(kernels, &self.pool, [&layer.down], &self.gated, [&mut self.residual_product]);
         self.add_residual(shape, rows);
@@ -287,24 +285,20 @@ impl Forward {
 
     fn norm(&mut self, shape: &Hyperparameters, weight: &[f32], forms: Forms, rows: usize) {
         let (kernels, stream) = (self.kernels, &self.stream);
-        self.normed.fill(kernels, &self.pool, forms, rows, |row, output| {
-            let values = &stream[row * shape.width..][..shape.width];
-            kernels.rms_norm(values, weight, shape.norm_epsilon, output);
+        self.normed.fill(kernels, &self.pool, forms, rows, |first, output| {
+            let values = stream[first * shape.width..].chunks_exact(shape.width);
+            for (values, output) in values.zip(output.chunks_exact_mut(shape.width)) {
+                kernels.rms_norm(values, weight, shape.norm_epsilon, output);
+            }
         });
     }
 
     fn add_residual(&mut self, shape: &Hyperparameters, rows: usize) {
-        let added = &self.residual_product;
+        let (kernels, added) = (self.kernels, &self.residual_product);
         let pieces = self.stream[..rows * shape.width].chunks_mut(ROWS_PER_TASK * shape.width);
         self.pool.for_each(pieces.enumerate().collect(), |(piece, streams)| {
-            for (row, stream) in streams.chunks_exact_mut(shape.width).enumerate() {
-                let added = added.row(piece * ROWS_PER_TASK + row);
-                for (stream, added) in stream.chunks_mut(TILE_ROWS).zip(added) {
-                    for (stream, added) in stream.iter_mut().zip(added) {
-                        *stream += added;
-                    }
-                }
-            }
+            let count = streams.len() / shape.width;
+            kernels.add(added.results(piece * ROWS_PER_TASK, count), streams);
         });
     }
 
@@ -389,9 +383,11 @@ impl Forward {
         }
         let weights = model.weights();
         let head = head(model);
-        self.scored.fill(kernels, &self.pool, head.forms(), scored.len(), |index, output| {
-            let values = &stream[scored[index] * shape.width..][..shape.width];
-            kernels.rms_norm(values, &weights.output_norm, shape.norm_epsilon, output);
+        self.scored.fill(kernels, &self.pool, head.forms(), scored.len(), |first, output| {
+            for (row, output) in scored[first..].iter().zip(output.chunks_exact_mut(shape.width)) {
+                let values = &stream[row * shape.width..][..shape.width];
+                kernels.rms_norm(values, &weights.output_norm, shape.norm_epsilon, output);
+            }
         });
         multiply(kernels, &self.pool, [head], &self.scored, [&mut self.scores]);
     }

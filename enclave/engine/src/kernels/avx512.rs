@@ -1,5 +1,5 @@
-//! The tile kernels for x86-64 processors with AVX-512 and its products of bytes (VNNI). Everything else is done as with
-//! AVX2: there the order of summation, eight lanes, is what defines the result.
+//! The tile kernels for x86-64 processors with AVX-512 and its products of bytes (VNNI), and what the compiler
+//! widens by itself. Attention is done as with AVX2: there the order of summation, eight lanes, is what defines the result.
 //!
 //! All 16 rows of a tile fit one vector. As in the AVX2 kernels, a weight that is unpacked serves several rows of
 //! activations, here up to eight.
@@ -19,9 +19,10 @@ use std::arch::x86_64::{
 
 use super::{
     avx2::Avx2,
+    scalar,
     tile::{
-        Affine, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KPart, Q5KTile, Q6KPart, Q6KTile, Q8Tile,
-        SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
+        Affine, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KPart, Q5KTile, Q6KPart, Q6KTile,
+        Q8Tile, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput, blocks_at,
     },
 };
 
@@ -59,26 +60,27 @@ macro_rules! kernels {
 
 kernels! {
     here {
-    q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]);
-    q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]);
-    q4_k_tile(tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
-    q5_k_tile(tiles: &[Q5KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
-    q6_k_tile(tiles: &[Q6KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
-    f32_tile(columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]);
-    f16_tile(columns: &[F16Column], activations: &[f32], output: &mut [TileOutput]);
-    bf16_tile(columns: &[Bf16Column], activations: &[f32], output: &mut [TileOutput]);
+        q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]);
+        q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]);
+        q4_k_tile(tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
+        q5_k_tile(tiles: &[Q5KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
+        q6_k_tile(tiles: &[Q6KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
+        f32_tile(columns: &[F32Column], activations: &[f32], output: &mut [TileOutput]);
+        f16_tile(columns: &[F16Column], activations: &[f32], output: &mut [TileOutput]);
+        bf16_tile(columns: &[Bf16Column], activations: &[f32], output: &mut [TileOutput]);
+        quantise(values: &[f32], blocks: &mut [Block]);
+        quantise_super(values: &[f32], blocks: &mut [SuperBlock]);
+        rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]);
+        rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
+        swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]);
+        add(results: Results<'_>, output: &mut [f32]);
+        softmax(values: &mut [f32]);
     }
     lent {
-    quantise(values: &[f32], blocks: &mut [Block]);
-    quantise_super(values: &[f32], blocks: &mut [SuperBlock]);
-    rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]);
-    rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
-        swiglu(gate: &mut [f32], up: &[f32]);
-    softmax(values: &mut [f32]);
-    score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]);
-    add_values(weights: &[f32], values: &[f32], output: &mut [f32]);
-    widen(values: &[u16], output: &mut [f32]);
-    halve(values: &[f32], output: &mut [u16]);
+        score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]);
+        add_values(weights: &[f32], values: &[f32], output: &mut [f32]);
+        widen(values: &[u16], output: &mut [f32]);
+        halve(values: &[f32], output: &mut [u16]);
     }
 }
 
@@ -131,11 +133,11 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
     let sign = _mm512_set1_epi8(i8::MIN);
     let mut sums: [__m512; M] = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&Block; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         // Weights are made unsigned by adding 128, which the products are relieved of here.
         let mut dots = [_mm512_setzero_si512(); M];
         for m in 0..M {
-            dots[m] = _mm512_set1_epi32(-128 * blocks[m].sum);
+            dots[m] = _mm512_set1_epi32(blocks[m].lift);
         }
         for (group, quants) in tile.quants.iter().enumerate() {
             let weights = _mm512_xor_si512(load_group(&quants.map(i8::cast_unsigned)), sign);
@@ -152,11 +154,11 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
 fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [TileOutput]) {
     let mut sums: [__m512; M] = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&Block; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut dots = [_mm512_setzero_si512(); M];
         for m in 0..M {
-            // The codes stand eight too high.
-            dots[m] = _mm512_set1_epi32(-8 * blocks[m].sum);
+            // The codes stand eight too high, a sixteenth of what the lift takes back.
+            dots[m] = _mm512_set1_epi32(blocks[m].lift / 16);
         }
         for (group, nibbles) in tile.nibbles.iter().enumerate() {
             let [low, high] = nibble_codes(nibbles);
@@ -175,7 +177,7 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
 fn q4_k_rows<const M: usize>(tiles: &[Q4KTile], rows: [&[SuperBlock]; M], output: &mut [TileOutput]) {
     let mut sums: [__m512; M] = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut dots = [_mm512_setzero_si512(); M];
         for (part, nibbles) in tile.nibbles.as_chunks::<4>().0.iter().enumerate() {
             let mut partial = [_mm512_setzero_si512(); M];
@@ -195,7 +197,7 @@ fn q5_k_rows<const M: usize>(tiles: &[Q5KTile], rows: [&[SuperBlock]; M], output
     let fifth = _mm512_set1_epi8(16);
     let mut sums: [__m512; M] = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut dots = [_mm512_setzero_si512(); M];
         for (part, Q5KPart { fifths, nibbles }) in tile.parts.iter().enumerate() {
             let bits = load_group(fifths);
@@ -225,7 +227,7 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
     let top = _mm512_set1_epi8(0x30);
     let mut sums: [__m512; M] = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut dots = [_mm512_setzero_si512(); M];
         for (part, Q6KPart { highs, nibbles }) in tile.parts.iter().enumerate() {
             let bits = load_group(highs);
@@ -287,6 +289,41 @@ macro_rules! float_rows {
 float_rows!(f32_rows, F32Column, load_row);
 float_rows!(f16_rows, F16Column, widen_row);
 float_rows!(bf16_rows, Bf16Column, widen_brief_row);
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn quantise(values: &[f32], blocks: &mut [Block]) {
+    scalar::quantise(values, blocks);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
+    scalar::quantise_super(values, blocks);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+    scalar::rms_norm(values, weight, epsilon, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32) {
+    scalar::rms_norm_in_place(values, weight, epsilon);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn softmax(values: &mut [f32]) {
+    scalar::softmax(values);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+    scalar::swiglu(gate, up, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn add(results: Results<'_>, output: &mut [f32]) {
+    scalar::add(results, output);
+}
 
 /// `sums += dots · (scale · activation scale)`
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]

@@ -24,8 +24,8 @@ use std::{ops::Range, sync::OnceLock};
 #[cfg(test)]
 pub(crate) use half::{f16_to_f32, f32_to_f16};
 pub(crate) use tile::{
-    BLOCK, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, SUPER_BLOCK,
-    SuperBlock, TILE_ROWS, Tile, TileOutput,
+    BLOCK, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, Results,
+    SUPER_BLOCK, SuperBlock, TILE_ROWS, Tile, TileOutput,
 };
 use zeroize::Zeroizing;
 
@@ -152,9 +152,14 @@ impl Kernels {
         dispatch!(self, rms_norm_in_place(values, weight, epsilon));
     }
 
-    /// `gate = gate · σ(gate) · up`.
-    pub(crate) fn swiglu(self, gate: &mut [f32], up: &[f32]) {
-        dispatch!(self, swiglu(gate, up));
+    /// `output = gate · σ(gate) · up`, for the same rows of activations.
+    pub(crate) fn swiglu(self, gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+        dispatch!(self, swiglu(gate, up, output));
+    }
+
+    /// `output += results`, for the same rows of activations.
+    pub(crate) fn add(self, results: Results<'_>, output: &mut [f32]) {
+        dispatch!(self, add(results, output));
     }
 
     /// Softmax in place.

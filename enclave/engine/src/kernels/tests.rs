@@ -184,15 +184,20 @@ proptest! {
     }
 
     #[test]
-    fn elementwise_kernels_agree(a in floats(101), b in floats(101), blocks in floats(2 * SUPER_BLOCK)) {
+    fn elementwise_kernels_agree(a in floats(101), b in floats(101), blocks in floats(2 * SUPER_BLOCK), first in 0..3_usize) {
         let run = |kernels: Kernels| {
             let mut norm = vec![0.0; a.len()];
             kernels.rms_norm(&a, &b, 1e-5, &mut norm);
-            let (mut gate, mut soft) = (a.clone(), a.clone());
+            let mut soft = a.clone();
             let mut normed = a.clone();
             kernels.rms_norm_in_place(&mut normed, &b, 1e-5);
             assert_eq!(bits(&normed), bits(&norm));
-            kernels.swiglu(&mut gate, &b);
+            // Two rows of five; of each two whole tiles and a part of a third.
+            let (tiles, others) = blocks.as_chunks().0.split_at(TILE_ROWS);
+            let mut gate = [0.0; 2 * (2 * TILE_ROWS + 5)];
+            let [gates, ups] = [tiles, others].map(|tiles| Results::new(&tiles[..3 * 5], 5, first, 2));
+            kernels.swiglu(gates, ups, &mut gate);
+            kernels.add(ups, &mut gate);
             kernels.softmax(&mut soft);
             let mut quantised = [Block::default(); 16];
             kernels.quantise(&blocks, &mut quantised);
@@ -202,7 +207,7 @@ proptest! {
             kernels.halve(&a, &mut halves);
             let quants: Vec<_> = quantised
                 .iter()
-                .map(|block| (block.quants, block.sum, block.scale.to_bits()))
+                .map(|block| (block.quants, block.lift, block.scale.to_bits()))
                 .collect();
             let quants_super: Vec<_> = quantised_super
                 .iter()

@@ -3,7 +3,7 @@
 use zeroize::Zeroize;
 
 use crate::{
-    kernels::{BLOCK, Block, Kernels, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput},
+    kernels::{BLOCK, Block, Kernels, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput},
     pool::Pool,
 };
 
@@ -46,7 +46,7 @@ impl Inputs {
         }
     }
 
-    /// Lets `fill` write `rows` rows, and quantises them in these forms.
+    /// Lets `fill` write `rows` rows, some at a time, of which it is told the first, and quantises them in these forms.
     pub(crate) fn fill(
         &mut self,
         kernels: Kernels,
@@ -65,9 +65,7 @@ impl Inputs {
             .zip(pieces(&mut self.super_blocks, ROWS_PER_TASK * super_blocks));
         tasks.extend(values.zip(quantised).enumerate());
         pool.for_each(tasks, |(task, (values, (blocks, super_blocks)))| {
-            for (row, values) in values.chunks_exact_mut(columns).enumerate() {
-                fill(task * ROWS_PER_TASK + row, values);
-            }
+            fill(task * ROWS_PER_TASK, values);
             if forms.blocks {
                 kernels.quantise(values, blocks);
             }
@@ -137,25 +135,29 @@ fn pieces<T>(slice: &mut [T], length: usize) -> impl Iterator<Item = &mut [T]> {
 /// writes one piece of its own. Its buffer never moves; it is zeroised on drop.
 pub(crate) struct Product {
     pub(super) rows: usize,
+    /// Tiles of a row.
+    width: usize,
     pub(super) tiles: Vec<TileOutput>,
 }
 
 impl Product {
     /// Room for `rows` products with a matrix of `outputs` rows.
     pub(crate) fn new(rows: usize, outputs: usize) -> Self {
-        Self { rows: 0, tiles: vec![[0.0; TILE_ROWS]; rows * outputs.div_ceil(TILE_ROWS)] }
+        let width = outputs.div_ceil(TILE_ROWS);
+        Self { rows: 0, width, tiles: vec![[0.0; TILE_ROWS]; rows * width] }
     }
 
-    /// The results for one row of the inputs, sixteen at a time. The last sixteen may reach beyond the matrix.
-    pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = &TileOutput> {
-        self.tiles.iter().skip(row).step_by(self.rows.max(1))
+    /// The results for `count` rows of the inputs from `first` on.
+    pub(crate) fn results(&self, first: usize, count: usize) -> Results<'_> {
+        Results::new(&self.tiles[..self.rows * self.width], self.rows, first, count)
     }
 
     /// Copies the results for one row of the inputs.
     pub(crate) fn copy_row(&self, row: usize, output: &mut [f32]) {
-        for (output, tile) in output.chunks_mut(TILE_ROWS).zip(self.row(row)) {
-            output.copy_from_slice(&tile[..output.len()]);
-        }
+        let mut tiles = self.results(row, 1).tiles().flatten();
+        let (whole, rest) = output.as_chunks_mut::<TILE_ROWS>();
+        whole.iter_mut().zip(&mut tiles).for_each(|(output, tile)| *output = *tile);
+        rest.iter_mut().zip(tiles.flatten()).for_each(|(output, value)| *output = *value);
     }
 
     pub(crate) fn wipe(&mut self) {

@@ -122,8 +122,10 @@ proptest! {
             let input = |row: usize, column: usize| {
                 if column.is_multiple_of(BLOCK) { 127.0 } else { ((column * 7 + row * 3) % 200) as f32 - 100.0 }
             };
-            inputs.fill(kernels, &pool, matrix.forms(), inputs_rows, |row, values| {
-                values.iter_mut().enumerate().for_each(|(column, value)| *value = input(row, column));
+            inputs.fill(kernels, &pool, matrix.forms(), inputs_rows, |first, values| {
+                for (at, value) in values.iter_mut().enumerate() {
+                    *value = input(first + at / columns, at % columns);
+                }
             });
             let mut product = Product::new(inputs_rows, ROWS);
             multiply(kernels, &pool, [&matrix], &inputs, [&mut product]);

@@ -9,10 +9,10 @@ mod tiles;
 
 use std::arch::x86_64::{
     __m128, __m128i, __m256, __m256i, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_add_ss, _mm_cvtss_f32,
-    _mm_loadu_si128, _mm_movehl_ps, _mm_movelh_ps, _mm_mul_ps, _mm_set1_ps, _mm_shuffle_ps, _mm_storeu_ps,
-    _mm_storeu_si128, _mm_unpackhi_ps, _mm_unpacklo_ps, _mm256_castps256_ps128, _mm256_cvtph_ps,
-    _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    _mm_loadu_si128, _mm_movehl_ps, _mm_movelh_ps, _mm_mul_ps, _mm_set1_ps, _mm_setzero_ps, _mm_shuffle_ps,
+    _mm_storeu_ps, _mm_storeu_si128, _mm_unpackhi_ps, _mm_unpacklo_ps, _mm256_castps256_ps128,
+    _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
 };
 
 use tiles::{bf16_tile, f16_tile, f32_tile, q4_k_tile, q4_tile, q5_k_tile, q6_k_tile, q8_tile};
@@ -22,8 +22,8 @@ use super::{
     half::f32_to_f16,
     scalar,
     tile::{
-        Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, SuperBlock,
-        TileOutput,
+        Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, Results,
+        SuperBlock, TileOutput,
     },
 };
 
@@ -65,7 +65,8 @@ kernels! {
     quantise_super(values: &[f32], blocks: &mut [SuperBlock]);
     rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]);
     rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
-    swiglu(gate: &mut [f32], up: &[f32]);
+    swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]);
+    add(results: Results<'_>, output: &mut [f32]);
     softmax(values: &mut [f32]);
     score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]);
     add_values(weights: &[f32], values: &[f32], output: &mut [f32]);
@@ -78,19 +79,23 @@ fn score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]) {
     let width = query.len();
     let scale = 1.0 / (width as f32).sqrt();
     let query = query.as_chunks::<LANES>().0;
-    let (fours, rest) = scores.as_chunks_mut::<4>();
-    let done = fours.len() * 4 * width;
-    // One sum waits for the addition before; four do not wait for each other.
-    for (keys, scores) in keys.chunks_exact(4 * width).zip(fours) {
-        let [a, b, c, d] = std::array::from_fn(|key| keys[key * width..][..width].as_chunks::<LANES>().0);
-        let mut lanes = [_mm256_setzero_ps(); 4];
-        for ((((query, a), b), c), d) in query.iter().zip(a).zip(b).zip(c).zip(d) {
+    let (eights, rest) = scores.as_chunks_mut::<8>();
+    let done = eights.len() * 8 * width;
+    // One sum waits for the addition before; eight do not wait for each other.
+    for (keys, scores) in keys.chunks_exact(8 * width).zip(eights) {
+        let [a, b, c, d, e, f, g, h] = rows(keys);
+        let keys = a.iter().zip(b).zip(c).zip(d).zip(e).zip(f).zip(g).zip(h);
+        let mut lanes = [_mm256_setzero_ps(); 8];
+        for (query, (((((((a, b), c), d), e), f), g), h)) in query.iter().zip(keys) {
             let query = load(query);
-            for (lanes, key) in lanes.iter_mut().zip([a, b, c, d]) {
+            for (lanes, key) in lanes.iter_mut().zip([a, b, c, d, e, f, g, h]) {
                 *lanes = _mm256_fmadd_ps(query, load(key), *lanes);
             }
         }
-        store_four(scores, _mm_mul_ps(sum_four_lanes(lanes), _mm_set1_ps(scale)));
+        let scale = _mm_set1_ps(scale);
+        for (scores, lanes) in scores.as_chunks_mut::<4>().0.iter_mut().zip(lanes.as_chunks::<4>().0) {
+            store_four(scores, _mm_mul_ps(sum_four_lanes(lanes), scale));
+        }
     }
     for (key, score) in keys[done..].chunks_exact(width).zip(rest) {
         let mut lanes = _mm256_setzero_ps();
@@ -99,6 +104,13 @@ fn score_keys(query: &[f32], keys: &[f32], scores: &mut [f32]) {
         }
         *score = sum_lanes(lanes) * scale;
     }
+}
+
+/// Eight rows of as many numbers each; a function of its own as `blocks_at` is.
+#[inline(always)]
+fn rows(numbers: &[f32]) -> [&[[f32; LANES]]; 8] {
+    let width = numbers.len() / 8;
+    std::array::from_fn(|row| numbers[row * width..][..width].as_chunks().0)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -178,8 +190,13 @@ fn rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32) {
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn swiglu(gate: &mut [f32], up: &[f32]) {
-    scalar::swiglu(gate, up);
+fn swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+    scalar::swiglu(gate, up, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add(results: Results<'_>, output: &mut [f32]) {
+    scalar::add(results, output);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -199,9 +216,12 @@ fn sum_lanes(lanes: __m256) -> f32 {
 /// As [`sum_lanes`], of four at once.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn sum_four_lanes(lanes: [__m256; 4]) -> __m128 {
-    let [a, b, c, d] =
-        lanes.map(|lanes| _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes)));
+fn sum_four_lanes(lanes: &[__m256; 4]) -> __m128 {
+    let mut fours = [_mm_setzero_ps(); 4];
+    for (four, lanes) in fours.iter_mut().zip(lanes) {
+        *four = _mm_add_ps(_mm256_castps256_ps128(*lanes), _mm256_extractf128_ps::<1>(*lanes));
+    }
+    let [a, b, c, d] = fours;
     let first = _mm_add_ps(_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
     let last = _mm_add_ps(_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
     _mm_add_ps(_mm_movelh_ps(first, last), _mm_movehl_ps(last, first))

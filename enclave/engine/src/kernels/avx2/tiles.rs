@@ -18,8 +18,8 @@ use super::{load, load_16, load_group, store, widen_eight};
 use crate::kernels::{
     LANES,
     tile::{
-        Affine, Bf16Column, Block, F16Column, F32Column, Four, Q4KTile, Q4Tile, Q5KPart, Q5KTile, Q6KPart, Q6KTile, Q8Tile,
-        SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
+        Affine, Bf16Column, Block, F16Column, F32Column, Four, Q4KTile, Q4Tile, Q5KPart, Q5KTile, Q6KPart,
+        Q6KTile, Q8Tile, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput, blocks_at,
     },
 };
 
@@ -74,7 +74,7 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
     let ones = _mm256_set1_epi16(1);
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&Block; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (group, quants) in tile.quants.iter().enumerate() {
             // The instruction for products of bytes takes the first without a sign, so the second takes it over. Two products are
@@ -106,7 +106,7 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
     let ones = _mm256_set1_epi16(1);
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&Block; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut partial: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (group, nibbles) in tile.nibbles.iter().enumerate() {
             // 32 products of at most 15 · 127, two to a sum in each of eight additions: at most 30480.
@@ -116,10 +116,10 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
         let scales = widen_row(&tile.scales);
         for m in 0..M {
             let scale = _mm256_set1_ps(blocks[m].scale);
-            // The codes stand eight too high.
-            let excess = _mm256_set1_epi32(8 * blocks[m].sum);
+            // The codes stand eight too high, a sixteenth of what the lift takes back.
+            let lift = _mm256_set1_epi32(blocks[m].lift / 16);
             for half in 0..2 {
-                let dot = _mm256_sub_epi32(_mm256_madd_epi16(partial[m][half], ones), excess);
+                let dot = _mm256_add_epi32(_mm256_madd_epi16(partial[m][half], ones), lift);
                 let scale = _mm256_mul_ps(scales[half], scale);
                 sums[m][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), scale, sums[m][half]);
             }
@@ -132,7 +132,7 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
 fn q4_k_rows<const M: usize>(tiles: &[Q4KTile], rows: [&[SuperBlock]; M], output: &mut [TileOutput]) {
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (part, nibbles) in tile.nibbles.as_chunks::<4>().0.iter().enumerate() {
             let mut partial: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
@@ -159,7 +159,7 @@ fn q5_k_rows<const M: usize>(tiles: &[Q5KTile], rows: [&[SuperBlock]; M], output
     let (low, fifth) = (_mm256_set1_epi8(15), _mm256_set1_epi8(16));
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (part, Q5KPart { fifths, nibbles }) in tile.parts.iter().enumerate() {
             let scales = part_scales(&tile.affine.part_scales[part]);
@@ -210,7 +210,7 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
     let (low, high) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
-        let blocks: [&SuperBlock; M] = std::array::from_fn(|m| &rows[m][index]);
+        let blocks = blocks_at(&rows, index);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (part, Q6KPart { highs, nibbles }) in tile.parts.iter().enumerate() {
             let scales = signed_part_scales(&tile.part_scales[part]);

@@ -9,7 +9,7 @@ pub(super) use tiles::{bf16_tile, f16_tile, f32_tile, q4_k_tile, q4_tile, q5_k_t
 use super::{
     LANES,
     half::{f16_to_f32, f32_to_f16},
-    tile::{BLOCK, Block, SUPER_BLOCK, SuperBlock, four, pair},
+    tile::{BLOCK, Block, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, four, pair},
 };
 
 /// `scores = keys · query / √width`.
@@ -58,7 +58,7 @@ pub(super) fn quantise(values: &[f32], blocks: &mut [Block]) {
             *quants = four(rounded);
             sum = rounded.iter().fold(sum, |sum, quant| sum.wrapping_add(i32::from(*quant)));
         }
-        block.sum = sum;
+        block.lift = sum.wrapping_mul(-128);
     }
 }
 
@@ -130,34 +130,65 @@ fn rms_factor(values: &[f32], epsilon: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn swiglu(gate: &mut [f32], up: &[f32]) {
-    for (gate, up) in gate.iter_mut().zip(up) {
-        *gate = *gate / (1.0 + exp(-*gate)) * up;
+pub(super) fn swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+    let columns = gate.columns(output.len());
+    // Tile by tile, since the results for one row of activations are far apart.
+    for (tile, (gate, up)) in gate.tiles().zip(up.tiles()).enumerate() {
+        for ((output, gate), up) in output.chunks_exact_mut(columns).zip(gate).zip(up) {
+            of_tile(output, tile, |output| {
+                for ((output, gate), up) in output.iter_mut().zip(gate).zip(up) {
+                    *output = gate / (1.0 + exp(-gate)) * up;
+                }
+            });
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn add(results: Results<'_>, output: &mut [f32]) {
+    let columns = results.columns(output.len());
+    for (tile, results) in results.tiles().enumerate() {
+        for (output, results) in output.chunks_exact_mut(columns).zip(results) {
+            of_tile(output, tile, |output| {
+                for (output, result) in output.iter_mut().zip(results) {
+                    *output += result;
+                }
+            });
+        }
+    }
+}
+
+/// Gives `each` a tile's part of a row: an array's number of numbers, which the compiler sees, unless the row ends before.
+#[inline(always)]
+fn of_tile(row: &mut [f32], tile: usize, each: impl Fn(&mut [f32])) {
+    let part = &mut row[tile * TILE_ROWS..];
+    match part.first_chunk_mut::<TILE_ROWS>() {
+        Some(part) => each(part),
+        None => each(part),
     }
 }
 
 #[inline(always)]
 pub(super) fn softmax(values: &mut [f32]) {
-    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    for chunk in &*chunks {
+    for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
             *lane = if *value > *lane { *value } else { *lane };
         }
     }
-    let largest = lanes.iter().chain(&*rest).fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+    let largest = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
+    for value in &mut *values {
+        *value = exp(*value - largest);
+    }
+    let (chunks, rest) = values.as_chunks::<LANES>();
     let mut lanes = [0.0_f32; LANES];
-    for chunk in &mut *chunks {
+    for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *value = exp(*value - largest);
-            *lane += *value;
+            *lane += value;
         }
     }
-    let mut sum = sum_lanes(lanes);
-    for value in &mut *rest {
-        *value = exp(*value - largest);
-        sum += *value;
-    }
+    let sum = rest.iter().fold(sum_lanes(lanes), |sum, value| sum + value);
     let factor = 1.0 / sum;
     for value in values {
         *value *= factor;
@@ -234,7 +265,7 @@ mod tests {
         quantise(&values, &mut blocks);
         assert_eq!(blocks[0].quants[0], four([0, 0, 0, -127]));
         assert_eq!(blocks[0].quants[1], four([64, 0, 0, 0]));
-        assert_eq!(blocks[0].sum, 64 - 127);
+        assert_eq!(blocks[0].lift, -128 * (64 - 127));
         assert!((blocks[0].scale - 0.1).abs() < 1e-7);
         quantise(&[0.0; BLOCK], &mut blocks);
         assert_eq!((blocks[0].quants, blocks[0].scale), ([0; 8], 0.0));

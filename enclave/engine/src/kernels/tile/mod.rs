@@ -40,11 +40,48 @@ pub(crate) trait Tile<const BYTES: usize>: DefaultIsZeroes + Send + Sync {
 /// The 16 results of one tile for one row of activations.
 pub(crate) type TileOutput = [f32; TILE_ROWS];
 
+/// The results for some of the rows of activations.
+#[derive(Clone, Copy)]
+pub(crate) struct Results<'a> {
+    /// Tile after tile, in each one row of activations after the other.
+    outputs: &'a [TileOutput],
+    /// Rows of activations in each.
+    rows: usize,
+    first: usize,
+    count: usize,
+}
+
+impl<'a> Results<'a> {
+    /// Of `outputs` for `rows` rows, those of `count` from `first` on.
+    pub(crate) fn new(outputs: &'a [TileOutput], rows: usize, first: usize, count: usize) -> Self {
+        Self { outputs, rows, first, count }
+    }
+
+    /// How many numbers are of each row, if there are so many in all.
+    #[inline(always)]
+    pub(crate) fn columns(self, numbers: usize) -> usize {
+        (numbers / self.count.max(1)).max(1)
+    }
+
+    /// Of each tile the results, a row after the other. The last tile may reach beyond the matrix.
+    #[inline(always)]
+    pub(crate) fn tiles(self) -> impl Iterator<Item = &'a [TileOutput]> {
+        self.outputs.chunks_exact(self.rows.max(1)).map(move |rows| &rows[self.first..][..self.count])
+    }
+}
+
 /// Four signed bytes, the first lowest: what a kernel spreads over a vector at once.
 pub(crate) type Four = i32;
 
 /// Two signed 16-bit numbers, the first lowest.
 pub(crate) type Pair = i32;
+
+/// One block of each row. A closure would be compiled for the instructions of the kernel that it stands in, and then not be inlined into the
+/// library's code between the two.
+#[inline(always)]
+pub(crate) fn blocks_at<'a, T, const M: usize>(rows: &[&'a [T]; M], index: usize) -> [&'a T; M] {
+    rows.map(|row| &row[index])
+}
 
 #[inline(always)]
 pub(crate) fn four(numbers: [i8; 4]) -> Four {
@@ -65,14 +102,14 @@ pub(crate) fn pair([first, last]: [i16; 2]) -> Pair {
 #[repr(C)]
 pub(crate) struct Block {
     pub(crate) quants: [Four; BLOCK / 4],
-    /// Sum of the quants.
-    pub(crate) sum: i32,
+    /// -128 times the sum of the quants: what takes back that each weight was made 128 larger.
+    pub(crate) lift: i32,
     pub(crate) scale: f32,
 }
 
 impl Default for Block {
     fn default() -> Self {
-        Block { quants: [0; BLOCK / 4], sum: 0, scale: 0.0 }
+        Block { quants: [0; BLOCK / 4], lift: 0, scale: 0.0 }
     }
 }
 
