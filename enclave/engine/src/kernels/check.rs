@@ -5,8 +5,8 @@
 //! for bit, are not used.
 
 use super::{
-    Bf16Column, Block, F16Column, F32Column, Kernels, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, SuperBlock,
-    TILE_ROWS, Tile, TileOutput,
+    Bf16Column, Block, F16Column, F32Column, Kernels, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, Query,
+    Results, SuperBlock, TILE_ROWS, Tile, TileOutput,
 };
 
 /// Rows of activations: every number of rows at once that a kernel has.
@@ -31,6 +31,46 @@ pub(super) fn agrees(kernels: Kernels) -> bool {
         && same(kernels, &random.tiles::<4, F32Column>(&[2]), &values, Kernels::f32_tile)
         && same(kernels, &random.tiles::<2, F16Column>(&[0]), &values, Kernels::f16_tile)
         && same(kernels, &random.tiles::<2, Bf16Column>(&[0]), &values, Kernels::bf16_tile)
+        && others(kernels, &values) == others(Kernels::Scalar, &values)
+}
+
+/// What the kernels without weights make of the numbers, as bits.
+fn others(kernels: Kernels, values: &[f32]) -> Vec<u32> {
+    let mut blocks = vec![Block::default(); values.len() / super::BLOCK];
+    let mut super_blocks = vec![SuperBlock::default(); values.len() / super::SUPER_BLOCK];
+    kernels.quantise(values, &mut blocks);
+    kernels.quantise_super(values, &mut super_blocks);
+    let blocks = blocks.iter().flat_map(|block| {
+        let scale = block.scale.to_bits().cast_signed();
+        [&block.quants[..], &[block.lift, scale]].concat()
+    });
+    let super_blocks = super_blocks.iter().flat_map(|block| {
+        let scale = block.scale.to_bits().cast_signed();
+        [&block.quants[..], &block.sums_of_16, &block.sums_of_32, &[scale]].concat()
+    });
+
+    let (tiles, rest) = values.split_at(values.len() / 2);
+    let [gate, up] = [tiles, rest].map(|tiles| Results::new(tiles.as_chunks().0, ROWS, 3, 7));
+    // The last tile reaches beyond the row.
+    let columns = tiles.len() / ROWS - 5;
+    let mut gated = vec![0.0; 7 * columns];
+    kernels.swiglu(gate, up, &mut gated);
+    kernels.add(up, &mut gated);
+    let (mut normed, mut soft) = (values[..COLUMNS].to_vec(), values[..COLUMNS - 1].to_vec());
+    kernels.rms_norm_in_place(&mut normed, rest, 1e-5);
+    kernels.softmax(&mut soft);
+
+    let mut halves = vec![0; values.len()];
+    kernels.halve(values, &mut halves);
+    let (width, positions) = (40, 29);
+    let (keys, others) = halves.split_at(width * positions);
+    let (mut scores, mut attended) = (vec![0.0; positions], vec![0.0; width]);
+    let query = Query { query: &rest[..width], scores: &mut scores, output: &mut attended };
+    kernels.attend(&mut [query], std::iter::once((keys, &others[..width * positions])));
+
+    let floats = [gated, normed, soft, scores, attended].concat();
+    let bits = floats.iter().map(|value| value.to_bits()).chain(halves.iter().map(|half| u32::from(*half)));
+    bits.chain(blocks.chain(super_blocks).map(i32::cast_unsigned)).collect()
 }
 
 fn same<T, A>(
