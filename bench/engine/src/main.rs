@@ -12,6 +12,7 @@ mod agree;
 mod candle;
 mod contestant;
 mod exact;
+mod limit;
 mod speed;
 mod tokens;
 

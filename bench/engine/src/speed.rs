@@ -1,16 +1,19 @@
 //! Which engine is faster: interleaved rounds on the same file, with the same tokens.
 
-use std::{hint::black_box, process::Command, thread, time::Instant};
+use std::{process::Command, time::Instant};
 
-use cleanroom_engine::{Model, gguf::Gguf};
+use cleanroom_engine::{Instructions, Model, gguf::Gguf};
 
-use crate::contestant::{Contestant, Llama, Ours, Outcome, Piece, SEQUENCES, best, prompt};
+use crate::{
+    contestant::{Contestant, Llama, Ours, Outcome, Piece, SEQUENCES, best, prompt},
+    limit::{bandwidth, products},
+};
 
 const ROUNDS: usize = 3;
 const PROMPT: usize = 256;
 const DECODED: usize = 16;
-/// What must be reached, as a multiple of llama.cpp's speed, where the processor has AVX-512 VNNI, and where it has not: there
-/// both engines multiply with the same instructions.
+/// What must be reached, as a multiple of llama.cpp's speed, with AVX-512 VNNI, and with AVX2: there both engines multiply with the same
+/// instructions.
 const TARGETS: [(&str, f64, f64); 3] =
     [("prefill", 1.8, 1.0), ("decode", 1.05, 1.0), ("four sequences", 1.5, 1.0)];
 
@@ -20,7 +23,7 @@ pub const WITH_THREADS: &str = "speed-with-threads";
 /// Each number of threads is measured in a process of its own, since candle reads it once.
 pub fn run(files: &[String]) -> Outcome<bool> {
     println!(
-        "medians of {ROUNDS} interleaved rounds, in tokens per second; targets for a processor {} AVX-512 VNNI",
+        "medians of {ROUNDS} interleaved rounds, in tokens per second; targets {} AVX-512 VNNI",
         if vnni() { "with" } else { "without" }
     );
     println!(
@@ -43,8 +46,17 @@ pub fn run(files: &[String]) -> Outcome<bool> {
     Ok(met)
 }
 
+/// The instructions that all contestants may use: those that this program is compiled for, as the others are.
+const INSTRUCTIONS: Instructions = if cfg!(target_feature = "avx512vnni") {
+    Instructions::Avx512Vnni
+} else if cfg!(target_feature = "avx2") {
+    Instructions::Avx2
+} else {
+    Instructions::Compiled
+};
+
 fn vnni() -> bool {
-    cfg!(target_arch = "x86_64") && std::arch::is_x86_feature_detected!("avx512vnni")
+    INSTRUCTIONS == Instructions::Avx512Vnni
 }
 
 /// Measures all files.
@@ -55,12 +67,12 @@ pub fn with_threads(threads: usize, files: &[String]) -> Outcome<bool> {
         "\n{threads} thread(s), load of the machine {}",
         std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim()
     );
-    let bandwidth = bandwidth(threads);
+    let (bandwidth, products) = (bandwidth(threads), products(threads));
     for file in files {
         let llama = Llama::load(backend, file)?;
         let bytes = std::fs::read(file)?;
-        let model = Model::from_gguf(&bytes)?;
-        let per_token = bytes_per_token(&bytes)?;
+        let model = Model::from_gguf(&bytes)?.with_instructions(INSTRUCTIONS);
+        let (per_token, products_per_token) = (bytes_per_token(&bytes)?, products_per_token(&bytes)?);
         drop(bytes);
         let rounds = {
             let mut contestants: Vec<Box<dyn Contestant + '_>> =
@@ -87,6 +99,14 @@ pub fn with_threads(threads: usize, files: &[String]) -> Outcome<bool> {
                 print!(" {:8.1} {:6.2}", rate(2), ratio(2));
             }
             println!();
+            if let ("prefill", Some(products)) = (*what, products) {
+                println!(
+                    "    multiplies {:.3} billion pairs for a token: {:.0} billion a second, llama.cpp {:.0}, of {products:.0} that stay in registers",
+                    products_per_token / 1e9,
+                    ours * products_per_token / 1e9,
+                    rate(1) * products_per_token / 1e9,
+                );
+            }
             if *what == "decode" {
                 let (reading, theirs) = (ours * per_token / 1e9, rate(1) * per_token / 1e9);
                 println!(
@@ -166,19 +186,10 @@ fn bytes_per_token(file: &[u8]) -> Outcome<f64> {
     Ok(needed.map(|(_, tensor)| tensor.bytes.len() as f64).sum())
 }
 
-/// Gigabytes per second that so many threads read from memory: the best of several passes over far more than the caches.
-fn bandwidth(threads: usize) -> f64 {
-    const WORDS: usize = 1 << 25;
-    let memory: Vec<Vec<u64>> = (0..threads).map(|thread| vec![thread as u64 + 1; WORDS / threads]).collect();
-    let mut best = f64::INFINITY;
-    for _ in 0..8 {
-        let start = Instant::now();
-        thread::scope(|scope| {
-            for part in &memory {
-                scope.spawn(|| black_box(part.iter().fold(0_u64, |sum, word| sum.wrapping_add(*word))));
-            }
-        });
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    (WORDS * 8) as f64 / best / 1e9
+/// Products of a weight and an activation that each token of a prompt needs: the layers' matrices once, as only the last token is scored.
+/// Attention is not in it.
+fn products_per_token(file: &[u8]) -> Outcome<f64> {
+    let file = Gguf::parse(file)?;
+    let needed = file.tensors().filter(|(name, _)| !matches!(*name, "output.weight" | "token_embd.weight"));
+    Ok(needed.map(|(_, tensor)| tensor.dimensions.iter().product::<usize>() as f64).sum())
 }

@@ -41,6 +41,7 @@ pub use engine::{
     MemoryUse, Owner, Presence, Sink, StartError, SubmitError, Text, Usage,
 };
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
+pub use kernels::Instructions;
 pub use logprobs::{MAX_TOP_LOGPROBS, ScoredToken, TokenScore};
 pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};

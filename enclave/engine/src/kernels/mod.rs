@@ -49,6 +49,17 @@ impl Query<'_> {
     }
 }
 
+/// Sets of instructions that there are kernels for, the fewest first. The answers are the same with each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Instructions {
+    /// What the program is compiled for.
+    Compiled,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 (F, BW, VL) and its byte products (VNNI).
+    Avx512Vnni,
+}
+
 /// The kernels for this processor, chosen once.
 #[derive(Clone, Copy)]
 pub(crate) enum Kernels {
@@ -57,7 +68,7 @@ pub(crate) enum Kernels {
     /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
-    /// AVX-512 with its byte products (VNNI), for the tiles; the rest as AVX2.
+    /// AVX-512 with its byte products (VNNI); attention as AVX2.
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
 }
@@ -92,10 +103,24 @@ impl Kernels {
     /// The fastest kernels that this processor runs and that give the results of the scalar ones; see `check`.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Kernels> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let candidates = vector_kernels().into_iter();
-            candidates.rev().find(|kernels| check::agrees(*kernels)).unwrap_or(Kernels::Scalar)
-        })
+        *BEST.get_or_init(|| Self::within(Instructions::Avx512Vnni))
+    }
+
+    /// As [`Kernels::best`], of those that need no more than these instructions.
+    pub(crate) fn within(most: Instructions) -> Self {
+        let mut candidates =
+            vector_kernels().into_iter().rev().filter(|kernels| kernels.instructions() <= most);
+        candidates.find(|kernels| check::agrees(*kernels)).unwrap_or(Kernels::Scalar)
+    }
+
+    fn instructions(self) -> Instructions {
+        match self {
+            Kernels::Scalar => Instructions::Compiled,
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx2(_) => Instructions::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Kernels::Avx512(_) => Instructions::Avx512Vnni,
+        }
     }
 
     /// `output[m] = tiles · activations[m]` for the 16 rows of one row of tiles; `activations` are rows of `tiles.len()`

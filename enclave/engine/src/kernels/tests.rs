@@ -15,6 +15,19 @@ fn vector_kernels() -> Vec<Kernels> {
     found
 }
 
+#[test]
+fn kernels_need_no_more_instructions_than_they_may() {
+    use Instructions::{Avx2, Avx512Vnni, Compiled};
+    assert_eq!(Kernels::within(Compiled).instructions(), Compiled);
+    let found = super::vector_kernels();
+    for most in [Avx2, Avx512Vnni] {
+        let expected =
+            found.iter().map(|kernels| kernels.instructions()).filter(|needed| *needed <= most).max();
+        assert_eq!(Kernels::within(most).instructions(), expected.unwrap_or(Compiled));
+    }
+    assert_eq!(Kernels::best().instructions(), Kernels::within(Avx512Vnni).instructions());
+}
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }

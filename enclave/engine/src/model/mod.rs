@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::{
     constraint::TokenTable,
     gguf::{Gguf, GgufError, TensorType},
-    kernels::Kernels,
+    kernels::{Instructions, Kernels},
     template::{ChatTemplate, TemplateError},
     tokenizer::{Tokenizer, TokenizerError, reserve_zeroising},
 };
@@ -200,6 +200,13 @@ impl Model {
     pub fn with_context_limit(mut self, tokens: u32) -> Model {
         self.facts.context_length = self.facts.context_length.min(tokens.max(2));
         self.shape.context = self.facts.context_length as usize;
+        self
+    }
+
+    /// The same model, computed with no more than these instructions: for comparing them. The answers are the same.
+    #[must_use]
+    pub fn with_instructions(mut self, most: Instructions) -> Model {
+        self.kernels = Kernels::within(most);
         self
     }
 
