@@ -76,20 +76,23 @@ fn sealed(name: &str, bytes: &[u8]) -> std::io::Result<File> {
     };
     let mut file = File::from(descriptor);
     file.write_all(bytes)?;
-    seal(&file, SEALING_LIMIT)?;
+    let start = Instant::now();
+    seal(&file, || {
+        thread::sleep(Duration::from_millis(20));
+        start.elapsed() < SEALING_LIMIT
+    })?;
     Ok(file)
 }
 
 /// Seals an anonymous file against every change.
 ///
 /// The kernel refuses with `EBUSY` while anything else still holds a page of the file, be it for a moment in its own
-/// lists: fcntl(2), `F_SEAL_WRITE`. Nothing here does, so it is asked again.
-fn seal(file: &File, limit: Duration) -> std::io::Result<()> {
-    let start = Instant::now();
+/// lists: fcntl(2), `F_SEAL_WRITE`. Nothing here does, so it is asked again for as long as `again` says so.
+fn seal(file: &File, mut again: impl FnMut() -> bool) -> std::io::Result<()> {
     loop {
-        match fcntl_add_seals(file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)
-        {
-            Err(Errno::BUSY) if start.elapsed() < limit => thread::sleep(Duration::from_millis(20)),
+        let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        match fcntl_add_seals(file, seals) {
+            Err(Errno::BUSY) if again() => {}
             result => return Ok(result?),
         }
     }
@@ -125,16 +128,12 @@ mod tests {
         let (reader, writer) = pipe().unwrap();
         splice(&file, Some(&mut 0), &writer, None, 4096, SpliceFlags::empty()).unwrap();
 
-        let busy = seal(&file, Duration::ZERO).unwrap_err();
+        let busy = seal(&file, || false).unwrap_err();
         assert_eq!(busy.raw_os_error(), Some(Errno::BUSY.raw_os_error()));
-        thread::scope(|scope| {
-            let sealing = scope.spawn(|| seal(&file, SEALING_LIMIT));
-            // Longer than the kernel waits by itself. Were it shorter, the test would only show less.
-            thread::sleep(Duration::from_millis(400));
-            drop((reader, writer));
-            sealing.join().unwrap().unwrap();
-        });
-        assert!((&file).write(b"x").is_err());
+        let mut held = Some((reader, writer));
+        seal(&file, || held.take().is_some()).unwrap();
+        assert!(held.is_none(), "it was refused once");
+        assert!(file.write(b"x").is_err());
     }
 
     #[test]
