@@ -290,40 +290,7 @@ float_rows!(f32_rows, F32Column, load_row);
 float_rows!(f16_rows, F16Column, widen_row);
 float_rows!(bf16_rows, Bf16Column, widen_brief_row);
 
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn quantise(values: &[f32], blocks: &mut [Block]) {
-    scalar::quantise(values, blocks);
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
-    scalar::quantise_super(values, blocks);
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
-    scalar::rms_norm(values, weight, epsilon, output);
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32) {
-    scalar::rms_norm_in_place(values, weight, epsilon);
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn softmax(values: &mut [f32]) {
-    scalar::softmax(values);
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
-    scalar::swiglu(gate, up, output);
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
-fn add(results: Results<'_>, output: &mut [f32]) {
-    scalar::add(results, output);
-}
+widened!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
 
 /// `sums += dots · (scale · activation scale)`
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]

@@ -8,6 +8,47 @@
 //! A further instruction set is one more module and one more arm in [`dispatch`]; a further weight format is one more
 //! tile, one more variant of [`crate::matrix::Matrix`]'s tiles and one more kernel.
 
+/// Compiles the kernels that are plain Rust for further instructions, which makes the compiler use wider vectors.
+#[cfg(target_arch = "x86_64")]
+macro_rules! widened {
+    ($features:literal) => {
+        #[target_feature(enable = $features)]
+        fn quantise(values: &[f32], blocks: &mut [Block]) {
+            scalar::quantise(values, blocks);
+        }
+
+        #[target_feature(enable = $features)]
+        fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
+            scalar::quantise_super(values, blocks);
+        }
+
+        #[target_feature(enable = $features)]
+        fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
+            scalar::rms_norm(values, weight, epsilon, output);
+        }
+
+        #[target_feature(enable = $features)]
+        fn rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32) {
+            scalar::rms_norm_in_place(values, weight, epsilon);
+        }
+
+        #[target_feature(enable = $features)]
+        fn swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+            scalar::swiglu(gate, up, output);
+        }
+
+        #[target_feature(enable = $features)]
+        fn add(results: Results<'_>, output: &mut [f32]) {
+            scalar::add(results, output);
+        }
+
+        #[target_feature(enable = $features)]
+        fn softmax(values: &mut [f32]) {
+            scalar::softmax(values);
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

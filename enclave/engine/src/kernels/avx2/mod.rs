@@ -169,40 +169,7 @@ fn halve(values: &[f32], output: &mut [u16]) {
     }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantise(values: &[f32], blocks: &mut [Block]) {
-    scalar::quantise(values, blocks);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
-    scalar::quantise_super(values, blocks);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
-    scalar::rms_norm(values, weight, epsilon, output);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32) {
-    scalar::rms_norm_in_place(values, weight, epsilon);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
-    scalar::swiglu(gate, up, output);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add(results: Results<'_>, output: &mut [f32]) {
-    scalar::add(results, output);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-fn softmax(values: &mut [f32]) {
-    scalar::softmax(values);
-}
+widened!("avx2,fma,f16c");
 
 /// The sum in the order of `scalar::sum_lanes`.
 #[target_feature(enable = "avx2,fma,f16c")]
