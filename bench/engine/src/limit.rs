@@ -48,15 +48,14 @@ fn least_seconds(times: usize, what: impl Fn()) -> f64 {
     seconds.fold(f64::INFINITY, f64::min)
 }
 
-/// Sums that do not wait for each other: enough for two multipliers of four cycles, or five.
-#[cfg(target_feature = "avx2")]
+/// Sums that do not wait for each other: enough for two multipliers that take six cycles.
 const SUMS: usize = 12;
 
 /// Products of a round of [`multiply`].
 const PRODUCTS: Option<usize> = if cfg!(target_feature = "avx512vnni") {
-    Some(64 * 12)
+    Some(64 * SUMS)
 } else if cfg!(target_feature = "avx2") {
-    Some(32 * 12)
+    Some(32 * SUMS)
 } else {
     None
 };

@@ -1,7 +1,7 @@
 //! The kernels for x86-64 processors with AVX2, FMA and F16C.
 //!
-//! The only unsafe code of the engine. It is of two kinds: vector loads and stores through references to arrays of
-//! exactly the vector's size, and calls into functions compiled for these features, which [`Avx2`] proves present.
+//! The unsafe code here is of three kinds: vector loads and stores through references to arrays of exactly the vector's
+//! size, calls into functions compiled for these features, which [`Avx2`] proves present, and an empty piece of assembly.
 
 #![expect(unsafe_code, reason = "vector instructions; every block states why it is sound")]
 
