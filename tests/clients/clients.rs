@@ -26,7 +26,7 @@ async fn run(package: Package, base_url: String) {
     official::expect_passed(outcome.unwrap());
 }
 
-#[path = "../enclave/engine/tests/support/embedding_model.rs"]
+#[path = "../../enclave/engine/tests/support/embedding_model.rs"]
 mod embedding_model;
 
 /// The address of the API by itself, with a partner as the channel would have proven one.
