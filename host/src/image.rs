@@ -30,7 +30,7 @@ pub use inspect::{Inspection, inspect};
 pub use signing::{Signer, SigningError};
 
 /// The kernel's command line in every image. docs/reproduce.md says what each word is for.
-pub const COMMAND_LINE: &str = include_str!("../../../image/command-line").trim_ascii();
+pub const COMMAND_LINE: &str = include_str!("../../image/command-line").trim_ascii();
 
 /// The longest file that is read, as an input or as an image: 2 GiB. Weights are never in an image.
 pub const MAX_FILE: u64 = 2 << 30;
