@@ -1,0 +1,30 @@
+//! What every program that runs on its owner's machine does the same way.
+//!
+//! The host, the partner's program and the authority's program use this crate. The enclave and everything that it
+//! measures do not: an enclave has no disk, no terminal and no signals.
+//!
+//! | module | in one line |
+//! |---|---|
+//! | [`log`] | `let _log = log::start(Format::Text, "info")?;` |
+//! | [`output`] | `output::print(&text)?;` |
+//! | [`file`] | `file::replace(&path, &bytes, 0o644)?;` |
+//! | [`lock`] | `let _lock = FolderLock::take(&folder)?;` |
+//! | [`clock`] | `clock.timeout_at(deadline, work).await?` |
+//! | [`limits`] | `limits::require_open_files(4096)?;` |
+//! | [`signals`] | `signals.next().await` |
+//!
+//! Two features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and `signals`).
+//! The crate is for Unix systems.
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "runtime")]
+pub mod clock;
+pub mod file;
+pub mod limits;
+pub mod lock;
+#[cfg(feature = "log")]
+pub mod log;
+pub mod output;
+#[cfg(feature = "runtime")]
+pub mod signals;
