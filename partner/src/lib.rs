@@ -12,6 +12,7 @@ pub mod channel;
 pub mod cli;
 pub mod clock;
 pub mod commands;
+pub mod outcome;
 pub mod output;
 #[cfg(feature = "online")]
 pub mod proxy;

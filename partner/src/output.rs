@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub enum Mark {
     Ok,
     /// It failed.
     Fail,
-    /// Nobody asked for it.
+    /// It was not asked for.
     NotAsked,
 }
 

@@ -14,7 +14,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::party::{Party, no_session, runtime};
 use super::policy_file::usage;
 use crate::address::Address;
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 use crate::output::{Terminal, printable};
 use crate::session::Sessions;
 use crate::stream_end::{Ended, SignedEnd, UnprovenEnd};

@@ -14,7 +14,7 @@ use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{self, Axis, AxisStatus, Check, Expectation, Verdict, appraise};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
 
 /// The longest request, in bytes: a document in base64, a policy of which every character is escaped, and the rest.

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::party::{Party, no_session, runtime};
 use super::policy_file::usage;
 use crate::address::Address;
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 use crate::output::{Page, Terminal};
 use crate::proxy;
 use crate::session::Sessions;

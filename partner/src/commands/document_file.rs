@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cleanroom_attestation::document::MAX_DOCUMENT_LENGTH;
 
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 
 /// Hexadecimal, the longest form, with generous white space.
 const MAX_FILE_LENGTH: u64 = 4 * MAX_DOCUMENT_LENGTH as u64;

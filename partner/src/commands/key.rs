@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::party::load_key;
 use super::policy_file::usage;
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 use crate::output::{Page, Terminal};
 
 const EXAMPLES: &str = "\

@@ -14,7 +14,7 @@ use cleanroom_attestation::measurement::{ImageError, Measurement, Measurer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use self::shared_source::SharedSource;
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 use crate::output::{self, Page, Terminal, printable};
 
 /// Print the PCRs of an enclave image: what an enclave started from it will be able to prove.

@@ -8,7 +8,7 @@ use cleanroom_channel::identity::Identity;
 
 use super::policy_file::{PolicyFile, read, usage};
 use crate::channel::RelyingParty;
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 use crate::session::SessionError;
 
 /// The longest key file, in bytes.

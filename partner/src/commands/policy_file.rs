@@ -8,7 +8,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::policy::{MAX_POLICY_LENGTH, Policy};
 use zeroize::Zeroizing;
 
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 
 /// Where the policy is.
 #[derive(clap::Args)]

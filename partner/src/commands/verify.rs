@@ -13,7 +13,7 @@ use super::party::Party;
 use super::policy_file::PolicyFile;
 #[cfg(feature = "online")]
 use crate::address::Address;
-use crate::cli::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
 
 /// Judge a clean room, or a document in a file, against your policy

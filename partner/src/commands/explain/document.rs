@@ -9,8 +9,8 @@ use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Axis, Check, Expectation, appraise};
 use serde::Serialize;
 
-use crate::cli::{Failure, Outcome};
 use crate::commands::document_file;
+use crate::outcome::{Failure, Outcome};
 use crate::output::{self, Mark, Page, Terminal, printable};
 
 /// Trusts the roots that AWS published and accepts whatever is under them. Only for display: of the verdict that it leads to,

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use cleanroom_attestation::measurement::{Measurement, SectionKind};
 
-use crate::cli::{Failure, Outcome};
 use crate::commands::measure::{measure_path, pcrs};
+use crate::outcome::{Failure, Outcome};
 use crate::output::{self, Mark, Page, Terminal, printable};
 
 pub(super) fn explain(path: &Path, terminal: &mut Terminal) -> Result<Outcome, Failure> {

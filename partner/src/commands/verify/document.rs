@@ -9,9 +9,9 @@ use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
 
 use super::page::{outcome, page};
-use crate::cli::{Failure, Outcome};
 use crate::clock::now;
 use crate::commands::document_file;
+use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
 
 /// A document in a file, and what it is expected to say.

@@ -3,7 +3,7 @@
 use cleanroom_attestation::chain::Tier;
 use cleanroom_attestation::verdict::{self, Axis, AxisStatus, Verdict};
 
-use crate::cli::Outcome;
+use crate::outcome::Outcome;
 use crate::output::{Mark, Page, printable};
 
 /// The exit code of a verdict.
