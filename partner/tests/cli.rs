@@ -244,3 +244,22 @@ fn a_changed_document_of_aws_is_explained_as_not_genuine() {
     assert_eq!(output.status.code(), Some(0), "it is well formed");
     assert!(text(&output.stdout).contains("document-signature"), "{}", text(&output.stdout));
 }
+
+#[cfg(feature = "online")]
+#[test]
+fn a_key_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bank.key");
+    let key = path.to_str().unwrap();
+    assert_eq!(cleanroom(&["key", "new", "--key", key]).status.code(), Some(0));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let again = cleanroom(&["--json", "key", "new", "--key", key]);
+    assert_eq!(json(&again)["error"]["code"], "key-exists");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let exposed = cleanroom(&["--json", "key", "show", "--key", key]);
+    assert_eq!(json(&exposed)["error"]["code"], "key-exposed");
+    assert!(text(&exposed.stdout).contains(&format!("chmod 600 {key}")));
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
+    assert_eq!(cleanroom(&["key", "show", "--key", key]).status.code(), Some(0));
+}

@@ -1,12 +1,10 @@
 //! `cleanroom key`: the partner's own key.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use cleanroom_channel::identity::Identity;
+use cleanroom_program::file::create_secret;
 use serde::Serialize;
 
 use super::party::load_key;
@@ -73,24 +71,14 @@ impl Key {
     }
 }
 
-fn create(path: &PathBuf) -> Result<Identity, Failure> {
+fn create(path: &Path) -> Result<Identity, Failure> {
     let identity = Identity::generate().map_err(|error| usage("key", error.to_string()))?;
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(identity.to_pem().as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => usage(
-            "key-exists",
-            format!("{} exists already; choose another --key or remove it", path.display()),
-        ),
-        _ => Failure {
-            outcome: Outcome::Unreachable,
-            code: "unwritable",
-            message: format!("{} could not be written: {error}", path.display()),
-        },
+    create_secret(path, identity.to_pem().as_bytes()).map_err(|error| {
+        if error.is_existing() {
+            let message = format!("{} exists already; choose another --key or remove it", path.display());
+            return usage("key-exists", message);
+        }
+        Failure { outcome: Outcome::Unreachable, code: "unwritable", message: error.to_string() }
     })?;
     Ok(identity)
 }

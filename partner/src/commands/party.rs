@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::policy::{ModelReference, Policy};
 use cleanroom_channel::identity::Identity;
+use cleanroom_program::file::{SecretError, read_secret};
 
-use super::policy_file::{PolicyFile, read, usage};
+use super::policy_file::{PolicyFile, usage};
 use crate::channel::RelyingParty;
 use crate::outcome::{Failure, Outcome};
 use crate::session::SessionError;
 
 /// The longest key file, in bytes.
-const MAX_KEY_BYTES: u64 = 16 * 1024;
+const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Who asks, under which policy, for which model.
 #[derive(clap::Args)]
@@ -73,8 +74,14 @@ impl Party {
 
 /// Reads a key file that [`super::key`] wrote.
 pub(super) fn load_key(path: &Path) -> Result<Identity, Failure> {
-    let pem = read(path, MAX_KEY_BYTES)?;
-    Identity::from_pem(&pem).map_err(|error| usage("key", format!("{}: {error}", path.display())))
+    let pem = read_secret(path, MAX_KEY_BYTES).map_err(|error| match error {
+        SecretError::File(error) => Failure::unreadable(path, &error.source),
+        SecretError::Exposed { .. } => usage("key-exposed", error.to_string()),
+        SecretError::TooLarge { .. } => usage("too-long", error.to_string()),
+    })?;
+    let wrong = |problem: String| usage("key", format!("{}: {problem}", path.display()));
+    let pem = std::str::from_utf8(&pem).map_err(|error| wrong(error.to_string()))?;
+    Identity::from_pem(pem).map_err(|error| wrong(error.to_string()))
 }
 
 /// What a session that did not come about means for the exit code.
