@@ -7,6 +7,7 @@ use clap::Args;
 use cleanroom_attestation::release::{
     Denial, Envelope, Payload as _, PayloadType, ReleaseError, Role, Root, RootKey, TrustedState, UnixMillis,
 };
+use cleanroom_program::file;
 use serde_json::json;
 
 use crate::Outcome;
@@ -207,7 +208,11 @@ pub(crate) fn sign(
     let (signer, key) = signer.find(candidates)?;
     let signature = signer.sign(envelope.pae())?;
     envelope.attach(&key.spki, &signature).map_err(|error| Failure::refused("the signature", &error))?;
-    files::replace(&out, &envelope.to_json())?;
+    match kind {
+        // Never over an envelope that appeared in the meantime.
+        files::Kind::Draft => file::create_new(&out, &envelope.to_json(), file::PUBLIC)?,
+        files::Kind::Envelope => file::replace(&out, &envelope.to_json(), file::PUBLIC)?,
+    }
     let digest = envelope.digest();
     let text = format!("signed as {} into {}\n  payload SHA-256  {digest}\n", key.name, out.display());
     let json = json!({ "signed_as": key.name, "envelope": out.display().to_string(), "sha256": digest });

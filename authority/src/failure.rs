@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cleanroom_attestation::release::{KeyError, ReleaseError};
+use cleanroom_program::file::{FileError, SecretError};
 
 /// Every message says what was expected, what came, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,12 @@ pub(crate) enum Failure {
     /// A file could not be read or written.
     #[error("cannot {verb} {}: {error}", path.display())]
     File { verb: &'static str, path: PathBuf, error: std::io::Error },
+    /// A file could not be kept.
+    #[error(transparent)]
+    Kept(#[from] FileError),
+    /// A private key could not be read, or others can read it too.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A command, a key or a service failed.
     #[error("{0}")]
     Environment(String),
@@ -38,7 +45,7 @@ impl Failure {
         match self {
             Self::Refused { .. } => 1,
             Self::Usage(_) => 2,
-            Self::File { .. } | Self::Environment(_) => 3,
+            Self::File { .. } | Self::Kept(_) | Self::Secret(_) | Self::Environment(_) => 3,
         }
     }
 
@@ -46,7 +53,9 @@ impl Failure {
         match self {
             Self::Refused { code, .. } => code,
             Self::Usage(_) => "usage",
-            Self::File { .. } => "file",
+            Self::File { .. } | Self::Kept(_) => "file",
+            Self::Secret(SecretError::Exposed { .. }) => "key-exposed",
+            Self::Secret(_) => "key-unreadable",
             Self::Environment(_) => "environment",
         }
     }

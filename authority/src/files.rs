@@ -1,7 +1,7 @@
 //! Documents as files: drafts (the payload alone, as people read it) and envelopes.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use cleanroom_attestation::release::{Envelope, PayloadType};
@@ -23,29 +23,6 @@ pub(crate) fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
         });
     }
     Ok(bytes)
-}
-
-/// Writes a new file. An existing one is left alone.
-pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let failed = |error| Failure::File { verb: "write", path: path.to_owned(), error };
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
-}
-
-/// Writes a file in one step: whoever reads it sees the old bytes or the new ones.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let temporary = path.with_file_name(name);
-    // One that a killed process left behind.
-    let _ = std::fs::remove_file(&temporary);
-    write_new(&temporary, bytes, 0o644)?;
-    std::fs::rename(&temporary, path).map_err(|error| Failure::File {
-        verb: "write",
-        path: path.to_owned(),
-        error,
-    })
 }
 
 /// An envelope, from a file that is one or that is a draft which nobody signed yet.

@@ -8,6 +8,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     Denial, Envelope, Id, Label, List, Payload as _, PayloadType, Release, Role, RootKey, Target, UnixMillis,
 };
+use cleanroom_program::file;
 use serde_json::json;
 
 use crate::Outcome;
@@ -86,15 +87,19 @@ impl Halt {
         envelope.attach(&key.spki, &signature).map_err(refused)?;
         let digest = envelope.digest();
         let out = if self.out.is_dir() { self.out.join(format!("{digest}.json")) } else { self.out };
-        files::write_new(&out, &envelope.to_json(), 0o644)?;
+        let kept = match file::create_new(&out, &envelope.to_json(), file::PUBLIC) {
+            Err(error) if error.is_existing() => return Err(error.into()),
+            kept => kept,
+        };
 
         let mut text = format!(
             "{} is halted by {}: {}\n  denial  {digest}\n  file    {}\n",
             denial.halt,
             key.name,
             denial.reason,
-            out.display()
+            if kept.is_ok() { out.display().to_string() } else { "none".to_owned() }
         );
+        // A full disk here is no reason to let the model run on.
         let mut told = Vec::new();
         let mut failed = Vec::new();
         for url in &self.services {
@@ -105,6 +110,13 @@ impl Halt {
         }
         for url in &told {
             text += &format!("  told    {url}\n");
+        }
+        if let Err(error) = kept {
+            let told =
+                if told.is_empty() { "no lease service was told" } else { "the services above keep it" };
+            return Err(Failure::Environment(format!(
+                "{text}but the denial has no file here: {error}; {told}"
+            )));
         }
         if !failed.is_empty() {
             let problem = format!(

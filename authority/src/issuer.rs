@@ -1,13 +1,18 @@
 //! What a lease service holds, and when it signs.
 
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, Envelope, LeaseRequest, Payload as _, PayloadType, PublicKey, ReleaseError, Role, TrustedState,
+    Accepted, Denial, Envelope, LeaseRequest, Payload as _, PayloadType, PublicKey, ReleaseError, Role,
+    TrustedState,
 };
+use cleanroom_program::file;
 use serde_json::{Value, json};
 
 use crate::chain::{self, RootArguments};
@@ -37,7 +42,15 @@ struct Held {
     /// Why the files as they are now cannot be used. Until that is mended no lease is signed.
     problem: Option<String>,
     roots_json: Bytes,
+    release_json: Bytes,
+    /// Every denial that was ever seen here, whether or not its file is still there.
+    denials: BTreeMap<Sha256Digest, Value>,
     denials_json: Bytes,
+    /// Denials that this service was sent and that are not on the disk yet. They are in force, and nobody was told that
+    /// they are kept.
+    unkept: BTreeMap<Sha256Digest, Vec<u8>>,
+    /// Denials that are on the disk, as of the last look.
+    kept: BTreeSet<Sha256Digest>,
 }
 
 /// Name, size and time of change of every file: what tells that something changed.
@@ -81,7 +94,11 @@ impl Issuer {
             fingerprint: None,
             problem: None,
             roots_json: Bytes::new(),
-            denials_json: Bytes::new(),
+            release_json: Bytes::new(),
+            denials: BTreeMap::new(),
+            denials_json: Bytes::from_static(b"[]"),
+            unkept: BTreeMap::new(),
+            kept: BTreeSet::new(),
         };
         let (public, signer) = (signer.public(), Mutex::new(signer));
         let issuer = Self {
@@ -136,34 +153,43 @@ impl Issuer {
         Ok(envelope.to_json())
     }
 
-    /// Takes a denial that somebody sent, and keeps it in the folder before it says so.
+    /// Takes a denial that somebody sent. It is on the disk when this returns `Ok`: a denial that is known but was never
+    /// kept here is kept now, so sending it again after an error is always right.
+    ///
+    /// A denial that the disk does not take is in force all the same, until the service ends.
     pub(crate) fn take_denial(&self, body: &[u8]) -> Result<Accepted, Refusal> {
         let mut held = self.current();
         let mut state = TrustedState::clone(&held.state);
-        let accepted =
-            state.accept_denial(body).map_err(|error| Refusal::release(Kind::Forbidden, &error))?;
-        if accepted == Accepted::New {
-            let envelope = Envelope::parse(body, PayloadType::Denial)
-                .map_err(|error| Refusal::release(Kind::Malformed, &error))?;
-            // In force from here on, whether or not the disk takes it.
-            held.state = Arc::new(state);
-            let path = self.denials.join(format!("{}.json", envelope.digest()));
-            files::replace(&path, &envelope.to_json()).map_err(|failure| {
-                tracing::error!(%failure, "a denial is in force but could not be kept");
-                Refusal {
-                    kind: Kind::Unusable,
-                    code: "not-kept",
-                    message: "the denial is in force but could not be stored; send it again".to_owned(),
-                }
-            })?;
-            tracing::warn!(denial = %envelope.digest(), "halted");
+        let forbidden = |error: ReleaseError| Refusal::release(Kind::Forbidden, &error);
+        let accepted = state.accept_denial(body).map_err(forbidden)?;
+        let envelope = Envelope::parse(body, PayloadType::Denial).map_err(forbidden)?;
+        let digest = envelope.digest();
+        if !held.kept.contains(&digest) {
+            // A known digest is accepted whoever signs; only a signed denial is kept.
+            if accepted == Accepted::Known {
+                state.root().open::<Denial>(body).map_err(forbidden)?;
+            }
+            held.unkept.insert(digest, envelope.to_json());
         }
-        Ok(accepted)
+        let kept = held.keep(&self.denials);
+        held.list(&envelope);
+        held.state = Arc::new(state);
+        if accepted == Accepted::New {
+            tracing::warn!(denial = %digest, "halted");
+        }
+        kept.map(|()| accepted).map_err(|failure| {
+            tracing::error!(%failure, denial = %digest, "a denial is in force but could not be kept");
+            Refusal {
+                kind: Kind::Unusable,
+                code: "not-kept",
+                message: "the denial is in force but could not be stored; send it again".to_owned(),
+            }
+        })
     }
 
     /// The newest release, as an envelope.
-    pub(crate) fn release(&self) -> Vec<u8> {
-        self.current().state.release().map_or_else(Vec::new, |release| release.envelope().to_json())
+    pub(crate) fn release(&self) -> Bytes {
+        self.current().release_json.clone()
     }
 
     /// Every root, as a JSON array of envelopes.
@@ -171,7 +197,7 @@ impl Issuer {
         self.current().roots_json.clone()
     }
 
-    /// Every denial, as a JSON array of envelopes.
+    /// Every denial that was ever seen here, as a JSON array of envelopes.
     pub(crate) fn denials(&self) -> Bytes {
         self.current().denials_json.clone()
     }
@@ -180,6 +206,9 @@ impl Issuer {
     pub(crate) fn status(&self) -> Value {
         let held = self.current();
         let mut status = summary(&held.state, chain::now());
+        if !held.unkept.is_empty() {
+            status["denials_not_kept"] = held.unkept.len().into();
+        }
         if let Some(problem) = &held.problem {
             status["problem"] = problem.clone().into();
             status["leases"] = "inputs-unusable".into();
@@ -204,19 +233,34 @@ impl Issuer {
     /// What is held now, after reading what changed in the files.
     fn current(&self) -> MutexGuard<'_, Held> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // A disk that was full may have room again. If not, the next look tries again.
+        let _ = held.keep(&self.denials);
         let seen = self.fingerprint();
         if seen.as_ref().ok() == held.fingerprint.as_ref() && held.fingerprint.is_some() {
             return held;
         }
         let mut state = TrustedState::clone(&held.state);
+        let kept = std::mem::take(&mut held.kept);
         // What is good is taken even when something else is not: denials above all.
         let read = seen.and_then(|seen| {
             self.roots.update(&mut state, &self.denials)?;
             chain::accept_release(&mut state, &self.release)?;
             held.roots_json = envelopes(&self.roots.files()?, PayloadType::Root)?;
-            held.denials_json = envelopes(&files::json_files(&self.denials)?, PayloadType::Denial)?;
+            for path in files::json_files(&self.denials)? {
+                let bytes = files::read(&path, PayloadType::Denial.envelope_limit())?;
+                let envelope = Envelope::parse(&bytes, PayloadType::Denial);
+                let envelope = envelope.map_err(|error| Failure::refused(&path.display(), &error))?;
+                let digest = envelope.digest();
+                // Another program wrote it, or this one before it was started again.
+                if kept.contains(&digest) || file::sync(&path).is_ok() {
+                    held.kept.insert(digest);
+                }
+                held.list(&envelope);
+            }
             Ok(seen)
         });
+        let release = state.release().map_or_else(Vec::new, |release| release.envelope().to_json());
+        held.release_json = release.into();
         held.state = Arc::new(state);
         match read {
             Ok(seen) => {
@@ -248,14 +292,35 @@ impl Issuer {
     }
 }
 
+impl Held {
+    /// Adds a denial to the list that everybody may have.
+    fn list(&mut self, denial: &Envelope) {
+        if let Entry::Vacant(entry) = self.denials.entry(denial.digest()) {
+            entry.insert(serde_json::from_slice(&denial.to_json()).unwrap_or_default());
+            self.denials_json = Value::from_iter(self.denials.values().cloned()).to_string().into();
+        }
+    }
+
+    /// Puts on the disk what is not there yet.
+    fn keep(&mut self, folder: &Path) -> Result<(), Failure> {
+        while let Some((digest, envelope)) = self.unkept.first_key_value() {
+            let path = folder.join(format!("{digest}.json"));
+            file::replace_if_changed(&path, envelope, file::PUBLIC)?;
+            self.kept.insert(*digest);
+            self.unkept.pop_first();
+        }
+        Ok(())
+    }
+}
+
 /// Files of envelopes as one JSON array.
 fn envelopes(paths: &[PathBuf], payload_type: PayloadType) -> Result<Bytes, Failure> {
-    let read = |path: &Path| -> Result<Value, Failure> {
+    let read = |path: &PathBuf| -> Result<Value, Failure> {
         let bytes = files::read(path, payload_type.envelope_limit())?;
         serde_json::from_slice(&bytes)
             .map_err(|error| Failure::Environment(format!("{}: {error}", path.display())))
     };
-    let all = paths.iter().map(|path| read(path)).collect::<Result<Vec<Value>, _>>()?;
+    let all = paths.iter().map(read).collect::<Result<Vec<Value>, _>>()?;
     Ok(Value::from(all).to_string().into())
 }
 

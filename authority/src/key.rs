@@ -8,13 +8,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Subcommand, ValueEnum};
 use cleanroom_attestation::release::PublicKey;
+use cleanroom_program::file;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::Outcome;
 use crate::failure::Failure;
-use crate::files;
-use crate::signer::{Signer, public_key};
+use crate::signer::{Signer, is_private_key, public_key};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -47,8 +47,11 @@ impl Command {
         match self {
             Self::New { out, algorithm } => new(&out, algorithm),
             Self::Show { file } => {
-                let key =
-                    public_key(&file).or_else(|_| Signer::from_file(&file).map(|signer| signer.public()))?;
+                let key = if is_private_key(&file)? {
+                    Signer::from_file(&file)?.public()
+                } else {
+                    public_key(&file)?
+                };
                 Ok(describe(&key, None))
             }
         }
@@ -63,12 +66,40 @@ fn new(out: &Path, algorithm: Kind) -> Result<Outcome, Failure> {
         Kind::P384 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &random),
     };
     let made = made.map_err(|_| Failure::Environment("no random numbers to make a key from".to_owned()))?;
-    files::write_new(out, pem("PRIVATE KEY", made.as_ref()).as_bytes(), 0o600)?;
-    let key = Signer::from_file(out)?.public();
     let mut public = out.as_os_str().to_owned();
     public.push(".pub");
-    files::write_new(Path::new(&public), pem("PUBLIC KEY", key.spki()).as_bytes(), 0o644)?;
-    Ok(describe(&key, Some((out, Path::new(&public)))))
+    let public = Path::new(&public);
+    // Neither is overwritten, and neither is left without the other.
+    for path in [public, out] {
+        if path.symlink_metadata().is_ok() {
+            return Err(exists(path, out, public));
+        }
+    }
+    file::create_secret(out, pem("PRIVATE KEY", made.as_ref()).as_bytes())?;
+    let shown = Signer::from_file(out).and_then(|signer| {
+        let key = signer.public();
+        file::create_new(public, pem("PUBLIC KEY", key.spki()).as_bytes(), file::PUBLIC)?;
+        Ok(key)
+    });
+    match shown {
+        Ok(key) => Ok(describe(&key, Some((out, public)))),
+        Err(failure) => {
+            // Nobody was given this key, so nothing is lost with it, and the command can be run again.
+            let _ = std::fs::remove_file(out);
+            Err(failure)
+        }
+    }
+}
+
+fn exists(path: &Path, out: &Path, public: &Path) -> Failure {
+    let other = if path == out { public } else { out };
+    let advice = if other.exists() {
+        "choose another name"
+    } else {
+        "an earlier run may have been interrupted before it told you; if nobody has this key, remove the file and run \
+         this again"
+    };
+    Failure::Environment(format!("{} exists already and is not overwritten: {advice}", path.display()))
 }
 
 fn describe(key: &PublicKey, written: Option<(&Path, &Path)>) -> Outcome {

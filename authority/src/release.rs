@@ -9,6 +9,7 @@ use cleanroom_attestation::release::{
     AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model, ModelState,
     Partner, Payload as _, PayloadType, Release, Role, Root, RootKey, UnixMillis,
 };
+use cleanroom_program::file;
 use serde_json::json;
 
 use crate::Outcome;
@@ -411,7 +412,7 @@ pub(crate) fn write_draft(release: &Release, root: &Root, out: &Path) -> Result<
     let refused = |error| Failure::refused("the draft", &error);
     let payload = release.to_payload();
     Release::from_payload(&payload).map_err(refused)?.check_against(root).map_err(refused)?;
-    files::write_new(out, &payload, 0o644)?;
+    file::create_new(out, &payload, file::PUBLIC)?;
     let text = format!(
         "{}wrote {}: read it, then each authority runs `release sign`; {} signatures are needed",
         describe(release),

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use cleanroom_attestation::release::{
     Envelope, Id, List, PayloadType, Role, RoleRule, Roles, Root, RootKey, UnixMillis,
 };
+use cleanroom_program::file;
 use serde_json::json;
 
 use crate::Outcome;
@@ -344,7 +345,7 @@ fn rule_mut(roles: &mut Roles, role: Role) -> &mut RoleRule {
 fn draft(root: &Root, out: &std::path::Path) -> Result<Outcome, Failure> {
     let payload = root.to_payload();
     let root = Root::from_payload(&payload).map_err(|error| Failure::refused("the draft", &error))?;
-    files::write_new(out, &payload, 0o644)?;
+    file::create_new(out, &payload, file::PUBLIC)?;
     let text =
         format!("{}wrote {}: read it, then each authority runs `root sign`", describe(&root), out.display());
     Ok(Outcome { text, json: json!({ "draft": out.display().to_string(), "root": root }) })

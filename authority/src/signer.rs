@@ -8,6 +8,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use clap::Args;
 use cleanroom_attestation::release::{Algorithm, Id, PublicKey, RootKey};
+use cleanroom_program::file;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use zeroize::Zeroizing;
@@ -17,6 +18,8 @@ use crate::files;
 
 /// The largest key file, in bytes.
 const KEY_FILE_LIMIT: usize = 16 << 10;
+/// What the first line of every private key in PEM contains, encrypted ones and older forms included.
+const LABEL: &[u8] = b"PRIVATE KEY-----";
 
 /// Which key signs.
 #[derive(Args, Debug, Clone)]
@@ -76,7 +79,7 @@ impl SignerArguments {
 impl Signer {
     /// Reads PKCS#8 in PEM.
     pub(crate) fn from_file(path: &Path) -> Result<Self, Failure> {
-        let pem = Zeroizing::new(files::read(path, KEY_FILE_LIMIT)?);
+        let pem = file::read_secret(path, KEY_FILE_LIMIT)?;
         let refused = |problem: &str| Failure::Refused {
             what: path.display().to_string(),
             code: "key",
@@ -141,6 +144,12 @@ fn run(command: &str, message: &[u8]) -> Result<Vec<u8>, Failure> {
     }
     read.map_err(|error| failed(format!("gave no signature: {error}")))?;
     Ok(signature)
+}
+
+/// Whether a file holds a private key in PEM, whatever its permissions.
+pub(crate) fn is_private_key(path: &Path) -> Result<bool, Failure> {
+    let bytes = Zeroizing::new(files::read(path, KEY_FILE_LIMIT)?);
+    Ok(bytes.windows(LABEL.len()).any(|window| window == LABEL))
 }
 
 /// Reads a public key: `SubjectPublicKeyInfo` in PEM.

@@ -144,6 +144,16 @@ pub fn replace_if_changed(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, 
     Ok(false)
 }
 
+/// Brings a file that another program wrote to the disk, with its name.
+///
+/// # Errors
+/// The system refuses, or there is no such file.
+pub fn sync(path: &Path) -> Result<(), FileError> {
+    let file = run(Operation::Open, path, || File::open(path))?;
+    run(Operation::SyncFile, path, || file.sync_all())?;
+    sync_folder(folder_of(path))
+}
+
 /// Writes a new file. One that exists is left alone.
 ///
 /// # Errors

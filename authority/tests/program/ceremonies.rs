@@ -1,5 +1,6 @@
 //! Ceremonies, file by file and one signer at a time, as several organisations hold them.
 
+use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 
 use cleanroom_attestation::measurement::Measurer;
@@ -7,115 +8,129 @@ use cleanroom_attestation::release::{Release, Root, TrustedState, Verified};
 use cleanroom_forge::image::small_image;
 use serde_json::Value;
 
-use crate::desk::{Desk, EXPIRES};
+use crate::folder::{EXPIRES, Folder};
 
 #[test]
 fn keys_are_for_their_owner_alone_and_never_overwritten() {
-    let desk = Desk::new();
+    let folder = Folder::new();
     for algorithm in ["ed25519", "p384"] {
-        let made = desk.json(&format!("key new {algorithm}.pem --algorithm {algorithm}"));
-        let private = desk.path(&format!("{algorithm}.pem"));
+        let made = folder.json(&format!("key new {algorithm}.pem --algorithm {algorithm}"));
+        let private = folder.path(&format!("{algorithm}.pem"));
         assert_eq!(std::fs::metadata(&private).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(desk.read(&format!("{algorithm}.pem")).starts_with(b"-----BEGIN PRIVATE KEY-----\n"));
+        assert!(folder.read(&format!("{algorithm}.pem")).starts_with(b"-----BEGIN PRIVATE KEY-----\n"));
         for name in [format!("{algorithm}.pem"), format!("{algorithm}.pem.pub")] {
-            assert_eq!(desk.json(&format!("key show {name}"))["id"], made["id"], "{name}");
+            assert_eq!(folder.json(&format!("key show {name}"))["id"], made["id"], "{name}");
         }
         let before = std::fs::read(&private).unwrap();
-        let again = desk.run(&format!("key new {algorithm}.pem"));
+        let again = folder.run(&format!("key new {algorithm}.pem"));
         assert_eq!(again.status, 3);
-        assert!(again.stderr.contains("File exists"), "{}", again.stderr);
+        assert!(again.stderr.contains("exists already"), "{}", again.stderr);
         assert_eq!(std::fs::read(&private).unwrap(), before);
         assert!(!again.stdout.contains("PRIVATE") && !again.stderr.contains("PRIVATE"));
     }
-    std::fs::write(desk.path("junk.pem"), "junk").unwrap();
-    assert_eq!(desk.refused("key show junk.pem"), "key");
-    assert_eq!(desk.run("key show missing.pem").status, 3);
+    // A key that others can read is no secret any more.
+    std::fs::set_permissions(folder.path("p384.pem"), Permissions::from_mode(0o640)).unwrap();
+    let exposed = folder.run("key show p384.pem --json");
+    assert_eq!(exposed.status, 3);
+    assert!(exposed.stdout.contains("key-exposed") && exposed.stderr.contains("chmod 600 p384.pem"));
+    std::fs::write(folder.path("junk.pem"), "junk").unwrap();
+    assert_eq!(folder.refused("key show junk.pem"), "key");
+    assert_eq!(folder.run("key show missing.pem").status, 3);
 }
 
 #[test]
 fn two_of_three_make_a_root() {
-    let desk = Desk::new();
-    desk.keys();
+    let folder = Folder::new();
+    folder.keys();
     let parties =
         ["a", "b", "c"].map(|name| format!("--authority {name}={name}.pem.pub,{name}-online.pem.pub"));
-    let made = desk.json(&format!("root new --room r --expires 2090-01-01T00:00:00Z {}", parties.join(" ")));
+    let made =
+        folder.json(&format!("root new --room r --expires 2090-01-01T00:00:00Z {}", parties.join(" ")));
     assert_eq!(made["root"]["roles"]["root"]["threshold"], 2);
     assert_eq!(made["root"]["roles"]["deny"]["threshold"], 1);
 
-    assert_eq!(desk.refused("root show root.draft.json"), "threshold");
-    assert_eq!(desk.refused("root sign root.draft.json --key a-online.pem"), "not-in-the-role");
-    assert!(!desk.exists("root.json"));
-    let first = desk.json("root sign root.draft.json --key a.pem");
+    assert_eq!(folder.refused("root show root.draft.json"), "threshold");
+    assert_eq!(folder.refused("root sign root.draft.json --key a-online.pem"), "not-in-the-role");
+    assert!(!folder.exists("root.json"));
+    for (mode, status) in [(0o604, 3), (0o600, 0)] {
+        std::fs::set_permissions(folder.path("b.pem"), Permissions::from_mode(mode)).unwrap();
+        let run = folder.run("root sign root.draft.json --key b.pem --out by-b.json");
+        assert_eq!(run.status, status, "{mode:o}: {}", run.stderr);
+    }
+    let first = folder.json("root sign root.draft.json --key a.pem");
     assert_eq!(first["progress"]["own"]["signed"], serde_json::json!(["a-offline"]));
-    assert_eq!(desk.refused("root show root.json"), "threshold");
+    assert_eq!(folder.refused("root show root.json"), "threshold");
     // Signing the draft once more would lose the first signature, so it is not done.
-    let again = desk.run("root sign root.draft.json --key c.pem");
+    let again = folder.run("root sign root.draft.json --key c.pem");
     assert_eq!(again.status, 2, "{}", again.stderr);
     // The same signer twice is one signer.
-    assert_eq!(desk.json("root sign root.json --key a.pem")["progress"]["complete"], false);
-    assert_eq!(desk.json("root sign root.json --key c.pem")["progress"]["complete"], true);
-    let shown = desk.ok("root show root.json");
+    assert_eq!(folder.json("root sign root.json --key a.pem")["progress"]["complete"], false);
+    assert_eq!(folder.json("root sign root.json --key c.pem")["progress"]["complete"], true);
+    let shown = folder.ok("root show root.json");
     assert!(shown.contains("2 of 2 signatures: a-offline, c-offline"), "{shown}");
-    assert!(Root::open_first(&desk.read("root.json")).is_ok());
+    assert!(Root::open_first(&folder.read("root.json")).is_ok());
 }
 
 #[test]
 fn a_rotation_takes_both_quorums() {
-    let desk = Desk::new();
-    desk.released();
-    desk.ok("key new d.pem");
-    desk.ok("key new d-online.pem");
-    desk.ok(
+    let folder = Folder::new();
+    folder.released();
+    folder.ok("key new d.pem");
+    folder.ok("key new d-online.pem");
+    folder.ok(
         "root rotate --from root.json --remove a --authority d=d.pem.pub,d-online.pem.pub --minimum-release 2 \
          --out root.2.draft.json",
     );
     assert_eq!(
-        desk.run("root sign root.2.draft.json --key b.pem").status,
+        folder.run("root sign root.2.draft.json --key b.pem").status,
         2,
         "the root before must be given"
     );
     let sign =
-        |file: &str, key: &str| desk.json(&format!("root sign {file} --key {key} --previous root.json"));
+        |file: &str, key: &str| folder.json(&format!("root sign {file} --key {key} --previous root.json"));
     assert_eq!(sign("root.2.draft.json", "d.pem")["progress"]["complete"], false);
     let second = sign("root.2.json", "b.pem");
     assert_eq!(second["progress"]["own"]["complete"], true);
     assert_eq!(second["progress"]["previous"]["complete"], false);
-    assert_eq!(desk.refused("root show root.2.json --previous root.json"), "threshold");
-    assert_eq!(desk.refused("release verify release.json --root root.json --root root.2.json"), "threshold");
+    assert_eq!(folder.refused("root show root.2.json --previous root.json"), "threshold");
+    assert_eq!(
+        folder.refused("release verify release.json --root root.json --root root.2.json"),
+        "threshold"
+    );
     // The authority that leaves signs that it does.
     assert_eq!(sign("root.2.json", "a.pem")["progress"]["complete"], true);
-    desk.ok("root show root.2.json --previous root.json");
+    folder.ok("root show root.2.json --previous root.json");
 
-    assert_eq!(desk.refused("release verify release.json --root root.json,root.2.json"), "below-minimum");
+    assert_eq!(folder.refused("release verify release.json --root root.json,root.2.json"), "below-minimum");
     // In whichever order the chain is given.
-    desk.ok("release draft --root root.2.json,root.json --from release.json --out release.2.draft.json");
+    folder.ok("release draft --root root.2.json,root.json --from release.json --out release.2.draft.json");
     for (file, key) in [("release.2.draft.json", "d.pem"), ("release.2.json", "b.pem")] {
-        desk.ok(&format!("release sign {file} --root root.json,root.2.json --key {key}"));
+        folder.ok(&format!("release sign {file} --root root.json,root.2.json --key {key}"));
     }
-    desk.ok("release verify release.2.json --root root.json,root.2.json");
-    assert_eq!(desk.refused("release verify release.2.json --root root.json"), "threshold");
+    folder.ok("release verify release.2.json --root root.json,root.2.json");
+    assert_eq!(folder.refused("release verify release.2.json --root root.json"), "threshold");
     assert_eq!(
-        desk.refused("release sign release.2.json --root root.json,root.2.json --key a.pem"),
+        folder.refused("release sign release.2.json --root root.json,root.2.json --key a.pem"),
         "not-in-the-role"
     );
 }
 
 #[test]
 fn a_release_is_drafted_signed_shown_and_verified() {
-    let desk = Desk::new();
-    desk.root();
-    desk.ok(&Desk::first_release());
-    assert_eq!(desk.refused("release verify release.draft.json --root root.json"), "form");
-    desk.ok("release sign release.draft.json --root root.json --key b.pem");
-    assert_eq!(desk.refused("release verify release.json --root root.json"), "threshold");
-    desk.ok("release sign release.json --root root.json --key c.pem");
-    let verified = desk.json("release verify release.json --root root.json");
+    let folder = Folder::new();
+    folder.root();
+    folder.ok(&Folder::first_release());
+    assert_eq!(folder.refused("release verify release.draft.json --root root.json"), "form");
+    folder.ok("release sign release.draft.json --root root.json --key b.pem");
+    assert_eq!(folder.refused("release verify release.json --root root.json"), "threshold");
+    folder.ok("release sign release.json --root root.json --key c.pem");
+    let verified = folder.json("release verify release.json --root root.json");
     assert_eq!((verified["valid"].as_bool(), verified["version"].as_u64()), (Some(true), Some(1)));
     assert_eq!(
-        desk.refused("release verify release.json --root root.json --at 2090-01-01T00:00:00Z"),
+        folder.refused("release verify release.json --root root.json --at 2090-01-01T00:00:00Z"),
         "root-expired"
     );
-    let shown = desk.ok("release show release.json");
+    let shown = folder.ok("release show release.json");
     for part in [
         "release 1 of grid-forecast",
         "model       m active",
@@ -125,19 +140,19 @@ fn a_release_is_drafted_signed_shown_and_verified() {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     // What was signed is, byte for byte, what the draft said.
-    let mut state = TrustedState::new(&desk.read("root.json")).unwrap();
-    state.accept_release(&desk.read("release.json")).unwrap();
+    let mut state = TrustedState::new(&folder.read("root.json")).unwrap();
+    state.accept_release(&folder.read("release.json")).unwrap();
     let release: &Verified<Release> = state.release().unwrap();
-    assert_eq!(release.envelope().payload(), desk.read("release.draft.json"));
+    assert_eq!(release.envelope().payload(), folder.read("release.draft.json"));
 
     let pcr = "12".repeat(48);
-    desk.ok(&format!(
+    folder.ok(&format!(
         "release draft --root root.json --from release.json --state m=draining --deployment eu=pcr8:{pcr} --egress \
          kms.example:443 --limits p=1,2,3 --model n={} --grant p=m,n --partner q=a.pem.pub --grant q=n --partner-expires \
          q=2080-01-01T00:00:00Z --out next.draft.json",
         "ee".repeat(32)
     ));
-    let diff = desk.ok("release diff release.json next.draft.json");
+    let diff = folder.ok("release diff release.json next.draft.json");
     for line in [
         "~ models[m].state: \"active\" -> \"draining\"",
         "~ partners[p].limits.concurrency: 4 -> 3",
@@ -147,10 +162,10 @@ fn a_release_is_drafted_signed_shown_and_verified() {
     ] {
         assert!(diff.contains(line), "{line}\n{diff}");
     }
-    assert_eq!(desk.ok("release diff release.json release.draft.json"), "no change\n");
+    assert_eq!(folder.ok("release diff release.json release.draft.json"), "no change\n");
     // A release that does not follow is refused.
     assert_eq!(
-        desk.refused("release verify release.json --root root.json --previous next.draft.json"),
+        folder.refused("release verify release.json --root root.json --previous next.draft.json"),
         "form"
     );
 }
@@ -158,28 +173,28 @@ fn a_release_is_drafted_signed_shown_and_verified() {
 /// An authority need not trust what it is told an image measures: it can measure the file itself.
 #[test]
 fn an_image_file_is_measured_by_the_authority_itself() {
-    let desk = Desk::new();
-    desk.root();
+    let folder = Folder::new();
+    folder.root();
     let image = small_image(b"application");
-    desk.write("room.eif", &image);
+    folder.write("room.eif", &image);
     let mut measurer = Measurer::new();
     measurer.update(&image).unwrap();
     let measured = measurer.finish().unwrap();
-    let line = Desk::first_release().replace("--image v1=", "--image v0=room.eif --image v1=");
-    desk.ok(&line);
-    let draft: Value = serde_json::from_slice(&desk.read("release.draft.json")).unwrap();
+    let line = Folder::first_release().replace("--image v1=", "--image v0=room.eif --image v1=");
+    folder.ok(&line);
+    let draft: Value = serde_json::from_slice(&folder.read("release.draft.json")).unwrap();
     let registers = [("pcr0", measured.pcr0), ("pcr1", measured.pcr1), ("pcr2", measured.pcr2)];
     for (name, value) in registers {
         assert_eq!(draft["images"][0][name], value.to_string(), "{draft}");
     }
-    desk.write("room.eif", &image[..image.len() - 1]);
-    assert_eq!(desk.refused(&line), "image-truncated");
+    folder.write("room.eif", &image[..image.len() - 1]);
+    assert_eq!(folder.refused(&line), "image-truncated");
 }
 
 #[test]
 fn mistakes_get_an_answer_that_helps() {
-    let desk = Desk::new();
-    desk.root();
+    let folder = Folder::new();
+    folder.root();
     for (line, status, part) in [
         (
             "release draft --root root.json --expires 2090-01-01T00:00:00Z",
@@ -209,102 +224,102 @@ fn mistakes_get_an_answer_that_helps() {
         ("resume m --root root.json --release nowhere.json --denials .", 1, "payload of type"),
         ("status", 2, "--root FILE, or --service URL"),
     ] {
-        let run = desk.run(line);
+        let run = folder.run(line);
         assert_eq!(run.status, status, "{line}\n{}{}", run.stdout, run.stderr);
         assert!(run.stderr.contains(part), "{line}\n{}", run.stderr);
     }
-    assert_eq!(desk.run("--help").status, 0);
-    assert!(desk.ok("--help").contains("Exit status"));
+    assert_eq!(folder.run("--help").status, 0);
+    assert!(folder.ok("--help").contains("Exit status"));
 }
 
 #[test]
 fn a_command_can_hold_the_key() {
-    let desk = Desk::new();
-    desk.root();
-    desk.ok(&Desk::first_release());
+    let folder = Folder::new();
+    folder.root();
+    folder.ok(&Folder::first_release());
     // openssl stands for a hardware module here: it reads the bytes and writes DER, as pkcs11-tool does.
     let sign = |document: &str, command: &str, name: &str| {
         let line = format!("release sign {document} --root root.json --as {name} --sign-with");
-        crate::desk::Run::of(desk.command(&line).arg(command).output().unwrap())
+        crate::folder::Run::of(folder.command(&line).arg(command).output().unwrap())
     };
     let wrong = sign("release.draft.json", "openssl dgst -sha384 -sign c.pem", "b-offline");
     assert_eq!(wrong.status, 1, "the wrong key is noticed before anything is written: {}", wrong.stderr);
-    assert!(!desk.exists("release.json"));
+    assert!(!folder.exists("release.json"));
     let done = sign("release.draft.json", "openssl dgst -sha384 -sign c.pem", "c-offline");
     assert_eq!(done.status, 0, "{}", done.stderr);
     let file = "cat > pae && openssl pkeyutl -sign -rawin -in pae -inkey b.pem";
     let done = sign("release.json", file, "b-offline");
     assert_eq!(done.status, 0, "{}", done.stderr);
-    desk.ok("release verify release.json --root root.json");
+    folder.ok("release verify release.json --root root.json");
 }
 
 #[test]
 fn one_halts_and_the_quorum_resumes() {
-    let desk = Desk::new();
-    desk.released();
+    let folder = Folder::new();
+    folder.released();
     let status = "status --root root.json --release release.json --denials denials";
-    assert_eq!(desk.json(status)["leases"], "granted");
+    assert_eq!(folder.json(status)["leases"], "granted");
     let halt = |by: &str| {
         let line = format!(
             "halt m --root root.json --release release.json --key {by} --out denials --json --reason"
         );
-        crate::desk::Run::of(desk.command(&line).arg("the weights may have leaked").output().unwrap())
+        crate::folder::Run::of(folder.command(&line).arg("the weights may have leaked").output().unwrap())
     };
     assert_eq!(halt("a-online.pem").status, 1, "an online key halts nothing here");
     let halted = halt("c.pem");
     assert_eq!(halted.status, 0, "{}", halted.stderr);
     let halted: Value = serde_json::from_str(&halted.stdout).unwrap();
     assert_eq!(halted["halted"], serde_json::json!({ "model": "m" }));
-    let shown = desk.ok(status);
+    let shown = folder.ok(status);
     assert!(shown.contains("model    m active, HALTED"), "{shown}");
-    assert_eq!(desk.json(status)["denials_in_force"][0]["denial"], halted["denial"]);
+    assert_eq!(folder.json(status)["denials_in_force"][0]["denial"], halted["denial"]);
 
     let resume = "resume m --root root.json --release release.json --denials denials --out resume.draft.json";
-    let drafted = desk.ok(resume);
+    let drafted = folder.ok(resume);
     assert!(drafted.contains("model:m by c: the weights may have leaked"), "{drafted}");
     for (file, key) in [("resume.draft.json", "a.pem"), ("resume.json", "b.pem")] {
-        assert_eq!(desk.json(status)["denials_in_force"].as_array().unwrap().len(), 1);
-        desk.ok(&format!("release sign {file} --root root.json --key {key}"));
+        assert_eq!(folder.json(status)["denials_in_force"].as_array().unwrap().len(), 1);
+        folder.ok(&format!("release sign {file} --root root.json --key {key}"));
     }
-    let after = desk.json("status --root root.json --release resume.json --denials denials");
+    let after = folder.json("status --root root.json --release resume.json --denials denials");
     assert_eq!(after["denials_in_force"], serde_json::json!([]));
     assert_eq!(after["release"]["models"][0]["halted"], false);
     let nothing =
-        desk.run("resume m --root root.json --release resume.json --denials denials --out x.draft.json");
+        folder.run("resume m --root root.json --release resume.json --denials denials --out x.draft.json");
     assert_eq!(nothing.status, 2);
     assert!(nothing.stderr.contains("nothing to lift"), "{}", nothing.stderr);
 
     // A denial that nobody of this root signed is not passed over in silence.
-    std::fs::write(desk.path("denials/junk.json"), "{}").unwrap();
-    assert_eq!(desk.refused(status), "form");
+    std::fs::write(folder.path("denials/junk.json"), "{}").unwrap();
+    assert_eq!(folder.refused(status), "form");
 }
 
 #[test]
 fn what_can_be_measured_is_measured_here() {
-    let desk = Desk::new();
-    desk.root();
+    let folder = Folder::new();
+    folder.root();
     for (name, bytes) in
         [("program", &b"a program"[..]), ("config", b"its configuration"), ("weights", b"a model")]
     {
-        std::fs::write(desk.path(name), bytes).unwrap();
+        std::fs::write(folder.path(name), bytes).unwrap();
     }
     let draft = |rest: &str| format!("release draft --root root.json --expires {EXPIRES} --out {rest}");
-    desk.ok(&draft("files.json --image v1=program:program,config:config --model m=weights --deployment x=instance:i-1,role:arn"));
-    let files: Value = serde_json::from_slice(&desk.read("files.json")).unwrap();
+    folder.ok(&draft("files.json --image v1=program:program,config:config --model m=weights --deployment x=instance:i-1,role:arn"));
+    let files: Value = serde_json::from_slice(&folder.read("files.json")).unwrap();
     // The same in digests is the same release.
     let [image, place] = [&files["images"][0], &files["deployments"][0]];
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let [pcr0, pcr1, pcr2] = ["pcr0", "pcr1", "pcr2"].map(|register| text(&image[register]));
     let (pcr3, pcr4, model) =
         (text(&place["pcr3"]), text(&place["pcr4"]), text(&files["models"][0]["sha256"]));
-    desk.ok(&draft(&format!(
+    folder.ok(&draft(&format!(
         "digests.json --image v1={pcr0},{pcr1},{pcr2} --model m={model} --deployment x=pcr3:{pcr3},pcr4:{pcr4}"
     )));
-    assert_eq!(desk.read("files.json"), desk.read("digests.json"));
+    assert_eq!(folder.read("files.json"), folder.read("digests.json"));
     // One byte more in the program is another image.
-    std::fs::write(desk.path("program"), b"a program!").unwrap();
-    desk.ok(&draft("other.json --image v1=program:program,config:config --model m=weights"));
-    let other: Value = serde_json::from_slice(&desk.read("other.json")).unwrap();
+    std::fs::write(folder.path("program"), b"a program!").unwrap();
+    folder.ok(&draft("other.json --image v1=program:program,config:config --model m=weights"));
+    let other: Value = serde_json::from_slice(&folder.read("other.json")).unwrap();
     assert_ne!(other["images"][0]["pcr0"], *pcr0);
     assert_eq!(other["images"][0]["pcr2"], *pcr2);
 
@@ -316,10 +331,10 @@ fn what_can_be_measured_is_measured_here() {
         ("program:program,config:config,x", 2),
     ] {
         let line = draft(&format!("bad.json --image v1={image} --model m=weights"));
-        assert_eq!(desk.run(&line).status, status, "{image}");
+        assert_eq!(folder.run(&line).status, status, "{image}");
     }
     let line =
         draft("bad.json --image v1=program:program,config:config --model m=weights --deployment x=instance");
-    assert_eq!(desk.run(&line).status, 2);
-    assert!(!desk.exists("bad.json"));
+    assert_eq!(folder.run(&line).status, 2);
+    assert!(!folder.exists("bad.json"));
 }

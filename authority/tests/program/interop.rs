@@ -4,14 +4,14 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::desk::{Desk, Run, target_folder};
+use crate::folder::{Folder, Run, target_folder};
 
 /// A Python that has the packages, in `target/interop-python`; or why there is none.
 fn python() -> Result<PathBuf, String> {
     const PACKAGES: [&str; 3] = ["securesystemslib==1.6.0", "cryptography>=42,<51", "jsonschema>=4,<5"];
-    let folder = target_folder().join("interop-python");
-    let python = folder.join("bin/python");
-    let ready = folder.join("ready");
+    let packages = target_folder().join("interop-python");
+    let python = packages.join("bin/python");
+    let ready = packages.join("ready");
     if ready.exists() {
         return Ok(python);
     }
@@ -20,7 +20,7 @@ fn python() -> Result<PathBuf, String> {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {error}")) }
     };
-    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+    run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&packages))?;
     run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))?;
     std::fs::write(&ready, PACKAGES.join("\n")).map_err(|error| error.to_string())?;
     Ok(python)
@@ -39,16 +39,16 @@ fn securesystemslib_and_we_verify_each_other() {
             return;
         }
     };
-    let desk = Desk::new();
-    desk.released();
-    desk.ok("halt m --root root.json --release release.json --key c.pem --reason r --out denial.json");
+    let folder = Folder::new();
+    folder.released();
+    folder.ok("halt m --root root.json --release release.json --key c.pem --reason r --out denial.json");
 
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop.py");
-    let run = Run::of(Command::new(python).arg(script).arg(desk.path("")).output().unwrap());
+    let run = Run::of(Command::new(python).arg(script).arg(folder.path("")).output().unwrap());
     assert_eq!(run.status, 0, "{}{}", run.stdout, run.stderr);
     for line in ["verified root: 2 keys", "verified release: 2 keys", "verified denial: 1 keys"] {
         assert!(run.stdout.contains(line), "{line}\n{}", run.stdout);
     }
-    let verified = desk.json("release verify their.json --root root.json");
+    let verified = folder.json("release verify their.json --root root.json");
     assert_eq!(verified["progress"]["signed"], serde_json::json!(["a-offline", "c-offline"]));
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod ceremonies;
-mod desk;
+mod folder;
 mod interop;
+mod kept;
 mod lease_service;
+mod service;

@@ -11,8 +11,8 @@ pub(crate) const EXPIRES: &str = "2090-01-01T00:00:00Z";
 pub(crate) const ROOM: &str = "grid-forecast";
 
 /// A folder in which an authority works.
-pub(crate) struct Desk {
-    folder: TempDir,
+pub(crate) struct Folder {
+    temporary: TempDir,
 }
 
 /// What a run printed, and how it ended.
@@ -22,19 +22,19 @@ pub(crate) struct Run {
     pub(crate) stderr: String,
 }
 
-impl Desk {
+impl Folder {
     pub(crate) fn new() -> Self {
-        Self { folder: TempDir::new().unwrap() }
+        Self { temporary: TempDir::new().unwrap() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.temporary.path().join(name)
     }
 
     /// The program with the arguments of `line`, split at spaces, in this folder.
     pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cleanroom-authority"));
-        command.args(line.split_whitespace()).current_dir(self.folder.path()).env_remove("CLEANROOM_ROOT");
+        command.args(line.split_whitespace()).current_dir(self.temporary.path()).env_remove("CLEANROOM_ROOT");
         command
     }
 
