@@ -1,7 +1,11 @@
 //! SHA-256 and SHA-384 digests as types, so that the two never mix and neither is ever a bare byte vector.
 
+mod written;
+
 use core::fmt;
 use core::str::FromStr;
+
+pub(crate) use self::written::Written;
 
 use crate::crypto::backend::digest as backend;
 
@@ -37,7 +41,19 @@ macro_rules! digest_type {
                 &self.0
             }
 
-            /// Whether every byte is zero, which no hash of anything known is.
+            /// The digest in any form in which people and other tools write it: hexadecimal in either case, with `0x`, with
+            /// colons or spaces between the bytes, behind the algorithm's name; or base64 of either alphabet. For files and
+            /// options that people write. What programs write and sign has one form, which `parse` reads.
+            ///
+            /// # Errors
+            ///
+            /// [`DigestError::Written`] when the text is anything else, or could be the digest of another algorithm.
+            pub fn from_written(text: &str) -> Result<Self, DigestError> {
+                Written::from_written(text)
+            }
+
+            /// Whether every byte is zero, which no hash of anything known is. A register that measured nothing is zero,
+            /// so what zero means depends on the register.
             #[must_use]
             pub fn is_zero(&self) -> bool {
                 self.0.iter().all(|byte| *byte == 0)
@@ -59,12 +75,12 @@ macro_rules! digest_type {
             type Err = DigestError;
 
             fn from_str(text: &str) -> Result<Self, DigestError> {
-                if text.len() != $bytes * 2 {
-                    return Err(DigestError::Length { expected: $bytes, actual: text.len() / 2 });
-                }
                 let mut bytes = [0; $bytes];
-                hex::decode_to_slice(text, &mut bytes).map_err(|_| DigestError::Hexadecimal)?;
-                Ok(Self(bytes))
+                match hex::decode_to_slice(text, &mut bytes) {
+                    Ok(()) => Ok(Self(bytes)),
+                    Err(_) if text.len() == $bytes * 2 => Err(DigestError::Hexadecimal),
+                    Err(_) => Err(DigestError::Digits { expected: $bytes * 2, actual: text.chars().count() }),
+                }
             }
         }
 
@@ -155,9 +171,28 @@ pub enum DigestError {
         /// Bytes that came.
         actual: usize,
     },
+    /// The text has another length than the digest's hexadecimal digits.
+    #[error("expected {expected} hexadecimal digits, got {actual} characters")]
+    Digits {
+        /// Digits that the algorithm gives.
+        expected: usize,
+        /// Characters that came.
+        actual: usize,
+    },
     /// The text is not hexadecimal.
     #[error("expected hexadecimal digits, got something else")]
     Hexadecimal,
+    /// The text is in none of the forms that people and other tools write.
+    #[error(
+        "expected {} hexadecimal digits ({expected} bytes, also with 0x or colons) or base64 of them, got {given}",
+        expected * 2
+    )]
+    Written {
+        /// Bytes that the algorithm gives.
+        expected: usize,
+        /// What came.
+        given: String,
+    },
 }
 
 #[cfg(test)]
@@ -179,7 +214,9 @@ mod tests {
 
     #[test]
     fn text_must_be_whole() {
-        assert_eq!("00".parse::<Sha256Digest>(), Err(DigestError::Length { expected: 32, actual: 1 }));
+        assert_eq!("00".parse::<Sha256Digest>(), Err(DigestError::Digits { expected: 64, actual: 2 }));
+        let prefixed = format!("0x{}", "0".repeat(64));
+        assert_eq!(prefixed.parse::<Sha256Digest>(), Err(DigestError::Digits { expected: 64, actual: 66 }));
         assert_eq!("zz".repeat(32).parse::<Sha256Digest>(), Err(DigestError::Hexadecimal));
         let digest = Sha256Digest::of(&[b"x"]);
         assert_eq!(digest.to_string().parse(), Ok(digest));
