@@ -5,7 +5,7 @@
 //! `aws-nitro-enclaves-image-format`, dated 2024-06-21) and refuses what that leaves open, because bytes that no PCR
 //! covers and no reader checks are where something hides: gaps, reserved bits, sections of no use, trailing bytes.
 //!
-//! Each PCR is SHA-384(48 zero bytes ‖ SHA-384(contents)), the contents being those of the named sections, without their
+//! Each PCR of an image is SHA-384(48 zero bytes ‖ SHA-384(contents)), the contents being those of the named sections, without their
 //! headers, in the order of the file:
 //!
 //! | PCR | contents |
@@ -34,6 +34,7 @@ mod layout;
 mod manifest;
 mod metadata;
 mod registers;
+mod section;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -43,10 +44,10 @@ use serde::Serialize;
 pub use certificate::{Curve, SigningCertificate};
 pub use encode::encode;
 pub use error::{ImageError, SignatureError};
-pub use layout::{Architecture, Section, SectionKind};
 pub use manifest::{ApplicationPath, Manifest, ManifestError, ManifestFile};
 pub use metadata::{BuildInformation, Metadata};
 pub use registers::{extended_once, of_contents, of_name, of_program};
+pub use section::{Architecture, Section, SectionKind};
 
 use crate::digest::{Sha384, Sha384Digest};
 use layout::{CRC_OFFSET, HEADER_LENGTH, Step, Walk};
@@ -283,9 +284,7 @@ impl ImageMeasurer {
             pcr0,
             pcr1: extended_once(bootstrap.finish().as_bytes()),
             pcr2: extended_once(application.digest.as_bytes()),
-            pcr8: signing_certificate
-                .as_ref()
-                .map(|certificate| extended_once(certificate.sha384.as_bytes())),
+            pcr8: signing_certificate.as_ref().map(SigningCertificate::pcr8),
             version: header.version,
             architecture: header.architecture,
             default_memory: header.default_memory,

@@ -22,7 +22,7 @@ pub(super) fn common_name(name: &[u8]) -> Option<&str> {
 }
 
 /// The name for people: attributes in their order, `C=US, O=Amazon`. Control characters are escaped.
-pub(super) fn text(name: &[u8]) -> String {
+pub(crate) fn text(name: &[u8]) -> String {
     let Ok(attributes) = attributes(name) else { return format!("(malformed) {}", hex::encode(name)) };
     let mut text = String::new();
     for attribute in attributes {

@@ -10,8 +10,10 @@ use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
 
 use super::error::SignatureError;
+use super::registers::extended_once;
 use crate::chain::certificate::window;
 use crate::chain::der::{Malformed, Reader, tag};
+use crate::chain::name;
 use crate::digest::{Sha256Digest, Sha384Digest};
 use crate::time::Timestamp;
 
@@ -23,6 +25,10 @@ pub struct SigningCertificate {
     pub sha384: Sha384Digest,
     /// SHA-256 of its DER: the fingerprint that other tools show.
     pub sha256: Sha256Digest,
+    /// Whom it names, for people. Anybody can write any name into a certificate; PCR8 pins the certificate whole.
+    pub subject: String,
+    /// Who signed it, by its own account.
+    pub issuer: String,
     /// The curve of its key.
     pub curve: Curve,
     /// When it begins and ends to be valid; `None` if that is not written as RFC 5280 has it. Nitro refuses to start an
@@ -91,7 +97,11 @@ impl fmt::Display for Curve {
 
 impl SigningCertificate {
     /// The first certificate in `pem`, as AWS's tools take it.
-    pub(super) fn from_pem(pem: &[u8]) -> Result<Self, SignatureError> {
+    ///
+    /// # Errors
+    ///
+    /// [`SignatureError`] when the first block is not a certificate with a key that signs images.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, SignatureError> {
         // Other programs also take blocks with older labels. Whatever comes first must be what everybody takes.
         let first = pem.windows(OPENING.len()).position(|window| window == OPENING);
         let first = first.and_then(|start| pem.get(start..)).unwrap_or_default();
@@ -100,20 +110,35 @@ impl SigningCertificate {
         }
         let certificate = CertificateDer::from_pem_slice(pem)
             .map_err(|_| SignatureError::Certificate { problem: "the PEM block is not well formed" })?;
-        let der = certificate.as_ref();
-        let (validity, key_info) =
-            validity_and_key_info(der).map_err(|Malformed| SignatureError::Certificate {
-                problem: "the contents of the PEM block are not a certificate in DER",
-            })?;
+        Self::from_der(certificate.as_ref())
+    }
+
+    /// The certificate with this DER.
+    ///
+    /// # Errors
+    ///
+    /// [`SignatureError`] when it is not one, or its key signs no images.
+    pub fn from_der(der: &[u8]) -> Result<Self, SignatureError> {
+        let Parts { issuer, validity, subject, key_info } = Parts::read(der).map_err(|Malformed| {
+            SignatureError::Certificate { problem: "its contents are not a certificate in DER" }
+        })?;
         let (curve, public_key) = elliptic_key(key_info).ok_or(SignatureError::KeyType)?;
         Ok(Self {
             sha384: Sha384Digest::of(&[der]),
             sha256: Sha256Digest::of(&[der]),
+            subject: name::text(subject),
+            issuer: name::text(issuer),
             curve,
             validity: window(validity).ok().map(|window| (window.not_before, window.not_after)),
             der: der.to_vec(),
             public_key: public_key.to_vec(),
         })
+    }
+
+    /// PCR8 of an enclave whose image this certificate signed.
+    #[must_use]
+    pub fn pcr8(&self) -> Sha384Digest {
+        extended_once(self.sha384.as_bytes())
     }
 
     /// Its DER.
@@ -144,24 +169,37 @@ impl fmt::Debug for SigningCertificate {
 /// What every PEM block begins with.
 const OPENING: &[u8] = b"-----BEGIN";
 
-/// Contents of `Validity` and of `SubjectPublicKeyInfo` of a certificate (RFC 5280, section 4.1). Every element on the way there, and the
-/// three at the outermost level, must be in DER: of an encoding with two forms, PCR8 would depend on who re-encodes it.
-fn validity_and_key_info(certificate: &[u8]) -> Result<(Reader<'_>, Reader<'_>), Malformed> {
-    let mut file = Reader::new(certificate);
-    let mut outer = file.sequence()?;
-    file.finish()?;
-    let mut fields = outer.sequence()?;
-    let _signature_algorithm = outer.sequence()?;
-    let _signature = outer.expect(tag::BIT_STRING)?;
-    outer.finish()?;
+/// The parts of a certificate (RFC 5280, section 4.1) that this reader looks at.
+///
+/// Every element on the way there, and the three at the outermost level, must be in DER: of an encoding with two forms, PCR8
+/// would depend on who re-encodes it.
+struct Parts<'a> {
+    /// The issuer's name, with tag and length.
+    issuer: &'a [u8],
+    validity: Reader<'a>,
+    /// The subject's name, with tag and length.
+    subject: &'a [u8],
+    key_info: Reader<'a>,
+}
 
-    let _version = fields.optional(tag::context(0))?;
-    let _serial = fields.expect(tag::INTEGER)?;
-    let _signature_algorithm = fields.sequence()?;
-    let _issuer = fields.sequence()?;
-    let validity = fields.sequence()?;
-    let _subject = fields.sequence()?;
-    Ok((validity, fields.sequence()?))
+impl<'a> Parts<'a> {
+    fn read(certificate: &'a [u8]) -> Result<Self, Malformed> {
+        let mut file = Reader::new(certificate);
+        let mut outer = file.sequence()?;
+        file.finish()?;
+        let mut fields = outer.sequence()?;
+        let _signature_algorithm = outer.sequence()?;
+        let _signature = outer.expect(tag::BIT_STRING)?;
+        outer.finish()?;
+
+        let _version = fields.optional(tag::context(0))?;
+        let _serial = fields.expect(tag::INTEGER)?;
+        let _signature_algorithm = fields.sequence()?;
+        let issuer = fields.whole(tag::SEQUENCE)?;
+        let validity = fields.sequence()?;
+        let subject = fields.whole(tag::SEQUENCE)?;
+        Ok(Self { issuer, validity, subject, key_info: fields.sequence()? })
+    }
 }
 
 /// Curve and uncompressed point of a key, if it is on a curve that signs images.

@@ -1,9 +1,8 @@
 //! Writes images in the one form that the reader takes.
 
 use super::error::ImageError;
-use super::layout::{
-    Architecture, CRC_OFFSET, HEADER_LENGTH, MAX_SECTIONS, SECTION_HEADER_LENGTH, SectionKind,
-};
+use super::layout::{CRC_OFFSET, HEADER_LENGTH, MAX_SECTIONS, SECTION_HEADER_LENGTH};
+use super::section::{Architecture, SectionKind};
 
 /// The version that is written: the newest.
 const VERSION: u16 = 4;

@@ -1,6 +1,6 @@
 //! Why an image is refused. Each rule has a stable code, so that a test, a script or another implementation can name it.
 
-use super::layout::SectionKind;
+use super::section::SectionKind;
 use crate::digest::Sha384Digest;
 
 /// Why a file is not an enclave image that can be measured. Nothing is reported about a refused image: no PCR, no field.
@@ -31,6 +31,17 @@ pub enum ImageError {
         field: &'static str,
         /// Its value.
         actual: u64,
+    },
+    /// The header gives the enclave `PCIe` devices. The hypervisor then includes these flags in PCR 0, in a way that AWS has not
+    /// published.
+    #[error(
+        "the header has the flags {actual:#06x}, which give the enclave PCIe devices: the hypervisor includes them in PCR 0, AWS has \
+         not published how, and so no PCR 0 can be computed here; take it from the tool that built the image, or build the \
+         image without these flags"
+    )]
+    PcieFlags {
+        /// The header's flags.
+        actual: u16,
     },
     /// The count of sections is outside the format's limits.
     #[error("expected 2 to 32 sections, got {actual}")]
@@ -194,6 +205,7 @@ impl ImageError {
             Self::Magic { .. } => "image-magic",
             Self::Version { .. } => "image-version",
             Self::Reserved { .. } => "image-reserved-bits",
+            Self::PcieFlags { .. } => "image-pcie-flags",
             Self::SectionCount { .. } => "image-section-count",
             Self::SectionOffset { .. } => "image-section-offset",
             Self::SectionOverflow { .. } => "image-section-overflow",

@@ -1,10 +1,7 @@
 //! The frame of an image file: its header, its section table, and the walk from section to section.
 
-use core::fmt;
-
-use serde::Serialize;
-
 use super::error::ImageError;
+use super::section::{Architecture, Section, SectionKind};
 
 /// Length of the file's header, bytes.
 pub(super) const HEADER_LENGTH: usize = 548;
@@ -12,109 +9,11 @@ pub(super) const HEADER_LENGTH: usize = 548;
 pub(super) const CRC_OFFSET: usize = HEADER_LENGTH - 4;
 /// Length of each section's own header, bytes.
 pub(super) const SECTION_HEADER_LENGTH: usize = 12;
+/// Bits of the header's flags that give the enclave `PCIe` devices: `PCIe` at all, and virtio over it (as Bottlerocket's
+/// `eif-builder` names them).
+const PCIE_FLAGS: u16 = 1 << 6 | 1 << 9;
 /// Entries in the header's section table.
 pub(super) const MAX_SECTIONS: usize = 32;
-
-/// The kernel reads at most 2048 bytes of command line on both architectures; twice that is plenty.
-const MAX_COMMAND_LINE: u64 = 4096;
-/// AWS's own limit (`SIGNATURE_MAX_SIZE` in the format's specification).
-const MAX_SIGNATURE: u64 = 32_768;
-/// AWS names no limit. What `docker image inspect` prints fits many times over.
-const MAX_METADATA: u64 = 1 << 20;
-
-/// What a section contains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SectionKind {
-    /// The Linux kernel: exactly one.
-    Kernel,
-    /// The kernel's command line: exactly one.
-    CommandLine,
-    /// A piece of the initial file system, all of them after the kernel: one or more.
-    Ramdisk,
-    /// The signature over PCR0: at most one, from format version 3 on.
-    Signature,
-    /// What the builder says about the build, in no PCR: exactly one from format version 4 on.
-    Metadata,
-}
-
-impl SectionKind {
-    fn from_code(code: u16) -> Option<Self> {
-        let kinds = [Self::Kernel, Self::CommandLine, Self::Ramdisk, Self::Signature, Self::Metadata];
-        kinds.into_iter().find(|kind| kind.code() == code)
-    }
-
-    pub(super) const fn code(self) -> u16 {
-        match self {
-            Self::Kernel => 1,
-            Self::CommandLine => 2,
-            Self::Ramdisk => 3,
-            Self::Signature => 4,
-            Self::Metadata => 5,
-        }
-    }
-
-    /// The most bytes that a section of this kind may have, for those that are kept in memory.
-    const fn limit(self) -> Option<u64> {
-        match self {
-            Self::CommandLine => Some(MAX_COMMAND_LINE),
-            Self::Signature => Some(MAX_SIGNATURE),
-            Self::Metadata => Some(MAX_METADATA),
-            Self::Kernel | Self::Ramdisk => None,
-        }
-    }
-
-    const fn first_version(self) -> u16 {
-        match self {
-            Self::Kernel | Self::CommandLine | Self::Ramdisk => 2,
-            Self::Signature => 3,
-            Self::Metadata => 4,
-        }
-    }
-}
-
-impl fmt::Display for SectionKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Kernel => "kernel",
-            Self::CommandLine => "command line",
-            Self::Ramdisk => "ramdisk",
-            Self::Signature => "signature",
-            Self::Metadata => "metadata",
-        })
-    }
-}
-
-/// The processor architecture that an image is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Architecture {
-    /// 64-bit Intel and AMD.
-    #[serde(rename = "x86_64")]
-    X86_64,
-    /// 64-bit Arm (Graviton).
-    #[serde(rename = "aarch64")]
-    Aarch64,
-}
-
-impl fmt::Display for Architecture {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::X86_64 => "x86_64",
-            Self::Aarch64 => "aarch64",
-        })
-    }
-}
-
-/// One section, as the table and the section's own header agree on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Section {
-    /// What it contains.
-    pub kind: SectionKind,
-    /// Where its contents begin, bytes from the start of the file.
-    pub offset: u64,
-    /// Length of its contents, bytes.
-    pub length: u64,
-}
 
 /// The file's header, checked as far as it can be without the sections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +44,10 @@ impl Header {
         }
         let flags = fields.u16();
         let architecture = if flags & 1 == 0 { Architecture::X86_64 } else { Architecture::Aarch64 };
-        require_zero("the header's flags", u64::from(flags & !1))?;
+        require_zero("the header's flags", u64::from(flags & !(1 | PCIE_FLAGS)))?;
+        if flags & PCIE_FLAGS != 0 {
+            return Err(ImageError::PcieFlags { actual: flags });
+        }
         let default_memory = fields.u64();
         let default_cpus = fields.u64();
         require_zero("the header's first reserved field", u64::from(fields.u16()))?;

@@ -271,6 +271,12 @@ fn the_header_is_read_strictly() {
     }
     assert_eq!(refused(&changed(6, &[0, 2])), "image-reserved-bits");
     assert_eq!(refused(&changed(24, &[0, 1])), "image-reserved-bits");
+    for flags in [[0x00, 0x40], [0x02, 0x00], [0x02, 0x40], [0x02, 0x41]] {
+        let error = measure(&changed(6, &flags)).unwrap_err();
+        assert_eq!(error.code(), "image-pcie-flags", "{flags:x?}");
+        assert!(error.to_string().contains("in PCR 0"), "{error}");
+    }
+    assert_eq!(refused(&changed(6, &[0x02, 0x42])), "image-reserved-bits");
     assert_eq!(refused(&changed(540, &[0, 0, 0, 1])), "image-reserved-bits");
     for count in [0_u16, 1, 33, 0xffff] {
         assert_eq!(refused(&changed(26, &count.to_be_bytes())), "image-section-count");
@@ -392,6 +398,8 @@ fn every_curve_signs() {
         let certificate = measurement.signing_certificate.unwrap();
         assert_eq!(measurement.pcr0, image.pcr0());
         assert_eq!(measurement.pcr8, Some(pcr(&[certificate.der()])));
+        assert_eq!(certificate.pcr8(), pcr(&[certificate.der()]));
+        assert_eq!(SigningCertificate::from_der(certificate.der()).as_ref(), Ok(&certificate));
         assert_eq!(certificate.sha384, Sha384Digest::of(&[certificate.der()]));
         assert_eq!(certificate.sha256, Sha256Digest::of(&[certificate.der()]));
     }
