@@ -10,13 +10,17 @@ mod cache;
 pub(crate) mod certificate;
 pub(crate) mod der;
 mod error;
-mod name;
+pub(crate) mod name;
 mod path;
+mod validated;
 mod view;
+pub(crate) mod window;
 
-pub use self::anchor::{Tier, TrustAnchor};
+pub use self::anchor::{AnchorError, Tier, TrustAnchor};
 pub use self::cache::ChainCache;
 pub use self::error::{CertificateError, ChainError, Position};
 pub use self::view::{CertificateContents, CertificateView, describe};
 
-pub(crate) use self::path::{Chain, validate};
+pub(crate) use self::path::validate;
+pub(crate) use self::validated::{Certificates, Chain};
+pub(crate) use self::window::Clock;

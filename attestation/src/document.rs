@@ -22,12 +22,10 @@ pub const MAX_DOCUMENT_LENGTH: usize = 0x3000 + 1;
 pub const MAX_CERTIFICATE_LENGTH: usize = 1024;
 /// The most certificates in a bundle. AWS's have four and no limit is documented.
 pub const MAX_BUNDLE_CERTIFICATES: usize = 8;
-/// The longest public key, in bytes (AWS).
-pub const MAX_PUBLIC_KEY_LENGTH: usize = 1024;
-/// The longest user data, in bytes. AWS documents 512 and its security module takes 1024.
-pub const MAX_USER_DATA_LENGTH: usize = 1024;
-/// The longest nonce, in bytes. AWS documents 512 and its security module takes 1024.
-pub const MAX_NONCE_LENGTH: usize = 1024;
+/// The longest public key, user data or nonce, in bytes: what fits into one request to the security module
+/// (`NSM_REQUEST_MAX_SIZE`, 0x1000). AWS documents 1024 for the public key and 512 for the other two. Its hypervisor does not
+/// hold to that: it has signed nonces of 1025 bytes.
+pub const MAX_FIELD_LENGTH: usize = 0x1000;
 
 /// The bytes of a signature: r and s, 48 bytes each, big-endian (RFC 9053 section 2.1).
 const SIGNATURE_LENGTH: usize = 96;
@@ -274,9 +272,18 @@ impl<'a> Fields<'a> {
             }
             b"certificate" => once(&mut self.certificate, "certificate", certificate(reader)?),
             b"cabundle" => once(&mut self.cabundle, "cabundle", bundle(reader)?),
-            b"public_key" => once(&mut self.public_key, "public_key", public_key(reader)?),
-            b"user_data" => once(&mut self.user_data, "user_data", user_data(reader)?),
-            b"nonce" => once(&mut self.nonce, "nonce", nonce(reader)?),
+            b"public_key" => {
+                let too_long = |expected, actual| DocumentError::PublicKeyLength { expected, actual };
+                once(&mut self.public_key, "public_key", optional(reader, "public_key", too_long)?)
+            }
+            b"user_data" => {
+                let too_long = |expected, actual| DocumentError::UserDataLength { expected, actual };
+                once(&mut self.user_data, "user_data", optional(reader, "user_data", too_long)?)
+            }
+            b"nonce" => {
+                let too_long = |expected, actual| DocumentError::NonceLength { expected, actual };
+                once(&mut self.nonce, "nonce", optional(reader, "nonce", too_long)?)
+            }
             other => Err(DocumentError::UnknownField { actual: printable(other) }),
         }
     }
@@ -394,32 +401,10 @@ fn bundle<'a>(reader: &mut Reader<'a>) -> Result<Bundle<'a>, DocumentError> {
     Ok(bundle)
 }
 
-fn public_key<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DocumentError> {
-    optional(reader, "public_key", MAX_PUBLIC_KEY_LENGTH, |expected, actual| DocumentError::PublicKeyLength {
-        expected,
-        actual,
-    })
-}
-
-fn user_data<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DocumentError> {
-    optional(reader, "user_data", MAX_USER_DATA_LENGTH, |expected, actual| DocumentError::UserDataLength {
-        expected,
-        actual,
-    })
-}
-
-fn nonce<'a>(reader: &mut Reader<'a>) -> Result<Option<&'a [u8]>, DocumentError> {
-    optional(reader, "nonce", MAX_NONCE_LENGTH, |expected, actual| DocumentError::NonceLength {
-        expected,
-        actual,
-    })
-}
-
-/// A byte string of at most `limit` bytes, or null.
+/// A byte string of at most [`MAX_FIELD_LENGTH`], or null.
 fn optional<'a>(
     reader: &mut Reader<'a>,
     item: &'static str,
-    limit: usize,
     too_long: fn(usize, usize) -> DocumentError,
 ) -> Result<Option<&'a [u8]>, DocumentError> {
     if reader.peek()? == Head::Null {
@@ -427,8 +412,8 @@ fn optional<'a>(
         return Ok(None);
     }
     let bytes = reader.bytes(item)?;
-    if bytes.len() > limit {
-        return Err(too_long(limit, bytes.len()));
+    if bytes.len() > MAX_FIELD_LENGTH {
+        return Err(too_long(MAX_FIELD_LENGTH, bytes.len()));
     }
     Ok(Some(bytes))
 }

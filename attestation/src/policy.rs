@@ -9,7 +9,8 @@
 //! [[trust_anchor]]             # any other root is a development root, and says so
 //! name = "laptop"
 //! tier = "development"
-//! sha256 = "…"                 # SHA-256 of the root certificate's DER, 64 hexadecimal digits
+//! sha256 = "…"                 # SHA-256 of the root certificate's DER, 64 hexadecimal digits; or
+//! certificate = '''…'''        # the certificate itself, as PEM
 //!
 //! [[image]]                    # at least one image, of either kind
 //! name = "cleanroom 0.1.0"
@@ -21,9 +22,9 @@
 //! name = "whatever is on the bench"
 //! debug = true
 //!
-//! [[nitrotpm_image]]           # an EC2 instance with NitroTPM instead of an enclave; 4 and 7 are required
+//! [[nitrotpm_image]]           # an EC2 instance with NitroTPM instead of an enclave; 4, 7 and 12 are required
 //! name = "attestable AMI"
-//! pcrs = { 4 = "…", 7 = "…" }
+//! pcrs = { 4 = "…", 7 = "…", 12 = "…" }    # 12 is 96 zeros when nothing was added to the image at boot
 //!
 //! [deployment]                 # optional; every key that is there is checked
 //! pcr3 = ["…"]                 # SHA-384 measurement of the IAM role
@@ -40,9 +41,12 @@
 //!
 //! [freshness]                  # optional
 //! max_age = "5m"               # evidence's time stamp against the verifier's clock
-//! max_skew = "30s"             # how far the time stamp may lie in the future of that clock; 60s when not given
+//! max_skew = "30s"             # how far that clock may be behind the time stamp, and behind the start of a
+//!                              # certificate; 60s when not given
 //! max_session = "15m"          # how long a session may live on one attestation
 //! ```
+//!
+//! A digest is written in hexadecimal, also with `0x` or with colons between the bytes, or in base64.
 //!
 //! Unknown keys are refused everywhere, and so is every list that is present but empty: a set of no reference values
 //! would either accept everything or nothing, and the reader of the file could not tell which.
@@ -62,12 +66,13 @@ pub use self::release_trust::ReleaseTrust;
 /// The longest policy file, in bytes.
 pub const MAX_POLICY_LENGTH: usize = 1 << 20;
 
-/// How far a document's time stamp may lie in the future when the policy does not say.
+/// How far the verifier's clock may be behind when the policy does not say.
 pub const DEFAULT_MAX_SKEW: Duration = Duration::from_secs(60);
 
 /// A relying party's policy: valid by construction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
+    sha256: Sha256Digest,
     anchors: Vec<TrustAnchor>,
     images: Vec<ImageReference>,
     tpm_images: Vec<TpmImageReference>,
@@ -100,7 +105,8 @@ pub enum ImageMeasurement {
     Debug,
 }
 
-/// Reference values of one `NitroTPM` machine image: register index and value, 4 and 7 among them.
+/// Reference values of one `NitroTPM` machine image: register index and value, 4, 7 and 12 among them. Zero is a value like
+/// any other there: a register that must have measured nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TpmImageReference {
     name: String,
@@ -127,7 +133,7 @@ pub struct ModelReference {
 pub struct Freshness {
     /// The greatest age of a document's time stamp by the verifier's clock; `None` when the policy does not ask.
     pub max_age: Option<Duration>,
-    /// How far the time stamp may lie in the future of that clock.
+    /// How far that clock may be behind: behind the time stamp, and behind the start of a certificate.
     pub max_skew: Duration,
     /// How long a session may live on one attestation; `None` when the policy does not say.
     pub max_session: Option<Duration>,
@@ -141,6 +147,12 @@ impl Policy {
     /// [`PolicyError`], which says what in the file is wrong and what is expected there.
     pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
         raw::read(text)
+    }
+
+    /// The SHA-256 of the policy file. A policy that took a release's reference values keeps that of its file.
+    #[must_use]
+    pub const fn sha256(&self) -> &Sha256Digest {
+        &self.sha256
     }
 
     /// The roots that are trusted. Never empty; no two share a name or a certificate.

@@ -44,6 +44,12 @@ impl Timestamp {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)
     }
 
+    /// The time this much later; the latest there is when it would be later still.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
     /// Reads RFC 3339 with a `Z` offset, with or without fractions of a second.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod policy;
 mod registers;
 mod run;
 mod session;
+mod shape;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -132,9 +133,17 @@ impl Outcome {
 /// All vectors, under fresh keys. The cases and their answers are the same every time; keys and signatures are not.
 #[must_use]
 pub fn generate() -> Vec<Vector> {
+    generate_with_siblings().into_iter().map(|(vector, _)| vector).collect()
+}
+
+/// As [`generate`], each vector with a *sibling*: a document that is right in itself, under the same certificates above the
+/// leaf. Where those are right as well, a verifier that saw the sibling knows them when the vector comes.
+#[must_use]
+pub fn generate_with_siblings() -> Vec<(Vector, Vec<u8>)> {
     let mut list = case::List::default();
     chain::list(&mut list);
     genuine::list(&mut list);
+    shape::list(&mut list);
     // From here on certificates matter only because there are some.
     list.shorten_chains();
     envelope::list(&mut list);

@@ -93,29 +93,34 @@ impl Document {
         self.fields.retain(|(key, _)| key.encode() != Cbor::text(name).encode());
     }
 
-    /// Puts a register into `pcrs`, in the place of the one with that index.
+    /// Puts a register into [`Self::registers`], in the place of the one with that index.
     pub fn put_pcr(&mut self, index: u64, value: &[u8]) {
         let registers = self.registers();
         registers.retain(|(key, _)| key.encode() != Cbor::Unsigned(index).encode());
         registers.push((Cbor::Unsigned(index), Cbor::bytes(value)));
     }
 
-    /// Takes a register out of `pcrs`.
+    /// Takes a register out of [`Self::registers`].
     pub fn remove_pcr(&mut self, index: u64) {
         self.registers().retain(|(key, _)| key.encode() != Cbor::Unsigned(index).encode());
     }
 
-    /// The entries of `pcrs`.
+    /// The entries of `pcrs`, or of `nitrotpm_pcrs` in a document of a `NitroTPM`.
     pub fn registers(&mut self) -> &mut Vec<(Cbor, Cbor)> {
-        match self.field("pcrs") {
+        let name = if self.field("pcrs").is_some() { "pcrs" } else { "nitrotpm_pcrs" };
+        match self.field(name) {
             Some(Cbor::Map(registers)) => registers,
-            _ => unreachable!("the template has `pcrs`, unless the test took them out"),
+            _ => unreachable!("the template has registers, unless the test took them out"),
         }
     }
 
-    /// Makes it a document of a `NitroTPM`: 24 registers of their own field, each a [`pcr`], and the module id of one.
+    /// Makes it a document of a `NitroTPM`: 24 registers of their own field and the module id of one. Register 12 is zero, as
+    /// on a machine whose image was started as it is; each other one is a [`pcr`].
     pub fn become_tpm(&mut self, module_id: &str) {
-        let registers = (0..24).map(|index| (Cbor::Unsigned(index.into()), Cbor::bytes(&pcr(index))));
+        let registers = (0..24).map(|index| {
+            let value = if index == 12 { [0; 48] } else { pcr(index) };
+            (Cbor::Unsigned(index.into()), Cbor::bytes(&value))
+        });
         let registers = Cbor::Map(registers.collect());
         self.remove("pcrs");
         self.put("nitrotpm_pcrs", registers);

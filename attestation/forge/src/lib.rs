@@ -18,6 +18,9 @@ mod document;
 pub mod image;
 mod key;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 pub use self::cbor::Cbor;
 pub use self::certificate::{Certificate, Extension, Name, Time, oid};
 pub use self::document::Document;
@@ -144,6 +147,15 @@ impl Forge {
         let other = self.signed_by.iter().rev().find(|(signed, _)| *signed == index);
         other.map_or_else(|| &self.chain[index.saturating_sub(1)].1, |(_, key)| key)
     }
+}
+
+/// A certificate as PEM.
+#[must_use]
+pub fn pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> =
+        (0..text.len()).step_by(64).filter_map(|at| text.get(at..text.len().min(at + 64))).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 /// The value of a register in a forged document: 48 bytes, each `index + 1`.

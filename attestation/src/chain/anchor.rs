@@ -2,6 +2,11 @@
 
 use core::fmt;
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::certificate::Certificate;
+use super::error::CertificateError;
 use crate::digest::Sha256Digest;
 
 /// The root of the partition `aws` ("AWS Nitro Enclaves Root-G1", published by AWS at
@@ -71,6 +76,21 @@ impl TrustAnchor {
         Self { name: name.into(), tier: Tier::Development, sha256 }
     }
 
+    /// As [`Self::development`], from the root certificate itself.
+    ///
+    /// # Errors
+    ///
+    /// [`AnchorError`] when `pem` is not exactly one certificate of the profile, which could vouch for nothing.
+    pub fn development_from_pem(name: impl Into<String>, pem: &[u8]) -> Result<Self, AnchorError> {
+        let mut certificates = CertificateDer::pem_slice_iter(pem);
+        let Some(Ok(root)) = certificates.next() else { return Err(AnchorError::Pem) };
+        if certificates.next().is_some() {
+            return Err(AnchorError::Several);
+        }
+        Certificate::parse(&root)?;
+        Ok(Self::development(name, Sha256Digest::of(&[&root])))
+    }
+
     /// What the policy calls the root.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -88,4 +108,18 @@ impl TrustAnchor {
     pub const fn sha256(&self) -> &Sha256Digest {
         &self.sha256
     }
+}
+
+/// Why some PEM is not a root certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnchorError {
+    /// There is no certificate in it.
+    #[error("expected one block that begins with -----BEGIN CERTIFICATE-----, got none that is well formed")]
+    Pem,
+    /// There is more than one certificate in it.
+    #[error("expected one certificate, got several")]
+    Several,
+    /// The certificate cannot be the root of a document's chain.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
 }

@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 
-use super::certificate::Window;
-use super::path::{Authorities, Chain};
-use crate::digest::{Sha256, Sha256Digest};
-use crate::time::Timestamp;
+use super::validated::{Authorities, Certificates, Chain};
+use super::window::{Clock, Window};
 
 /// Remembers validated chains, so that a verifier that sees the same security modules again and again validates each
 /// chain once.
 ///
 /// It has two levels: the certificates above the leaf, which live for hours to years and save three of five signature
-/// verifications, and whole chains, which live three hours and save four. Each entry is found by the SHA-256 of its
-/// certificates, holds the time in which all of them are valid, and is used only for times within it. A policy that does
-/// not trust an entry's root does not see the entry. The cache is bounded: a new entry takes the place of the one that
-/// expires first.
+/// verifications, and whole chains, which live three hours and save four. An entry holds its certificates and is found only
+/// by certificates that are equal to them, byte by byte. It also holds the time in which all of them are valid, and is used
+/// only for times within it. A policy that does not trust an entry's root does not see the entry. The cache is bounded: a
+/// new entry takes the place of the one that expires first.
+///
+/// A cache changes no answer: a chain that known authorities do not vouch for is validated from the root, as if there were
+/// no cache.
 #[derive(Debug)]
 pub struct ChainCache {
     authorities: Level<Authorities>,
@@ -31,7 +32,8 @@ impl ChainCache {
         Self::with_capacity(Self::DEFAULT_CAPACITY)
     }
 
-    /// An empty cache of at most `capacity` entries in each of its two levels. An entry takes less than 1 KiB.
+    /// An empty cache of at most `capacity` entries in each of its two levels. An entry takes about 4 KiB for a chain of
+    /// AWS, and less than 10 KiB for the longest chain that a document can carry.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self { authorities: Level::new(capacity), chains: Level::new(capacity) }
@@ -60,45 +62,30 @@ impl ChainCache {
         self.chains.entries.clear();
     }
 
-    pub(super) fn chain(&mut self, keys: &Keys, at: Timestamp) -> Option<&Chain> {
-        self.chains.get(&keys.chain, at)
+    pub(super) fn chain(&mut self, certificates: &Certificates<'_>, clock: Clock) -> Option<&Chain> {
+        self.chains.get(certificates.bundle, certificates.leaf, clock)
     }
 
-    pub(super) fn authorities(&mut self, keys: &Keys, at: Timestamp) -> Option<&Authorities> {
-        self.authorities.get(&keys.authorities, at)
+    pub(super) fn authorities(
+        &mut self,
+        certificates: &Certificates<'_>,
+        clock: Clock,
+    ) -> Option<&Authorities> {
+        self.authorities.get(certificates.bundle, &[], clock)
     }
 
-    pub(super) fn insert_chain(&mut self, keys: &Keys, chain: Chain) {
-        self.chains.insert(keys.chain, chain);
+    pub(super) fn insert_chain(&mut self, certificates: &Certificates<'_>, chain: Chain) {
+        self.chains.insert(certificates.bundle, certificates.leaf, chain);
     }
 
-    pub(super) fn insert_authorities(&mut self, keys: &Keys, authorities: Authorities) {
-        self.authorities.insert(keys.authorities, authorities);
+    pub(super) fn insert_authorities(&mut self, certificates: &Certificates<'_>, authorities: Authorities) {
+        self.authorities.insert(certificates.bundle, &[], authorities);
     }
 }
 
 impl Default for ChainCache {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Under which keys the two levels hold a chain.
-pub(super) struct Keys {
-    authorities: Sha256Digest,
-    chain: Sha256Digest,
-}
-
-impl Keys {
-    /// Every certificate goes in with its length before it, so that no two lists of certificates hash the same bytes.
-    pub(super) fn of(bundle: &[&[u8]], leaf: &[u8]) -> Self {
-        let mut hasher = Sha256::new();
-        for certificate in bundle {
-            hasher.update(&(certificate.len() as u64).to_be_bytes());
-            hasher.update(certificate);
-        }
-        let authorities = hasher.finish();
-        Self { authorities, chain: Sha256Digest::of(&[authorities.as_bytes(), leaf]) }
     }
 }
 
@@ -118,11 +105,39 @@ impl Expires for Chain {
     }
 }
 
+/// Where an entry stands: the last bytes of its last certificate, which belong to a signature and differ from certificate to
+/// certificate. Entries that share a place would replace each other, and are told apart by all their bytes.
+type Place = [u8; 32];
+
+fn place(bundle: &[&[u8]], leaf: &[u8]) -> Place {
+    let last = if leaf.is_empty() { bundle.last().copied().unwrap_or_default() } else { leaf };
+    let mut place = Place::default();
+    for (target, source) in place.iter_mut().zip(last.iter().rev()) {
+        *target = *source;
+    }
+    place
+}
+
 #[derive(Debug)]
 struct Level<T> {
-    entries: HashMap<Sha256Digest, T>,
+    entries: HashMap<Place, Entry<T>>,
     capacity: usize,
     hits: u64,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    bundle: Vec<Box<[u8]>>,
+    leaf: Box<[u8]>,
+    value: T,
+}
+
+impl<T> Entry<T> {
+    fn is_of(&self, bundle: &[&[u8]], leaf: &[u8]) -> bool {
+        *self.leaf == *leaf
+            && self.bundle.len() == bundle.len()
+            && self.bundle.iter().zip(bundle).all(|(known, given)| **known == **given)
+    }
 }
 
 impl<T: Expires> Level<T> {
@@ -130,29 +145,35 @@ impl<T: Expires> Level<T> {
         Self { entries: HashMap::new(), capacity, hits: 0 }
     }
 
-    fn get(&mut self, key: &Sha256Digest, at: Timestamp) -> Option<&T> {
-        let entry = self.entries.get(key).filter(|entry| entry.window().contains(at))?;
+    fn get(&mut self, bundle: &[&[u8]], leaf: &[u8], clock: Clock) -> Option<&T> {
+        let entry = self.entries.get(&place(bundle, leaf)).filter(|entry| entry.is_of(bundle, leaf))?;
+        clock.within(entry.value.window()).ok()?;
         self.hits = self.hits.saturating_add(1);
-        Some(entry)
+        Some(&entry.value)
     }
 
-    fn insert(&mut self, key: Sha256Digest, entry: T) {
+    fn insert(&mut self, bundle: &[&[u8]], leaf: &[u8], value: T) {
         if self.capacity == 0 {
             return;
         }
-        if self.entries.len() >= self.capacity && !self.entries.contains_key(&key) {
-            let first = self.entries.iter().min_by_key(|(_, entry)| entry.window().not_after);
-            if let Some(first) = first.map(|(key, _)| *key) {
+        let place = place(bundle, leaf);
+        if self.entries.len() >= self.capacity && !self.entries.contains_key(&place) {
+            let first = self.entries.iter().min_by_key(|(_, entry)| entry.value.window().not_after);
+            if let Some(first) = first.map(|(place, _)| *place) {
                 self.entries.remove(&first);
             }
         }
-        self.entries.insert(key, entry);
+        let bundle = bundle.iter().map(|der| Box::from(*der)).collect();
+        self.entries.insert(place, Entry { bundle, leaf: leaf.into(), value });
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use super::*;
+    use crate::time::Timestamp;
 
     #[derive(Debug, PartialEq)]
     struct Until(u64);
@@ -163,19 +184,35 @@ mod tests {
         }
     }
 
+    fn at(seconds: u64) -> Clock {
+        Clock { at: Timestamp::from_seconds(seconds), max_skew: Duration::ZERO }
+    }
+
     #[test]
     fn the_first_to_expire_goes() {
-        let key = |number: u8| Sha256Digest::of(&[&[number]]);
         let mut level = Level::new(2);
-        level.insert(key(1), Until(20));
-        level.insert(key(2), Until(10));
-        level.insert(key(1), Until(21));
+        level.insert(&[b"root"], b"1", Until(20));
+        level.insert(&[b"root"], b"2", Until(10));
+        level.insert(&[b"root"], b"1", Until(21));
         assert_eq!(level.entries.len(), 2, "an entry takes its own place");
-        level.insert(key(3), Until(30));
-        let now = Timestamp::from_seconds(5);
-        assert_eq!(level.get(&key(1), now), Some(&Until(21)));
-        assert_eq!(level.get(&key(2), now), None);
-        assert_eq!(level.get(&key(3), now), Some(&Until(30)));
-        assert_eq!(level.get(&key(3), Timestamp::from_seconds(31)), None);
+        level.insert(&[b"root"], b"3", Until(30));
+        assert_eq!(level.get(&[b"root"], b"1", at(5)), Some(&Until(21)));
+        assert_eq!(level.get(&[b"root"], b"2", at(5)), None);
+        assert_eq!(level.get(&[b"root"], b"3", at(5)), Some(&Until(30)));
+        assert_eq!(level.get(&[b"root"], b"3", at(31)), None);
+    }
+
+    /// A place is found by a few bytes; an entry is used only for all of its bytes.
+    #[test]
+    fn every_byte_counts() {
+        let tail = [7; 40];
+        let with = |first: u8| [&[first][..], &tail].concat();
+        let mut level = Level::new(2);
+        level.insert(&[b"root", b"zone"], &with(1), Until(20));
+        assert!(level.get(&[b"root", b"zone"], &with(1), at(5)).is_some());
+        assert!(level.get(&[b"root", b"zone"], &with(2), at(5)).is_none());
+        assert!(level.get(&[b"root", b"Zone"], &with(1), at(5)).is_none());
+        assert!(level.get(&[b"root"], &with(1), at(5)).is_none());
+        assert!(level.get(&[b"roo", b"tzone"], &with(1), at(5)).is_none());
     }
 }

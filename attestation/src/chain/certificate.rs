@@ -6,10 +6,9 @@
 use super::der::{Malformed, Reader, tag};
 use super::error::CertificateError;
 use super::name;
+use super::window::Window;
+use crate::crypto::P384_POINT_LENGTH;
 use crate::time::Timestamp;
-
-/// An uncompressed point of P-384 (SEC 1 section 2.3.3): 0x04, then x and y of 48 bytes each.
-pub(super) const PUBLIC_KEY_LENGTH: usize = 97;
 
 /// `ecdsa-with-SHA384` (RFC 5758 section 3.2), as the contents of an `AlgorithmIdentifier` without parameters.
 const ECDSA_WITH_SHA384: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
@@ -22,6 +21,7 @@ const STANDARD_EXTENSION: [u8; 2] = [0x55, 0x1d];
 const SUBJECT_KEY_IDENTIFIER: u8 = 14;
 const KEY_USAGE: u8 = 15;
 const BASIC_CONSTRAINTS: u8 = 19;
+const NAME_CONSTRAINTS: u8 = 30;
 const AUTHORITY_KEY_IDENTIFIER: u8 = 35;
 const EXTENDED_KEY_USAGE: u8 = 37;
 
@@ -31,28 +31,8 @@ pub(super) struct Certificate<'a> {
     pub(super) issuer: &'a [u8],
     pub(super) subject: &'a [u8],
     pub(super) window: Window,
-    pub(super) public_key: &'a [u8; PUBLIC_KEY_LENGTH],
+    pub(super) public_key: &'a [u8; P384_POINT_LENGTH],
     pub(super) extensions: Extensions<'a>,
-}
-
-/// A validity period: both ends belong to it (RFC 5280 section 4.1.2.5). Whole seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Window {
-    pub(crate) not_before: Timestamp,
-    pub(crate) not_after: Timestamp,
-}
-
-impl Window {
-    pub(super) const fn contains(&self, at: Timestamp) -> bool {
-        self.not_before.as_seconds() <= at.as_seconds() && at.as_seconds() <= self.not_after.as_seconds()
-    }
-
-    pub(super) fn intersection(self, other: Self) -> Self {
-        Self {
-            not_before: self.not_before.max(other.not_before),
-            not_after: self.not_after.min(other.not_after),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -186,7 +166,7 @@ fn days_since_epoch(year: u64, month: u64, day: u64) -> Option<u64> {
     Some(years + before + day - 1)
 }
 
-fn public_key(mut info: Reader<'_>) -> Result<&[u8; PUBLIC_KEY_LENGTH], CertificateError> {
+fn public_key(mut info: Reader<'_>) -> Result<&[u8; P384_POINT_LENGTH], CertificateError> {
     let algorithm = info.expect(tag::SEQUENCE).map_err(syntax("algorithm of the public key"))?;
     let key = info.expect(tag::BIT_STRING).map_err(syntax("subjectPublicKey"))?;
     info.finish().map_err(syntax("end of subjectPublicKeyInfo"))?;
@@ -236,6 +216,9 @@ impl<'a> Extensions<'a> {
                 once(&mut self.authority_key_identifier, "authorityKeyIdentifier", identifier)
             }
             Some([EXTENDED_KEY_USAGE]) => Err(CertificateError::ExtendedKeyUsage),
+            // What a name constraint says depends on certificates further up, so it would have to be asked about again
+            // under authorities that are known already. AWS writes none.
+            Some([NAME_CONSTRAINTS]) => Err(CertificateError::NameConstraints),
             // Where to ask for revocations is one of those that are left: AWS's leaves live three hours, and the library has no network.
             _ if critical => Err(CertificateError::CriticalExtension { actual: name::dotted(id) }),
             _ => Ok(()),

@@ -1,6 +1,7 @@
 //! Why some certificates are not a chain to a trusted root.
 
 use core::fmt;
+use core::time::Duration;
 
 use crate::time::Timestamp;
 
@@ -68,6 +69,9 @@ pub enum CertificateError {
     /// An extended key usage, which restricts the key to purposes of which attestation is none.
     #[error("expected no extended key usage, got one")]
     ExtendedKeyUsage,
+    /// Name constraints, which the profile does not have.
+    #[error("expected no name constraints, got some")]
+    NameConstraints,
 }
 
 /// Why some certificates are not a chain to a trusted root.
@@ -101,17 +105,20 @@ pub enum ChainError {
     /// A certificate names another issuer than the one before it: out of order, missing, or superfluous.
     #[error("{position}: expected the issuer {expected:?}, got {actual:?}")]
     IssuerName { position: Position, expected: String, actual: String },
-    /// A certificate below the root is issued by itself.
+    /// A certificate below the root, the leaf among them, is issued by itself.
     #[error("{position}: expected another issuer than itself")]
     SelfIssued { position: Position },
     /// A certificate names another issuer key than that of the one before it.
     #[error("{position}: expected the authority key identifier {expected}, got {actual}")]
     AuthorityKey { position: Position, expected: String, actual: String },
-    /// A certificate is not valid yet.
-    #[error("{position}: expected to be asked about {not_before} or later, got {at}")]
-    NotYetValid { position: Position, not_before: Timestamp, at: Timestamp },
+    /// A certificate begins further in the future than the policy's `max_skew` allows.
+    #[error(
+        "{position}, which begins at {not_before}, more than {} after the verifier's time {at}",
+        humantime::format_duration(*.max_skew)
+    )]
+    NotYetValid { position: Position, not_before: Timestamp, at: Timestamp, max_skew: Duration },
     /// A certificate is not valid any more.
-    #[error("{position}: expected to be asked about {not_after} or earlier, got {at}")]
+    #[error("{position}, which ended at {not_after}, before {at}, the time at which it is judged")]
     Expired { position: Position, not_after: Timestamp, at: Timestamp },
     /// A signature in the chain is not its issuer's.
     #[error("expected every certificate to be signed by the one before it, got another signature")]
@@ -162,6 +169,7 @@ impl CertificateError {
             Self::DuplicateExtension { .. } => "certificate-extension-duplicate",
             Self::CriticalExtension { .. } => "certificate-extension-critical",
             Self::ExtendedKeyUsage => "certificate-extended-key-usage",
+            Self::NameConstraints => "certificate-name-constraints",
         }
     }
 }

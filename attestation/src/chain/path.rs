@@ -3,84 +3,46 @@
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::EndEntityCert;
 
-use super::cache::{ChainCache, Keys};
-use super::certificate::{Certificate, KeyUsage, PUBLIC_KEY_LENGTH, Window};
+use super::anchor::TrustAnchor;
+use super::cache::ChainCache;
+use super::certificate::{Certificate, KeyUsage};
 use super::error::{ChainError, Position};
-use super::{TrustAnchor, name};
-use crate::crypto::CERTIFICATE_ALGORITHM;
+use super::name;
+use super::validated::{Authorities, Certificates, Chain};
+use super::window::{Clock, Outside, Window};
+use crate::crypto::{CERTIFICATE_ALGORITHM, Es384Key};
 use crate::digest::Sha256Digest;
 use crate::time::Timestamp;
 
-/// The certificates above a leaf, validated together.
-#[derive(Debug, Clone)]
-pub(super) struct Authorities {
-    pub(super) root: Sha256Digest,
-    /// When all of them are valid.
-    pub(super) window: Window,
-}
-
-/// A validated chain: what of it the appraisal needs.
-#[derive(Debug, Clone)]
-pub(crate) struct Chain {
-    /// The SHA-256 of the root certificate.
-    pub(crate) root: Sha256Digest,
-    /// The SHA-256 of the leaf certificate.
-    pub(crate) leaf: Sha256Digest,
-    /// When all certificates are valid.
-    pub(super) window: Window,
-    pub(super) leaf_window: Window,
-    /// The leaf's key, an uncompressed point of P-384.
-    pub(crate) public_key: [u8; PUBLIC_KEY_LENGTH],
-    /// The leaf subject's common name, if it has exactly one.
-    pub(crate) common_name: Option<String>,
-}
-
-impl Chain {
-    /// The first and last second in which the leaf is valid.
-    pub(crate) const fn leaf_window(&self) -> (Timestamp, Timestamp) {
-        (self.leaf_window.not_before, self.leaf_window.not_after)
-    }
-
-    /// Whether the leaf is valid at a time.
-    pub(crate) const fn leaf_is_valid_at(&self, at: Timestamp) -> bool {
-        self.leaf_window.contains(at)
-    }
-
-    /// The last second in which every certificate is valid.
-    pub(crate) const fn not_after(&self) -> Timestamp {
-        self.window.not_after
-    }
-}
-
-/// Validates the chain from `leaf` through `bundle` (root first) to one of `anchors`, at the caller's time.
+/// Validates the chain from the leaf through the bundle (root first) to one of `anchors`, by the caller's clock.
+///
+/// The answer is the same with and without a cache: known certificates shorten the way to a yes, and every no comes from the
+/// validation of everything.
 pub(crate) fn validate<'p>(
-    bundle: &[&[u8]],
-    leaf: &[u8],
+    certificates: &Certificates<'_>,
     anchors: &'p [TrustAnchor],
-    at: Timestamp,
+    clock: Clock,
     cache: Option<&mut ChainCache>,
 ) -> Result<(Chain, &'p TrustAnchor), ChainError> {
     let Some(cache) = cache else {
-        let (_, chain, anchor) = validate_all(bundle, leaf, anchors, at)?;
+        let (_, chain, anchor) = validate_all(certificates, anchors, clock)?;
         return Ok((chain, anchor));
     };
-    let keys = Keys::of(bundle, leaf);
-    if let Some(chain) = cache.chain(&keys, at)
+    if let Some(chain) = cache.chain(certificates, clock)
         && let Some(anchor) = trusted(anchors, &chain.root)
     {
         return Ok((chain.clone(), anchor));
     }
-    let known = cache.authorities(&keys, at);
-    if let Some(authorities) = known
+    if let Some(authorities) = cache.authorities(certificates, clock)
         && let Some(anchor) = trusted(anchors, &authorities.root)
+        && let Ok(chain) = validate_leaf(certificates, authorities, clock)
     {
-        let chain = validate_leaf(bundle, leaf, authorities, at)?;
-        cache.insert_chain(&keys, chain.clone());
+        cache.insert_chain(certificates, chain.clone());
         return Ok((chain, anchor));
     }
-    let (authorities, chain, anchor) = validate_all(bundle, leaf, anchors, at)?;
-    cache.insert_authorities(&keys, authorities);
-    cache.insert_chain(&keys, chain.clone());
+    let (authorities, chain, anchor) = validate_all(certificates, anchors, clock)?;
+    cache.insert_authorities(certificates, authorities);
+    cache.insert_chain(certificates, chain.clone());
     Ok((chain, anchor))
 }
 
@@ -90,53 +52,84 @@ fn trusted<'p>(anchors: &'p [TrustAnchor], root: &Sha256Digest) -> Option<&'p Tr
 
 /// Validates everything: four signatures for a bundle of four.
 fn validate_all<'p>(
-    bundle: &[&[u8]],
-    leaf: &[u8],
+    certificates: &Certificates<'_>,
     anchors: &'p [TrustAnchor],
-    at: Timestamp,
+    clock: Clock,
 ) -> Result<(Authorities, Chain, &'p TrustAnchor), ChainError> {
     let (root_der, intermediates) =
-        bundle.split_first().ok_or_else(|| untrusted(anchors, "(none)".to_owned()))?;
+        certificates.bundle.split_first().ok_or_else(|| untrusted(anchors, "(none)".to_owned()))?;
     let root = Sha256Digest::of(&[root_der]);
     let anchor = trusted(anchors, &root).ok_or_else(|| untrusted(anchors, root.to_string()))?;
 
     let mut issuer = read(root_der, Position::Bundle(0))?;
-    let mut window = issuer.window;
+    let mut windows = Windows::of(&issuer, Position::Bundle(0));
     check_authority(&issuer, 0, intermediates.len())?;
     check_issued_by(&issuer, &issuer, Position::Bundle(0))?;
-    check_window(&issuer, Position::Bundle(0), at)?;
+    check_window(&issuer, Position::Bundle(0), clock)?;
     for (below, (index, der)) in (0..intermediates.len()).rev().zip((1..).zip(intermediates)) {
         let position = Position::Bundle(index);
         let certificate = read(der, position)?;
         check_authority(&certificate, index, below)?;
         check_issued_by(&certificate, &issuer, position)?;
-        if certificate.subject == certificate.issuer {
-            return Err(ChainError::SelfIssued { position });
-        }
-        check_window(&certificate, position, at)?;
-        window = window.intersection(certificate.window);
+        check_not_self_issued(&certificate, position)?;
+        check_window(&certificate, position, clock)?;
+        windows.add(&certificate, position);
         issuer = certificate;
     }
-    let authorities = Authorities { root, window };
-    let chain = check_leaf(leaf, &issuer, &authorities, at)?;
-    check_path(root_der, intermediates, leaf, at)?;
-    Ok((authorities, chain, anchor))
+    let authorities = Authorities { root, window: windows.all };
+    let leaf = read(certificates.leaf, Position::Leaf)?;
+    check_leaf(&leaf, &issuer, clock)?;
+    windows.add(&leaf, Position::Leaf);
+    let judged = windows.judged(clock)?;
+    check_path(root_der, intermediates, certificates.leaf, judged)?;
+    Ok((authorities.clone(), chain(certificates.leaf, &leaf, &authorities), anchor))
 }
 
 /// Validates a leaf under authorities that were validated before: one signature.
 fn validate_leaf(
-    bundle: &[&[u8]],
-    leaf: &[u8],
+    certificates: &Certificates<'_>,
     authorities: &Authorities,
-    at: Timestamp,
+    clock: Clock,
 ) -> Result<Chain, ChainError> {
-    let Some((issuer_der, above)) = bundle.split_last() else {
+    let Some((issuer_der, above)) = certificates.bundle.split_last() else {
         return Err(untrusted(&[], "(none)".to_owned()));
     };
     let issuer = read(issuer_der, Position::Bundle(above.len()))?;
-    let chain = check_leaf(leaf, &issuer, authorities, at)?;
-    check_path(issuer_der, &[], leaf, at)?;
-    Ok(chain)
+    let leaf = read(certificates.leaf, Position::Leaf)?;
+    check_leaf(&leaf, &issuer, clock)?;
+    let mut windows = Windows { all: authorities.window, first_to_end: Position::Bundle(above.len()) };
+    windows.add(&leaf, Position::Leaf);
+    check_path(issuer_der, &[], certificates.leaf, windows.judged(clock)?)?;
+    Ok(chain(certificates.leaf, &leaf, authorities))
+}
+
+/// When all certificates so far are valid, and which of them ends first.
+struct Windows {
+    all: Window,
+    first_to_end: Position,
+}
+
+impl Windows {
+    const fn of(certificate: &Certificate<'_>, position: Position) -> Self {
+        Self { all: certificate.window, first_to_end: position }
+    }
+
+    fn add(&mut self, certificate: &Certificate<'_>, position: Position) {
+        if certificate.window.not_after < self.all.not_after {
+            self.first_to_end = position;
+        }
+        self.all = self.all.intersection(certificate.window);
+    }
+
+    /// The one time at which all of them are judged. A tolerance for the start of one certificate must not outlive the end of
+    /// another.
+    fn judged(&self, clock: Clock) -> Result<Timestamp, ChainError> {
+        clock.within(self.all).map_err(|_| ChainError::Expired {
+            position: self.first_to_end,
+            not_after: self.all.not_after,
+            at: clock.at.max(self.all.not_before),
+        })
+    }
 }
 
 fn untrusted(anchors: &[TrustAnchor], actual: String) -> ChainError {
@@ -184,24 +177,25 @@ fn check_issued_by(
     Ok(())
 }
 
-fn check_window(certificate: &Certificate<'_>, position: Position, at: Timestamp) -> Result<(), ChainError> {
-    let Window { not_before, not_after } = certificate.window;
-    if at.as_seconds() < not_before.as_seconds() {
-        return Err(ChainError::NotYetValid { position, not_before, at });
-    }
-    if at.as_seconds() > not_after.as_seconds() {
-        return Err(ChainError::Expired { position, not_after, at });
+fn check_not_self_issued(certificate: &Certificate<'_>, position: Position) -> Result<(), ChainError> {
+    if certificate.subject == certificate.issuer {
+        return Err(ChainError::SelfIssued { position });
     }
     Ok(())
 }
 
-fn check_leaf(
-    der: &[u8],
-    issuer: &Certificate<'_>,
-    authorities: &Authorities,
-    at: Timestamp,
-) -> Result<Chain, ChainError> {
-    let leaf = read(der, Position::Leaf)?;
+fn check_window(certificate: &Certificate<'_>, position: Position, clock: Clock) -> Result<(), ChainError> {
+    let Window { not_before, not_after } = certificate.window;
+    let Clock { at, max_skew } = clock;
+    match clock.within(certificate.window) {
+        Ok(_) => Ok(()),
+        Err(Outside::Early) => Err(ChainError::NotYetValid { position, not_before, at, max_skew }),
+        Err(Outside::Late) => Err(ChainError::Expired { position, not_after, at: at.max(not_before) }),
+    }
+}
+
+/// What a leaf must be.
+fn check_leaf(leaf: &Certificate<'_>, issuer: &Certificate<'_>, clock: Clock) -> Result<(), ChainError> {
     if leaf.extensions.basic_constraints.is_some_and(|constraints| constraints.ca) {
         return Err(ChainError::LeafIsCa);
     }
@@ -212,16 +206,21 @@ fn check_leaf(
     if usage.key_cert_sign() {
         return Err(ChainError::LeafMaySignCertificates);
     }
-    check_issued_by(&leaf, issuer, Position::Leaf)?;
-    check_window(&leaf, Position::Leaf, at)?;
-    Ok(Chain {
+    check_issued_by(leaf, issuer, Position::Leaf)?;
+    check_not_self_issued(leaf, Position::Leaf)?;
+    check_window(leaf, Position::Leaf, clock)
+}
+
+/// What the appraisal needs of a chain whose leaf was validated under `authorities`.
+fn chain(der: &[u8], leaf: &Certificate<'_>, authorities: &Authorities) -> Chain {
+    Chain {
         root: authorities.root,
         leaf: Sha256Digest::of(&[der]),
         window: authorities.window.intersection(leaf.window),
         leaf_window: leaf.window,
-        public_key: *leaf.public_key,
+        key: Es384Key::new(leaf.public_key),
         common_name: leaf.common_name().map(str::to_owned),
-    })
+    }
 }
 
 /// The second opinion, and the only place where signatures of certificates are verified: `rustls-webpki`, which must find

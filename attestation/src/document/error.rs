@@ -89,13 +89,13 @@ pub enum DocumentError {
     /// A certificate of the bundle is empty or over AWS's limit.
     #[error("expected certificate {index} of the bundle to have 1 to {expected} bytes, got {actual}")]
     BundleCertificateLength { index: usize, expected: usize, actual: usize },
-    /// The public key is over AWS's limit.
+    /// The public key is longer than a request to the security module.
     #[error("expected a public key of at most {expected} bytes, got {actual}")]
     PublicKeyLength { expected: usize, actual: usize },
-    /// The user data is over AWS's limit.
+    /// The user data is longer than a request to the security module.
     #[error("expected user data of at most {expected} bytes, got {actual}")]
     UserDataLength { expected: usize, actual: usize },
-    /// The nonce is over AWS's limit.
+    /// The nonce is longer than a request to the security module.
     #[error("expected a nonce of at most {expected} bytes, got {actual}")]
     NonceLength { expected: usize, actual: usize },
 }

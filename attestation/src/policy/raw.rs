@@ -10,8 +10,8 @@ use super::{
     DEFAULT_MAX_SKEW, DeploymentReference, Freshness, ImageMeasurement, ImageReference, MAX_POLICY_LENGTH,
     ModelReference, Policy, ReleaseTrust, TpmImageReference,
 };
-use crate::chain::{Tier, TrustAnchor};
-use crate::digest::{Sha256Digest, Sha384Digest};
+use crate::chain::{AnchorError, Tier, TrustAnchor};
+use crate::digest::{Sha256Digest, Sha384Digest, Written};
 use crate::document::REGISTERS;
 use crate::release::ReleaseError;
 
@@ -21,8 +21,24 @@ const VERSION: u32 = 1;
 const MAX_ENTRIES: usize = 1024;
 /// The longest name, in bytes.
 const MAX_NAME_LENGTH: usize = 128;
-/// The registers without which a `NitroTPM` reference proves nothing: boot loader or unified kernel image, and Secure Boot.
-const REQUIRED_TPM_REGISTERS: [u8; 2] = [4, 7];
+/// The registers without which a `NitroTPM` reference proves nothing: boot loader or unified kernel image, Secure Boot, and
+/// what was added to the image at boot. A kernel's stub measures a command line, credentials and addons that stand beside
+/// the image into register 12 alone (GHSA-xrv8-2pf5-f3q7), and nothing in register 7 tells a reader of the policy whether
+/// Secure Boot kept them out.
+const REQUIRED_TPM_REGISTERS: [u8; 3] = [4, 7, 12];
+/// The registers among them that measure something on every machine.
+const MEASURED_TPM_REGISTERS: [u8; 2] = [4, 7];
+
+/// A digest in any form in which people and other tools write it.
+#[derive(Clone, Copy)]
+struct AsWritten<T>(T);
+
+impl<'de, T: Written> Deserialize<'de> for AsWritten<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        T::from_written(&text).map(Self).map_err(serde::de::Error::custom)
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,16 +65,17 @@ struct RawRelease {
 struct RawAnchor {
     name: String,
     tier: Option<String>,
-    sha256: Option<Sha256Digest>,
+    sha256: Option<AsWritten<Sha256Digest>>,
+    certificate: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawImage {
     name: String,
-    pcr0: Option<Sha384Digest>,
-    pcr1: Option<Sha384Digest>,
-    pcr2: Option<Sha384Digest>,
+    pcr0: Option<AsWritten<Sha384Digest>>,
+    pcr1: Option<AsWritten<Sha384Digest>>,
+    pcr2: Option<AsWritten<Sha384Digest>>,
     #[serde(default)]
     debug: bool,
 }
@@ -67,22 +84,22 @@ struct RawImage {
 #[serde(deny_unknown_fields)]
 struct RawTpmImage {
     name: String,
-    pcrs: BTreeMap<String, Sha384Digest>,
+    pcrs: BTreeMap<String, AsWritten<Sha384Digest>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawDeployment {
-    pcr3: Option<Vec<Sha384Digest>>,
-    pcr4: Option<Vec<Sha384Digest>>,
-    pcr8: Option<Vec<Sha384Digest>>,
+    pcr3: Option<Vec<AsWritten<Sha384Digest>>>,
+    pcr4: Option<Vec<AsWritten<Sha384Digest>>>,
+    pcr8: Option<Vec<AsWritten<Sha384Digest>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawModel {
     id: String,
-    sha256: Sha256Digest,
+    sha256: AsWritten<Sha256Digest>,
 }
 
 #[derive(Deserialize)]
@@ -144,7 +161,9 @@ pub enum PolicyError {
         value: String,
     },
     /// A built-in trust anchor was given a pin or a tier of its own.
-    #[error("trust anchor `{name}` is built in: remove its `sha256` and `tier`, or choose another name")]
+    #[error(
+        "trust anchor `{name}` is built in: remove its `sha256`, `certificate` and `tier`, or choose another name"
+    )]
     BuiltInAnchor {
         /// The anchor's name.
         name: String,
@@ -158,10 +177,32 @@ pub enum PolicyError {
         name: String,
     },
     /// A development anchor does not say which certificate it is.
-    #[error("trust anchor `{name}` needs `sha256`, the SHA-256 of its root certificate's DER")]
+    #[error(
+        "trust anchor `{name}` needs its root certificate: `sha256`, the SHA-256 of its DER, or `certificate`, its PEM"
+    )]
     AnchorPin {
         /// The anchor's name.
         name: String,
+    },
+    /// A trust anchor's `certificate` is not the PEM of one.
+    #[error("the `certificate` of trust anchor `{name}` is not the PEM of one: {error}")]
+    AnchorCertificate {
+        /// The anchor's name.
+        name: String,
+        /// What is wrong with it.
+        error: AnchorError,
+    },
+    /// A trust anchor's `sha256` and `certificate` are of two certificates.
+    #[error(
+        "trust anchor `{name}` names two roots: its `certificate` has the SHA-256 {actual}, its `sha256` is {expected}"
+    )]
+    AnchorMismatch {
+        /// The anchor's name.
+        name: String,
+        /// The value of `sha256`.
+        expected: Sha256Digest,
+        /// The SHA-256 of `certificate`.
+        actual: Sha256Digest,
     },
     /// An image neither gives all of PCR 0, 1 and 2 nor says `debug = true`, or does both.
     #[error(
@@ -172,7 +213,8 @@ pub enum PolicyError {
         /// The image's name.
         name: String,
     },
-    /// A reference value is all zeros, which is what a debug enclave or an unset register shows.
+    /// A reference value is all zeros, and what it is compared with always measures something: an enclave that shows zeros
+    /// there is in debug mode, was not signed, or has no role.
     #[error("{subject} is all zeros, which is the value of a register that measured nothing")]
     ZeroReference {
         /// Which value.
@@ -187,7 +229,10 @@ pub enum PolicyError {
         index: String,
     },
     /// A `NitroTPM` image lacks a register without which it proves nothing.
-    #[error("nitrotpm_image `{name}` must give the registers 4 (boot loader) and 7 (Secure Boot)")]
+    #[error(
+        "nitrotpm_image `{name}` must give the registers 4 (boot loader), 7 (Secure Boot) and 12 (command lines and \
+         credentials that were added at boot: 96 zeros when there are none)"
+    )]
     TpmRegisters {
         /// The image's name.
         name: String,
@@ -246,6 +291,7 @@ pub(super) fn read(text: &str) -> Result<Policy, PolicyError> {
         raw_images => images(raw_images.unwrap_or_default())?,
     };
     Ok(Policy {
+        sha256: Sha256Digest::of(&[text.as_bytes()]),
         anchors: anchors(raw.trust_anchor.unwrap_or_default())?,
         images,
         tpm_images: raw.nitrotpm_image.map(tpm_images).transpose()?.unwrap_or_default(),
@@ -267,17 +313,25 @@ fn anchors(raw: Vec<RawAnchor>) -> Result<Vec<TrustAnchor>, PolicyError> {
 fn anchor(raw: RawAnchor) -> Result<TrustAnchor, PolicyError> {
     named("trust_anchor", &raw.name)?;
     if let Some(anchor) = TrustAnchor::built_in(&raw.name) {
-        return match (raw.sha256, raw.tier) {
-            (None, None) => Ok(anchor),
+        return match (raw.sha256, raw.certificate, raw.tier) {
+            (None, None, None) => Ok(anchor),
             _ => Err(PolicyError::BuiltInAnchor { name: raw.name }),
         };
     }
     if raw.tier.as_deref() != Some(Tier::Development.as_str()) {
         return Err(PolicyError::AnchorTier { name: raw.name });
     }
-    match raw.sha256 {
-        Some(sha256) => Ok(TrustAnchor::development(raw.name, sha256)),
-        None => Err(PolicyError::AnchorPin { name: raw.name }),
+    let name = raw.name;
+    let pinned = raw.sha256.map(|AsWritten(sha256)| TrustAnchor::development(name.clone(), sha256));
+    let Some(pem) = raw.certificate else { return pinned.ok_or(PolicyError::AnchorPin { name }) };
+    let anchor = TrustAnchor::development_from_pem(name.clone(), pem.as_bytes())
+        .map_err(|error| PolicyError::AnchorCertificate { name: name.clone(), error })?;
+    match pinned {
+        Some(pinned) if pinned != anchor => {
+            let (expected, actual) = (*pinned.sha256(), *anchor.sha256());
+            Err(PolicyError::AnchorMismatch { name, expected, actual })
+        }
+        _ => Ok(anchor),
     }
 }
 
@@ -291,7 +345,7 @@ fn images(raw: Vec<RawImage>) -> Result<Vec<ImageReference>, PolicyError> {
 fn image(raw: RawImage) -> Result<ImageReference, PolicyError> {
     named("image", &raw.name)?;
     let measurement = match (raw.debug, raw.pcr0, raw.pcr1, raw.pcr2) {
-        (false, Some(pcr0), Some(pcr1), Some(pcr2)) => {
+        (false, Some(AsWritten(pcr0)), Some(AsWritten(pcr1)), Some(AsWritten(pcr2))) => {
             for (index, value) in [pcr0, pcr1, pcr2].iter().enumerate() {
                 not_zero(value, || format!("pcr{index} of image `{}`", raw.name))?;
             }
@@ -313,13 +367,15 @@ fn tpm_images(raw: Vec<RawTpmImage>) -> Result<Vec<TpmImageReference>, PolicyErr
 fn tpm_image(raw: RawTpmImage) -> Result<TpmImageReference, PolicyError> {
     named("nitrotpm_image", &raw.name)?;
     let mut pcrs = BTreeMap::new();
-    for (key, value) in raw.pcrs {
+    for (key, AsWritten(value)) in raw.pcrs {
         let index = key.parse::<u8>().ok().filter(|index| usize::from(*index) < REGISTERS);
         // Comparing the text keeps "+4" and "04" from being second spellings of 4.
         let Some(index) = index.filter(|index| index.to_string() == key) else {
             return Err(PolicyError::TpmRegister { name: raw.name, index: key });
         };
-        not_zero(&value, || format!("register {index} of nitrotpm_image `{}`", raw.name))?;
+        if MEASURED_TPM_REGISTERS.contains(&index) {
+            not_zero(&value, || format!("register {index} of nitrotpm_image `{}`", raw.name))?;
+        }
         pcrs.insert(index, value);
     }
     if REQUIRED_TPM_REGISTERS.iter().any(|index| !pcrs.contains_key(index)) {
@@ -332,30 +388,34 @@ fn deployment(raw: RawDeployment) -> Result<DeploymentReference, PolicyError> {
     if raw.pcr3.is_none() && raw.pcr4.is_none() && raw.pcr8.is_none() {
         return Err(PolicyError::Empty { list: "deployment", removable: true });
     }
-    for (list, values) in [("pcr3", &raw.pcr3), ("pcr4", &raw.pcr4), ("pcr8", &raw.pcr8)] {
-        if let Some(values) = values {
-            bounded(list, values, true)?;
-            distinct(list, values.iter())?;
-            values
-                .iter()
-                .try_for_each(|value| not_zero(value, || format!("a value of deployment `{list}`")))?;
-        }
-    }
-    Ok(DeploymentReference { pcr3: raw.pcr3, pcr4: raw.pcr4, pcr8: raw.pcr8 })
+    let [pcr3, pcr4, pcr8] = [("pcr3", raw.pcr3), ("pcr4", raw.pcr4), ("pcr8", raw.pcr8)]
+        .map(|(list, values)| values.map(|values| deployment_register(list, &values)).transpose());
+    Ok(DeploymentReference { pcr3: pcr3?, pcr4: pcr4?, pcr8: pcr8? })
+}
+
+fn deployment_register(
+    list: &'static str,
+    values: &[AsWritten<Sha384Digest>],
+) -> Result<Vec<Sha384Digest>, PolicyError> {
+    bounded(list, values, true)?;
+    let values: Vec<_> = values.iter().map(|AsWritten(value)| *value).collect();
+    distinct(list, values.iter())?;
+    values.iter().try_for_each(|value| not_zero(value, || format!("a value of deployment `{list}`")))?;
+    Ok(values)
 }
 
 fn models(raw: Vec<RawModel>) -> Result<Vec<ModelReference>, PolicyError> {
     bounded("model", &raw, true)?;
     for model in &raw {
         named("model", &model.id)?;
-        if model.sha256.is_zero() {
+        if model.sha256.0.is_zero() {
             return Err(PolicyError::ZeroReference {
                 subject: format!("the digest of model `{}`", model.id),
             });
         }
     }
-    distinct("model", raw.iter().map(|model| format!("{} {}", model.id, model.sha256)))?;
-    Ok(raw.into_iter().map(|model| ModelReference { id: model.id, sha256: model.sha256 }).collect())
+    distinct("model", raw.iter().map(|model| format!("{} {}", model.id, model.sha256.0)))?;
+    Ok(raw.into_iter().map(|model| ModelReference { id: model.id, sha256: model.sha256.0 }).collect())
 }
 
 fn freshness(raw: Option<RawFreshness>) -> Result<Freshness, PolicyError> {

@@ -2,22 +2,23 @@
 
 use subtle::ConstantTimeEq as _;
 
+use super::axis::Axis;
+use super::check::Rejection;
 use super::checks::{Checks, Ended, GenuineError};
-use super::{
-    AcceptedEvidence, AcceptedSession, Axis, Conclusion, Expectation, MIN_SESSION_NONCE_LENGTH, Rejection,
-    Verdict,
-};
-use crate::chain::{self, Chain, ChainCache, TrustAnchor};
-use crate::crypto;
+use super::conclusion::{Conclusion, Verdict};
+use super::evidence::{AcceptedEvidence, AcceptedSession};
+use super::expectation::{Expectation, MIN_SESSION_NONCE_LENGTH};
+use crate::chain::{self, Certificates, Chain, ChainCache, Clock, TrustAnchor};
 use crate::digest::Sha384Digest;
-use crate::document::{Document, EnclavePcrs, Pcrs, TpmPcrs};
+use crate::document::{Document, EnclavePcrs, Pcrs, REGISTERS, TpmPcrs};
 use crate::policy::{Freshness, ImageMeasurement, ImageReference, Policy, TpmImageReference};
 use crate::time::Timestamp;
 
 /// Appraises a document: structure, chain and signature first, then everything that the policy and the session ask.
 ///
-/// `at` is the verifier's time; the library reads no clock. With a `cache`, chains that were validated before are not
-/// validated again, but their validity windows are. What comes back is a [`Verdict`] in every case.
+/// `at` is the verifier's time; the library reads no clock. Certificates may begin up to the policy's `max_skew` after it.
+/// With a `cache`, chains that were validated before are not validated again, but their validity windows are; the answer is
+/// the same with and without one. What comes back is a [`Verdict`] in every case.
 #[must_use]
 pub fn appraise(
     document: &[u8],
@@ -26,7 +27,7 @@ pub fn appraise(
     at: Timestamp,
     cache: Option<&mut ChainCache>,
 ) -> Verdict {
-    let mut checks = Checks::default();
+    let mut checks = Checks::new(policy, at);
     match authenticate(document, policy, at, cache, &mut checks) {
         Ok(genuine) => appraise_genuine(&genuine, policy, expected, at, checks),
         Err(ended) => checks.conclude_ended(ended),
@@ -53,7 +54,11 @@ fn authenticate<'d, 'p>(
         format!("one of {} bytes", bytes.len())
     })?;
 
-    let validated = chain::validate(document.cabundle(), document.certificate(), policy.anchors(), at, cache);
+    checks.compare_clocks(document.timestamp());
+
+    let certificates = Certificates { bundle: document.cabundle(), leaf: document.certificate() };
+    let clock = Clock { at, max_skew: policy.freshness().max_skew };
+    let validated = chain::validate(&certificates, policy.anchors(), clock, cache);
     let (chain, anchor) =
         checks.require(validated, "certificates", "a chain to a trusted root", |(_, anchor)| {
             format!("root `{}` ({}), valid at {at}", anchor.name(), anchor.tier())
@@ -92,7 +97,8 @@ impl Genuine<'_, '_> {
 
     fn check_signature(&self) -> Result<(), GenuineError> {
         let signed = self.document.signed_bytes();
-        if crypto::es384_is_valid(&self.chain.public_key, &signed, self.document.signature()) {
+        let key = self.chain.key.as_ref();
+        if key.is_some_and(|key| key.verifies(&signed, self.document.signature())) {
             Ok(())
         } else {
             Err(GenuineError::Signature)
@@ -193,7 +199,7 @@ fn check_registers<'p, 'd>(
         values.iter().filter(|(index, value)| actual(*index) != Some(value)).count()
     };
     let best = references.min_by_key(|(_, values)| differences(values));
-    let Some((name, values)) = best else {
+    let Some((image, values)) = best else {
         checks.check(false, Axis::Image, "image-platform", "image", || {
             ("an image of a kind that the policy names".to_owned(), "another kind".to_owned())
         });
@@ -201,11 +207,11 @@ fn check_registers<'p, 'd>(
     };
     for (index, value) in &values {
         let actual = actual(*index);
-        checks.check(actual == Some(value), Axis::Image, code(*index), format!("PCR {index}"), || {
-            (format!("{value} (image `{name}`)"), register(actual))
+        checks.check(actual == Some(value), Axis::Image, code(*index), name(*index), || {
+            (format!("{value} (image `{image}`)"), register(actual))
         });
     }
-    name.to_owned()
+    image.to_owned()
 }
 
 fn check_deployment(checks: &mut Checks, pcrs: &Pcrs, policy: &Policy) {
@@ -213,7 +219,7 @@ fn check_deployment(checks: &mut Checks, pcrs: &Pcrs, policy: &Policy) {
     for (index, values) in deployment.registers() {
         let actual = pcrs.enclave().and_then(|pcrs| pcrs.get(index));
         let accepted = actual.is_some_and(|actual| values.contains(actual));
-        checks.check(accepted, Axis::Deployment, mismatch(index), format!("PCR {index}"), || {
+        checks.check(accepted, Axis::Deployment, mismatch(index), name(index), || {
             let expected = match values {
                 [value] => value.to_string(),
                 values => format!("one of {} values of the policy", values.len()),
@@ -284,7 +290,7 @@ fn check_session(checks: &mut Checks, document: &Document<'_>, expected: &Expect
 
 fn check_register(checks: &mut Checks, pcrs: &Pcrs, axis: Axis, index: u8, expected: &Sha384Digest) {
     let actual = pcrs.enclave().and_then(|pcrs| pcrs.get(index));
-    checks.check(actual == Some(expected), axis, mismatch(index), format!("PCR {index}"), || {
+    checks.check(actual == Some(expected), axis, mismatch(index), name(index), || {
         (expected.to_string(), register(actual))
     });
 }
@@ -302,6 +308,17 @@ const fn mismatch(index: u8) -> &'static str {
         17 => "pcr17-mismatch",
         _ => "pcr-mismatch",
     }
+}
+
+/// What a report calls the register of this index, 0 to 31.
+const fn name(index: u8) -> &'static str {
+    const NAMES: [&str; REGISTERS] = [
+        "PCR 0", "PCR 1", "PCR 2", "PCR 3", "PCR 4", "PCR 5", "PCR 6", "PCR 7", "PCR 8", "PCR 9", "PCR 10",
+        "PCR 11", "PCR 12", "PCR 13", "PCR 14", "PCR 15", "PCR 16", "PCR 17", "PCR 18", "PCR 19", "PCR 20",
+        "PCR 21", "PCR 22", "PCR 23", "PCR 24", "PCR 25", "PCR 26", "PCR 27", "PCR 28", "PCR 29", "PCR 30",
+        "PCR 31",
+    ];
+    if (index as usize) < REGISTERS { NAMES[index as usize] } else { "PCR" }
 }
 
 fn register(value: Option<&Sha384Digest>) -> String {
@@ -332,9 +349,10 @@ fn missing_for_session(expected: &Expectation<'_>) -> Option<Rejection> {
     Some(Rejection {
         code: "session-not-asked",
         axis,
-        what: what.to_owned(),
+        what,
         expected: "an expectation, without which no channel is bound".to_owned(),
         actual: "none".to_owned(),
+        clock: None,
     })
 }
 

@@ -2,19 +2,36 @@
 
 use core::fmt;
 
-use super::{Axis, AxisStatus, Check, Conclusion, Rejection, Verdict};
+use super::axis::{Axis, AxisStatus};
+use super::check::{Check, ClockDifference, Rejection};
+use super::conclusion::{Conclusion, Verdict};
 use crate::chain::{ChainError, Tier};
+use crate::digest::Sha256Digest;
 use crate::document::DocumentError;
+use crate::policy::Policy;
 use crate::time::Timestamp;
 
 /// Everything that was checked so far. Whatever way a failure is recorded, the conclusion is a rejection.
-#[derive(Default)]
 pub(super) struct Checks {
+    judged_at: Timestamp,
+    policy_sha256: Sha256Digest,
+    clock: Option<ClockDifference>,
     made: Vec<Check>,
     rejection: Option<Rejection>,
 }
 
 impl Checks {
+    /// Nothing checked yet, of a document that is judged by `policy` at the time `at`.
+    pub(super) fn new(policy: &Policy, at: Timestamp) -> Self {
+        let policy_sha256 = *policy.sha256();
+        Self { judged_at: at, policy_sha256, clock: None, made: Vec::with_capacity(16), rejection: None }
+    }
+
+    /// From now on, a rule about time that is broken says how the verifier's clock looks beside the document's time stamp.
+    pub(super) fn compare_clocks(&mut self, time_stamp: Timestamp) {
+        self.clock = ClockDifference::between(time_stamp, self.judged_at);
+    }
+
     /// Records a check. The appraisal goes on when it fails, so that a report names everything that is wrong.
     /// `details` are what was expected and what was found.
     pub(super) fn check(
@@ -22,13 +39,13 @@ impl Checks {
         passed: bool,
         axis: Axis,
         code: &'static str,
-        what: impl Into<String>,
+        what: &'static str,
         details: impl FnOnce() -> (String, String),
     ) {
         let (expected, actual) = details();
-        let check = Check { axis, what: what.into(), expected, actual, rejection: (!passed).then_some(code) };
+        let check = Check { axis, what, expected, actual, rejection: (!passed).then_some(code) };
         if !passed && self.rejection.is_none() {
-            self.rejection = Some(check.as_rejection(code));
+            self.rejection = Some(self.rejected(&check, code));
         }
         self.made.push(check);
     }
@@ -41,7 +58,7 @@ impl Checks {
         expected: &'static str,
         found: impl FnOnce(&T) -> String,
     ) -> Result<T, Ended> {
-        let (axis, what, expected) = (Axis::Platform, what.to_owned(), expected.to_owned());
+        let (axis, expected) = (Axis::Platform, expected.to_owned());
         match result {
             Ok(value) => {
                 let actual = found(&value);
@@ -51,10 +68,21 @@ impl Checks {
             Err(error) => {
                 let (code, actual) = (error.code(), error.to_string());
                 let check = Check { axis, what, expected, actual, rejection: Some(code) };
-                let rejection = check.as_rejection(code);
+                let rejection = self.rejected(&check, code);
                 self.made.push(check);
                 Err(Ended(rejection))
             }
+        }
+    }
+
+    fn rejected(&self, check: &Check, code: &'static str) -> Rejection {
+        Rejection {
+            code,
+            axis: check.axis,
+            what: check.what,
+            expected: check.expected.clone(),
+            actual: check.actual.clone(),
+            clock: self.clock.filter(|_| is_about_the_clock(code)),
         }
     }
 
@@ -76,15 +104,24 @@ impl Checks {
 
     fn verdict(self, tier: Option<Tier>, debug: bool, conclusion: Conclusion) -> Verdict {
         let axes = Axis::ALL.map(|axis| {
-            let on_axis = || self.made.iter().filter(move |check| check.axis == axis);
-            match (on_axis().count(), on_axis().all(Check::passed)) {
-                (0, _) => AxisStatus::NotAsked,
-                (_, true) => AxisStatus::Passed,
-                (_, false) => AxisStatus::Failed,
+            let mut on_axis = self.made.iter().filter(|check| check.axis == axis).map(Check::passed);
+            match on_axis.next() {
+                None => AxisStatus::NotAsked,
+                Some(first) if first && on_axis.all(|passed| passed) => AxisStatus::Passed,
+                Some(_) => AxisStatus::Failed,
             }
         });
-        Verdict { axes, tier, debug, checks: self.made, conclusion }
+        let Self { judged_at, policy_sha256, made: checks, .. } = self;
+        Verdict { judged_at, policy_sha256, axes, tier, debug, checks, conclusion }
     }
+}
+
+/// Whether a wrong clock of the verifier breaks the rule with this code although the document is right.
+fn is_about_the_clock(code: &str) -> bool {
+    matches!(
+        code,
+        "certificate-not-yet-valid" | "certificate-expired" | "timestamp-in-future" | "evidence-too-old"
+    )
 }
 
 /// The rejection by the required check that failed.
@@ -124,18 +161,6 @@ impl Coded for GenuineError {
             Self::Name { .. } => "module-id-leaf",
             Self::Signature => "document-signature",
             Self::Time { .. } => "timestamp-outside-leaf",
-        }
-    }
-}
-
-impl Check {
-    fn as_rejection(&self, code: &'static str) -> Rejection {
-        Rejection {
-            code,
-            axis: self.axis,
-            what: self.what.clone(),
-            expected: self.expected.clone(),
-            actual: self.actual.clone(),
         }
     }
 }

@@ -5,14 +5,21 @@ use core::fmt;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
-use super::{AcceptedEvidence, Axis, AxisStatus, Check, Outcome, Rejection, Verdict};
+use super::axis::{Axis, AxisStatus, Outcome};
+use super::check::{Check, Rejection};
+use super::conclusion::Verdict;
+use super::evidence::AcceptedEvidence;
 use crate::chain::Tier;
+use crate::digest::Sha256Digest;
+use crate::time::Timestamp;
 
 impl Serialize for Verdict {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Object<'a> {
             outcome: Outcome,
+            judged_at: Timestamp,
+            policy_sha256: &'a Sha256Digest,
             axes: Axes<'a>,
             tier: Option<Tier>,
             debug: bool,
@@ -23,6 +30,8 @@ impl Serialize for Verdict {
         let accepted = self.accepted();
         Object {
             outcome: self.outcome(),
+            judged_at: self.judged_at,
+            policy_sha256: &self.policy_sha256,
             axes: Axes(self),
             tier: self.tier,
             debug: self.debug,
@@ -61,6 +70,9 @@ impl fmt::Display for Verdict {
             write!(formatter, "  DEBUG mode: no image is proven, and the operator can read the console")?;
         }
         writeln!(formatter)?;
+        if let Some(clock) = self.accepted().err().and_then(Rejection::clock) {
+            writeln!(formatter, "{clock}")?;
+        }
         for axis in Axis::ALL {
             let status = match self.axis(axis) {
                 AxisStatus::Passed => "passed",
@@ -81,9 +93,4 @@ impl fmt::Display for Verdict {
         }
         Ok(())
     }
-}
-
-#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
-pub(super) fn hexadecimal<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
-    bytes.as_ref().map(hex::encode).serialize(serializer)
 }

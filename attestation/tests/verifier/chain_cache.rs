@@ -4,7 +4,7 @@ use crate::common::{AT, code, policy};
 use cleanroom_attestation::chain::ChainCache;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
-use cleanroom_forge::{Cbor, Forge, Key, NOW, Time};
+use cleanroom_forge::{Cbor, Extension, Forge, Key, NOW, Time};
 
 const NONE: Expectation<'static> =
     Expectation { nonce: None, user_data: None, public_key: None, pcr16: None, pcr17: None };
@@ -52,7 +52,9 @@ fn a_hit_is_judged_by_its_window_again() {
     assert_eq!(at(NOW + 1800), "accepted");
     assert_eq!(at(NOW + 1801), "certificate-expired");
     assert_eq!(at(NOW - 3600), "accepted");
-    assert_eq!(at(NOW - 3601), "certificate-not-yet-valid");
+    // The tolerance of a minute holds for what is known as well.
+    assert_eq!(at(NOW - 3660), "accepted");
+    assert_eq!(at(NOW - 3661), "certificate-not-yet-valid");
     assert_eq!(at(NOW), "accepted");
 }
 
@@ -92,6 +94,28 @@ fn known_authorities_do_not_vouch_for_every_leaf() {
     assert_eq!(judged(&|forge| forge.leaf().not_after = Time::utc("260301115959Z")), "certificate-expired");
     assert_eq!(judged(&|_| ()), "accepted");
     assert_eq!(cache.len().0, 1);
+}
+
+/// Authorities that became known by a leaf without alternative names: the constraints of a certificate above them would not
+/// be asked about again.
+#[test]
+fn name_constraints_are_refused_whatever_is_known() {
+    let mut forge = Forge::new();
+    let excluded = b"\x30\x0c\xa1\x0a\x30\x08\x82\x06forged".to_vec();
+    forge.certificate(1).extensions.push(Extension::standard(30, false, excluded));
+    let certificates = forge.certificates();
+    let policy = policy(&certificates[0], "");
+    let mut named = forge.clone();
+    named.leaf().extensions.push(Extension::standard(17, false, b"\x30\x0a\x82\x08x.forged".to_vec()));
+    let mut others = certificates.clone();
+    others[4] = named.certificates()[4].clone();
+    let mut cache = ChainCache::new();
+    let (plain, other) = (forge.document_with(&certificates), named.document_with(&others));
+    for document in [&plain, &other] {
+        let alone = appraise(document, &policy, &NONE, AT, None);
+        assert_eq!(code(&alone), "certificate-name-constraints");
+        assert_eq!(appraise(document, &policy, &NONE, AT, Some(&mut cache)), alone);
+    }
 }
 
 #[test]

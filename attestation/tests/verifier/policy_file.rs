@@ -2,10 +2,13 @@
 
 use core::time::Duration;
 
+use base64::Engine as _;
 use cleanroom_attestation::chain::Tier;
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::policy::{
     DEFAULT_MAX_SKEW, ImageMeasurement, MAX_POLICY_LENGTH, Policy, PolicyError,
 };
+use cleanroom_forge::pem;
 
 const ANCHOR: &str = "[[trust_anchor]]\nname = \"aws\"\n";
 
@@ -19,6 +22,13 @@ fn image() -> String {
         pcr('a'),
         pcr('b'),
         pcr('c')
+    )
+}
+
+fn tpm_image() -> String {
+    let (four, seven, twelve) = (pcr('4'), pcr('7'), pcr('0'));
+    format!(
+        "[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ 4 = \"{four}\", 7 = \"{seven}\", 12 = \"{twelve}\" }}\n"
     )
 }
 
@@ -67,7 +77,7 @@ fn everything_it_can_say() {
         "{ANCHOR}[[trust_anchor]]\nname = \"aws-us-gov\"\n\
          [[trust_anchor]]\nname = \"laptop\"\ntier = \"development\"\nsha256 = \"{}\"\n{}\
          [[image]]\nname = \"bench\"\ndebug = true\n\
-         [[nitrotpm_image]]\nname = \"ami\"\npcrs = {{ 4 = \"{}\", 7 = \"{}\", 31 = \"{}\" }}\n\
+         [[nitrotpm_image]]\nname = \"ami\"\npcrs = {{ 4 = \"{}\", 7 = \"{}\", 12 = \"{}\" }}\n\
          [deployment]\npcr3 = [\"{}\"]\npcr8 = [\"{}\", \"{}\"]\n\
          [[model]]\nid = \"demo\"\nsha256 = \"{}\"\n[[model]]\nid = \"demo\"\nsha256 = \"{}\"\n\
          [[model]]\nid = \"other\"\nsha256 = \"{}\"\n\
@@ -76,7 +86,7 @@ fn everything_it_can_say() {
         image(),
         pcr('4'),
         pcr('7'),
-        pcr('3'),
+        pcr('0'),
         pcr('d'),
         pcr('e'),
         pcr('f'),
@@ -97,7 +107,8 @@ fn everything_it_can_say() {
     assert_eq!(*policy.images()[1].measurement(), ImageMeasurement::Debug);
     assert_eq!(policy.tpm_images()[0].name(), "ami");
     let indexes: Vec<_> = policy.tpm_images()[0].pcrs().keys().copied().collect();
-    assert_eq!(indexes, [4, 7, 31]);
+    assert_eq!(indexes, [4, 7, 12]);
+    assert!(policy.tpm_images()[0].pcrs()[&12].is_zero());
     let registers: Vec<_> =
         policy.deployment().unwrap().registers().map(|(index, values)| (index, values.len())).collect();
     assert_eq!(registers, [(3, 1), (8, 2)]);
@@ -167,11 +178,7 @@ fn empty_sets() {
     }
     assert!(with("[deployment]\n").unwrap_err().to_string().ends_with("or remove the key to not ask"));
     assert!(with_images("").unwrap_err().to_string().ends_with("name at least one value"));
-    let tpm = format!(
-        "[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ 4 = \"{}\", 7 = \"{}\" }}\n",
-        pcr('4'),
-        pcr('7')
-    );
+    let tpm = tpm_image();
     assert!(with_images(&tpm).unwrap().images().is_empty());
     assert_eq!(read(&format!("image = []\n{ANCHOR}{tpm}")), empty("image", false));
     for (key, one) in [
@@ -239,11 +246,7 @@ fn duplicates() {
     assert!(with_anchors(&development("a")).is_ok());
     duplicate(with_anchors(&(development("a") + &development("b"))), "trust_anchor");
     duplicate(with_images(&image().repeat(2)), "image");
-    let tpm = format!(
-        "[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ 4 = \"{}\", 7 = \"{}\" }}\n",
-        pcr('4'),
-        pcr('7')
-    );
+    let tpm = tpm_image();
     duplicate(with_images(&tpm.repeat(2)), "nitrotpm_image");
     let model = format!("[[model]]\nid = \"x\"\nsha256 = \"{}\"\n", "1".repeat(64));
     duplicate(with(&model.repeat(2)), "model");
@@ -257,10 +260,13 @@ fn anchors() {
     let name = |name: &str| name.to_owned();
     let sha256 = format!("sha256 = \"{}\"\n", "1".repeat(64));
     let tier = "tier = \"development\"\n";
+    let root = cleanroom_forge::Forge::new().certificates().swap_remove(0);
+    let certificate = |pem: &str| format!("certificate = \'\'\'\n{pem}\'\'\'\n");
     let anchor =
         |name: &str, more: &str| with_anchors(&format!("[[trust_anchor]]\nname = \"{name}\"\n{more}"));
     for built_in in ["aws", "aws-us-gov"] {
-        for more in [sha256.clone(), tier.to_owned(), format!("{tier}{sha256}")] {
+        let pem = certificate(&pem(&root));
+        for more in [sha256.clone(), tier.to_owned(), format!("{tier}{sha256}"), pem] {
             assert_eq!(anchor(built_in, &more), Err(PolicyError::BuiltInAnchor { name: name(built_in) }));
         }
     }
@@ -270,6 +276,22 @@ fn anchors() {
     assert_eq!(anchor("aws-cn", ""), Err(PolicyError::AnchorTier { name: name("aws-cn") }));
     assert_eq!(anchor("laptop", tier), Err(PolicyError::AnchorPin { name: name("laptop") }));
     assert!(anchor("laptop", &format!("{tier}{sha256}")).is_ok());
+
+    // A root as it is, beside or instead of its fingerprint.
+    let fingerprint = Sha256Digest::of(&[&root]);
+    let colons = fingerprint.as_bytes().map(|byte| format!("{byte:02X}")).join(":");
+    let written = certificate(&pem(&root));
+    for more in
+        [written.clone(), format!("{written}sha256 = \"{colons}\"\n"), format!("sha256 = \"{colons}\"\n")]
+    {
+        assert_eq!(*anchor("laptop", &format!("{tier}{more}")).unwrap().anchors()[0].sha256(), fingerprint);
+    }
+    let other = anchor("laptop", &format!("{tier}{written}{sha256}"));
+    assert!(matches!(other, Err(PolicyError::AnchorMismatch { actual, .. }) if actual == fingerprint));
+    for wrong in [String::new(), pem(&root).repeat(2), pem(b"0"), pem(&root).replace("CERTIFICATE", "KEY")] {
+        let refused = anchor("laptop", &format!("{tier}{}", certificate(&wrong)));
+        assert!(matches!(refused, Err(PolicyError::AnchorCertificate { .. })), "{wrong}: {refused:?}");
+    }
 }
 
 #[test]
@@ -303,13 +325,48 @@ fn tpm_registers() {
     let register = |index: &str| format!("\"{index}\" = \"{}\"", pcr('a'));
     for index in ["32", "256", "-1", "+5", "05", "x", ""] {
         let expected = Err(PolicyError::TpmRegister { name: "x".to_owned(), index: index.to_owned() });
-        assert_eq!(image(&[register("4"), register("7"), register(index)].join(", ")), expected);
+        let pcrs = [register("4"), register("7"), register("12"), register(index)];
+        assert_eq!(image(&pcrs.join(", ")), expected);
     }
-    for pcrs in [vec![], vec![register("4")], vec![register("7")], vec![register("0"), register("12")]] {
-        assert_eq!(image(&pcrs.join(", ")), Err(PolicyError::TpmRegisters { name: "x".to_owned() }));
+    // Nothing in register 7 says whether Secure Boot keeps a command line out that somebody adds, so 12 is not left open.
+    for indexes in [&[][..], &["4", "7"], &["4", "12"], &["7", "12"], &["0", "1"]] {
+        let pcrs: Vec<_> = indexes.iter().map(|index| register(index)).collect();
+        let error = image(&pcrs.join(", ")).unwrap_err();
+        assert_eq!(error, PolicyError::TpmRegisters { name: "x".to_owned() });
+        assert!(error.to_string().contains("12 (command lines"), "{error}");
     }
-    let zero = format!("4 = \"{}\", 7 = \"{}\"", pcr('1'), pcr('0'));
-    assert!(matches!(image(&zero), Err(PolicyError::ZeroReference { .. })));
+    // Zero is a value there like any other, except where every machine measures something.
+    for (zero, accepted) in [("4", false), ("7", false), ("12", true), ("0", true)] {
+        let values = ["0", "4", "7", "12"]
+            .map(|index| format!("\"{index}\" = \"{}\"", pcr(if index == zero { '0' } else { 'a' })));
+        let policy = image(&values.join(", "));
+        assert_eq!(policy.is_ok(), accepted, "{zero}: {policy:?}");
+        assert!(accepted || matches!(policy, Err(PolicyError::ZeroReference { .. })), "{zero}");
+    }
+}
+
+#[test]
+fn digests_as_people_write_them() {
+    let with_pcr0 = |text: &str| with_images(&image().replace(&pcr('a'), text));
+    let bytes = [0xaa; 48];
+    for text in [
+        format!("0x{}", pcr('a')),
+        pcr('A'),
+        format!("sha384:{}", pcr('a')),
+        bytes.map(|_| "AA".to_owned()).join(":"),
+        base64::engine::general_purpose::STANDARD.encode(bytes),
+    ] {
+        let policy = with_pcr0(&text).unwrap();
+        let ImageMeasurement::Measured { pcr0, .. } = policy.images()[0].measurement() else {
+            panic!("measured")
+        };
+        assert_eq!(pcr0.as_bytes(), &bytes, "{text}");
+    }
+    // Where it stands, what was expected, and what came: in the units of what came.
+    let error = with_pcr0(&format!("0x{}", "a".repeat(98))).unwrap_err().to_string();
+    assert!(error.contains("line 6") && error.contains("got 98 hexadecimal digits"), "{error}");
+    let error = with("[deployment]\npcr4 = [\"i-0abc0abc0abc0abc0\"]\n").unwrap_err().to_string();
+    assert!(error.contains("cleanroom measure --instance"), "{error}");
 }
 
 #[test]

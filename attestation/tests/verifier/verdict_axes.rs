@@ -344,12 +344,40 @@ fn age() {
     assert_eq!(at(NOW + 299, five_minutes), "accepted");
     assert_eq!(at(NOW + 300, five_minutes), "evidence-too-old");
     assert_eq!(at(NOW + 300, ""), "accepted");
-    // A clock that is behind: a minute is forgiven unless the policy says otherwise.
+    // A clock that is slow: a minute is forgiven unless the policy says otherwise.
     assert_eq!(at(NOW - 60, five_minutes), "accepted");
     assert_eq!(at(NOW - 61, five_minutes), "timestamp-in-future");
     let strict = "[freshness]\nmax_age = \"5m\"\nmax_skew = \"10s\"\n";
     assert_eq!(at(NOW - 10, strict), "accepted");
     assert_eq!(at(NOW - 11, strict), "timestamp-in-future");
+}
+
+/// The same words whichever rule about time is broken: they are in the rejection, which every command prints.
+#[test]
+fn a_wrong_clock_is_told_by_the_documents_own_time_stamp() {
+    let told = |at_ms: u64, freshness: &str| {
+        let mut forge = session_forge();
+        // Four seconds after its leaf began, as AWS has it.
+        forge.document.put("timestamp", Cbor::Unsigned((NOW - 3596) * 1000));
+        let certificates = forge.certificates();
+        let policy = policy(&certificates[0], freshness);
+        let document = forge.document_with(&certificates);
+        let verdict = verdict_at(&document, &policy, &Expectation::default(), Timestamp::from_millis(at_ms));
+        let rejection = verdict.accepted().unwrap_err();
+        let text = rejection.to_string();
+        assert!(verdict.to_string().contains(text.split_once("; ").unwrap().1), "{verdict}");
+        (rejection.code(), text.split_once("your clock looks ").unwrap().1.to_owned())
+    };
+    let made = (NOW - 3596) * 1000;
+    let five_minutes = "[freshness]\nmax_age = \"5m\"\n";
+    let old = ", unless the document is that old";
+    assert_eq!(told(made - 64_001, ""), ("certificate-not-yet-valid", "slow by 1m 4s 1ms".to_owned()));
+    assert_eq!(told(made - 61_000, five_minutes), ("timestamp-in-future", "slow by 1m 1s".to_owned()));
+    assert_eq!(told(made + 301_000, five_minutes), ("evidence-too-old", format!("fast by 5m 1s{old}")));
+    assert_eq!(told(made + 10_800_000, ""), ("certificate-expired", format!("fast by 3h{old}")));
+    // A rule about something else says nothing about clocks.
+    let verdict = after(|document| document.put_pcr(0, &pcr(99)));
+    assert_eq!(verdict.accepted().unwrap_err().clock(), None);
 }
 
 #[test]
@@ -361,8 +389,10 @@ fn machines_with_a_tpm_are_another_platform() {
     // The same values in the same registers, but an enclave was asked for.
     assert_eq!(code(&verdict_of(&forge, "", &none)), "image-platform");
     let image = |four: u8, seven: u8| {
-        let (four, seven) = (hex::encode(pcr(four)), hex::encode(pcr(seven)));
-        format!("[[nitrotpm_image]]\nname = \"ami\"\npcrs = {{ 4 = \"{four}\", 7 = \"{seven}\" }}\n")
+        let [four, seven, zero] = [pcr(four), pcr(seven), [0; 48]].map(hex::encode);
+        format!(
+            "[[nitrotpm_image]]\nname = \"ami\"\npcrs = {{ 4 = \"{four}\", 7 = \"{seven}\", 12 = \"{zero}\" }}\n"
+        )
     };
     let verdict = verdict_of(&forge, &image(4, 7), &none);
     assert_eq!(verdict.accepted().unwrap().image(), "ami");
@@ -375,16 +405,14 @@ fn machines_with_a_tpm_are_another_platform() {
     assert_eq!(code(&verdict_of(&forge, &image(4, 7), &sixteen)), "pcr16-mismatch");
     let seventeen = Expectation { pcr17: Some(digest(17)), ..none };
     assert_eq!(code(&verdict_of(&forge, &image(4, 7), &seventeen)), "pcr17-mismatch");
+    // Something was added to the image at boot.
+    let mut added = forge.clone();
+    added.document.put_pcr(12, &pcr(12));
+    assert_eq!(code(&verdict_of(&added, &image(4, 7), &none)), "nitrotpm-pcr-mismatch");
+    added.document.remove_pcr(12);
+    assert_eq!(code(&verdict_of(&added, &image(4, 7), &none)), "nitrotpm-pcr-mismatch");
     // Zero registers are not debug mode there.
-    let Some((_, Cbor::Map(registers))) = forge
-        .document
-        .fields
-        .iter_mut()
-        .find(|(key, _)| key.encode() == Cbor::text("nitrotpm_pcrs").encode())
-    else {
-        panic!("the document has nitrotpm_pcrs")
-    };
-    registers[0].1 = Cbor::bytes(&[0; 48]);
+    forge.document.put_pcr(0, &[0; 48]);
     let verdict = verdict_of(&forge, &image(4, 7), &none);
     assert!(verdict.accepted().is_ok() && !verdict.debug());
 }
@@ -415,6 +443,8 @@ fn the_verdict_as_an_object() {
     let verdict = after(|_| ());
     let object = serde_json::to_value(&verdict).unwrap();
     assert_eq!(object["outcome"], "pass");
+    assert_eq!(object["judged_at"], "2026-03-01T12:00:00.000Z");
+    assert_eq!(object["policy_sha256"], verdict.policy_sha256().to_string());
     assert_eq!(object["axes"]["platform"], "passed");
     assert_eq!(object["tier"], "development");
     assert_eq!(object["debug"], false);

@@ -218,7 +218,7 @@ fn policies() -> Seeds {
     let full = format!(
         "version = 1\n[[trust_anchor]]\nname = \"aws\"\n[[trust_anchor]]\nname = \"laptop\"\ntier = \"development\"\nsha256 = \"{sha256}\"\n\
          [[image]]\nname = \"a\"\npcr0 = \"{digest}\"\npcr1 = \"{digest}\"\npcr2 = \"{digest}\"\n[[image]]\nname = \"b\"\ndebug = true\n\
-         [[nitrotpm_image]]\nname = \"c\"\npcrs = {{ 4 = \"{digest}\", 7 = \"{digest}\" }}\n\
+         [[nitrotpm_image]]\nname = \"c\"\npcrs = {{ 4 = \"{digest}\", 7 = \"{digest}\", 12 = \"{digest}\" }}\n\
          [deployment]\npcr3 = [\"{digest}\"]\npcr4 = [\"{digest}\"]\npcr8 = [\"{digest}\"]\n[[model]]\nid = \"demo\"\nsha256 = \"{sha256}\"\n\
          [freshness]\nmax_age = \"5m\"\nmax_skew = \"30s\"\nmax_session = \"15m\"\n"
     );

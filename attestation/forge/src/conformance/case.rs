@@ -91,22 +91,37 @@ impl Case {
         self.policy += &tpm_image(4, 7);
     }
 
-    fn request(self) -> Request {
+    /// The request; and a document, right in itself, under the same certificates above the leaf.
+    fn request(mut self) -> (Request, Vec<u8>) {
         let mut certificates = self.forge.certificates();
         let root = sha256(certificates.first().expect("a chain has a root"));
-        if let Some(rearrange) = self.rearrange {
+        if let Some(rearrange) = self.rearrange.take() {
             rearrange(&mut certificates);
         }
+        let sibling = self.sibling(&certificates);
         let mut document = self.forge.document_with(&certificates);
-        if let Some(rewrite) = self.rewrite {
+        if let Some(rewrite) = self.rewrite.take() {
             rewrite(&mut document);
         }
-        Request {
+        let request = Request {
             document: STANDARD.encode(document),
             policy: self.policy.replace("{root}", &root),
             expected: self.expected,
             at_ms: self.at_ms,
-        }
+        };
+        (request, sibling)
+    }
+
+    fn sibling(&self, certificates: &[Vec<u8>]) -> Vec<u8> {
+        let [authorities @ .., (issuer, key), _] = self.forge.chain.as_slice() else { return Vec::new() };
+        let mut forge = Forge::new();
+        let mut leaf = forge.chain.pop().expect("a chain has a leaf");
+        leaf.0.issuer = issuer.subject.clone();
+        forge.chain = [authorities, &[(issuer.clone(), key.clone()), leaf]].concat();
+        let mut bundle = certificates.to_vec();
+        bundle.pop();
+        bundle.extend(forge.certificates().pop());
+        forge.document_with(&bundle)
     }
 }
 
@@ -136,10 +151,12 @@ pub(super) fn debug_image() -> String {
     "[[image]]\nname = \"bench\"\ndebug = true\n".to_owned()
 }
 
-/// A `NitroTPM` image of a policy.
+/// A `NitroTPM` image of a policy, with these values of [`pcr`] in registers 4 and 7 and with zero in register 12.
 pub(super) fn tpm_image(four: u8, seven: u8) -> String {
-    let (four, seven) = (hex::encode(pcr(four)), hex::encode(pcr(seven)));
-    format!("[[nitrotpm_image]]\nname = \"forged ami\"\npcrs = {{ 4 = \"{four}\", 7 = \"{seven}\" }}\n")
+    let [four, seven, zero] = [pcr(four), pcr(seven), [0; 48]].map(hex::encode);
+    format!(
+        "[[nitrotpm_image]]\nname = \"forged ami\"\npcrs = {{ 4 = \"{four}\", 7 = \"{seven}\", 12 = \"{zero}\" }}\n"
+    )
 }
 
 /// The deployment of forged documents.
@@ -169,7 +186,7 @@ pub(super) enum Answer<'a> {
 #[derive(Default)]
 pub(super) struct List {
     short_chains: bool,
-    vectors: Vec<Vector>,
+    vectors: Vec<(Vector, Vec<u8>)>,
 }
 
 impl List {
@@ -190,13 +207,14 @@ impl List {
     ) {
         let mut case = Case::new(self.short_chains);
         change(&mut case);
-        let request = case.request();
+        let (request, sibling) = case.request();
         let response = respond(&request, answer);
         let rules = rules.split(' ').map(str::to_owned).collect();
-        self.vectors.push(Vector { id: id.into(), rules, about: about.into(), request, response });
+        let vector = Vector { id: id.into(), rules, about: about.into(), request, response };
+        self.vectors.push((vector, sibling));
     }
 
-    pub(super) fn into_vectors(self) -> Vec<Vector> {
+    pub(super) fn into_vectors(self) -> Vec<(Vector, Vec<u8>)> {
         self.vectors
     }
 }

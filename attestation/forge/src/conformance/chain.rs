@@ -6,7 +6,9 @@ use crate::{Certificate, Extension, Forge, Key, MODULE_ID, Name, Time, oid};
 
 const SUBJECT_KEY_IDENTIFIER: u8 = 14;
 const KEY_USAGE: u8 = 15;
+const ALTERNATIVE_NAME: u8 = 17;
 const BASIC_CONSTRAINTS: u8 = 19;
+const NAME_CONSTRAINTS: u8 = 30;
 const AUTHORITY_KEY_IDENTIFIER: u8 = 35;
 
 /// What the certificate at an index is called in an id, and for people.
@@ -20,6 +22,7 @@ pub(super) fn list(list: &mut List) {
     form(list);
     roles(list);
     extensions(list);
+    name_constraints(list);
     key_identifiers(list);
 }
 
@@ -196,11 +199,43 @@ fn order(list: &mut List) {
     });
     let about = "a detour in the bundle: each certificate is issued by the one before it, and the path needs only one of three";
     list.add("chain/detour", "V-3.5", about, NotGenuine("chain-other-path"), detour);
-    let about =
-        "name constraints that are not critical and malformed: only one of the two validations reads them";
-    list.add("chain/name-constraints-malformed", "V-3.4", about, NotGenuine("chain-path"), |case| {
-        case.certificate(2).extensions.push(Extension::standard(30, false, vec![0x05, 0]));
+    let about = "two lists of alternative names: only one of the two validations reads them";
+    list.add("chain/alternative-names-twice-leaf", "V-3.4", about, NotGenuine("chain-path"), |case| {
+        let names = Extension::standard(ALTERNATIVE_NAME, false, dns_name("x.forged"));
+        case.forge.leaf().extensions.extend([names.clone(), names]);
     });
+    let about = "the leaf has the name of the certificate that issued it";
+    list.add("chain/leaf-self-issued", "V-3.3", about, NotGenuine("certificate-self-issued"), |case| {
+        let name = case.forge.leaf().subject.clone();
+        case.certificate(3).subject = name.clone();
+        case.forge.leaf().issuer = name;
+    });
+}
+
+/// The contents of an alternative name or, inside a subtree, of a constraint: one DNS name.
+fn dns_name(name: &str) -> Vec<u8> {
+    crate::der::sequence(&[&crate::der::element(0x82, name.as_bytes())])
+}
+
+/// Name constraints are refused whatever they say: under authorities that a verifier knows already, nobody would ask again.
+fn name_constraints(list: &mut List) {
+    let code = || NotGenuine("certificate-name-constraints");
+    let subtrees = |tag: u8, name: &str| {
+        let subtree = crate::der::sequence(&[&crate::der::element(0x82, name.as_bytes())]);
+        crate::der::sequence(&[&crate::der::element(tag, &subtree)])
+    };
+    for (id, about, critical, value) in [
+        ("permitting", "name constraints that permit the leaf's name", false, subtrees(0xa0, "forged")),
+        ("excluding", "name constraints that exclude the leaf's name", false, subtrees(0xa1, "forged")),
+        ("critical", "critical name constraints", true, subtrees(0xa0, "forged")),
+        ("malformed", "name constraints that are malformed", false, vec![0x05, 0]),
+    ] {
+        list.add(format!("chain/name-constraints-{id}"), "V-3.21", about, code(), |case| {
+            case.certificate(1).extensions.push(Extension::standard(NAME_CONSTRAINTS, critical, value));
+            let names = Extension::standard(ALTERNATIVE_NAME, false, dns_name("x.forged"));
+            case.forge.leaf().extensions.push(names);
+        });
+    }
 }
 
 /// root → a → b → a' → leaf, where a' has the name and the key of a.
@@ -395,9 +430,17 @@ fn extensions(list: &mut List) {
     each(list, &[0, 2, 4], "critical-unknown", "V-3.18", "an unknown critical extension", critical, |it| {
         it.extensions.push(Extension::standard(99, true, vec![0x30, 0]));
     });
-    each(list, &[2], "critical-name-constraints", "V-3.18", "critical name constraints", critical, |it| {
-        it.extensions.push(Extension::standard(30, true, vec![0x30, 0]));
-    });
+    each(
+        list,
+        &[2],
+        "critical-policy-constraints",
+        "V-3.18",
+        "critical policy constraints",
+        critical,
+        |it| {
+            it.extensions.push(Extension::standard(36, true, vec![0x30, 0]));
+        },
+    );
     let purposes = |critical: bool| {
         Extension::standard(37, critical, b"\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x02".to_vec())
     };

@@ -50,12 +50,38 @@ fn windows(list: &mut List) {
         });
     }
     for (index, name) in [(0, "root"), (3, "instance"), (4, "leaf")] {
-        let about = format!("one second before the {name} certificate began");
+        let about = format!("the {name} certificate begins one second later than the tolerance of a minute");
         let code = NotGenuine("certificate-not-yet-valid");
         list.add(format!("time/not-yet-{name}"), "V-4.2", about, code, |case| {
-            case.certificate(index).not_before = Time::utc("260301120001Z");
+            case.certificate(index).not_before = Time::utc("260301120101Z");
+        });
+        let about = format!("the {name} certificate begins one minute after the verifier's time");
+        list.add(format!("time/skew-{name}"), "V-4.2", about, Accepted, |case| {
+            case.certificate(index).not_before = Time::utc("260301120100Z");
+            case.put("timestamp", Cbor::Unsigned((NOW + 60) * 1000));
         });
     }
+    let mut tolerance = |id: &str, about: &str, late_ms: u64, accepted: bool| {
+        let answer = if accepted { Accepted } else { NotGenuine("certificate-not-yet-valid") };
+        list.add(format!("time/skew-own-{id}"), "V-4.2", about, answer, |case| {
+            case.policy += "[freshness]\nmax_skew = \"10s\"\n";
+            // The leaf begins at 11:00:00.
+            case.at_ms = (NOW - 3600) * 1000 - late_ms;
+        });
+    };
+    tolerance("limit", "the leaf begins ten seconds later, which the policy allows", 10_000, true);
+    tolerance(
+        "over",
+        "the leaf begins a millisecond later than the ten seconds of the policy",
+        10_001,
+        false,
+    );
+    let about = "the zone certificate ends before the leaf certificate begins, both near the verifier's time";
+    list.add("time/skew-outlives-zone", "V-4.2 V-4.3", about, NotGenuine("certificate-expired"), |case| {
+        case.certificate(2).not_after = Time::utc("260301120010Z");
+        case.forge.leaf().not_before = Time::utc("260301120020Z");
+        case.put("timestamp", Cbor::Unsigned((NOW + 30) * 1000));
+    });
     list.add(
         "time/first-and-last-second",
         "V-4.2 V-4.3",
@@ -77,9 +103,13 @@ fn windows(list: &mut List) {
     list.add("time/one-millisecond-late", "V-4.3", about, NotGenuine("certificate-expired"), |case| {
         case.at_ms = (NOW + 7200) * 1000 + 1000;
     });
-    let about = "one millisecond before the leaf certificate's first second";
+    let about = "one minute before the leaf certificate's first second";
+    list.add("time/skew-limit", "V-4.2", about, Accepted, |case| {
+        case.at_ms = (NOW - 3600 - 60) * 1000;
+    });
+    let about = "one minute and a millisecond before the leaf certificate's first second";
     list.add("time/one-millisecond-early", "V-4.2", about, NotGenuine("certificate-not-yet-valid"), |case| {
-        case.at_ms = (NOW - 3600) * 1000 - 1;
+        case.at_ms = (NOW - 3600 - 60) * 1000 - 1;
     });
     list.add("time/epoch", "V-4.2", "judged at the epoch", NotGenuine("certificate-not-yet-valid"), |case| {
         case.at_ms = 0;

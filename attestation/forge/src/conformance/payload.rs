@@ -209,13 +209,15 @@ fn lengths(list: &mut List) {
         ("nonce", "V-2.18", "nonce-length"),
     ] {
         let id = name.replace('_', "-");
-        let about = format!("`{name}` of the greatest length");
-        list.add(format!("payload/{id}-1024"), rule, about, Accepted, |case| {
-            case.put(name, Cbor::Bytes(vec![7; 1024]));
-        });
+        for (length, about) in [(1025, "more than AWS documents"), (4096, "the greatest length")] {
+            let about = format!("`{name}` of {length} bytes, {about}");
+            list.add(format!("payload/{id}-{length}"), rule, about, Accepted, |case| {
+                case.put(name, Cbor::Bytes(vec![7; length]));
+            });
+        }
         let about = format!("`{name}` of one byte more than the greatest length");
-        list.add(format!("payload/{id}-1025"), rule, about, NotGenuine(code), |case| {
-            case.put(name, Cbor::Bytes(vec![7; 1025]));
+        list.add(format!("payload/{id}-4097"), rule, about, NotGenuine(code), |case| {
+            case.put(name, Cbor::Bytes(vec![7; 4097]));
         });
     }
     for length in [0, 1025] {

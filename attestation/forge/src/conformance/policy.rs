@@ -1,8 +1,11 @@
 //! V-5: policies that are refused. Nothing is judged under them, so these cases have no document.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::case::Answer::{Accepted, PolicyRefused};
 use super::case::{List, anchor, debug_image, image, image_of, tpm_image};
-use crate::pcr;
+use crate::{Forge, pcr, pem};
 
 pub(super) fn list(list: &mut List) {
     refused(list);
@@ -93,6 +96,35 @@ fn refused(list: &mut List) {
         "a root of one's own without a pin",
         format!("version = 1\n[[trust_anchor]]\nname = \"forge\"\ntier = \"development\"\n{image}"),
     );
+    let two_roots = anchor("forge", &"1".repeat(64)) + &certificate_of(&Forge::new().certificates()[0]);
+    refused(
+        "anchor-of-two-roots",
+        "V-5.5",
+        "a root of one's own whose pin is not that of its certificate",
+        format!("version = 1\n{two_roots}{image}"),
+    );
+    let anchor_with = |certificate: &str| {
+        let anchor = "[[trust_anchor]]\nname = \"forge\"\ntier = \"development\"\n";
+        format!("version = 1\n{anchor}certificate = \"{certificate}\"\n{image}")
+    };
+    refused(
+        "anchor-not-pem",
+        "V-5.5",
+        "a root of one's own whose certificate is not PEM",
+        anchor_with("MIIB"),
+    );
+    refused(
+        "digest-of-another-length",
+        "V-5.10",
+        "64 hexadecimal digits, which are also base64 of 48 bytes, in the place of a PCR",
+        whole("").replace(&hex::encode(pcr(0)), &"a".repeat(64)),
+    );
+    refused(
+        "digest-with-a-digit-missing",
+        "V-5.10",
+        "colons between bytes of which one has one digit",
+        whole("").replace(&hex::encode(pcr(0)), &colons(&pcr(0)).replacen("01", "1", 1)),
+    );
     refused(
         "image-without-pcr2",
         "V-5.6",
@@ -134,8 +166,25 @@ fn refused(list: &mut List) {
         "tpm-without-secure-boot",
         "V-5.8",
         "a NitroTPM image without register 7",
-        whole(&format!("[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ 4 = \"{a}\" }}\n")),
+        whole(&format!("[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ 4 = \"{a}\", 12 = \"{zero}\" }}\n")),
     );
+    refused(
+        "tpm-without-command-lines",
+        "V-5.8",
+        "a NitroTPM image that says nothing about what was added at boot, register 12",
+        whole(&format!("[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ 4 = \"{a}\", 7 = \"{three}\" }}\n")),
+    );
+    for register in [4, 7] {
+        let values = [4, 7, 12].map(|index| {
+            format!("{index} = \"{}\"", if index == register || index == 12 { &zero } else { &a })
+        });
+        refused(
+            &format!("tpm-register-{register}-zero"),
+            "V-5.7",
+            &format!("a NitroTPM image whose register {register} is zero"),
+            whole(&format!("[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ {} }}\n", values.join(", "))),
+        );
+    }
     refused(
         "tpm-register-32",
         "V-5.8",
@@ -151,7 +200,34 @@ fn refused(list: &mut List) {
     );
 }
 
+/// Bytes in hexadecimal with colons, as other tools print fingerprints.
+fn colons(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+}
+
+/// A certificate as the policy takes it.
+fn certificate_of(der: &[u8]) -> String {
+    format!("certificate = \"\"\"\n{}\"\"\"\n", pem(der))
+}
+
 fn accepted(list: &mut List) {
+    for (id, about, write) in [
+        ("prefix", "digests with 0x", (|bytes| format!("0x{}", hex::encode(bytes))) as fn(&[u8]) -> String),
+        ("colons", "digests with colons and capital letters", colons),
+        ("base64", "digests in base64", |bytes| STANDARD.encode(bytes)),
+    ] {
+        list.add(format!("policy/digest-{id}"), "V-5.10", about, Accepted, |case| {
+            for index in 0..3 {
+                case.policy = case.policy.replace(&hex::encode(pcr(index)), &write(&pcr(index)));
+            }
+        });
+    }
+    list.add("policy/anchor-certificate", "V-5.5", "a root of one's own as PEM", Accepted, |case| {
+        // Signed once, so that the document and the policy have the same bytes.
+        let root = case.forge.certificates()[0].clone();
+        case.policy = case.policy.replace("sha256 = \"{root}\"\n", &certificate_of(&root));
+        case.rearrange = Some(Box::new(move |certificates| certificates[0] = root));
+    });
     let about = "a policy that says everything that it can";
     list.add("policy/everything", "V-5.1 V-5.5 V-5.6 V-5.8", about, Accepted, |case| {
         let text = format!(

@@ -2,7 +2,7 @@
 
 use super::case::Answer::{Accepted, AcceptedDebug, Fails, FailsDebug};
 use super::case::{Case, List, TPM_MODULE_ID, anchor, debug_image, deployment, image_of, tpm_image};
-use crate::{Cbor, Name, pcr};
+use crate::{Name, pcr};
 
 pub(super) fn list(list: &mut List) {
     debug(list);
@@ -167,6 +167,22 @@ fn tpm(list: &mut List) {
     let failures = [("image", "nitrotpm-pcr-mismatch")];
     list.add("registers/tpm-boot-loader", "V-6.8", "another boot loader", Fails(&failures), other(5, 7));
     list.add("registers/tpm-secure-boot", "V-6.8", "another Secure Boot", Fails(&failures), other(4, 8));
+    let about = "a NitroTPM whose register 12 says that something was added to the image at boot";
+    list.add("registers/tpm-command-line-added", "V-6.8", about, Fails(&failures), |case| {
+        case.become_tpm();
+        case.forge.document.put_pcr(12, &pcr(12));
+    });
+    let about = "a NitroTPM without register 12 under a policy that wants zero there: absent is not zero";
+    list.add("registers/tpm-register-12-absent", "V-6.8", about, Fails(&failures), |case| {
+        case.become_tpm();
+        case.forge.document.remove_pcr(12);
+    });
+    let about = "a NitroTPM whose register 12 has the value that the policy names";
+    list.add("registers/tpm-register-12-pinned", "V-6.8 V-5.8", about, Accepted, |case| {
+        case.become_tpm();
+        case.forge.document.put_pcr(12, &pcr(12));
+        case.policy = case.policy.replace(&hex::encode([0; 48]), &hex::encode(pcr(12)));
+    });
     let about = "a NitroTPM whose registers have the values of the enclave deployment that is asked about";
     let failures =
         [("deployment", "pcr3-mismatch"), ("deployment", "pcr4-mismatch"), ("deployment", "pcr8-mismatch")];
@@ -182,9 +198,6 @@ fn tpm(list: &mut List) {
     let about = "a NitroTPM whose register 0 is zero: debug mode is a notion of enclaves";
     list.add("registers/tpm-register-0-zero", "V-6.8 V-6.1", about, Accepted, |case| {
         case.become_tpm();
-        let registers = (0..24).map(|index| {
-            (Cbor::Unsigned(index.into()), Cbor::bytes(&if index == 0 { [0; 48] } else { pcr(index) }))
-        });
-        case.put("nitrotpm_pcrs", Cbor::Map(registers.collect()));
+        case.forge.document.put_pcr(0, &[0; 48]);
     });
 }

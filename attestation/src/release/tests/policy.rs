@@ -71,7 +71,9 @@ fn reference_values_beside_a_root_are_refused() {
         ("image", format!("[[image]]\nname = \"x\"\npcr0 = \"{pcr}\"\npcr1 = \"{pcr}\"\npcr2 = \"{pcr}\"\n")),
         (
             "nitrotpm_image",
-            format!("[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ 4 = \"{pcr}\", 7 = \"{pcr}\" }}\n"),
+            format!(
+                "[[nitrotpm_image]]\nname = \"x\"\npcrs = {{ 4 = \"{pcr}\", 7 = \"{pcr}\", 12 = \"{pcr}\" }}\n"
+            ),
         ),
         ("deployment", format!("[deployment]\npcr4 = [\"{pcr}\"]\n")),
         ("model", format!("[[model]]\nid = \"m\"\nsha256 = \"{digest}\"\n")),
@@ -119,7 +121,7 @@ fn nothing_of_a_policys_own_reference_values_stays_beside_a_release() {
     let world = World::new();
     let digest = Sha384Digest::of(&[b"a machine image"]);
     let own = Policy::from_toml(&format!(
-        "{ANCHOR}[[nitrotpm_image]]\nname = \"ami\"\npcrs = {{ 4 = \"{digest}\", 7 = \"{digest}\" }}\n[deployment]\npcr3 = [\"{digest}\"]\n"
+        "{ANCHOR}[[nitrotpm_image]]\nname = \"ami\"\npcrs = {{ 4 = \"{digest}\", 7 = \"{digest}\", 12 = \"{digest}\" }}\n[deployment]\npcr3 = [\"{digest}\"]\n"
     ))
     .unwrap();
     assert!(own.tpm_images().len() == 1 && own.deployment().is_some());
