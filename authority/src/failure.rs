@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use cleanroom_attestation::release::{KeyError, ReleaseError};
 use cleanroom_program::file::{FileError, SecretError};
 
+/// The exit status when a file, a command or a service failed.
+pub(crate) const FAILED: u8 = 3;
+
 /// Every message says what was expected, what came, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -45,7 +48,7 @@ impl Failure {
         match self {
             Self::Refused { .. } => 1,
             Self::Usage(_) => 2,
-            Self::File { .. } | Self::Kept(_) | Self::Secret(_) | Self::Environment(_) => 3,
+            Self::File { .. } | Self::Kept(_) | Self::Secret(_) | Self::Environment(_) => FAILED,
         }
     }
 
@@ -57,6 +60,15 @@ impl Failure {
             Self::Secret(SecretError::Exposed { .. }) => "key-exposed",
             Self::Secret(_) => "key-unreadable",
             Self::Environment(_) => "environment",
+        }
+    }
+
+    /// The reason without the names of files, for strangers.
+    pub(crate) fn public(&self) -> String {
+        match self {
+            Self::Refused { code, problem, .. } => format!("{code}: {problem}"),
+            Self::File { .. } | Self::Kept(_) | Self::Secret(_) => "a file cannot be read".to_owned(),
+            Self::Usage(_) | Self::Environment(_) => "the documents cannot be read".to_owned(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use cleanroom_attestation::digest::Sha256Digest;
@@ -31,7 +31,7 @@ pub(crate) struct Issuer {
     signer: Mutex<Signer>,
     public: PublicKey,
     held: Mutex<Held>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// What was read from the files so far. It is only ever added to, so a file that is put back to an older version or removed
@@ -40,7 +40,7 @@ struct Held {
     state: Arc<TrustedState>,
     fingerprint: Option<Fingerprint>,
     /// Why the files as they are now cannot be used. Until that is mended no lease is signed.
-    problem: Option<String>,
+    problem: Option<Problem>,
     roots_json: Bytes,
     release_json: Bytes,
     /// Every denial that was ever seen here, whether or not its file is still there.
@@ -52,6 +52,20 @@ struct Held {
     /// Denials that are on the disk, as of the last look.
     kept: BTreeSet<Sha256Digest>,
 }
+
+/// Why the files cannot be used.
+struct Problem {
+    /// For the operator, with the names of files.
+    full: String,
+    /// For everybody who asks.
+    public: String,
+    /// The files that were looked at, and when.
+    seen: Option<Fingerprint>,
+    looked: Instant,
+}
+
+/// Files that could not be used and did not change are read again after this time, not at every request.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Name, size and time of change of every file: what tells that something changed.
 type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>)>;
@@ -108,10 +122,10 @@ impl Issuer {
             signer,
             public,
             held: Mutex::new(held),
-            metrics: Metrics::default(),
+            metrics: Arc::new(Metrics::new()),
         };
         let problem = issuer.current().problem.take();
-        problem.map_or(Ok(issuer), |problem| Err(Failure::Environment(problem)))
+        problem.map_or(Ok(issuer), |problem| Err(Failure::Environment(problem.full)))
     }
 
     /// The lease for a request's body, as JSON.
@@ -210,7 +224,7 @@ impl Issuer {
             status["denials_not_kept"] = held.unkept.len().into();
         }
         if let Some(problem) = &held.problem {
-            status["problem"] = problem.clone().into();
+            status["problem"] = problem.public.clone().into();
             status["leases"] = "inputs-unusable".into();
         }
         status
@@ -224,7 +238,7 @@ impl Issuer {
             Some(_) => Err(Refusal {
                 kind: Kind::Unusable,
                 code: "inputs-unusable",
-                message: "this issuer's documents cannot be used; its operator sees why in /v1/status"
+                message: "this issuer's documents cannot be used; its operator finds the reason in its log"
                     .to_owned(),
             }),
         }
@@ -239,6 +253,12 @@ impl Issuer {
         if seen.as_ref().ok() == held.fingerprint.as_ref() && held.fingerprint.is_some() {
             return held;
         }
+        if held.problem.as_ref().is_some_and(|problem| {
+            problem.seen.as_ref() == seen.as_ref().ok() && problem.looked.elapsed() < LOOK_AGAIN
+        }) {
+            return held;
+        }
+        let looked_at = seen.as_ref().ok().cloned();
         let mut state = TrustedState::clone(&held.state);
         let kept = std::mem::take(&mut held.kept);
         // What is good is taken even when something else is not: denials above all.
@@ -269,10 +289,11 @@ impl Issuer {
                 (held.fingerprint, held.problem) = (Some(seen), None);
             }
             Err(failure) => {
-                let problem = failure.to_string();
-                if held.problem.as_ref() != Some(&problem) {
-                    tracing::error!(problem, "no leases until this is mended");
+                let (full, public) = (failure.to_string(), failure.public());
+                if held.problem.as_ref().is_none_or(|problem| problem.full != full) {
+                    tracing::error!(problem = full, "no leases until this is mended");
                 }
+                let problem = Problem { full, public, seen: looked_at, looked: Instant::now() };
                 (held.fingerprint, held.problem) = (None, Some(problem));
             }
         }

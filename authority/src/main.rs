@@ -17,12 +17,12 @@ mod signer;
 mod status;
 mod trust;
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use cleanroom_program::output;
 
-use crate::failure::Failure;
+use crate::failure::{FAILED, Failure};
 
 /// Releases, leases and halting for a clean room that several organisations run together.
 ///
@@ -80,33 +80,47 @@ struct Outcome {
     json: serde_json::Value,
 }
 
+impl Outcome {
+    /// The outcome of a service, which has said everything while it ran.
+    fn silent() -> Self {
+        Self { text: String::new(), json: serde_json::Value::Null }
+    }
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(arguments.command) {
+    let Arguments { json, command } = Arguments::parse();
+    match run(command, json) {
+        Ok(outcome) if outcome.text.is_empty() => ExitCode::SUCCESS,
         Ok(outcome) => {
-            let text = if arguments.json { outcome.json.to_string() } else { outcome.text };
-            // Whoever started the program may have stopped listening; what it did is done all the same.
-            let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-            ExitCode::SUCCESS
+            let text = if json { outcome.json.to_string() } else { outcome.text };
+            match output::print(text.trim_end()) {
+                Ok(()) => ExitCode::SUCCESS,
+                // The command did its work. The status says that its result reached nobody.
+                Err(error) => {
+                    output::complain(format_args!("error: {error}"));
+                    ExitCode::from(error.exit_status(FAILED))
+                }
+            }
         }
         Err(failure) => {
-            if arguments.json {
-                let _ = writeln!(std::io::stdout(), "{}", failure.json());
+            if json {
+                // The status tells the same to a caller that does not read.
+                let _ = output::print(failure.json());
             }
-            let _ = writeln!(std::io::stderr(), "error: {failure}");
+            output::complain(format_args!("error: {failure}"));
             ExitCode::from(failure.exit_code())
         }
     }
 }
 
-fn run(command: Command) -> Result<Outcome, Failure> {
+fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
     match command {
         Command::Key(command) => command.run(),
         Command::Root(command) => command.run(),
         Command::Release(command) => command.run(),
         Command::Halt(halt) => halt.run(),
         Command::Resume(resume) => resume.run(),
-        Command::Lease(command) => command.run(),
+        Command::Lease(command) => command.run(json),
         Command::Status(status) => status.run(),
         Command::Trust(trust) => trust.run(),
     }

@@ -1,59 +1,119 @@
-//! What a lease service counts, in the Prometheus text format. Nothing about partners or requests' content.
+//! What a lease service counts. Nothing about partners, and nothing of what requests contain.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleanroom_attestation::release::UnixMillis;
+use cleanroom_program::log;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use serde_json::Value;
 
-/// Answers so far.
-#[derive(Default)]
+/// The type of [`Metrics::page`].
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Number = Gauge<u64, AtomicU64>;
+
+/// What a lease service counts.
 pub(crate) struct Metrics {
-    /// By endpoint and result; results are codes of this program.
-    answers: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    registry: Registry,
+    /// By endpoint and result. Results are codes of this program.
+    answers: Family<[(&'static str, &'static str); 2], Counter>,
+    connections: Number,
+    shed: Counter,
+    lost_lines: Counter,
+    granted: Number,
+    root_version: Number,
+    release_version: Number,
+    denials: Number,
+    denials_not_kept: Number,
+    root_expiry: Number,
+    release_expiry: Number,
+    /// One page at a time, so that its numbers belong together.
+    page: Mutex<()>,
 }
 
 impl Metrics {
-    pub(crate) fn count(&self, endpoint: &'static str, result: &'static str) {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        *answers.entry((endpoint, result)).or_default() += 1;
+    pub(crate) fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("cleanroom_authority"),
+            answers: Family::default(),
+            connections: Number::default(),
+            shed: Counter::default(),
+            lost_lines: Counter::default(),
+            granted: Number::default(),
+            root_version: Number::default(),
+            release_version: Number::default(),
+            denials: Number::default(),
+            denials_not_kept: Number::default(),
+            root_expiry: Number::default(),
+            release_expiry: Number::default(),
+            page: Mutex::default(),
+        };
+        let registry = &mut metrics.registry;
+        for (name, help, gauge) in [
+            ("leases_granted", "1 while an up-to-date enclave would get a lease", &metrics.granted),
+            ("root_version", "Version of the root", &metrics.root_version),
+            ("release_version", "Version of the release", &metrics.release_version),
+            ("denials_in_force", "Denials that the release does not lift", &metrics.denials),
+            (
+                "denials_not_kept",
+                "Denials in force that the disk did not take yet",
+                &metrics.denials_not_kept,
+            ),
+            ("root_expiry_seconds", "Unix time at which the root expires", &metrics.root_expiry),
+            ("release_expiry_seconds", "Unix time at which the release expires", &metrics.release_expiry),
+            ("connections", "Connections that are open", &metrics.connections),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
+        registry.register("answers", "Answers by endpoint and result", metrics.answers.clone());
+        registry.register(
+            "connections_shed",
+            "Connections that ended so that another client could be served",
+            metrics.shed.clone(),
+        );
+        registry.register(
+            "log_lines_lost",
+            "Log lines that standard error did not take",
+            metrics.lost_lines.clone(),
+        );
+        metrics
     }
 
-    /// The page that Prometheus reads. `status` is what `status::summary` says.
+    pub(crate) fn count(&self, endpoint: &'static str, result: &'static str) {
+        self.answers.get_or_create(&[("endpoint", endpoint), ("result", result)]).inc();
+    }
+
+    pub(crate) fn connections(&self, open: usize) {
+        self.connections.set(open as u64);
+    }
+
+    pub(crate) fn shed(&self) {
+        self.shed.inc();
+    }
+
+    /// The page that monitoring reads. `status` is what `Issuer::status` says.
     pub(crate) fn page(&self, status: &Value) -> String {
-        let mut page = String::new();
-        let mut gauge = |name: &str, help: &str, value: u64| {
-            let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n");
-        };
-        let usable = u64::from(status["leases"] == "granted");
-        gauge(
-            "cleanroom_authority_leases_granted",
-            "1 while an up-to-date enclave would get a lease.",
-            usable,
-        );
-        gauge(
-            "cleanroom_authority_root_version",
-            "Version of the root.",
-            status["root"]["version"].as_u64().unwrap_or(0),
-        );
-        let release = status["release"]["version"].as_u64().unwrap_or(0);
-        gauge("cleanroom_authority_release_version", "Version of the release.", release);
-        let denials = status["denials_in_force"].as_array().map_or(0, |denials| denials.len() as u64);
-        gauge("cleanroom_authority_denials_in_force", "Denials that the release does not lift.", denials);
-        for what in ["root", "release"] {
+        let _page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        self.granted.set(u64::from(status["leases"] == "granted"));
+        self.root_version.set(status["root"]["version"].as_u64().unwrap_or(0));
+        self.release_version.set(status["release"]["version"].as_u64().unwrap_or(0));
+        self.denials.set(status["denials_in_force"].as_array().map_or(0, |denials| denials.len() as u64));
+        self.denials_not_kept.set(status["denials_not_kept"].as_u64().unwrap_or(0));
+        for (what, gauge) in [("root", &self.root_expiry), ("release", &self.release_expiry)] {
             let expires = status[what]["expires"].as_str().and_then(|time| time.parse().ok());
             let UnixMillis(millis) = expires.unwrap_or(UnixMillis(0));
-            let name = format!("cleanroom_authority_{what}_expiry_seconds");
-            gauge(&name, "Unix time at which it expires.", millis / 1000);
+            gauge.set(millis / 1000);
         }
-        page += "# HELP cleanroom_authority_answers_total Answers by endpoint and result.\n";
-        page += "# TYPE cleanroom_authority_answers_total counter\n";
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((endpoint, result), count) in answers.iter() {
-            let labels = format!("endpoint=\"{endpoint}\",result=\"{result}\"");
-            let _ = writeln!(page, "cleanroom_authority_answers_total{{{labels}}} {count}");
-        }
+        self.lost_lines.inner().store(log::lost_lines(), Ordering::Relaxed);
+        let mut page = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut page, &self.registry);
         page
     }
 }

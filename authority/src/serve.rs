@@ -1,36 +1,47 @@
 //! `lease serve`: the online service of one authority.
 
+mod connections;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use clap::{Args, Subcommand};
 use cleanroom_attestation::release::{Accepted, LeaseRequest, PayloadType};
+use cleanroom_program::log::{self, Format};
+use cleanroom_program::signals::Signals;
+use cleanroom_program::{limits, output};
 use http_body_util::{BodyExt as _, Limited};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
+use self::connections::{AtWork, CONNECTIONS};
 use crate::Outcome;
 use crate::chain::RootArguments;
 use crate::failure::Failure;
 use crate::issuer::{Issuer, Kind, Refusal};
+use crate::metrics::CONTENT_TYPE;
 use crate::signer::SignerArguments;
 
-/// Connections at the same time; others wait in the kernel.
-const CONNECTIONS: usize = 256;
-/// How long a client may take to send a request's head, and its body.
+/// How long a client may take to send a request's head, and its body, and how long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long one connection may last.
-const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// Open files and sockets beside the connections: documents that are read, a signing command's pipes, standard streams.
+const OTHER_FILES: u64 = 256;
+/// Requests for leases that are worked on at the same time.
+const LEASES: usize = 64;
+/// Denials that are worked on at the same time. They have turns of their own, so that nobody can hold up a halt by
+/// asking for something else.
+const DENIALS: usize = 16;
+/// Other requests that are worked on at the same time.
+const PAGES: usize = 16;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -66,65 +77,97 @@ pub(crate) struct Serve {
 }
 
 impl Command {
-    pub(crate) fn run(self) -> Result<Outcome, Failure> {
+    pub(crate) fn run(self, json: bool) -> Result<Outcome, Failure> {
         let Self::Serve(serve) = self;
-        let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
-        log.try_init().map_err(|error| Failure::Environment(format!("cannot log: {error}")))?;
-        let issuer = Arc::new(Issuer::new(serve.root, serve.release, serve.denials, &serve.signer)?);
+        let environment = |error: &dyn std::fmt::Display| Failure::Environment(error.to_string());
+        let _log = log::start(Format::json_if(json), "info").map_err(|error| environment(&error))?;
+        limits::require_open_files(CONNECTIONS as u64 + OTHER_FILES).map_err(|error| environment(&error))?;
+        let issuer = Issuer::new(serve.root, serve.release, serve.denials, &serve.signer)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Environment(format!("cannot start: {error}")))?;
-        runtime.block_on(listen(serve.listen, issuer))?;
-        Ok(Outcome { text: "stopped".to_owned(), json: serde_json::json!({ "stopped": true }) })
+        let served = runtime.block_on(serve_on(serve.listen, issuer, json));
+        // A signing command that never answers must not keep the program from ending.
+        runtime.shutdown_background();
+        served.map(|()| Outcome::silent())
     }
 }
 
-async fn listen(address: SocketAddr, issuer: Arc<Issuer>) -> Result<(), Failure> {
+async fn serve_on(address: SocketAddr, issuer: Issuer, json: bool) -> Result<(), Failure> {
     let failed = |error| Failure::Environment(format!("cannot listen on {address}: {error}"));
+    let mut signals = Signals::listen().map_err(failed)?;
     let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let local = listener.local_addr().map_err(failed)?;
-    println!("listening on http://{local}");
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
-    let router = router(issuer);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let router = router.clone();
-                    tokio::spawn(async move {
-                        let _place = place;
-                        let _ = tokio::time::timeout(CONNECTION_LIFE, serve_connection(stream, router)).await;
-                    });
-                }
-                Err(error) => {
-                    // Too many open files and the like: let some connections end first.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-            _ = terminate.recv() => return Ok(()),
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+    let url = format!("http://{}", listener.local_addr().map_err(failed)?);
+    if json {
+        output::announce(serde_json::json!({ "event": "listening", "url": url }));
+    } else {
+        output::announce(format_args!("listening on {url}"));
+    }
+    tracing::info!(url, "listening");
+    let metrics = Arc::clone(&issuer.metrics);
+    connections::serve(listener, &router(Service::new(issuer)), &metrics, &mut signals).await;
+    Ok(())
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+struct Service {
+    issuer: Arc<Issuer>,
+    leases: Arc<Semaphore>,
+    denials: Arc<Semaphore>,
+    pages: Arc<Semaphore>,
+}
+
+type Asked = (State<Service>, Extension<AtWork>);
+
+impl Service {
+    fn new(issuer: Issuer) -> Self {
+        let turns = |number| Arc::new(Semaphore::new(number));
+        Self { issuer: Arc::new(issuer), leases: turns(LEASES), denials: turns(DENIALS), pages: turns(PAGES) }
+    }
+
+    /// Runs `work` on a thread that may wait: signing for a device, reading for a disk. The client's connection is
+    /// spared from the moment the work begins.
+    async fn work<T: Send + 'static>(
+        &self,
+        turns: &Arc<Semaphore>,
+        at_work: &AtWork,
+        work: impl FnOnce(&Issuer) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let unusable =
+            |code, message: &str| Refusal { kind: Kind::Unusable, code, message: message.to_owned() };
+        let Ok(Ok(turn)) = timeout(PATIENCE, Arc::clone(turns).acquire_owned()).await else {
+            return Err(unusable("busy", "others are being answered; ask again in a moment"));
+        };
+        let _spared = at_work.begin();
+        let issuer = Arc::clone(&self.issuer);
+        let done = tokio::task::spawn_blocking(move || {
+            // Given back when the work is done, even if its client is gone by then.
+            let _turn = turn;
+            work(&issuer)
+        });
+        done.await.unwrap_or_else(|_| Err(unusable("internal", "the request could not be worked on")))
+    }
+
+    /// A page as JSON.
+    async fn page<T: Into<Body> + Send + 'static>(
+        &self,
+        at_work: &AtWork,
+        look: impl FnOnce(&Issuer) -> T + Send + 'static,
+    ) -> Response {
+        match self.work(&self.pages, at_work, |issuer| Ok(look(issuer))).await {
+            Ok(found) => json(StatusCode::OK, found),
+            Err(refusal) => answer(&self.issuer, "page", Err(refusal)),
         }
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router) {
-    let service = TowerToHyperService::new(router);
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(16 << 10);
-    // A connection that breaks is its client's matter.
-    let _ = http.serve_connection(TokioIo::new(stream), service).await;
-}
-
-type Shared = State<Arc<Issuer>>;
-
-fn router(issuer: Arc<Issuer>) -> Router {
-    let release = |State(issuer): Shared| page(issuer, Issuer::release);
-    let roots = |State(issuer): Shared| page(issuer, Issuer::roots);
-    let denials = |State(issuer): Shared| page(issuer, Issuer::denials);
-    let status = |State(issuer): Shared| page(issuer, |issuer| issuer.status().to_string());
+fn router(service: Service) -> Router {
+    let release = async |(State(service), Extension(at)): Asked| service.page(&at, Issuer::release).await;
+    let roots = async |(State(service), Extension(at)): Asked| service.page(&at, Issuer::roots).await;
+    let denials = async |(State(service), Extension(at)): Asked| service.page(&at, Issuer::denials).await;
+    let status = async |(State(service), Extension(at)): Asked| {
+        service.page(&at, |issuer| issuer.status().to_string()).await
+    };
     Router::new()
         .route("/v1/lease", post(lease))
         .route("/v1/release", get(release))
@@ -133,78 +176,53 @@ fn router(issuer: Arc<Issuer>) -> Router {
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
-        .with_state(issuer)
+        .with_state(service)
 }
 
-/// What one look at the issuer gives, as JSON.
-async fn page<T: Into<Body> + Send + 'static>(
-    issuer: Arc<Issuer>,
-    look: impl FnOnce(&Issuer) -> T + Send + 'static,
-) -> Response {
-    match off_thread(&issuer, |issuer| Ok(look(issuer))).await {
-        Ok(found) => json(StatusCode::OK, found),
-        Err(refusal) => answer(&issuer, "page", Err(refusal)),
-    }
-}
-
-async fn lease(State(issuer): Shared, request: Request) -> Response {
+async fn lease((State(service), Extension(at_work)): Asked, request: Request) -> Response {
     let result = match body(request, LeaseRequest::LIMIT).await {
-        Ok(body) => off_thread(&issuer, move |issuer| issuer.lease(&body)).await,
+        Ok(body) => service.work(&service.leases, &at_work, move |issuer| issuer.lease(&body)).await,
         Err(refusal) => Err(refusal),
     };
-    answer(&issuer, "lease", result.map(|lease| (StatusCode::OK, lease)))
+    answer(&service.issuer, "lease", result.map(|lease| (StatusCode::OK, lease)))
 }
 
-async fn denial(State(issuer): Shared, request: Request) -> Response {
+async fn denial((State(service), Extension(at_work)): Asked, request: Request) -> Response {
     let result = match body(request, PayloadType::Denial.envelope_limit()).await {
-        Ok(body) => off_thread(&issuer, move |issuer| issuer.take_denial(&body)).await,
+        Ok(body) => service.work(&service.denials, &at_work, move |issuer| issuer.take_denial(&body)).await,
         Err(refusal) => Err(refusal),
     };
     let result = result.map(|accepted| match accepted {
         Accepted::New => (StatusCode::CREATED, br#"{"halted":true,"new":true}"#.to_vec()),
         _ => (StatusCode::OK, br#"{"halted":true,"new":false}"#.to_vec()),
     });
-    answer(&issuer, "denials", result)
+    answer(&service.issuer, "denials", result)
 }
 
-async fn metrics(State(issuer): Shared) -> Response {
-    let text = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
-    match off_thread(&issuer, |issuer| Ok(issuer.metrics.page(&issuer.status()))).await {
+async fn metrics((State(service), Extension(at_work)): Asked) -> Response {
+    let text = [(header::CONTENT_TYPE, CONTENT_TYPE)];
+    let page = |issuer: &Issuer| Ok(issuer.metrics.page(&issuer.status()));
+    match service.work(&service.pages, &at_work, page).await {
         Ok(page) => (text, page).into_response(),
-        Err(refusal) => answer(&issuer, "metrics", Err(refusal)),
+        Err(refusal) => answer(&service.issuer, "metrics", Err(refusal)),
     }
 }
 
-async fn health(State(issuer): Shared) -> Response {
-    match off_thread(&issuer, |issuer| Ok(issuer.status()["leases"].clone())).await {
+async fn health((State(service), Extension(at_work)): Asked) -> Response {
+    let look = |issuer: &Issuer| Ok(issuer.status()["leases"].clone());
+    match service.work(&service.pages, &at_work, look).await {
         Ok(leases) => {
             let code = if leases == "granted" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             json(code, serde_json::json!({ "leases": leases }).to_string())
         }
-        Err(refusal) => answer(&issuer, "healthz", Err(refusal)),
+        Err(refusal) => answer(&service.issuer, "healthz", Err(refusal)),
     }
-}
-
-/// Signing may wait for a device and reading for a disk, so neither happens on a thread that serves connections.
-async fn off_thread<T: Send + 'static>(
-    issuer: &Arc<Issuer>,
-    work: impl FnOnce(&Issuer) -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    let issuer = Arc::clone(issuer);
-    let done = tokio::task::spawn_blocking(move || work(&issuer)).await;
-    done.unwrap_or_else(|_| {
-        Err(Refusal {
-            kind: Kind::Unusable,
-            code: "internal",
-            message: "the request could not be worked on".to_owned(),
-        })
-    })
 }
 
 /// At most `limit` bytes, within [`PATIENCE`].
 async fn body(request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
     let malformed = |code, message: String| Refusal { kind: Kind::Malformed, code, message };
-    let collected = tokio::time::timeout(PATIENCE, Limited::new(request.into_body(), limit).collect()).await;
+    let collected = timeout(PATIENCE, Limited::new(request.into_body(), limit).collect()).await;
     match collected {
         Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
         Ok(Err(_)) => {

@@ -10,7 +10,7 @@ use crate::service::Service;
 const NOW: BootMillis = BootMillis(0);
 
 /// What an enclave that was given these files holds, and its request for a lease.
-fn enclave(folder: &Folder, release: &str, nonce: u8) -> (TrustedState, Vec<u8>) {
+pub(crate) fn enclave(folder: &Folder, release: &str, nonce: u8) -> (TrustedState, Vec<u8>) {
     let mut state = TrustedState::new(&folder.read("root.json")).unwrap();
     state.accept_release(&folder.read(release)).unwrap();
     let nonce = Nonce::from_bytes([nonce; 32]);
@@ -159,7 +159,8 @@ fn newer_documents_are_taken_while_it_runs_and_older_ones_stop_it() {
             assert_eq!(service.refused(request), (503, "inputs-unusable".to_owned()));
         }
         assert_eq!(service.json("GET", "/healthz", b"").0, 503);
-        assert!(service.json("GET", "/v1/status", b"").1["problem"].is_string());
+        let problem = service.json("GET", "/v1/status", b"").1["problem"].as_str().unwrap().to_owned();
+        assert!(!problem.contains("in-force"), "a stranger learns no path: {problem}");
         // Halting works all the same.
         let line = format!(
             "halt partner:p --root root.json --key c.pem --reason r --out denials --to {}",

@@ -8,3 +8,4 @@ mod interop;
 mod kept;
 mod lease_service;
 mod service;
+mod serving;

@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -44,6 +44,17 @@ impl Service {
         let url = first.trim().strip_prefix("listening on ").map(str::to_owned);
         let service = Self { child, url: url.clone().unwrap_or_default() };
         url.map(|_| service)
+    }
+
+    /// A process that was started to listen at `address`, whatever it says. Waits until it does.
+    pub(crate) fn adopt(child: Child, address: &str) -> Self {
+        let mut service = Self { child, url: format!("http://{address}") };
+        let begun = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(service.runs() && begun.elapsed() < PATIENCE, "it does not listen at {address}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        service
     }
 
     /// Where it listens, as HOST:PORT.
@@ -87,5 +98,29 @@ impl Service {
     pub(crate) fn refused(&self, body: &[u8]) -> (u16, String) {
         let (status, answer) = self.json("POST", "/v1/lease", body);
         (status, answer["error"]["code"].as_str().unwrap_or("granted").to_owned())
+    }
+
+    /// Sends a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
