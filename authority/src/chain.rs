@@ -1,4 +1,4 @@
-//! The root, the release and the denials that a command works with, from files.
+//! Reads the roots, the release and the denials that a command works with.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,20 +18,20 @@ use crate::signer::SignerArguments;
 /// The roots that a command trusts.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct RootArguments {
-    /// A root, or a folder of roots; several times for a chain. The one with the lowest version is trusted as it is, every
-    /// other must follow on the one before.
+    /// A root, or a folder of roots. Give it several times for a chain of roots. The root with the lowest
+    /// version is trusted as it is; each other must follow the one before it.
     #[arg(long = "root", value_name = "FILE", env = "CLEANROOM_ROOT", value_delimiter = ',')]
     roots: Vec<PathBuf>,
 }
 
-/// The authority's own clock. It decides dates here and nothing inside an enclave.
+/// The time by this machine's clock. It judges dates here, and nothing inside an enclave.
 pub(crate) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl RootArguments {
-    /// Whether there is any.
+    /// Whether at least one root was given.
     pub(crate) const fn is_given(&self) -> bool {
         !self.roots.is_empty()
     }
@@ -64,8 +64,8 @@ impl RootArguments {
 
     /// A state with the newest root and every denial in the folder.
     ///
-    /// A denial counts when a deny key of any root of the chain signed it, as it would for an enclave that ran since then.
-    /// One that none of them signed is an error: leaving it out could resume what it halted.
+    /// A denial counts if a deny key of any root of the chain signed it, as it does for an enclave that has
+    /// run since then. A denial that no such key signed is an error: without it, what it halts could go on.
     pub(crate) fn state_with_denials(&self, denials: Option<&Path>) -> Result<TrustedState, Failure> {
         let mut roots = self.envelopes()?.into_iter();
         let (first, bytes) =
@@ -84,7 +84,7 @@ impl RootArguments {
         }
     }
 
-    /// Takes what came into the files since `state` was made. It never forgets what it knows.
+    /// Reads the files again and adds what is new to `state`. Nothing is taken out of `state`.
     pub(crate) fn update(&self, state: &mut TrustedState, denials: &Path) -> Result<(), Failure> {
         let mut waiting = read_denials(denials)?;
         let mut last_error = accept_denials(state, &mut waiting);
@@ -119,7 +119,7 @@ fn read_denials(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     files.map(|file| Ok((file.clone(), files::read(&file, PayloadType::Denial.envelope_limit())?))).collect()
 }
 
-/// Accepts what the current root accepts and keeps the rest waiting.
+/// Accepts the denials that the current root accepts, and leaves the others in `waiting`.
 fn accept_denials(state: &mut TrustedState, waiting: &mut Vec<(PathBuf, Vec<u8>)>) -> Option<ReleaseError> {
     let mut last_error = None;
     waiting.retain(|(_, bytes)| match state.accept_denial(bytes) {
@@ -132,14 +132,14 @@ fn accept_denials(state: &mut TrustedState, waiting: &mut Vec<(PathBuf, Vec<u8>)
     last_error
 }
 
-/// Accepts the release in `path`.
+/// Accepts the release in the file `path`.
 pub(crate) fn accept_release(state: &mut TrustedState, path: &Path) -> Result<(), Failure> {
     let bytes = files::read(path, PayloadType::Release.envelope_limit())?;
     state.accept_release(&bytes).map_err(|error| Failure::refused(&path.display(), &error))?;
     Ok(())
 }
 
-/// Reads a denial's envelope, verified by `state`'s root or known to it from before.
+/// Reads a denial that `state` knows, or that its root verifies.
 pub(crate) fn denial(state: &TrustedState, path: &Path) -> Result<(Envelope, Denial), Failure> {
     let refused = |error| Failure::refused(&path.display(), &error);
     let bytes = files::read(path, PayloadType::Denial.envelope_limit())?;
@@ -151,7 +151,7 @@ pub(crate) fn denial(state: &TrustedState, path: &Path) -> Result<(Envelope, Den
     Ok((envelope, denial))
 }
 
-/// How far the signatures of an envelope are.
+/// Which signatures an envelope has, and which it lacks.
 pub(crate) struct Progress {
     pub(crate) signed: Vec<String>,
     pub(crate) needed: u64,
@@ -186,7 +186,12 @@ impl Progress {
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        json!({ "signed": self.signed, "needed": self.needed, "missing": self.missing, "complete": self.is_complete() })
+        json!({
+            "signed": self.signed,
+            "needed": self.needed,
+            "missing": self.missing,
+            "complete": self.is_complete(),
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! What changes from one document to another, in the document's own terms: entries of a list are told apart by their name.
+//! What changes from one document to another. Entries of a list are matched by name, not by position.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -79,9 +79,10 @@ mod tests {
 
     #[test]
     fn entries_are_told_apart_by_name_not_by_place() {
-        let old = json!({ "version": 1, "models": [{ "id": "a", "state": "active" }, { "id": "b", "state": "active" }],
+        let model = |id: &str, state: &str| json!({ "id": id, "state": state });
+        let old = json!({ "version": 1, "models": [model("a", "active"), model("b", "active")],
             "egress": [{ "host": "h", "port": 1 }], "list": ["x"] });
-        let new = json!({ "version": 2, "models": [{ "id": "b", "state": "revoked" }, { "id": "a", "state": "active" }],
+        let new = json!({ "version": 2, "models": [model("b", "revoked"), model("a", "active")],
             "egress": [{ "host": "h", "port": 2 }], "list": ["x", "y"] });
         let lines: Vec<String> = changes(&old, &new).iter().map(ToString::to_string).collect();
         let expected = [

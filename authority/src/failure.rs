@@ -1,17 +1,19 @@
-//! Why a command did not do what it was asked.
+//! Why a command failed.
 
 use std::path::PathBuf;
 
 use cleanroom_attestation::release::{KeyError, ReleaseError};
 use cleanroom_program::file::{FileError, SecretError};
 
-/// The exit status when a file, a command or a service failed.
+/// The exit status for a command line that is wrong.
+pub(crate) const WRONG_USAGE: u8 = 2;
+/// The exit status when a file, a command, a key or a service failed.
 pub(crate) const FAILED: u8 = 3;
 
-/// Every message says what was expected, what came, and what to do.
+/// Why a command failed. Every message says what was expected, what came, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// A document broke a rule, was not signed by enough, or is out of date.
+    /// A document breaks a rule, lacks signatures, or is out of date.
     #[error("{what}: {problem}")]
     Refused { what: String, code: &'static str, problem: String },
     /// The arguments do not fit together.
@@ -23,7 +25,7 @@ pub(crate) enum Failure {
     /// A file could not be kept.
     #[error(transparent)]
     Kept(#[from] FileError),
-    /// A private key could not be read, or others can read it too.
+    /// A private key could not be read, or others than its owner can read it.
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// A command, a key or a service failed.
@@ -47,7 +49,7 @@ impl Failure {
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::Refused { .. } => 1,
-            Self::Usage(_) => 2,
+            Self::Usage(_) => WRONG_USAGE,
             Self::File { .. } | Self::Kept(_) | Self::Secret(_) | Self::Environment(_) => FAILED,
         }
     }

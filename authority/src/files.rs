@@ -1,4 +1,5 @@
-//! Documents as files: drafts (the payload alone, as people read it) and envelopes.
+//! Documents as files. A draft is the payload alone, as people read it. An envelope holds a payload and its
+//! signatures.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -25,7 +26,7 @@ pub(crate) fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// An envelope, from a file that is one or that is a draft which nobody signed yet.
+/// Opens an envelope, or a draft as an envelope without signatures.
 pub(crate) fn open(path: &Path, payload_type: PayloadType) -> Result<(Envelope, Kind), Failure> {
     let bytes = read(path, payload_type.envelope_limit())?;
     let refused = |error| Failure::refused(&path.display(), &error);
@@ -38,14 +39,15 @@ pub(crate) fn open(path: &Path, payload_type: PayloadType) -> Result<(Envelope, 
     }
 }
 
-/// What a file turned out to be.
+/// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Draft,
     Envelope,
 }
 
-/// Where the envelope of a document goes when nobody says: the same file, or for `x.draft.json` the file `x.json`.
+/// The default file for the envelope of a document: the same file for an envelope, `x.json` for the draft
+/// `x.draft.json`.
 pub(crate) fn envelope_path(document: &Path, kind: Kind) -> Result<PathBuf, Failure> {
     if kind == Kind::Envelope {
         return Ok(document.to_owned());
@@ -54,13 +56,14 @@ pub(crate) fn envelope_path(document: &Path, kind: Kind) -> Result<PathBuf, Fail
     match name.strip_suffix(".draft.json") {
         Some(stem) => Ok(document.with_file_name(format!("{stem}.json"))),
         None => Err(Failure::usage(format!(
-            "{} is a draft whose name does not end in .draft.json: say where the envelope goes with --out",
+            "the name of the draft {} does not end in .draft.json, so the envelope has no default name: give one with \
+             --out",
             document.display()
         ))),
     }
 }
 
-/// The JSON files of a folder, by name; or the file itself.
+/// The JSON files of a folder, sorted by name; or the file itself. Drafts are left out.
 pub(crate) fn json_files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     let failed = |error| Failure::File { verb: "read", path: path.to_owned(), error };
     if !std::fs::metadata(path).map_err(failed)?.is_dir() {

@@ -1,4 +1,5 @@
-//! `halt` and `resume`: one authority stops a model or a partner; the quorum's next release lets it go on.
+//! `halt` and `resume`: one authority stops a model or a partner; the next release of a quorum lifts the
+//! halt.
 
 use std::path::{Path, PathBuf};
 
@@ -19,44 +20,58 @@ use crate::release::{next_of, write_draft};
 use crate::service;
 use crate::signer::SignerArguments;
 
+pub(crate) const HALT_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority halt forecast-8b --root roots --release release.json --key offline.pem \\
+      --reason 'the weights may have leaked' --out denials \\
+      --to http://lease.bank.example:8700 --to http://lease.utility.example:8700
+  cleanroom-authority halt partner:north-power --root roots --key offline.pem \\
+      --reason 'lost a key' --out denial.json";
+
+pub(crate) const RESUME_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority resume forecast-8b --root roots --release release.json \\
+      --denials denials --out next.draft.json
+  cleanroom-authority release sign next.draft.json --root roots --key offline.pem";
+
 #[derive(Args)]
 pub(crate) struct Halt {
-    /// A model or partner of the release: its id, or model:ID or partner:ID.
+    /// A model or a partner of the release: its id, or model:ID or partner:ID.
     target: String,
     #[command(flatten)]
     root: RootArguments,
-    /// The release in force, to find the target in. Without it the target must say model: or partner:.
+    /// The release in force, to look the target up. Without it, write model:ID or partner:ID.
     #[arg(long, value_name = "FILE")]
     release: Option<PathBuf>,
     #[command(flatten)]
     signer: SignerArguments,
-    /// Why, in a few words. It becomes part of the evidence that partners see.
+    /// The reason, in a few words. Partners see it.
     #[arg(long, value_name = "TEXT")]
     reason: Label,
-    /// Where the denial goes: a file, or the denials folder of a lease service.
+    /// Where the denial goes: a new file, or the denials folder of a lease service.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Lease services to tell at once, each as http://HOST:PORT. Tell every one.
+    /// A lease service to tell at once, as http://HOST:PORT. Tell every one: give this option several times.
     #[arg(long = "to", value_name = "URL")]
     services: Vec<String>,
 }
 
 #[derive(Args)]
 pub(crate) struct Resume {
-    /// A model or partner: its id, or model:ID or partner:ID.
+    /// A model or a partner: its id, or model:ID or partner:ID.
     target: String,
     #[command(flatten)]
     root: RootArguments,
     /// The release in force.
     #[arg(long, value_name = "FILE")]
     release: PathBuf,
-    /// The folder (or file) of denials.
+    /// The folder of denials, or one file.
     #[arg(long, value_name = "FOLDER")]
     denials: PathBuf,
-    /// When the new release ends; without it, when the current one does.
+    /// When the new release expires. Default: when the current one does.
     #[arg(long, value_name = "TIME")]
     expires: Option<UnixMillis>,
-    /// Where the draft goes.
+    /// The new file for the draft.
     #[arg(long, value_name = "FILE", default_value = "release.draft.json")]
     out: PathBuf,
 }
@@ -120,16 +135,18 @@ impl Halt {
         }
         if !failed.is_empty() {
             let problem = format!(
-                "{text}but not every service was told; send {} again:\n{}",
+                "{text}but some services were not told; send them {} again:\n{}",
                 out.display(),
                 failed.join("\n")
             );
             return Err(Failure::Environment(problem));
         }
         if told.is_empty() {
-            text += "no lease service was told yet: put the file into each one's denials folder, or POST it to /v1/denials";
+            text += "no lease service was told: put the file into the denials folder of each, or POST it to \
+                     /v1/denials";
         }
-        let json = json!({ "halted": denial.halt, "denial": digest, "file": out.display().to_string(), "told": told });
+        let file = out.display().to_string();
+        let json = json!({ "halted": denial.halt, "denial": digest, "file": file, "told": told });
         Ok(Outcome { text, json })
     }
 }
@@ -164,7 +181,7 @@ impl Resume {
     }
 }
 
-/// Who halted what, and why: what the quorum should know before it signs.
+/// Who halted what, and why. The quorum should know this before it signs.
 fn reasons(
     state: &cleanroom_attestation::release::TrustedState,
     folder: &Path,
@@ -182,7 +199,7 @@ fn reasons(
     Ok(text)
 }
 
-/// What `text` names: `model:ID`, `partner:ID`, or an id that the release has exactly once.
+/// The target that `text` names: `model:ID`, `partner:ID`, or an id that the release has exactly once.
 fn target(text: &str, release: Option<&Release>) -> Result<Target, Failure> {
     let id = |text: &str| text.parse::<Id>().map_err(|error| Failure::usage(format!("{text}: {error}")));
     let (is_model, is_partner) = release
@@ -192,7 +209,7 @@ fn target(text: &str, release: Option<&Release>) -> Result<Target, Failure> {
         (false, true) => return Ok(Target::Partner(id(text)?)),
         (true, true) => {
             return Err(Failure::usage(format!(
-                "{text} is a model and a partner: say model:{text} or partner:{text}"
+                "{text} is a model and a partner: write model:{text} or partner:{text}"
             )));
         }
         (false, false) => {}
@@ -205,7 +222,8 @@ fn target(text: &str, release: Option<&Release>) -> Result<Target, Failure> {
     }
     Err(Failure::usage(match release {
         Some(release) => format!(
-            "{text} is neither a model nor a partner of release {}; to halt it all the same say model:{text} or partner:{text}",
+            "{text} is neither a model nor a partner of release {}; to halt it all the same, write model:{text} \
+             or partner:{text}",
             release.version
         ),
         None => format!("say model:{text} or partner:{text}, or give the release with --release"),

@@ -34,8 +34,8 @@ pub(crate) struct Issuer {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// What was read from the files so far. It is only ever added to, so a file that is put back to an older version or removed
-/// takes nothing back while the service runs.
+/// What was read from the files so far. It is only ever added to, so a file that is put back to an older
+/// version or removed takes nothing back while the service runs.
 struct Held {
     state: Arc<TrustedState>,
     fingerprint: Option<Fingerprint>,
@@ -46,8 +46,8 @@ struct Held {
     /// Every denial that was ever seen here, whether or not its file is still there.
     denials: BTreeMap<Sha256Digest, Value>,
     denials_json: Bytes,
-    /// Denials that this service was sent and that are not on the disk yet. They are in force, and nobody was told that
-    /// they are kept.
+    /// Denials that this service was sent and that are not on the disk yet. They are in force, and nobody was
+    /// told that they are kept.
     unkept: BTreeMap<Sha256Digest, Vec<u8>>,
     /// Denials that are on the disk, as of the last look.
     kept: BTreeSet<Sha256Digest>,
@@ -92,7 +92,8 @@ pub(crate) enum Kind {
 }
 
 impl Issuer {
-    /// Reads everything, and refuses to begin with documents that cannot be used or a key that the root does not name.
+    /// Reads everything, and refuses to begin with documents that cannot be used or a key that the root does
+    /// not name.
     pub(crate) fn new(
         roots: RootArguments,
         release: PathBuf,
@@ -167,8 +168,8 @@ impl Issuer {
         Ok(envelope.to_json())
     }
 
-    /// Takes a denial that somebody sent. It is on the disk when this returns `Ok`: a denial that is known but was never
-    /// kept here is kept now, so sending it again after an error is always right.
+    /// Takes a denial that somebody sent. It is on the disk when this returns `Ok`: a denial that is known
+    /// but was never kept here is kept now, so sending it again after an error is always right.
     ///
     /// A denial that the disk does not take is in force all the same, until the service ends.
     pub(crate) fn take_denial(&self, body: &[u8]) -> Result<Accepted, Refusal> {

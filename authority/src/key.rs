@@ -1,4 +1,4 @@
-//! `key`: make and show keys.
+//! `key`: makes keys and shows them.
 
 use std::path::{Path, PathBuf};
 
@@ -18,27 +18,39 @@ use crate::signer::{Signer, is_private_key, public_key};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Make a key: FILE (private, readable by you alone) and FILE.pub (to give away).
+    /// Make a key pair: FILE is private and only you can read it, FILE.pub is public.
+    #[command(after_help = NEW_EXAMPLES)]
     New {
-        /// Where the private key goes; must not exist.
+        /// The new file for the private key. An existing file is never overwritten.
         #[arg(value_name = "FILE")]
         out: PathBuf,
-        /// How it signs.
+        /// The signature algorithm.
         #[arg(long, value_enum, default_value_t = Kind::Ed25519)]
         algorithm: Kind,
     },
     /// Show a key's algorithm, id and public part.
+    #[command(after_help = SHOW_EXAMPLES)]
     Show {
         /// A private or a public key in PEM.
         file: PathBuf,
     },
 }
 
+const NEW_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority key new offline.pem --algorithm p384
+  cleanroom-authority key new online.pem                  # give online.pem.pub to the others";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority key show bank.pub
+  cleanroom-authority --json key show offline.pem         # the id and the public part, for programs";
+
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Kind {
     /// Ed25519.
     Ed25519,
-    /// ECDSA P-384 with SHA-384: what most hardware modules can hold.
+    /// ECDSA on P-384 with SHA-384, which most hardware security modules support.
     P384,
 }
 
@@ -61,7 +73,7 @@ impl Command {
 fn new(out: &Path, algorithm: Kind) -> Result<Outcome, Failure> {
     let random = SystemRandom::new();
     let made = match algorithm {
-        // Version 1 of PKCS#8, which other tools read as well.
+        // Version 1 of PKCS#8: other tools read it too.
         Kind::Ed25519 => Ed25519KeyPair::generate_pkcs8v1(&random),
         Kind::P384 => EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_ASN1_SIGNING, &random),
     };
@@ -84,7 +96,7 @@ fn new(out: &Path, algorithm: Kind) -> Result<Outcome, Failure> {
     match shown {
         Ok(key) => Ok(describe(&key, Some((out, public)))),
         Err(failure) => {
-            // Nobody was given this key, so nothing is lost with it, and the command can be run again.
+            // Nobody has this key yet, so nothing is lost with it, and the command can be run again.
             let _ = std::fs::remove_file(out);
             Err(failure)
         }
@@ -96,8 +108,8 @@ fn exists(path: &Path, out: &Path, public: &Path) -> Failure {
     let advice = if other.exists() {
         "choose another name"
     } else {
-        "an earlier run may have been interrupted before it told you; if nobody has this key, remove the file and run \
-         this again"
+        "an earlier run may have been interrupted before it told you; if nobody has this key, remove the file \
+         and run this again"
     };
     Failure::Environment(format!("{} exists already and is not overwritten: {advice}", path.display()))
 }
@@ -106,7 +118,11 @@ fn describe(key: &PublicKey, written: Option<(&Path, &Path)>) -> Outcome {
     let mut text = format!("{} key\n  id    {}\n  spki  {key}\n", key.algorithm(), key.id());
     let mut json = json!({ "algorithm": key.algorithm().to_string(), "id": key.id(), "spki": key });
     if let Some((private, public)) = written {
-        text += &format!("wrote {} (keep it) and {} (give it away)", private.display(), public.display());
+        text += &format!(
+            "wrote {} (keep it secret) and {} (give it to the others)",
+            private.display(),
+            public.display()
+        );
         json["private"] = private.display().to_string().into();
         json["public"] = public.display().to_string().into();
     }

@@ -1,4 +1,5 @@
-//! The authorities' program: releases, leases, halting. `docs/release.md` describes the documents and the ceremonies.
+//! The authorities' program: it makes releases, leases and denials. `docs/release.md` describes the documents
+//! and the ceremonies.
 
 mod chain;
 mod changes;
@@ -20,61 +21,80 @@ mod trust;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cleanroom_program::output;
+use cleanroom_program::output::{self, OutputError};
 
-use crate::failure::{FAILED, Failure};
+use crate::failure::{FAILED, Failure, WRONG_USAGE};
 
-/// Releases, leases and halting for a clean room that several organisations run together.
+/// Release, lease and halt the models of a clean room that several organisations run together.
 ///
-/// Each authority holds two keys: an offline one (roots, releases, denials) and an online one (leases). Documents travel as
-/// files: one authority drafts, each signs in turn, and nobody needs to be online for it.
+/// Each authority holds two keys. The offline key signs roots, releases and denials. The online key signs
+/// leases. Documents are files: one authority writes a draft, each signs it in turn, and nobody needs to be
+/// online for that.
 ///
 ///   key new            make a key
 ///   root new, sign     agree on whose keys count
-///   release draft,     say what may run, for whom, until when
+///   release draft,     say what may run, for whom, and until when
 ///     sign, verify
-///   lease serve        let enclaves run that release, a minute at a time
-///   halt, resume       stop a model or a partner at once; let it go on with the next release
-///   trust              write the policy of a clean room's partners
+///   lease serve        let enclaves run that release, one minute at a time
+///   halt, resume       stop a model or a partner at once; go on with the next release
+///   trust              write a policy for the partners of a simulated clean room
 #[derive(Parser)]
-#[command(
-    name = "cleanroom-authority",
-    version,
-    verbatim_doc_comment,
-    after_help = "Exit status: 0 done; 1 refused (a signature, rule or date); 2 wrong usage; 3 a file, command or service failed."
-)]
+#[command(name = "cleanroom-authority", version, verbatim_doc_comment, after_help = AFTER_HELP)]
 struct Arguments {
-    /// Print the result as one JSON object.
+    /// Print the result as one JSON object, errors included.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
     command: Command,
 }
 
+const AFTER_HELP: &str = "\
+Exit status:
+  0    done
+  1    refused: a signature, a rule or a date
+  2    the command line is wrong
+  3    a file, a command, a key or a service failed
+  141  the result was not read: standard output was closed
+
+Example: three authorities release a model together
+  cleanroom-authority key new offline.pem
+  cleanroom-authority root new --room grid-forecast --expires 2028-01-01T00:00:00Z \\
+      --authority bank=bank.pub,bank-online.pub --authority utility=utility.pub,utility-online.pub \\
+      --authority regulator=regulator.pub,regulator-online.pub
+  cleanroom-authority root sign root.draft.json --key offline.pem
+`cleanroom-authority COMMAND --help` shows examples of each command.";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Make and show keys.
+    /// Make keys and show them.
     #[command(subcommand)]
     Key(key::Command),
-    /// Roots: whose keys count, for what, and how many.
+    /// Roots say whose keys count, for what, and how many are needed.
     #[command(subcommand)]
     Root(root::Command),
-    /// Releases: what may run, for whom, under which limits.
+    /// Releases say what may run, for whom, and within which limits.
     #[command(subcommand)]
     Release(release::Command),
-    /// Halt a model or a partner at once. One authority alone can.
+    /// Halt a model or a partner at once. Any one authority can do this alone.
+    #[command(after_help = halt::HALT_EXAMPLES)]
     Halt(halt::Halt),
-    /// Draft the release that lifts what was halted. It needs the quorum's signatures like every release.
+    /// Draft the release that lifts a halt. Like every release, it needs the signatures of a quorum.
+    #[command(after_help = halt::RESUME_EXAMPLES)]
     Resume(halt::Resume),
-    /// Leases: let enclaves run the release.
+    /// Leases let enclaves run the release for a short time.
     #[command(subcommand)]
     Lease(serve::Command),
-    /// What is in force, from files or from a lease service.
+    /// Show what is in force, from files or from a lease service.
+    #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
+    /// Write the `trust.toml` of a simulated clean room's partners.
+    ///
+    /// The file pins the development root, and either the release root or what this command measures itself.
+    #[command(after_help = trust::EXAMPLES)]
     Trust(trust::Trust),
 }
 
-/// What a command has to say: for people, and for programs.
+/// What a command reports: for people, and for programs.
 struct Outcome {
     text: String,
     json: serde_json::Value,
@@ -88,7 +108,10 @@ impl Outcome {
 }
 
 fn main() -> ExitCode {
-    let Arguments { json, command } = Arguments::parse();
+    let Arguments { json, command } = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return command_line_error(&error),
+    };
     match run(command, json) {
         Ok(outcome) if outcome.text.is_empty() => ExitCode::SUCCESS,
         Ok(outcome) => {
@@ -113,6 +136,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints help, the version, or what is wrong with the command line.
+fn command_line_error(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let message = error.render().to_string();
+        let _ = output::print(Failure::usage(message.trim_end()).json());
+    }
+    let printed = error.print();
+    if error.use_stderr() {
+        ExitCode::from(WRONG_USAGE)
+    } else {
+        printed.map_or_else(
+            |error| ExitCode::from(OutputError::from(error).exit_status(FAILED)),
+            |()| ExitCode::SUCCESS,
+        )
+    }
+}
+
 fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
     match command {
         Command::Key(command) => command.run(),
@@ -123,5 +163,19 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Lease(command) => command.run(json),
         Command::Status(status) => status.run(),
         Command::Trust(trust) => trust.run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_examples_that_parse() {
+        Arguments::command().debug_assert();
+        let problems = cleanroom_program::examples::problems(&Arguments::command());
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
 }

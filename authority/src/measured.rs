@@ -1,4 +1,4 @@
-//! What an authority measures itself instead of being told: images, models, places.
+//! What an authority measures itself instead of being told: images, models, deployments.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -15,7 +15,8 @@ use crate::files;
 const MAX_PROGRAM_BYTES: usize = 1 << 30;
 const MAX_CONFIG_BYTES: usize = 1 << 20;
 
-/// PCR 0, 1 and 2 of an image: three digests in hexadecimal, an enclave image file, or `program:FILE` and `config:FILE` (and
+/// PCR 0, 1 and 2 of an image: three digests in hexadecimal, an enclave image file, or `program:FILE` and
+/// `config:FILE` (and
 /// `command-line:TEXT`) of the simulated tier.
 pub(crate) fn image(values: &[String]) -> Result<[Sha384Digest; 3], Failure> {
     let form = || {
@@ -55,7 +56,7 @@ pub(crate) fn program(
 
 fn image_file(path: &Path) -> Result<[Sha384Digest; 3], Failure> {
     let mut measurer = Measurer::new();
-    // What is wrong with the image is said at its end.
+    // `finish` reports the errors.
     pieces(path, |piece| _ = measurer.update(piece))?;
     let measurement = measurer.finish().map_err(|error| Failure::Refused {
         what: path.display().to_string(),
@@ -65,20 +66,20 @@ fn image_file(path: &Path) -> Result<[Sha384Digest; 3], Failure> {
     Ok([measurement.pcr0, measurement.pcr1, measurement.pcr2])
 }
 
-/// A model's identity: its digest in hexadecimal, or the file that it is in.
+/// A model's identity, from its digest in hexadecimal or from its file.
 pub(crate) fn model(text: &str) -> Result<Sha256Digest, Failure> {
     text.parse().or_else(|_| model_file(Path::new(text)))
 }
 
-/// The identity of the model in a file, in memory that does not grow with the model.
+/// The identity of the model in a file. The memory that this takes does not grow with the model.
 pub(crate) fn model_file(path: &Path) -> Result<Sha256Digest, Failure> {
     let mut digester = ModelDigester::new();
     pieces(path, |piece| digester.update(piece))?;
     Ok(digester.finish())
 }
 
-/// One register of a place: `pcr3:HEX`, `pcr4:HEX` or `pcr8:HEX`; or `role:ARN` for PCR 3 and `instance:ID` for PCR 4, which are
-/// what Nitro hashes into them.
+/// One register of a deployment: `pcr3:HEX`, `pcr4:HEX`, `pcr8:HEX`, `role:ARN` for PCR 3, or `instance:ID`
+/// for PCR 4. Nitro hashes the role's ARN into PCR 3 and the instance's id into PCR 4.
 pub(crate) fn register(text: &str) -> Result<(u8, Sha384Digest), Failure> {
     let form = || Failure::usage(format!("{text}: expected pcr3, pcr4 or pcr8:HEX, role:ARN or instance:ID"));
     let (kind, value) = text.split_once(':').ok_or_else(form)?;

@@ -1,4 +1,4 @@
-//! `release`: what may run, for whom, until when.
+//! `release`: says what may run, for whom, and until when.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -22,9 +22,12 @@ use crate::signer::{SignerArguments, public_key};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Draft a release: from nothing, or from the one in force. Read the draft, change what you like, then sign it.
+    /// Draft a release, from nothing or from the release in force. Read the draft, change it as you like,
+    /// then sign it.
+    #[command(after_help = DRAFT_EXAMPLES)]
     Draft(Box<Draft>),
-    /// Sign a release: a draft, or an envelope that others signed before.
+    /// Sign a release: a draft, or an envelope that others have signed.
+    #[command(after_help = SIGN_EXAMPLES)]
     Sign {
         /// The draft or envelope.
         document: PathBuf,
@@ -32,58 +35,95 @@ pub(crate) enum Command {
         root: RootArguments,
         #[command(flatten)]
         signer: SignerArguments,
-        /// Where the envelope goes.
+        /// The file for the envelope. Default: NAME.json for NAME.draft.json, and the same file for an
+        /// envelope.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
     /// Show a release in words.
+    #[command(after_help = SHOW_EXAMPLES)]
     Show {
         /// The draft or envelope.
         document: PathBuf,
     },
     /// Show what changes from one release to another.
+    #[command(after_help = DIFF_EXAMPLES)]
     Diff {
-        /// The release before: draft or envelope.
+        /// The old release: draft or envelope.
         old: PathBuf,
-        /// The release after: draft or envelope.
+        /// The new release: draft or envelope.
         new: PathBuf,
     },
-    /// Check a release as an enclave would: signatures, rules, dates. Status 1 when it would not run.
+    /// Check a release as an enclave does: signatures, rules, dates. The exit status is 1 if an enclave would
+    /// refuse it.
+    #[command(after_help = VERIFY_EXAMPLES)]
     Verify {
         /// The envelope.
         document: PathBuf,
         #[command(flatten)]
         root: RootArguments,
-        /// The release in force, which the new one must follow.
+        /// The release in force. The new one must follow it.
         #[arg(long, value_name = "FILE")]
         previous: Option<PathBuf>,
-        /// The time to judge dates by, as 2027-01-31T12:00:00Z; without it, now.
+        /// The time to judge dates by, as 2027-01-31T12:00:00Z. Default: now.
         #[arg(long, value_name = "TIME")]
         at: Option<UnixMillis>,
     },
 }
 
+const DRAFT_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority release draft --root root.json --expires 2027-07-01T00:00:00Z \\
+      --image 'cleanroom 0.1.0=cleanroom.eif' --deployment frankfurt=role:ARN \\
+      --model forecast-8b=forecast-8b.gguf \\
+      --partner north-power=north-power.pub --grant north-power=forecast-8b
+  cleanroom-authority release draft --root root.json --from release.json --state forecast-8b=draining \\
+      --out next.draft.json";
+
+const SIGN_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority release sign release.draft.json --root root.json --key offline.pem
+  cleanroom-authority release sign release.json --root root.json --key offline.pem
+The first makes release.json from the draft. The second adds a signature to it.";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority release show release.draft.json
+  cleanroom-authority --json release show release.json";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority release diff release.json next.draft.json   # read it before you sign next.draft.json";
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority release verify release.json --root root.json
+  cleanroom-authority release verify next.json --root roots --previous release.json \\
+      --at 2027-06-30T00:00:00Z";
+
 #[derive(Args)]
 pub(crate) struct Draft {
     #[command(flatten)]
     root: RootArguments,
-    /// The release to start from; its version plus one is the new version.
+    /// The release to start from. The draft has its version plus one.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// When it ends, as 2027-01-31T12:00:00Z.
+    /// When the release expires, as 2027-01-31T12:00:00Z.
     #[arg(long, value_name = "TIME", required_unless_present = "from")]
     expires: Option<UnixMillis>,
-    /// An image that may run: PCR 0, 1 and 2 in hexadecimal, or the image file, which is measured here. For the simulated tier:
-    /// NAME=program:FILE,config:FILE.
+    /// An image that may run: PCR 0, 1 and 2 in hexadecimal, or the image file, which this command measures.
+    /// For the simulated tier: NAME=program:FILE,config:FILE.
     #[arg(long = "image", value_name = "NAME=FILE|PCR0,PCR1,PCR2")]
     images: Vec<Named>,
     /// An image that may no longer run.
     #[arg(long = "remove-image", value_name = "NAME")]
     removed_images: Vec<Label>,
-    /// A place that images may run in: one or more of `role:ARN` (PCR 3), `instance:ID` (PCR 4), and pcr3, pcr4, pcr8 in hexadecimal.
+    /// A deployment in which images may run: one or more of `role:ARN` (PCR 3), `instance:ID` (PCR 4), and
+    /// pcr3, pcr4, pcr8 in hexadecimal.
     #[arg(long = "deployment", value_name = "NAME=pcr3:HEX,...")]
     deployments: Vec<Named>,
-    /// A model and its digest, or its file, which is measured here; active unless a state is given.
+    /// A model and its digest, or its file, which this command measures. Its state is active unless you give
+    /// one.
     #[arg(long = "model", value_name = "ID=SHA256|FILE[,STATE]")]
     models: Vec<Named>,
     /// Set a model's state: active, draining, suspended or revoked.
@@ -92,31 +132,34 @@ pub(crate) struct Draft {
     /// A partner and its keys: SHA-256 of the `SubjectPublicKeyInfo`, or a public key in PEM.
     #[arg(long = "partner", value_name = "ID=KEY[,KEY...]")]
     partners: Vec<Named>,
-    /// Models that a partner may use, in place of those it had.
+    /// The models that a partner may use. They replace those that it could use before.
     #[arg(long = "grant", value_name = "PARTNER=MODEL[,MODEL...]")]
     grants: Vec<Named>,
-    /// A partner's requests per minute, tokens per day and concurrent requests; 60,1000000,4 for a new one.
+    /// A partner's requests per minute, tokens per day and concurrent requests. A new partner has
+    /// 60,1000000,4.
     #[arg(long = "limits", value_name = "PARTNER=RPM,TPD,CONCURRENT")]
     limits: Vec<Named>,
-    /// A partner's share of what an enclave can do when partners want more, 1 to 255; 1 for a new one.
+    /// A partner's share, 1 to 255, when partners together want more than an enclave can do. A new partner
+    /// has 1.
     #[arg(long = "share", value_name = "PARTNER=SHARE")]
     shares: Vec<Named>,
-    /// When a partner's admission ends; a new one's ends with the release.
+    /// When a partner's access ends. A new partner's access ends with the release.
     #[arg(long = "partner-expires", value_name = "PARTNER=TIME")]
     partner_expires: Vec<Named>,
-    /// A partner that is no longer admitted.
+    /// A partner that loses its access.
     #[arg(long = "remove-partner", value_name = "ID")]
     removed_partners: Vec<Id>,
     /// A destination that the enclave may connect to.
     #[arg(long = "egress", value_name = "HOST:PORT")]
     egress: Vec<String>,
-    /// Seconds of a lease: how long a halt can take to reach an enclave whose host holds it back.
+    /// How long a lease lasts, in seconds. A halt can take this long to reach an enclave whose host holds it
+    /// back.
     #[arg(long, value_name = "SECONDS")]
     lease_seconds: Option<u64>,
-    /// Distinct issuers that it takes for a lease.
+    /// How many issuers must sign a lease.
     #[arg(long, value_name = "N")]
     lease_issuers: Option<u64>,
-    /// Where the draft goes.
+    /// The new file for the draft.
     #[arg(long, value_name = "FILE", default_value = "release.draft.json")]
     out: PathBuf,
 }
@@ -240,8 +283,14 @@ fn verify(
         release.expires.min(state.root().expires),
         progress.text()
     );
-    let json = json!({ "valid": true, "version": version, "sha256": digest, "root_version": state.root().version,
-        "expires": release.expires, "progress": progress.json() });
+    let json = json!({
+        "valid": true,
+        "version": version,
+        "sha256": digest,
+        "root_version": state.root().version,
+        "expires": release.expires,
+        "progress": progress.json(),
+    });
     Ok(Outcome { text, json })
 }
 
@@ -250,7 +299,7 @@ impl Draft {
         let state = self.root.state()?;
         let root: &Root = state.root();
         let mut release = self.start(root)?;
-        self.change_places(&mut release)?;
+        self.change_images_and_deployments(&mut release)?;
         self.change_models(&mut release)?;
         self.change_partners(&mut release)?;
         release.lease.seconds = self.lease_seconds.unwrap_or(release.lease.seconds);
@@ -281,7 +330,7 @@ impl Draft {
         Ok(release)
     }
 
-    fn change_places(&self, release: &mut Release) -> Result<(), Failure> {
+    fn change_images_and_deployments(&self, release: &mut Release) -> Result<(), Failure> {
         let mut images = release.images.to_vec();
         images.retain(|image| !self.removed_images.contains(&image.name));
         for image in &self.images {
@@ -292,12 +341,12 @@ impl Draft {
         }
         release.images = limited(images, "images")?;
 
-        let mut places = release.deployments.as_ref().map_or(Vec::new(), |places| places.to_vec());
-        for place in &self.deployments {
-            let name: Label = place.name()?;
-            places.retain(|present: &Deployment| present.name != name);
+        let mut deployments = release.deployments.as_ref().map_or(Vec::new(), |known| known.to_vec());
+        for given in &self.deployments {
+            let name: Label = given.name()?;
+            deployments.retain(|present: &Deployment| present.name != name);
             let mut deployment = Deployment { name, pcr3: None, pcr4: None, pcr8: None };
-            for value in &place.values {
+            for value in &given.values {
                 let (register, digest) = measured::register(value)?;
                 let slot = match register {
                     3 => &mut deployment.pcr3,
@@ -306,10 +355,10 @@ impl Draft {
                 };
                 *slot = Some(digest);
             }
-            places.push(deployment);
+            deployments.push(deployment);
         }
-        if !places.is_empty() {
-            release.deployments = Some(limited(places, "deployments")?);
+        if !deployments.is_empty() {
+            release.deployments = Some(limited(deployments, "deployments")?);
         }
 
         let mut egress = release.egress.to_vec();
@@ -414,7 +463,7 @@ pub(crate) fn write_draft(release: &Release, root: &Root, out: &Path) -> Result<
     Release::from_payload(&payload).map_err(refused)?.check_against(root).map_err(refused)?;
     file::create_new(out, &payload, file::PUBLIC)?;
     let text = format!(
-        "{}wrote {}: read it, then each authority runs `release sign`; {} signatures are needed",
+        "{}wrote {}: read it; then each authority runs `release sign`; {} signatures are needed",
         describe(release),
         out.display(),
         root.roles.release.threshold
@@ -451,9 +500,9 @@ fn describe(release: &Release) -> String {
     }
     match &release.deployments {
         None => text += "  deployments anywhere\n",
-        Some(places) => {
-            for place in places {
-                text += &format!("  deployment  {}\n", place.name);
+        Some(deployments) => {
+            for deployment in deployments {
+                text += &format!("  deployment  {}\n", deployment.name);
             }
         }
     }
@@ -467,8 +516,8 @@ fn describe(release: &Release) -> String {
         let Limits { requests_per_minute, tokens_per_day, concurrency, share: _ } = partner.limits;
         let share = partner.limits.share();
         text += &format!(
-            "  partner     {} may use {} until {}: {requests_per_minute} requests a minute, {tokens_per_day} tokens a day, \
-             {concurrency} at a time, share {share}\n",
+            "  partner     {} may use {} until {}: {requests_per_minute} requests a minute, {tokens_per_day} \
+             tokens a day, {concurrency} at a time, share {share}\n",
             partner.id,
             models.join(", "),
             partner.expires

@@ -1,4 +1,4 @@
-//! `root`: whose keys count.
+//! `root`: says whose keys count.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -18,76 +18,111 @@ use crate::signer::{SignerArguments, public_key};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Draft the first root. Read the draft, change what you like, then sign it.
+    /// Draft the first root. Read the draft, change it as you like, then sign it.
+    #[command(after_help = NEW_EXAMPLES)]
     New {
         /// The clean room's name.
         #[arg(long)]
         room: Id,
-        /// When it ends, as 2027-01-31T12:00:00Z.
+        /// When the root expires, as 2027-01-31T12:00:00Z.
         #[arg(long, value_name = "TIME")]
         expires: UnixMillis,
         #[command(flatten)]
         parties: Parties,
-        /// Where the draft goes; a name that ends in .draft.json saves you --out when you sign.
+        /// The new file for the draft. `root sign` writes the envelope of NAME.draft.json to NAME.json.
         #[arg(long, value_name = "FILE", default_value = "root.draft.json")]
         out: PathBuf,
     },
-    /// Draft the root that follows on a given one. It takes the quorums of both.
+    /// Draft the next root. It needs the signatures of a quorum of the current root and of a quorum of the
+    /// next.
+    #[command(after_help = ROTATE_EXAMPLES)]
     Rotate {
         /// The current root.
         #[arg(long, value_name = "FILE")]
         from: PathBuf,
-        /// When it ends; without it, when the current one does.
+        /// When the next root expires. Default: when the current one does.
         #[arg(long, value_name = "TIME")]
         expires: Option<UnixMillis>,
         #[command(flatten)]
         parties: Parties,
-        /// An authority (or witness) that leaves.
+        /// An authority or a witness that leaves.
         #[arg(long, value_name = "NAME")]
         remove: Vec<Id>,
         /// Refuse releases below this version from now on.
         #[arg(long, value_name = "VERSION")]
         minimum_release: Option<u64>,
-        /// Where the draft goes.
+        /// The new file for the draft.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
     },
-    /// Sign a root: a draft, or an envelope that others signed before.
+    /// Sign a root: a draft, or an envelope that others have signed.
+    #[command(after_help = SIGN_EXAMPLES)]
     Sign {
         /// The draft or envelope.
         document: PathBuf,
         #[command(flatten)]
         signer: SignerArguments,
-        /// The root before, when this one is a rotation.
+        /// The previous root. Needed for every root but the first.
         #[arg(long, value_name = "FILE")]
         previous: Option<PathBuf>,
-        /// Where the envelope goes.
+        /// The file for the envelope. Default: NAME.json for NAME.draft.json, and the same file for an
+        /// envelope.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Show a root: keys, roles, and who has signed. Status 1 while signatures are missing.
+    /// Show a root: its keys, its roles, and who has signed. The exit status is 1 while signatures are
+    /// missing.
+    #[command(after_help = SHOW_EXAMPLES)]
     Show {
         /// The draft or envelope.
         document: PathBuf,
-        /// The root before, when this one is a rotation.
+        /// The previous root. Needed for every root but the first.
         #[arg(long, value_name = "FILE")]
         previous: Option<PathBuf>,
     },
 }
 
+const NEW_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority root new --room grid-forecast --expires 2028-01-01T00:00:00Z \\
+      --authority bank=bank.pub,bank-online.pub --authority utility=utility.pub,utility-online.pub \\
+      --authority regulator=regulator.pub,regulator-online.pub
+Of three authorities, two sign a root or a release, two issue a lease, and any one halts.";
+
+const ROTATE_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority root rotate --from root.json --remove bank \\
+      --authority insurer=insurer.pub,insurer-online.pub --out root.2.draft.json
+  cleanroom-authority root rotate --from root.json --expires 2029-01-01T00:00:00Z --out root.2.draft.json";
+
+const SIGN_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority root sign root.draft.json --key offline.pem       # the first: makes root.json
+  cleanroom-authority root sign root.json --key offline.pem             # every other: adds to root.json
+  cleanroom-authority root sign root.2.draft.json --previous root.json --key offline.pem
+  cleanroom-authority root sign root.json --as bank-offline \\
+      --sign-with 'openssl dgst -sha384 -sign offline.pem'";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority root show root.json
+  cleanroom-authority root show root.2.json --previous root.json";
+
 #[derive(Args)]
 pub(crate) struct Parties {
-    /// An authority and its public keys: the offline one (roots, releases, denials), then the online one (leases). In a
-    /// rotation: one that joins, or whose keys change.
+    /// An authority and its two public keys: first the offline key (roots, releases, denials), then the
+    /// online key (leases). In a rotation: an authority that joins, or whose keys change.
     #[arg(long = "authority", value_name = "NAME=OFFLINE.pub,ONLINE.pub")]
     authorities: Vec<Party>,
     /// A witness of the log and its public key.
     #[arg(long = "witness", value_name = "NAME=KEY.pub")]
     witnesses: Vec<Party>,
-    /// Authorities that it takes for a root or a release; without it, more than half of them.
+    /// How many authorities must sign a root or a release. Default: more than half of them, and in a rotation
+    /// at least as many as before.
     #[arg(long, value_name = "N")]
     threshold: Option<u64>,
-    /// Issuers that it takes for a lease; without it, 1 (in a rotation, as many as before).
+    /// How many issuers must sign a lease. Default: more than half of them, and in a rotation at least as
+    /// many as before. With 1, a single online key decides, and a halt must reach every lease service.
     #[arg(long, value_name = "N")]
     lease_threshold: Option<u64>,
 }
@@ -178,13 +213,13 @@ impl Command {
     }
 }
 
-/// A root and, for a rotation, the one before.
+/// A root and the previous one. The first root has none.
 struct Pair {
     root: Root,
     previous: Option<Root>,
 }
 
-/// What is signed under the root itself and under the one before.
+/// The signatures that count under the root itself, and under the previous one.
 struct PairProgress {
     own: Progress,
     previous: Option<Progress>,
@@ -210,7 +245,7 @@ impl Pair {
         let follows = previous.as_ref().map_or(1, |previous| previous.version + 1);
         if root.version != follows {
             let problem = format!(
-                "this is root version {}, expected {follows}: give the root right before it with --previous",
+                "this is root version {}, expected {follows}: give the previous root with --previous",
                 root.version
             );
             return Err(Failure::usage(problem));
@@ -218,7 +253,7 @@ impl Pair {
         Ok(Self { root, previous })
     }
 
-    /// Every key that may sign: of the root role here or before.
+    /// Every key that may sign: the keys of the `root` role, in this root and in the previous one.
     fn candidates(&self) -> Vec<&RootKey> {
         let mut keys: Vec<&RootKey> = self.root.keys_of(Role::Root).collect();
         for key in self.previous.iter().flat_map(|previous| previous.keys_of(Role::Root)) {
@@ -245,7 +280,7 @@ impl PairProgress {
     fn text(&self) -> String {
         let mut text = self.own.text();
         if let Some(previous) = &self.previous {
-            text += &format!("\nunder the root before: {}", previous.text());
+            text += &format!("\nunder the previous root: {}", previous.text());
         }
         text
     }
@@ -257,7 +292,7 @@ impl PairProgress {
 }
 
 impl Parties {
-    /// Adds the parties to `root`. With `count` the thresholds follow the number of authorities.
+    /// Adds the parties to `root`. With `count`, thresholds that nobody gave follow the number of keys.
     fn apply(&self, mut root: Root, count: bool) -> Result<Root, Failure> {
         for party in &self.authorities {
             let [offline, online] = party.keys.as_slice() else {
@@ -275,19 +310,29 @@ impl Parties {
             };
             set_key(&mut root, &party.name, "witness", key, &[Role::Witness])?;
         }
-        let authorities = root.roles.root.keys.len() as u64;
-        if let Some(threshold) = self.threshold.or(count.then_some(authorities / 2 + 1)) {
-            root.roles.root.threshold = threshold;
-            root.roles.release.threshold = threshold;
+        let roles = &mut root.roles;
+        for (given, rule) in [
+            (self.threshold, &mut roles.root),
+            (self.threshold, &mut roles.release),
+            (self.lease_threshold, &mut roles.lease),
+        ] {
+            if let Some(threshold) = given.or(count.then(|| majority(rule))) {
+                rule.threshold = threshold;
+            }
         }
         root.roles.deny.threshold = 1;
-        root.roles.lease.threshold = self.lease_threshold.unwrap_or(root.roles.lease.threshold.max(1));
         root.roles.witness.threshold = u64::from(!root.roles.witness.keys.is_empty());
         Ok(root)
     }
 }
 
-/// Gives `authority` the key in `path` for `roles`, in place of one that it had there.
+/// More than half of a role's keys, and no fewer than before as long as there are enough keys.
+fn majority(rule: &RoleRule) -> u64 {
+    let keys = rule.keys.len() as u64;
+    (keys / 2 + 1).max(rule.threshold.min(keys))
+}
+
+/// Gives `authority` the key in `path` for `roles`. It replaces the key that the authority had for them.
 fn set_key(
     root: &mut Root,
     authority: &Id,
@@ -315,7 +360,7 @@ fn set_key(
     Ok(())
 }
 
-/// Takes the keys of `authority` away.
+/// Removes the keys of `authority`.
 fn without(root: &mut Root, authority: &Id) -> Result<(), Failure> {
     let (gone, kept): (Vec<RootKey>, Vec<RootKey>) =
         root.keys.iter().cloned().partition(|key| key.authority == *authority);
@@ -347,7 +392,7 @@ fn draft(root: &Root, out: &std::path::Path) -> Result<Outcome, Failure> {
     let root = Root::from_payload(&payload).map_err(|error| Failure::refused("the draft", &error))?;
     file::create_new(out, &payload, file::PUBLIC)?;
     let text =
-        format!("{}wrote {}: read it, then each authority runs `root sign`", describe(&root), out.display());
+        format!("{}wrote {}: read it; then each authority runs `root sign`", describe(&root), out.display());
     Ok(Outcome { text, json: json!({ "draft": out.display().to_string(), "root": root }) })
 }
 
@@ -365,4 +410,30 @@ fn describe(root: &Root) -> String {
         text += &format!("  key {:<20} {} {}\n", key.name, key.spki.algorithm(), key.spki.id());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threshold_that_nobody_gave_is_a_majority_and_is_never_lowered() {
+        let rule = |keys: usize, threshold| {
+            let names = (0..keys).map(|index| format!("key-{index}").parse().unwrap()).collect();
+            RoleRule { keys: List::new(names).unwrap(), threshold }
+        };
+        for (keys, before, expected) in [
+            (1, 0, 1),
+            (2, 0, 2),
+            (3, 0, 2),
+            (4, 0, 3),
+            (3, 1, 2),
+            (5, 5, 5),
+            (6, 5, 5),
+            (2, 3, 2),
+            (3, 3, 3),
+        ] {
+            assert_eq!(majority(&rule(keys, before)), expected, "{before} of {keys}");
+        }
+    }
 }

@@ -31,14 +31,16 @@ use crate::issuer::{Issuer, Kind, Refusal};
 use crate::metrics::CONTENT_TYPE;
 use crate::signer::SignerArguments;
 
-/// How long a client may take to send a request's head, and its body, and how long a request waits for its turn.
+/// How long a client may take to send a request's head, and its body, and how long a request waits for its
+/// turn.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Open files and sockets beside the connections: documents that are read, a signing command's pipes, standard streams.
+/// Open files and sockets beside the connections: documents that are read, a signing command's pipes,
+/// standard streams.
 const OTHER_FILES: u64 = 256;
 /// Requests for leases that are worked on at the same time.
 const LEASES: usize = 64;
-/// Denials that are worked on at the same time. They have turns of their own, so that nobody can hold up a halt by
-/// asking for something else.
+/// Denials that are worked on at the same time. They have turns of their own, so that nobody can hold up a
+/// halt by asking for something else.
 const DENIALS: usize = 16;
 /// Other requests that are worked on at the same time.
 const PAGES: usize = 16;
@@ -47,31 +49,41 @@ const PAGES: usize = 16;
 pub(crate) enum Command {
     /// Run this authority's lease service.
     ///
-    /// It reads roots, release and denials from files, again whenever they change, and signs leases for enclaves that hold the
-    /// newest of each. It never forgets a denial or goes back to an older version while it runs. Put it behind your own TLS
-    /// proxy if you like: what it says is signed and none of it is secret.
+    /// It reads roots, the release and denials from files, and reads them again whenever they change. It
+    /// signs leases for enclaves that hold the newest of each. While it runs, it never forgets a denial and
+    /// never goes back to an older version. What it says is signed, and none of it is secret; you may put it
+    /// behind a TLS proxy of your own.
     ///
     ///   POST /v1/lease      a lease for {"nonce", "`root_version`", "`release_sha256`"}
     ///   POST /v1/denials    take a denial (`halt --to` sends one)
     ///   GET  /v1/release, /v1/roots, /v1/denials, /v1/status
     ///   GET  /metrics, /healthz
-    #[command(verbatim_doc_comment)]
+    ///
+    /// SIGTERM and SIGINT let running requests finish. SIGHUP does nothing. The log goes to standard error;
+    /// CLEANROOM_LOG=debug shows more.
+    #[command(verbatim_doc_comment, after_help = EXAMPLES)]
     Serve(Box<Serve>),
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority lease serve --root roots --release release.json --denials denials --key online.pem
+  cleanroom-authority lease serve --listen 0.0.0.0:8700 \\
+      --root roots --release release.json --denials denials --as bank-online --sign-with 'timeout 10 sign-with-the-device'";
 
 #[derive(Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
     root: RootArguments,
-    /// The release in force. Replace the file to bring a newer one.
+    /// The release in force. Replace the file when there is a newer one.
     #[arg(long, value_name = "FILE")]
     release: PathBuf,
-    /// The folder of denials. Those that arrive are kept there.
+    /// The folder of denials. The service keeps there what it is sent.
     #[arg(long, value_name = "FOLDER")]
     denials: PathBuf,
     #[command(flatten)]
     signer: SignerArguments,
-    /// Where to listen; port 0 picks a free one.
+    /// The address to listen on. Port 0 picks a free port.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8700")]
     listen: SocketAddr,
 }
@@ -125,8 +137,8 @@ impl Service {
         Self { issuer: Arc::new(issuer), leases: turns(LEASES), denials: turns(DENIALS), pages: turns(PAGES) }
     }
 
-    /// Runs `work` on a thread that may wait: signing for a device, reading for a disk. The client's connection is
-    /// spared from the moment the work begins.
+    /// Runs `work` on a thread that may wait: signing for a device, reading for a disk. The client's
+    /// connection is spared from the moment the work begins.
     async fn work<T: Send + 'static>(
         &self,
         turns: &Arc<Semaphore>,

@@ -1,4 +1,4 @@
-//! Speaking to a lease service, one request at a time.
+//! A client for lease services: one request on one connection.
 
 use std::time::Duration;
 
@@ -34,7 +34,8 @@ pub(crate) fn status(url: &str) -> Result<Value, Failure> {
 fn ask(url: &str, method: Method, path: &str, body: Vec<u8>) -> Result<(StatusCode, Value), Failure> {
     let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')).ok_or_else(|| {
         Failure::usage(format!(
-            "{url}: expected http://HOST:PORT; through TLS use for example: curl --data-binary @DENIAL https://HOST{path}"
+            "{url}: expected http://HOST:PORT; through TLS use for example: curl --data-binary @DENIAL \
+             https://HOST{path}"
         ))
     })?;
     let address = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };

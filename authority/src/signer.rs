@@ -1,4 +1,4 @@
-//! Keys that sign: from a file, or held by a device that a command speaks to.
+//! Keys that sign: in a file, or in a device that a command talks to.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -21,24 +21,25 @@ const KEY_FILE_LIMIT: usize = 16 << 10;
 /// What the first line of every private key in PEM contains, encrypted ones and older forms included.
 const LABEL: &[u8] = b"PRIVATE KEY-----";
 
-/// Which key signs.
+/// The key that signs.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct SignerArguments {
-    /// A private key: PKCS#8 in PEM, Ed25519 or P-384, as `key new` writes it.
+    /// A private key: PKCS#8 in PEM, Ed25519 or P-384, as `key new` writes it. Only its owner may be able to
+    /// read it.
     #[arg(long, value_name = "FILE", required_unless_present = "sign_with", conflicts_with = "sign_with")]
     key: Option<PathBuf>,
-    /// A shell command that signs: it gets the bytes to sign on standard input and writes the signature, raw Ed25519 (64
-    /// bytes) or DER ECDSA with SHA-384, to standard output. It is waited for without limit, so that you can enter a PIN; for
-    /// a service put `timeout 10` in front. For keys in a device, for example:
+    /// A shell command that signs, for a key in a device. It reads the bytes to sign from standard input and
+    /// writes the signature to standard output: raw Ed25519 (64 bytes), or ECDSA with SHA-384 in DER. There
+    /// is no time limit, so that you can enter a PIN; for a service, put `timeout 10` in front. For example:
     /// pkcs11-tool --module LIB --sign --id 01 --mechanism ECDSA-SHA384 --signature-format openssl
     #[arg(long, value_name = "COMMAND", requires = "name")]
     sign_with: Option<String>,
-    /// The name that the root gives to the key that --sign-with uses.
+    /// The name, in the root, of the key that --sign-with uses.
     #[arg(long = "as", value_name = "NAME", requires = "sign_with")]
     name: Option<Id>,
 }
 
-/// A key that signs.
+/// A key that signs, or a command that does it.
 pub(crate) enum Signer {
     Ed25519(Box<Ed25519KeyPair>),
     P384(Box<EcdsaKeyPair>),
@@ -46,7 +47,7 @@ pub(crate) enum Signer {
 }
 
 impl SignerArguments {
-    /// The signer, and which of `candidates` it is.
+    /// The signer, and its key among `candidates`.
     pub(crate) fn find<'a>(&self, candidates: &[&'a RootKey]) -> Result<(Signer, &'a RootKey), Failure> {
         let names = || candidates.iter().map(|key| key.name.as_str()).collect::<Vec<_>>().join(", ");
         let not_one = |key: &str| Failure::Refused {
@@ -84,8 +85,8 @@ impl Signer {
             what: path.display().to_string(),
             code: "key",
             problem: format!(
-                "{problem}; expected an unencrypted PKCS#8 private key in PEM (BEGIN PRIVATE KEY), Ed25519 or P-384, as \
-                 `cleanroom-authority key new` writes it"
+                "{problem}; expected an unencrypted PKCS#8 private key in PEM (BEGIN PRIVATE KEY), Ed25519 or \
+                 P-384, as `cleanroom-authority key new` writes it"
             ),
         };
         let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|error| refused(&error.to_string()))?;
@@ -110,7 +111,7 @@ impl Signer {
         PublicKey::from_raw(algorithm, raw).expect("the library's own encoding of its own key")
     }
 
-    /// The signature over `message`. Whoever attaches it verifies it first.
+    /// Signs `message`. The caller verifies the signature before it uses it: a command may return anything.
     pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Ed25519(pair) => Ok(pair.sign(message).as_ref().to_vec()),
@@ -123,9 +124,9 @@ impl Signer {
     }
 }
 
-/// Runs the shell command with `message` on its standard input and returns what it printed.
+/// Runs a shell command with `message` on its standard input, and returns its output.
 fn run(command: &str, message: &[u8]) -> Result<Vec<u8>, Failure> {
-    /// More than any signature has.
+    /// More bytes than any signature has.
     const OUTPUT_LIMIT: u64 = 1024;
     let failed = |problem: String| Failure::Environment(format!("the signing command `{command}` {problem}"));
     let mut shell = Command::new("sh");
@@ -134,7 +135,7 @@ fn run(command: &str, message: &[u8]) -> Result<Vec<u8>, Failure> {
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let mut signature = Vec::new();
     let read = std::thread::scope(|scope| {
-        // A command that does not read its input fails by its signature, not by this pipe.
+        // A command that does not read all of its input makes a wrong signature, which is found out later.
         scope.spawn(move || input.map(|mut input| input.write_all(message)));
         output.map_or(Ok(0), |output| output.take(OUTPUT_LIMIT).read_to_end(&mut signature))
     });
@@ -158,7 +159,9 @@ pub(crate) fn public_key(path: &Path) -> Result<PublicKey, Failure> {
     let der = SubjectPublicKeyInfoDer::from_pem_slice(&pem).map_err(|error| Failure::Refused {
         what: path.display().to_string(),
         code: "key",
-        problem: format!("{error}; expected a public key in PEM (BEGIN PUBLIC KEY), as `key new` writes next to the private one"),
+        problem: format!(
+            "{error}; expected a public key in PEM (BEGIN PUBLIC KEY), as `key new` writes next to the private one"
+        ),
     })?;
     PublicKey::from_spki(der.as_ref()).map_err(|error| Failure::key(path, &error))
 }

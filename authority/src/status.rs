@@ -1,4 +1,4 @@
-//! `status`: what is in force.
+//! `status`: shows what is in force.
 
 use std::path::PathBuf;
 
@@ -11,6 +11,11 @@ use crate::chain::{self, RootArguments};
 use crate::failure::Failure;
 use crate::service;
 
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority status --root roots --release release.json --denials denials
+  cleanroom-authority status --service http://lease.bank.example:8700";
+
 #[derive(Args)]
 pub(crate) struct Status {
     #[command(flatten)]
@@ -21,10 +26,10 @@ pub(crate) struct Status {
     /// The folder of denials.
     #[arg(long, value_name = "FOLDER")]
     denials: Option<PathBuf>,
-    /// The time to judge dates by; without it, now.
+    /// The time to judge dates by, as 2027-01-31T12:00:00Z. Default: now.
     #[arg(long, value_name = "TIME")]
     at: Option<UnixMillis>,
-    /// A lease service to ask, as `http://HOST:PORT`, instead of reading files.
+    /// Ask this lease service, as http://HOST:PORT, instead of reading files.
     #[arg(long, value_name = "URL", conflicts_with_all = ["release", "denials", "at"])]
     service: Option<String>,
 }
@@ -56,7 +61,7 @@ pub(crate) fn summary(state: &TrustedState, at: UnixMillis) -> Value {
             .models
             .iter()
             .map(|model| {
-                let halted = state.model(model.id.as_str()).is_some_and(|standing| standing.denied);
+                let halted = state.model(model.id.as_str()).is_some_and(|known| known.denied);
                 json!({ "id": model.id, "state": model.state, "halted": halted })
             })
             .collect();
@@ -68,8 +73,14 @@ pub(crate) fn summary(state: &TrustedState, at: UnixMillis) -> Value {
         .map(|(digest, halted)| json!({ "denial": digest, "halt": halted }))
         .collect();
     let leases = would_lease(state, at).map_or_else(LeaseRefusal::code, |()| "granted");
-    json!({ "at": at, "room": root.room, "root": { "version": root.version, "sha256": root.digest(), "expires": root.expires },
-        "release": release, "denials_in_force": denials, "leases": leases })
+    json!({
+        "at": at,
+        "room": root.room,
+        "root": { "version": root.version, "sha256": root.digest(), "expires": root.expires },
+        "release": release,
+        "denials_in_force": denials,
+        "leases": leases,
+    })
 }
 
 /// Whether an enclave that holds the same documents would get a lease.

@@ -1,4 +1,4 @@
-//! `trust`: the policy that partners of a simulated clean room need.
+//! `trust`: writes the policy that partners of a simulated clean room need.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -21,42 +21,47 @@ use crate::measured;
 /// The largest certificate that is read, in bytes.
 const MAX_ROOT_BYTES: usize = 16 << 10;
 
-/// Write the `trust.toml` of a simulated clean room's partners: its root, and what the authority measures itself or releases
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority trust --development-root host/development-root.pem --release-root root.json > trust.toml
+  cleanroom-authority trust --development-root host/development-root.pem \\
+      --program enclave --config enclave.toml --instance-id i-0c1ea2200cc1ea220 --model demo=demo.gguf > trust.toml";
+
 #[derive(Args)]
 pub(crate) struct Trust {
-    /// The development root of the host, a certificate in PEM
+    /// The development root of the host: a certificate in PEM.
     #[arg(long, value_name = "FILE")]
     development_root: PathBuf,
 
-    /// Pin this release root: what runs, where, and which models is then what its authorities release
+    /// Pin this release root. Its authorities then decide which images and models run, and where.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["program", "config", "instance_id", "model"])]
     release_root: Option<PathBuf>,
 
-    /// The model of the release to use when nobody names another
+    /// The model of the release that is used when a request names none.
     #[arg(long, value_name = "ID", requires = "release_root")]
     use_model: Option<ModelId>,
 
-    /// The enclave's program
+    /// The enclave's program.
     #[arg(long, value_name = "FILE", required_unless_present = "release_root")]
     program: Option<PathBuf>,
 
-    /// The enclave's command line, its arguments with one space between them
+    /// The enclave's command line: its arguments with one space between them.
     #[arg(long, value_name = "TEXT", default_value = "")]
     command_line: String,
 
-    /// The enclave's configuration
+    /// The enclave's configuration.
     #[arg(long, value_name = "FILE", required_unless_present = "release_root")]
     config: Option<PathBuf>,
 
-    /// The parent instance that the clean room must be on
+    /// The parent instance on which the clean room must run.
     #[arg(long, value_name = "ID")]
     instance_id: Option<String>,
 
-    /// A model and the file that it is in; may be repeated
+    /// A model and its file. May be given several times.
     #[arg(long, value_name = "ID=FILE", required_unless_present = "release_root")]
     model: Vec<Model>,
 
-    /// How old evidence may be, and how long a session may rest on it
+    /// The greatest age of evidence, and the longest time that a session may rest on it.
     #[arg(long, value_name = "TIME", default_value = "5m")]
     max_age: String,
 }
@@ -85,7 +90,8 @@ impl Trust {
         })?;
         let root = Sha256Digest::of(&[&root]);
         let mut policy = format!(
-            "version = 1\n\n[[trust_anchor]]\nname = \"development\"\ntier = \"development\"\nsha256 = \"{root}\"\n"
+            "version = 1\n\n[[trust_anchor]]\nname = \"development\"\ntier = \"development\"\n\
+             sha256 = \"{root}\"\n"
         );
         match &self.release_root {
             Some(file) => policy += &self.pinned(file)?,
@@ -96,7 +102,7 @@ impl Trust {
         Ok(Outcome { json: serde_json::json!({ "policy": policy }), text: policy })
     }
 
-    /// The root and nothing else.
+    /// The policy's part for a pinned root.
     fn pinned(&self, file: &std::path::Path) -> Result<String, Failure> {
         let root = files::read(file, PayloadType::Root.envelope_limit())?;
         let root = String::from_utf8(root).ok().filter(|root| !root.contains("'''"));
@@ -105,7 +111,7 @@ impl Trust {
         Ok(format!("\n[release]\n{model}root = '''\n{}\n'''\n", root.trim()))
     }
 
-    /// Image, place and models.
+    /// The policy's part for an image, a deployment and models that are measured here.
     fn measured(&self) -> Result<String, Failure> {
         let (Some(program), Some(config)) = (&self.program, &self.config) else {
             return Err(Failure::usage("expected --program and --config, or --release-root"));

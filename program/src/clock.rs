@@ -1,7 +1,8 @@
 //! Deadlines that go on while the machine sleeps.
 //!
-//! tokio's timers stand still while a machine is suspended (`CLOCK_MONOTONIC`). A promise such as "this session is at
-//! most an hour old" must not. [`Clock`] reads Linux's `CLOCK_BOOTTIME`, which counts suspended time too.
+//! tokio's timers stand still while a machine is suspended (`CLOCK_MONOTONIC`). A promise such as "this
+//! session is at most an hour old" must not. [`Clock`] reads Linux's `CLOCK_BOOTTIME`, which counts suspended
+//! time too.
 
 use std::fmt;
 use std::ops::Add;
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// The longest that a timer sleeps before it looks at the clock again. A deadline that passed while the machine slept
-/// is noticed within this time after it wakes.
+/// The longest that a timer sleeps before it looks at the clock again. A deadline that passed while the
+/// machine slept is noticed within this time after it wakes.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A point in this machine's own time, since it was started. The time that it spent suspended counts.
@@ -76,8 +77,8 @@ impl Clock {
         Self(Source::Tokio { origin: tokio::time::Instant::now() })
     }
 
-    /// A clock for tests that stands still until [`Hands::advance`] moves it, as if the machine had slept. It begins at
-    /// zero.
+    /// A clock for tests that stands still until [`Hands::advance`] moves it, as if the machine had slept. It
+    /// begins at zero.
     #[must_use]
     pub fn manual() -> (Self, Hands) {
         let (sender, receiver) = watch::channel(Duration::ZERO);

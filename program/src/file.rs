@@ -1,11 +1,11 @@
 //! Files that are kept: whole or not at all, and still there after a power cut.
 //!
-//! Each function returns only when the file *and* its entry in the folder are on the disk. A program that acknowledges
-//! something after one of them returned has kept it. When one of them fails, the old file is as it was, or the new one
-//! is there whole; calling it again is always right.
+//! Each function returns only when the file *and* its entry in the folder are on the disk. A program that
+//! acknowledges something after one of them returned has kept it. When one of them fails, the old file is as
+//! it was, or the new one is there whole; calling it again is always right.
 //!
-//! With the feature `fault-injection`, [`fault`] makes a chosen operation fail, so that a program can be tested at every
-//! write that it does.
+//! With the feature `fault-injection`, [`fault`] makes a chosen operation fail, so that a program can be
+//! tested at every write that it does.
 
 #[cfg(feature = "fault-injection")]
 pub mod fault;
@@ -109,8 +109,8 @@ pub enum SecretError {
 
 /// Writes a file in one step. A reader sees the old bytes or the new ones, before and after a power cut.
 ///
-/// A symbolic link at `path` is replaced, not followed. `mode` is the permissions of the new file, less the process's
-/// umask.
+/// A symbolic link at `path` is replaced, not followed. `mode` is the permissions of the new file, less the
+/// process's umask.
 ///
 /// # Errors
 /// The system refuses. The old file is as it was, or the new one is in place but may not survive a power cut.
@@ -121,8 +121,8 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     sync_folder(folder_of(path))
 }
 
-/// Writes a file as [`replace`] does, unless it has these bytes already; then it only makes sure that they are on the
-/// disk. Says whether it wrote.
+/// Writes a file as [`replace`] does, unless it has these bytes already; then it only makes sure that they
+/// are on the disk. Says whether it wrote.
 ///
 /// A full disk is no obstacle to a file that is right already.
 ///
@@ -204,7 +204,8 @@ pub fn read_secret(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, Secr
     Ok(bytes)
 }
 
-/// Makes a folder and those above it, unless they exist. `mode` is the permissions of new ones, less the umask.
+/// Makes a folder and those above it, unless they exist. `mode` is the permissions of new ones, less the
+/// umask.
 ///
 /// # Errors
 /// The system refuses.
@@ -255,7 +256,8 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// A file under a name of its own beside the one that it is meant for. It is removed unless it was put in place.
+/// A file under a name of its own beside the one that it is meant for. It is removed unless it was put in
+/// place.
 struct Temporary {
     path: PathBuf,
     in_place: bool,

@@ -1,7 +1,7 @@
 //! What every program that runs on its owner's machine does the same way.
 //!
-//! The host, the partner's program and the authority's program use this crate. The enclave and everything that it
-//! measures do not: an enclave has no disk, no terminal and no signals.
+//! The host, the partner's program and the authority's program use this crate. The enclave and everything
+//! that it measures do not: an enclave has no disk, no terminal and no signals.
 //!
 //! | module | in one line |
 //! |---|---|
@@ -13,13 +13,15 @@
 //! | [`limits`] | `limits::require_open_files(4096)?;` |
 //! | [`signals`] | `signals.next().await` |
 //!
-//! Two features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and `signals`).
-//! The crate is for Unix systems.
+//! Two features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and
+//! `signals`). The crate is for Unix systems.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "runtime")]
 pub mod clock;
+#[cfg(feature = "examples")]
+pub mod examples;
 pub mod file;
 pub mod limits;
 pub mod lock;

@@ -7,9 +7,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// The program needs more open files than the system allows it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this needs {needed} open files and sockets, and the system allows {allowed}; allow more (`ulimit -Hn {needed}` as \
-     root, `LimitNOFILE={needed}` in a systemd unit, `--ulimit nofile={needed}` for a container), or lower the number \
-     of connections"
+    "this needs {needed} open files and sockets, and the system allows {allowed}; allow more \
+     (`ulimit -Hn {needed}` as root, `LimitNOFILE={needed}` in a systemd unit, `--ulimit nofile={needed}` for a \
+     container), or lower the number of connections"
 )]
 pub struct TooFewFiles {
     /// How many the program needs.
@@ -18,10 +18,11 @@ pub struct TooFewFiles {
     pub allowed: u64,
 }
 
-/// Raises the soft limit on open files to the hard limit, and gives the limit that holds then. `u64::MAX` is no limit.
+/// Raises the soft limit on open files to the hard limit, and gives the limit that holds then. `u64::MAX` is
+/// no limit.
 ///
-/// The soft limit is 1024 on most systems for the sake of programs that use `select`. Programs that do not are meant to
-/// raise it.
+/// The soft limit is 1024 on most systems for the sake of programs that use `select`. Programs that do not
+/// are meant to raise it.
 ///
 /// # Errors
 /// The system refuses.
@@ -34,7 +35,8 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
-/// Raises the limit as [`raise_open_files`] does, and checks that `needed` files fit into it. Gives the limit.
+/// Raises the limit as [`raise_open_files`] does, and checks that `needed` files fit into it. Gives the
+/// limit.
 ///
 /// # Errors
 /// [`TooFewFiles`], which tells what to do.

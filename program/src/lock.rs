@@ -34,8 +34,9 @@ pub enum LockError {
 
 /// A folder that this process alone uses, until this is dropped or the process ends in whatever way.
 ///
-/// The lock is a `flock`, which belongs to the open file and not to the process: a child that another thread forks holds
-/// a copy until it runs its own program. So the lock is given back explicitly, and is free once this is dropped.
+/// The lock is a `flock`, which belongs to the open file and not to the process: a child that another thread
+/// forks holds a copy until it runs its own program. So the lock is given back explicitly, and is free once
+/// this is dropped.
 #[derive(Debug)]
 pub struct FolderLock {
     folder: PathBuf,

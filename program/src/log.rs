@@ -1,11 +1,11 @@
 //! The log of a program: best effort, so that it never keeps the program from its work.
 //!
-//! Lines go to standard error through a bounded queue and a thread of its own. A reader that is gone, slow or full costs
-//! lines, and nothing else: no call blocks, none panics. Lost lines are counted, and once lines flow again the log says
-//! how many were lost.
+//! Lines go to standard error through a bounded queue and a thread of its own. A reader that is gone, slow or
+//! full costs lines, and nothing else: no call blocks, none panics. Lost lines are counted, and once lines
+//! flow again the log says how many were lost.
 //!
-//! The variable [`LEVEL_VARIABLE`] chooses what is logged, in the syntax of `tracing_subscriber::EnvFilter`, for
-//! example `debug` or `info,cleanroom_host::relay=trace`.
+//! The variable [`LEVEL_VARIABLE`] chooses what is logged, in the syntax of `tracing_subscriber::EnvFilter`,
+//! for example `debug` or `info,cleanroom_host::relay=trace`.
 
 mod queue;
 
@@ -49,7 +49,8 @@ impl Format {
 pub enum StartError {
     /// The variable does not say what to log.
     #[error(
-        "the environment variable {LEVEL_VARIABLE} is not understood: {0}; expected for example `info` or `debug`"
+        "the environment variable {LEVEL_VARIABLE} is not understood: {0}; expected for example `info` or \
+         `debug`"
     )]
     Level(String),
     /// This process has a log already.
@@ -82,7 +83,8 @@ impl Drop for Log {
     }
 }
 
-/// Starts the log of this process. `default` is the level when [`LEVEL_VARIABLE`] is not set, for example `info`.
+/// Starts the log of this process. `default` is the level when [`LEVEL_VARIABLE`] is not set, for example
+/// `info`.
 ///
 /// # Errors
 /// [`StartError`], before anything is logged.
@@ -101,7 +103,8 @@ pub fn start(format: Format, default: &str) -> Result<Log, StartError> {
         let queue = Arc::clone(&queue);
         move || Line::new(Arc::clone(&queue))
     };
-    // By default tracing reports its own trouble with `eprintln!`, which panics where standard error is closed.
+    // By default tracing reports its own trouble with `eprintln!`, which panics where standard error is
+    // closed.
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

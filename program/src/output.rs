@@ -24,8 +24,8 @@ pub enum OutputError {
 }
 
 impl OutputError {
-    /// The exit status by convention: 141 (128 + SIGPIPE) when the reader is gone, which shells and `set -o pipefail`
-    /// know; otherwise `failed`, the program's own status for "the system refused".
+    /// The exit status by convention: 141 (128 + SIGPIPE) when the reader is gone, which shells and `set -o
+    /// pipefail` know; otherwise `failed`, the program's own status for "the system refused".
     #[must_use]
     pub fn exit_status(&self, failed: u8) -> u8 {
         match self {
@@ -55,8 +55,8 @@ pub fn write(bytes: &[u8]) -> Result<(), OutputError> {
     stdout.flush().and_then(|()| write_all(&mut Raw(stdout.as_fd()), bytes)).map_err(OutputError::from)
 }
 
-/// Writes one line (a line feed is added) to standard output for whoever may read it, and goes on after one second if
-/// nobody does: what a service says when it is ready.
+/// Writes one line (a line feed is added) to standard output for whoever may read it, and goes on after one
+/// second if nobody does: what a service says when it is ready.
 pub fn announce(text: impl Display) {
     let line = format!("{text}\n");
     for_a_moment(move || _ = write(line.as_bytes()));
@@ -64,7 +64,8 @@ pub fn announce(text: impl Display) {
 
 /// Writes one line (a line feed is added) to standard error, and goes on after one second if nobody reads it.
 ///
-/// There is nowhere to say that nobody does, so nothing is returned. The exit status must tell the same story.
+/// There is nowhere to say that nobody does, so nothing is returned. The exit status must tell the same
+/// story.
 pub fn complain(text: impl Display) {
     let line = format!("{text}\n");
     for_a_moment(move || {

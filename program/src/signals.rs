@@ -25,7 +25,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen. From here on none of the three signals ends the program by itself. Needs a tokio runtime.
+    /// Begins to listen. From here on none of the three signals ends the program by itself. Needs a tokio
+    /// runtime.
     ///
     /// # Errors
     /// The system refuses a handler.

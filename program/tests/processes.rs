@@ -13,7 +13,8 @@ const VARIABLE: &str = "CLEANROOM_TEST_OF_THE_LOG";
 /// More lines than a pipe and the queue hold.
 const LINES: u64 = 30_000;
 
-/// Runs this file's program once more, as one that logs much and prints how many lines it lost. Gives that number.
+/// Runs this file's program once more, as one that logs much and prints how many lines it lost. Gives that
+/// number.
 fn run(format: &str, stderr: impl Into<Stdio>) -> u64 {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "a_program_that_logs", "--ignored", "--nocapture"]);

@@ -52,7 +52,8 @@ impl Ceremony {
         }
         let parties = NAMES.map(|name| format!("--authority {name}={name}.pem.pub,{name}-online.pem.pub"));
         let parties = parties.join(" ");
-        ceremony.run(&format!("root new --room r --expires 2090-01-01T00:00:00Z {parties}"));
+        ceremony
+            .run(&format!("root new --room r --expires 2090-01-01T00:00:00Z --lease-threshold 1 {parties}"));
         ceremony.run("root sign root.draft.json --key bank.pem --out roots/1.json");
         ceremony.run("root sign roots/1.json --key utility.pem");
 

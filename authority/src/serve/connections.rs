@@ -1,9 +1,10 @@
-//! The connections of the lease service: how many there are, how long each may last, and which one ends when more come.
+//! The connections of the lease service: how many there are, how long each may last, and which one ends when
+//! more come.
 //!
-//! Anybody may connect. So a place is never kept by waiting: when all are taken and another client comes, the oldest
-//! connection ends that waits for its client, of the address that holds the most. A connection whose request is being
-//! worked on is spared. Hundreds of slow clients therefore cost each other their places, and a client that says at once
-//! what it wants gets its answer.
+//! Anybody may connect, so waiting must not keep others out. When the number is reached and another client
+//! comes, one connection that waits for its client ends: the oldest of the address that has the most. A
+//! connection whose request is being worked on is spared. Hundreds of slow clients therefore end each other's
+//! connections, and a client that sends its request at once gets its answer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -39,11 +40,11 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 << 10;
 
-/// Tells that the request of a connection is being worked on.
+/// Whether the request of a connection is being worked on.
 #[derive(Debug, Clone, Default)]
 pub(super) struct AtWork(Arc<AtomicUsize>);
 
-/// The connection is spared while this lives.
+/// The connection is spared for as long as this lives.
 pub(super) struct Spared(Arc<AtomicUsize>);
 
 impl AtWork {
@@ -71,10 +72,10 @@ pub(super) async fn serve(
     signals: &mut Signals,
 ) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Places { open: Mutex::default(), metrics: Arc::clone(metrics) });
+    let connections = Arc::new(Connections { open: Mutex::default(), metrics: Arc::clone(metrics) });
     let mut number = 0;
     loop {
-        // The signal comes first: a crowd of clients must not keep the service from ending.
+        // Signals come first: a crowd of clients must not keep the service from ending.
         let accepted = tokio::select! {
             biased;
             _ = signals.next() => break,
@@ -83,30 +84,30 @@ pub(super) async fn serve(
         match accepted {
             Ok((stream, from)) => {
                 number += 1;
-                places.enter(number, from.ip(), stream, router, &graceful);
+                connections.add(number, from.ip(), stream, router, &graceful);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                // Too many open files and the like: one connection ends for another.
-                places.shed(0);
+                // Probably too many open files: one connection ends so that another can be accepted.
+                connections.shed(0);
                 sleep(Duration::from_millis(100)).await;
             }
         }
     }
-    // Clients that come now are refused, and ask another service.
+    // The system refuses clients that come now, and they ask another service.
     drop(listener);
-    tracing::info!(connections = places.lock().len(), "asked to end: answering what was asked");
+    tracing::info!(connections = connections.lock().len(), "asked to end: answering what was asked");
     let drained = tokio::select! {
         () = graceful.shutdown() => true,
         () = sleep(DRAIN) => false,
         _ = signals.next() => false,
     };
-    places.end_all();
+    connections.end_all();
     tracing::info!(drained, "ended");
 }
 
 /// The connections that are open, oldest first.
-struct Places {
+struct Connections {
     open: Mutex<BTreeMap<u64, Open>>,
     metrics: Arc<Metrics>,
 }
@@ -117,27 +118,27 @@ struct Open {
     task: AbortHandle,
 }
 
-/// The place of one connection. It is free again when this is dropped.
-struct Place {
-    places: Arc<Places>,
+/// One connection's entry in the list. Dropping this removes it.
+struct Entry {
+    connections: Arc<Connections>,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for Entry {
     fn drop(&mut self) {
-        let mut open = self.places.lock();
+        let mut open = self.connections.lock();
         open.remove(&self.number);
-        self.places.metrics.connections(open.len());
+        self.connections.metrics.connections(open.len());
     }
 }
 
-impl Places {
+impl Connections {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives a new connection a place, if need be that of another.
-    fn enter(
+    /// Serves a new connection. If there are too many, it ends another.
+    fn add(
         self: &Arc<Self>,
         number: u64,
         from: IpAddr,
@@ -147,20 +148,20 @@ impl Places {
     ) {
         self.shed(CONNECTIONS - 1);
         let at_work = AtWork::default();
-        let place = Place { places: Arc::clone(self), number };
+        let entry = Entry { connections: Arc::clone(self), number };
         let connection = graceful.watch(connection(stream, router.clone(), at_work.clone()));
-        // The lock is held until the connection is in the list, so that it cannot leave before it came.
+        // The lock is held until the entry is in the list, so that it is not removed before it is there.
         let mut open = self.lock();
         let task = tokio::spawn(async move {
-            let _place = place;
-            // A connection that breaks is its client's matter.
+            let _entry = entry;
+            // An error concerns this client alone.
             let _ = timeout(LIFE, connection).await;
         });
         open.insert(number, Open { from, at_work, task: task.abort_handle() });
         self.metrics.connections(open.len());
     }
 
-    /// Ends connections until at most `most` are left, as far as they wait for their clients.
+    /// Ends one connection that waits for its client if more than `most` are open.
     fn shed(&self, most: usize) {
         let mut open = self.lock();
         if open.len() <= most {
@@ -211,43 +212,43 @@ mod tests {
     use super::*;
 
     /// Connections from these addresses, in this order, that never end by themselves.
-    fn places(from: &[u8]) -> Places {
-        let places = Places { open: Mutex::default(), metrics: Arc::new(Metrics::new()) };
+    fn open(from: &[u8]) -> Connections {
+        let connections = Connections { open: Mutex::default(), metrics: Arc::new(Metrics::new()) };
         for (number, last) in (0..).zip(from) {
             let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
             let from = IpAddr::from([10, 0, 0, *last]);
-            places.lock().insert(number, Open { from, at_work: AtWork::default(), task });
+            connections.lock().insert(number, Open { from, at_work: AtWork::default(), task });
         }
-        places
+        connections
     }
 
-    fn left(places: &Places) -> Vec<u64> {
-        places.lock().keys().copied().collect()
+    fn left(connections: &Connections) -> Vec<u64> {
+        connections.lock().keys().copied().collect()
     }
 
     #[tokio::test]
     async fn the_oldest_of_the_address_with_the_most_connections_ends() {
-        let places = places(&[1, 2, 2, 1, 2, 3]);
-        places.shed(6);
-        assert_eq!(left(&places), [0, 1, 2, 3, 4, 5], "there is room");
+        let connections = open(&[1, 2, 2, 1, 2, 3]);
+        connections.shed(6);
+        assert_eq!(left(&connections), [0, 1, 2, 3, 4, 5], "there is room");
         for expected in [vec![0, 2, 3, 4, 5], vec![2, 3, 4, 5], vec![3, 4, 5]] {
-            places.shed(0);
-            assert_eq!(left(&places), expected);
+            connections.shed(0);
+            assert_eq!(left(&connections), expected);
         }
     }
 
     #[tokio::test]
     async fn a_connection_whose_request_is_worked_on_is_spared() {
-        let places = places(&[1, 1, 2]);
-        let at_work = places.lock()[&0].at_work.clone();
+        let connections = open(&[1, 1, 2]);
+        let at_work = connections.lock()[&0].at_work.clone();
         let spared = [at_work.begin(), at_work.begin()];
-        places.shed(0);
-        places.shed(0);
-        assert_eq!(left(&places), [0]);
-        places.shed(0);
-        assert_eq!(left(&places), [0], "nothing is left to end");
+        connections.shed(0);
+        connections.shed(0);
+        assert_eq!(left(&connections), [0]);
+        connections.shed(0);
+        assert_eq!(left(&connections), [0], "nothing is left to end");
         drop(spared);
-        places.shed(0);
-        assert!(left(&places).is_empty());
+        connections.shed(0);
+        assert!(left(&connections).is_empty());
     }
 }

@@ -47,6 +47,7 @@ fn two_of_three_make_a_root() {
     let made =
         folder.json(&format!("root new --room r --expires 2090-01-01T00:00:00Z {}", parties.join(" ")));
     assert_eq!(made["root"]["roles"]["root"]["threshold"], 2);
+    assert_eq!(made["root"]["roles"]["lease"]["threshold"], 2, "one online key alone leases nothing");
     assert_eq!(made["root"]["roles"]["deny"]["threshold"], 1);
 
     assert_eq!(folder.refused("root show root.draft.json"), "threshold");

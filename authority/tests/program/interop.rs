@@ -1,5 +1,5 @@
-//! The outside check: `securesystemslib` (`PyPI`), the reference implementation of DSSE behind `python-tuf` and `in-toto`, verifies our
-//! envelopes, and we accept what it signs.
+//! The outside check: `securesystemslib` (`PyPI`), the reference implementation of DSSE behind `python-tuf`
+//! and `in-toto`, verifies our envelopes, and we accept what it signs.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,5 +1,6 @@
-//! Nothing that was acknowledged is lost, and every command can be run again after it failed: each test fails every file
-//! operation in turn, as a full disk does, and kills the program in place of it, as a power cut does.
+//! Nothing that was acknowledged is lost, and every command can be run again after it failed: each test fails
+//! every file operation in turn, as a full disk does, and kills the program in place of it, as a power cut
+//! does.
 
 use std::collections::BTreeMap;
 use std::path::Path;

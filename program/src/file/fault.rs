@@ -1,16 +1,16 @@
 //! Makes a chosen file operation fail. Only in tests: the feature `fault-injection` is for dev-dependencies.
 //!
-//! Every operation that changes the disk, or opens a file, counts: open, write, bring to the disk, rename, bring the
-//! folder to the disk, make a folder, remove. A test runs its work with a fault at the first, then at the second, and so
-//! on until the work passes: it has then failed at every place where it can.
+//! Every operation that changes the disk, or opens a file, counts: open, write, bring to the disk, rename,
+//! bring the folder to the disk, make a folder, remove. A test runs its work with a fault at the first, then
+//! at the second, and so on until the work passes: it has then failed at every place where it can.
 
 use std::cell::Cell;
 use std::io;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The environment variable that gives a whole process a fault: `3` fails its third operation, `3+` its third and every
-/// later one, `3!` kills the process in place of the third, as a power cut does.
+/// The environment variable that gives a whole process a fault: `3` fails its third operation, `3+` its third
+/// and every later one, `3!` kills the process in place of the third, as a power cut does.
 pub const VARIABLE: &str = "CLEANROOM_FAULT";
 
 /// Which operations fail.
@@ -36,8 +36,8 @@ thread_local! {
     static THREAD: Cell<Option<(Plan, u64)>> = const { Cell::new(None) };
 }
 
-/// Runs `work` with the `number`th file operation of this thread failing (the first is 1), and says whether it came to
-/// that.
+/// Runs `work` with the `number`th file operation of this thread failing (the first is 1), and says whether
+/// it came to that.
 pub fn at<T>(number: u64, work: impl FnOnce() -> T) -> (T, bool) {
     scoped(Plan::Once(number), number, work)
 }

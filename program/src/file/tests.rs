@@ -2,8 +2,8 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
-/// Runs `work` with a fault at the first operation, the second, and so on, until no fault is met. `check` looks after
-/// each at what `work` gave and at the folder; then the work must succeed without a fault.
+/// Runs `work` with a fault at the first operation, the second, and so on, until no fault is met. `check`
+/// looks after each at what `work` gave and at the folder; then the work must succeed without a fault.
 fn at_every_operation(
     prepare: impl Fn(&Path),
     work: impl Fn(&Path) -> Result<(), FileError>,
