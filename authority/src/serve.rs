@@ -60,7 +60,7 @@ pub(crate) enum Command {
     ///   GET  /metrics, /healthz
     ///
     /// SIGTERM and SIGINT let running requests finish. SIGHUP does nothing. The log goes to standard error;
-    /// CLEANROOM_LOG=debug shows more.
+    /// `CLEANROOM_LOG=debug` shows more.
     #[command(verbatim_doc_comment, after_help = EXAMPLES)]
     Serve(Box<Serve>),
 }
