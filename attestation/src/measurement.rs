@@ -28,7 +28,6 @@
 //! with two processors an image then takes as long as hashing it once.
 
 mod certificate;
-mod encode;
 mod error;
 mod layout;
 mod manifest;
@@ -42,7 +41,6 @@ mod tests;
 use serde::Serialize;
 
 pub use certificate::{Curve, SigningCertificate};
-pub use encode::encode;
 pub use error::{ImageError, SignatureError};
 pub use manifest::{ApplicationPath, Manifest, ManifestError, ManifestFile};
 pub use metadata::{BuildInformation, Metadata};

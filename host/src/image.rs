@@ -17,6 +17,7 @@ pub mod signing;
 pub mod summary;
 #[cfg(test)]
 mod testing;
+pub mod writer;
 
 use std::fs::File;
 use std::io::{self, Read as _};

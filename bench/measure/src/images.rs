@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use aws_nitro_enclaves_image_format::defs::{EifBuildInfo, EifIdentityInfo};
 use aws_nitro_enclaves_image_format::utils::eif_reader::EifReader;
 use aws_nitro_enclaves_image_format::utils::{EifBuilder, SignKeyData};
-use cleanroom_attestation::measurement::{Measurement, Measurer, SectionKind, SignatureRequest, encode};
+use cleanroom_attestation::measurement::{Measurement, Measurer, SectionKind, SignatureRequest};
+use cleanroom_host::image::writer;
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
@@ -99,7 +100,7 @@ fn written(directory: &Path, image: &[u8], measurement: &Measurement) -> Outcome
     }
     let sections: Vec<(SectionKind, &[u8])> =
         sections.iter().map(|(kind, contents)| (*kind, contents.as_slice())).collect();
-    Ok(encode(measurement.architecture, &sections)?)
+    Ok(writer::write(measurement.architecture, &sections)?)
 }
 
 /// r and s in a signature section: the last of the four parts of its `COSE_Sign1`.

@@ -3,13 +3,14 @@
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::measurement::{
     ApplicationPath, Architecture, BuildInformation, ImageError, Manifest, ManifestError, ManifestFile,
-    Measurement, Measurer, SectionKind, SignatureRequest, encode,
+    Measurement, Measurer, SectionKind, SignatureRequest,
 };
 use cleanroom_attestation::time::Timestamp;
 
 use super::COMMAND_LINE;
 use super::cpio::{Archive, CpioError, Kind};
 use super::signing::{Signer, SigningError};
+use super::writer::{self, SectionCount};
 
 /// Where the program that runs in the enclave is.
 pub const PROGRAM: &str = "/app/enclave";
@@ -101,7 +102,7 @@ pub fn build(inputs: &Inputs, signer: Option<&Signer>, now: Timestamp) -> Result
         (SectionKind::Ramdisk, &boot),
         (SectionKind::Ramdisk, &application),
     ];
-    let mut image = encode(Architecture::X86_64, &sections)?;
+    let mut image = writer::write(Architecture::X86_64, &sections)?;
     let mut measurement = measure(&image)?;
     let mut warnings = Vec::new();
     let signature;
@@ -110,7 +111,7 @@ pub fn build(inputs: &Inputs, signer: Option<&Signer>, now: Timestamp) -> Result
             SignatureRequest::new(signer.certificate(), measurement.pcr0).map_err(SigningError::from)?;
         signature = signer.sign(&request, now, &mut warnings)?;
         sections.push((SectionKind::Signature, &signature));
-        image = encode(Architecture::X86_64, &sections)?;
+        image = writer::write(Architecture::X86_64, &sections)?;
         measurement = measure(&image)?;
         if measurement.pcr8.is_none() {
             return Err(BuildError::NotSigned);
@@ -246,6 +247,9 @@ pub enum BuildError {
     /// The image was to be signed, and its reader found no signature.
     #[error("the image was to be signed and is not; this is a defect of this program")]
     NotSigned,
+    /// The image has more parts than the format has room for.
+    #[error(transparent)]
+    Sections(#[from] SectionCount),
     /// The image is refused by its own reader.
     #[error("the image is refused by its own reader: {source} [{}]", source.code())]
     Image {

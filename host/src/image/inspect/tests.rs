@@ -1,9 +1,9 @@
-use cleanroom_attestation::measurement::{Architecture, encode};
+use cleanroom_attestation::measurement::Architecture;
 
 use super::super::cpio::Archive;
 use super::super::testing::{NOW, inputs};
 use super::*;
-use crate::image::build;
+use crate::image::{build, writer};
 
 /// The test image with its ramdisks changed.
 fn image_with(change: impl FnOnce(&mut Vec<Vec<u8>>)) -> Vec<u8> {
@@ -16,7 +16,7 @@ fn image_with(change: impl FnOnce(&mut Vec<Vec<u8>>)) -> Vec<u8> {
     let mut parts: Vec<(SectionKind, &[u8])> =
         rest.map(|section| (section.kind, contents(&image.image, section))).collect();
     parts.extend(ramdisks.iter().map(|ramdisk| (SectionKind::Ramdisk, ramdisk.as_slice())));
-    encode(Architecture::X86_64, &parts).unwrap()
+    writer::write(Architecture::X86_64, &parts).unwrap()
 }
 
 fn application_of(image: &[u8]) -> Application {

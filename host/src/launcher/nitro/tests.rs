@@ -1,10 +1,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use cleanroom_attestation::measurement::{Architecture, SectionKind, encode};
+use cleanroom_attestation::measurement::{Architecture, SectionKind};
 use tempfile::TempDir;
 
 use super::*;
+use crate::image::writer;
 
 const ID: &str = "i-0123456789abcdef0-enc0190c0ffee000001";
 
@@ -26,7 +27,7 @@ impl Scene {
             (SectionKind::Ramdisk, b"boot"),
             (SectionKind::Ramdisk, b"application"),
         ];
-        fs::write(scene.path("image.eif"), encode(Architecture::X86_64, &sections).unwrap()).unwrap();
+        fs::write(scene.path("image.eif"), writer::write(Architecture::X86_64, &sections).unwrap()).unwrap();
         fs::write(scene.path("model"), "a model").unwrap();
         scene.answer("run", &started(16));
         scene.answer("describe", &scene.described("NONE", |pcr| pcr));
@@ -156,7 +157,7 @@ async fn only_the_image_that_was_measured_is_started() {
         (SectionKind::Metadata, METADATA),
         (SectionKind::Ramdisk, b"boot"),
     ];
-    fs::write(scene.path("image.eif"), encode(Architecture::X86_64, &sections).unwrap()).unwrap();
+    fs::write(scene.path("image.eif"), writer::write(Architecture::X86_64, &sections).unwrap()).unwrap();
     assert!(matches!(nitro.launch().await, Err(LaunchError::ImageDigest { .. })));
     assert_eq!(scene.calls(), "", "nothing was started");
 }
