@@ -35,13 +35,14 @@ pub(crate) struct Arguments {
 const AFTER_HELP: &str = "\
 Exit status:
   0  did what it was asked, or was asked to stop and drained
-  1  could not start, or `doctor` found something missing
+  1  could not start, was ended at once by a second signal, or `doctor` found something missing
   2  the command line is wrong
   3  the enclave refused its configuration or model
   4  the enclave failed more often than --max-restarts allows
   5  the images differ (`image diff`)
 
-Logs go to standard error; CLEANROOM_LOG=debug shows more. They name connections by number and never contain what they carry.
+Logs go to standard error; CLEANROOM_LOG=debug shows more. They name connections by number and never contain what
+they carry. When nobody can take the lines, they are lost and counted, and the program goes on.
 
 Example: try everything on one machine, without hardware
   cleanroom-host doctor
@@ -64,7 +65,8 @@ When the enclave is ready, one line (or JSON object) on standard output says whe
   development-root.pem  the root under which this enclave's evidence is signed; made anew at each start
   console.log           what the enclave said
 
-SIGTERM or SIGINT drains: no new connections, the enclave finishes what it does, and everything ends within --drain-timeout.")]
+SIGTERM or SIGINT drains: no new connections, the enclave finishes what it does, and everything ends within
+--drain-timeout. A second signal ends everything at once. SIGHUP changes nothing.")]
     Run(Box<RunArguments>),
 
     /// Relay partners' connections to an enclave that somebody else started.
@@ -72,7 +74,8 @@ SIGTERM or SIGINT drains: no new connections, the enclave finishes what it does,
 Example: an enclave with context id 16 that listens on port 8443
   cleanroom-host relay --listen 0.0.0.0:8443 --to vsock:16:8443 --metrics 127.0.0.1:9100
 
-SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout.")]
+SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout. A second signal ends
+everything at once. SIGHUP changes nothing.")]
     Relay(RelayArguments),
 
     /// Build enclave images, look into them, compare them.
@@ -144,7 +147,7 @@ pub(crate) struct RunArguments {
 
     /// Folder for the enclave's socket, its console and its measurements.
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
-    state: PathBuf,
+    pub(crate) state: PathBuf,
 
     /// Show what the enclave says on standard error, too.
     #[arg(long)]
@@ -264,9 +267,20 @@ impl DoctorArguments {
 
 #[derive(Args)]
 pub(crate) struct LimitArguments {
-    /// Open connections; further ones are closed at once.
+    /// Open connections. When there are so many, a new one takes the place of one of the client that has most, or is
+    /// closed at once. Each needs two open files.
     #[arg(long, value_name = "NUMBER", default_value = "1024")]
     max_connections: NonZeroUsize,
+
+    /// Open connections of one client (an IPv4 address, or a /64 network of IPv6); further ones are closed at once.
+    /// Without it, half of --max-connections. Behind a balancer that hides its clients' addresses, give as many as
+    /// --max-connections.
+    #[arg(long, value_name = "NUMBER")]
+    max_connections_per_client: Option<NonZeroUsize>,
+
+    /// How long a connection may take until it carried as much as a TLS session needs to begin.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    opening_timeout: Duration,
 
     /// How long the enclave may take to accept a connection; until then it is tried again.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
@@ -284,19 +298,37 @@ pub(crate) struct LimitArguments {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
 
-    /// Serve /metrics (Prometheus) and /status (JSON) here: HOST:PORT or unix:PATH.
+    /// Serve /metrics (Prometheus), /status (JSON), /healthz and /readyz here: HOST:PORT or unix:PATH.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) metrics: Option<ListenAddress>,
 }
 
 impl LimitArguments {
-    pub(crate) const fn to_limits(&self) -> Limits {
+    pub(crate) fn to_limits(&self) -> Limits {
         Limits {
             connections: self.max_connections,
+            per_client: self.max_connections_per_client.unwrap_or(
+                NonZeroUsize::new(self.max_connections.get().div_ceil(2)).unwrap_or(self.max_connections),
+            ),
             connect: self.connect_timeout,
             drain: self.drain_timeout,
-            times: Times { idle: self.idle_timeout, lifetime: self.max_lifetime },
+            times: Times {
+                opening: self.opening_timeout,
+                idle: self.idle_timeout,
+                lifetime: self.max_lifetime,
+            },
         }
+    }
+}
+
+/// Open files for everything but partners' connections: the log, the report, the agent's connections to lease services,
+/// and what an enclave's start needs (its program, its console, its security module).
+const OTHER_FILES: u64 = 128;
+
+impl LimitArguments {
+    /// Open files and sockets that the program needs at most: two for each connection, and the rest.
+    pub(crate) fn open_files(&self) -> u64 {
+        (self.max_connections.get() as u64).saturating_mul(2).saturating_add(OTHER_FILES)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Addresses: where partners connect to the host, and where the host finds the enclave.
 
+mod claim;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -7,20 +9,23 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
 
-use crate::relay::{Accept, Dial};
+pub use claim::ClaimedListener;
+
+use crate::relay::{Accept, Accepted, Dial};
 
 /// The longest path of a Unix socket in bytes: `sun_path` without its terminator (unix(7)).
 pub const SOCKET_PATH_MAX: usize = 107;
 
 /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
 ///
-/// When the queue is full, Linux answers with SYN cookies. A connection that begins with a segment of one to three bytes and
-/// loses it can then be accepted *without those bytes*: the cookie's check takes the later sequence number for another segment
-/// size. TLS notices, and its first segment is larger; a long queue keeps it from happening in a burst at all.
+/// When the queue is full, Linux answers with SYN cookies. A connection that begins with a segment of one to three
+/// bytes and loses it can then be accepted *without those bytes*: the cookie's check takes the later sequence number
+/// for another segment size. TLS notices, and its first segment is larger. A long queue keeps it from happening in a
+/// burst at all.
 const BACKLOG: u32 = 4096;
 
 /// Where the host listens: `HOST:PORT`, `tcp:HOST:PORT` or `unix:PATH`.
@@ -42,8 +47,8 @@ pub enum EnclaveAddress {
         /// The port.
         port: u32,
     },
-    /// A port of a virtual machine whose vsock device is a Unix socket here (`vhost-device-vsock`, Firecracker): whoever connects
-    /// says `CONNECT` and the port, and is answered `OK` and a number, each in a line.
+    /// A port of a virtual machine whose vsock device is a Unix socket here (`vhost-device-vsock`, Firecracker). A client
+    /// sends a line with `CONNECT` and the port. The device answers with a line of `OK` and a number.
     Hybrid {
         /// The device's socket.
         path: PathBuf,
@@ -128,7 +133,8 @@ pub fn socket_path(path: impl Into<PathBuf>) -> Result<PathBuf, AddressError> {
     }
 }
 
-/// Removes what a socket of an earlier run left at `path`. Anything but a socket stays, and binding then fails.
+/// Removes a socket that an earlier run left at `path`, in a folder that this process alone uses. Anything but a socket
+/// stays, and binding then fails.
 ///
 /// # Errors
 /// When the file system refuses.
@@ -162,17 +168,14 @@ impl fmt::Display for EnclaveAddress {
 }
 
 impl ListenAddress {
-    /// Binds the socket. A stale Unix socket is removed first.
+    /// Binds the socket. A Unix socket on which nobody listens any more is replaced.
     ///
     /// # Errors
-    /// When the system refuses, for instance because the address is in use.
+    /// When the system refuses, for instance because somebody listens on the address.
     pub async fn bind(&self) -> io::Result<BoundListener> {
         match self {
             Self::Tcp(address) => bind_tcp(address).await.map(BoundListener::Tcp),
-            Self::Unix(path) => {
-                remove_stale_socket(path)?;
-                UnixListener::bind(path).map(BoundListener::Unix)
-            }
+            Self::Unix(path) => ClaimedListener::bind(path).await.map(BoundListener::Unix),
         }
     }
 }
@@ -197,7 +200,7 @@ pub enum BoundListener {
     /// TCP.
     Tcp(TcpListener),
     /// A Unix stream socket.
-    Unix(UnixListener),
+    Unix(ClaimedListener),
 }
 
 impl BoundListener {
@@ -210,10 +213,7 @@ impl BoundListener {
             Self::Tcp(listener) => {
                 listener.local_addr().map(|address: SocketAddr| ListenAddress::Tcp(address.to_string()))
             }
-            Self::Unix(listener) => {
-                let address = listener.local_addr()?;
-                Ok(ListenAddress::Unix(address.as_pathname().map(Path::to_owned).unwrap_or_default()))
-            }
+            Self::Unix(listener) => Ok(ListenAddress::Unix(listener.path().to_owned())),
         }
     }
 }
@@ -221,15 +221,18 @@ impl BoundListener {
 impl Accept for BoundListener {
     type Stream = Either<TcpStream, UnixStream>;
 
-    async fn accept(&mut self) -> io::Result<Self::Stream> {
+    async fn accept(&mut self) -> io::Result<Accepted<Self::Stream>> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, from) = listener.accept().await?;
                 // Tokens are small and each is worth a packet.
                 stream.set_nodelay(true)?;
-                Ok(Either::Left(stream))
+                Ok(Accepted { stream: Either::Left(stream), from: Some(from.ip()) })
             }
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Either::Right(stream)),
+            Self::Unix(listener) => {
+                let stream = Either::Right(listener.accept().await?);
+                Ok(Accepted { stream, from: None })
+            }
         }
     }
 }
@@ -312,26 +315,11 @@ mod tests {
         assert!(system(&format!("{}x", &fits["unix:".len()..])).is_err());
     }
 
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced_and_a_file_is_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("relay.sock");
-        let address = ListenAddress::Unix(path.clone());
-        drop(address.bind().await.unwrap());
-        let again = address.bind().await.unwrap();
-        assert_eq!(again.address().unwrap(), address);
-        drop(again);
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, "precious").unwrap();
-        assert_eq!(address.bind().await.unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
-    }
-
     /// What a client gets from a vsock device that answers its first line with `answer`.
     async fn answered(answer: &'static [u8]) -> (io::Result<Vec<u8>>, String) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("vsock");
-        let listener = UnixListener::bind(&path).unwrap();
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let device = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut line = vec![0; b"CONNECT 5000\n".len()];

@@ -31,8 +31,8 @@ pub trait Launcher: Send {
     /// A running enclave.
     type Enclave: Enclave;
 
-    /// Whether an enclave that is asked to drain lets running requests end. One that cannot be asked is drained from outside:
-    /// it is ended once its connections have.
+    /// Whether an enclave that is asked to drain lets running requests end. One that cannot be asked is drained from
+    /// outside: it is ended once its connections have.
     const DRAINS_ITSELF: bool;
 
     /// Starts an enclave. It need not accept connections yet.
@@ -87,6 +87,41 @@ impl fmt::Display for Exit {
         match &self.last_words {
             Some(words) => write!(formatter, "; its last words: {words}"),
             None => Ok(()),
+        }
+    }
+}
+
+impl LaunchError {
+    /// Whether trying again is of no use: the settings, the files or the machine must change first.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Nitro(error) => error.is_lasting(),
+            Self::System { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+            }
+            _ => true,
+        }
+    }
+
+    /// The error without names of files, for a report that more people read than the log.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match self {
+            Self::Read { what, source, .. } => format!("could not read the {what}: {}", source.kind()),
+            Self::NotAProgram(_) => "the enclave's file is no program".to_owned(),
+            Self::State { source, .. } => format!("could not use the state folder: {}", source.kind()),
+            Self::Image { error, .. } => format!("the image is refused: {error}"),
+            Self::ImageDigest { expected, actual, .. } => {
+                format!("expected the image to have SHA-384 {expected}, it has {actual}")
+            }
+            Self::Nitro(error) => error.summary(),
+            Self::InUse { .. } => "the state folder is in use".to_owned(),
+            Self::Socket(_) => "the path of the enclave's socket cannot be used".to_owned(),
+            Self::System { what, source } => {
+                format!("could not start the enclave: {what}: {}", source.kind())
+            }
+            Self::Argument(_) | Self::Memory { .. } | Self::SecurityModule(_) => self.to_string(),
         }
     }
 }
@@ -156,8 +191,17 @@ pub enum LaunchError {
     #[error(transparent)]
     Nitro(#[from] nitro::NitroError),
     /// Another host uses the folder.
-    #[error("the state folder `{}` is in use by another cleanroom-host; give each its own with --state", .0.display())]
-    InUse(PathBuf),
+    #[error(
+        "the state folder `{}` is in use by another cleanroom-host{}; give each its own with --state",
+        folder.display(),
+        holder.map_or(String::new(), |id| format!(" (process {id})"))
+    )]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// The process that has it, as it says itself.
+        holder: Option<u32>,
+    },
     /// The enclave's socket would have an impossible path.
     #[error(transparent)]
     Socket(#[from] AddressError),

@@ -3,7 +3,7 @@
 mod command_line;
 mod image_command;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -11,23 +11,27 @@ use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::nitro::Nitro;
 use cleanroom_host::launcher::qemu::Qemu;
 use cleanroom_host::launcher::simulated::Simulated;
-use cleanroom_host::launcher::{Description, LaunchError, SuperviseError};
+use cleanroom_host::launcher::{Description, LaunchError, StateFolder, SuperviseError};
 use cleanroom_host::run::{self, Access, RunError, relay_only, with_enclave};
-use tokio::signal::unix::{SignalKind, signal};
+use cleanroom_program::limits::{TooFewFiles, require_open_files};
+use cleanroom_program::log::{self, Format, StartError};
+use cleanroom_program::output::{self, OutputError};
+use cleanroom_program::signals::{Request, Signals};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::command_line::{Arguments, Command, DoctorArguments, Enclave, RelayArguments, RunArguments};
 use crate::image_command::ImageFailure;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_log(arguments.json);
-    match execute(arguments) {
+    let result = match log::start(Format::json_if(arguments.json), "info") {
+        Ok(_log) => execute(arguments),
+        Err(error) => Err(Failure::Log(error)),
+    };
+    match result {
         Ok(code) => code,
         Err(failure) => {
-            // Standard error may be closed; the exit status says it too.
-            let _ = writeln!(io::stderr(), "cleanroom-host: {failure}");
+            output::complain(format_args!("cleanroom-host: {failure}"));
             failure.code()
         }
     }
@@ -37,29 +41,46 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     let json = arguments.json;
     match arguments.command {
         Command::Doctor(arguments) => examine(&arguments, json),
-        Command::Image { command } => Ok(image_command::execute(&command, json, print_line)?),
-        Command::Relay(arguments) => block_on(relay(arguments, json)),
-        Command::Run(arguments) => block_on(run_enclave(*arguments, json)),
+        Command::Image { command } => {
+            Ok(image_command::execute(&command, json, |text| output::print(text).map_err(to_io))?)
+        }
+        Command::Relay(arguments) => block_on(|stop| relay(arguments, json, stop)),
+        Command::Run(arguments) => block_on(|stop| run_enclave(*arguments, json, stop)),
     }
 }
 
-fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, Failure> {
+/// Runs `work` until its end, or until a second signal. The token is cancelled by the first.
+fn block_on<Work: Future<Output = Result<(), Failure>>>(
+    work: impl FnOnce(CancellationToken) -> Work,
+) -> Result<ExitCode, Failure> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::System)?;
-    runtime.block_on(work).map(|()| ExitCode::SUCCESS)
+    let result = runtime.block_on(async {
+        let (stop, end_now) = stop_on_signal()?;
+        tokio::select! {
+            biased;
+            () = end_now.cancelled() => Err(Failure::EndedAtOnce),
+            result = work(stop) => result,
+        }
+    });
+    // A look at a name or a file that hangs must not keep the program from ending.
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
 }
 
-async fn relay(arguments: RelayArguments, json: bool) -> Result<(), Failure> {
+async fn relay(arguments: RelayArguments, json: bool, stop: CancellationToken) -> Result<(), Failure> {
     let limits = arguments.limits.to_limits();
-    let stop = stop_on_signal()?;
+    require_open_files(arguments.limits.open_files())?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
     announce(&Ready { address: &address, description: None }, json);
     relay_only(listener, arguments.to, limits, report, stop).await.map_err(Failure::System)
 }
 
-async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure> {
-    let stop = stop_on_signal()?;
+async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToken) -> Result<(), Failure> {
+    require_open_files(arguments.limits.open_files())?;
+    // Whoever has the folder may use what belongs to it; nothing is bound, written or removed before that.
+    let state = StateFolder::take(&arguments.state)?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
     let settings = run::Settings {
@@ -76,19 +97,19 @@ async fn run_enclave(arguments: RunArguments, json: bool) -> Result<(), Failure>
     };
     match arguments.enclave() {
         Enclave::Simulated(enclave) => {
-            let launcher = Simulated::prepare(&enclave)?;
+            let launcher = Simulated::prepare_in(&enclave, state)?;
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
         }
         Enclave::Nitro(enclave) => {
-            let launcher = Nitro::prepare(&enclave)?;
+            let launcher = Nitro::prepare_in(&enclave, state)?;
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
         }
         Enclave::Qemu(enclave) => {
-            let launcher = Qemu::prepare(&enclave)?;
+            let launcher = Qemu::prepare_in(&enclave, state)?;
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
@@ -144,17 +165,19 @@ fn announce(ready: &Ready<'_>, json: bool) {
         }
         text
     };
-    // Whoever started the program may not listen; the relay works without.
-    let _ = say(&text);
+    // Perhaps nobody reads it. The relay works without.
+    output::announce(text);
 }
 
 fn say(text: &str) -> Result<(), Failure> {
-    print_line(text).map_err(Failure::System)
+    output::print(text).map_err(Failure::Output)
 }
 
-fn print_line(text: &str) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    writeln!(output, "{text}").and_then(|()| output.flush())
+fn to_io(error: OutputError) -> io::Error {
+    match error {
+        OutputError::Closed => io::ErrorKind::BrokenPipe.into(),
+        OutputError::Failed(error) => error,
+    }
 }
 
 async fn bind(address: &ListenAddress) -> Result<(BoundListener, ListenAddress), Failure> {
@@ -175,31 +198,25 @@ async fn report_listener(address: Option<&ListenAddress>) -> Result<Option<Bound
     }
 }
 
-/// A token that is cancelled by SIGTERM or SIGINT. Listening begins before this returns.
-fn stop_on_signal() -> Result<CancellationToken, Failure> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
-    let stop = CancellationToken::new();
-    let stopping = stop.clone();
+/// Two tokens: the first SIGTERM or SIGINT cancels the first, and any further one the second. Listening begins before
+/// this returns. SIGHUP changes nothing: files of releases and denials are looked at all the time.
+fn stop_on_signal() -> Result<(CancellationToken, CancellationToken), Failure> {
+    let mut signals = Signals::listen().map_err(Failure::System)?;
+    let (stop, end_now) = (CancellationToken::new(), CancellationToken::new());
+    let (stopping, ending) = (stop.clone(), end_now.clone());
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            // First what was asked, then the log.
+            match signals.next().await {
+                Request::Drain => {
+                    stopping.cancel();
+                    tracing::info!("asked to stop: draining; a second signal ends it at once");
+                }
+                Request::EndNow => ending.cancel(),
+            }
         }
-        tracing::info!("asked to stop: draining");
-        stopping.cancel();
     });
-    Ok(stop)
-}
-
-fn start_log(json: bool) {
-    let filter = EnvFilter::try_from_env("CLEANROOM_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    if json {
-        log.json().init();
-    } else {
-        log.with_ansi(io::stderr().is_terminal()).init();
-    }
+    Ok((stop, end_now))
 }
 
 /// Why the program ends without having done what it was asked.
@@ -213,6 +230,14 @@ enum Failure {
     Image(#[from] ImageFailure),
     #[error("could not listen on {address}: {source}")]
     Bind { address: String, source: io::Error },
+    #[error(transparent)]
+    Log(StartError),
+    #[error(transparent)]
+    OpenFiles(#[from] TooFewFiles),
+    #[error(transparent)]
+    Output(OutputError),
+    #[error("ended at once, as a second signal asked; open connections were cut")]
+    EndedAtOnce,
     #[error("the system refused: {0}")]
     System(io::Error),
 }
@@ -223,7 +248,15 @@ impl Failure {
         ExitCode::from(match self {
             Self::Enclave(RunError::Enclave(SuperviseError::Refused(_))) => 3,
             Self::Enclave(RunError::Enclave(SuperviseError::Failed { .. })) => 4,
-            Self::Enclave(_) | Self::Launch(_) | Self::Image(_) | Self::Bind { .. } | Self::System(_) => 1,
+            Self::Output(error) => error.exit_status(1),
+            Self::Enclave(_)
+            | Self::Launch(_)
+            | Self::Image(_)
+            | Self::Bind { .. }
+            | Self::Log(_)
+            | Self::OpenFiles(_)
+            | Self::EndedAtOnce
+            | Self::System(_) => 1,
         })
     }
 }

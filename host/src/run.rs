@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent;
+use crate::agent::{self, Observed};
 use crate::endpoint::{BoundListener, EnclaveAddress};
 use crate::launcher::{Launcher, Patience, RestartPolicy, State, Status, SuperviseError, supervise};
 use crate::relay::{self, Counters, Limits};
@@ -24,7 +24,7 @@ pub async fn relay_only(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let counters = Arc::new(Counters::default());
-    let sources = Sources { relay: Arc::clone(&counters), enclave: None };
+    let sources = Sources { relay: Arc::clone(&counters), enclave: None, release: None, stop: stop.clone() };
     let relay = relay::serve(listener, Arc::new(enclave), limits, counters, stop.cancelled_owned());
     tokio::select! {
         cut = relay => {
@@ -35,7 +35,8 @@ pub async fn relay_only(
     }
 }
 
-/// Runs an enclave, relays to it and keeps it in touch with the authorities, until `stop`. `ready` is called once, when the enclave first accepts connections.
+/// Runs an enclave, relays to it and keeps it in touch with the authorities, until `stop`. `ready` is called once, when
+/// the enclave first accepts connections.
 ///
 /// On `stop` the relay takes no more connections. An enclave that can drain itself is asked to at once, and each has
 /// the same time to come to its end; any other is ended when the relay has.
@@ -54,7 +55,13 @@ pub async fn with_enclave<L: Launcher>(
     let partner = Arc::new(access.partner);
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
-    let sources = Sources { relay: Arc::clone(&counters), enclave: Some(watched.clone()) };
+    let (observed, release) = watch::channel(Observed::default());
+    let sources = Sources {
+        relay: Arc::clone(&counters),
+        enclave: Some(watched.clone()),
+        release: access.authorities.is_some().then_some(release),
+        stop: stop.clone(),
+    };
 
     // If the enclave cannot be kept running, the relay has nothing to wait for.
     let relay_stop = stop.child_token();
@@ -73,7 +80,7 @@ pub async fn with_enclave<L: Launcher>(
     };
     let agent = async {
         match access.authorities {
-            Some((control, settings)) => agent::serve(control, settings).await,
+            Some((control, settings)) => agent::serve(control, settings, observed).await,
             None => std::future::pending().await,
         }
     };

@@ -1,22 +1,45 @@
-//! What the host tells whoever operates it: counters and the enclave's state, over HTTP. Nothing in it is about content.
+//! What the host tells its operator: counters and the enclave's state, over HTTP. Nothing in it is about content.
 //!
-//! `GET /metrics` gives Prometheus's text format, `GET /status` the same as JSON. The address is for the operator's network
-//! only; it takes no input.
+//! | path | answer |
+//! |---|---|
+//! | `/metrics` | counters in Prometheus's text format |
+//! | `/status` | the same as JSON |
+//! | `/healthz` | 200 as long as this program works |
+//! | `/readyz` | 200 when partners can be served, else 503 and a line that says why not |
+//!
+//! The address is for the operator's network only. It takes no input, a bounded number of connections, and none for
+//! long, so that it answers while partners' connections are at their limit.
 
 use std::fmt::Write as _;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::extract::State as Extract;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 
+use crate::agent::Observed;
 use crate::endpoint::BoundListener;
 use crate::launcher::{State, Status};
-use crate::relay::{Counters, Snapshot};
+use crate::relay::{Accept as _, Accepted, Counters, Snapshot, Stream};
+
+/// Connections to the report at the same time; further ones wait.
+const CONNECTIONS: usize = 16;
+/// How long a connection to the report may last. Whoever keeps one open longer opens another.
+const LIFETIME: Duration = Duration::from_secs(30);
+/// The pause after the system could not give a connection.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is reported.
 #[derive(Clone)]
@@ -25,24 +48,74 @@ pub struct Sources {
     pub relay: Arc<Counters>,
     /// The enclave's state, if this host runs one.
     pub enclave: Option<watch::Receiver<Status>>,
+    /// What the enclave says about its release and its lease, if the host keeps it in touch with authorities.
+    pub release: Option<watch::Receiver<Observed>>,
+    /// Cancelled when the host was asked to stop.
+    pub stop: CancellationToken,
 }
 
 /// One report.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// Whether partners can be served, and if not, why.
+    pub ready: Readiness,
     /// The relay's counters.
     pub relay: Snapshot,
     /// The enclave's state, if this host runs one.
     pub enclave: Option<Status>,
+    /// Milliseconds that the enclave's lease still runs, where there is release control. 0: none, or not known.
+    pub lease_left_ms: Option<u64>,
+    /// Lines of this program's log that nobody could take.
+    pub log_lines_lost: u64,
+}
+
+/// Whether partners can be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Readiness {
+    /// They can.
+    Ready,
+    /// The host was asked to stop.
+    Draining,
+    /// The enclave does not accept connections.
+    EnclaveNotServing,
+    /// The enclave has no lease in force, so it refuses everybody.
+    NoLease,
+}
+
+impl Readiness {
+    /// For people.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "not ready: draining",
+            Self::EnclaveNotServing => "not ready: the enclave does not accept connections",
+            Self::NoLease => "not ready: the enclave has no lease in force and refuses everybody",
+        }
+    }
 }
 
 impl Sources {
     /// The report now.
     #[must_use]
     pub fn report(&self) -> Report {
+        let enclave = self.enclave.as_ref().map(|status| status.borrow().clone());
+        let lease_left_ms = self.release.as_ref().map(|observed| observed.borrow().lease_left_ms());
+        let ready = if self.stop.is_cancelled() {
+            Readiness::Draining
+        } else if enclave.as_ref().is_some_and(|enclave| enclave.state != State::Serving) {
+            Readiness::EnclaveNotServing
+        } else if lease_left_ms == Some(0) {
+            Readiness::NoLease
+        } else {
+            Readiness::Ready
+        };
         Report {
+            ready,
             relay: self.relay.snapshot(),
-            enclave: self.enclave.as_ref().map(|status| status.borrow().clone()),
+            enclave,
+            lease_left_ms,
+            log_lines_lost: cleanroom_program::log::lost_lines(),
         }
     }
 }
@@ -52,20 +125,38 @@ impl Report {
     #[must_use]
     pub fn to_prometheus(&self) -> String {
         let mut text = self.relay.to_prometheus();
-        if let Some(enclave) = &self.enclave {
-            let up = u8::from(enclave.state == State::Serving);
+        let mut sample = |name: &str, kind: &str, help: &str, value: f64| {
             // Writing to a string does not fail.
-            let _ = write!(
-                text,
-                "# HELP cleanroom_enclave_up Whether the enclave accepts connections.\n\
-                 # TYPE cleanroom_enclave_up gauge\n\
-                 cleanroom_enclave_up {up}\n\
-                 # HELP cleanroom_enclave_restarts_total How often the enclave was started again.\n\
-                 # TYPE cleanroom_enclave_restarts_total counter\n\
-                 cleanroom_enclave_restarts_total {}\n",
-                enclave.restarts
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+        };
+        if let Some(enclave) = &self.enclave {
+            let up = enclave.state == State::Serving && self.lease_left_ms != Some(0);
+            sample(
+                "cleanroom_enclave_up",
+                "gauge",
+                "Whether the enclave accepts connections and, under release control, has a lease in force.",
+                f64::from(u8::from(up)),
+            );
+            sample(
+                "cleanroom_enclave_restarts_total",
+                "counter",
+                "How often the enclave was started again.",
+                f64::from(enclave.restarts),
             );
         }
+        if let Some(left) = self.lease_left_ms {
+            sample(
+                "cleanroom_lease_left_seconds",
+                "gauge",
+                "How long the enclave's lease still runs; 0 when there is none.",
+                Duration::from_millis(left).as_secs_f64(),
+            );
+        }
+        let ready = f64::from(u8::from(self.ready == Readiness::Ready));
+        sample("cleanroom_ready", "gauge", "Whether partners can be served.", ready);
+        #[expect(clippy::cast_precision_loss, reason = "Prometheus has no other numbers")]
+        let lost = self.log_lines_lost as f64;
+        sample("cleanroom_log_lines_lost_total", "counter", "Log lines that nobody could take.", lost);
         text
     }
 }
@@ -74,13 +165,15 @@ impl Report {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: BoundListener, sources: Sources) -> std::io::Result<()> {
-    let router =
-        Router::new().route("/metrics", get(metrics)).route("/status", get(status)).with_state(sources);
-    match listener {
-        BoundListener::Tcp(listener) => axum::serve(listener, router).await,
-        BoundListener::Unix(listener) => axum::serve(listener, router).await,
-    }
+pub async fn serve(listener: BoundListener, sources: Sources) -> io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .route("/healthz", get(async || "well\n"))
+        .route("/readyz", get(ready))
+        .with_state(sources);
+    let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS)) };
+    axum::serve(listener, router).await
 }
 
 async fn metrics(Extract(sources): Extract<Sources>) -> impl IntoResponse {
@@ -89,4 +182,84 @@ async fn metrics(Extract(sources): Extract<Sources>) -> impl IntoResponse {
 
 async fn status(Extract(sources): Extract<Sources>) -> Json<Report> {
     Json(sources.report())
+}
+
+async fn ready(Extract(sources): Extract<Sources>) -> impl IntoResponse {
+    let ready = sources.report().ready;
+    let status = if ready == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, format!("{}\n", ready.as_str()))
+}
+
+/// A listener that gives a bounded number of connections, each for a bounded time.
+struct Bounded {
+    listener: BoundListener,
+    places: Arc<Semaphore>,
+}
+
+/// A connection with an end.
+struct Timed {
+    stream: Box<dyn StreamObject>,
+    end: Pin<Box<Sleep>>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+trait StreamObject: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: Stream> StreamObject for T {}
+
+impl axum::serve::Listener for Bounded {
+    type Io = Timed;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Timed, ()) {
+        // The semaphore is never closed.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        loop {
+            match self.listener.accept().await {
+                Ok(Accepted { stream, .. }) => {
+                    let end = Box::pin(sleep(LIFETIME));
+                    return (Timed { stream: Box::new(stream), end, _place: place }, ());
+                }
+                Err(_) => sleep(PAUSE).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.end.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }

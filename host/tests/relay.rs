@@ -19,9 +19,14 @@ use tokio_vsock::{VMADDR_CID_LOCAL, VsockAddr, VsockListener};
 
 const LIMITS: Limits = Limits {
     connections: NonZeroUsize::new(600).unwrap(),
+    per_client: NonZeroUsize::new(600).unwrap(),
     connect: Duration::from_secs(10),
     drain: Duration::from_secs(10),
-    times: Times { idle: Duration::from_secs(60), lifetime: Duration::from_secs(60) },
+    times: Times {
+        opening: Duration::from_secs(60),
+        idle: Duration::from_secs(60),
+        lifetime: Duration::from_secs(60),
+    },
 };
 
 struct Relay {
@@ -55,8 +60,11 @@ async fn world(limits: Limits) -> World {
 
 impl World {
     async fn connected(&self) -> (TcpStream, UnixStream) {
-        let partner = TcpStream::connect(&self.relay.address).await.unwrap();
-        let (enclave, _) = self.enclave.accept().await.unwrap();
+        let mut partner = TcpStream::connect(&self.relay.address).await.unwrap();
+        // The enclave hears of a connection with its first byte.
+        partner.write_all(b"x").await.unwrap();
+        let (mut enclave, _) = self.enclave.accept().await.unwrap();
+        enclave.read_exact(&mut [0]).await.unwrap();
         (partner, enclave)
     }
 }
@@ -96,7 +104,7 @@ async fn every_byte_arrives_in_both_directions_at_once() {
     assert_eq!(world.relay.task.await.unwrap(), 0);
     let snapshot = world.relay.counters.snapshot();
     assert_eq!((snapshot.closed, snapshot.active), (1, 0));
-    assert_eq!((snapshot.bytes_to_enclave, snapshot.bytes_to_partner), (3_000_000, 5_000_000));
+    assert_eq!((snapshot.bytes_to_enclave, snapshot.bytes_to_partner), (3_000_001, 5_000_000));
 }
 
 #[tokio::test]
@@ -194,12 +202,14 @@ async fn bytes_cross_vsock_whole() {
     let enclave = EnclaveAddress::Vsock { cid: address.cid(), port: address.port() };
     let limits = Limits { connect: Duration::from_secs(2), ..LIMITS };
     let relay = relay_to(enclave, limits).await;
-    let partner = TcpStream::connect(&relay.address).await.unwrap();
+    let mut partner = TcpStream::connect(&relay.address).await.unwrap();
+    partner.write_all(b"x").await.unwrap();
     let accepted = tokio::time::timeout(Duration::from_secs(2), listener.accept()).await;
-    let Ok(Ok((enclave, _))) = accepted else {
+    let Ok(Ok((mut enclave, _))) = accepted else {
         eprintln!("this machine has no AF_VSOCK loopback: not tried");
         return;
     };
+    enclave.read_exact(&mut [0]).await.unwrap();
     let (question, answer) = (pattern(1_000_000), pattern(2_000_000));
     let (heard_by_partner, heard_by_enclave) =
         tokio::try_join!(exchange(partner, &question), exchange(enclave, &answer)).unwrap();

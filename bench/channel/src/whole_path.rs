@@ -263,9 +263,10 @@ async fn relay(enclave: PathBuf) -> Result<SocketAddr, Box<dyn Error>> {
     let hour = Duration::from_secs(3600);
     let limits = Limits {
         connections: NonZeroUsize::new(16).ok_or("16 is not zero")?,
+        per_client: NonZeroUsize::new(16).ok_or("16 is not zero")?,
         connect: Duration::from_secs(10),
         drain: Duration::ZERO,
-        times: Times { idle: hour, lifetime: hour },
+        times: Times { opening: hour, idle: hour, lifetime: hour },
     };
     let enclave = Arc::new(EnclaveAddress::Unix(enclave));
     let counters = Arc::new(Counters::default());

@@ -1,25 +1,37 @@
 //! The lease service of one authority, as its clients see it.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cleanroom_attestation::release::ControlState;
+use cleanroom_attestation::release::{ControlKind, ControlState, DENIALS_LIMIT, Denial, PayloadType, Root};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
-use super::Found;
+use super::delivery::{Document, Fault, Found, parse};
 
 /// How long a lease service may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The longest answer, in bytes: all denials that are kept, or a release, with room to spare.
-const ANSWER_LIMIT: usize = 32 << 20;
+/// How long one address of a service may take before the next one is tried beside it (RFC 8305, section 5).
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// The longest status, in bytes.
+const STATUS_LIMIT: usize = 1 << 20;
+/// The longest list of documents, in bytes: as many denials as an enclave can hold, with room to spare.
+const LIST_LIMIT: usize = 16 << 20;
+/// Roots in one answer.
+const ROOTS: usize = 256;
 
 /// The lease service of one authority: `http://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +44,11 @@ impl FromStr for Authority {
         let address = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
         match address {
             Some(address) if address.contains(':') && !address.contains('/') => Ok(Self(address.to_owned())),
-            _ => Err("expected http://HOST:PORT; what it says is signed, so it needs no TLS".to_owned()),
+            _ => Err(
+                "expected http://HOST:PORT; everything that a lease service says is signed, so it needs no \
+                      TLS"
+                .to_owned(),
+            ),
         }
     }
 }
@@ -46,54 +62,75 @@ impl fmt::Display for Authority {
 /// What a service says that it has. The rest of its answer is for people.
 #[derive(Deserialize)]
 struct Status {
-    root: Document,
-    release: Option<Document>,
+    root: Named,
+    release: Option<Named>,
 }
 
 #[derive(Deserialize)]
-struct Document {
+struct Named {
     version: u64,
 }
 
 impl Authority {
-    /// What the service has and an enclave in `state` may lack. A service that does not answer has nothing.
+    /// What the service has and an enclave in `state` may lack. Every document is read and counted here, before anybody
+    /// hands it in.
     pub(super) async fn look(&self, state: &ControlState) -> Found {
-        let mut found = Found { denials: self.documents("/v1/denials").await, ..Found::default() };
-        let Ok(status) = self.call(Method::GET, "/v1/status", Vec::new()).await else { return found };
-        let Ok(status) = serde_json::from_slice::<Status>(&status) else { return found };
-        if status.root.version > state.root_version {
-            found.roots = self.documents("/v1/roots").await;
-        }
-        if status.release.is_some_and(|release| release.version > state.release_version) {
-            found.releases.extend(self.call(Method::GET, "/v1/release", Vec::new()).await);
+        let mut found = Found::default();
+        if let Err(fault) = self.look_into(state, &mut found).await {
+            found.fault = Some(fault);
         }
         found
     }
 
-    /// A lease for `request`, or why there is none.
-    pub(super) async fn lease(&self, request: Vec<u8>) -> Result<Vec<u8>, String> {
-        self.call(Method::POST, "/v1/lease", request).await
+    async fn look_into(&self, state: &ControlState, found: &mut Found) -> Result<(), Fault> {
+        let denials = self.documents::<Denial>("/v1/denials", DENIALS_LIMIT, &mut found.denials).await;
+        let status = self.call(Method::GET, "/v1/status", Vec::new(), STATUS_LIMIT).await;
+        let status = status.map_err(Fault::Silence)?;
+        let status = serde_json::from_slice::<Status>(&status)
+            .map_err(|_| Fault::Rubbish("its status is not what a lease service says"))?;
+        if status.root.version > state.root_version {
+            self.documents::<Root>("/v1/roots", ROOTS, &mut found.roots).await?;
+        }
+        if status.release.is_some_and(|release| release.version > state.release_version) {
+            let limit = ControlKind::Release.limit();
+            let release = self.call(Method::GET, "/v1/release", Vec::new(), limit).await;
+            found.releases.push(release.map_err(Fault::Silence)?);
+        }
+        denials
     }
 
-    /// A JSON array's members, byte for byte.
-    async fn documents(&self, path: &str) -> Vec<Vec<u8>> {
-        let Ok(answer) = self.call(Method::GET, path, Vec::new()).await else { return Vec::new() };
-        let members: Vec<&RawValue> = serde_json::from_slice(&answer).unwrap_or_default();
-        members.into_iter().map(|member| member.get().as_bytes().to_vec()).collect()
+    /// A lease for `request`, or why there is none.
+    pub(super) async fn lease(&self, request: Vec<u8>) -> Result<Vec<u8>, String> {
+        self.call(Method::POST, "/v1/lease", request, ControlKind::Lease.limit()).await
+    }
+
+    /// The documents in a JSON array, byte for byte, up to the first member that is none.
+    async fn documents<P: Document>(
+        &self,
+        path: &str,
+        most: usize,
+        documents: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Fault> {
+        let answer = self.call(Method::GET, path, Vec::new(), LIST_LIMIT).await.map_err(Fault::Silence)?;
+        // Megabytes of JSON are no work for a thread on which a lease is renewed.
+        let read = tokio::task::spawn_blocking(move || read_documents::<P>(&answer, most));
+        let (read, fault) = read.await.map_err(|error| Fault::Silence(error.to_string()))?;
+        documents.extend(read);
+        fault.map_or(Ok(()), |what| Err(Fault::Rubbish(what)))
     }
 
     /// One request on a connection of its own, and the answer's body.
-    async fn call(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Vec<u8>, String> {
+    async fn call(&self, method: Method, path: &str, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, String> {
         let Self(address) = self;
         let exchange = async {
-            let stream = TcpStream::connect(address).await?;
+            let stream = connect(address).await?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
             let request = Request::builder().method(method).uri(path).header(header::HOST, address);
             let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await?;
+            let body = Limited::new(response.into_body(), limit).collect().await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body.to_bytes()))
         };
         match timeout(PATIENCE, exchange).await {
@@ -102,6 +139,99 @@ impl Authority {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("it did not answer within {} s", PATIENCE.as_secs())),
         }
+    }
+}
+
+/// Connects to the first address of a name that answers. A further address is tried when one has failed, or beside one
+/// that takes long, so that an address that drops packets does not hide the next one.
+async fn connect(name: &str) -> io::Result<TcpStream> {
+    let addresses = tokio::net::lookup_host(name).await?.collect();
+    connect_to_first(addresses, TcpStream::connect).await
+}
+
+async fn connect_to_first<Connected, Attempt>(
+    mut addresses: VecDeque<SocketAddr>,
+    attempt: impl Fn(SocketAddr) -> Attempt,
+) -> io::Result<Connected>
+where
+    Connected: Send + 'static,
+    Attempt: Future<Output = io::Result<Connected>> + Send + 'static,
+{
+    let mut refusal = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    let mut attempts = JoinSet::new();
+    loop {
+        if let Some(address) = addresses.pop_front() {
+            attempts.spawn(attempt(address));
+        }
+        let more = !addresses.is_empty();
+        tokio::select! {
+            done = attempts.join_next() => match done {
+                Some(Ok(Ok(connected))) => return Ok(connected),
+                Some(Ok(Err(error))) => refusal = error,
+                Some(Err(error)) => refusal = io::Error::other(error),
+                None => return Err(refusal),
+            },
+            () = sleep(STAGGER), if more => {}
+        }
+    }
+}
+
+/// The documents in a JSON array up to the first member that is none, and what is wrong with that one.
+fn read_documents<P: Document>(answer: &[u8], most: usize) -> (Vec<Vec<u8>>, Option<&'static str>) {
+    let mut members = Members { most, longest: P::TYPE.envelope_limit(), members: Vec::new() };
+    let read = serde_json::Deserializer::from_slice(answer).deserialize_seq(&mut members);
+    let mut documents = Vec::new();
+    for member in members.members {
+        let member = member.get().as_bytes();
+        if parse::<P>(member).is_none() {
+            return (documents, Some(no_document(P::TYPE)));
+        }
+        documents.push(member.to_vec());
+    }
+    let fault = read.is_err().then_some("its list of documents is none, or too long");
+    (documents, fault)
+}
+
+const fn no_document(payload_type: PayloadType) -> &'static str {
+    match payload_type {
+        PayloadType::Root => "its list of roots has something else in it",
+        PayloadType::Denial => "its list of denials has something else in it",
+        _ => "its list of documents has something else in it",
+    }
+}
+
+/// Collects members of an array until there are too many or one is too long.
+struct Members<'de> {
+    most: usize,
+    longest: usize,
+    members: Vec<&'de RawValue>,
+}
+
+impl<'de> Visitor<'de> for &mut Members<'de> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "a list of at most {} documents", self.most)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        while let Some(member) = members.next_element_seed(Member)? {
+            if self.members.len() == self.most || member.get().len() > self.longest {
+                return Err(serde::de::Error::custom("too much"));
+            }
+            self.members.push(member);
+        }
+        Ok(())
+    }
+}
+
+struct Member;
+
+impl<'de> DeserializeSeed<'de> for Member {
+    type Value = &'de RawValue;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        Deserialize::deserialize(deserializer)
     }
 }
 
@@ -116,6 +246,65 @@ fn reason(body: &[u8]) -> String {
         code: String,
     }
     let code = serde_json::from_slice::<Refusal>(body).map(|refusal| refusal.error.code).unwrap_or_default();
-    let plain = |code: &String| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let plain = |code: &String| {
+        code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+    };
     Some(code).filter(plain).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::super::tests::denial;
+    use super::*;
+
+    #[test]
+    fn authorities_are_plain_http_addresses() {
+        assert_eq!(
+            "http://127.0.0.1:8700/".parse::<Authority>().unwrap().to_string(),
+            "http://127.0.0.1:8700"
+        );
+        for bad in ["https://a:1", "a:1", "http://a", "http://a:1/v1"] {
+            assert!(bad.parse::<Authority>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn documents_are_counted_and_read_before_they_are_handed_on() {
+        let list = |members: &[Vec<u8>]| [b"[", members.join(&b","[..]).as_slice(), b"]"].concat();
+        let (one, two) = (denial(1), denial(2));
+        let read = |members: &[Vec<u8>], most| read_documents::<Denial>(&list(members), most);
+        assert_eq!(read(&[], 2), (Vec::new(), None));
+        assert_eq!(read(&[one.clone(), two.clone()], 2), (vec![one.clone(), two.clone()], None));
+        // Good documents before a bad one are not lost.
+        let (documents, fault) = read(&[one.clone(), b"\"rubbish\"".to_vec(), two.clone()], 3);
+        assert_eq!((documents, fault.is_some()), (vec![one.clone()], true));
+        let (documents, fault) = read(&[one.clone(), two], 1);
+        assert_eq!((documents, fault.is_some()), (vec![one], true));
+        for nonsense in [&b"{}"[..], b"", b"[", b"[1", b"[\"\xff\"]"] {
+            let (documents, fault) = read_documents::<Denial>(nonsense, 9);
+            assert!(documents.is_empty() && fault.is_some(), "{nonsense:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_drops_packets_does_not_hide_the_next() {
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let begun = Instant::now();
+        let attempt = |address: SocketAddr| async move {
+            match address.port() {
+                1 => std::future::pending().await,
+                2 => Err(io::ErrorKind::ConnectionRefused.into()),
+                port => Ok(port),
+            }
+        };
+        let addresses = VecDeque::from([1, 2, 3].map(address));
+        assert_eq!(connect_to_first(addresses, attempt).await.unwrap(), 3);
+        assert_eq!(begun.elapsed(), STAGGER);
+        let refused = connect_to_first(VecDeque::from([address(2)]), attempt).await;
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let none = connect_to_first(VecDeque::new(), attempt).await;
+        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
+    }
 }

@@ -1,19 +1,29 @@
+//! The agent between a scripted enclave and scripted lease services.
+
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::routing::{get, post};
-use cleanroom_attestation::release::{LeaseRequest, Nonce};
-use tokio::io::DuplexStream;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::{
+    Accepted, CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, Envelope, LeaseRequest, Nonce, PayloadType,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
+use super::delivery::Fault;
 use super::*;
+
+/// What an enclave was asked, in order.
+type Asked = Arc<Mutex<Vec<(ControlKind, Vec<u8>)>>>;
 
 /// An enclave whose answers a test writes.
 fn enclave(
-    mut answer: impl FnMut(ControlKind, Vec<u8>) -> ControlAnswer + Send + 'static,
-) -> (DuplexStream, Arc<Mutex<Vec<ControlKind>>>) {
+    mut answer: impl FnMut(ControlKind, &[u8]) -> ControlAnswer + Send + 'static,
+) -> (DuplexStream, Asked) {
     let (host, mut enclave) = tokio::io::duplex(1 << 16);
-    let asked = Arc::new(Mutex::new(Vec::new()));
+    let asked = Asked::default();
     let seen = Arc::clone(&asked);
     tokio::spawn(async move {
         let mut header = [0; CONTROL_HEADER_BYTES];
@@ -21,22 +31,71 @@ fn enclave(
             let (kind, length) = ControlKind::parse(header).unwrap();
             let mut body = vec![0; length];
             enclave.read_exact(&mut body).await.unwrap();
-            seen.lock().unwrap().push(kind);
-            enclave.write_all(&answer(kind, body).frame()).await.unwrap();
+            let answer = answer(kind, &body);
+            seen.lock().unwrap().push((kind, body));
+            enclave.write_all(&answer.frame()).await.unwrap();
         }
     });
     (host, asked)
 }
 
-/// A lease service that has this and nothing else.
-async fn service(lease: &'static str, denials: &'static str) -> Authority {
+fn of_kind(asked: &Asked, wanted: ControlKind) -> Vec<Vec<u8>> {
+    let asked = asked.lock().unwrap();
+    asked.iter().filter(|(kind, _)| *kind == wanted).map(|(_, body)| body.clone()).collect()
+}
+
+/// A lease service that has these and nothing else.
+async fn service(lease: Vec<u8>, denials: Vec<u8>) -> Authority {
     let router = Router::new()
         .route("/v1/lease", post(move || async move { lease }))
-        .route("/v1/denials", get(move || async move { denials }));
+        .route("/v1/denials", get(move || async move { denials }))
+        .route("/v1/status", get(|| async { r#"{"root":{"version":1},"release":null}"# }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let authority = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
     authority
+}
+
+/// A lease service that accepts connections and never answers.
+async fn stuck() -> Authority {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    authority
+}
+
+fn document(payload_type: PayloadType, payload: &str) -> Vec<u8> {
+    let json = Envelope::unsigned(payload_type, payload.as_bytes()).unwrap().to_json();
+    json.trim_ascii().to_vec()
+}
+
+/// A denial that nobody signed.
+pub(super) fn denial(number: u8) -> Vec<u8> {
+    let serial = Sha256Digest::of(&[&[number]]);
+    let payload = format!(
+        r#"{{"room": "room", "halt": {{"model": "demo"}}, "reason": "a reason", "serial": "{serial}"}}"#
+    );
+    document(PayloadType::Denial, &payload)
+}
+
+/// A lease that nobody signed.
+fn lease(seconds: u64) -> Vec<u8> {
+    let nonce = Sha256Digest::of(&[b"nonce"]);
+    let payload = format!(
+        r#"{{"nonce": "{nonce}", "root_version": 1, "release": {{"version": 1, "sha256": "{}"}},
+            "seconds": {seconds}, "denials": []}}"#,
+        release()
+    );
+    document(PayloadType::Lease, &payload)
+}
+
+fn list(members: &[Vec<u8>]) -> Vec<u8> {
+    [b"[", members.join(&b","[..]).as_slice(), b"]"].concat()
 }
 
 fn state(lease_left_ms: u64) -> ControlAnswer {
@@ -58,115 +117,196 @@ fn nonce() -> ControlAnswer {
     ControlAnswer::Ask(LeaseRequest { nonce, root_version: 1, release_sha256: release() })
 }
 
+fn renewal(stream: DuplexStream, authorities: Vec<Authority>) -> Renewal<DuplexStream> {
+    let (observed, _) = watch::channel(Observed::default());
+    Renewal::new(Arc::new(Control::new(stream)), authorities, observed)
+}
+
 fn settings(authorities: Vec<Authority>) -> Settings {
     Settings { authorities, release: None, denials: None }
 }
 
 #[tokio::test]
 async fn every_authority_is_asked_until_there_are_enough_and_again_at_half_time() {
-    let settings = settings(vec![service("one", "[]").await, service("two", "[]").await]);
+    let authorities = vec![service(lease(60), list(&[])).await, service(lease(50), list(&[])).await];
     let left = Arc::new(Mutex::new(0));
-    let (shown, leases) = (Arc::clone(&left), Arc::new(Mutex::new(Vec::new())));
-    let handed = Arc::clone(&leases);
-    let (stream, asked) = enclave(move |kind, body| match kind {
+    let shown = Arc::clone(&left);
+    let mut count = 0;
+    let (stream, asked) = enclave(move |kind, _| match kind {
         ControlKind::State => state(*shown.lock().unwrap()),
         ControlKind::Ask => nonce(),
         _ => {
-            let mut leases = leases.lock().unwrap();
-            leases.push(String::from_utf8(body).unwrap());
-            let enough = leases.len().is_multiple_of(2);
+            count += 1;
+            let enough = count % 2 == 0;
             ControlAnswer::Accepted(if enough { Accepted::New } else { Accepted::MoreIssuersNeeded })
         }
     });
-    let mut agent = Agent::new(stream, &settings);
-    agent.tick().await.unwrap();
-    handed.lock().unwrap().sort();
-    assert_eq!(*handed.lock().unwrap(), ["one", "two"]);
+    let mut renewal = renewal(stream, authorities);
+    renewal.look().await.unwrap();
+    assert_eq!(of_kind(&asked, ControlKind::Lease), [lease(60), lease(50)]);
     for (left_ms, leases) in [(60_000, 2), (30_001, 2), (30_000, 4)] {
         *left.lock().unwrap() = left_ms;
-        agent.tick().await.unwrap();
-        assert_eq!(handed.lock().unwrap().len(), leases, "{left_ms} ms left");
+        renewal.look().await.unwrap();
+        assert_eq!(of_kind(&asked, ControlKind::Lease).len(), leases, "{left_ms} ms left");
     }
-    assert_eq!(asked.lock().unwrap().iter().filter(|kind| **kind == ControlKind::Ask).count(), 2);
+    assert_eq!(of_kind(&asked, ControlKind::Ask).len(), 2);
 }
 
 #[tokio::test]
-async fn a_refused_lease_is_asked_for_again() {
-    let settings = settings(vec![service("lease", "[]").await]);
+async fn a_longer_lease_is_handed_in_before_one_of_a_second() {
+    let authorities = vec![service(lease(1), list(&[])).await, service(lease(60), list(&[])).await];
+    let (stream, asked) = enclave(|kind, _| match kind {
+        ControlKind::State => state(0),
+        ControlKind::Ask => nonce(),
+        _ => ControlAnswer::Accepted(Accepted::New),
+    });
+    renewal(stream, authorities).look().await.unwrap();
+    assert_eq!(of_kind(&asked, ControlKind::Lease), [lease(60)]);
+}
+
+#[tokio::test]
+async fn a_refused_lease_is_asked_for_again_and_what_is_no_lease_is_not_handed_in() {
+    let authorities =
+        vec![service(lease(60), list(&[])).await, service(b"\"rubbish\"".to_vec(), list(&[])).await];
     let (stream, asked) = enclave(|kind, _| match kind {
         // The lease of the release before still runs.
         ControlKind::State => state(60_000),
         ControlKind::Ask => nonce(),
         _ => ControlAnswer::Refused("lease-release".to_owned()),
     });
-    let mut agent = Agent::new(stream, &settings);
+    let mut renewal = renewal(stream, authorities);
     for _ in 0..3 {
-        agent.tick().await.unwrap();
+        renewal.look().await.unwrap();
     }
-    assert_eq!(asked.lock().unwrap().iter().filter(|kind| **kind == ControlKind::Ask).count(), 3);
+    assert_eq!(of_kind(&asked, ControlKind::Ask).len(), 3);
+    assert_eq!(of_kind(&asked, ControlKind::Lease), vec![lease(60); 3]);
+}
+
+#[tokio::test]
+async fn a_service_that_never_answers_is_waited_for_once() {
+    let authorities = vec![stuck().await, service(lease(10), list(&[])).await];
+    let (stream, asked) = enclave(|kind, _| match kind {
+        ControlKind::State => state(0),
+        ControlKind::Ask => nonce(),
+        _ => ControlAnswer::Accepted(Accepted::New),
+    });
+    let mut renewal = renewal(stream, authorities);
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        let begun = Instant::now();
+        renewal.look().await.unwrap();
+        times.push(begun.elapsed());
+    }
+    assert_eq!(of_kind(&asked, ControlKind::Lease).len(), 2);
+    // Only the first round waits for it, and shorter than it may take.
+    assert!(times[0] < Duration::from_millis(2500) && times[1] < times[0], "{times:?}");
 }
 
 #[tokio::test]
 async fn a_denial_is_handed_in_once_and_from_every_source() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.json"), "{\"a\":1}").unwrap();
-    let authorities =
-        vec![service("lease", "[{\"b\": 2},{\"c\":3}]").await, service("lease", "[{\"b\": 2}]").await];
-    let settings = Settings { denials: Some(folder.path().to_owned()), ..settings(authorities) };
-    let denials = Arc::new(Mutex::new(Vec::new()));
-    let handed = Arc::clone(&denials);
-    let (stream, _) = enclave(move |kind, body| match kind {
+    std::fs::write(folder.path().join("a.json"), denial(1)).unwrap();
+    let (stream, asked) = enclave(|kind, _| match kind {
         ControlKind::State => state(60_000),
-        ControlKind::Ask => nonce(),
-        ControlKind::Denial => {
-            denials.lock().unwrap().push(String::from_utf8(body).unwrap());
-            ControlAnswer::Refused("threshold".to_owned())
-        }
         _ => ControlAnswer::Accepted(Accepted::New),
     });
-    let mut agent = Agent::new(stream, &settings);
+    let delivery = Delivery::new(Arc::new(Control::new(stream)));
+    let services =
+        [service(lease(1), list(&[denial(2), denial(3)])).await, service(lease(1), list(&[denial(2)])).await];
     for _ in 0..2 {
-        agent.tick().await.unwrap();
+        for authority in &services {
+            let source = Source::Service(authority.clone());
+            assert_eq!(delivery.look(&source).await.unwrap(), None);
+        }
+        let files = Source::Files(Files { release: None, denials: Some(folder.path().to_owned()) });
+        assert_eq!(delivery.look(&files).await.unwrap(), None);
     }
-    let mut handed = handed.lock().unwrap().clone();
-    handed.sort();
-    assert_eq!(handed, ["{\"a\":1}", "{\"b\": 2}", "{\"c\":3}"]);
+    assert_eq!(of_kind(&asked, ControlKind::Denial), [denial(2), denial(3), denial(1)]);
+}
+
+/// A lease service that answers with 200,000 short strings once kept the agent busy past the end of the lease.
+#[tokio::test]
+async fn rubbish_is_not_handed_in_and_its_source_is_left_out() {
+    let strings: Vec<Vec<u8>> =
+        (0..200_000).map(|number| format!("\"{number:014x}\"").into_bytes()).collect();
+    let evil = service(lease(1), list(&strings)).await;
+    let (stream, asked) = enclave(|_, _| state(60_000));
+    let delivery = Delivery::new(Arc::new(Control::new(stream)));
+    let fault = delivery.look(&Source::Service(evil)).await.unwrap();
+    assert!(matches!(fault, Some(Fault::Rubbish(_))), "{fault:?}");
+    assert!(of_kind(&asked, ControlKind::Denial).is_empty());
 }
 
 #[tokio::test]
-async fn an_enclave_that_goes_away_ends_the_round_and_no_service_can() {
+async fn denials_that_the_enclave_refuses_are_handed_in_up_to_a_bound() {
+    let denials: Vec<Vec<u8>> = (0..200).map(denial).collect();
+    let evil = service(lease(1), list(&denials)).await;
+    let (stream, asked) = enclave(|kind, _| match kind {
+        ControlKind::State => state(60_000),
+        _ => ControlAnswer::Refused("threshold".to_owned()),
+    });
+    let delivery = Delivery::new(Arc::new(Control::new(stream)));
+    let fault = delivery.look(&Source::Service(evil)).await.unwrap();
+    assert!(matches!(fault, Some(Fault::Rubbish(_))), "{fault:?}");
+    assert!(of_kind(&asked, ControlKind::Denial).len() < 100);
+}
+
+/// The enclave takes long for each denial, and a service has as many as there may be. A renewal waits for one of them.
+#[tokio::test]
+async fn renewal_waits_for_one_question_of_the_others_at_most() {
+    let denials: Vec<Vec<u8>> = (0..200).map(denial).collect();
+    let services = [service(lease(1), list(&denials)).await, service(lease(1), list(&denials[50..])).await];
+    let good = service(lease(60), list(&[])).await;
+    let (stream, asked) = enclave(|kind, _| match kind {
+        ControlKind::State => state(0),
+        ControlKind::Ask => nonce(),
+        ControlKind::Denial => {
+            std::thread::sleep(Duration::from_millis(2));
+            ControlAnswer::Accepted(Accepted::New)
+        }
+        _ => ControlAnswer::Accepted(Accepted::New),
+    });
+    let control = Arc::new(Control::new(stream));
+    let delivery = Delivery::new(Arc::clone(&control));
+    for authority in services {
+        tokio::spawn(delivery.clone().run(Source::Service(authority)));
+    }
+    while of_kind(&asked, ControlKind::Denial).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let (observed, _) = watch::channel(Observed::default());
+    let before = asked.lock().unwrap().len();
+    Renewal::new(control, vec![good], observed).look().await.unwrap();
+    let between: Vec<_> = asked.lock().unwrap()[before..].iter().map(|(kind, _)| *kind).collect();
+    let mine = |kind: &&ControlKind| matches!(kind, ControlKind::Ask | ControlKind::Lease);
+    assert_eq!(between.iter().filter(mine).count(), 2, "{between:?}");
+    // Each of its four questions stands behind one of theirs that was asked already and one that runs, no more; while
+    // the service signs, others are asked.
+    let first = between.iter().position(|kind| *kind == ControlKind::Ask).unwrap();
+    assert!(first <= 5, "{between:?}");
+}
+
+#[tokio::test]
+async fn what_the_enclave_says_is_observed() {
+    let (stream, _) = enclave(|_, _| state(60_000));
+    let (observed, seen) = watch::channel(Observed::default());
+    assert_eq!(seen.borrow().lease_left_ms(), 0);
+    Renewal::new(Arc::new(Control::new(stream)), Vec::new(), observed).look().await.unwrap();
+    let left = seen.borrow().lease_left_ms();
+    assert!((50_000..=60_000).contains(&left), "{left}");
+}
+
+#[tokio::test]
+async fn an_enclave_that_goes_away_ends_the_session_and_no_service_can() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gone: Authority = format!("http://{}", nobody.local_addr().unwrap()).parse().unwrap();
     drop(nobody);
-    let settings = Settings { release: Some("/nonexistent".into()), ..settings(vec![gone]) };
+    let settings = Settings { release: Some("/nonexistent".into()), ..settings(vec![gone, stuck().await]) };
+    let (observed, _) = watch::channel(Observed::default());
     let (stream, _) = enclave(|kind, _| if kind == ControlKind::Ask { nonce() } else { state(0) });
-    Agent::new(stream, &settings).tick().await.unwrap();
+    assert!(timeout(Duration::from_millis(300), session(stream, &settings, &observed)).await.is_err());
 
     let (stream, enclave) = tokio::io::duplex(64);
     drop(enclave);
-    assert!(Agent::new(stream, &settings).tick().await.is_err());
-}
-
-#[test]
-fn authorities_are_plain_http_addresses() {
-    assert_eq!("http://127.0.0.1:8700/".parse::<Authority>().unwrap().to_string(), "http://127.0.0.1:8700");
-    for bad in ["https://a:1", "a:1", "http://a", "http://a:1/v1"] {
-        assert!(bad.parse::<Authority>().is_err(), "{bad}");
-    }
-}
-
-#[test]
-fn only_small_json_files_are_denials() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.json"), "{}").unwrap();
-    std::fs::write(folder.path().join("b.txt"), "{}").unwrap();
-    std::fs::write(folder.path().join("c.json"), vec![b' '; 1 << 20]).unwrap();
-    assert_eq!(read_folder(folder.path()), [b"{}".to_vec()]);
-    assert!(read_folder(&folder.path().join("none")).is_empty());
-}
-
-#[test]
-fn what_is_no_document_is_not_handed_in_as_a_newer_one() {
-    let junk = vec![b"{}".to_vec(), Vec::new()];
-    assert!(newer(junk, PayloadType::Root, |_| Some(1), 0).is_empty());
+    session(stream, &settings, &observed).await;
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// The longest that a log grows before it is put aside and a new one begun, in bytes. One old log is kept.
 const LOG_MAX: u64 = 8 * 1024 * 1024;
@@ -18,6 +19,9 @@ const LINE_MAX: usize = 512;
 
 /// How long the host reads on after the enclave's end, in case somebody else holds its console open.
 pub(super) const CONSOLE_LINGER: Duration = Duration::from_secs(1);
+
+/// How long a log that could not be written is left alone before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Where the console goes.
 pub(super) struct Console {
@@ -45,30 +49,34 @@ impl Console {
     ) -> JoinHandle<()> {
         let console = Arc::clone(self);
         tokio::spawn(async move {
-            if let Err(error) = console.keep(reader, last).await {
-                tracing::warn!(error = %error.kind(), "the enclave's console is not kept any more");
-            }
+            console.keep(reader, last).await;
         })
     }
 
     /// Copies `reader` into the log until its end.
-    pub(super) async fn keep(&self, mut reader: impl AsyncRead + Unpin, last: LastWords) -> io::Result<()> {
-        let (mut log, mut length) = self.open()?;
+    ///
+    /// The console is read whatever becomes of the log: an enclave whose console nobody reads would stand still. What
+    /// cannot be written is counted, and the log says how much is missing once it can be written again.
+    pub(super) async fn keep(&self, mut reader: impl AsyncRead + Unpin, last: LastWords) {
+        let mut log = Log::new(&self.path, self.log_max);
+        // The file is there from the beginning, even if nothing is said.
+        log.write(b"");
         let mut buffer = vec![0; 4096];
         let mut line = Vec::new();
         loop {
-            let count = reader.read(&mut buffer).await?;
+            let count = match reader.read(&mut buffer).await {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::warn!(error = %error.kind(), "the enclave's console cannot be read any more");
+                    0
+                }
+            };
             let bytes = buffer.get(..count).unwrap_or_default();
             if bytes.is_empty() {
-                self.say(&mut line, &last);
-                return Ok(());
+                return self.say(&mut line, &last);
             }
-            if length + count as u64 > self.log_max {
-                fs::rename(&self.path, self.path.with_extension("log.old"))?;
-                (log, length) = self.open()?;
-            }
-            log.write_all(bytes)?;
-            length += count as u64;
+            log.write(bytes);
             for byte in bytes {
                 if *byte == b'\n' {
                     self.say(&mut line, &last);
@@ -79,24 +87,81 @@ impl Console {
         }
     }
 
-    fn open(&self) -> io::Result<(File, u64)> {
-        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
-        let length = log.metadata()?.len();
-        Ok((log, length))
-    }
-
     /// Takes a line that is complete.
     fn say(&self, line: &mut Vec<u8>, last: &LastWords) {
         let text = printable(line);
         line.clear();
         if !text.is_empty() {
             if self.echo {
-                // The console of the operator may be gone; the log is there.
-                let _ = writeln!(io::stderr(), "enclave | {text}");
+                tracing::info!("enclave | {text}");
             }
             last.set(text);
         }
     }
+}
+
+/// A file that grows to a length, is put aside then, and is begun anew. It never fails: it loses bytes and counts them.
+struct Log<'a> {
+    path: &'a Path,
+    max: u64,
+    /// The file and its length.
+    file: Option<(File, u64)>,
+    /// When to try again, after a failure.
+    retry: Option<Instant>,
+    /// Bytes that were lost since the log was last written.
+    lost: u64,
+}
+
+impl<'a> Log<'a> {
+    const fn new(path: &'a Path, max: u64) -> Self {
+        Self { path, max, file: None, retry: None, lost: 0 }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let now = Instant::now();
+        if self.retry.is_some_and(|retry| now < retry) {
+            self.lost += bytes.len() as u64;
+            return;
+        }
+        match self.try_write(bytes) {
+            Ok(()) => self.retry = None,
+            Err(error) => {
+                if self.retry.is_none() {
+                    let path = self.path.display();
+                    tracing::warn!(error = %error.kind(), %path, "the enclave's console cannot be kept; trying on");
+                }
+                self.retry = Some(now + RETRY);
+                self.file = None;
+                self.lost += bytes.len() as u64;
+            }
+        }
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let (mut file, mut length) = match self.file.take() {
+            Some(open) => open,
+            None => open(self.path)?,
+        };
+        if length + bytes.len() as u64 > self.max {
+            fs::rename(self.path, self.path.with_extension("log.old"))?;
+            (file, length) = open(self.path)?;
+        }
+        if self.lost > 0 {
+            let note = format!("\ncleanroom-host: {} bytes of the console are missing here\n", self.lost);
+            file.write_all(note.as_bytes())?;
+            length += note.len() as u64;
+            self.lost = 0;
+        }
+        file.write_all(bytes)?;
+        self.file = Some((file, length + bytes.len() as u64));
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let length = log.metadata()?.len();
+    Ok((log, length))
 }
 
 impl LastWords {
@@ -127,7 +192,7 @@ mod tests {
         let path = folder.path().join("console.log");
         let console = Console { path: path.clone(), log_max, echo: false };
         let last = LastWords::default();
-        console.keep(said, last.clone()).await.unwrap();
+        console.keep(said, last.clone()).await;
         let old = fs::read_to_string(folder.path().join("console.log.old")).ok();
         (fs::read_to_string(path).unwrap(), old, last.get())
     }
@@ -153,5 +218,35 @@ mod tests {
         let (log, old, last) = keep(10_000, &b"0123456789\n".repeat(5000)).await;
         assert!(log.len() <= 10_000 && old.unwrap().len() <= 10_000);
         assert_eq!(last.as_deref(), Some("0123456789"));
+    }
+
+    /// `/dev/full` is a file on a full disk.
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_cannot_be_written_loses_lines_and_goes_on_when_it_can() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("console.log");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let (mut enclave, console) = tokio::io::duplex(4096);
+        let last = LastWords::default();
+        let keep = {
+            let (path, last) = (path.clone(), last.clone());
+            async move { Console { path, log_max: LOG_MAX, echo: false }.keep(console, last).await }
+        };
+        let story = async move {
+            use tokio::io::AsyncWriteExt as _;
+            enclave.write_all(b"lost\n").await.unwrap();
+            tokio::time::sleep(RETRY / 2).await;
+            // The disk has room again, but is not tried yet.
+            fs::remove_file(&path).unwrap();
+            enclave.write_all(b"lost too\n").await.unwrap();
+            tokio::time::sleep(RETRY).await;
+            enclave.write_all(b"kept\n").await.unwrap();
+            drop(enclave);
+            path
+        };
+        let ((), path) = tokio::join!(keep, story);
+        let log = fs::read_to_string(path).unwrap();
+        assert_eq!(log, "\ncleanroom-host: 14 bytes of the console are missing here\nkept\n");
+        assert_eq!(last.get().as_deref(), Some("kept"));
     }
 }

@@ -1,15 +1,17 @@
 //! The `nitro` tier: the image in an AWS Nitro Enclave, started with AWS's own `nitro-cli`.
 //!
-//! The image's digest is checked before each start, and afterwards that the enclave which runs has the image's PCRs and is not in
-//! debug mode. All of this is for the operator, who would otherwise serve refusals: a partner believes only what Nitro signs.
+//! The host checks the image's digest before each start. Afterwards it checks that the enclave has the image's PCRs and
+//! is not in debug mode. All of this is for the operator, who would otherwise serve refusals: a partner believes only
+//! what Nitro signs.
 
 mod cli;
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
-use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::{Measurement, Measurer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -60,6 +62,9 @@ pub struct Nitro {
     settings: Settings,
     cli: NitroCli,
     image: Image,
+    /// The name under which its enclaves run. It is the same for the same state folder, so that an enclave which an
+    /// earlier life of this host left behind is found.
+    name: String,
     description: Description,
     /// Held so that no other host uses it.
     _state: StateFolder,
@@ -97,7 +102,14 @@ impl Nitro {
     /// # Errors
     /// [`LaunchError`] says which of the settings cannot be used.
     pub fn prepare(settings: &Settings) -> Result<Self, LaunchError> {
-        let state = StateFolder::take(&settings.state)?;
+        Self::prepare_in(settings, StateFolder::take(&settings.state)?)
+    }
+
+    /// As [`Self::prepare`], in a state folder that was taken already.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_in(settings: &Settings, state: StateFolder) -> Result<Self, LaunchError> {
         let image = Image::read(&settings.image)?;
         if let Some(expected) = settings.image_sha384 {
             image.require(expected, &settings.image)?;
@@ -114,7 +126,8 @@ impl Nitro {
         };
         description.write(&state)?;
         let cli = NitroCli::new(&settings.nitro_cli);
-        Ok(Self { settings: settings.clone(), cli, image, description, _state: state })
+        let name = name_for(&state);
+        Ok(Self { settings: settings.clone(), cli, image, name, description, _state: state })
     }
 
     /// What the host says about the enclave.
@@ -137,6 +150,20 @@ impl Nitro {
 
     const fn port(&self, port: u32) -> EnclaveAddress {
         EnclaveAddress::Vsock { cid: self.settings.cid, port }
+    }
+
+    /// Ends an enclave that an earlier life of this host left behind, and sees that no other has the context id.
+    async fn make_room(&self) -> Result<(), NitroError> {
+        for enclave in self.cli.describe().await? {
+            if enclave.name == self.name {
+                tracing::warn!(id = enclave.id, "an enclave of an earlier run is still there and is ended");
+                self.cli.terminate(&enclave.id).await?;
+            } else if enclave.cid == u64::from(self.settings.cid) {
+                let Described { name, id, .. } = enclave;
+                return Err(NitroError::ContextIdTaken { cid: self.settings.cid, name, id });
+            }
+        }
+        Ok(())
     }
 
     /// Whether what runs is the image, as nitro-cli tells it.
@@ -165,7 +192,14 @@ impl Launcher for Nitro {
     async fn launch(&mut self) -> Result<NitroEnclave, LaunchError> {
         let Settings { image, model, cid, memory_mib, processors, .. } = &self.settings;
         Image::read(image)?.require(self.image.sha384, image)?;
-        let request = RunRequest { image, cid: *cid, memory_mib: *memory_mib, processors: *processors };
+        self.make_room().await?;
+        let request = RunRequest {
+            image,
+            name: &self.name,
+            cid: *cid,
+            memory_mib: *memory_mib,
+            processors: *processors,
+        };
         let id = self.cli.run(&request).await?;
         // From here on the enclave is ended when this value is dropped, for instance because it is not the image.
         let termination = Termination { cli: self.cli.clone(), id };
@@ -181,6 +215,12 @@ impl Launcher for Nitro {
         });
         Ok(NitroEnclave { termination, ready, greeting })
     }
+}
+
+/// A name that no other host on this instance has: none has the state folder.
+fn name_for(state: &StateFolder) -> String {
+    let digest = Sha256Digest::of(&[state.path().as_os_str().as_bytes()]).to_string();
+    format!("cleanroom-{}", digest.get(..16).unwrap_or_default())
 }
 
 /// Ends an enclave when it is dropped.

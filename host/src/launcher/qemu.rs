@@ -74,7 +74,14 @@ impl Qemu {
     /// # Errors
     /// [`LaunchError`] says which of the settings cannot be used.
     pub fn prepare(settings: &Settings) -> Result<Self, LaunchError> {
-        let state = StateFolder::take(&settings.state)?;
+        Self::prepare_in(settings, StateFolder::take(&settings.state)?)
+    }
+
+    /// As [`Self::prepare`], in a state folder that was taken already.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_in(settings: &Settings, state: StateFolder) -> Result<Self, LaunchError> {
         let vsock = Machine::vsock_path_in(state.path());
         // The longest of the sockets' paths is that of the heartbeat.
         socket_path(format!("{}_9000", vsock.display()))?;

@@ -122,7 +122,14 @@ impl Simulated {
     /// # Errors
     /// [`LaunchError`] says which of the settings cannot be used.
     pub fn prepare(settings: &Settings) -> Result<Self, LaunchError> {
-        let state = StateFolder::take(&settings.state)?;
+        Self::prepare_in(settings, StateFolder::take(&settings.state)?)
+    }
+
+    /// As [`Self::prepare`], in a state folder that was taken already.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    pub fn prepare_in(settings: &Settings, state: StateFolder) -> Result<Self, LaunchError> {
         let socket = socket_path(state.join("enclave.sock"))?;
         let control = socket_path(state.join("control.sock"))?;
         let root = Arc::new(DevelopmentRoot::generate(system_time_ms())?);

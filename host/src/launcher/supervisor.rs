@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{Enclave, Exit, How, LaunchError, Launcher};
@@ -25,7 +25,7 @@ pub struct RestartPolicy {
 /// How long an enclave may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// From its start until it accepts connections.
+    /// From the beginning of its start until it accepts connections.
     pub start: Duration,
     /// From being asked to drain until its end.
     pub drain: Duration,
@@ -47,14 +47,17 @@ pub enum State {
     Stopped,
 }
 
-/// What a supervisor tells whoever watches.
+/// How long an enclave that was ended by force may take to be seen gone. After that the host goes on without it.
+const AFTER_KILL: Duration = Duration::from_secs(5);
+
+/// What a supervisor tells its watchers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// What the enclave is doing.
     pub state: State,
     /// How often it was started again.
     pub restarts: u32,
-    /// Why it ended the last time.
+    /// Why it ended the last time. Names no files of this machine.
     pub last_exit: Option<String>,
 }
 
@@ -106,8 +109,15 @@ pub async fn supervise<L: Launcher>(
     let mut restarts = 0;
     let result = loop {
         set(status, State::Starting);
-        let failure = match launcher.launch().await {
-            Ok(enclave) => match live(enclave, patience, status, &stop).await {
+        let ready_by = Instant::now() + patience.start;
+        let launched = tokio::select! {
+            biased;
+            () = stop.cancelled() => break Ok(()),
+            launched = timeout_at(ready_by, launcher.launch()) => launched,
+        };
+        let mut summary = None;
+        let failure = match launched {
+            Ok(Ok(enclave)) => match live(enclave, ready_by, patience, status, &stop).await {
                 Life::Stopped => break Ok(()),
                 Life::Ended { exit: Exit { how: How::Refused, last_words }, .. } => {
                     break Err(SuperviseError::Refused(Exit { how: How::Refused, last_words }));
@@ -122,9 +132,13 @@ pub async fn supervise<L: Launcher>(
                     format!("it did not accept connections within {} s", patience.start.as_secs())
                 }
             },
-            // What is wrong at the first start is wrong for good; later, the system may be short of something.
-            Err(error) if restarts == 0 => break Err(error.into()),
-            Err(error) => error.to_string(),
+            // What is wrong with the settings at the first start stays wrong. Anything else may pass.
+            Ok(Err(error)) if restarts == 0 && error.is_lasting() => break Err(error.into()),
+            Ok(Err(error)) => {
+                summary = Some(error.summary());
+                error.to_string()
+            }
+            Err(_) => format!("it did not start within {} s", patience.start.as_secs()),
         };
         if policy.restarts.is_some_and(|limit| restarts >= limit) {
             break Err(SuperviseError::Failed { restarts, last: failure });
@@ -132,7 +146,8 @@ pub async fn supervise<L: Launcher>(
         tracing::warn!(reason = %failure, pause_ms = pause.as_millis(), "the enclave ended; it is started again");
         restarts += 1;
         status.send_modify(|status| {
-            *status = Status { state: State::Waiting, restarts, last_exit: Some(failure) };
+            let last_exit = Some(summary.unwrap_or(failure));
+            *status = Status { state: State::Waiting, restarts, last_exit };
         });
         tokio::select! {
             () = sleep(pause) => {}
@@ -156,6 +171,7 @@ enum Life {
 
 async fn live(
     mut enclave: impl Enclave,
+    ready_by: Instant,
     patience: Patience,
     status: &watch::Sender<Status>,
     stop: &CancellationToken,
@@ -165,9 +181,8 @@ async fn live(
         biased;
         () = stop.cancelled() => return drain(enclave, patience, status).await,
         exit = enclave.ended() => return Life::Ended { exit, served: Duration::ZERO },
-        ready = timeout(patience.start, ready) => if ready.is_err() {
-            enclave.kill();
-            enclave.ended().await;
+        ready = timeout_at(ready_by, ready) => if ready.is_err() {
+            end(enclave).await;
             return Life::NeverReady;
         },
     }
@@ -186,10 +201,19 @@ async fn drain(mut enclave: impl Enclave, patience: Patience, status: &watch::Se
     enclave.drain();
     if timeout(patience.drain, enclave.ended()).await.is_err() {
         tracing::warn!("the enclave did not end in time and is ended now");
-        enclave.kill();
-        enclave.ended().await;
+        end(enclave).await;
     }
     Life::Stopped
+}
+
+/// Ends an enclave by force.
+async fn end(mut enclave: impl Enclave) {
+    enclave.kill();
+    if timeout(AFTER_KILL, enclave.ended()).await.is_err() {
+        tracing::warn!(
+            "the enclave was ended, and the system does not say that it is gone; it may still run"
+        );
+    }
 }
 
 fn set(status: &watch::Sender<Status>, state: State) {

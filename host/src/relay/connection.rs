@@ -4,19 +4,26 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, split};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, split};
+use tokio::time::{Instant, sleep_until};
 
 use super::pipe::pass;
 
 /// Limits on one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
+    /// How long the partner may take for its first byte, and after that until 1,024 bytes moved in each
+    /// direction.
+    pub opening: Duration,
     /// How long no byte may move in either direction. A receiver that stops reading counts as that.
     pub idle: Duration,
     /// How long a connection may live.
     pub lifetime: Duration,
 }
+
+/// Bytes that a connection must have carried in each direction to count as open. A TLS handshake in which both sides
+/// show certificates has more.
+const OPEN: u64 = 1024;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +32,14 @@ pub enum Ended {
     Closed,
     /// One side failed, for instance by resetting its connection.
     Failed(io::ErrorKind),
+    /// It never got as far as a TLS session.
+    Silent,
     /// No byte moved for too long.
     Idle,
     /// It lived too long.
     Expired,
+    /// Its client had most connections, and another client needed a place.
+    Displaced,
     /// The host is going down, and the connection had its time to end.
     Drained,
     /// The enclave did not accept a connection.
@@ -42,53 +53,104 @@ impl Ended {
         match self {
             Self::Closed => "closed",
             Self::Failed(_) => "failed",
+            Self::Silent => "silent",
             Self::Idle => "idle",
             Self::Expired => "expired",
+            Self::Displaced => "displaced",
             Self::Drained => "drained",
             Self::Unreachable => "unreachable",
         }
     }
 }
 
-/// How many bytes a connection carried.
-#[derive(Debug, Default)]
+/// How many bytes a connection carried, and when.
+#[derive(Debug)]
 pub struct Carried {
+    begun: Instant,
     /// From the partner to the enclave.
     pub to_enclave: AtomicU64,
     /// From the enclave to the partner.
     pub to_partner: AtomicU64,
+    /// When a byte last moved, in milliseconds after the beginning.
+    moved: AtomicU64,
 }
 
-/// Carries bytes both ways until both sides have closed, a limit is reached or `cut` completes.
+impl Carried {
+    /// A connection that begins now.
+    #[must_use]
+    pub fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self { begun: Instant::now(), to_enclave: zero(), to_partner: zero(), moved: zero() }
+    }
+
+    /// How long ago the connection began.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Whether as much was carried as a TLS session needs to begin.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        [&self.to_enclave, &self.to_partner].iter().all(|count| count.load(Ordering::Relaxed) >= OPEN)
+    }
+
+    /// When a byte last moved. The connection's beginning, if none did.
+    #[must_use]
+    pub fn last_moved(&self) -> Instant {
+        self.begun + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, counter: &AtomicU64, count: usize) {
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+        self.moved.store(millis(self.begun.elapsed()), Ordering::Relaxed);
+    }
+}
+
+impl Default for Carried {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Carries bytes both ways until both sides have closed or a limit is reached. `first` is what the partner has sent
+/// already.
 ///
 /// When one side closes its half, the other side's half is closed too and the opposite direction goes on. When one side
 /// fails, both are dropped at once.
 pub async fn carry(
     partner: impl AsyncRead + AsyncWrite + Unpin,
     enclave: impl AsyncRead + AsyncWrite + Unpin,
+    first: Vec<u8>,
     times: &Times,
-    cut: impl Future<Output = ()>,
     carried: &Carried,
 ) -> Ended {
-    let begun = Instant::now();
-    // When a byte last moved, in milliseconds after the beginning.
-    let last_moved = AtomicU64::new(0);
-    let moved = |counter: &AtomicU64, count: usize| {
-        counter.fetch_add(count as u64, Ordering::Relaxed);
-        last_moved.store(millis(begun.elapsed()), Ordering::Relaxed);
-    };
-
     let (partner_reader, partner_writer) = split(partner);
-    let (enclave_reader, enclave_writer) = split(enclave);
+    let (enclave_reader, mut enclave_writer) = split(enclave);
+    let to_enclave = async {
+        enclave_writer.write_all(&first).await?;
+        enclave_writer.flush().await?;
+        carried.count(&carried.to_enclave, first.len());
+        drop(first);
+        pass(partner_reader, enclave_writer, |count| carried.count(&carried.to_enclave, count)).await
+    };
     let both = async {
         tokio::try_join!(
-            pass(partner_reader, enclave_writer, |count| moved(&carried.to_enclave, count)),
-            pass(enclave_reader, partner_writer, |count| moved(&carried.to_partner, count)),
+            to_enclave,
+            pass(enclave_reader, partner_writer, |count| carried.count(&carried.to_partner, count)),
         )
+    };
+    let expiry = carried.begun + times.lifetime;
+    // A connection that is at its beginning has one deadline, one that is open has another that moves.
+    let opening = async {
+        sleep_until(carried.begun + times.opening).await;
+        if carried.is_open() {
+            std::future::pending::<()>().await;
+        }
     };
     let idle = async {
         loop {
-            let deadline = begun + Duration::from_millis(last_moved.load(Ordering::Relaxed)) + times.idle;
+            let deadline = carried.last_moved() + times.idle;
             if Instant::now() >= deadline {
                 break;
             }
@@ -100,9 +162,9 @@ pub async fn carry(
             Ok(_) => Ended::Closed,
             Err(error) => Ended::Failed(error.kind()),
         },
+        () = opening => Ended::Silent,
         () = idle => Ended::Idle,
-        () = sleep(times.lifetime) => Ended::Expired,
-        () = cut => Ended::Drained,
+        () = sleep_until(expiry) => Ended::Expired,
     }
 }
 
@@ -115,10 +177,15 @@ mod tests {
     use std::future::pending;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::sleep;
 
     use super::*;
 
-    const TIMES: Times = Times { idle: Duration::from_secs(60), lifetime: Duration::from_secs(3600) };
+    const TIMES: Times = Times {
+        opening: Duration::from_secs(4000),
+        idle: Duration::from_secs(60),
+        lifetime: Duration::from_secs(3600),
+    };
 
     /// Runs `story` on the two outer ends of a carried connection, and gives how that ended.
     async fn carried<F: Future<Output = ()>>(
@@ -128,7 +195,7 @@ mod tests {
         let (enclave, enclave_end) = duplex(1024);
         let carried = Carried::default();
         let (ended, ()) = tokio::join!(
-            carry(partner_end, enclave_end, &TIMES, pending(), &carried),
+            carry(partner_end, enclave_end, Vec::new(), &TIMES, &carried),
             story(partner, enclave)
         );
         (ended, carried.to_enclave.into_inner(), carried.to_partner.into_inner())
@@ -181,7 +248,7 @@ mod tests {
         };
         let carried = Carried::default();
         tokio::select! {
-            ended = carry(partner_end, enclave_end, &TIMES, pending(), &carried) => assert_eq!(ended, Ended::Idle),
+            ended = carry(partner_end, enclave_end, Vec::new(), &TIMES, &carried) => assert_eq!(ended, Ended::Idle),
             () = talk => unreachable!(),
         }
         assert_eq!(begun.elapsed(), Duration::from_secs(250 + 60));
@@ -234,11 +301,50 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cut_ends_it_at_once() {
-        let (_partner, partner_end) = duplex(1024);
-        let (_enclave, enclave_end) = duplex(1024);
-        let cut = sleep(Duration::from_secs(5));
-        let ended = carry(partner_end, enclave_end, &TIMES, cut, &Carried::default()).await;
-        assert_eq!(ended, Ended::Drained);
+    async fn a_connection_that_never_becomes_a_session_ends() {
+        let times = Times { opening: Duration::from_secs(30), ..TIMES };
+        // A byte now and then keeps a connection from being idle, and does not make it a session.
+        for (each, expected) in [(1_u64, Ended::Silent), (200, Ended::Idle)] {
+            let (mut partner, partner_end) = duplex(1024);
+            let (mut enclave, enclave_end) = duplex(1024);
+            let begun = Instant::now();
+            let talk = async {
+                let bytes = vec![0; each as usize];
+                for _ in 0..25 {
+                    sleep(Duration::from_secs(1)).await;
+                    partner.write_all(&bytes).await.unwrap();
+                    enclave.write_all(&bytes).await.unwrap();
+                    partner.read_exact(&mut vec![0; bytes.len()]).await.unwrap();
+                    enclave.read_exact(&mut vec![0; bytes.len()]).await.unwrap();
+                }
+                pending::<()>().await;
+            };
+            let carried = Carried::new();
+            tokio::select! {
+                ended = carry(partner_end, enclave_end, Vec::new(), &times, &carried) => {
+                    assert_eq!(ended, expected);
+                }
+                () = talk => unreachable!(),
+            }
+            let expected = if expected == Ended::Silent { 30 } else { 25 + 60 };
+            assert_eq!(begun.elapsed(), Duration::from_secs(expected));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_partner_sent_before_comes_first() {
+        let (mut partner, partner_end) = duplex(1024);
+        let (mut enclave, enclave_end) = duplex(1024);
+        let carried = Carried::new();
+        let story = async {
+            partner.write_all(b", and the rest").await.unwrap();
+            partner.shutdown().await.unwrap();
+            let mut heard = String::new();
+            enclave.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "the first bytes, and the rest");
+            drop((partner, enclave));
+        };
+        tokio::join!(carry(partner_end, enclave_end, b"the first bytes".to_vec(), &TIMES, &carried), story);
+        assert_eq!(carried.to_enclave.into_inner(), 29);
     }
 }

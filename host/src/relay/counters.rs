@@ -12,11 +12,14 @@ use super::connection::Ended;
 pub struct Counters {
     accepted: AtomicU64,
     shed: AtomicU64,
+    shed_by_client: AtomicU64,
     accept_errors: AtomicU64,
     closed: AtomicU64,
     failed: AtomicU64,
+    silent: AtomicU64,
     idle: AtomicU64,
     expired: AtomicU64,
+    displaced: AtomicU64,
     drained: AtomicU64,
     unreachable: AtomicU64,
     bytes_to_enclave: AtomicU64,
@@ -30,6 +33,8 @@ pub struct Snapshot {
     pub accepted: u64,
     /// Connections that were closed at once because every place was taken.
     pub shed: u64,
+    /// Connections that were closed at once because their client had as many as one may.
+    pub shed_by_client: u64,
     /// Times that the system could not give a connection.
     pub accept_errors: u64,
     /// Connections that are open.
@@ -38,10 +43,14 @@ pub struct Snapshot {
     pub closed: u64,
     /// Connections that one side broke.
     pub failed: u64,
+    /// Connections that were ended because they never got as far as a TLS session.
+    pub silent: u64,
     /// Connections that were ended because nothing moved.
     pub idle: u64,
     /// Connections that were ended because they lived too long.
     pub expired: u64,
+    /// Connections that were ended because another client needed a place and theirs had most.
+    pub displaced: u64,
     /// Connections that were ended because the host went down.
     pub drained: u64,
     /// Connections for which the enclave could not be reached.
@@ -61,6 +70,10 @@ impl Counters {
         add(&self.shed, 1);
     }
 
+    pub(super) fn shed_by_client(&self) {
+        add(&self.shed_by_client, 1);
+    }
+
     pub(super) fn accept_error(&self) {
         add(&self.accept_errors, 1);
     }
@@ -71,8 +84,10 @@ impl Counters {
         let counter = match how {
             Ended::Closed => &self.closed,
             Ended::Failed(_) => &self.failed,
+            Ended::Silent => &self.silent,
             Ended::Idle => &self.idle,
             Ended::Expired => &self.expired,
+            Ended::Displaced => &self.displaced,
             Ended::Drained => &self.drained,
             Ended::Unreachable => &self.unreachable,
         };
@@ -83,19 +98,31 @@ impl Counters {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let ends = [&self.closed, &self.failed, &self.idle, &self.expired, &self.drained, &self.unreachable];
+        let ends = [
+            &self.closed,
+            &self.failed,
+            &self.silent,
+            &self.idle,
+            &self.expired,
+            &self.displaced,
+            &self.drained,
+            &self.unreachable,
+        ];
         // Ends are read before beginnings, so that the difference is never negative.
         let ended: u64 = ends.into_iter().map(get).sum();
         let accepted = get(&self.accepted);
         Snapshot {
             accepted,
             shed: get(&self.shed),
+            shed_by_client: get(&self.shed_by_client),
             accept_errors: get(&self.accept_errors),
             active: accepted.saturating_sub(ended),
             closed: get(&self.closed),
             failed: get(&self.failed),
+            silent: get(&self.silent),
             idle: get(&self.idle),
             expired: get(&self.expired),
+            displaced: get(&self.displaced),
             drained: get(&self.drained),
             unreachable: get(&self.unreachable),
             bytes_to_enclave: get(&self.bytes_to_enclave),
@@ -125,8 +152,8 @@ impl Snapshot {
         family(
             "cleanroom_relay_connections_shed_total",
             "counter",
-            "Connections closed at once because every place was taken.",
-            &[("", self.shed)],
+            "Connections closed at once, by reason: every place was taken, or their client had its share.",
+            &[("{reason=\"full\"}", self.shed), ("{reason=\"client\"}", self.shed_by_client)],
         );
         family(
             "cleanroom_relay_accept_errors_total",
@@ -142,8 +169,10 @@ impl Snapshot {
             &[
                 ("{reason=\"closed\"}", self.closed),
                 ("{reason=\"failed\"}", self.failed),
+                ("{reason=\"silent\"}", self.silent),
                 ("{reason=\"idle\"}", self.idle),
                 ("{reason=\"expired\"}", self.expired),
+                ("{reason=\"displaced\"}", self.displaced),
                 ("{reason=\"drained\"}", self.drained),
                 ("{reason=\"unreachable\"}", self.unreachable),
             ],
@@ -175,8 +204,10 @@ mod tests {
         let ends = [
             Ended::Closed,
             Ended::Failed(std::io::ErrorKind::ConnectionReset),
+            Ended::Silent,
             Ended::Idle,
             Ended::Expired,
+            Ended::Displaced,
             Ended::Drained,
             Ended::Unreachable,
         ];
@@ -188,6 +219,7 @@ mod tests {
         }
         counters.accepted();
         counters.shed();
+        counters.shed_by_client();
         let text = counters.snapshot().to_prometheus();
         for (index, how) in ends.into_iter().enumerate() {
             let line = format!(
@@ -198,11 +230,12 @@ mod tests {
             assert!(text.contains(&line), "{line} is not in {text}");
         }
         for line in [
-            "cleanroom_relay_connections_accepted_total 22\n",
+            "cleanroom_relay_connections_accepted_total 37\n",
             "cleanroom_relay_connections_active 1\n",
-            "cleanroom_relay_connections_shed_total 1\n",
-            "cleanroom_relay_bytes_total{direction=\"to_enclave\"} 210\n",
-            "cleanroom_relay_bytes_total{direction=\"to_partner\"} 2100\n",
+            "cleanroom_relay_connections_shed_total{reason=\"full\"} 1\n",
+            "cleanroom_relay_connections_shed_total{reason=\"client\"} 1\n",
+            "cleanroom_relay_bytes_total{direction=\"to_enclave\"} 360\n",
+            "cleanroom_relay_bytes_total{direction=\"to_partner\"} 3600\n",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }

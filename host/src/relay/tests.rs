@@ -11,18 +11,23 @@ use super::*;
 
 const LIMITS: Limits = Limits {
     connections: NonZeroUsize::new(2).unwrap(),
+    per_client: NonZeroUsize::new(2).unwrap(),
     connect: Duration::from_secs(10),
     drain: Duration::from_secs(30),
-    times: Times { idle: Duration::from_secs(60), lifetime: Duration::from_secs(3600) },
+    times: Times {
+        opening: Duration::from_secs(45),
+        idle: Duration::from_secs(60),
+        lifetime: Duration::from_secs(3600),
+    },
 };
 
 /// Partners: what is sent here is accepted by the relay.
-struct Partners(mpsc::UnboundedReceiver<io::Result<DuplexStream>>);
+struct Partners(mpsc::UnboundedReceiver<io::Result<Accepted<DuplexStream>>>);
 
 impl Accept for Partners {
     type Stream = DuplexStream;
 
-    async fn accept(&mut self) -> io::Result<DuplexStream> {
+    async fn accept(&mut self) -> io::Result<Accepted<DuplexStream>> {
         match self.0.recv().await {
             Some(accepted) => accepted,
             None => pending().await,
@@ -54,7 +59,7 @@ impl Dial for Enclave {
 }
 
 struct World {
-    partners: mpsc::UnboundedSender<io::Result<DuplexStream>>,
+    partners: mpsc::UnboundedSender<io::Result<Accepted<DuplexStream>>>,
     enclaves: mpsc::UnboundedReceiver<DuplexStream>,
     counters: Arc<Counters>,
     stop: CancellationToken,
@@ -73,15 +78,28 @@ fn world(refusals: usize) -> World {
 
 impl World {
     fn connect(&self) -> DuplexStream {
-        let (near, far) = duplex(1024);
-        self.partners.send(Ok(far)).unwrap();
+        self.connect_from(None)
+    }
+
+    fn connect_from(&self, from: Option<&str>) -> DuplexStream {
+        let (near, stream) = duplex(1024);
+        let from = from.map(|address| address.parse().unwrap());
+        self.partners.send(Ok(Accepted { stream, from })).unwrap();
         near
     }
 
     /// A partner's end and the enclave's end of a connection that is up.
     async fn connected(&mut self) -> (DuplexStream, DuplexStream) {
-        let partner = self.connect();
-        (partner, self.enclaves.recv().await.unwrap())
+        self.connected_from(None).await
+    }
+
+    async fn connected_from(&mut self, from: Option<&str>) -> (DuplexStream, DuplexStream) {
+        let mut partner = self.connect_from(from);
+        // The enclave hears of a connection with its first byte.
+        partner.write_all(b"x").await.unwrap();
+        let mut enclave = self.enclaves.recv().await.unwrap();
+        enclave.read_exact(&mut [0]).await.unwrap();
+        (partner, enclave)
     }
 }
 
@@ -125,9 +143,70 @@ async fn an_enclave_that_is_not_there_yet_is_tried_again() {
 async fn an_enclave_that_never_answers_ends_the_connection() {
     let world = world(usize::MAX);
     let begun = Instant::now();
-    assert_closed(&mut world.connect()).await;
+    let mut partner = world.connect();
+    partner.write_all(b"x").await.unwrap();
+    assert_closed(&mut partner).await;
     assert_eq!(begun.elapsed(), LIMITS.connect);
     assert_eq!(world.counters.snapshot().unreachable, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_hangs_does_not_use_up_the_time_of_the_next() {
+    /// An enclave whose first connection is never answered.
+    struct HangsOnce(AtomicUsize, Mutex<Option<DuplexStream>>);
+    impl Dial for HangsOnce {
+        type Stream = DuplexStream;
+        async fn dial(&self) -> io::Result<DuplexStream> {
+            if self.0.fetch_add(1, Ordering::Relaxed) == 0 {
+                return pending().await;
+            }
+            self.1.lock().unwrap().take().ok_or_else(|| io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+    let (near, _far) = duplex(16);
+    let begun = Instant::now();
+    let enclave = HangsOnce(AtomicUsize::new(0), Mutex::new(Some(near)));
+    assert!(reach(&enclave, LIMITS.connect).await.is_some());
+    assert!(begun.elapsed() < LIMITS.connect);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_connection_ends_and_the_enclave_never_hears_of_it() {
+    let mut world = world(0);
+    let begun = Instant::now();
+    assert_closed(&mut world.connect()).await;
+    assert_eq!(begun.elapsed(), LIMITS.times.opening);
+    // One that closes without a byte, as a balancer's health check does, is no failure.
+    drop(world.connect());
+    while world.counters.snapshot().accepted < 2 || world.counters.snapshot().active > 0 {
+        tokio::task::yield_now().await;
+    }
+    let snapshot = world.counters.snapshot();
+    assert_eq!((snapshot.silent, snapshot.closed, snapshot.unreachable), (1, 1, 0));
+    assert!(world.enclaves.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_takes_every_place_does_not_keep_others_out() {
+    let mut world = world(0);
+    let [mut first, mut second] =
+        [world.connect_from(Some("192.0.2.1")), world.connect_from(Some("192.0.2.1"))];
+    // It has its share.
+    assert_closed(&mut world.connect_from(Some("192.0.2.1"))).await;
+    second.write_all(b"x").await.unwrap();
+    let mut enclave = world.enclaves.recv().await.unwrap();
+    // Another client comes: the silent one of the two makes room.
+    let (mut other, mut other_enclave) = world.connected_from(Some("192.0.2.2")).await;
+    assert_closed(&mut first).await;
+    // Both have one now, and a third client does not displace them.
+    assert_closed(&mut world.connect_from(Some("192.0.2.3"))).await;
+    for (partner, enclave) in [(&mut second, &mut enclave), (&mut other, &mut other_enclave)] {
+        enclave.write_all(b"still here").await.unwrap();
+        let mut heard = [0; 10];
+        partner.read_exact(&mut heard).await.unwrap();
+    }
+    let snapshot = world.counters.snapshot();
+    assert_eq!((snapshot.displaced, snapshot.shed_by_client, snapshot.shed), (1, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,9 +221,16 @@ async fn an_error_of_the_listener_does_not_end_the_relay() {
 async fn stopping_lets_open_connections_end() {
     let mut world = world(0);
     let (mut partner, mut enclave) = world.connected().await;
+    let mut silent = world.connect();
+    while world.counters.snapshot().active < 2 {
+        tokio::task::yield_now().await;
+    }
+    let begun = Instant::now();
     world.stop.cancel();
-    // No further connection is taken: its stream is dropped with the listener.
-    assert_closed(&mut world.connect()).await;
+    // Nothing was asked on this one, so nothing is waited for.
+    assert_closed(&mut silent).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert!(world.partners.is_closed(), "no further connection is taken");
     enclave.write_all(b"the rest of the answer").await.unwrap();
     enclave.shutdown().await.unwrap();
     let mut answer = String::new();
@@ -152,7 +238,7 @@ async fn stopping_lets_open_connections_end() {
     assert_eq!(answer, "the rest of the answer");
     assert!(!world.relay.is_finished());
     partner.shutdown().await.unwrap();
-    assert_eq!(world.relay.await.unwrap(), 0);
+    assert_eq!(world.relay.await.unwrap(), 1);
     assert_eq!(world.counters.snapshot().closed, 1);
 }
 

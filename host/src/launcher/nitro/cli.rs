@@ -3,11 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command as BlockingCommand, Stdio};
+use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha384Digest;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
+use tokio::time::timeout;
+
+/// How long nitro-cli may take to describe enclaves or to terminate one. Its start of an enclave is bounded by the
+/// supervisor.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program, wherever it is.
 #[derive(Debug, Clone)]
@@ -18,6 +24,7 @@ pub struct NitroCli {
 /// What to start.
 pub(super) struct RunRequest<'a> {
     pub(super) image: &'a Path,
+    pub(super) name: &'a str,
     pub(super) cid: u32,
     pub(super) memory_mib: u32,
     pub(super) processors: u32,
@@ -37,6 +44,11 @@ struct Started {
 pub(super) struct Described {
     #[serde(rename = "EnclaveID")]
     pub(super) id: String,
+    /// The name that it was started under; older versions of nitro-cli do not tell it.
+    #[serde(rename = "EnclaveName", default)]
+    pub(super) name: String,
+    #[serde(rename = "EnclaveCID")]
+    pub(super) cid: u64,
     #[serde(rename = "Flags")]
     pub(super) flags: String,
     #[serde(rename = "Measurements", default)]
@@ -59,10 +71,11 @@ impl NitroCli {
         Self { program: path.to_owned() }
     }
 
-    /// Starts an enclave, not in debug mode and with its console off, and gives its id.
+    /// Starts an enclave, not in debug mode and with its console off, and gives its id. If this is dropped before its
+    /// end, nitro-cli is ended, and an enclave of that name is terminated.
     pub(super) async fn run(&self, request: &RunRequest<'_>) -> Result<String, NitroError> {
         let mut command = self.command("run-enclave");
-        command.arg("--eif-path").arg(request.image);
+        command.arg("--eif-path").arg(request.image).arg("--enclave-name").arg(request.name);
         for (name, value) in [
             ("--enclave-cid", request.cid),
             ("--memory", request.memory_mib),
@@ -70,7 +83,10 @@ impl NitroCli {
         ] {
             command.arg(name).arg(value.to_string());
         }
-        let started: Started = self.ask("run-enclave", command).await?;
+        let attempt = Attempt { cli: self, name: Some(request.name) };
+        let started = self.ask::<Started>("run-enclave", command).await;
+        attempt.came_to_its_end();
+        let started = started?;
         if started.cid == u64::from(request.cid) {
             return Ok(started.id);
         }
@@ -80,26 +96,46 @@ impl NitroCli {
 
     /// The enclaves of this instance.
     pub(super) async fn describe(&self) -> Result<Vec<Described>, NitroError> {
-        self.ask("describe-enclaves", self.command("describe-enclaves")).await
+        self.ask_soon("describe-enclaves", self.command("describe-enclaves")).await
+    }
+
+    /// Ends an enclave and waits for it.
+    pub(super) async fn terminate(&self, id: &str) -> Result<(), NitroError> {
+        let mut command = self.command("terminate-enclave");
+        command.args(["--enclave-id", id]);
+        self.ask_soon::<serde::de::IgnoredAny>("terminate-enclave", command).await.map(drop)
     }
 
     /// Begins to end an enclave and does not wait for it. Works at the end of the program, too.
     pub(super) fn terminate_in_background(&self, id: &str) {
+        self.terminate_by("--enclave-id", id);
+    }
+
+    fn terminate_by(&self, option: &str, enclave: &str) {
         let ended = BlockingCommand::new(&self.program)
-            .args(["terminate-enclave", "--enclave-id", id])
+            .args(["terminate-enclave", option, enclave])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
         if let Err(error) = ended {
-            tracing::warn!(%error, id, "the enclave could not be terminated");
+            tracing::warn!(%error, enclave, "the enclave could not be terminated");
         }
     }
 
     fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg(subcommand).stdin(Stdio::null()).kill_on_drop(false);
+        command.arg(subcommand).stdin(Stdio::null()).kill_on_drop(true);
         command
+    }
+
+    async fn ask_soon<Answer: DeserializeOwned>(
+        &self,
+        subcommand: &'static str,
+        command: Command,
+    ) -> Result<Answer, NitroError> {
+        let silent = NitroError::Silent { subcommand, seconds: PATIENCE.as_secs() };
+        timeout(PATIENCE, self.ask(subcommand, command)).await.unwrap_or(Err(silent))
     }
 
     async fn ask<Answer: DeserializeOwned>(
@@ -113,6 +149,27 @@ impl NitroCli {
             return Err(NitroError::refused(subcommand, &output.stderr));
         }
         serde_json::from_slice(&output.stdout).map_err(|_| NitroError::Answer { subcommand })
+    }
+}
+
+/// A start that is under way. nitro-cli starts an enclave in a process of its own, which outlives it.
+struct Attempt<'a> {
+    cli: &'a NitroCli,
+    /// The enclave's name, until nitro-cli has answered.
+    name: Option<&'a str>,
+}
+
+impl Attempt<'_> {
+    fn came_to_its_end(mut self) {
+        self.name = None;
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = self.name {
+            self.cli.terminate_by("--enclave-name", name);
+        }
     }
 }
 
@@ -136,6 +193,30 @@ pub enum NitroError {
         code: Option<String>,
         /// What it said, in a line.
         said: String,
+    },
+    /// The program did not answer in time.
+    #[error(
+        "nitro-cli {subcommand} did not answer within {seconds} s; see whether its service works: \
+         systemctl status nitro-enclaves-allocator, and the files in /var/log/nitro_enclaves"
+    )]
+    Silent {
+        /// What was asked.
+        subcommand: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// Another enclave has the context id.
+    #[error(
+        "the context id {cid} belongs to another enclave, `{name}` ({id}); choose another with --cid, or end it: nitro-cli \
+         terminate-enclave --enclave-id {id}"
+    )]
+    ContextIdTaken {
+        /// The context id.
+        cid: u32,
+        /// The other enclave's name.
+        name: String,
+        /// The other enclave's id.
+        id: String,
     },
     /// The program's answer is not what AWS documents.
     #[error(
@@ -183,6 +264,31 @@ pub enum NitroError {
 const SAID_MAX: usize = 400;
 
 impl NitroError {
+    /// Whether trying again is of no use.
+    pub(in crate::launcher) fn is_lasting(&self) -> bool {
+        match self {
+            Self::Silent { .. } | Self::Gone => false,
+            // Sockets, the driver and nitro-cli's own processes, which may be in order a moment later.
+            Self::Refused { code: Some(code), .. } => {
+                let number = code.trim_start_matches('E').parse().unwrap_or(0);
+                !matches!(number, 11 | 28..=30 | 33 | 36..=49_u8)
+            }
+            _ => true,
+        }
+    }
+
+    /// The error without names of files.
+    pub(in crate::launcher) fn summary(&self) -> String {
+        match self {
+            Self::Start { source, .. } => format!("could not run nitro-cli: {}", source.kind()),
+            Self::Refused { subcommand, code, .. } => {
+                let code = code.as_deref().unwrap_or("without a code");
+                format!("nitro-cli {subcommand} failed ({code})")
+            }
+            other => other.to_string(),
+        }
+    }
+
     fn refused(subcommand: &'static str, stderr: &[u8]) -> Self {
         let text = String::from_utf8_lossy(stderr);
         let code = code(&text);
@@ -210,6 +316,10 @@ impl Advice {
     #[must_use]
     pub fn of(code: &str) -> Option<&'static str> {
         Some(match code {
+            "E11" => {
+                "its context id may belong to another enclave (nitro-cli describe-enclaves; choose another with --cid), or its \
+                 signing certificate may have ended"
+            }
             "E19" | "E18" => "the file is not there for the user of nitro-cli, or not readable by it",
             "E20" | "E21" | "E22" | "E24" | "E32" => {
                 "set aside more processors: raise cpu_count in /etc/nitro_enclaves/allocator.yaml, then \

@@ -12,7 +12,8 @@ const ID: &str = "i-0123456789abcdef0-enc0190c0ffee000001";
 const METADATA: &[u8] = br#"{"ImageName":"","ImageVersion":"","BuildMetadata":{"BuildTime":"","BuildTool":"","BuildToolVersion":"","OperatingSystem":"","KernelVersion":""},"DockerInfo":{}}"#;
 
 /// A folder with an image, a model, and a program that answers as nitro-cli 1.4 does. It writes its arguments to `calls` and
-/// answers with the files `run`, `describe` and `errors`, which a test can change.
+/// answers with the files `run`, `describe` and `errors`, which a test can change. Before the first start, and after
+/// an end, it describes no enclave. A file `hang-SUBCOMMAND` makes it hang.
 struct Scene {
     folder: TempDir,
 }
@@ -33,9 +34,9 @@ impl Scene {
         scene.answer("describe", &scene.described("NONE", |pcr| pcr));
         let folder = scene.folder.path().display();
         let program = format!(
-            "#!/bin/sh\ncd '{folder}'\necho \"$*\" >> calls\n[ ! -f errors ] || {{ cat errors >&2; exit 1; }}\ncase $1 in\n\
-             run-enclave) echo 'Start allocating memory...' >&2; cat run ;;\n\
-             describe-enclaves) cat describe ;;\n\
+            "#!/bin/sh\ncd '{folder}'\necho \"$*\" >> calls\n[ ! -f hang-$1 ] || exec sleep 1000\n[ ! -f errors ] || {{ cat errors >&2; exit 1; }}\ncase $1 in\n\
+             run-enclave) touch running; echo 'Start allocating memory...' >&2; cat run ;;\n\
+             describe-enclaves) if [ -f running ]; then cat describe; else echo '[]'; fi ;;\n\
              terminate-enclave) echo '[]' > describe; echo '{{\"EnclaveID\": \"x\", \"Terminated\": true}}' ;;\nesac\n"
         );
         fs::write(scene.path("nitro-cli"), program).unwrap();
@@ -115,8 +116,10 @@ async fn an_enclave_is_started_with_its_context_id_and_without_a_console() {
     let mut enclave = nitro.launch().await.unwrap();
     let image = scene.path("image.eif");
     let expected = format!(
-        "run-enclave --eif-path {} --enclave-cid 16 --memory 2048 --cpu-count 2\ndescribe-enclaves\n",
-        image.display()
+        "describe-enclaves\nrun-enclave --eif-path {} --enclave-name {} --enclave-cid 16 --memory 2048 --cpu-count 2\n\
+         describe-enclaves\n",
+        image.display(),
+        nitro.name
     );
     assert_eq!(scene.calls(), expected);
     assert_eq!(nitro.partner_port(), EnclaveAddress::Vsock { cid: 16, port: 5000 });
@@ -127,6 +130,50 @@ async fn an_enclave_is_started_with_its_context_id_and_without_a_console() {
     enclave.kill();
     scene.called(&terminated()).await;
     assert_eq!(enclave.ended().await, Exit { how: How::Unknown, last_words: None });
+}
+
+#[tokio::test]
+async fn an_enclave_of_an_earlier_life_is_ended_and_one_of_somebody_else_is_named() {
+    let scene = Scene::new();
+    let mut nitro = scene.nitro();
+    scene.answer("running", "");
+    scene.answer(
+        "describe",
+        &scene.described("NONE", |pcr| pcr).replace("\"image\"", &format!("\"{}\"", nitro.name)),
+    );
+    // The scene describes nothing once an enclave was terminated, so the new one is missed in the end.
+    assert!(matches!(nitro.launch().await.err(), Some(LaunchError::Nitro(NitroError::Gone))));
+    let calls = scene.calls();
+    assert!(calls.starts_with(&format!("describe-enclaves\n{}\nrun-enclave", terminated())), "{calls}");
+
+    let scene = Scene::new();
+    scene.answer("running", "");
+    let error = scene.refused().await;
+    assert!(matches!(error, LaunchError::Nitro(NitroError::ContextIdTaken { cid: 16, .. })), "{error}");
+    assert!(error.to_string().contains(&format!("terminate-enclave --enclave-id {ID}")), "{error}");
+    assert_eq!(scene.calls(), "describe-enclaves\n", "somebody else's enclave is left alone");
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_can_be_given_up_and_leaves_nothing_behind() {
+    let scene = Scene::new();
+    scene.answer("hang-run-enclave", "");
+    let mut nitro = scene.nitro();
+    let name = nitro.name.clone();
+    let hangs = async {
+        let _ = nitro.launch().await;
+        panic!("it does not come to its end");
+    };
+    let called = async {
+        while !scene.calls().contains("run-enclave") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = hangs => {}
+        () = called => {}
+    }
+    scene.called(&format!("terminate-enclave --enclave-name {name}")).await;
 }
 
 #[tokio::test]
@@ -159,7 +206,7 @@ async fn only_the_image_that_was_measured_is_started() {
     ];
     fs::write(scene.path("image.eif"), writer::write(Architecture::X86_64, &sections).unwrap()).unwrap();
     assert!(matches!(nitro.launch().await, Err(LaunchError::ImageDigest { .. })));
-    assert_eq!(scene.calls(), "", "nothing was started");
+    assert!(!scene.calls().contains("run-enclave"), "nothing was started");
 }
 
 #[tokio::test]

@@ -10,8 +10,14 @@ use super::*;
 /// What a scripted enclave does.
 #[derive(Clone, Copy)]
 enum Script {
-    /// Cannot be started.
+    /// Cannot be started now.
     NoLaunch,
+    /// Can never be started.
+    NeverLaunches,
+    /// Does not come to the end of its start.
+    HangingLaunch,
+    /// Serves at once, and is not seen to end even when it is ended by force.
+    Immortal,
     /// Serves after the first time, and ends in this way after the second.
     Serve(u64, u64, How),
     /// Ends before it serves.
@@ -50,6 +56,8 @@ impl Launcher for Scripted {
     async fn launch(&mut self) -> Result<ScriptedEnclave, LaunchError> {
         self.log.lock().unwrap().launches.push(self.begun.elapsed().as_secs());
         match self.scripts.pop_front().expect("no further start is expected") {
+            Script::NeverLaunches => Err(LaunchError::NotAProgram("/a/path".into())),
+            Script::HangingLaunch => std::future::pending().await,
             Script::NoLaunch => {
                 Err(LaunchError::System { what: "testing", source: io::ErrorKind::OutOfMemory.into() })
             }
@@ -68,7 +76,7 @@ impl Enclave for ScriptedEnclave {
     fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let after = match self.script {
             Script::Serve(after, ..) => Duration::from_secs(after),
-            Script::UntilAsked(_) => Duration::ZERO,
+            Script::UntilAsked(_) | Script::Immortal => Duration::ZERO,
             _ => return Box::pin(std::future::pending()),
         };
         Box::pin(tokio::time::sleep_until(self.started + after))
@@ -76,7 +84,7 @@ impl Enclave for ScriptedEnclave {
 
     async fn ended(&mut self) -> Exit {
         let exit = |how| Exit { how, last_words: None };
-        if self.killed {
+        if self.killed && !matches!(self.script, Script::Immortal) {
             return exit(How::Signal(9));
         }
         match (self.script, self.asked) {
@@ -182,13 +190,36 @@ async fn an_enclave_that_never_serves_is_ended_and_started_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_fails_is_final_only_the_first_time() {
-    let outcome = run(&[Script::NoLaunch], POLICY, 1000).await;
+async fn a_start_that_fails_is_final_only_the_first_time_and_if_it_cannot_pass() {
+    let outcome = run(&[Script::NeverLaunches], POLICY, 1000).await;
     assert!(matches!(outcome.result, Err(SuperviseError::Launch(_))), "{:?}", outcome.result);
-    let scripts = [Script::End(0, How::Status(1)), Script::NoLaunch, Script::UntilAsked(0)];
-    let outcome = run(&scripts, POLICY, 1000).await;
+    let fail = Script::End(0, How::Status(1));
+    for first in [[fail, Script::NoLaunch], [Script::NoLaunch, fail], [fail, Script::NeverLaunches]] {
+        let scripts = [first[0], first[1], Script::UntilAsked(0)];
+        let outcome = run(&scripts, POLICY, 1000).await;
+        outcome.result.unwrap();
+        assert_eq!(outcome.log.launches, [0, 1, 3]);
+        let last = outcome.status.last_exit.unwrap();
+        assert!(!last.contains("/a/path"), "{last}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_hangs_is_bounded_and_stopping_does_not_wait_for_it() {
+    let outcome = run(&[Script::HangingLaunch, Script::UntilAsked(0)], POLICY, 1000).await;
     outcome.result.unwrap();
-    assert_eq!(outcome.log.launches, [0, 1, 3]);
+    assert_eq!(outcome.log.launches, [0, 101]);
+    assert_eq!(outcome.status.last_exit.as_deref(), Some("it did not start within 100 s"));
+    let outcome = run(&[Script::HangingLaunch], POLICY, 10).await;
+    outcome.result.unwrap();
+    assert_eq!(outcome.took, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_enclave_that_is_never_seen_to_end_does_not_keep_the_host() {
+    let outcome = run(&[Script::Immortal], POLICY, 10).await;
+    outcome.result.unwrap();
+    assert_eq!((outcome.log.kills, outcome.took), (1, 10 + 30 + AFTER_KILL.as_secs()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,64 @@
+//! The control connection to the enclave, shared by the tasks of the agent.
+
+use std::io;
+use std::time::Duration;
+
+use cleanroom_attestation::release::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+/// How long the enclave may take for one answer. After that the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One connection, on which one question is asked at a time.
+///
+/// Tokio's locks are given in the order in which they were asked for. Everything but renewal takes `turn` first, so at
+/// most one of those questions stands before one of renewal's, however many tasks deliver.
+#[derive(Debug)]
+pub(super) struct Control<S> {
+    stream: Mutex<S>,
+    turn: Mutex<()>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream: Mutex::new(stream), turn: Mutex::new(()) }
+    }
+
+    /// Asks, after at most one question of somebody else. For renewal alone.
+    ///
+    /// After an error the connection is of no use any more.
+    pub(super) async fn ask_first(&self, kind: ControlKind, body: &[u8]) -> io::Result<ControlAnswer> {
+        if body.len() > kind.limit() {
+            return Ok(ControlAnswer::Refused("too-large".to_owned()));
+        }
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let mut stream = self.stream.lock().await;
+        let exchange = async {
+            stream.write_all(&kind.frame(body)).await?;
+            stream.flush().await?;
+            let mut header = [0; CONTROL_HEADER_BYTES];
+            stream.read_exact(&mut header).await?;
+            let (code, length) = ControlAnswer::parse_header(header).map_err(invalid)?;
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).await?;
+            ControlAnswer::parse(code, &body).map_err(invalid)
+        };
+        timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Asks, after those who asked before.
+    pub(super) async fn ask(&self, kind: ControlKind, body: &[u8]) -> io::Result<ControlAnswer> {
+        let _turn = self.turn.lock().await;
+        self.ask_first(kind, body).await
+    }
+
+    /// What is in force, out of an answer to [`ControlKind::State`].
+    pub(super) fn state(answer: ControlAnswer) -> io::Result<ControlState> {
+        match answer {
+            ControlAnswer::State(state) => Ok(state),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the enclave does not say what is in force")),
+        }
+    }
+}
