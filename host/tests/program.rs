@@ -214,6 +214,8 @@ fn a_relay_drains_on_sigterm() {
     let running =
         Running::start(&["relay", "--listen", "127.0.0.1:0", "--to", &format!("unix:{}", socket.display())]);
     let partner = running.connect();
+    // The enclave hears of a connection with its first byte.
+    (&partner).write_all(b"x").unwrap();
     let (enclave, _) = listener.accept().unwrap();
     running.signal(Signal::TERM);
     // The enclave closes what the next lines may still get through to it.
@@ -239,11 +241,226 @@ fn a_relay_that_cannot_drain_cuts() {
     let running =
         Running::start(&["relay", "--listen", "127.0.0.1:0", "--to", &to, "--drain-timeout", "100ms"]);
     let partner = running.connect();
+    (&partner).write_all(b"x").unwrap();
     let _enclave = listener.accept().unwrap();
     running.signal(Signal::INT);
     let mut rest = Vec::new();
     (&partner).read_to_end(&mut rest).unwrap();
     assert_eq!(running.ended(), Some(0));
+}
+
+/// A relay to a socket on which the test is the enclave.
+fn relay_to(listener: &Path, options: &[&str]) -> Running {
+    let to = format!("unix:{}", listener.display());
+    Running::start(&[&["relay", "--to", &to], options].concat())
+}
+
+#[test]
+fn a_second_signal_ends_a_drain_at_once_and_a_hangup_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("enclave.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let running = relay_to(&socket, &["--listen", "127.0.0.1:0", "--drain-timeout", "1h"]);
+    running.signal(Signal::HUP);
+    let partner = running.connect();
+    (&partner).write_all(b"x").unwrap();
+    let (enclave, _) = listener.accept().unwrap();
+    running.signal(Signal::TERM);
+    // Draining has begun when the relay has closed its socket.
+    while TcpStream::connect(running.ready["listen"].as_str().unwrap()).is_ok() {}
+    running.signal(Signal::HUP);
+    (&enclave).write_all(b"still carried").unwrap();
+    let mut heard = [0; 13];
+    (&partner).read_exact(&mut heard).unwrap();
+    running.signal(Signal::TERM);
+    assert_eq!(running.ended(), Some(1));
+}
+
+#[test]
+fn a_second_start_leaves_the_first_reachable() {
+    let setup = Setup::new("echo");
+    let [relay, metrics] = ["relay.sock", "metrics.sock"].map(|name| setup.path(name));
+    let [listen, report] = [&relay, &metrics].map(|path| format!("unix:{}", path.display()));
+    let arguments = setup.with_stand_in(&["--metrics", &report]);
+    let arguments: Vec<_> =
+        arguments.into_iter().map(|word| if word == "127.0.0.1:0" { listen.clone() } else { word }).collect();
+    let running = Running::start(&as_strs(&arguments));
+    // The same command, with the same state and with another one.
+    for state in ["state", "other-state"] {
+        let arguments: Vec<_> =
+            arguments.iter().map(|word| word.replace("/state", &format!("/{state}"))).collect();
+        let second = host(&as_strs(&arguments)).output().unwrap();
+        assert_eq!(second.status.code(), Some(1));
+        assert!(text(&second).contains("another cleanroom-host"), "{}", text(&second));
+        say_and_hear(UnixStream::connect(&relay).unwrap(), "hello");
+        get(UnixStream::connect(&metrics).unwrap(), "/status");
+    }
+    // A relay alone has no state folder.
+    let second = host(&["relay", "--to", "unix:/nonexistent", "--listen", &listen]).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    say_and_hear(UnixStream::connect(&relay).unwrap(), "hello");
+
+    // What a host leaves behind that is killed is stale, and is replaced.
+    running.signal(Signal::KILL);
+    running.ended();
+    assert!(relay.exists());
+    let running = Running::start(&as_strs(&arguments));
+    say_and_hear(UnixStream::connect(&relay).unwrap(), "hello");
+    running.signal(Signal::TERM);
+    assert_eq!(running.ended(), Some(0));
+    assert!(!relay.exists(), "a host that ends leaves no socket behind");
+}
+
+/// Standard error on a full disk, and a pipe that nobody reads: the program does what it is for, and ends when asked.
+#[test]
+fn a_log_that_cannot_be_written_changes_nothing() {
+    let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    for log in [full as fn() -> Stdio, closed] {
+        let setup = Setup::new("echo");
+        let options = ["--metrics", "127.0.0.1:0", "--drain-timeout", "5s"];
+        let mut child = host(&["--json"])
+            .args(setup.with_stand_in(&options))
+            .stdout(Stdio::piped())
+            .stderr(log())
+            .spawn()
+            .unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let running = Running { child, output, ready: serde_json::from_str(&line).unwrap() };
+        // Each of these connections is a line of the log.
+        for _ in 0..3 {
+            say_and_hear(running.connect(), "hello");
+        }
+        // The enclave fails, and is started again.
+        let console = || fs::read_to_string(setup.path("state/console.log")).unwrap_or_default();
+        let starts = || console().matches("told to echo").count();
+        kill_process(enclave_of(&running.child), Signal::KILL).unwrap();
+        while starts() < 2 {
+            std::thread::yield_now();
+        }
+        running.signal(Signal::TERM);
+        assert_eq!(running.ended(), Some(0));
+    }
+}
+
+/// The process of the enclave that a host runs.
+fn enclave_of(host: &Child) -> Pid {
+    let tasks = fs::read_dir(format!("/proc/{}/task", host.id())).unwrap().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let ids: Vec<i32> = children
+        .flat_map(|text| text.split_whitespace().map(str::parse).collect::<Vec<_>>())
+        .flatten()
+        .collect();
+    Pid::from_raw(*ids.first().unwrap()).unwrap()
+}
+
+#[test]
+fn a_closed_standard_output_does_not_end_a_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("enclave.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let relay = folder.path().join("relay.sock");
+    let [listen, to] = [&relay, &socket].map(|path| format!("unix:{}", path.display()));
+    let mut child = host(&["relay", "--listen", &listen, "--to", &to])
+        .stdout(Stdio::from(std::io::pipe().unwrap().1))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while UnixStream::connect(&relay).is_err() {
+        std::thread::yield_now();
+    }
+    let partner = UnixStream::connect(&relay).unwrap();
+    (&partner).write_all(b"x").unwrap();
+    listener.accept().unwrap();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn open_files_are_counted_before_the_start_and_the_soft_limit_is_no_limit() {
+    let limited = |limit: &str, rest: &str| {
+        let program = env!("CARGO_BIN_EXE_cleanroom-host");
+        let command = format!("{limit}; exec {program} relay --to unix:/nonexistent {rest}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command]).stdin(Stdio::null());
+        shell
+    };
+    let refused = limited("ulimit -n 200", "--listen 127.0.0.1:0").output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).contains("2176 open files"), "{}", text(&refused));
+
+    let mut shell = limited("ulimit -Sn 64", "--listen 127.0.0.1:0 --max-connections 100");
+    let mut child = shell.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("ready:"), "{line}");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = files.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "{files}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// A child that is between fork and exec holds copies of all descriptors. What must not outlive that is closed at exec.
+#[test]
+fn no_descriptor_is_carried_into_another_program() {
+    let setup = Setup::new("echo");
+    let running = Running::start(&as_strs(&setup.with_stand_in(&["--metrics", "127.0.0.1:0"])));
+    let partner = running.connect();
+    say_and_hear(&partner, "hello");
+    // This test's own parent may have left some open for everybody.
+    let inherited = kept_at_exec("self");
+    let kept = kept_at_exec(&running.child.id().to_string());
+    let others: Vec<_> = kept.iter().filter(|number| !inherited.contains(number)).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+/// The descriptors of a process, but the standard ones, that a program which it starts would have, too.
+fn kept_at_exec(process: &str) -> Vec<u32> {
+    /// `O_CLOEXEC` on Linux, octal in fdinfo (proc(5)).
+    const CLOSED_AT_EXEC: u32 = 0o2_000_000;
+    let descriptors = fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap().flatten();
+    let kept = descriptors.filter_map(|entry| {
+        let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let information = fs::read_to_string(entry.path()).ok()?;
+        let flags = information.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        let flags = u32::from_str_radix(flags.trim(), 8).ok()?;
+        (number > 2 && flags & CLOSED_AT_EXEC == 0).then_some(number)
+    });
+    kept.collect()
+}
+
+#[test]
+fn readiness_follows_the_enclave() {
+    let setup = Setup::new("echo");
+    let status = setup.path("status.sock");
+    let metrics = format!("unix:{}", status.display());
+    // A lease service that nobody is at: the stand-in never gets a lease.
+    let nobody = "http://127.0.0.1:1";
+    for (options, expected) in [
+        (vec!["--metrics", &metrics], "HTTP/1.1 200"),
+        (vec!["--metrics", &metrics, "--authority", nobody], "HTTP/1.1 503"),
+    ] {
+        let running = Running::start(&as_strs(&setup.with_stand_in(&options)));
+        let ask = |path: &str| {
+            let mut stream = UnixStream::connect(&status).unwrap();
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        let ready = ask("/readyz");
+        assert!(ready.starts_with(expected), "{ready}");
+        assert!(ask("/healthz").starts_with("HTTP/1.1 200"));
+        let up =
+            if expected.ends_with("200") { "cleanroom_enclave_up 1\n" } else { "cleanroom_enclave_up 0\n" };
+        assert!(ask("/metrics").contains(up));
+        running.signal(Signal::TERM);
+        assert_eq!(running.ended(), Some(0));
+    }
 }
 
 #[test]
