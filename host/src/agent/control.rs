@@ -55,9 +55,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
     }
 
     /// What is in force, out of an answer to [`ControlKind::State`].
-    pub(super) fn state(answer: ControlAnswer) -> io::Result<ControlState> {
+    pub(super) fn state(answer: &ControlAnswer) -> io::Result<ControlState> {
         match answer {
-            ControlAnswer::State(state) => Ok(state),
+            ControlAnswer::State(state) => Ok(*state),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the enclave does not say what is in force")),
         }
     }

@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
 
     /// Looks once. An error is one of the control connection.
     pub(super) async fn look(&self, source: &Source) -> io::Result<Option<Fault>> {
-        let state = Control::<S>::state(self.control.ask(ControlKind::State, b"").await?)?;
+        let state = Control::<S>::state(&self.control.ask(ControlKind::State, b"").await?)?;
         let found = match source {
             Source::Service(authority) => authority.look(&state).await,
             Source::Files(files) => files.look().await,

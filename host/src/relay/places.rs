@@ -181,7 +181,7 @@ mod tests {
         drop(held);
         let _local: Vec<_> = (0..3).map(|_| places.take(Client::Local).unwrap()).collect();
         assert_eq!(places.take(Client::Local).unwrap_err(), NoPlace::Full);
-        assert!(places.lock().counts.get(&ONE).is_none(), "who has no place is forgotten");
+        assert!(!places.lock().counts.contains_key(&ONE), "who has no place is forgotten");
     }
 
     #[test]
