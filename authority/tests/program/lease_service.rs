@@ -66,6 +66,8 @@ fn an_up_to_date_enclave_gets_a_lease_that_counts() {
         "cleanroom_authority_answers_total{endpoint=\"lease\",result=\"ok\"} 1",
         "cleanroom_authority_answers_total{endpoint=\"lease\",result=\"zero-nonce\"} 1",
         "cleanroom_authority_leases_granted 1",
+        "cleanroom_authority_denials_not_kept 0",
+        "cleanroom_authority_log_lines_lost_total 0",
         "cleanroom_authority_release_version 1",
         "cleanroom_authority_release_expiry_seconds 3786912000",
     ] {
