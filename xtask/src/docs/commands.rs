@@ -44,7 +44,14 @@ impl Programs {
         }
         let is_script =
             |path: &str| path.starts_with("scripts/") || path == ".ci/run" || path == "image/kernel/build";
-        let scripts = sources.iter().filter(|(path, _)| is_script(path)).cloned().collect();
+        let mut scripts: BTreeMap<String, String> =
+            sources.iter().filter(|(path, _)| is_script(path)).cloned().collect();
+        // This script passes its arguments on.
+        if let Some(bench) = scripts.get_mut("scripts/bench") {
+            for (_, text) in sources.iter().filter(|(path, _)| path.starts_with("bench/")) {
+                bench.push_str(text);
+            }
+        }
         Self { programs, scripts }
     }
 
