@@ -19,7 +19,7 @@ pub(crate) mod window;
 pub use self::anchor::{AnchorError, Tier, TrustAnchor};
 pub use self::cache::ChainCache;
 pub use self::error::{CertificateError, ChainError, Position};
-pub use self::view::{CertificateContents, CertificateView, describe};
+pub use self::view::{CertificateContents, CertificateView, describe, describe_certificates};
 
 pub(crate) use self::path::validate;
 pub(crate) use self::validated::{Certificates, Chain};

@@ -7,9 +7,11 @@
 mod cbor;
 mod error;
 mod pcrs;
+mod survey;
 
 pub use self::error::DocumentError;
 pub use self::pcrs::{EnclavePcrs, Pcrs, REGISTERS, TpmPcrs};
+pub use self::survey::Survey;
 
 use self::cbor::{Head, Reader, unexpected};
 use crate::digest::Sha384Digest;
@@ -115,7 +117,7 @@ impl<'a> Document<'a> {
     /// The DER of the certificates above the leaf, root first. Never empty.
     #[must_use]
     pub fn cabundle(&self) -> &[&'a [u8]] {
-        self.bundle.certificates.get(..self.bundle.count).unwrap_or_default()
+        self.bundle.as_slice()
     }
 
     /// The public key that the enclave put in; `None` for null and for no field.
@@ -214,6 +216,12 @@ struct Payload<'a> {
 struct Bundle<'a> {
     certificates: [&'a [u8]; MAX_BUNDLE_CERTIFICATES],
     count: usize,
+}
+
+impl<'a> Bundle<'a> {
+    fn as_slice(&self) -> &[&'a [u8]] {
+        self.certificates.get(..self.count).unwrap_or_default()
+    }
 }
 
 /// The payload's fields as they come in. An outer `None` is a field that has not come; an inner one is a null.

@@ -56,6 +56,10 @@ impl Timestamp {
     ///
     /// [`TimestampError`] when the text is anything else or lies before 1970.
     pub fn from_rfc3339(text: &str) -> Result<Self, TimestampError> {
+        // The library also takes a second Z, and whatever follows the first.
+        if text.find('Z') != text.len().checked_sub(1) {
+            return Err(TimestampError);
+        }
         let time = humantime::parse_rfc3339(text).map_err(|_| TimestampError)?;
         let elapsed = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| TimestampError)?;
         u64::try_from(elapsed.as_millis()).map(Self).map_err(|_| TimestampError)
@@ -99,7 +103,16 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_time() {
-        for text in ["", "now", "2025-02-17", "1969-12-31T23:59:59Z", "2025-02-17T15:20:36+01:00"] {
+        for text in [
+            "",
+            "now",
+            "2025-02-17",
+            "1969-12-31T23:59:59Z",
+            "2025-02-17T15:20:36+01:00",
+            "2025-02-17T15:20:36ZZ",
+            "2025-02-17T15:20:36Z+01:00",
+            "2025-02-17T15:20:36.4Z0",
+        ] {
             assert_eq!(Timestamp::from_rfc3339(text), Err(TimestampError), "{text}");
         }
     }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use cleanroom_attestation::chain;
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::document::{Document, MAX_DOCUMENT_LENGTH};
+use cleanroom_attestation::document::{Document, MAX_DOCUMENT_LENGTH, Survey};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_fuzz::{AUTHORITY, NOW};
@@ -25,10 +25,14 @@ fuzz_target!(|input: &[u8]| {
     let _ = verdict.to_string();
     assert!(verdict.accepted_session().is_err(), "nothing was asked that a session needs");
 
+    let survey = Survey::of(&bytes);
+    let _ = chain::describe_certificates(&survey.cabundle, survey.certificate);
     let Ok(document) = Document::parse(&bytes) else {
         assert_eq!(verdict.outcome(), Outcome::Fail);
+        assert!(survey.refusal.is_some());
         return;
     };
+    assert!(survey.refusal.is_none() && survey.unread.is_empty());
     assert!(bytes.len() <= MAX_DOCUMENT_LENGTH);
     assert_eq!(chain::describe(&document).len(), document.cabundle().len() + 1);
     assert!(document.signed_bytes().starts_with(b"\x84\x6aSignature1\x44\xa1\x01\x38\x22\x40"));

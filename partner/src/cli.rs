@@ -73,11 +73,20 @@ impl Command {
 
 /// Runs the program on a command line whose first element is the program's name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = match Arguments::try_parse_from(&arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
             // Help and version go to standard output and are no error; the rest goes to standard error.
             let asked_for = !error.use_stderr();
+            if !asked_for && wants_json(&arguments) {
+                Terminal::standard(true).failure(&Failure {
+                    outcome: Outcome::Usage,
+                    code: "usage",
+                    message: error.to_string().trim_end().to_owned(),
+                });
+                return exit_code(Outcome::Usage);
+            }
             let printed = error.print().is_ok();
             return exit_code(if asked_for && printed { Outcome::Pass } else { Outcome::Usage });
         }
@@ -88,6 +97,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         terminal.failure(&failure);
         failure.outcome
     }))
+}
+
+/// Whether a command line that could not be read asks for JSON. What stands behind `--` is no option.
+fn wants_json(arguments: &[OsString]) -> bool {
+    arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
 }
 
 fn exit_code(outcome: Outcome) -> ExitCode {

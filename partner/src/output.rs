@@ -209,6 +209,14 @@ pub fn printable(text: &str) -> String {
     clean
 }
 
+/// As [`printable`], for a text of several lines. Further lines are indented, so that none of them can pass for a message of
+/// its own.
+#[must_use]
+pub fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
+    lines.join("\n  ").lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
 /// A length as people read it, with the exact count of bytes beside it from 1 KiB on.
 #[must_use]
 pub fn bytes(length: u64) -> String {
@@ -277,7 +285,7 @@ impl Terminal {
             let error = serde_json::json!({ "error": { "code": failure.code, "message": failure.message } });
             writeln!(self.out, "{error:#}")
         } else {
-            writeln!(self.errors, "cleanroom: {}", printable(&failure.message))
+            writeln!(self.errors, "cleanroom: {}", printable_lines(&failure.message))
         };
     }
 }
@@ -339,6 +347,12 @@ Checks
         assert_eq!(printable("plain – ünïcode"), "plain – ünïcode");
         assert_eq!(printable("\x1b[2Jx\n\u{9b}"), "\\u{1b}[2Jx\\u{a}\\u{9b}");
         assert_eq!(printable("a\u{202e}b\u{feff}"), "a\\u{202e}b\\u{feff}");
+    }
+
+    #[test]
+    fn lines_stay_lines() {
+        assert_eq!(printable_lines("one"), "one");
+        assert_eq!(printable_lines("a\n  |\n6 | x\x1b[2J\u{9b}\n"), "a\n    |\n  6 | x\\u{1b}[2J\\u{9b}");
     }
 
     #[test]

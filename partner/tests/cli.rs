@@ -145,15 +145,6 @@ fn usage_is_explained() {
     assert!(text(&help.stdout).contains("3  partial"));
 }
 
-#[test]
-fn what_is_no_document_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = write(directory.path(), "a", b"hello");
-    let output = cleanroom(&["explain", &path]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("neither an enclave image nor an attestation document"));
-}
-
 // Documents that AWS signed.
 
 /// The folder of documents that AWS signed, if this machine has it.
@@ -163,7 +154,10 @@ fn aws_documents() -> Option<(PathBuf, Value)> {
     let beside = ["../shared/vectors", "../../shared/vectors"].map(|beside| repository.join(beside));
     let folder = named.into_iter().chain(beside).find(|folder| folder.join("index.json").is_file());
     let Some(folder) = folder else {
-        eprintln!("NOT TESTED: the AWS documents are absent (set CLEANROOM_AWS_VECTORS to their folder)");
+        let missing = "the documents of AWS are absent: set CLEANROOM_AWS_VECTORS to their folder";
+        // A gate that passes by not testing is none.
+        assert!(!std::env::var_os("CI").is_some_and(|value| value == "true" || value == "1"), "{missing}");
+        eprintln!("NOT TESTED: {missing}");
         return None;
     };
     let index = std::fs::read_to_string(folder.join("index.json")).expect("the index can be read");

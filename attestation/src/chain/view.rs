@@ -41,12 +41,14 @@ pub struct CertificateContents {
 /// The certificates of a document in its order, root first and the leaf last.
 #[must_use]
 pub fn describe(document: &Document<'_>) -> Vec<CertificateView> {
-    let bundle = document.cabundle().iter().enumerate();
-    let bundle = bundle.map(|(index, der)| (Position::Bundle(index), *der));
-    bundle
-        .chain([(Position::Leaf, document.certificate())])
-        .map(|(position, der)| view(position, der))
-        .collect()
+    describe_certificates(document.cabundle(), Some(document.certificate()))
+}
+
+/// Any certificates, in this order and the leaf last.
+#[must_use]
+pub fn describe_certificates(bundle: &[&[u8]], leaf: Option<&[u8]>) -> Vec<CertificateView> {
+    let bundle = bundle.iter().enumerate().map(|(index, der)| (Position::Bundle(index), *der));
+    bundle.chain(leaf.map(|der| (Position::Leaf, der))).map(|(position, der)| view(position, der)).collect()
 }
 
 fn view(position: Position, der: &[u8]) -> CertificateView {

@@ -42,6 +42,7 @@ impl Head {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
     length: usize,
@@ -158,7 +159,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn take(&mut self, length: u64) -> Result<&'a [u8], DocumentError> {
+    /// The next `length` bytes.
+    pub(super) fn take(&mut self, length: u64) -> Result<&'a [u8], DocumentError> {
         let taken = usize::try_from(length).ok().and_then(|length| self.rest.split_at_checked(length));
         let (taken, rest) = taken.ok_or(DocumentError::Truncated { offset: self.offset() })?;
         self.rest = rest;

@@ -2,7 +2,7 @@
 
 use crate::common::code_after;
 use cleanroom_attestation::document::{
-    Document, MAX_BUNDLE_CERTIFICATES, MAX_CERTIFICATE_LENGTH, MAX_DOCUMENT_LENGTH, MAX_FIELD_LENGTH,
+    Document, MAX_BUNDLE_CERTIFICATES, MAX_CERTIFICATE_LENGTH, MAX_DOCUMENT_LENGTH, MAX_FIELD_LENGTH, Survey,
 };
 use cleanroom_forge::{Cbor, Forge, MODULE_ID, pcr};
 
@@ -440,4 +440,36 @@ fn errors_say_what_came_and_where() {
         let expected = format!("expected a text string for the digest at offset 8, got {kind}");
         assert_eq!(message(item), expected);
     }
+}
+
+/// A person can look at what is refused, without any of it being accepted.
+#[test]
+fn what_can_be_read_of_a_refused_document() {
+    let mut forge = Forge::new();
+    let nested = Cbor::Map(vec![(Cbor::text("a"), Cbor::Array(vec![Cbor::Null, Cbor::OpenMap(Vec::new())]))]);
+    forge.document.fields.insert(0, (Cbor::text("attestation"), nested));
+    forge.document.put("nonce", Cbor::Unsigned(1));
+    let bytes = forge.document();
+    let survey = Survey::of(&bytes);
+    assert_eq!(
+        survey.refusal.as_ref().map(cleanroom_attestation::document::DocumentError::code),
+        Some("field-unknown")
+    );
+    assert_eq!(survey.unread, ["attestation", "nonce"]);
+    assert_eq!(survey.module_id, Some(MODULE_ID));
+    assert_eq!(survey.timestamp.unwrap().as_seconds(), cleanroom_forge::NOW);
+    assert_eq!(survey.pcrs.unwrap().enclave().unwrap().get(0).unwrap().as_bytes(), &pcr(0));
+    assert_eq!((survey.cabundle.len(), survey.certificate.is_some()), (4, true));
+
+    // Nothing to read is no reason to fail, and neither is anything that goes on for ever.
+    let deep = [&b"\x83\x40\xa0\x58\xff"[..], &[0x81; 300]].concat();
+    let endless = b"\x83\x40\xa0\x4a\xa1\x61x\x9b\xff\xff\xff\xff\xff\xff".to_vec();
+    for bytes in [b"".to_vec(), b"hello".to_vec(), bytes[..100].to_vec(), deep, endless, vec![0xc0; 20_000]] {
+        let survey = Survey::of(&bytes);
+        assert!(survey.refusal.is_some() && survey.certificate.is_none());
+    }
+    // What is not refused is what the document says.
+    let bytes = Forge::new().document();
+    let survey = Survey::of(&bytes);
+    assert_eq!((survey.refusal, survey.module_id, survey.unread.len()), (None, Some(MODULE_ID), 0));
 }

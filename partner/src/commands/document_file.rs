@@ -1,50 +1,65 @@
 //! Attestation documents in files.
 
+mod forms;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use cleanroom_attestation::document::MAX_DOCUMENT_LENGTH;
-
+pub(crate) use self::forms::NotUnderstood;
 use crate::outcome::{Failure, Outcome};
 
-/// Hexadecimal, the longest form, with generous white space.
-const MAX_FILE_LENGTH: u64 = 4 * MAX_DOCUMENT_LENGTH as u64;
+/// The longest file, in bytes: a document in its longest form with a great deal around it.
+const MAX_FILE_LENGTH: u64 = 1 << 20;
 
-/// Reads a document from a file, or from standard input if `path` is `-`: its bytes, or their hexadecimal or base64 form.
+/// What stands at the end of each message about a file that was not understood.
+const UNDERSTOOD: &str = "A document is understood as its bytes (CBOR), or as hexadecimal, base64, PEM, a data URI, or a \
+                          member of a JSON object that has one of these forms.";
+
+/// Reads a document from a file, or from standard input if `path` is `-`, in any form that is understood.
+///
+/// # Errors
+///
+/// [`Failure`] when the file cannot be read, or when nothing in it looks like a document: nothing was judged then.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(path).map_err(|error| Failure::unreadable(path, &error))?)
-    };
+    let contents = contents(path, open(path)?)?;
+    forms::document(contents).map_err(|found| not_understood(path, "is not an attestation document", &found))
+}
+
+/// A file, or standard input if `path` is `-`.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Read + Send>, Failure> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdin()));
+    }
+    Ok(Box::new(File::open(path).map_err(|error| Failure::unreadable(path, &error))?))
+}
+
+/// Everything that `source` has to say, if that is not too much.
+pub(crate) fn contents(path: &Path, source: impl Read) -> Result<Vec<u8>, Failure> {
     let mut contents = Vec::new();
     source
         .take(MAX_FILE_LENGTH + 1)
         .read_to_end(&mut contents)
         .map_err(|error| Failure::unreadable(path, &error))?;
     if contents.len() as u64 > MAX_FILE_LENGTH {
-        return Err(Failure {
-            outcome: Outcome::Refused,
-            code: "document-too-long",
-            message: format!(
-                "{} is too long for an attestation document: expected at most {MAX_FILE_LENGTH} bytes",
-                path.display()
-            ),
-        });
+        let found = NotUnderstood::TooLong { expected: MAX_FILE_LENGTH };
+        return Err(not_understood(path, "is not an attestation document", &found));
     }
-    Ok(decode(contents))
+    Ok(contents)
 }
 
-/// The document in `contents`. What is not clearly text is taken as it is, for the verifier to judge.
-fn decode(contents: Vec<u8>) -> Vec<u8> {
-    if !contents.is_ascii() {
-        return contents;
+/// The document in a file's contents.
+pub(crate) fn document(contents: Vec<u8>) -> Result<Vec<u8>, NotUnderstood> {
+    forms::document(contents)
+}
+
+/// The file is the user's to correct: nothing in it was judged.
+pub(crate) fn not_understood(path: &Path, what: &str, found: &NotUnderstood) -> Failure {
+    Failure {
+        outcome: Outcome::Usage,
+        code: "document-not-understood",
+        message: format!("{} {what}: it has {found}. {UNDERSTOOD}", path.display()),
     }
-    let text: Vec<u8> = contents.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    hex::decode(&text).ok().or_else(|| STANDARD.decode(&text).ok()).unwrap_or(contents)
 }
 
 #[cfg(test)]
@@ -52,26 +67,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_forms_are_one_document() {
-        let document = vec![0x84, 0x44, 0xa1, 0x01, 0x38, 0x22, 0xa0];
-        assert_eq!(decode(document.clone()), document);
-        assert_eq!(decode(b"8444 A101\n3822a0\n".to_vec()), document);
-        assert_eq!(decode(b"hEShATgioA==\r\n".to_vec()), document);
-    }
-
-    #[test]
-    fn anything_else_stays_what_it_is() {
-        for contents in [&b"not a document!"[..], b"\xff\xfe", b"hEShATgioA="] {
-            assert_eq!(decode(contents.to_vec()), contents);
-        }
-    }
-
-    #[test]
     fn long_files_are_not_read() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("long");
-        std::fs::write(&path, vec![b'a'; 4 * MAX_DOCUMENT_LENGTH + 1]).unwrap();
-        assert_eq!(read(&path).unwrap_err().code, "document-too-long");
+        std::fs::write(&path, vec![b'a'; usize::try_from(MAX_FILE_LENGTH).unwrap() + 1]).unwrap();
+        let failure = read(&path).unwrap_err();
+        assert_eq!((failure.outcome, failure.code), (Outcome::Usage, "document-not-understood"));
+        assert!(failure.message.contains("more than 1048576 bytes"), "{failure}");
         assert_eq!(read(&directory.path().join("absent")).unwrap_err().outcome, Outcome::Unreachable);
     }
 }

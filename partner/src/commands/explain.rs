@@ -3,23 +3,25 @@
 mod document;
 mod image;
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use super::document_file;
 use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
 
-/// Show what is in an enclave image or an attestation document, and what is wrong with it.
+/// Show what is in an enclave image or an attestation document, and what is wrong with it
 ///
-/// Explaining is not verifying: nothing is compared with a policy of yours. The exit code says whether the file is well
-/// formed. A document is besides judged at its own time under the roots that AWS published.
+/// Explaining is not verifying: nothing is compared with a policy of yours. A document is judged at its own time under the
+/// roots that AWS published. Of a document that is refused, everything is shown that can be read, and why it is refused; the
+/// exit code is 1 then. A file that is neither an image nor a document in a form that is understood has the exit code 2.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
-    /// An enclave image file; or a document: its bytes, or hexadecimal or base64 of them.
+    /// An enclave image, or a document: its bytes, or hexadecimal, base64, PEM, a data URI or JSON with one of these in it.
+    /// `-` reads standard input
     file: PathBuf,
 }
 
@@ -27,21 +29,33 @@ const EXAMPLES: &str = "\
 Examples:
   cleanroom explain cleanroom.eif
   cleanroom explain evidence.cbor
-  cleanroom explain evidence.cbor --json";
+  cleanroom explain evidence.cbor --json
+  curl -s https://cleanroom.example/attestation | cleanroom explain -";
 
 impl Explain {
     pub(crate) fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
-        let start = start_of(&self.file).map_err(|error| Failure::unreadable(&self.file, &error))?;
+        let path = &self.file;
+        let mut source = document_file::open(path)?;
+        let start = start_of(&mut source).map_err(|error| Failure::unreadable(path, &error))?;
         if start == *b".eif" {
-            return image::explain(&self.file, terminal);
+            // A file is opened again, because its length makes a progress bar possible.
+            return if path == Path::new("-") {
+                image::explain_source(path, &mut Cursor::new(start).chain(source), terminal)
+            } else {
+                image::explain(path, terminal)
+            };
         }
-        document::explain(&self.file, terminal)
+        let contents = document_file::contents(path, Cursor::new(start).chain(source))?;
+        let what = "is neither an enclave image, which begins with `.eif`, nor an attestation document";
+        let bytes = document_file::document(contents)
+            .map_err(|found| document_file::not_understood(path, what, &found))?;
+        document::explain(path, &bytes, terminal)
     }
 }
 
-/// The file's first four bytes, or as many as there are.
-fn start_of(path: &Path) -> io::Result<Vec<u8>> {
+/// The source's first four bytes, or as many as there are.
+fn start_of(source: &mut impl Read) -> std::io::Result<Vec<u8>> {
     let mut start = Vec::new();
-    File::open(path)?.take(4).read_to_end(&mut start)?;
+    source.take(4).read_to_end(&mut start)?;
     Ok(start)
 }

@@ -1,6 +1,8 @@
-//! `cleanroom measure`: the PCRs of an enclave image file.
+//! `cleanroom measure`: the PCRs of an enclave image, of a certificate, of a role and of an instance.
 
+mod deployment;
 mod shared_source;
+pub(crate) mod signer;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -12,22 +14,31 @@ use clap::Args;
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::measurement::{ImageError, Measurement, Measurer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
+use self::deployment::{Deployment, DeploymentArguments};
 use self::shared_source::SharedSource;
+use crate::clock::now;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{self, Page, Terminal, printable};
 
-/// Print the PCRs of an enclave image: what an enclave started from it will be able to prove.
+/// Print the PCRs of an enclave image: what an enclave started from it will be able to prove
 ///
 /// The file is read once, in constant memory, and checked strictly on the way: layout, CRC-32, and the signature if it has
-/// one. The numbers are those that `nitro-cli describe-eif` prints and that Nitro puts into attestation documents.
+/// one. The numbers are those that `nitro-cli describe-eif` prints and that Nitro puts into attestation documents. The
+/// registers of a deployment are computed from a certificate, a role and an instance.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Measure {
-    /// The enclave image file; `-` reads standard input.
-    image: PathBuf,
+    /// The enclave image file; `-` reads standard input
+    #[arg(required_unless_present_any = ["certificate", "role", "instance"])]
+    image: Option<PathBuf>,
 
-    /// Print an [[image]] table for your trust.toml, under this name, instead of the report.
+    #[command(flatten)]
+    deployment: DeploymentArguments,
+
+    /// Print tables for your trust.toml instead of the report: an [[image]] of this name, and a [deployment] for a signer, a
+    /// role and an instance
     #[arg(long, value_name = "NAME", conflicts_with = "json")]
     toml: Option<String>,
 }
@@ -37,15 +48,51 @@ Examples:
   cleanroom measure cleanroom.eif
   cleanroom measure cleanroom.eif --json
   cleanroom measure cleanroom.eif --toml \"cleanroom 0.1.0\" >> trust.toml
-  aws s3 cp s3://bucket/cleanroom.eif - | cleanroom measure -";
+  cleanroom measure --certificate signer.pem
+  cleanroom measure --role arn:aws:iam::123456789012:role/cleanroom --instance i-0123456789abcdef0
+  aws s3 cp s3://bucket/cleanroom.eif - | cleanroom measure -
+
+Names of `nitro-cli describe-eif`, and ours:
+  Measurements.PCR0, PCR1, PCR2, PCR8   PCR0, PCR1, PCR2, PCR8   (--json: pcr0, pcr1, pcr2, pcr8)
+  EifVersion                            format                   (version)
+  IsSigned                              signed                   (signing_certificate, or null)
+  SigningCertificate                    signed                   (signing_certificate)
+  SignatureCheck, CheckCRC              none: an image that fails either is refused
+  ImageName, ImageVersion, Metadata     see `cleanroom explain`  (metadata)";
+
+/// What `--json` prints: the image's members, and `deployment` for what was asked beside it.
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    image: Option<&'a Measurement>,
+    #[serde(skip_serializing_if = "Deployment::is_empty")]
+    deployment: &'a Deployment,
+}
 
 impl Measure {
     pub(crate) fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
-        let measurement = measure_path(&self.image)?;
-        match self.toml {
-            Some(name) => terminal.text(&policy_table(&name, &measurement))?,
-            None => terminal.report(&measurement, &page(&self.image, &measurement))?,
+        let deployment = self.deployment.measure()?;
+        let image = self.image.as_deref().map(|path| Ok((path, measure_path(path)?))).transpose()?;
+        let measurement = image.as_ref().map(|(_, measurement)| measurement);
+        if let (Some(expected), Some(measurement)) = (deployment.pcr8, measurement)
+            && measurement.pcr8 != Some(expected)
+        {
+            return Err(Failure {
+                outcome: Outcome::Refused,
+                code: "image-signer",
+                message: "the image is not signed by the certificate that --certificate names".to_owned(),
+            });
         }
+        if let Some(name) = &self.toml {
+            terminal.text(&policy_tables(name, measurement, &deployment))?;
+            return Ok(Outcome::Pass);
+        }
+        let mut page = Page::new();
+        if let Some((path, measurement)) = &image {
+            describe(&mut page, path, measurement);
+        }
+        deployment.add_to(&mut page);
+        terminal.report(&Report { image: measurement, deployment: &deployment }, &page)?;
         Ok(Outcome::Pass)
     }
 }
@@ -53,21 +100,28 @@ impl Measure {
 /// Measures the file at `path`, or standard input if that is `-`, with a progress bar for large files on a terminal.
 pub(crate) fn measure_path(path: &Path) -> Result<Measurement, Failure> {
     let unreadable = |error: &io::Error| Failure::unreadable(path, error);
-    let (mut source, length): (Box<dyn Read + Send>, Option<u64>) = if path == Path::new("-") {
-        (Box::new(io::stdin()), None)
-    } else {
-        let file = File::open(path).map_err(|error| unreadable(&error))?;
-        let metadata = file.metadata().map_err(|error| unreadable(&error))?;
-        if metadata.is_dir() {
-            return Err(unreadable(&io::ErrorKind::IsADirectory.into()));
-        }
-        (Box::new(file), metadata.is_file().then_some(metadata.len()))
-    };
+    if path == Path::new("-") {
+        return measure_source(path, &mut io::stdin(), None);
+    }
+    let mut file = File::open(path).map_err(|error| unreadable(&error))?;
+    let metadata = file.metadata().map_err(|error| unreadable(&error))?;
+    if metadata.is_dir() {
+        return Err(unreadable(&io::ErrorKind::IsADirectory.into()));
+    }
+    measure_source(path, &mut file, metadata.is_file().then_some(metadata.len()))
+}
+
+/// Measures what `source` gives, which is called `path` in messages, with a progress bar if it is long and on a terminal.
+pub(crate) fn measure_source(
+    path: &Path,
+    source: &mut (impl Read + Send),
+    length: Option<u64>,
+) -> Result<Measurement, Failure> {
     let progress = progress_bar(length);
-    let result = measure(&mut source, |position| progress.set_position(position));
+    let result = measure(source, |position| progress.set_position(position));
     progress.finish_and_clear();
     result.map_err(|error| match error {
-        MeasureError::Read(error) => unreadable(&error),
+        MeasureError::Read(error) => Failure::unreadable(path, &error),
         MeasureError::Image(error) => Failure {
             outcome: Outcome::Refused,
             code: error.code(),
@@ -140,17 +194,21 @@ fn progress_bar(length: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn page(path: &Path, measurement: &Measurement) -> Page {
-    let mut page = Page::new();
+fn describe(page: &mut Page, path: &Path, measurement: &Measurement) {
     page.field("image", printable(&path.display().to_string()));
     page.field("length", output::bytes(measurement.file_length));
     page.field("format", format!("version {}, {}", measurement.version, measurement.architecture));
     page.field(
         "signed",
         match &measurement.signing_certificate {
-            Some(certificate) => {
-                format!("yes, {} certificate with SHA-256 {}", certificate.curve, certificate.sha256)
-            }
+            Some(certificate) => format!(
+                "yes, by {}, issued by {}\n{} certificate with SHA-256 {}\n{}",
+                printable(&certificate.subject),
+                printable(&certificate.issuer),
+                certificate.curve,
+                certificate.sha256,
+                signer::validity(certificate, now())
+            ),
             None => "no: PCR8 will be zero".into(),
         },
     );
@@ -158,7 +216,6 @@ fn page(path: &Path, measurement: &Measurement) -> Page {
     for (name, value, _) in pcrs(measurement) {
         page.field(name, value.to_string());
     }
-    page
 }
 
 /// Name, value and meaning of each PCR that an image determines.
@@ -172,11 +229,29 @@ pub(crate) fn pcrs(measurement: &Measurement) -> [(&'static str, Sha384Digest, &
     ]
 }
 
-fn policy_table(name: &str, measurement: &Measurement) -> String {
+/// Tables of a policy. What binds the deployment goes into one table, because a policy has one.
+fn policy_tables(name: &str, image: Option<&Measurement>, deployment: &Deployment) -> String {
     // Without control characters, a JSON string is a TOML basic string.
     let name = serde_json::Value::from(printable(name));
-    let Measurement { pcr0, pcr1, pcr2, .. } = measurement;
-    format!("[[image]]\nname = {name}\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n")
+    let mut text = String::new();
+    if let Some(Measurement { pcr0, pcr1, pcr2, .. }) = image {
+        text +=
+            &format!("[[image]]\nname = {name}\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n");
+    }
+    let pcr8 = deployment.pcr8.or_else(|| image.and_then(|measurement| measurement.pcr8));
+    if deployment.is_empty() && pcr8.is_none() {
+        return text;
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text += "[deployment]\n";
+    for (register, value) in [("pcr3", deployment.pcr3), ("pcr4", deployment.pcr4), ("pcr8", pcr8)] {
+        if let Some(value) = value {
+            text += &format!("{register} = [\"{value}\"]\n");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -260,6 +335,16 @@ mod tests {
             "[[image]]\nname = \"a \\\"b\\\"\"\npcr0 = \"{}\"\npcr1 = \"{}\"\npcr2 = \"{}\"\n",
             measurement.pcr0, measurement.pcr1, measurement.pcr2
         );
-        assert_eq!(policy_table("a \"b\"", &measurement), expected);
+        let nothing = Deployment::default();
+        assert_eq!(policy_tables("a \"b\"", Some(&measurement), &nothing), expected);
+        let pcr4 = Some(Sha384Digest::from_bytes([4; 48]));
+        let instance = Deployment::of_registers(None, pcr4, None);
+        let table = format!("[deployment]\npcr4 = [\"{}\"]\n", "04".repeat(48));
+        assert_eq!(policy_tables("a", None, &instance), table);
+        // The signer of a signed image is kept, beside the rest of the deployment.
+        let mut signed = measurement;
+        signed.pcr8 = Some(Sha384Digest::from_bytes([8; 48]));
+        let both = policy_tables("a \"b\"", Some(&signed), &instance);
+        assert_eq!(both, format!("{expected}\n{table}pcr8 = [\"{}\"]\n", "08".repeat(48)));
     }
 }

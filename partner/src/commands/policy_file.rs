@@ -18,7 +18,7 @@ pub(super) struct PolicyFile {
     policy: PathBuf,
 
     /// Refuse the policy file unless its SHA-256 is this one
-    #[arg(long, value_name = "SHA256")]
+    #[arg(long, value_name = "SHA256", value_parser = Sha256Digest::from_written)]
     policy_sha256: Option<Sha256Digest>,
 }
 

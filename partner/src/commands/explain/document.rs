@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use cleanroom_attestation::chain::{self, CertificateView, Position};
-use cleanroom_attestation::document::{Document, Pcrs};
+use cleanroom_attestation::document::{EnclavePcrs, Pcrs, Survey};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Axis, Check, Expectation, appraise};
 use serde::Serialize;
 
-use crate::commands::document_file;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{self, Mark, Page, Terminal, printable};
 
@@ -26,71 +25,87 @@ name = "any"
 debug = true
 "#;
 
-pub(super) fn explain(path: &Path, terminal: &mut Terminal) -> Result<Outcome, Failure> {
-    let bytes = document_file::read(path)?;
-    let document = Document::parse(&bytes).map_err(|error| Failure {
-        outcome: Outcome::Refused,
-        code: error.code(),
-        message: format!(
-            "{} is neither an enclave image nor an attestation document: {error} [{}]",
-            path.display(),
-            error.code()
-        ),
-    })?;
+pub(super) fn explain(path: &Path, bytes: &[u8], terminal: &mut Terminal) -> Result<Outcome, Failure> {
+    let survey = Survey::of(bytes);
     let policy = Policy::from_toml(ANY_GENUINE).map_err(|error| Failure {
         outcome: Outcome::Usage,
         code: "policy",
         message: format!("this build does not know the roots of AWS: {error}"),
     })?;
-    let verdict = appraise(&bytes, &policy, &Expectation::default(), document.timestamp(), None);
+    let at = survey.timestamp.unwrap_or(Timestamp::from_seconds(0));
+    let verdict = appraise(bytes, &policy, &Expectation::default(), at, None);
     let mut genuine = verdict.checks().to_vec();
     genuine.retain(|check| check.axis() == Axis::Platform && check.rejection() != Some("debug-enclave"));
-    let explanation = Explanation::of(&bytes, &document, &genuine);
+    let explanation = Explanation::of(bytes, &survey, &genuine);
     terminal.report(&explanation, &page(path, &explanation))?;
-    Ok(Outcome::Pass)
+    Ok(if explanation.refused.is_none() { Outcome::Pass } else { Outcome::Refused })
 }
 
 /// What is in a document. **Only what `genuine` says is verified**, at the document's own time and under AWS's roots.
 #[derive(Serialize)]
 struct Explanation<'a> {
     length: usize,
-    module_id: &'a str,
-    timestamp: Timestamp,
+    /// Why the bytes are not an attestation document. What follows is then what could be read of them.
+    refused: Option<Refused>,
+    /// Names of fields that could not be read.
+    unread: &'a [String],
+    module_id: Option<&'a str>,
+    timestamp: Option<Timestamp>,
     debug: bool,
     genuine: &'a [Check],
     certificates: Vec<CertificateView>,
-    pcrs: &'a Pcrs,
+    pcrs: Option<&'a Pcrs>,
     nonce: Option<String>,
     user_data: Option<String>,
     public_key: Option<String>,
 }
 
+#[derive(Serialize)]
+struct Refused {
+    code: &'static str,
+    message: String,
+}
+
 impl<'a> Explanation<'a> {
-    fn of(bytes: &[u8], document: &'a Document<'_>, genuine: &'a [Check]) -> Self {
+    fn of(bytes: &[u8], survey: &'a Survey<'_>, genuine: &'a [Check]) -> Self {
+        let refused = survey.refusal.as_ref();
         Self {
             length: bytes.len(),
-            module_id: document.module_id(),
-            timestamp: document.timestamp(),
-            debug: document
-                .pcrs()
-                .enclave()
-                .is_some_and(cleanroom_attestation::document::EnclavePcrs::is_debug),
+            refused: refused.map(|error| Refused { code: error.code(), message: error.to_string() }),
+            unread: &survey.unread,
+            module_id: survey.module_id,
+            timestamp: survey.timestamp,
+            debug: survey.pcrs.as_ref().and_then(Pcrs::enclave).is_some_and(EnclavePcrs::is_debug),
             genuine,
-            certificates: chain::describe(document),
-            pcrs: document.pcrs(),
-            nonce: document.nonce().map(hex::encode),
-            user_data: document.user_data().map(hex::encode),
-            public_key: document.public_key().map(hex::encode),
+            certificates: chain::describe_certificates(&survey.cabundle, survey.certificate),
+            pcrs: survey.pcrs.as_ref(),
+            nonce: survey.nonce.map(hex::encode),
+            user_data: survey.user_data.map(hex::encode),
+            public_key: survey.public_key.map(hex::encode),
         }
     }
 }
 
+/// What stands for a value that the document does not have or that could not be read.
+const UNKNOWN: &str = "(none that can be read)";
+
 fn page(path: &Path, explanation: &Explanation<'_>) -> Page {
     let mut page = Page::new();
     page.heading(format!("Attestation document {}", printable(&path.display().to_string())));
+    if let Some(Refused { code, message }) = &explanation.refused {
+        page.field(
+            "REFUSED",
+            format!("{code}: {}\nno verifier takes it; this is what can be read of it", printable(message)),
+        );
+    }
     page.field("length", output::bytes(explanation.length as u64));
-    page.field("module", printable(explanation.module_id));
-    page.field("time stamp", explanation.timestamp.to_string());
+    page.field("module", printable(explanation.module_id.unwrap_or(UNKNOWN)));
+    page.field("time stamp", explanation.timestamp.map_or(UNKNOWN.to_owned(), |time| time.to_string()));
+    if !explanation.unread.is_empty() {
+        let names: Vec<String> =
+            explanation.unread.iter().map(|name| format!("`{}`", printable(name))).collect();
+        page.field("not understood", names.join(", "));
+    }
     if explanation.debug {
         page.field(
             "DEBUG",
@@ -101,10 +116,10 @@ fn page(path: &Path, explanation: &Explanation<'_>) -> Page {
     page.heading("Genuine at its own time, under a root of AWS?");
     for check in explanation.genuine {
         match check.rejection() {
-            None => page.check(Mark::Ok, printable(check.what()), printable(check.actual())),
+            None => page.check(Mark::Ok, check.what(), printable(check.actual())),
             Some(code) => {
                 let found = format!("{}\n{code}", printable(check.actual()));
-                page.check(Mark::Fail, printable(check.what()), found);
+                page.check(Mark::Fail, check.what(), found);
             }
         }
     }
@@ -119,10 +134,12 @@ fn page(path: &Path, explanation: &Explanation<'_>) -> Page {
         page.field(name, describe(certificate));
     }
 
-    let (kind, registers) = registers(explanation.pcrs);
-    page.heading(format!("Registers of {kind}"));
-    for (index, value, meaning) in registers {
-        page.field(format!("PCR{index}"), format!("{value}\n{meaning}").trim_end().to_owned());
+    if let Some(pcrs) = explanation.pcrs {
+        let (kind, registers) = registers(pcrs);
+        page.heading(format!("Registers of {kind}"));
+        for (index, value, meaning) in registers {
+            page.field(format!("PCR{index}"), format!("{value}\n{meaning}").trim_end().to_owned());
+        }
     }
 
     page.heading("What the enclave put in");
@@ -140,8 +157,9 @@ fn describe(certificate: &CertificateView) -> String {
     match &certificate.contents {
         Err(reason) => format!("unreadable: {}\nSHA-256 {}", printable(reason), certificate.sha256),
         Ok(contents) => format!(
-            "{}\nfrom {} to {}\nSHA-256 {}",
+            "{}\nissued by {}\nfrom {} to {}\nSHA-256 {}",
             printable(&contents.subject),
+            printable(&contents.issuer),
             contents.not_before,
             contents.not_after,
             certificate.sha256
@@ -158,17 +176,26 @@ fn registers(pcrs: &Pcrs) -> (&'static str, Vec<(u8, String, &'static str)>) {
             let shown = pcrs.iter().filter(|(index, value)| said(*index, value.is_zero()));
             (
                 "a Nitro enclave",
-                shown.map(|(index, value)| (index, value.to_string(), meaning(index))).collect(),
+                shown.map(|(index, value)| (index, value.to_string(), enclave_meaning(index))).collect(),
             )
         }
         Pcrs::NitroTpm(pcrs) => {
-            let shown = pcrs.iter().filter(|(_, value)| !value.is_zero());
-            ("a NitroTPM", shown.map(|(index, value)| (index, value.to_string(), "")).collect())
+            // Zero in 12 says that nothing was added to the image at boot; 17 to 22 begin at all ones.
+            let said = |index: u8, value: &[u8; 48]| match index {
+                4 | 7 | 12 => true,
+                17..=22 => *value != [0xff; 48],
+                _ => *value != [0; 48],
+            };
+            let shown = pcrs.iter().filter(|(index, value)| said(*index, value.as_bytes()));
+            (
+                "a NitroTPM",
+                shown.map(|(index, value)| (index, value.to_string(), tpm_meaning(index))).collect(),
+            )
         }
     }
 }
 
-const fn meaning(index: u8) -> &'static str {
+const fn enclave_meaning(index: u8) -> &'static str {
     match index {
         0 => "the whole image",
         1 => "kernel, command line and first ramdisk",
@@ -179,6 +206,29 @@ const fn meaning(index: u8) -> &'static str {
         16 => "in a clean room: the model",
         17 => "in a clean room: the receipt key",
         _ => "set by the enclave itself",
+    }
+}
+
+/// As the TCG PC Client Platform Firmware Profile has them, and the UAPI group's registry for Linux.
+const fn tpm_meaning(index: u8) -> &'static str {
+    match index {
+        0 => "the firmware",
+        1 => "the firmware's configuration",
+        2 => "drivers that the firmware loaded",
+        3 => "their configuration",
+        4 => "the boot loader, or the unified kernel image",
+        5 => "the boot loader's configuration, and the partition table",
+        6 => "events of the platform's manufacturer",
+        7 => "Secure Boot: whether it is on, and its keys",
+        8 => "command lines, as a boot loader measures them",
+        9 => "files and initial ramdisks that were loaded",
+        10 => "files, as the kernel measures them (IMA)",
+        11 => "the parts of a unified kernel image",
+        12 => "what was added at boot beside the image: command lines, credentials; zero for nothing",
+        13 => "system extensions of the initial ramdisk",
+        14 => "keys that an owner enrolled (shim)",
+        15 => "the machine's identity and volumes",
+        _ => "",
     }
 }
 

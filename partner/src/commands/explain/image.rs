@@ -1,16 +1,30 @@
 //! An enclave image, for people.
 
+use std::io::Read;
 use std::path::Path;
 
 use cleanroom_attestation::measurement::{Measurement, SectionKind};
 
-use crate::commands::measure::{measure_path, pcrs};
+use crate::clock::now;
+use crate::commands::measure::{measure_path, measure_source, pcrs, signer};
 use crate::outcome::{Failure, Outcome};
 use crate::output::{self, Mark, Page, Terminal, printable};
 
 pub(super) fn explain(path: &Path, terminal: &mut Terminal) -> Result<Outcome, Failure> {
-    let measurement = measure_path(path)?;
-    terminal.report(&measurement, &page(path, &measurement))?;
+    report(path, &measure_path(path)?, terminal)
+}
+
+/// As [`explain`], for an image that comes from standard input.
+pub(super) fn explain_source(
+    path: &Path,
+    source: &mut (impl Read + Send),
+    terminal: &mut Terminal,
+) -> Result<Outcome, Failure> {
+    report(path, &measure_source(path, source, None)?, terminal)
+}
+
+fn report(path: &Path, measurement: &Measurement, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+    terminal.report(measurement, &page(path, measurement))?;
     Ok(Outcome::Pass)
 }
 
@@ -43,7 +57,8 @@ fn page(path: &Path, measurement: &Measurement) -> Page {
 
     page.heading("Measurements");
     for (name, value, meaning) in pcrs(measurement) {
-        let meaning = if value.is_zero() { "zero, because the image is not signed" } else { meaning };
+        let unsigned = name == "PCR8" && measurement.pcr8.is_none();
+        let meaning = if unsigned { "zero, because the image is not signed" } else { meaning };
         page.field(name, format!("{value}\n{meaning}"));
     }
 
@@ -65,10 +80,7 @@ fn page(path: &Path, measurement: &Measurement) -> Page {
 
     if let Some(certificate) = &measurement.signing_certificate {
         page.heading("Signing certificate");
-        page.field("key", certificate.curve.to_string());
-        page.field("SHA-256", certificate.sha256.to_string());
-        page.field("SHA-384", certificate.sha384.to_string());
-        page.note("Nitro starts a signed image only while its certificate is in force.");
+        signer::fields(&mut page, certificate, now());
     }
     if let Some(metadata) = &measurement.metadata {
         page.heading("Metadata (in no PCR: the builder says so, nothing proves it)");

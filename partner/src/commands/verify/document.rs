@@ -9,7 +9,7 @@ use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
 
 use super::page::{outcome, page};
-use crate::clock::now;
+use crate::clock::{self, now};
 use crate::commands::document_file;
 use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
@@ -18,12 +18,14 @@ use crate::output::Terminal;
 #[derive(Args)]
 #[group(skip)]
 pub(super) struct Document {
-    /// Judge this document instead of a clean room: its bytes, or hexadecimal or base64 of them; `-` reads standard input
+    /// Judge this document instead of a clean room: its bytes, or hexadecimal, base64, PEM, a data URI or JSON with one of
+    /// these in it. `-` reads standard input
     #[arg(long, value_name = "FILE", required = cfg!(not(feature = "online")))]
     document: Option<PathBuf>,
 
-    /// The time to judge at, like 2026-01-31T12:00:00Z. Without it, this machine's clock
-    #[arg(long, value_name = "TIME", value_parser = timestamp, requires = "document")]
+    /// The time to judge at: 2026-01-31T12:00:00Z, 2026-01-31T13:00:00+01:00 or 1769860800 (Unix time in seconds, or in
+    /// milliseconds with 13 digits). Without it, this machine's clock
+    #[arg(long, value_name = "TIME", value_parser = clock::parse, requires = "document")]
     at: Option<Timestamp>,
 
     /// The challenge that you sent, whole
@@ -39,27 +41,27 @@ pub(super) struct Document {
     public_key: Option<Hexadecimal>,
 
     /// The value of PCR16 that you expect: the model
-    #[arg(long, value_name = "HEX", requires = "document")]
+    #[arg(long, value_name = "HEX", value_parser = Sha384Digest::from_written, requires = "document")]
     pcr16: Option<Sha384Digest>,
 
     /// The value of PCR17 that you expect: the receipt key
-    #[arg(long, value_name = "HEX", requires = "document")]
+    #[arg(long, value_name = "HEX", value_parser = Sha384Digest::from_written, requires = "document")]
     pcr17: Option<Sha384Digest>,
 }
 
-/// Bytes that were given in hexadecimal. A type of its own, because clap takes a `Vec` for a repeated argument.
+/// Bytes that were given in hexadecimal, with or without `0x` and colons. A type of its own, because clap takes a `Vec` for a repeated argument.
 #[derive(Debug, Clone)]
 struct Hexadecimal(Vec<u8>);
 
 fn hexadecimal(text: &str) -> Result<Hexadecimal, String> {
-    match hex::decode(text) {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text).replace(':', "");
+    match hex::decode(&digits) {
         Ok(bytes) if !bytes.is_empty() => Ok(Hexadecimal(bytes)),
-        _ => Err("expected an even number of hexadecimal digits".into()),
+        _ => {
+            let count = digits.chars().count();
+            Err(format!("expected an even number of hexadecimal digits, got {count} characters"))
+        }
     }
-}
-
-fn timestamp(text: &str) -> Result<Timestamp, String> {
-    Timestamp::from_rfc3339(text).map_err(|error| error.to_string())
 }
 
 impl Document {

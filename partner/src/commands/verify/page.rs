@@ -26,6 +26,8 @@ pub(super) fn page(verdict: &Verdict) -> Page {
     if let Err(rejection) = verdict.accepted() {
         page.field("because", printable(&rejection.to_string()));
     }
+    page.field("judged at", verdict.judged_at().to_string());
+    page.field("by the policy", format!("SHA-256 {}", verdict.policy_sha256()));
     if verdict.tier() == Some(Tier::Development) {
         page.field("DEVELOPMENT", "no hardware vouches for this: the policy trusts a development root");
     }
@@ -46,10 +48,10 @@ pub(super) fn page(verdict: &Verdict) -> Page {
         for check in verdict.checks().iter().filter(|check| check.axis() == axis) {
             let (expected, actual) = (printable(check.expected()), printable(check.actual()));
             match check.rejection() {
-                None => page.check(Mark::Ok, printable(check.what()), actual),
+                None => page.check(Mark::Ok, check.what(), actual),
                 Some(code) => page.check(
                     Mark::Fail,
-                    printable(check.what()),
+                    check.what(),
                     format!("{code}\nexpected  {expected}\ngot       {actual}"),
                 ),
             }
