@@ -60,6 +60,10 @@ Example: serve from an AWS Nitro Enclave
 pub(crate) enum Command {
     /// Start an enclave, keep it running, and relay partners' connections to it.
     #[command(after_help = "\
+Example:
+  cleanroom-host run --tier simulated --enclave target/release/cleanroom-enclave-simulated \\
+      --config enclave.toml --model model.gguf --listen 127.0.0.1:8443
+
 When the enclave is ready, one line (or JSON object) on standard output says where partners connect. The state folder then has:
   measurements.json     PCR 0, 1 and 2, the development root's fingerprint, the model's digest
   development-root.pem  the root under which this enclave's evidence is signed; made anew at each start
@@ -85,6 +89,10 @@ everything at once. SIGHUP changes nothing.")]
     },
 
     /// Look what this machine lacks, and say how to mend it.
+    #[command(after_help = "\
+Examples:
+  cleanroom-host doctor
+  cleanroom-host doctor --tier nitro --state /var/lib/cleanroom")]
     Doctor(DoctorArguments),
 }
 
@@ -443,6 +451,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_that_parse() {
+        let problems = cleanroom_program::examples::problems(&Arguments::command());
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
 
     #[test]

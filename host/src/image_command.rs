@@ -27,10 +27,17 @@ pub(crate) enum ImageCommand {
     Build(Box<BuildArguments>),
 
     /// Show what is in an image: PCRs, sections, every file of its ramdisks.
+    #[command(after_help = "\
+Examples:
+  cleanroom-host image inspect cleanroom.eif
+  cleanroom-host --json image inspect cleanroom.eif")]
     Inspect(InspectArguments),
 
     /// Say why two images differ, and which PCRs that changes.
     #[command(after_help = "\
+Example:
+  cleanroom-host image diff cleanroom.eif rebuilt.eif
+
 Exit status: 0 the images are the same, 5 they differ, 1 one of them is none.")]
     Diff(DiffArguments),
 }
