@@ -14,8 +14,8 @@ use crate::output::{Page, Terminal};
 
 const EXAMPLES: &str = "\
 Examples:
-  cleanroom key new                       writes cleanroom.key
-  cleanroom key show --key bank.key       prints the key's digest, which authorities put into releases";
+  cleanroom key new                       # writes cleanroom.key
+  cleanroom key show --key bank.key       # prints the key's digest, which authorities put into releases";
 
 /// Make a key, or show the digest by which a clean room knows it
 #[derive(Args)]
@@ -28,8 +28,10 @@ pub struct Key {
 #[derive(Subcommand)]
 enum Action {
     /// Make a P-384 key and write it to a file that only you can read. An existing file is never overwritten
+    #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
     New(File),
     /// Show the digest of a key
+    #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
     Show(File),
 }
 
