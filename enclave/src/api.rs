@@ -58,6 +58,7 @@ use cleanroom_engine::{
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request};
+use zeroize::Zeroizing;
 
 use crate::admission::{Admission, AdmissionLimits, Full, Permit, partners_share};
 use crate::config::{self, Traffic};
@@ -481,7 +482,8 @@ impl Service {
         let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
         let identity = Identity { id: &id, created, model, fingerprint };
         let answer_id = endpoint.answer_id(&id);
-        let stop: Vec<String> = parameters.stop.iter().map(|stop| stop.as_str().to_owned()).collect();
+        let stop: Vec<Zeroizing<String>> =
+            parameters.stop.iter().map(|stop| Zeroizing::new(stop.as_str().to_owned())).collect();
         let (permits, passes): (Vec<_>, Vec<_>) = places.into_iter().unzip();
         let owner = permits.first().map(|permit| owner(permit.partner())).unwrap_or_default();
         let Parameters { delivery, logprobs, sampling, bias, .. } = parameters;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use kept::{Kept, Place};
 use zeroize::Zeroize;
 
-use crate::{engine::Owner, model::Hyperparameters};
+use crate::{model::Hyperparameters, owner::Owner};
 
 /// Positions of one page.
 pub(crate) const PAGE: usize = 32;

@@ -1,11 +1,9 @@
 //! One vector for a whole text, from models that are made for it.
 
-use zeroize::Zeroizing;
-
-use crate::model::Pooling;
+use crate::{model::Pooling, scratch::Scratch};
 
 /// The direction of a text: as many numbers as the model is wide, of length 1. It tells much of the text, so it is erased like it.
-pub struct Embedding(Zeroizing<Vec<f32>>);
+pub struct Embedding(Scratch<f32>);
 
 impl Embedding {
     /// The numbers.
@@ -17,13 +15,13 @@ impl Embedding {
 /// Makes an embedding of states as they come.
 pub(crate) struct Pooler {
     pooling: Pooling,
-    sum: Zeroizing<Vec<f32>>,
-    state: Zeroizing<Vec<f32>>,
+    sum: Scratch<f32>,
+    state: Scratch<f32>,
 }
 
 impl Pooler {
     pub(crate) fn new(pooling: Pooling, width: usize) -> Self {
-        Self { pooling, sum: Zeroizing::new(vec![0.0; width]), state: Zeroizing::new(vec![0.0; width]) }
+        Self { pooling, sum: Scratch::filled(width), state: Scratch::filled(width) }
     }
 
     /// Takes the state of the next token, which `fill` writes.

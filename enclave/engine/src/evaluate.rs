@@ -9,6 +9,7 @@ use crate::{
     forward::{Forward, Row},
     model::Model,
     pool::Pool,
+    scratch::Scratch,
 };
 
 /// Tokens computed in one step.
@@ -21,7 +22,7 @@ pub struct Evaluator<'m> {
     cache: Cache,
     /// Tokens of each sequence so far.
     lengths: Vec<usize>,
-    scores: Zeroizing<Vec<f32>>,
+    scores: Scratch<f32>,
 }
 
 /// One token of one sequence.
@@ -85,7 +86,7 @@ impl<'m> Evaluator<'m> {
                 sequences.get() * model.shape().context.div_ceil(PAGE),
             ),
             lengths: vec![0; sequences.get()],
-            scores: Zeroizing::new(vec![0.0; model.tokenizer().len()]),
+            scores: Scratch::filled(model.tokenizer().len()),
         })
     }
 
@@ -99,7 +100,7 @@ impl<'m> Evaluator<'m> {
         mut each: impl FnMut(usize, &[f32]),
     ) -> Result<(), EvaluateError> {
         for (step, tokens) in tokens.chunks(STEP).enumerate() {
-            let rows = tokens.iter().map(|token| self.row(*token)).collect::<Result<Vec<_>, _>>()?;
+            let rows = tokens.iter().map(|token| self.row(*token)).collect::<Result<Scratch<_>, _>>()?;
             // Nothing stops it.
             let _ = self.forward.step(self.model, &mut self.cache, &rows, || true);
             let scored = rows.iter().enumerate().filter(|(_, row)| row.scored);
@@ -141,8 +142,8 @@ impl<'m> Evaluator<'m> {
 impl Model {
     /// The tokens of plain text, without any that a prompt begins with. Control tokens written in it stay text.
     pub fn tokens_of_text(&self, text: &str) -> Zeroizing<Vec<u32>> {
-        let mut tokens = Zeroizing::default();
+        let mut tokens = Scratch::new();
         self.tokenizer().encode_text(text, &mut tokens);
-        tokens
+        Zeroizing::new(tokens.to_vec())
     }
 }

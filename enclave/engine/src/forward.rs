@@ -5,14 +5,13 @@
 
 use std::ops::ControlFlow;
 
-use zeroize::{Zeroize, Zeroizing};
-
 use crate::{
     cache::Cache,
     kernels::{Kernels, Query},
     matrix::{Forms, Inputs, Matrix, Product, multiply},
     model::{Hyperparameters, Layer, Model, Pairs},
     pool::Pool,
+    scratch::{Scratch, StepBuffer},
 };
 
 /// One token to compute.
@@ -27,13 +26,11 @@ pub(crate) struct Row {
     pub(crate) scored: bool,
 }
 
-impl zeroize::DefaultIsZeroes for Row {}
-
 /// A step that was interrupted: what its rows are after so many halves of layers. What they wrote into the cache is there.
 pub(crate) struct Interrupted {
-    rows: Zeroizing<Vec<Row>>,
+    rows: Scratch<Row>,
     /// Their residual streams.
-    stream: Zeroizing<Vec<f32>>,
+    stream: Scratch<f32>,
     halves: usize,
 }
 
@@ -49,17 +46,17 @@ impl Interrupted {
             return Some(self);
         }
         let width = self.stream.len() / self.rows.len().max(1);
-        let stays = |(row, _): &(&Row, &[f32])| row.sequence != sequence;
-        let kept = self.rows.iter().zip(self.stream.chunks_exact(width)).filter(stays);
-        let (rows, streams): (Vec<Row>, Vec<&[f32]>) = kept.unzip();
-        let stream = Zeroizing::new(streams.concat());
-        (self.rows, self.stream) = (Zeroizing::new(rows), stream);
+        let mut stream = Scratch::with_capacity(self.stream.len());
+        let streams = self.rows.iter().zip(self.stream.chunks_exact(width));
+        let kept = streams.filter(|(row, _)| row.sequence != sequence);
+        kept.for_each(|(_, numbers)| stream.extend_from_slice(numbers));
+        self.stream = stream;
+        self.rows.retain(|row| row.sequence != sequence);
         (!self.rows.is_empty()).then_some(self)
     }
 }
 
-/// Buffers for steps of a limited number of rows. They hold traces of the text, so they are wiped by
-/// [`Forward::wipe`] and on drop; they never move in between.
+/// Buffers for steps of a limited number of rows. They hold traces of the text until [`Forward::erase`].
 pub(crate) struct Forward {
     kernels: Kernels,
     pool: Pool,
@@ -67,12 +64,12 @@ pub(crate) struct Forward {
     /// Rotation per position for each pair of a head.
     frequencies: Vec<f64>,
     /// The residual stream, row after row.
-    stream: Vec<f32>,
+    stream: StepBuffer<f32>,
     /// Cosine and sine for each row and pair.
-    rotations: Vec<[f32; 2]>,
-    queries: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
+    rotations: StepBuffer<f32>,
+    queries: StepBuffer<f32>,
+    key: StepBuffer<f32>,
+    value: StepBuffer<f32>,
     normed: Inputs,
     attended: Inputs,
     gated: Inputs,
@@ -103,11 +100,11 @@ impl Forward {
             pool,
             pairs: model.architecture().pairs(),
             frequencies: frequencies(model),
-            stream: vec![0.0; rows * shape.width],
-            rotations: vec![[0.0; 2]; rows * shape.rope_width / 2],
-            queries: vec![0.0; rows * queries],
-            key: vec![0.0; keys],
-            value: vec![0.0; keys],
+            stream: StepBuffer::new(rows * shape.width),
+            rotations: StepBuffer::new(rows * shape.rope_width),
+            queries: StepBuffer::new(rows * queries),
+            key: StepBuffer::new(keys),
+            value: StepBuffer::new(keys),
             normed: Inputs::new(rows, shape.width, normed),
             attended: Inputs::new(rows, queries, attended),
             gated: Inputs::new(rows, shape.feed_forward, gated),
@@ -134,12 +131,13 @@ impl Forward {
         goes_on: impl FnMut() -> bool,
     ) -> ControlFlow<Interrupted> {
         let width = model.shape().width;
-        for (row, stream) in rows.iter().zip(self.stream.chunks_exact_mut(width)) {
+        let streams = self.stream.first_mut(rows.len() * width).chunks_exact_mut(width);
+        for (row, stream) in rows.iter().zip(streams) {
             model.weights().embedding.read_row(row.token as usize, stream);
         }
         self.go_through(model, cache, rows, 0, goes_on).map_break(|halves| Interrupted {
-            rows: Zeroizing::new(rows.to_vec()),
-            stream: Zeroizing::new(self.stream[..rows.len() * width].to_vec()),
+            rows: Scratch::from(rows),
+            stream: Scratch::from(&self.stream[..rows.len() * width]),
             halves,
         })
     }
@@ -151,10 +149,10 @@ impl Forward {
         cache: &mut Cache,
         step: Interrupted,
         goes_on: impl FnMut() -> bool,
-    ) -> ControlFlow<Interrupted, Zeroizing<Vec<Row>>> {
+    ) -> ControlFlow<Interrupted, Scratch<Row>> {
         let Interrupted { rows, mut stream, halves } = step;
         let length = stream.len();
-        self.stream[..length].copy_from_slice(&stream);
+        self.stream.first_mut(length).copy_from_slice(&stream);
         match self.go_through(model, cache, &rows, halves, goes_on) {
             ControlFlow::Continue(()) => ControlFlow::Continue(rows),
             ControlFlow::Break(halves) => {
@@ -174,8 +172,9 @@ impl Forward {
         mut goes_on: impl FnMut() -> bool,
     ) -> ControlFlow<usize> {
         let shape = model.shape();
-        for (row, rotations) in rows.iter().zip(self.rotations.chunks_exact_mut(shape.rope_width / 2)) {
-            for (frequency, rotation) in self.frequencies.iter().zip(rotations) {
+        let rotations = self.rotations.first_mut(rows.len() * shape.rope_width);
+        for (row, rotations) in rows.iter().zip(rotations.chunks_exact_mut(shape.rope_width)) {
+            for (frequency, rotation) in self.frequencies.iter().zip(rotations.as_chunks_mut().0) {
                 let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
                 *rotation = [cosine as f32, sine as f32];
             }
@@ -208,25 +207,65 @@ impl Forward {
         self.kernels.rms_norm(values, &model.weights().output_norm, shape.norm_epsilon, output);
     }
 
-    /// Overwrites what the last steps left in the buffers.
-    pub(crate) fn wipe(&mut self) {
-        for buffer in [&mut self.stream, &mut self.queries, &mut self.key, &mut self.value] {
-            buffer.as_mut_slice().zeroize();
-        }
-        for inputs in [&mut self.normed, &mut self.attended, &mut self.gated, &mut self.scored] {
-            inputs.wipe();
-        }
-        for product in [
-            &mut self.query_product,
-            &mut self.key_product,
-            &mut self.value_product,
-            &mut self.residual_product,
-            &mut self.gate_product,
-            &mut self.up_product,
-            &mut self.scores,
-        ] {
-            product.wipe();
-        }
+    /// Overwrites what the steps since the last time left in the buffers. Nothing of an interrupted step is lost: it has
+    /// its rows and their streams with it.
+    pub(crate) fn erase(&mut self) {
+        // A buffer that is added and not named here does not compile.
+        let Self {
+            kernels: _,
+            pool: _,
+            pairs: _,
+            frequencies: _,
+            stream,
+            rotations,
+            queries,
+            key,
+            value,
+            normed,
+            attended,
+            gated,
+            query_product,
+            key_product,
+            value_product,
+            residual_product,
+            gate_product,
+            up_product,
+            scored,
+            scores,
+        } = self;
+        [stream, rotations, queries, key, value].into_iter().for_each(StepBuffer::erase);
+        [normed, attended, gated, scored].into_iter().for_each(Inputs::erase);
+        let products =
+            [query_product, key_product, value_product, residual_product, gate_product, up_product];
+        products.into_iter().chain([scores]).for_each(Product::erase);
+    }
+
+    /// For searching memory: what the buffers hold of the last step's row of this number, the first scored one, by name.
+    #[cfg(test)]
+    pub(crate) fn last_row(&self, shape: &Hyperparameters, row: usize) -> Vec<(&'static str, Vec<f32>)> {
+        let of_row = |numbers: &[f32], width: usize| numbers[row * width..][..width].to_vec();
+        let of_product = |product: &Product, row: usize, width: usize| {
+            let mut numbers = vec![0.0; width];
+            product.copy_row(row, &mut numbers);
+            numbers
+        };
+        let (queries, keys) = (shape.heads * shape.head_width, shape.kv_heads * shape.head_width);
+        let scores = self.scores.width() * crate::kernels::TILE_ROWS;
+        vec![
+            ("residual stream", of_row(&self.stream, shape.width)),
+            ("queries", of_row(&self.queries, queries)),
+            ("normed", of_row(self.normed.values(), shape.width)),
+            ("attended", of_row(self.attended.values(), queries)),
+            ("gated", of_row(self.gated.values(), shape.feed_forward)),
+            ("scored", self.scored.values().to_vec()),
+            ("product of queries", of_product(&self.query_product, row, queries)),
+            ("product of keys", of_product(&self.key_product, row, keys)),
+            ("product of values", of_product(&self.value_product, row, keys)),
+            ("product for the stream", of_product(&self.residual_product, row, shape.width)),
+            ("product of gates", of_product(&self.gate_product, row, shape.feed_forward)),
+            ("product up", of_product(&self.up_product, row, shape.feed_forward)),
+            ("scores", of_product(&self.scores, 0, scores)),
+        ]
     }
 
     fn attention(
@@ -295,7 +334,7 @@ impl Forward {
 
     fn add_residual(&mut self, shape: &Hyperparameters, rows: usize) {
         let (kernels, added) = (self.kernels, &self.residual_product);
-        let pieces = self.stream[..rows * shape.width].chunks_mut(ROWS_PER_TASK * shape.width);
+        let pieces = self.stream.first_mut(rows * shape.width).chunks_mut(ROWS_PER_TASK * shape.width);
         self.pool.for_each(pieces.enumerate().collect(), |(piece, streams)| {
             let count = streams.len() / shape.width;
             kernels.add(added.results(piece * ROWS_PER_TASK, count), streams);
@@ -311,16 +350,19 @@ impl Forward {
         rows: &[Row],
     ) {
         let (width, pairs) = (shape.head_width, shape.rope_width / 2);
-        for (number, row) in rows.iter().enumerate() {
-            let rotations = &self.rotations[number * pairs..][..pairs];
-            let queries = &mut self.queries[number * shape.heads * width..][..shape.heads * width];
+        let rotations = self.rotations.as_chunks().0.chunks_exact(pairs);
+        let queries = self.queries.first_mut(rows.len() * shape.heads * width);
+        let (keys, values) = (shape.kv_heads * width, shape.kv_heads * width);
+        let (key, value) = (self.key.first_mut(keys), self.value.first_mut(values));
+        let of_rows = rows.iter().zip(rotations).zip(queries.chunks_exact_mut(shape.heads * width));
+        for (number, ((row, rotations), queries)) in of_rows.enumerate() {
             self.query_product.copy_row(number, queries);
-            self.key_product.copy_row(number, &mut self.key);
-            self.value_product.copy_row(number, &mut self.value);
+            self.key_product.copy_row(number, key);
+            self.value_product.copy_row(number, value);
             if let Some(biases) = &layer.biases {
                 add(queries, &biases.query);
-                add(&mut self.key, &biases.key);
-                add(&mut self.value, &biases.value);
+                add(key, &biases.key);
+                add(value, &biases.value);
             }
             for query in queries.chunks_exact_mut(width) {
                 if let Some(norms) = &layer.head_norms {
@@ -328,7 +370,7 @@ impl Forward {
                 }
                 rotate(self.pairs, query, rotations);
             }
-            let heads = self.key.chunks_exact_mut(width).zip(self.value.chunks_exact(width));
+            let heads = key.chunks_exact_mut(width).zip(value.chunks_exact(width));
             for (head, (key, value)) in heads.enumerate() {
                 if let Some(norms) = &layer.head_norms {
                     self.kernels.rms_norm_in_place(key, &norms.key, shape.norm_epsilon);
@@ -356,7 +398,7 @@ impl Forward {
                     // The rows are in the order of their positions.
                     let (sequence, positions) =
                         rows.last().map_or((0, 0), |row| (row.sequence, row.position + 1));
-                    let mut scores = Zeroizing::new(vec![0.0; rows.len() * group * positions]);
+                    let mut scores = Scratch::filled(rows.len() * group * positions);
                     let outputs = outputs.iter_mut().flat_map(|outputs| outputs.chunks_exact_mut(width));
                     let mut asked: Vec<Query<'_>> = outputs
                         .zip(scores.chunks_exact_mut(positions.max(1)))
@@ -390,12 +432,6 @@ impl Forward {
             }
         });
         multiply(kernels, &self.pool, [head], &self.scored, [&mut self.scores]);
-    }
-}
-
-impl Drop for Forward {
-    fn drop(&mut self) {
-        self.wipe();
     }
 }
 

@@ -68,7 +68,8 @@ pub(crate) use tile::{
     BLOCK, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, Results,
     SUPER_BLOCK, SuperBlock, TILE_ROWS, Tile, TileOutput,
 };
-use zeroize::Zeroizing;
+
+use crate::scratch::Scratch;
 
 /// Lanes of the canonical order of summation.
 const LANES: usize = 8;
@@ -243,7 +244,7 @@ impl Kernels {
         let Some(width) = queries.first().map(|query| query.query.len()) else { return };
         let longest = pieces.clone().map(|(keys, _)| keys.len()).max().unwrap_or_default();
         // What a piece holds is widened once for all queries, into a place that stays in the nearest cache.
-        let mut widened = Zeroizing::new(vec![0.0; longest]);
+        let mut widened = Scratch::filled(longest);
         let mut first = 0;
         for (keys, _) in pieces.clone() {
             dispatch!(self, widen(keys, &mut widened));

@@ -17,7 +17,6 @@ use std::sync::OnceLock;
 mod cache;
 mod constraint;
 mod embedding;
-mod engine;
 mod evaluate;
 mod forward;
 pub mod gguf;
@@ -29,22 +28,26 @@ mod kernels;
 mod logprobs;
 mod matrix;
 mod model;
+mod owner;
 mod pool;
 mod sampling;
+mod scheduling;
+mod scratch;
 mod template;
 mod tokenizer;
 
 pub use constraint::{Constraint, Matcher, RandomAnswer, SchemaError};
 pub use embedding::Embedding;
-pub use engine::{
-    Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    MemoryUse, Owner, Presence, Sink, StartError, SubmitError, Text, Usage,
-};
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
 pub use kernels::Instructions;
 pub use logprobs::{MAX_TOP_LOGPROBS, ScoredToken, TokenScore};
 pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptError};
+pub use owner::Owner;
 pub use sampling::{Sampling, SamplingError};
+pub use scheduling::{
+    Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
+    MemoryUse, Presence, Sink, StartError, SubmitError, Text, Usage,
+};
 pub use template::TemplateError;
 pub use tokenizer::TokenizerError;
 

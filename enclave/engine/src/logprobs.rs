@@ -1,8 +1,6 @@
 //! How likely the model held a token, and which it held likeliest.
 
-use zeroize::Zeroizing;
-
-use crate::tokenizer::Tokenizer;
+use crate::{scratch::Scratch, tokenizer::Tokenizer};
 
 /// Most alternatives for one token.
 pub const MAX_TOP_LOGPROBS: u8 = 20;
@@ -18,15 +16,19 @@ pub struct ScoredToken {
 /// A token, and the natural logarithm of its probability in the model's own distribution: before temperature, penalties, biases,
 /// constraints and limits on what is chosen from.
 pub struct TokenScore {
-    text: Zeroizing<Vec<u8>>,
+    /// The logarithm in four bytes, little-endian, and then the text: in one place that is erased, since what stands in
+    /// the structure itself stays behind wherever the structure is moved from.
+    told: Scratch<u8>,
     is_text: bool,
-    logprob: f32,
 }
+
+/// Bytes of a logarithm.
+const LOGPROB: usize = size_of::<f32>();
 
 impl TokenScore {
     /// The bytes that the token stands for, which need not be whole characters; of a control token its name.
     pub fn bytes(&self) -> &[u8] {
-        &self.text
+        self.told.get(LOGPROB..).unwrap_or_default()
     }
 
     /// Whether these bytes would stand in the answer.
@@ -36,7 +38,7 @@ impl TokenScore {
 
     /// At most 0; minus infinity, or no number, if the model's scores are none.
     pub fn logprob(&self) -> f32 {
-        self.logprob
+        self.told.first_chunk().map_or(f32::NEG_INFINITY, |bytes| f32::from_le_bytes(*bytes))
     }
 }
 
@@ -51,7 +53,10 @@ impl ScoredToken {
                 bytes => (bytes, true),
             };
             let logprob = (f64::from(score - largest) - sum.ln()) as f32;
-            TokenScore { text: Zeroizing::new(bytes.to_vec()), is_text, logprob }
+            let mut told = Scratch::with_capacity(LOGPROB + bytes.len());
+            told.extend_from_slice(&logprob.to_le_bytes());
+            told.extend_from_slice(bytes);
+            TokenScore { told, is_text }
         };
         let top = likeliest(scores, count.min(MAX_TOP_LOGPROBS).into());
         Self {
@@ -62,8 +67,8 @@ impl ScoredToken {
 }
 
 /// The tokens of the `count` largest scores, the largest first, of equals the first.
-fn likeliest(scores: &[f32], count: usize) -> Zeroizing<Vec<(f32, u32)>> {
-    let mut best: Zeroizing<Vec<(f32, u32)>> = Zeroizing::new(Vec::with_capacity(count + 1));
+fn likeliest(scores: &[f32], count: usize) -> Scratch<(f32, u32)> {
+    let mut best = Scratch::with_capacity(count + 1);
     for (score, token) in scores.iter().copied().zip(0..) {
         let beaten = best.len() == count && best.last().is_none_or(|(least, _)| score <= *least);
         if beaten || score.is_nan() {

@@ -190,7 +190,7 @@ pub(crate) fn multiply<const N: usize>(
     let mut tasks = Vec::with_capacity(N + threads * TASKS_PER_THREAD);
     for (matrix, product) in matrices.into_iter().zip(products) {
         product.rows = rows;
-        let output = &mut product.tiles[..matrix.tile_count() * rows];
+        let output = product.tiles_mut(matrix.tile_count() * rows);
         let pieces = output.chunks_mut((tiles_per_task * rows).max(1)).enumerate();
         tasks.extend(pieces.map(|(index, piece)| (matrix, index * tiles_per_task, piece)));
     }

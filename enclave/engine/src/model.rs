@@ -18,8 +18,9 @@ use crate::{
     constraint::TokenTable,
     gguf::{Gguf, GgufError, TensorType},
     kernels::{Instructions, Kernels},
+    scratch::Scratch,
     template::{ChatTemplate, TemplateError},
-    tokenizer::{Tokenizer, TokenizerError, reserve_zeroising},
+    tokenizer::{Tokenizer, TokenizerError},
 };
 
 /// What a model file says of itself.
@@ -120,10 +121,10 @@ pub struct ChatMessage<'a> {
     pub content: &'a str,
 }
 
-/// The tokens of a prompt, zeroised on drop.
+/// The tokens of a prompt, erased on drop.
 #[derive(Clone)]
 pub struct Prompt {
-    tokens: Zeroizing<Vec<u32>>,
+    tokens: Scratch<u32>,
 }
 
 impl Prompt {
@@ -239,7 +240,7 @@ impl Model {
         if text.len() > limit {
             return Err(PromptError::TooLong { bytes: text.len(), limit });
         }
-        let mut tokens = Zeroizing::default();
+        let mut tokens = Scratch::new();
         self.tokenizer.encode_text(text, &mut tokens);
         Ok(self.prompt(tokens))
     }
@@ -253,7 +254,7 @@ impl Model {
         if tokens.iter().any(|token| *token as usize >= vocabulary) {
             return Err(PromptError::Token { vocabulary });
         }
-        Ok(Prompt { tokens })
+        Ok(Prompt { tokens: Scratch::from(tokens) })
     }
 
     pub(crate) fn shape(&self) -> &Hyperparameters {
@@ -286,11 +287,10 @@ impl Model {
     }
 
     /// Puts the beginning-of-text token in front if the model wants one and the template did not write it.
-    fn prompt(&self, tokens: Zeroizing<Vec<u32>>) -> Prompt {
+    fn prompt(&self, tokens: Scratch<u32>) -> Prompt {
         let missing = self.tokenizer.required_bos().filter(|bos| tokens.first() != Some(bos));
         let Some(bos) = missing else { return Prompt { tokens } };
-        let mut all = Zeroizing::default();
-        reserve_zeroising(&mut all, tokens.len() + 1);
+        let mut all = Scratch::with_capacity(tokens.len() + 1);
         all.push(bos);
         all.extend_from_slice(&tokens);
         Prompt { tokens: all }

@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 use crate::{
     constraint::{Constraint, Matcher},
     kernels::Kernels,
+    scratch::Scratch,
 };
 
 /// Greedy, or random with a temperature, limits on what is chosen from, and a seed; penalties for repetition in either case.
@@ -106,12 +107,12 @@ impl Sampling {
 pub(crate) struct Sampler {
     sampling: Sampling,
     /// Tokens, and what is added to their scores.
-    bias: Zeroizing<Vec<(u32, f32)>>,
+    bias: Scratch<(u32, f32)>,
     random: SplitMix,
-    /// Room for the whole vocabulary once it is used, so that it moves only while empty.
-    candidates: Zeroizing<Vec<(f32, u32)>>,
+    /// The probabilities of the whole vocabulary once they are used, in an order that begins with those that are drawn from.
+    candidates: Scratch<(f32, u32)>,
     /// How often the answer has each token; empty while there is no penalty.
-    counts: Zeroizing<Vec<u32>>,
+    counts: Scratch<u32>,
     /// The form that the answer must have.
     matcher: Option<Matcher>,
 }
@@ -123,10 +124,10 @@ impl Sampler {
     pub(crate) fn new(sampling: Sampling, bias: Zeroizing<Vec<(u32, f32)>>) -> Self {
         Self {
             sampling,
-            bias,
+            bias: Scratch::from(bias),
             random: SplitMix(sampling.seed),
-            candidates: Zeroizing::default(),
-            counts: Zeroizing::default(),
+            candidates: Scratch::new(),
+            counts: Scratch::new(),
             matcher: None,
         }
     }
@@ -144,7 +145,7 @@ impl Sampler {
             }
         }
         if self.sampling.has_penalties() && self.counts.is_empty() {
-            self.counts = Zeroizing::new(vec![0; scores.len()]);
+            self.counts = Scratch::filled(scores.len());
         }
         for (score, count) in scores.iter_mut().zip(&*self.counts).filter(|(_, count)| **count > 0) {
             *score -= self.sampling.presence + self.sampling.frequency * *count as f32;
@@ -176,20 +177,19 @@ impl Sampler {
         kernels.softmax(scores);
         let point = self.random.unit();
         if self.sampling.limits_candidates() {
-            self.gather_candidates(scores);
-            let mass: f32 = self.candidates.iter().map(|(probability, _)| probability).sum();
-            pick(self.candidates.iter().copied(), point * mass)
+            let count = self.gather_candidates(scores);
+            let candidates = self.candidates.get(..count).unwrap_or_default();
+            let mass: f32 = candidates.iter().map(|(probability, _)| probability).sum();
+            pick(candidates.iter().copied(), point * mass)
         } else {
             pick(scores.iter().copied().zip(0..), point)
         }
     }
 
-    /// Keeps the `top_k` most likely tokens, of these those whose probabilities just reach `top_p` of theirs, and of these
-    /// those above `min_p`.
-    fn gather_candidates(&mut self, probabilities: &[f32]) {
-        self.candidates.clear();
-        self.candidates.reserve_exact(probabilities.len());
-        self.candidates.extend(probabilities.iter().copied().zip(0..));
+    /// Brings to the front the `top_k` most likely tokens, of these those whose probabilities just reach `top_p` of theirs,
+    /// and of these those above `min_p`. Returns how many they are.
+    fn gather_candidates(&mut self, probabilities: &[f32]) -> usize {
+        self.candidates.replace(probabilities.len(), probabilities.iter().copied().zip(0..));
         let limit = match self.sampling.top_k {
             0 => probabilities.len(),
             top_k => probabilities.len().min(top_k as usize),
@@ -211,8 +211,8 @@ impl Sampler {
                 enough || *probability < least
             });
             match end {
-                Some(end) => return self.candidates.truncate(end),
-                None if count == limit => return self.candidates.truncate(count),
+                Some(end) => return end,
+                None if count == limit => return count,
                 None => count = limit.min(4 * count),
             }
         }
@@ -222,7 +222,7 @@ impl Sampler {
     /// every processor.
     fn sort_first(&mut self, count: usize) {
         let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        let candidates = self.candidates.as_mut_slice();
+        let candidates = &mut *self.candidates;
         if count < candidates.len() {
             candidates.select_nth_unstable_by(count, order);
         }

@@ -12,11 +12,11 @@ mod tests;
 
 use guard::Guard;
 use minijinja::{Environment, Error, ErrorKind, context, syntax::SyntaxConfig, value::Value};
-use zeroize::Zeroizing;
 
 use crate::{
     model::{ChatMessage, PromptError},
-    tokenizer::{Tokenizer, append},
+    scratch::{Scratch, ScratchText},
+    tokenizer::Tokenizer,
 };
 
 /// Work a template may do, in instructions of the interpreter.
@@ -73,7 +73,7 @@ impl ChatTemplate {
         tokenizer: &Tokenizer,
         messages: &[ChatMessage<'_>],
         text_limit: usize,
-    ) -> Result<Zeroizing<Vec<u32>>, PromptError> {
+    ) -> Result<Scratch<u32>, PromptError> {
         if messages.iter().any(|message| !ROLES.contains(&message.role)) {
             return Err(PromptError::Role);
         }
@@ -85,7 +85,10 @@ impl ChatTemplate {
         let guard = Guard::new(tokenizer.control_alphabet(), contents)
             .ok_or(PromptError::Template("the messages use every private-use character"))?;
         let rendered = self.render(tokenizer, &guard, messages, text_limit)?;
-        Ok(tokens_of(tokenizer, &guard, &rendered))
+        match std::str::from_utf8(&rendered) {
+            Ok(rendered) => Ok(tokens_of(tokenizer, &guard, rendered)),
+            Err(_) => Err(PromptError::Template("its output is not UTF-8")),
+        }
     }
 
     fn render(
@@ -94,7 +97,7 @@ impl ChatTemplate {
         guard: &Guard,
         messages: &[ChatMessage<'_>],
         text_limit: usize,
-    ) -> Result<Zeroizing<String>, PromptError> {
+    ) -> Result<Scratch<u8>, PromptError> {
         let guarded = messages.iter().map(|message| {
             let content = guard.protect(message.content);
             Value::from_pairs([
@@ -109,37 +112,28 @@ impl ChatTemplate {
             eos_token => tokenizer.eos_text(),
         };
         let limit = text_limit.saturating_mul(4).saturating_add(OUTPUT_ALLOWANCE);
-        let mut output = Output { bytes: Zeroizing::default(), limit };
+        let mut output = Output { bytes: Scratch::new(), limit };
         let template = self.environment.get_template(NAME).map_err(|error| refusal(&error))?;
         template.render_captured_to(variables, &mut output).map_err(|error| refusal(&error))?;
-        let bytes = std::mem::take(&mut *output.bytes);
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Zeroizing::new(text)),
-            Err(error) => {
-                drop(Zeroizing::new(error.into_bytes()));
-                Err(PromptError::Template("its output is not UTF-8"))
-            }
-        }
+        Ok(output.bytes)
     }
 }
 
 /// Control tokens where the template wrote them, everything else as text.
-fn tokens_of(tokenizer: &Tokenizer, guard: &Guard, rendered: &str) -> Zeroizing<Vec<u32>> {
-    let mut tokens = Zeroizing::default();
-    let mut text = Zeroizing::new(String::with_capacity(rendered.len()));
+fn tokens_of(tokenizer: &Tokenizer, guard: &Guard, rendered: &str) -> Scratch<u32> {
+    let mut tokens = Scratch::new();
+    let mut text = ScratchText::with_capacity(rendered.len());
     let mut rest = rendered;
     while let Some(character) = rest.chars().next() {
         let length = match tokenizer.control(rest) {
             Some((token, length)) => {
                 tokenizer.encode_text(&text, &mut tokens);
-                // The capacity stays: it already holds the whole rendering.
                 text.clear();
-                crate::tokenizer::reserve_zeroising(&mut tokens, 1);
                 tokens.push(token);
                 length
             }
             None => {
-                append(&mut text, guard.restore(character).encode_utf8(&mut [0; 4]));
+                text.push(guard.restore(character));
                 character.len_utf8()
             }
         };
@@ -164,9 +158,9 @@ fn refusal(error: &Error) -> PromptError {
     })
 }
 
-/// Bounded, and wiped whenever it grows and when it is dropped.
+/// The rendering, of a bounded length.
 struct Output {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Scratch<u8>,
     limit: usize,
 }
 
@@ -175,7 +169,6 @@ impl std::io::Write for Output {
         if more.len() > self.limit - self.bytes.len() {
             return Err(std::io::ErrorKind::FileTooLarge.into());
         }
-        crate::tokenizer::reserve_zeroising(&mut self.bytes, more.len());
         self.bytes.extend_from_slice(more);
         Ok(more.len())
     }

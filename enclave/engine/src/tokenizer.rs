@@ -15,15 +15,16 @@ mod vocabulary;
 
 use std::collections::HashMap;
 
-pub(crate) use bpe::reserve_zeroising;
 use bpe::{Merger, Merges};
-pub(crate) use detokenizer::{Detokenizer, append};
+pub(crate) use detokenizer::Detokenizer;
 use pieces::Pieces;
 use split::Split;
 use vocabulary::{Vocabulary, Writing};
-use zeroize::Zeroizing;
 
-use crate::gguf::{Gguf, GgufError};
+use crate::{
+    gguf::{Gguf, GgufError},
+    scratch::Scratch,
+};
 
 /// Why the tokenizer in a file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -180,17 +181,14 @@ impl Tokenizer {
     }
 
     /// Appends the tokens of `text`. Never a control token: the merges lead to normal tokens only.
-    pub(crate) fn encode_text(&self, text: &str, tokens: &mut Zeroizing<Vec<u32>>) {
+    pub(crate) fn encode_text(&self, text: &str, tokens: &mut Scratch<u32>) {
         match &self.method {
             Method::BytePairs { merges, split } => {
                 let mut merger = Merger::new(merges, &self.vocabulary);
                 split.each_word(text, &mut |word| {
                     let whole = self.vocabulary.normal(word.as_bytes()).filter(|_| split.whole_words_first());
                     match whole {
-                        Some(token) => {
-                            reserve_zeroising(tokens, 1);
-                            tokens.push(token);
-                        }
+                        Some(token) => tokens.push(token),
                         None => merger.encode(word.as_bytes(), tokens),
                     }
                 });

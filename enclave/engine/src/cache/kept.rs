@@ -11,10 +11,8 @@ use std::{
     time::Instant,
 };
 
-use zeroize::Zeroizing;
-
 use super::Page;
-use crate::engine::Owner;
+use crate::{owner::Owner, scratch::Scratch};
 
 /// The kept pages of all owners.
 #[derive(Default)]
@@ -27,7 +25,7 @@ pub(super) struct Kept {
 pub(super) struct Place {
     owner: Owner,
     before: Option<Page>,
-    tokens: Zeroizing<Vec<u32>>,
+    tokens: Scratch<u32>,
 }
 
 struct Entry {
@@ -42,7 +40,7 @@ struct Entry {
 
 impl Place {
     pub(super) fn new(owner: Owner, before: Option<Page>, tokens: &[u32]) -> Self {
-        Self { owner, before, tokens: Zeroizing::new(tokens.to_vec()) }
+        Self { owner, before, tokens: Scratch::from(tokens) }
     }
 }
 

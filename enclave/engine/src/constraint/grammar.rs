@@ -1,8 +1,7 @@
 //! A language of bytes as states: an automaton whose states may call others, as JSON needs for what is nested.
 
-use zeroize::{DefaultIsZeroes, Zeroizing};
-
 use super::SchemaError;
+use crate::scratch::Scratch;
 
 /// The number of a state in its [`Grammar`].
 pub(super) type StateId = u32;
@@ -17,7 +16,7 @@ const ENDLESS: u32 = u32::MAX;
 /// What may come at one place.
 pub(super) enum State {
     /// One byte out of these.
-    Bytes(Zeroizing<Box<[Range]>>),
+    Bytes(Scratch<Range>),
     /// Any of these states, without a byte.
     Split(Box<[StateId]>),
     /// Everything from `rule` to its [`State::Return`], and then `then`.
@@ -45,8 +44,6 @@ pub(super) struct Range {
     pub(super) next: StateId,
 }
 
-impl DefaultIsZeroes for Range {}
-
 /// States that every grammar has.
 pub(super) const RETURN: StateId = 0;
 pub(super) const END: StateId = 1;
@@ -64,7 +61,7 @@ pub(super) const TAIL_F4: StateId = 9;
 pub(super) struct Grammar {
     states: Vec<State>,
     /// How many calls must be nested at least to get from each state to its [`State::Return`] or [`State::End`].
-    heights: Vec<u32>,
+    heights: Scratch<u32>,
     root: StateId,
 }
 
@@ -121,9 +118,9 @@ impl Builder {
     }
 
     pub(super) fn ranges(&mut self, ranges: &[(u8, u8, StateId)]) -> Result<StateId, SchemaError> {
-        let ranges: Vec<Range> =
+        let ranges: Scratch<Range> =
             ranges.iter().map(|&(first, last, next)| Range { first, last, next }).collect();
-        self.add(bytes(&ranges))
+        self.add(State::Bytes(ranges))
     }
 
     /// These bytes one after the other.
@@ -134,16 +131,16 @@ impl Builder {
     /// One of these texts. Where they begin alike they share states.
     pub(super) fn literals(
         &mut self,
-        texts: &mut [Zeroizing<Vec<u8>>],
+        texts: &mut [Scratch<u8>],
         next: StateId,
     ) -> Result<StateId, SchemaError> {
-        texts.sort_unstable_by(|a, b| a.as_slice().cmp(b.as_slice()));
+        texts.sort_unstable_by(|a, b| a.iter().cmp(b.iter()));
         self.sorted_literals(texts, 0, next)
     }
 
     fn sorted_literals(
         &mut self,
-        texts: &[Zeroizing<Vec<u8>>],
+        texts: &[Scratch<u8>],
         from: usize,
         next: StateId,
     ) -> Result<StateId, SchemaError> {
@@ -257,7 +254,7 @@ impl Builder {
         ];
         let code = self.ranges(&digits)?;
         let range = |byte, next| Range { first: byte, last: byte, next };
-        let mut ranges: Vec<Range> = b"\"\\/bfnrt".iter().map(|byte| range(*byte, RETURN)).collect();
+        let mut ranges: Scratch<Range> = b"\"\\/bfnrt".iter().map(|byte| range(*byte, RETURN)).collect();
         ranges.push(range(b'u', code));
         self.set(ESCAPE, bytes(&ranges));
         Ok(())
@@ -276,11 +273,11 @@ impl Builder {
 }
 
 fn bytes(ranges: &[Range]) -> State {
-    State::Bytes(Zeroizing::new(ranges.into()))
+    State::Bytes(Scratch::from(ranges))
 }
 
 /// For each state the least number of nested calls to its end, [`ENDLESS`] where there is none within [`MAX_DEPTH`].
-fn heights(states: &[State]) -> Vec<u32> {
+fn heights(states: &[State]) -> Scratch<u32> {
     let mut before: Vec<Vec<StateId>> = vec![Vec::new(); states.len()];
     for (id, state) in (0..).zip(states) {
         let mut follows = |next: StateId| {
@@ -299,7 +296,7 @@ fn heights(states: &[State]) -> Vec<u32> {
         }
     }
     // A height only ever falls, and from at most MAX_DEPTH, so each state is looked at a bounded number of times.
-    let mut heights = vec![ENDLESS; states.len()];
+    let mut heights: Scratch<u32> = states.iter().map(|_| ENDLESS).collect();
     let mut changed: Vec<StateId> = (0..states.len() as StateId).collect();
     while let Some(id) = changed.pop() {
         let height = |id: StateId| heights.get(id as usize).copied().unwrap_or(ENDLESS);

@@ -6,6 +6,8 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::Number;
 use zeroize::Zeroizing;
 
+use crate::scratch::Scratch;
+
 /// One value. Texts are erased when it is dropped.
 pub(super) enum Json {
     Null,
@@ -25,11 +27,14 @@ impl Json {
     }
 
     /// Appends the value as JSON without white space.
-    pub(super) fn write(&self, out: &mut Zeroizing<Vec<u8>>) {
+    pub(super) fn write(&self, out: &mut Scratch<u8>) {
         match self {
             Self::Null => out.extend_from_slice(b"null"),
             Self::Boolean(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
-            Self::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
+            Self::Number(number) => {
+                let number = Zeroizing::new(number.to_string());
+                out.extend_from_slice(number.as_bytes());
+            }
             Self::Text(text) => write_text(text, out),
             Self::Array(elements) => {
                 out.push(b'[');
@@ -58,7 +63,7 @@ impl Json {
 }
 
 /// Appends a string with its quotes (RFC 8259, section 7).
-pub(super) fn write_text(text: &str, out: &mut Zeroizing<Vec<u8>>) {
+pub(super) fn write_text(text: &str, out: &mut Scratch<u8>) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     out.push(b'"');
     for byte in text.bytes() {
@@ -145,7 +150,7 @@ mod tests {
     fn what_is_written_is_what_was_read_in_its_order() {
         let text = r#"{"b":[1,-2,0.5,true,null],"a":"\"\\\n\u0001é","c":{}}"#;
         let json: Json = serde_json::from_str(text).unwrap();
-        let mut out = Zeroizing::default();
+        let mut out = Scratch::new();
         json.write(&mut out);
         assert_eq!(std::str::from_utf8(&out).unwrap(), text);
         assert!(serde_json::from_str::<Json>(r#"{"a":1,"a":2}"#).is_err());

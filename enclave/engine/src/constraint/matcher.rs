@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use zeroize::Zeroizing;
-
 use super::{
     grammar::{Grammar, State},
     tokens::{TokenTable, permit},
     walker::{Frame, Thread, Walker},
 };
+use crate::scratch::Scratch;
 
 /// Sets of permitted tokens that are remembered: in a string, or from one item of an array to the next, an answer stands where it stood
 /// before.
@@ -25,10 +24,10 @@ pub struct Matcher {
 
 /// The tokens that may come where an answer stands.
 struct Permitted {
-    standing: Zeroizing<Vec<Thread>>,
-    calls: Zeroizing<Vec<Frame>>,
+    standing: Scratch<Thread>,
+    calls: Scratch<Frame>,
     /// One bit for each token.
-    tokens: Zeroizing<Vec<u64>>,
+    tokens: Scratch<u64>,
 }
 
 impl Matcher {
@@ -53,7 +52,7 @@ impl Matcher {
     /// The tokens that may come next: a bit for each, the lowest of the first word for token 0.
     pub fn permitted(&mut self) -> &[u64] {
         let (standing, calls) = (self.walker.standing(), self.walker.calls());
-        let stood = |known: &Permitted| *known.standing == standing && *known.calls == calls;
+        let stood = |known: &Permitted| *known.standing == *standing && *known.calls == *calls;
         match self.remembered.iter().position(stood) {
             Some(index) => self.remembered.get_mut(..=index).unwrap_or_default().rotate_right(1),
             None => {
@@ -66,7 +65,7 @@ impl Matcher {
     }
 
     fn find_permitted(&mut self) -> Permitted {
-        let mut tokens = Zeroizing::new(vec![0; self.tokens.len().div_ceil(64)]);
+        let mut tokens = Scratch::filled(self.tokens.len().div_ceil(64));
         self.walker.find_permitted(&self.grammar, &self.tokens, &mut tokens);
         if self.is_complete() {
             self.tokens.ends.iter().for_each(|token| permit(&mut tokens, *token));
@@ -74,8 +73,8 @@ impl Matcher {
         if self.states().any(|state| !matches!(state, State::End)) {
             permit(&mut tokens, self.any_token());
         }
-        let standing = Zeroizing::new(self.walker.standing().to_vec());
-        Permitted { standing, calls: Zeroizing::new(self.walker.calls().to_vec()), tokens }
+        let standing = Scratch::from(self.walker.standing());
+        Permitted { standing, calls: Scratch::from(self.walker.calls()), tokens }
     }
 
     /// Goes on by a token. If it must not come, nothing changes and the answer is no.

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::SchemaError;
 use super::grammar::{Builder, Grammar, RETURN, State, StateId};
 use super::json::{Json, write_text};
+use crate::scratch::Scratch;
 
 /// Longest schema (bytes).
 pub(super) const MAX_BYTES: usize = 64 * 1024;
@@ -119,7 +120,7 @@ impl<'a> Compiler<'a> {
         let any_object = map(&mut builder, any, string, RETURN)?;
         let any_array = array(&mut builder, any, 0, None, RETURN)?;
         let words = [b"true".as_slice(), b"false", b"null"];
-        let mut words: Vec<_> = words.iter().map(|word| Zeroizing::new(word.to_vec())).collect();
+        let mut words: Vec<_> = words.iter().map(|word| Scratch::from(*word)).collect();
         let word = builder.literals(&mut words, RETURN)?;
         builder.set(any, State::Split([any_object, any_array, string, number, word].into()));
         let (rules, waiting) = (HashMap::new(), Vec::new());
@@ -163,9 +164,9 @@ impl<'a> Compiler<'a> {
         if let Some(values) = keywords.literals()? {
             keywords.finish()?;
             let fitting = values.into_iter().filter(|value| types.iter().any(|kind| is_a(value, kind)));
-            let mut texts: Vec<Zeroizing<Vec<u8>>> = fitting
+            let mut texts: Vec<Scratch<u8>> = fitting
                 .map(|value| {
-                    let mut text = Zeroizing::default();
+                    let mut text = Scratch::new();
                     value.write(&mut text);
                     text
                 })
@@ -214,7 +215,7 @@ impl<'a> Compiler<'a> {
             },
             "number" => self.builder.call(self.number, next),
             "boolean" => {
-                let mut words = [b"true".as_slice(), b"false"].map(|word| Zeroizing::new(word.to_vec()));
+                let mut words = [b"true".as_slice(), b"false"].map(Scratch::from);
                 self.builder.literals(&mut words, next)
             }
             _ => self.builder.literal(b"null", next),
@@ -300,7 +301,7 @@ impl<'a> Compiler<'a> {
             let value = self.value(schema, after)?;
             let space = self.builder.white_space(value)?;
             let colon = self.builder.byte(b':', space)?;
-            let mut key = Zeroizing::default();
+            let mut key = Scratch::new();
             write_text(name, &mut key);
             let key = self.builder.literal(&key, colon)?;
             let or_later = |later: Option<StateId>| {

@@ -6,12 +6,11 @@
 
 use std::ops::Range;
 
-use zeroize::{DefaultIsZeroes, Zeroizing};
-
 use super::{
     grammar::{ESCAPE, Grammar, MAX_DEPTH, RETURN, State, StateId, TAIL, TAIL_E0, TAIL_ED, TAIL_F0, TAIL_F4},
     tokens::{TokenTable, Tree, permit},
 };
+use crate::scratch::Scratch;
 
 /// Most places where an answer can stand at once.
 const MAX_THREADS: usize = 128;
@@ -28,8 +27,6 @@ pub(super) struct Thread {
     frame: u32,
 }
 
-impl DefaultIsZeroes for Thread {}
-
 /// A call under way.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Frame {
@@ -38,19 +35,17 @@ pub(super) struct Frame {
     depth: u32,
 }
 
-impl DefaultIsZeroes for Frame {}
-
 /// The threads of one answer.
 pub(super) struct Walker {
     /// The first is no call.
-    frames: Zeroizing<Vec<Frame>>,
+    frames: Scratch<Frame>,
     /// Where the answer stands, and, during a walk, where it would.
-    threads: Zeroizing<Vec<Thread>>,
+    threads: Scratch<Thread>,
     /// How many of `threads` are where the answer stands.
     standing: usize,
-    pending: Zeroizing<Vec<Thread>>,
+    pending: Scratch<Thread>,
     /// For each state the byte for which it was looked into last, and under which call.
-    seen: Zeroizing<Vec<(u32, u32)>>,
+    seen: Scratch<(u32, u32)>,
     byte_number: u32,
     work: usize,
 }
@@ -59,11 +54,11 @@ impl Walker {
     /// Stands at the beginning.
     pub(super) fn new(grammar: &Grammar) -> Self {
         let mut walker = Self {
-            frames: Zeroizing::new(vec![Frame::default()]),
-            threads: Zeroizing::default(),
+            frames: Scratch::filled(1),
+            threads: Scratch::new(),
             standing: 0,
-            pending: Zeroizing::default(),
-            seen: Zeroizing::new(vec![(0, 0); grammar.len()]),
+            pending: Scratch::new(),
+            seen: Scratch::filled(grammar.len()),
             byte_number: 0,
             work: 0,
         };
@@ -309,18 +304,18 @@ impl Walker {
 
     /// Lets the answer stand at these threads, and forgets all calls that are not under way in one of them.
     fn keep(&mut self, threads: Range<usize>) {
-        let mut kept = Zeroizing::new(vec![Frame::default()]);
-        let mut places = vec![0_u32; self.frames.len()];
-        let mut standing = Zeroizing::new(self.threads.get(threads).unwrap_or_default().to_vec());
+        let mut kept: Scratch<Frame> = Scratch::filled(1);
+        let mut places: Scratch<u32> = Scratch::filled(self.frames.len());
+        let mut standing = Scratch::from(self.threads.get(threads).unwrap_or_default());
         for thread in standing.iter_mut() {
             // Outwards to a call that is kept already, and back in.
-            let mut way = Vec::new();
+            let mut way = Scratch::new();
             let mut frame = thread.frame;
             while frame != 0 && places.get(frame as usize) == Some(&0) {
                 way.push(frame);
                 frame = self.frames.get(frame as usize).map_or(0, |frame| frame.parent);
             }
-            for frame in way.into_iter().rev() {
+            for frame in way.iter().rev().copied() {
                 let Some(Frame { then, parent, depth }) = self.frames.get(frame as usize).copied() else {
                     continue;
                 };

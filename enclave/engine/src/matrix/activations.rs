@@ -1,10 +1,9 @@
 //! What matrices are multiplied with, and what comes of it.
 
-use zeroize::Zeroize;
-
 use crate::{
     kernels::{BLOCK, Block, Kernels, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput},
     pool::Pool,
+    scratch::StepBuffer,
 };
 
 /// The quantised forms in which matrices want their inputs, besides plain numbers.
@@ -23,13 +22,13 @@ impl Forms {
     }
 }
 
-/// Rows of activations, as numbers and quantised. Its buffers never move; they are zeroised on drop.
+/// Rows of activations, as numbers and quantised.
 pub(crate) struct Inputs {
     rows: usize,
     columns: usize,
-    values: Vec<f32>,
-    blocks: Vec<Block>,
-    super_blocks: Vec<SuperBlock>,
+    values: StepBuffer<f32>,
+    blocks: StepBuffer<Block>,
+    super_blocks: StepBuffer<SuperBlock>,
 }
 
 impl Inputs {
@@ -40,9 +39,9 @@ impl Inputs {
         Self {
             rows: 0,
             columns,
-            values: vec![0.0; rows * columns],
-            blocks: vec![Block::default(); blocks],
-            super_blocks: vec![SuperBlock::default(); super_blocks],
+            values: StepBuffer::new(rows * columns),
+            blocks: StepBuffer::new(blocks),
+            super_blocks: StepBuffer::new(super_blocks),
         }
     }
 
@@ -60,9 +59,9 @@ impl Inputs {
         let blocks = if forms.blocks { columns / BLOCK } else { 0 };
         let super_blocks = if forms.super_blocks { columns / SUPER_BLOCK } else { 0 };
         let mut tasks = Vec::with_capacity(rows.div_ceil(ROWS_PER_TASK));
-        let values = self.values[..rows * columns].chunks_mut(ROWS_PER_TASK * columns);
-        let quantised = pieces(&mut self.blocks, ROWS_PER_TASK * blocks)
-            .zip(pieces(&mut self.super_blocks, ROWS_PER_TASK * super_blocks));
+        let values = self.values.first_mut(rows * columns).chunks_mut(ROWS_PER_TASK * columns);
+        let quantised = pieces(self.blocks.first_mut(rows * blocks), ROWS_PER_TASK * blocks)
+            .zip(pieces(self.super_blocks.first_mut(rows * super_blocks), ROWS_PER_TASK * super_blocks));
         tasks.extend(values.zip(quantised).enumerate());
         pool.for_each(tasks, |(task, (values, (blocks, super_blocks)))| {
             fill(task * ROWS_PER_TASK, values);
@@ -85,7 +84,7 @@ impl Inputs {
         width: usize,
         fill: impl FnOnce(Vec<&mut [f32]>),
     ) {
-        fill(self.values[..rows * self.columns].chunks_exact_mut(width).collect());
+        fill(self.values.first_mut(rows * self.columns).chunks_exact_mut(width).collect());
         self.fill(kernels, pool, forms, rows, |_, _| {});
     }
 
@@ -97,7 +96,7 @@ impl Inputs {
         self.columns
     }
 
-    pub(super) fn values(&self) -> &[f32] {
+    pub(crate) fn values(&self) -> &[f32] {
         &self.values[..self.rows * self.columns]
     }
 
@@ -109,16 +108,12 @@ impl Inputs {
         &self.super_blocks[..self.rows * (self.columns / SUPER_BLOCK)]
     }
 
-    pub(crate) fn wipe(&mut self) {
-        self.values.as_mut_slice().zeroize();
-        self.blocks.as_mut_slice().zeroize();
-        self.super_blocks.as_mut_slice().zeroize();
-    }
-}
-
-impl Drop for Inputs {
-    fn drop(&mut self) {
-        self.wipe();
+    /// Overwrites what was written since the last time.
+    pub(crate) fn erase(&mut self) {
+        let Self { rows: _, columns: _, values, blocks, super_blocks } = self;
+        values.erase();
+        blocks.erase();
+        super_blocks.erase();
     }
 }
 
@@ -132,24 +127,36 @@ fn pieces<T>(slice: &mut [T], length: usize) -> impl Iterator<Item = &mut [T]> {
 }
 
 /// The product of a matrix with [`Inputs`]: tile after tile, in a tile row after row of the inputs, so that every task
-/// writes one piece of its own. Its buffer never moves; it is zeroised on drop.
+/// writes one piece of its own.
 pub(crate) struct Product {
     pub(super) rows: usize,
     /// Tiles of a row.
     width: usize,
-    pub(super) tiles: Vec<TileOutput>,
+    numbers: StepBuffer<f32>,
 }
 
 impl Product {
     /// Room for `rows` products with a matrix of `outputs` rows.
     pub(crate) fn new(rows: usize, outputs: usize) -> Self {
         let width = outputs.div_ceil(TILE_ROWS);
-        Self { rows: 0, width, tiles: vec![[0.0; TILE_ROWS]; rows * width] }
+        Self { rows: 0, width, numbers: StepBuffer::new(rows * width * TILE_ROWS) }
     }
 
     /// The results for `count` rows of the inputs from `first` on.
     pub(crate) fn results(&self, first: usize, count: usize) -> Results<'_> {
-        Results::new(&self.tiles[..self.rows * self.width], self.rows, first, count)
+        let tiles = self.numbers.as_chunks().0;
+        Results::new(&tiles[..self.rows * self.width], self.rows, first, count)
+    }
+
+    /// The first `count` tiles, to be written.
+    pub(super) fn tiles_mut(&mut self, count: usize) -> &mut [TileOutput] {
+        self.numbers.first_mut(count * TILE_ROWS).as_chunks_mut().0
+    }
+
+    /// For searching memory: tiles of a row.
+    #[cfg(test)]
+    pub(crate) fn width(&self) -> usize {
+        self.width
     }
 
     /// Copies the results for one row of the inputs.
@@ -160,13 +167,9 @@ impl Product {
         rest.iter_mut().zip(tiles.flatten()).for_each(|(output, value)| *output = *value);
     }
 
-    pub(crate) fn wipe(&mut self) {
-        self.tiles.as_flattened_mut().zeroize();
-    }
-}
-
-impl Drop for Product {
-    fn drop(&mut self) {
-        self.wipe();
+    /// Overwrites what was written since the last time.
+    pub(crate) fn erase(&mut self) {
+        let Self { rows: _, width: _, numbers } = self;
+        numbers.erase();
     }
 }

@@ -5,9 +5,7 @@ use std::{
     ops::RangeInclusive,
 };
 
-use zeroize::Zeroizing;
-
-use crate::tokenizer::append;
+use crate::scratch::ScratchText;
 
 /// Planes 15 and 16: private use, so no text needs one of them to mean anything.
 const STAND_INS: [RangeInclusive<char>; 2] = ['\u{f0000}'..='\u{ffffd}', '\u{100000}'..='\u{10fffd}'];
@@ -46,11 +44,10 @@ impl Guard {
     }
 
     /// The content with stand-ins.
-    pub(super) fn protect(&self, content: &str) -> Zeroizing<String> {
-        let mut protected = Zeroizing::new(String::with_capacity(content.len() * 4));
+    pub(super) fn protect(&self, content: &str) -> ScratchText {
+        let mut protected = ScratchText::with_capacity(content.len() * 4);
         for character in content.chars() {
-            let character = self.to_stand_in.get(&character).unwrap_or(&character);
-            append(&mut protected, character.encode_utf8(&mut [0; 4]));
+            protected.push(*self.to_stand_in.get(&character).unwrap_or(&character));
         }
         protected
     }

@@ -1,11 +1,12 @@
 //! Byte-pair merging: the pair with the lowest rank is joined first, the leftmost of equals.
 
-use std::collections::{BinaryHeap, HashMap};
-
-use zeroize::{Zeroize, Zeroizing};
+use std::collections::HashMap;
 
 use super::{TokenizerError, bytes::byte_of, vocabulary::Vocabulary};
-use crate::gguf::Gguf;
+use crate::{
+    gguf::Gguf,
+    scratch::{Scratch, ScratchHeap},
+};
 
 /// What a pair of tokens becomes, and how early. A merge only ever leads to a normal token.
 pub(super) struct Merges(HashMap<(u32, u32), Merge>);
@@ -40,12 +41,12 @@ fn read_merge(line: &str, vocabulary: &Vocabulary) -> Option<((u32, u32), u32)> 
     Some((pair, vocabulary.normal(&left)?))
 }
 
-/// Encodes words one after the other, reusing its buffers. They hold text, so they are zeroised on drop.
+/// Encodes words one after the other, reusing its buffers.
 pub(super) struct Merger<'a> {
     merges: &'a Merges,
     vocabulary: &'a Vocabulary,
-    symbols: Zeroizing<Vec<Symbol>>,
-    candidates: BinaryHeap<Candidate>,
+    symbols: Scratch<Symbol>,
+    candidates: ScratchHeap<Candidate>,
 }
 
 /// A part of the word: a doubly linked list inside a vector. A symbol merged into its left neighbour is marked.
@@ -57,8 +58,6 @@ struct Symbol {
     merged: bool,
 }
 
-impl zeroize::DefaultIsZeroes for Symbol {}
-
 /// The order in which pairs are joined, then the tokens the pair had when it was found.
 /// A binary heap yields its greatest entry, so rank and position are stored inverted.
 type Candidate = (u64, u32, u32);
@@ -67,23 +66,21 @@ const NONE: u32 = u32::MAX;
 
 impl<'a> Merger<'a> {
     pub(super) fn new(merges: &'a Merges, vocabulary: &'a Vocabulary) -> Self {
-        Self { merges, vocabulary, symbols: Zeroizing::default(), candidates: BinaryHeap::new() }
+        Self { merges, vocabulary, symbols: Scratch::new(), candidates: ScratchHeap::with_capacity(0) }
     }
 
     /// Appends the tokens of one word. Takes time in proportion to `n log n`, so a long word is no attack.
-    pub(super) fn encode(&mut self, word: &[u8], tokens: &mut Zeroizing<Vec<u32>>) {
+    pub(super) fn encode(&mut self, word: &[u8], tokens: &mut Scratch<u32>) {
         self.start(word);
         while let Some((order, left_token, right_token)) = self.candidates.pop() {
             let left = (!order & u64::from(u32::MAX)) as u32;
             self.join(left, left_token, right_token);
         }
-        reserve_zeroising(tokens, word.len());
         tokens.extend(self.symbols.iter().filter(|symbol| !symbol.merged).map(|symbol| symbol.token));
     }
 
     fn start(&mut self, word: &[u8]) {
         let count = word.len();
-        reserve_zeroising(&mut self.symbols, count);
         self.symbols.clear();
         self.symbols.extend(word.iter().enumerate().map(|(index, byte)| Symbol {
             token: self.vocabulary.single_byte(*byte),
@@ -91,11 +88,8 @@ impl<'a> Merger<'a> {
             next: if index + 1 == count { NONE } else { index as u32 + 1 },
             merged: false,
         }));
-        // Every join adds at most two candidates to the first count - 1, so the heap never moves while it holds text.
-        if self.candidates.capacity() < 3 * count {
-            self.wipe_candidates();
-            self.candidates = BinaryHeap::with_capacity(3 * count);
-        }
+        // Every join adds at most two candidates to the first count - 1.
+        self.candidates.reserve(3 * count);
         for left in 0..count as u32 {
             self.consider(left);
         }
@@ -132,25 +126,5 @@ impl<'a> Merger<'a> {
             let order = !(u64::from(merge.rank) << 32 | u64::from(left));
             self.candidates.push((order, first.token, second.token));
         }
-    }
-
-    fn wipe_candidates(&mut self) {
-        std::mem::take(&mut self.candidates).into_vec().zeroize();
-    }
-}
-
-impl Drop for Merger<'_> {
-    fn drop(&mut self) {
-        self.wipe_candidates();
-    }
-}
-
-/// Makes room as `Vec::reserve` does, but wipes the buffer that is left behind.
-pub(crate) fn reserve_zeroising<T: Zeroize + Clone>(buffer: &mut Zeroizing<Vec<T>>, additional: usize) {
-    let needed = buffer.len().saturating_add(additional);
-    if needed > buffer.capacity() {
-        let mut larger = Zeroizing::new(Vec::with_capacity(needed.max(2 * buffer.capacity())));
-        larger.extend_from_slice(buffer);
-        *buffer = larger;
     }
 }

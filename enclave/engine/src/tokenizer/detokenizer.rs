@@ -1,40 +1,40 @@
 //! Tokens to text as they come: only whole characters leave.
 
-use zeroize::{Zeroize, Zeroizing};
+use crate::scratch::{Scratch, ScratchText};
 
 /// Collects bytes and gives out the whole UTF-8 characters among them.
 #[derive(Default)]
 pub(crate) struct Detokenizer {
     /// The beginning of a character whose end has not come: at most three bytes.
-    partial: Zeroizing<Vec<u8>>,
+    partial: Scratch<u8>,
 }
 
 impl Detokenizer {
     /// Appends the characters that `bytes` completes. What can never become UTF-8 turns into U+FFFD.
-    pub(crate) fn push(&mut self, bytes: &[u8], text: &mut Zeroizing<String>) {
-        let mut joined = Zeroizing::new(Vec::with_capacity(self.partial.len() + bytes.len()));
+    pub(crate) fn push(&mut self, bytes: &[u8], text: &mut ScratchText) {
+        let mut joined = Scratch::with_capacity(self.partial.len() + bytes.len());
         joined.extend_from_slice(&self.partial);
         joined.extend_from_slice(bytes);
-        self.partial.zeroize();
+        self.partial.clear();
         let mut chunks = joined.utf8_chunks().peekable();
         while let Some(chunk) = chunks.next() {
-            append(text, chunk.valid());
+            text.push_str(chunk.valid());
             if chunk.invalid().is_empty() {
                 continue;
             }
             if chunks.peek().is_none() && is_beginning(chunk.invalid()) {
                 self.partial.extend_from_slice(chunk.invalid());
             } else {
-                append(text, "\u{fffd}");
+                text.push('\u{fffd}');
             }
         }
     }
 
     /// Ends the text: a character that was never completed turns into U+FFFD.
-    pub(crate) fn finish(&mut self, text: &mut Zeroizing<String>) {
+    pub(crate) fn finish(&mut self, text: &mut ScratchText) {
         if !self.partial.is_empty() {
-            self.partial.zeroize();
-            append(text, "\u{fffd}");
+            self.partial.clear();
+            text.push('\u{fffd}');
         }
     }
 }
@@ -42,17 +42,6 @@ impl Detokenizer {
 /// Whether more bytes could make this a character: an error with no length is an unexpected end.
 fn is_beginning(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|error| error.error_len().is_none())
-}
-
-/// Appends as `String::push_str` does, but wipes the buffer that is left behind when it grows.
-pub(crate) fn append(text: &mut Zeroizing<String>, more: &str) {
-    let needed = text.len() + more.len();
-    if needed > text.capacity() {
-        let mut larger = Zeroizing::new(String::with_capacity(needed.max(2 * text.capacity())));
-        larger.push_str(text);
-        *text = larger;
-    }
-    text.push_str(more);
 }
 
 #[cfg(test)]
@@ -66,12 +55,12 @@ mod tests {
         let mut out: Vec<String> = chunks
             .iter()
             .map(|chunk| {
-                let mut text = Zeroizing::default();
+                let mut text = ScratchText::default();
                 detokenizer.push(chunk, &mut text);
                 text.to_string()
             })
             .collect();
-        let mut text = Zeroizing::default();
+        let mut text = ScratchText::default();
         detokenizer.finish(&mut text);
         out.push(text.to_string());
         out

@@ -1,11 +1,10 @@
 //! `SentencePiece`: the neighbours whose joined text is the token of the highest score are joined first, the leftmost of equals.
 
-use std::collections::BinaryHeap;
-
-use zeroize::{Zeroize, Zeroizing};
-
-use super::{TokenizerError, reserve_zeroising, vocabulary::Vocabulary};
-use crate::gguf::Gguf;
+use super::{TokenizerError, vocabulary::Vocabulary};
+use crate::{
+    gguf::Gguf,
+    scratch::{Scratch, ScratchHeap, ScratchText},
+};
 
 /// What tokens are worth, in an order of whole numbers that is the order of their scores.
 pub(super) struct Pieces {
@@ -31,20 +30,19 @@ impl Pieces {
 
     /// Appends the tokens of a text. Takes time in proportion to `n log n`. A character that is no token becomes the
     /// tokens of its bytes.
-    pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, tokens: &mut Zeroizing<Vec<u32>>) {
+    pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, tokens: &mut Scratch<u32>) {
         if text.is_empty() {
             return;
         }
-        let mut spaced = Zeroizing::new(String::with_capacity(text.len() + 1));
+        let mut spaced = ScratchText::with_capacity(text.len() + 1);
         if self.space_prefix {
             spaced.push(' ');
         }
-        spaced.extend(text.chars().map(|character| if character == SPACE { ' ' } else { character }));
+        text.chars().for_each(|character| spaced.push(if character == SPACE { ' ' } else { character }));
         let mut joiner = Joiner::new(self, vocabulary, &spaced);
         while let Some((_, left, length)) = joiner.candidates.pop() {
             joiner.join(!left, length);
         }
-        reserve_zeroising(tokens, spaced.len());
         for symbol in joiner.symbols.iter().filter(|symbol| symbol.length > 0) {
             let bytes = joiner.bytes(symbol.start, symbol.length);
             match vocabulary.normal(bytes) {
@@ -61,13 +59,13 @@ fn rank(score: f32) -> Option<i32> {
     score.is_finite().then_some(if bits < 0 { bits ^ i32::MAX } else { bits })
 }
 
-/// A text that is being joined. What it holds is text, so it is zeroised on drop.
+/// A text that is being joined.
 struct Joiner<'a> {
     pieces: &'a Pieces,
     vocabulary: &'a Vocabulary,
     text: &'a [u8],
-    symbols: Zeroizing<Vec<Symbol>>,
-    candidates: BinaryHeap<Candidate>,
+    symbols: Scratch<Symbol>,
+    candidates: ScratchHeap<Candidate>,
 }
 
 /// A part of the text: a doubly linked list inside a vector. A symbol joined to its left neighbour has no length.
@@ -79,8 +77,6 @@ struct Symbol {
     next: u32,
 }
 
-impl zeroize::DefaultIsZeroes for Symbol {}
-
 /// Rank, inverted index of the left symbol (a heap yields its greatest), length of both together.
 type Candidate = (i32, u32, u32);
 
@@ -89,15 +85,15 @@ const NONE: u32 = u32::MAX;
 impl<'a> Joiner<'a> {
     fn new(pieces: &'a Pieces, vocabulary: &'a Vocabulary, text: &'a str) -> Self {
         let count = text.chars().count();
-        let mut symbols = Zeroizing::new(Vec::with_capacity(count));
+        let mut symbols = Scratch::with_capacity(count);
         symbols.extend(text.char_indices().enumerate().map(|(index, (start, character))| Symbol {
             start: start as u32,
             length: character.len_utf8() as u32,
             previous: if index == 0 { NONE } else { index as u32 - 1 },
             next: if index + 1 == count { NONE } else { index as u32 + 1 },
         }));
-        // Every join adds at most two candidates to the first, so the heap never moves while it holds text.
-        let candidates = BinaryHeap::with_capacity(3 * count);
+        // Every join adds at most two candidates to the first.
+        let candidates = ScratchHeap::with_capacity(3 * count);
         let mut joiner = Self { pieces, vocabulary, text: text.as_bytes(), symbols, candidates };
         (0..count as u32).for_each(|left| joiner.consider(left));
         joiner
@@ -139,11 +135,5 @@ impl<'a> Joiner<'a> {
         if let Some(rank) = token.and_then(|token| self.pieces.ranks.get(token as usize)) {
             self.candidates.push((*rank, !left, length));
         }
-    }
-}
-
-impl Drop for Joiner<'_> {
-    fn drop(&mut self) {
-        std::mem::take(&mut self.candidates).into_vec().zeroize();
     }
 }

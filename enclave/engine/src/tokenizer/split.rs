@@ -101,7 +101,7 @@ fn words<'t>(text: &'t str, word: impl Fn(&str) -> usize, each: &mut dyn FnMut(&
 
 /// Bytes of the first word of a text that is not empty.
 fn gpt2_word(text: &str) -> usize {
-    if let Some(length) = contraction(text) {
+    if let Some(length) = contraction(text, |a, b| a == b) {
         return length;
     }
     let mut characters = text.chars();
@@ -117,8 +117,7 @@ fn gpt2_word(text: &str) -> usize {
 
 /// Bytes of the first word of a text that is not empty; numbers have at most `digits` digits.
 fn llama3_word(text: &str, digits: usize) -> usize {
-    let lower: String = text.chars().take(3).map(|character| character.to_ascii_lowercase()).collect();
-    if let Some(length) = contraction(&lower) {
+    if let Some(length) = contraction(text, str::eq_ignore_ascii_case) {
         return length;
     }
     let mut characters = text.chars();
@@ -165,10 +164,11 @@ fn run(text: &str, of: Class) -> usize {
     text.find(|character| class(character) != of).unwrap_or(text.len())
 }
 
-fn contraction(text: &str) -> Option<usize> {
+fn contraction(text: &str, equal: impl Fn(&str, &str) -> bool) -> Option<usize> {
     let after = text.strip_prefix('\'')?;
     let ends = ["s", "t", "re", "ve", "m", "ll", "d"];
-    ends.iter().find(|end| after.starts_with(**end)).map(|end| 1 + end.len())
+    let found = ends.iter().find(|end| after.get(..end.len()).is_some_and(|beginning| equal(beginning, end)));
+    found.map(|end| 1 + end.len())
 }
 
 /// Cuts out every run of at most `longest` characters that `matches`, and the text between them.

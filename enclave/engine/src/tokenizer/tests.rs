@@ -17,7 +17,7 @@ fn set_split(tokenizer: &mut Tokenizer, split: Split) {
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
-    let mut tokens = Zeroizing::default();
+    let mut tokens = Scratch::new();
     tokenizer.encode_text(text, &mut tokens);
     tokens.to_vec()
 }

@@ -96,7 +96,7 @@ fn every_token_comes_with_its_probability_beside_its_text() {
         let (events, heard) = mpsc::channel();
         let (mut job, _) = job(question(QUESTION));
         job.logprobs = Some(3);
-        job.stop = stop.map(str::to_owned).into_iter().collect();
+        job.stop = stop.map(|stop| Zeroizing::new(stop.to_owned())).into_iter().collect();
         job.bias = Zeroizing::new(vec![(5, -50.0)]);
         job.sink = Box::new(Scores(events));
         let _handle = engine.submit(job).unwrap();
@@ -185,7 +185,8 @@ fn a_prompt_longer_than_one_step_is_answered_the_same_beside_others() {
 fn stop_strings_end_the_answer_and_are_not_emitted() {
     let engine = engine(1, 1, 0);
     let stop = |strings: &[&str]| {
-        answer(&engine, |job| job.stop = strings.iter().map(|string| (*string).to_owned()).collect())
+        let strings = strings.iter().map(|string| Zeroizing::new((*string).to_owned()));
+        answer(&engine, |job| job.stop = strings.collect())
     };
     let (text, end) = stop(&["e signature comes fr"]);
     assert_eq!(text, "Attestation proves which image an enclave has started. Th");
@@ -202,7 +203,7 @@ fn stop_strings_out_of_bounds_are_refused() {
     let engine = engine(1, 1, 0);
     let refused = |stop: Vec<String>| {
         let (mut job, _heard) = job(question(QUESTION));
-        job.stop = stop;
+        job.stop = stop.into_iter().map(Zeroizing::new).collect();
         engine.submit(job).err()
     };
     assert_eq!(refused(vec!["x".into(); MAX_STOP_STRINGS + 1]), Some(SubmitError::StopStrings));

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, num::NonZeroU8};
 
-use super::{Owner, queue::weighted};
+use super::queue::weighted;
+use crate::owner::Owner;
 
 /// Prompt tokens in one step while nobody waits for a next token: enough for the processor to be the limit.
 pub(super) const PROMPT_ROWS: usize = 128;

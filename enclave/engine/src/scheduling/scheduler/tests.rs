@@ -1,7 +1,7 @@
 use std::{num::NonZeroUsize, ops::ControlFlow, sync::mpsc};
 
 use super::*;
-use crate::engine::{Clock, Job};
+use crate::scheduling::{Clock, Job};
 
 const LONG: Owner = Owner([1; 32]);
 const SHORT: Owner = Owner([2; 32]);

@@ -14,6 +14,8 @@
 
 mod answer;
 mod clock;
+#[cfg(test)]
+mod memory_search;
 mod queue;
 mod scheduler;
 mod sharing;
@@ -38,8 +40,10 @@ use crate::{
     embedding::Embedding,
     logprobs::ScoredToken,
     model::{Model, Prompt},
+    owner::Owner,
     pool::Pool,
     sampling::Sampling,
+    scratch::ScratchText,
 };
 
 /// How much the engine may run at once.
@@ -158,10 +162,6 @@ pub const MAX_STOP_STRINGS: usize = 4;
 /// Most bytes of one stop string.
 pub const MAX_STOP_BYTES: usize = 1024;
 
-/// Whom a job is for. The engine only tells equal ones from different ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Owner(pub [u8; 32]);
-
 /// One request.
 pub struct Job {
     /// Whose share it takes from.
@@ -187,7 +187,7 @@ pub struct Job {
     /// Whether the prompt's embedding is wanted instead of an answer.
     pub embedding: bool,
     /// Texts that end the answer and are never emitted; at most [`MAX_STOP_STRINGS`].
-    pub stop: Vec<String>,
+    pub stop: Vec<Zeroizing<String>>,
     /// Where events go.
     pub sink: Box<dyn Sink>,
 }
@@ -241,9 +241,9 @@ pub enum Event {
     },
 }
 
-/// A piece of an answer: whole characters, zeroised on drop.
+/// A piece of an answer: whole characters, erased on drop.
 pub struct Text {
-    text: Zeroizing<String>,
+    text: ScratchText,
     tokens: Vec<ScoredToken>,
 }
 

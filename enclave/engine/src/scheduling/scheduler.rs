@@ -7,10 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use zeroize::{Zeroize, Zeroizing};
-
 use super::{
-    EngineConfig, Event, FinishReason, MemoryUse, Owner, Room, Sink, Usage,
+    EngineConfig, Event, FinishReason, Job, MemoryUse, Room, Sink, Usage,
     answer::{Answer, Piece},
     queue::{Cancelled, Need, Queue, Waiting, Work},
     sharing::{PROMPT_ROWS, Standing, Standings, budget, credit, shares},
@@ -21,8 +19,10 @@ use crate::{
     forward::{Forward, Interrupted, Row},
     logprobs::ScoredToken,
     model::{Model, Prompt},
+    owner::Owner,
     pool::Pool,
     sampling::Sampler,
+    scratch::{Scratch, StepBuffer},
 };
 
 /// A step that was interrupted is done by this part of it while others wait, as often as they have a step.
@@ -50,8 +50,9 @@ pub(super) struct Scheduler<'a> {
     /// since the last was interrupted.
     interrupted: VecDeque<Interrupted>,
     others_had_a_step: bool,
-    rows: Vec<Row>,
-    scores: Zeroizing<Vec<f32>>,
+    /// The rows of the step under way; empty between steps.
+    rows: Scratch<Row>,
+    scores: StepBuffer<f32>,
 }
 
 /// One running job.
@@ -68,6 +69,8 @@ struct Sequence {
     cached: usize,
     /// The last token of the answer, not computed yet.
     last: u32,
+    /// The probability of that token, until it is told.
+    scored: Option<ScoredToken>,
     generated: u32,
     logprobs: Option<u8>,
     /// What becomes of the prompt where an embedding is wanted.
@@ -107,8 +110,8 @@ impl<'a> Scheduler<'a> {
             answers_waited: false,
             interrupted: VecDeque::new(),
             others_had_a_step: false,
-            rows: Vec::with_capacity(sequences + PROMPT_ROWS),
-            scores: Zeroizing::new(vec![0.0; model.tokenizer().len()]),
+            rows: Scratch::with_capacity(sequences + PROMPT_ROWS),
+            scores: StepBuffer::new(model.tokenizer().len()),
         }
     }
 
@@ -193,27 +196,31 @@ impl<'a> Scheduler<'a> {
     }
 
     fn interrupt(&mut self, step: Interrupted) {
+        // The step has its rows with it.
+        self.rows.clear();
         self.interrupted.push_back(step);
         self.others_had_a_step = false;
     }
 
-    /// Takes what was computed of the rows.
+    /// Takes what was computed of the rows, and then tells it: what ends meanwhile erases the step's buffers.
     fn take_results(&mut self) {
         self.note_what_was_read();
-        self.pool_states();
-        self.take_scores();
+        let embedded = self.pool_states();
+        let answering = self.choose_tokens();
+        self.rows.clear();
+        embedded.into_iter().for_each(|index| self.tell_embedding(index));
+        answering.into_iter().for_each(|index| self.tell_token(index));
     }
 
     /// Makes room in the cache for the chosen rows. It has been reserved for every sequence, so none is ever broken off here.
     fn extend_cache(&mut self) {
         let mut broken = Vec::new();
-        for row in &self.rows {
+        for row in self.rows.iter() {
             if self.cache.extend(row.sequence, row.position + 1).is_err() {
                 broken.push(row.sequence);
             }
         }
         for sequence in broken {
-            self.rows.retain(|row| row.sequence != sequence);
             drop(self.release(sequence));
         }
     }
@@ -221,7 +228,7 @@ impl<'a> Scheduler<'a> {
     /// Counts the rows of a step against their owners, whatever becomes of it.
     fn charge_rows(&mut self) {
         self.recent.values_mut().for_each(|rows| *rows -= rows.div_ceil(RECENT_STEPS));
-        for row in &self.rows {
+        for row in self.rows.iter() {
             if let Some(sequence) = self.sequences.get(row.sequence).and_then(Option::as_ref) {
                 *self.recent.entry(sequence.owner).or_default() += 1;
             }
@@ -230,7 +237,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn note_what_was_read(&mut self) {
-        for row in &self.rows {
+        for row in self.rows.iter() {
             if let Some(sequence) = self.sequences.get_mut(row.sequence).and_then(Option::as_mut) {
                 sequence.read = sequence.read.max((row.position + 1).min(sequence.prompt.len()));
             }
@@ -254,6 +261,7 @@ impl<'a> Scheduler<'a> {
             read: cached,
             cached,
             last: 0,
+            scored: None,
             generated: 0,
             logprobs: job.logprobs,
             pooler: self
@@ -263,7 +271,7 @@ impl<'a> Scheduler<'a> {
                 .filter(|_| job.embedding)
                 .map(|kind| Pooler::new(kind, self.model.shape().width)),
             sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
-            answer: Answer::new(job.stop.into_iter().map(Zeroizing::new).collect()),
+            answer: Answer::new(job.stop),
             sink: job.sink,
             prompt: job.prompt,
             cancelled,
@@ -353,8 +361,8 @@ impl<'a> Scheduler<'a> {
         self.turn = from.first().map_or(0, |index| index + 1);
     }
 
-    /// Takes the states of the rows whose embeddings are wanted, and ends the sequences that are read.
-    fn pool_states(&mut self) {
+    /// Takes the states of the rows whose embeddings are wanted. Returns the sequences that are read.
+    fn pool_states(&mut self) -> Vec<usize> {
         let mut ended = Vec::new();
         for (number, row) in self.rows.iter().enumerate() {
             let Some(sequence) = self.sequences.get_mut(row.sequence).and_then(Option::as_mut) else {
@@ -366,76 +374,90 @@ impl<'a> Scheduler<'a> {
                 ended.push(row.sequence);
             }
         }
-        for index in ended {
-            // As in `end`, the place is free before the sink hears of it.
-            let Some(mut sequence) = self.release(index) else { continue };
-            let Some(pooler) = sequence.pooler.take() else { continue };
-            let usage =
-                Usage { prompt_tokens: sequence.prompt.len() as u32, cached_tokens: 0, completion_tokens: 0 };
-            if sequence.sink.event(Event::Embedding(pooler.finish())).is_continue() {
-                let _ = sequence.sink.event(Event::Finished { reason: FinishReason::Stop, usage });
-            }
-        }
+        ended
     }
 
-    /// Chooses the next token of every sequence that was scored.
-    fn take_scores(&mut self) {
+    /// Chooses the next token of every sequence that was scored. Returns these sequences.
+    fn choose_tokens(&mut self) -> Vec<usize> {
         let scored: Vec<usize> = self.rows.iter().filter(|row| row.scored).map(|row| row.sequence).collect();
-        for (order, index) in scored.into_iter().enumerate() {
-            self.forward.scores(order, &mut self.scores);
-            let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { continue };
-            let token = sequence.sampler.choose(self.model.kernels(), &mut self.scores);
-            let scored = sequence.logprobs.map(|count| {
+        for (order, index) in scored.iter().enumerate() {
+            let Some(sequence) = self.sequences.get_mut(*index).and_then(Option::as_mut) else { continue };
+            let scores = self.scores.first_mut(self.model.tokenizer().len());
+            self.forward.scores(order, scores);
+            let token = sequence.sampler.choose(self.model.kernels(), scores);
+            sequence.last = token;
+            sequence.scored = sequence.logprobs.map(|count| {
                 // The sampler changed them.
-                self.forward.scores(order, &mut self.scores);
-                ScoredToken::new(self.model.tokenizer(), &self.scores, token, count)
+                self.forward.scores(order, scores);
+                ScoredToken::new(self.model.tokenizer(), scores, token, count)
             });
-            let (owner, is_first) = (sequence.owner, sequence.generated == 0);
-            let outcome = sequence.take(self.model, token, scored);
-            // Not before its first token was permitted.
-            if is_first
-                && sequence.generated > 0
-                && !matches!(outcome, Outcome::Cancelled)
-                && !self.prefix_time.is_zero()
-                && self.queue.is_present(owner)
-            {
-                self.cache.keep(index, owner, sequence.prompt.tokens(), self.queue.clock().now());
-            }
-            match outcome {
-                Outcome::Continues => {}
-                Outcome::Ends(reason) => self.end(index, reason),
-                Outcome::Cancelled => drop(self.release(index)),
-            }
+        }
+        scored
+    }
+
+    /// Ends a sequence whose prompt is read, with its embedding. Its place is free before its sink hears of it.
+    fn tell_embedding(&mut self, index: usize) {
+        let Some(Sequence { prompt, pooler: Some(pooler), mut sink, .. }) = self.release(index) else {
+            return;
+        };
+        let usage = Usage { prompt_tokens: prompt.len() as u32, cached_tokens: 0, completion_tokens: 0 };
+        drop(prompt);
+        if sink.event(Event::Embedding(pooler.finish())).is_continue() {
+            let _ = sink.event(Event::Finished { reason: FinishReason::Stop, usage });
         }
     }
 
-    /// Ends a sequence. Its place is free before its sink hears of it.
-    fn end(&mut self, index: usize, reason: FinishReason) {
-        let Some(mut sequence) = self.release(index) else { return };
-        if let Some(text) = sequence.answer.finish()
-            && sequence.sink.event(Event::Text(text)).is_break()
+    /// Tells a sequence's sink of the token that was chosen, unless it must not come or nobody wants it.
+    fn tell_token(&mut self, index: usize) {
+        let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { return };
+        let (owner, is_first) = (sequence.owner, sequence.generated == 0);
+        let outcome = sequence.tell(self.model);
+        // Not before its first token was permitted.
+        if is_first
+            && sequence.generated > 0
+            && !matches!(outcome, Outcome::Cancelled)
+            && !self.prefix_time.is_zero()
+            && self.queue.is_present(owner)
         {
+            self.cache.keep(index, owner, sequence.prompt.tokens(), self.queue.clock().now());
+        }
+        match outcome {
+            Outcome::Continues => {}
+            Outcome::Ends(reason) => self.end(index, reason),
+            Outcome::Cancelled => drop(self.release(index)),
+        }
+    }
+
+    /// Ends a sequence. Its place is free and its prompt erased before its sink hears of it.
+    fn end(&mut self, index: usize, reason: FinishReason) {
+        let Some(sequence) = self.release(index) else { return };
+        let Sequence { prompt, sampler, mut answer, mut sink, cached, generated, .. } = sequence;
+        let usage = Usage {
+            prompt_tokens: prompt.len() as u32,
+            cached_tokens: cached as u32,
+            completion_tokens: generated,
+        };
+        drop((prompt, sampler));
+        let text = answer.finish();
+        drop(answer);
+        if text.is_some_and(|text| sink.event(Event::Text(text)).is_break()) {
             return;
         }
-        let usage = Usage {
-            prompt_tokens: sequence.prompt.len() as u32,
-            cached_tokens: sequence.cached as u32,
-            completion_tokens: sequence.generated,
-        };
         // Nothing follows the end, so there is nothing left to cancel.
-        let _ = sequence.sink.event(Event::Finished { reason, usage });
+        let _ = sink.event(Event::Finished { reason, usage });
     }
 
-    /// Frees a sequence's place and wipes what it left behind.
+    /// Frees a sequence's place and erases what it left in what all share, whoever else runs. Between the rows of a step and
+    /// its results nothing is released.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
         let waiting = std::mem::take(&mut self.interrupted);
         self.interrupted = waiting.into_iter().filter_map(|step| step.without(index)).collect();
+        self.rows.retain(|row| row.sequence != index);
         self.cache.release(index, self.now());
+        self.forward.erase();
+        self.scores.erase();
         if self.sequences.iter().all(Option::is_none) {
-            self.forward.wipe();
-            self.scores.as_mut_slice().zeroize();
-            self.rows.as_mut_slice().zeroize();
             self.recent.clear();
         }
         self.queue.finished(sequence.owner, sequence.need);
@@ -444,10 +466,12 @@ impl<'a> Scheduler<'a> {
 }
 
 /// Tells whoever waited for it that a job's time is over.
-fn refuse_late(Waiting { mut job, .. }: Waiting) {
-    let usage = Usage { prompt_tokens: job.prompt.len() as u32, ..Usage::default() };
+fn refuse_late(Waiting { job, .. }: Waiting) {
+    let Job { prompt, mut sink, .. } = job;
+    let usage = Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() };
+    drop(prompt);
     // Nothing follows the end, so there is nothing left to cancel.
-    let _ = job.sink.event(Event::Finished { reason: FinishReason::Deadline, usage });
+    let _ = sink.event(Event::Finished { reason: FinishReason::Deadline, usage });
 }
 
 impl Sequence {
@@ -456,7 +480,9 @@ impl Sequence {
         self.generated > 0
     }
 
-    fn take(&mut self, model: &Model, token: u32, scored: Option<ScoredToken>) -> Outcome {
+    /// Tells the sink of the last token.
+    fn tell(&mut self, model: &Model) -> Outcome {
+        let (token, scored) = (self.last, self.scored.take());
         if self.cancelled.is_set() {
             return Outcome::Cancelled;
         }
@@ -467,7 +493,6 @@ impl Sequence {
             return Outcome::Cancelled;
         }
         self.generated += 1;
-        self.last = token;
         let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token), scored);
         if let Some(text) = text
             && self.sink.event(Event::Text(text)) == ControlFlow::Break(())

@@ -5,15 +5,14 @@ use std::collections::VecDeque;
 use zeroize::Zeroizing;
 
 use super::Text;
-use crate::logprobs::ScoredToken;
-use crate::tokenizer::{Detokenizer, append};
+use crate::{logprobs::ScoredToken, scratch::ScratchText, tokenizer::Detokenizer};
 
 /// Turns tokens into the text that may be emitted.
 pub(super) struct Answer {
     detokenizer: Detokenizer,
     stops: Vec<Zeroizing<String>>,
     /// Text that could still become a stop string.
-    held: Zeroizing<String>,
+    held: ScratchText,
     /// Bytes of text that were emitted.
     emitted: usize,
     /// Tokens with probabilities that were not, and where in the text each ends.
@@ -33,7 +32,7 @@ impl Answer {
         Self {
             detokenizer: Detokenizer::default(),
             stops,
-            held: Zeroizing::default(),
+            held: ScratchText::default(),
             emitted: 0,
             tokens: VecDeque::new(),
         }
@@ -65,7 +64,7 @@ impl Answer {
                     }
                     None => {
                         let tokens: Vec<_> = rest.collect();
-                        (!tokens.is_empty()).then(|| Text { text: Zeroizing::default(), tokens })
+                        (!tokens.is_empty()).then(|| Text { text: ScratchText::default(), tokens })
                     }
                 }
             }
@@ -88,10 +87,7 @@ impl Answer {
     /// Takes the first `length` bytes out of what is held.
     fn release(&mut self, length: usize) -> Option<Text> {
         let (released, kept) = self.held.split_at_checked(length)?;
-        let mut text = Zeroizing::default();
-        append(&mut text, released);
-        let mut held = Zeroizing::default();
-        append(&mut held, kept);
+        let (text, held) = (ScratchText::from(released), ScratchText::from(kept));
         self.held = held;
         if text.is_empty() {
             return None;

@@ -11,7 +11,8 @@ use std::{
     time::Instant,
 };
 
-use super::{Clock, EngineConfig, Job, MemoryUse, Owner, Room, SubmitError};
+use super::{Clock, EngineConfig, Job, MemoryUse, Room, SubmitError};
+use crate::owner::Owner;
 
 /// The jobs that wait, and how many run.
 pub(super) struct Queue {

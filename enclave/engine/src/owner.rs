@@ -1,0 +1,5 @@
+//! Whose a job is.
+
+/// Whom a job is for. The engine only tells equal owners from different ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Owner(pub [u8; 32]);
