@@ -1,5 +1,5 @@
-//! Hands the enclave what the authorities sign: roots, releases and denials as they come, and leases before the last one
-//! ends.
+//! Hands the enclave what the authorities sign: roots, releases and denials as they come, and leases before
+//! the last one ends.
 //!
 //! ```text
 //! renewal ──────────────┐ its own turn
@@ -7,9 +7,10 @@
 //! files ────────────────┘
 //! ```
 //!
-//! Nothing here is trusted. The enclave refuses what is not signed, and ends its service when leases stay away. So the
-//! most that a broken agent can do is to stop the enclave's service. The most that a broken lease service can do is to
-//! withhold its own signature: renewal waits for no other work, and no service is given more work than a bound.
+//! Nothing here is trusted. The enclave refuses what is not signed, and ends its service when leases stay
+//! away. So the most that a broken agent can do is to stop the enclave's service. The most that a broken
+//! lease service can do is to withhold its own signature: renewal waits for no other work, and no service is
+//! given more work than a bound.
 
 mod complaint;
 mod control;
@@ -53,29 +54,46 @@ pub struct Settings {
 
 /// What the enclave said last about its release and its lease.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Observed(Option<(Instant, ControlState)>);
+pub struct Observed {
+    /// When an enclave last answered.
+    heard: Option<Instant>,
+    /// What it said then; nothing after its control connection has ended.
+    state: Option<ControlState>,
+}
 
 impl Observed {
     fn now(state: ControlState) -> Self {
-        Self(Some((Instant::now(), state)))
+        Self { heard: Some(Instant::now()), state: Some(state) }
+    }
+
+    /// When an enclave last answered, if one ever did.
+    #[must_use]
+    pub const fn heard(&self) -> Option<Instant> {
+        self.heard
     }
 
     /// Milliseconds that the lease still runs by that; 0 when there is none, or when the enclave says nothing.
     #[must_use]
     pub fn lease_left_ms(&self) -> u64 {
-        self.0.map_or(0, |(at, state)| {
-            let since = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-            state.lease_left_ms.saturating_sub(since)
-        })
+        let (Some(heard), Some(state)) = (self.heard, self.state) else { return 0 };
+        let since = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);
+        state.lease_left_ms.saturating_sub(since)
     }
 }
 
-/// Serves the enclave behind the address `control` for ever, over its restarts. `observed` hears what the enclave says.
+/// What is observed when an enclave answers now; for tests of what depends on it.
+#[cfg(test)]
+pub(crate) fn heard_now() -> Observed {
+    Observed { heard: Some(Instant::now()), state: None }
+}
+
+/// Serves the enclave behind the address `control` for ever, over its restarts. `observed` hears what the
+/// enclave says.
 pub async fn serve(control: EnclaveAddress, settings: Settings, observed: watch::Sender<Observed>) {
     loop {
         if let Ok(stream) = control.dial().await {
             let error = session(stream, &settings, &observed).await;
-            observed.send_replace(Observed::default());
+            observed.send_modify(|observed| observed.state = None);
             tracing::info!(%error, "the control connection to the enclave ended");
         }
         sleep(TICK).await;

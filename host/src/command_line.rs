@@ -19,8 +19,8 @@ use crate::image_command::ImageCommand;
 
 /// Runs an enclave and carries its partners' connections, without being able to read them.
 ///
-/// The host is not trusted: TLS ends inside the enclave, and partners verify the enclave before they send anything. What
-/// this program can do wrong is to refuse service.
+/// The host is not trusted: TLS ends inside the enclave, and partners verify the enclave before they send
+/// anything. What this program can do wrong is to refuse service.
 #[derive(Parser)]
 #[command(version, propagate_version = true, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
@@ -99,9 +99,11 @@ Examples:
 /// What runs the enclave.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Tier {
-    /// A process with a security module in software. It proves nothing about the machine: for demos, tests and laptops.
+    /// A process with a security module in software. It proves nothing about the machine: for demos, tests
+    /// and laptops.
     Simulated,
-    /// The image in a virtual machine, with a security module in software: the real thing but for who vouches for it.
+    /// The image in a virtual machine, with a security module in software: the real thing but for who vouches
+    /// for it.
     Qemu,
     /// The image in an AWS Nitro Enclave of this EC2 instance.
     Nitro,
@@ -144,8 +146,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
 
-    /// The parent instance that the security module names and measures into PCR 4, like i-0123456789abcdef0. Without it,
-    /// one is made up at each start.
+    /// The parent instance that the security module names and measures into PCR 4, like i-0123456789abcdef0.
+    /// Without it, one is made up at each start.
     #[arg(long, value_name = "ID")]
     instance_id: Option<String>,
 
@@ -165,8 +167,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     start_timeout: Duration,
 
-    /// The lease service of an authority, http://HOST:PORT; may be repeated. With it, the enclave is handed the roots, releases,
-    /// denials and leases that its measured root asks for.
+    /// The lease service of an authority, http://HOST:PORT; may be repeated. With it, the enclave is handed
+    /// the roots, releases, denials and leases that its measured root asks for.
     #[arg(long, value_name = "URL")]
     authority: Vec<Authority>,
 
@@ -232,7 +234,8 @@ pub(crate) struct RelayArguments {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: ListenAddress,
 
-    /// Where the enclave listens: vsock:CID:PORT, hybrid:PORT:PATH (a virtual machine's vsock device) or unix:PATH.
+    /// Where the enclave listens: vsock:CID:PORT, hybrid:PORT:PATH (a virtual machine's vsock device) or
+    /// unix:PATH.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) to: EnclaveAddress,
 
@@ -275,14 +278,14 @@ impl DoctorArguments {
 
 #[derive(Args)]
 pub(crate) struct LimitArguments {
-    /// Open connections. When there are so many, a new one takes the place of one of the client that has most, or is
-    /// closed at once. Each needs two open files.
+    /// Open connections. When there are so many, a new one takes the place of one of the client that has
+    /// most, or is closed at once. Each needs two open files.
     #[arg(long, value_name = "NUMBER", default_value = "1024")]
     max_connections: NonZeroUsize,
 
-    /// Open connections of one client (an IPv4 address, or a /64 network of IPv6); further ones are closed at once.
-    /// Without it, half of --max-connections. Behind a balancer that hides its clients' addresses, give as many as
-    /// --max-connections.
+    /// Open connections of one client (an IPv4 address, or a /64 network of IPv6); further ones are closed at
+    /// once. Without it, half of --max-connections. Behind a balancer that hides its clients' addresses, give
+    /// as many as --max-connections.
     #[arg(long, value_name = "NUMBER")]
     max_connections_per_client: Option<NonZeroUsize>,
 
@@ -329,14 +332,10 @@ impl LimitArguments {
     }
 }
 
-/// Open files for everything but partners' connections: the log, the report, the agent's connections to lease services,
-/// and what an enclave's start needs (its program, its console, its security module).
-const OTHER_FILES: u64 = 128;
-
 impl LimitArguments {
     /// Open files and sockets that the program needs at most: two for each connection, and the rest.
     pub(crate) fn open_files(&self) -> u64 {
-        (self.max_connections.get() as u64).saturating_mul(2).saturating_add(OTHER_FILES)
+        (self.max_connections.get() as u64).saturating_mul(2).saturating_add(doctor::OTHER_FILES)
     }
 }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 
+use cleanroom_program::limits::{TooFewFiles, require_open_files};
 use serde::Serialize;
 
 use crate::endpoint::socket_path;
@@ -37,7 +38,7 @@ impl Finding {
 /// What the `simulated` tier needs, with its files in the folder `state`.
 #[must_use]
 pub fn simulated(state: &Path) -> Vec<Finding> {
-    vec![processor(), sealed_memory(), state_folder(state), sockets(), memory()]
+    vec![processor(), sealed_memory(), state_folder(state), disk(state), open_files(), sockets(), memory()]
 }
 
 /// What the `qemu` tier needs, with its files in the folder `state`.
@@ -49,6 +50,8 @@ pub fn qemu(state: &Path, qemu: &Path, vsock_device: &Path) -> Vec<Finding> {
         vsock(vsock_device),
         acceleration(),
         state_folder(state),
+        disk(state),
+        open_files(),
         sockets(),
         memory(),
     ]
@@ -58,7 +61,7 @@ pub fn qemu(state: &Path, qemu: &Path, vsock_device: &Path) -> Vec<Finding> {
 #[must_use]
 pub fn nitro(state: &Path, nitro_cli: &Path) -> Vec<Finding> {
     let mut findings = nitro::findings(Path::new("/"), nitro_cli);
-    findings.extend([state_folder(state), sockets()]);
+    findings.extend([state_folder(state), disk(state), open_files(), sockets()]);
     findings
 }
 
@@ -158,6 +161,51 @@ fn state_folder(state: &Path) -> Finding {
     }
 }
 
+/// Free bytes that the state folder's disk should have: two consoles of the longest, and the small files.
+const DISK_NEEDED: u64 = 32 << 20;
+
+fn disk(state: &Path) -> Finding {
+    const WHAT: &str = "free disk";
+    let absolute = std::path::absolute(state).unwrap_or_else(|_| state.to_owned());
+    let existing = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let free = match rustix::fs::statvfs(existing) {
+        Ok(information) => information.f_bavail.saturating_mul(information.f_frsize),
+        Err(error) => {
+            let found = format!("`{}`: {error}", existing.display());
+            return Finding::bad(WHAT, found, "choose another folder with --state");
+        }
+    };
+    let found = format!("{} MiB at `{}`", free >> 20, existing.display());
+    if free >= DISK_NEEDED {
+        Finding::good(WHAT, found)
+    } else {
+        let remedy = format!("free {} MiB there, or choose another folder with --state", DISK_NEEDED >> 20);
+        Finding::bad(WHAT, found, remedy)
+    }
+}
+
+/// Open files that the program needs with its default limits; `--max-connections` changes that.
+pub const OPEN_FILES_NEEDED: u64 = 2 * 1024 + OTHER_FILES;
+/// Open files for everything but partners' connections: the log, the report, the agent's connections to lease
+/// services, and what an enclave's start needs (its program, its console, its security module).
+pub const OTHER_FILES: u64 = 128;
+
+fn open_files() -> Finding {
+    const WHAT: &str = "open files";
+    match require_open_files(OPEN_FILES_NEEDED) {
+        Ok(u64::MAX) => Finding::good(WHAT, "no limit"),
+        Ok(allowed) => Finding::good(WHAT, format!("{allowed} allowed, {OPEN_FILES_NEEDED} needed")),
+        Err(TooFewFiles { needed, allowed }) => Finding::bad(
+            WHAT,
+            format!("{allowed} allowed, {needed} needed for 1024 connections"),
+            format!(
+                "raise the hard limit: LimitNOFILE={needed} in a systemd unit, --ulimit nofile={needed} for a container, or \
+                 `ulimit -Hn {needed}` as root; or give fewer --max-connections"
+            ),
+        ),
+    }
+}
+
 fn sockets() -> Finding {
     const WHAT: &str = "listening on TCP";
     match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)) {
@@ -201,6 +249,16 @@ mod tests {
             assert!(!finding.good, "{finding:?}");
             assert!(finding.remedy.unwrap().contains("--state"));
         }
+    }
+
+    #[test]
+    fn a_full_disk_and_too_few_open_files_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(disk(&folder.path().join("a/b")).good);
+        // The kernel's own file systems have no free blocks.
+        let full = disk(Path::new("/proc/self"));
+        assert!(!full.good && full.remedy.unwrap().contains("--state"), "{}", full.found);
+        assert!(open_files().found.contains(&OPEN_FILES_NEEDED.to_string()) || open_files().good);
     }
 
     #[test]

@@ -22,10 +22,10 @@ pub const SOCKET_PATH_MAX: usize = 107;
 
 /// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
 ///
-/// When the queue is full, Linux answers with SYN cookies. A connection that begins with a segment of one to three
-/// bytes and loses it can then be accepted *without those bytes*: the cookie's check takes the later sequence number
-/// for another segment size. TLS notices, and its first segment is larger. A long queue keeps it from happening in a
-/// burst at all.
+/// When the queue is full, Linux answers with SYN cookies. A connection that begins with a segment of one to
+/// three bytes and loses it can then be accepted *without those bytes*: the cookie's check takes the later
+/// sequence number for another segment size. TLS notices, and its first segment is larger. A long queue keeps
+/// it from happening in a burst at all.
 const BACKLOG: u32 = 4096;
 
 /// Where the host listens: `HOST:PORT`, `tcp:HOST:PORT` or `unix:PATH`.
@@ -47,8 +47,9 @@ pub enum EnclaveAddress {
         /// The port.
         port: u32,
     },
-    /// A port of a virtual machine whose vsock device is a Unix socket here (`vhost-device-vsock`, Firecracker). A client
-    /// sends a line with `CONNECT` and the port. The device answers with a line of `OK` and a number.
+    /// A port of a virtual machine whose vsock device is a Unix socket here (`vhost-device-vsock`,
+    /// Firecracker). A client sends a line with `CONNECT` and the port. The device answers with a line of
+    /// `OK` and a number.
     Hybrid {
         /// The device's socket.
         path: PathBuf,
@@ -133,8 +134,8 @@ pub fn socket_path(path: impl Into<PathBuf>) -> Result<PathBuf, AddressError> {
     }
 }
 
-/// Removes a socket that an earlier run left at `path`, in a folder that this process alone uses. Anything but a socket
-/// stays, and binding then fails.
+/// Removes a socket that an earlier run left at `path`, in a folder that this process alone uses. Anything
+/// but a socket stays, and binding then fails.
 ///
 /// # Errors
 /// When the file system refuses.

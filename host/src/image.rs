@@ -7,7 +7,8 @@
 //! | boot | `/init`, the [manifest](cleanroom_attestation::measurement::Manifest) of the application, `/dev/console` | 0, 1 |
 //! | application | `/app/enclave`, its configuration `/app/enclave.toml`, further files below `/app` | 0, 2 |
 //!
-//! The same inputs give the same bits, wherever and whenever they are put together. docs/reproduce.md tells an auditor how.
+//! The same inputs give the same bits, wherever and whenever they are put together. docs/reproduce.md tells
+//! an auditor how.
 
 pub mod build;
 pub mod cpio;

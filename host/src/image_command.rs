@@ -87,7 +87,8 @@ pub(crate) struct BuildArguments {
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
 
-    /// A JSON file to take over into the build summary under this name, like kernel=target/image/kernel/bzImage.json.
+    /// A JSON file to take over into the build summary under this name, like
+    /// kernel=target/image/kernel/bzImage.json.
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
     record: Vec<(String, PathBuf)>,
 
@@ -99,8 +100,8 @@ pub(crate) struct BuildArguments {
     #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
     image_version: String,
 
-    /// When the image is built, by its own account, as RFC 3339 (not measured). It is the same for every build, unless you say
-    /// otherwise.
+    /// When the image is built, by its own account, as RFC 3339 (not measured). It is the same for every
+    /// build, unless you say otherwise.
     #[arg(long, value_name = "TIME", default_value = "1970-01-01T00:00:00Z", value_parser = Timestamp::from_rfc3339)]
     time: Timestamp,
 

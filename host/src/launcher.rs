@@ -24,15 +24,15 @@ use crate::endpoint::AddressError;
 pub use description::Description;
 pub(crate) use program::check_sealed_memory;
 pub use state::StateFolder;
-pub use supervisor::{Patience, RestartPolicy, State, Status, SuperviseError, supervise};
+pub use supervisor::{Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
 
 /// Starts enclaves of one tier.
 pub trait Launcher: Send {
     /// A running enclave.
     type Enclave: Enclave;
 
-    /// Whether an enclave that is asked to drain lets running requests end. One that cannot be asked is drained from
-    /// outside: it is ended once its connections have.
+    /// Whether an enclave that is asked to drain lets running requests end. One that cannot be asked is
+    /// drained from outside: it is ended once its connections have.
     const DRAINS_ITSELF: bool;
 
     /// Starts an enclave. It need not accept connections yet.

@@ -198,8 +198,9 @@ async fn report_listener(address: Option<&ListenAddress>) -> Result<Option<Bound
     }
 }
 
-/// Two tokens: the first SIGTERM or SIGINT cancels the first, and any further one the second. Listening begins before
-/// this returns. SIGHUP changes nothing: files of releases and denials are looked at all the time.
+/// Two tokens: the first SIGTERM or SIGINT cancels the first, and any further one the second. Listening
+/// begins before this returns. SIGHUP changes nothing: files of releases and denials are looked at all the
+/// time.
 fn stop_on_signal() -> Result<(CancellationToken, CancellationToken), Failure> {
     let mut signals = Signals::listen().map_err(Failure::System)?;
     let (stop, end_now) = (CancellationToken::new(), CancellationToken::new());

@@ -1,9 +1,11 @@
 //! The relay: carries bytes between partners and the enclave, and understands none of them.
 //!
-//! TLS begins and ends elsewhere. The relay adds limits: how many connections there are in all and for one client, how
-//! long they live, and how much of them is in memory. It logs numbers of connections, bytes and durations only.
+//! TLS begins and ends elsewhere. The relay adds limits: how many connections there are in all and for one
+//! client, how long they live, and how much of them is in memory. It logs numbers of connections, bytes and
+//! durations only.
 //!
-//! The enclave hears of a connection when its first bytes are there, so silent connections take none of its places.
+//! The enclave hears of a connection when its first bytes are there, so silent connections take none of its
+//! places.
 
 mod connection;
 mod counters;
@@ -64,11 +66,11 @@ pub trait Dial: Send + Sync + 'static {
 /// Limits of a relay.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections. When there are so many, a new one takes the place of one of the client that has most, or is
-    /// closed at once.
+    /// Open connections. When there are so many, a new one takes the place of one of the client that has
+    /// most, or is closed at once.
     pub connections: NonZeroUsize,
-    /// Open connections of one client: an IPv4 address, or the first 64 bits of an IPv6 address. Further ones are closed
-    /// at once.
+    /// Open connections of one client: an IPv4 address, or the first 64 bits of an IPv6 address. Further ones
+    /// are closed at once.
     pub per_client: NonZeroUsize,
     /// How long the enclave may take to accept a connection. Until then it is tried again.
     pub connect: Duration,
@@ -78,7 +80,8 @@ pub struct Limits {
     pub times: Times,
 }
 
-/// How long the relay waits before it asks the system again for a connection after an error, such as too many open files.
+/// How long the relay waits before it asks the system again for a connection after an error, such as too many
+/// open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the log repeats that connections cannot be accepted.
 const ACCEPT_COMPLAINT: Duration = Duration::from_secs(10);
@@ -87,7 +90,8 @@ const DIAL_LIMIT: Duration = Duration::from_secs(3);
 /// The first and the longest pause between two attempts to reach the enclave.
 const DIAL_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// Relays until `stop` completes, then takes no more connections and lets the open ones end, for at most `limits.drain`.
+/// Relays until `stop` completes, then takes no more connections and lets the open ones end, for at most
+/// `limits.drain`.
 ///
 /// Returns how many connections had to be cut.
 pub async fn serve<D: Dial>(
@@ -221,7 +225,8 @@ async fn relayed<D: Dial>(
     }
 }
 
-/// A connection to the enclave, tried until there is one or the time is over: an enclave that restarts is back soon.
+/// A connection to the enclave, tried until there is one or the time is over: an enclave that restarts is
+/// back soon.
 async fn reach<D: Dial>(enclave: &D, within: Duration) -> Option<D::Stream> {
     let (mut pause, longest) = DIAL_PAUSES;
     timeout(within, async {

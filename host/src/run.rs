@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Observed};
 use crate::endpoint::{BoundListener, EnclaveAddress};
-use crate::launcher::{Launcher, Patience, RestartPolicy, State, Status, SuperviseError, supervise};
+use crate::launcher::{Launcher, Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
 use crate::relay::{self, Counters, Limits};
 use crate::status::{self, Sources};
 
@@ -35,11 +35,11 @@ pub async fn relay_only(
     }
 }
 
-/// Runs an enclave, relays to it and keeps it in touch with the authorities, until `stop`. `ready` is called once, when
-/// the enclave first accepts connections.
+/// Runs an enclave, relays to it and keeps it in touch with the authorities, until `stop`. `ready` is called
+/// once, when the enclave first accepts connections.
 ///
-/// On `stop` the relay takes no more connections. An enclave that can drain itself is asked to at once, and each has
-/// the same time to come to its end; any other is ended when the relay has.
+/// On `stop` the relay takes no more connections. An enclave that can drain itself is asked to at once, and
+/// each has the same time to come to its end; any other is ended when the relay has.
 ///
 /// # Errors
 /// [`RunError`] when the enclave cannot be kept running.
@@ -56,6 +56,10 @@ pub async fn with_enclave<L: Launcher>(
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
     let (observed, release) = watch::channel(Observed::default());
+    let pulse = match access.authorities {
+        Some(_) => Pulse::of(release.clone()),
+        None => Pulse::default(),
+    };
     let sources = Sources {
         relay: Arc::clone(&counters),
         enclave: Some(watched.clone()),
@@ -68,7 +72,8 @@ pub async fn with_enclave<L: Launcher>(
     let enclave_stop = if L::DRAINS_ITSELF { stop } else { CancellationToken::new() };
     let enclave_task = async {
         let result =
-            supervise(launcher, settings.restart, settings.patience, &status, enclave_stop.clone()).await;
+            supervise(launcher, settings.restart, settings.patience, pulse, &status, enclave_stop.clone())
+                .await;
         relay_stop.cancel();
         result
     };
@@ -106,7 +111,8 @@ pub async fn with_enclave<L: Launcher>(
 pub struct Access {
     /// Where partners' connections go.
     pub partner: EnclaveAddress,
-    /// Where releases, denials and leases go, and whence they come; nothing for an enclave without release control.
+    /// Where releases, denials and leases go, and whence they come; nothing for an enclave without release
+    /// control.
     pub authorities: Option<(EnclaveAddress, agent::Settings)>,
 }
 

@@ -1,4 +1,5 @@
-//! What the host tells its operator: counters and the enclave's state, over HTTP. Nothing in it is about content.
+//! What the host tells its operator: counters and the enclave's state, over HTTP. Nothing in it is about
+//! content.
 //!
 //! | path | answer |
 //! |---|---|
@@ -7,8 +8,8 @@
 //! | `/healthz` | 200 as long as this program works |
 //! | `/readyz` | 200 when partners can be served, else 503 and a line that says why not |
 //!
-//! The address is for the operator's network only. It takes no input, a bounded number of connections, and none for
-//! long, so that it answers while partners' connections are at their limit.
+//! The address is for the operator's network only. It takes no input, a bounded number of connections, and
+//! none for long, so that it answers while partners' connections are at their limit.
 
 use std::fmt::Write as _;
 use std::io;
@@ -63,7 +64,8 @@ pub struct Report {
     pub relay: Snapshot,
     /// The enclave's state, if this host runs one.
     pub enclave: Option<Status>,
-    /// Milliseconds that the enclave's lease still runs, where there is release control. 0: none, or not known.
+    /// Milliseconds that the enclave's lease still runs, where there is release control. 0: none, or not
+    /// known.
     pub lease_left_ms: Option<u64>,
     /// Lines of this program's log that nobody could take.
     pub log_lines_lost: u64,

@@ -1,4 +1,5 @@
-//! `cleanroom-host image` as an operator runs it, and what other programs say about the images that it builds.
+//! `cleanroom-host image` as an operator runs it, and what other programs say about the images that it
+//! builds.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 

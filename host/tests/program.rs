@@ -1,4 +1,5 @@
-//! The program as an operator runs it. The enclave is this test program itself, asked to run [`stand_in`] only.
+//! The program as an operator runs it. The enclave is this test program itself, asked to run [`stand_in`]
+//! only.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
@@ -311,7 +312,8 @@ fn a_second_start_leaves_the_first_reachable() {
     assert!(!relay.exists(), "a host that ends leaves no socket behind");
 }
 
-/// Standard error on a full disk, and a pipe that nobody reads: the program does what it is for, and ends when asked.
+/// Standard error on a full disk, and a pipe that nobody reads: the program does what it is for, and ends
+/// when asked.
 #[test]
 fn a_log_that_cannot_be_written_changes_nothing() {
     let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
@@ -391,6 +393,12 @@ fn open_files_are_counted_before_the_start_and_the_soft_limit_is_no_limit() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused).contains("2176 open files"), "{}", text(&refused));
 
+    let doctor = format!("ulimit -n 200; exec {} doctor --state .", env!("CARGO_BIN_EXE_cleanroom-host"));
+    let found = Command::new("sh").args(["-c", &doctor]).output().unwrap();
+    assert_eq!(found.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&found.stdout);
+    assert!(said.contains("MISSING  open files: 200 allowed, 2176 needed"), "{said}");
+
     let mut shell = limited("ulimit -Sn 64", "--listen 127.0.0.1:0 --max-connections 100");
     let mut child = shell.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
@@ -404,7 +412,8 @@ fn open_files_are_counted_before_the_start_and_the_soft_limit_is_no_limit() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-/// A child that is between fork and exec holds copies of all descriptors. What must not outlive that is closed at exec.
+/// A child that is between fork and exec holds copies of all descriptors. What must not outlive that is
+/// closed at exec.
 #[test]
 fn no_descriptor_is_carried_into_another_program() {
     let setup = Setup::new("echo");

@@ -1,4 +1,5 @@
-//! The chain of certificates: root, regional, zonal, instance and leaf, with the profile of AWS's Nitro attestation PKI.
+//! The chain of certificates: root, regional, zonal, instance and leaf, with the profile of AWS's Nitro
+//! attestation PKI.
 //!
 //! | level | validity | basic constraints | key usage | key identifiers |
 //! |---|---|---|---|---|
@@ -8,8 +9,8 @@
 //! | instance | 1 day, from a minute ago | CA, none below | certificates | own, issuer's |
 //! | leaf | 3 hours, from 3 s ago | no CA | signature, non-repudiation; not critical | none |
 //!
-//! Two things differ on purpose: the subjects say that this is development and do not name Amazon, and there are no CRL
-//! distribution points, because nobody serves lists for a root that lives as long as a process.
+//! Two things differ on purpose: the subjects say that this is development and do not name Amazon, and there
+//! are no CRL distribution points, because nobody serves lists for a root that lives as long as a process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +42,8 @@ const INSTANCE_BACKDATED: u64 = 60;
 /// Leaves begin three seconds before they are first used.
 const LEAF_BACKDATED: u64 = 3;
 
-/// A leaf is replaced when less than this remains, in seconds, so that no document is signed by one about to end.
+/// A leaf is replaced when less than this remains, in seconds, so that no document is signed by one about to
+/// end.
 const RENEW_BEFORE: u64 = 600;
 
 /// Latest time that the encoding of certificates is asked to represent (year 5138), in seconds since 1970.
@@ -137,8 +139,9 @@ impl Chain {
         Ok(Self { root, names, regional, zonal, instance, leaf })
     }
 
-    /// Makes sure that the leaf is valid at `now_s` and for [`RENEW_BEFORE`] seconds more. A certificate that would end
-    /// before the one to be issued below it is replaced first. On an error nothing that was valid is lost.
+    /// Makes sure that the leaf is valid at `now_s` and for [`RENEW_BEFORE`] seconds more. A certificate that
+    /// would end before the one to be issued below it is replaced first. On an error nothing that was valid
+    /// is lost.
     pub(crate) fn renew(&mut self, now_s: u64) -> Result<(), NsmError> {
         if self.leaf.covers(now_s, RENEW_BEFORE) {
             return Ok(());
@@ -286,7 +289,8 @@ fn authority(constraints: BasicConstraints, not_before_s: u64, not_after_s: u64)
 fn validity(not_before_s: u64, not_after_s: u64) -> CertificateParams {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let mut params = CertificateParams::default();
-    // Every caller is under a root that was checked against LATEST; the limit keeps the addition from overflowing anyway.
+    // Every caller is under a root that was checked against LATEST; the limit keeps the addition from
+    // overflowing anyway.
     params.not_before = epoch + Duration::from_secs(not_before_s.min(LATEST));
     params.not_after = epoch + Duration::from_secs(not_after_s.min(LATEST));
     params

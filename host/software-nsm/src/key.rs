@@ -5,12 +5,13 @@ use aws_lc_rs::signature::{EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair as _};
 
 use crate::NsmError;
 
-/// A P-384 key pair. The private half lives in aws-lc's memory only, which the library overwrites when it frees it; it is
-/// never serialised.
+/// A P-384 key pair. The private half lives in aws-lc's memory only, which the library overwrites when it
+/// frees it; it is never serialised.
 pub(crate) struct Key(EcdsaKeyPair);
 
 impl Key {
-    /// A new key whose signatures have the form that `algorithm` says: ASN.1 for certificates, fixed length for COSE.
+    /// A new key whose signatures have the form that `algorithm` says: ASN.1 for certificates, fixed length
+    /// for COSE.
     pub(crate) fn generate(algorithm: &'static EcdsaSigningAlgorithm) -> Result<Self, NsmError> {
         EcdsaKeyPair::generate(algorithm).map(Self).map_err(|_| NsmError::Cryptography("making a P-384 key"))
     }

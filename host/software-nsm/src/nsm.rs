@@ -56,8 +56,9 @@ impl NsmBuilder {
         self
     }
 
-    /// The module as the enclave finds it at boot, `now_ms` milliseconds after the Unix epoch. If the measurements do not say
-    /// which instance the parent is, PCR 4 is measured from the module's own instance id.
+    /// The module as the enclave finds it at boot, `now_ms` milliseconds after the Unix epoch. If the
+    /// measurements do not say which instance the parent is, PCR 4 is measured from the module's own instance
+    /// id.
     ///
     /// # Errors
     /// When keys or certificates cannot be made, or when the development root is not valid at `now_ms`.
@@ -91,15 +92,17 @@ impl SoftwareNsm {
         self.chain.module_id()
     }
 
-    /// Answers one request: CBOR in, CBOR out, at most [`RESPONSE_MAX`] bytes. `now_ms` is milliseconds since the Unix epoch
-    /// and goes into documents as it is. What cannot be answered gets one of NSM's error codes.
+    /// Answers one request: CBOR in, CBOR out, at most [`RESPONSE_MAX`] bytes. `now_ms` is milliseconds since
+    /// the Unix epoch and goes into documents as it is. What cannot be answered gets one of NSM's error
+    /// codes.
     #[must_use]
     pub fn process(&mut self, request: &[u8], now_ms: u64) -> Vec<u8> {
         self.process_within(request, now_ms, RESPONSE_MAX)
     }
 
-    /// Like [`Self::process`] for a caller whose buffer has only `capacity` bytes: a longer answer becomes `BufferTooSmall`.
-    /// As with the real module the operation has happened then; a caller that can hold no error code gets nothing useful.
+    /// Like [`Self::process`] for a caller whose buffer has only `capacity` bytes: a longer answer becomes
+    /// `BufferTooSmall`. As with the real module the operation has happened then; a caller that can hold no
+    /// error code gets nothing useful.
     #[must_use]
     pub fn process_within(&mut self, request: &[u8], now_ms: u64, capacity: usize) -> Vec<u8> {
         let answer = encode(&self.answer(request, now_ms).unwrap_or_else(Response::Error));

@@ -1,6 +1,7 @@
 //! The security module over a stream: the transport of the simulated tier.
 //!
-//! A frame is a `u32` big-endian length and that many bytes of CBOR. The peer sends a request and reads the answer, in turn.
+//! A frame is a `u32` big-endian length and that many bytes of CBOR. The peer sends a request and reads the
+//! answer, in turn.
 
 use std::io::{self, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,10 +30,12 @@ pub enum ServeError {
     Stream(#[from] io::Error),
 }
 
-/// Answers requests until the peer closes. `now_ms` gives the time of each request in milliseconds since the Unix epoch.
+/// Answers requests until the peer closes. `now_ms` gives the time of each request in milliseconds since the
+/// Unix epoch.
 ///
 /// # Errors
-/// When the peer breaks the framing or the stream fails. A request that is too large is answered with `InputTooLarge` first.
+/// When the peer breaks the framing or the stream fails. A request that is too large is answered with
+/// `InputTooLarge` first.
 pub fn serve(
     mut stream: impl Read + Write,
     nsm: &mut SoftwareNsm,

@@ -13,8 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One connection, on which one question is asked at a time.
 ///
-/// Tokio's locks are given in the order in which they were asked for. Everything but renewal takes `turn` first, so at
-/// most one of those questions stands before one of renewal's, however many tasks deliver.
+/// Tokio's locks are given in the order in which they were asked for. Everything but renewal takes `turn`
+/// first, so at most one of those questions stands before one of renewal's, however many tasks deliver.
 #[derive(Debug)]
 pub(super) struct Control<S> {
     stream: Mutex<S>,

@@ -1,6 +1,7 @@
 //! Roots, releases and denials: fetched from each service and from files, and handed in once.
 //!
-//! Each source has a task of its own and a bound on its work, so that one that is stuck, slow or wrong delays itself.
+//! Each source has a task of its own and a bound on its work, so that one that is stuck, slow or wrong delays
+//! itself.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -173,8 +174,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
                     Handed::Accepted(Accepted::New) => {
                         tracing::info!(what = ?kind, "handed in");
                         if kind == ControlKind::Root {
-                            // Under another root other keys count: what was refused may be accepted now, and the
-                            // other way round.
+                            // Under another root other keys count: what was refused may be accepted now, and
+                            // the other way round.
                             self.forget();
                         }
                     }

@@ -21,8 +21,8 @@ use super::control::Control;
 use super::service::Authority;
 use super::{Observed, TICK};
 
-/// How long leases are waited for before the first one is handed in. A service that misses this is not waited for in
-/// the next rounds, so that it does not slow down the others.
+/// How long leases are waited for before the first one is handed in. A service that misses this is not waited
+/// for in the next rounds, so that it does not slow down the others.
 const GATHERING: Duration = Duration::from_secs(1);
 /// The shortest time between two looks at a lease.
 const SHORTEST_LOOK: Duration = Duration::from_millis(100);

@@ -72,8 +72,8 @@ struct Named {
 }
 
 impl Authority {
-    /// What the service has and an enclave in `state` may lack. Every document is read and counted here, before anybody
-    /// hands it in.
+    /// What the service has and an enclave in `state` may lack. Every document is read and counted here,
+    /// before anybody hands it in.
     pub(super) async fn look(&self, state: &ControlState) -> Found {
         let mut found = Found::default();
         if let Err(fault) = self.look_into(state, &mut found).await {
@@ -142,8 +142,8 @@ impl Authority {
     }
 }
 
-/// Connects to the first address of a name that answers. A further address is tried when one has failed, or beside one
-/// that takes long, so that an address that drops packets does not hide the next one.
+/// Connects to the first address of a name that answers. A further address is tried when one has failed, or
+/// beside one that takes long, so that an address that drops packets does not hide the next one.
 async fn connect(name: &str) -> io::Result<TcpStream> {
     let addresses = tokio::net::lookup_host(name).await?.collect();
     connect_to_first(addresses, TcpStream::connect).await

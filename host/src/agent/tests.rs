@@ -224,7 +224,8 @@ async fn a_denial_is_handed_in_once_and_from_every_source() {
     assert_eq!(of_kind(&asked, ControlKind::Denial), [denial(2), denial(3), denial(1)]);
 }
 
-/// A lease service that answers with 200,000 short strings once kept the agent busy past the end of the lease.
+/// A lease service that answers with 200,000 short strings once kept the agent busy past the end of the
+/// lease.
 #[tokio::test]
 async fn rubbish_is_not_handed_in_and_its_source_is_left_out() {
     let strings: Vec<Vec<u8>> =
@@ -251,7 +252,8 @@ async fn denials_that_the_enclave_refuses_are_handed_in_up_to_a_bound() {
     assert!(of_kind(&asked, ControlKind::Denial).len() < 100);
 }
 
-/// The enclave takes long for each denial, and a service has as many as there may be. A renewal waits for one of them.
+/// The enclave takes long for each denial, and a service has as many as there may be. A renewal waits for one
+/// of them.
 #[tokio::test]
 async fn renewal_waits_for_one_question_of_the_others_at_most() {
     let denials: Vec<Vec<u8>> = (0..200).map(denial).collect();
@@ -280,8 +282,8 @@ async fn renewal_waits_for_one_question_of_the_others_at_most() {
     let between: Vec<_> = asked.lock().unwrap()[before..].iter().map(|(kind, _)| *kind).collect();
     let mine = |kind: &&ControlKind| matches!(kind, ControlKind::Ask | ControlKind::Lease);
     assert_eq!(between.iter().filter(mine).count(), 2, "{between:?}");
-    // Each of its four questions stands behind one of theirs that was asked already and one that runs, no more; while
-    // the service signs, others are asked.
+    // Each of its four questions stands behind one of theirs that was asked already and one that runs, no
+    // more; while the service signs, others are asked.
     let first = between.iter().position(|kind| *kind == ControlKind::Ask).unwrap();
     assert!(first <= 5, "{between:?}");
 }

@@ -1,4 +1,5 @@
-//! What the `nitro` tier needs: an EC2 instance that may run enclaves, AWS's program, and memory and processors set aside.
+//! What the `nitro` tier needs: an EC2 instance that may run enclaves, AWS's program, and memory and
+//! processors set aside.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -74,7 +75,8 @@ fn processors(root: &Path) -> Finding {
     }
 }
 
-/// Enclaves live in huge pages, whose sizes are folders here: `hugepages-2048kB` with a file that says how many.
+/// Enclaves live in huge pages, whose sizes are folders here: `hugepages-2048kB` with a file that says how
+/// many.
 fn memory(root: &Path) -> Finding {
     const WHAT: &str = "memory set aside";
     let folders = fs::read_dir(root.join("sys/kernel/mm/hugepages")).into_iter().flatten().flatten();

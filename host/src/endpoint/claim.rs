@@ -1,9 +1,10 @@
 //! A Unix socket's path that one process listens on.
 //!
-//! Binding a Unix socket fails while its file is there, whether or not somebody still listens. So a program that starts
-//! again must remove the old file first, and must never remove one on which somebody listens. The claim is a lock on a
-//! file beside the socket, `PATH.lock`: it is taken before anything is touched. Then the socket is stale if nobody
-//! answers on it. The lock's file stays behind, since removing it would let two processes hold two locks.
+//! Binding a Unix socket fails while its file is there, whether or not somebody still listens. So a program
+//! that starts again must remove the old file first, and must never remove one on which somebody listens. The
+//! claim is a lock on a file beside the socket, `PATH.lock`: it is taken before anything is touched. Then the
+//! socket is stale if nobody answers on it. The lock's file stays behind, since removing it would let two
+//! processes hold two locks.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -12,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
 
-/// A socket on which this process alone listens. Dropping it removes the socket's file and gives the path back.
+/// A socket on which this process alone listens. Dropping it removes the socket's file and gives the path
+/// back.
 #[derive(Debug)]
 pub struct ClaimedListener {
     listener: UnixListener,
@@ -24,8 +26,8 @@ impl ClaimedListener {
     /// Claims `path` and listens on it.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AddrInUse`] when somebody listens there, or when what is there is no socket. Nothing has changed
-    /// then. Otherwise what the system says.
+    /// [`io::ErrorKind::AddrInUse`] when somebody listens there, or when what is there is no socket. Nothing
+    /// has changed then. Otherwise what the system says.
     pub(super) async fn bind(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -62,7 +64,8 @@ impl Drop for ClaimedListener {
     fn drop(&mut self) {
         // The claim is still held, so the file is this process's own.
         let _ = fs::remove_file(&self.path);
-        // A child that is being started holds copies of all descriptors for a moment. It must not hold the claim.
+        // A child that is being started holds copies of all descriptors for a moment. It must not hold the
+        // claim.
         let _ = self.lock.unlock();
     }
 }

@@ -30,7 +30,8 @@ pub struct Inputs {
     pub name: String,
     /// The image's version, as its builder counts. In no PCR.
     pub version: String,
-    /// When the image was built, by its own account. In no PCR; the same at every build, or the file's bits differ.
+    /// When the image was built, by its own account. In no PCR; the same at every build, or the file's bits
+    /// differ.
     pub time: Timestamp,
 }
 
@@ -69,7 +70,8 @@ pub struct Built {
     pub warnings: Vec<String>,
 }
 
-/// Puts an image together, and signs it if there is a signer. `now` is held against the certificate's validity.
+/// Puts an image together, and signs it if there is a signer. `now` is held against the certificate's
+/// validity.
 ///
 /// # Errors
 ///
@@ -173,7 +175,8 @@ fn application_ramdisk(application: &[ApplicationInput]) -> Result<Vec<u8>, Cpio
     Ok(archive.finish())
 }
 
-/// The version that a bzImage names (the kernel's "Linux/x86 Boot Protocol": `header` at 0x202, `kernel_version` at 0x20e).
+/// The version that a bzImage names (the kernel's "Linux/x86 Boot Protocol": `header` at 0x202,
+/// `kernel_version` at 0x20e).
 fn kernel_version(kernel: &[u8]) -> Option<String> {
     if kernel.get(0x202..0x206)? != b"HdrS" {
         return None;
@@ -198,7 +201,8 @@ fn require_static(program: &Input) -> Result<(), BuildError> {
     }
 }
 
-/// Whether an ELF program for `x86_64` names an interpreter (a program header of type 3); `None` if it is none.
+/// Whether an ELF program for `x86_64` names an interpreter (a program header of type 3); `None` if it is
+/// none.
 fn interpreter(program: &[u8]) -> Option<bool> {
     const INTERPRETER: &[u8] = &[3, 0, 0, 0];
     const X86_64: &[u8] = &[62, 0];

@@ -1,7 +1,8 @@
-//! Ramdisks: cpio archives in the format that the kernel unpacks (its "Buffer format" document; `newc`, magic 070701).
+//! Ramdisks: cpio archives in the format that the kernel unpacks (its "Buffer format" document; `newc`, magic
+//! 070701).
 //!
-//! The writer gives one archive for one list of entries: numbered from 1, owned by user and group 0, dated 1970, sorted by
-//! their writer. The reader takes archives that others made, within limits.
+//! The writer gives one archive for one list of entries: numbered from 1, owned by user and group 0, dated
+//! 1970, sorted by their writer. The reader takes archives that others made, within limits.
 
 use std::ops::Range;
 
@@ -92,7 +93,8 @@ impl Archive {
         contents: &[u8],
     ) {
         let name_length = name.len() as u32 + 1;
-        // Number, mode, owner, group, links, time, length, device of the file system (2), device (2), name, check sum.
+        // Number, mode, owner, group, links, time, length, device of the file system (2), device (2), name,
+        // check sum.
         let fields = [number, mode, 0, 0, links, 0, length, 0, 0, device.0, device.1, name_length, 0];
         self.bytes.extend_from_slice(MAGIC);
         for field in fields {

@@ -20,8 +20,8 @@ pub struct Difference {
     pub pcrs: Vec<u8>,
 }
 
-/// What differs between two images, in the order of the format. Nothing, if and only if the two files are the same bit for bit,
-/// or differ in their checksum alone.
+/// What differs between two images, in the order of the format. Nothing, if and only if the two files are the
+/// same bit for bit, or differ in their checksum alone.
 #[must_use]
 pub fn diff(first: &Inspection, second: &Inspection) -> Vec<Difference> {
     let mut differences = Vec::new();

@@ -52,7 +52,8 @@ pub struct RamdiskEntry {
     pub sha384: Sha384Digest,
 }
 
-/// Whether the application is what the manifest lists. PID 1 looks for itself at each start; this says it beforehand.
+/// Whether the application is what the manifest lists. PID 1 looks for itself at each start; this says it
+/// beforehand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Application {

@@ -29,15 +29,18 @@ pub struct Signer {
 enum Key {
     /// A private key in PEM form, PKCS#8 or SEC 1.
     File(PathBuf),
-    /// A command for the shell. It gets the digest, raw, on standard input and gives the signature, raw, on standard output.
+    /// A command for the shell. It gets the digest, raw, on standard input and gives the signature, raw, on
+    /// standard output.
     Command(String),
 }
 
-/// A certificate that ends within this time is worth a warning: Nitro starts no image whose certificate has ended.
+/// A certificate that ends within this time is worth a warning: Nitro starts no image whose certificate has
+/// ended.
 const SOON: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Signer {
-    /// Signs with the private key in the file `key`, in PEM form. `certificate` is a PEM file; it goes into the image whole.
+    /// Signs with the private key in the file `key`, in PEM form. `certificate` is a PEM file; it goes into
+    /// the image whole.
     ///
     /// # Errors
     ///
@@ -65,7 +68,8 @@ impl Signer {
     ///
     /// # Errors
     ///
-    /// [`SigningError`] when the certificate is not in force at `now`, or the signature is not made or not by its key.
+    /// [`SigningError`] when the certificate is not in force at `now`, or the signature is not made or not by
+    /// its key.
     pub fn sign(
         &self,
         request: &SignatureRequest,

@@ -1,7 +1,8 @@
-//! The build summary: an in-toto Statement (v1) with SLSA provenance (v1), which says what an image was made of.
+//! The build summary: an in-toto Statement (v1) with SLSA provenance (v1), which says what an image was made
+//! of.
 //!
-//! It has no times and no names of machines or people: the same build gives the same summary, except that a signed image has
-//! another digest each time.
+//! It has no times and no names of machines or people: the same build gives the same summary, except that a
+//! signed image has another digest each time.
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use serde_json::{Map, Value, json};
@@ -12,8 +13,9 @@ use super::build::{Built, Input, Inputs};
 /// What kind of build the predicate's parameters are to be read as.
 pub const BUILD_TYPE: &str = "urn:cleanroom:image-build:1";
 
-/// The summary of a build. `image_name` is the image file's name, without its folder. `materials` are further things that shaped
-/// the inputs (a compiler's version, the kernel's source), each with whatever is known of it.
+/// The summary of a build. `image_name` is the image file's name, without its folder. `materials` are further
+/// things that shaped the inputs (a compiler's version, the kernel's source), each with whatever is known of
+/// it.
 #[must_use]
 pub fn summary(image_name: &str, inputs: &Inputs, built: &Built, materials: &Map<String, Value>) -> Value {
     let measurement = &built.measurement;

@@ -1,9 +1,9 @@
 //! Writes image files, byte for byte as AWS's tools lay them out.
 //!
-//! The reader is `cleanroom_attestation::measurement`. Writer and reader share names (what a section contains) and no
-//! layout: each has its own numbers and its own walk, so that a mistake in one of them shows as a refusal by the
-//! other. The format is AWS's specification (README of the crate `aws-nitro-enclaves-image-format`, 2024-06-21). All
-//! numbers are big-endian.
+//! The reader is `cleanroom_attestation::measurement`. Writer and reader share names (what a section
+//! contains) and no layout: each has its own numbers and its own walk, so that a mistake in one of them shows
+//! as a refusal by the other. The format is AWS's specification (README of the crate
+//! `aws-nitro-enclaves-image-format`, 2024-06-21). All numbers are big-endian.
 //!
 //! | bytes | field of the header |
 //! |---|---|
@@ -48,8 +48,8 @@ pub struct SectionCount {
 
 /// An image file of these sections, in this order.
 ///
-/// This checks the number of sections and nothing else. `cleanroom_attestation::measurement::Measurer` says whether
-/// the result is an image, and measures it.
+/// This checks the number of sections and nothing else. `cleanroom_attestation::measurement::Measurer` says
+/// whether the result is an image, and measures it.
 ///
 /// # Errors
 ///

@@ -55,8 +55,9 @@ impl Console {
 
     /// Copies `reader` into the log until its end.
     ///
-    /// The console is read whatever becomes of the log: an enclave whose console nobody reads would stand still. What
-    /// cannot be written is counted, and the log says how much is missing once it can be written again.
+    /// The console is read whatever becomes of the log: an enclave whose console nobody reads would stand
+    /// still. What cannot be written is counted, and the log says how much is missing once it can be written
+    /// again.
     pub(super) async fn keep(&self, mut reader: impl AsyncRead + Unpin, last: LastWords) {
         let mut log = Log::new(&self.path, self.log_max);
         // The file is there from the beginning, even if nothing is said.
@@ -100,7 +101,8 @@ impl Console {
     }
 }
 
-/// A file that grows to a length, is put aside then, and is begun anew. It never fails: it loses bytes and counts them.
+/// A file that grows to a length, is put aside then, and is begun anew. It never fails: it loses bytes and
+/// counts them.
 struct Log<'a> {
     path: &'a Path,
     max: u64,

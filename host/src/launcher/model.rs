@@ -13,8 +13,8 @@ use crate::relay::Dial as _;
 /// The enclave's port for its model.
 pub(super) const MODEL_PORT: u32 = 5002;
 
-/// Sends the file at `model`: a `u64` big-endian length, then that many bytes. The enclave answers with one byte when it has
-/// all of them; what it thinks of them it says on its console.
+/// Sends the file at `model`: a `u64` big-endian length, then that many bytes. The enclave answers with one
+/// byte when it has all of them; what it thinks of them it says on its console.
 pub(super) async fn send_model(enclave: &EnclaveAddress, model: &Path) -> io::Result<()> {
     let mut file = File::open(model).await?;
     let length = file.metadata().await?.len();

@@ -1,8 +1,8 @@
 //! The `nitro` tier: the image in an AWS Nitro Enclave, started with AWS's own `nitro-cli`.
 //!
-//! The host checks the image's digest before each start. Afterwards it checks that the enclave has the image's PCRs and
-//! is not in debug mode. All of this is for the operator, who would otherwise serve refusals: a partner believes only
-//! what Nitro signs.
+//! The host checks the image's digest before each start. Afterwards it checks that the enclave has the
+//! image's PCRs and is not in debug mode. All of this is for the operator, who would otherwise serve
+//! refusals: a partner believes only what Nitro signs.
 
 mod cli;
 
@@ -41,7 +41,8 @@ const LOOK: Duration = Duration::from_secs(2);
 pub struct Settings {
     /// The enclave image file.
     pub image: PathBuf,
-    /// SHA-384 that the image file must have. Without it, it must keep the one that it has when the host starts.
+    /// SHA-384 that the image file must have. Without it, it must keep the one that it has when the host
+    /// starts.
     pub image_sha384: Option<Sha384Digest>,
     /// The model file.
     pub model: PathBuf,
@@ -62,8 +63,8 @@ pub struct Nitro {
     settings: Settings,
     cli: NitroCli,
     image: Image,
-    /// The name under which its enclaves run. It is the same for the same state folder, so that an enclave which an
-    /// earlier life of this host left behind is found.
+    /// The name under which its enclaves run. It is the same for the same state folder, so that an enclave
+    /// which an earlier life of this host left behind is found.
     name: String,
     description: Description,
     /// Held so that no other host uses it.
@@ -152,7 +153,8 @@ impl Nitro {
         EnclaveAddress::Vsock { cid: self.settings.cid, port }
     }
 
-    /// Ends an enclave that an earlier life of this host left behind, and sees that no other has the context id.
+    /// Ends an enclave that an earlier life of this host left behind, and sees that no other has the context
+    /// id.
     async fn make_room(&self) -> Result<(), NitroError> {
         for enclave in self.cli.describe().await? {
             if enclave.name == self.name {
@@ -201,7 +203,8 @@ impl Launcher for Nitro {
             processors: *processors,
         };
         let id = self.cli.run(&request).await?;
-        // From here on the enclave is ended when this value is dropped, for instance because it is not the image.
+        // From here on the enclave is ended when this value is dropped, for instance because it is not the
+        // image.
         let termination = Termination { cli: self.cli.clone(), id };
         let enclaves = self.cli.describe().await?;
         self.check(enclaves.iter().find(|enclave| enclave.id == termination.id))?;

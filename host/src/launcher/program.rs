@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use super::LaunchError;
 
-/// How long the kernel may go on using the program's memory itself before it is given up. On a busy machine it has been seen to need
-/// more than the 150 ms that it waits of its own accord.
+/// How long the kernel may go on using the program's memory itself before it is given up. On a busy machine
+/// it has been seen to need more than the 150 ms that it waits of its own accord.
 const SEALING_LIMIT: Duration = Duration::from_secs(10);
 
 /// A program in memory that nobody can change any more, this process included.
@@ -39,8 +39,8 @@ impl SealedProgram {
         Ok((Self { memory, name }, bytes))
     }
 
-    /// A path under which a child of this process finds the program while it is being started. The descriptor behind it is
-    /// closed in the child by then.
+    /// A path under which a child of this process finds the program while it is being started. The descriptor
+    /// behind it is closed in the child by then.
     pub(super) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.memory.as_raw_fd()))
     }
@@ -86,8 +86,9 @@ fn sealed(name: &str, bytes: &[u8]) -> std::io::Result<File> {
 
 /// Seals an anonymous file against every change.
 ///
-/// The kernel refuses with `EBUSY` while anything else still holds a page of the file, be it for a moment in its own
-/// lists: fcntl(2), `F_SEAL_WRITE`. Nothing here does, so it is asked again for as long as `again` says so.
+/// The kernel refuses with `EBUSY` while anything else still holds a page of the file, be it for a moment in
+/// its own lists: fcntl(2), `F_SEAL_WRITE`. Nothing here does, so it is asked again for as long as `again`
+/// says so.
 fn seal(file: &File, mut again: impl FnMut() -> bool) -> std::io::Result<()> {
     loop {
         let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;

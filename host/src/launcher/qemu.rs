@@ -1,9 +1,10 @@
 //! The `qemu` tier: the release image in a virtual machine, on any machine and without rights.
 //!
-//! What Nitro's hypervisor does, three processes do here: QEMU's `microvm` runs the image's kernel and ramdisks, `vhost-device-vsock`
-//! gives the guest a real `AF_VSOCK`, and a device of this program is its `/dev/nsm` (the kernel's own driver talks to it). The image is
-//! the one that is deployed, to the bit; what differs is who vouches for it. The host measures the image and signs under a development
-//! root, so this tier proves that an image works, never where it runs.
+//! What Nitro's hypervisor does, three processes do here: QEMU's `microvm` runs the image's kernel and
+//! ramdisks, `vhost-device-vsock` gives the guest a real `AF_VSOCK`, and a device of this program is its
+//! `/dev/nsm` (the kernel's own driver talks to it). The image is the one that is deployed, to the bit; what
+//! differs is who vouches for it. The host measures the image and signs under a development root, so this
+//! tier proves that an image works, never where it runs.
 
 mod greeting;
 mod image;
@@ -47,7 +48,8 @@ pub struct Settings {
     pub image: PathBuf,
     /// The model file; not measured, since the enclave commits to it itself.
     pub model: PathBuf,
-    /// The parent's instance id, which is measured into PCR 4. Each security module makes one up when there is none.
+    /// The parent's instance id, which is measured into PCR 4. Each security module makes one up when there
+    /// is none.
     pub instance_id: Option<String>,
     /// The machine that runs the image.
     pub machine: MachineSettings,
@@ -69,7 +71,8 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Measures the image, makes a development root, and writes `development-root.pem` and `measurements.json` to the state folder.
+    /// Measures the image, makes a development root, and writes `development-root.pem` and
+    /// `measurements.json` to the state folder.
     ///
     /// # Errors
     /// [`LaunchError`] says which of the settings cannot be used.

@@ -2,8 +2,9 @@
 //!
 //! # The contract between the host and a simulated enclave
 //!
-//! What a Nitro enclave gets from its hypervisor, a simulated one gets from the host that starts it. The command line is
-//! measured (PCR 0 and PCR 1), so everything about transport travels in the environment, which is not.
+//! What a Nitro enclave gets from its hypervisor, a simulated one gets from the host that starts it. The
+//! command line is measured (PCR 0 and PCR 1), so everything about transport travels in the environment,
+//! which is not.
 //!
 //! | what | how the enclave gets it |
 //! |---|---|
@@ -18,17 +19,19 @@
 //!
 //! The rest of the environment is empty and no other descriptor is inherited.
 //!
-//! * **Ready** is when the socket at [`ENV_LISTEN`] accepts a connection. The host finds out by connecting and closing
-//!   without sending a byte; the enclave treats that like any peer that goes away.
-//! * **SIGTERM** asks the enclave to drain: refuse new work, let running requests end, then exit with status 0. A second
-//!   patience is not given: after the drain limit the host sends SIGKILL.
-//! * **End of file on standard input** means that the security module, hence the host, is gone: the enclave exits.
-//! * **Exit status 0** is an orderly end, [`EXIT_REFUSED`] says that the enclave refused what it was given and would
-//!   refuse it again (the host does not restart it), anything else is a failure (the host restarts it, more and more slowly).
-//!   The last line on standard error is shown to the operator as the reason.
+//! * **Ready** is when the socket at [`ENV_LISTEN`] accepts a connection. The host finds out by connecting
+//!   and closing without sending a byte; the enclave treats that like any peer that goes away.
+//! * **SIGTERM** asks the enclave to drain: refuse new work, let running requests end, then exit with status
+//!   0. A second patience is not given: after the drain limit the host sends SIGKILL.
+//! * **End of file on standard input** means that the security module, hence the host, is gone: the enclave
+//!   exits.
+//! * **Exit status 0** is an orderly end, [`EXIT_REFUSED`] says that the enclave refused what it was given
+//!   and would refuse it again (the host does not restart it), anything else is a failure (the host restarts
+//!   it, more and more slowly). The last line on standard error is shown to the operator as the reason.
 //!
-//! The enclave cannot prove that it read the configuration that was measured: the host measures and the host hands over. That
-//! is the difference between this tier and a real enclave, and why its documents are signed under a development root only.
+//! The enclave cannot prove that it read the configuration that was measured: the host measures and the host
+//! hands over. That is the difference between this tier and a real enclave, and why its documents are signed
+//! under a development root only.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -86,7 +89,8 @@ pub struct Settings {
     pub config: PathBuf,
     /// The model file; not measured, since the enclave commits to it itself.
     pub model: PathBuf,
-    /// The parent's instance id, which is measured into PCR 4. Each security module makes one up when there is none.
+    /// The parent's instance id, which is measured into PCR 4. Each security module makes one up when there
+    /// is none.
     pub instance_id: Option<String>,
     /// Where the host keeps the enclave's socket, its console and what it tells about itself.
     pub state: PathBuf,
@@ -94,8 +98,8 @@ pub struct Settings {
     pub echo_console: bool,
 }
 
-/// Starts simulated enclaves under one development root. The program and its configuration are read and measured at each start,
-/// so that an enclave that was replaced on disk runs under its own measurements.
+/// Starts simulated enclaves under one development root. The program and its configuration are read and
+/// measured at each start, so that an enclave that was replaced on disk runs under its own measurements.
 pub struct Simulated {
     settings: Settings,
     state: StateFolder,
@@ -116,8 +120,8 @@ struct Image {
 }
 
 impl Simulated {
-    /// Measures what is to be started, makes a development root, and writes `development-root.pem`, `measurements.json` and
-    /// the measured `configuration` to the state folder.
+    /// Measures what is to be started, makes a development root, and writes `development-root.pem`,
+    /// `measurements.json` and the measured `configuration` to the state folder.
     ///
     /// # Errors
     /// [`LaunchError`] says which of the settings cannot be used.
@@ -157,7 +161,8 @@ impl Simulated {
         EnclaveAddress::Unix(self.control.clone())
     }
 
-    /// Makes this start's security module and serves it from a thread until the enclave closes its end, which is returned.
+    /// Makes this start's security module and serves it from a thread until the enclave closes its end, which
+    /// is returned.
     fn security_module(&self) -> Result<StdUnixStream, LaunchError> {
         let system = |source| LaunchError::System { what: "making its security module", source };
         let mut nsm = SoftwareNsm::builder(Arc::clone(&self.root), self.image.measurements.clone());
@@ -235,7 +240,8 @@ impl Launcher for Simulated {
             .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn().map_err(system("running its program"))?;
-        // The command holds this process's copies of the enclave's ends; the console would never end with them.
+        // The command holds this process's copies of the enclave's ends; the console would never end with
+        // them.
         drop(command);
 
         let last_words = LastWords::default();

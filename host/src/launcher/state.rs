@@ -42,8 +42,8 @@ impl StateFolder {
         self.path().join(name)
     }
 
-    /// Puts a file into the folder, whole or not at all, and gives its path. A file that has these contents already is
-    /// left as it is, so that a full disk does not keep an unchanged enclave from starting again.
+    /// Puts a file into the folder, whole or not at all, and gives its path. A file that has these contents
+    /// already is left as it is, so that a full disk does not keep an unchanged enclave from starting again.
     pub(super) fn write(&self, name: &str, mode: u32, contents: &[u8]) -> Result<PathBuf, LaunchError> {
         let path = self.join(name);
         match file::replace_if_changed(&path, contents, mode) {
@@ -70,8 +70,8 @@ mod tests {
         StateFolder::take(&path).unwrap();
     }
 
-    /// The lock belongs to the open file, of which a child that is between fork and exec has a copy. This process opens
-    /// such a copy by hand, through `/proc`, and keeps it.
+    /// The lock belongs to the open file, of which a child that is between fork and exec has a copy. This
+    /// process opens such a copy by hand, through `/proc`, and keeps it.
     #[test]
     fn a_folder_is_free_once_it_is_dropped_whoever_has_a_copy_of_its_descriptors() {
         let folder = tempfile::tempdir().unwrap();
@@ -91,7 +91,8 @@ mod tests {
         again.unwrap();
     }
 
-    /// A child that inherits descriptor `number` of this process, as every child does until it runs its own program.
+    /// A child that inherits descriptor `number` of this process, as every child does until it runs its own
+    /// program.
     fn holder_of(number: u32) -> std::process::Child {
         use std::io::Read as _;
         use std::os::fd::{AsFd as _, OwnedFd};

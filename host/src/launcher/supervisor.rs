@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{Enclave, Exit, How, LaunchError, Launcher};
+use crate::agent::Observed;
 
 /// When an enclave that failed is started again.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +48,8 @@ pub enum State {
     Stopped,
 }
 
-/// How long an enclave that was ended by force may take to be seen gone. After that the host goes on without it.
+/// How long an enclave that was ended by force may take to be seen gone. After that the host goes on without
+/// it.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 
 /// What a supervisor tells its watchers.
@@ -72,6 +74,35 @@ impl Status {
 impl Default for Status {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// How an enclave that stands still is noticed: it answers the host's questions on its control connection, or it does
+/// not. Without release control there is no such connection, and nothing is noticed.
+#[derive(Debug, Clone, Default)]
+pub struct Pulse(Option<watch::Receiver<Observed>>);
+
+impl Pulse {
+    /// The longest that an enclave which serves may leave every question unanswered before it is started again.
+    pub const LONGEST_SILENCE: Duration = Duration::from_secs(60);
+
+    /// Hears what the agent hears.
+    #[must_use]
+    pub const fn of(observed: watch::Receiver<Observed>) -> Self {
+        Self(Some(observed))
+    }
+
+    /// Completes when an enclave that serves since `since` has been silent for too long.
+    async fn stops(&self, since: Instant) {
+        let Some(observed) = &self.0 else { return std::future::pending().await };
+        loop {
+            let heard = observed.borrow().heard().unwrap_or(since).max(since);
+            let end = heard + Self::LONGEST_SILENCE;
+            if Instant::now() >= end {
+                return;
+            }
+            sleep_until(end).await;
+        }
     }
 }
 
@@ -102,6 +133,7 @@ pub async fn supervise<L: Launcher>(
     mut launcher: L,
     policy: RestartPolicy,
     patience: Patience,
+    pulse: Pulse,
     status: &watch::Sender<Status>,
     stop: CancellationToken,
 ) -> Result<(), SuperviseError> {
@@ -117,7 +149,7 @@ pub async fn supervise<L: Launcher>(
         };
         let mut summary = None;
         let failure = match launched {
-            Ok(Ok(enclave)) => match live(enclave, ready_by, patience, status, &stop).await {
+            Ok(Ok(enclave)) => match live(enclave, ready_by, patience, &pulse, status, &stop).await {
                 Life::Stopped => break Ok(()),
                 Life::Ended { exit: Exit { how: How::Refused, last_words }, .. } => {
                     break Err(SuperviseError::Refused(Exit { how: How::Refused, last_words }));
@@ -127,6 +159,9 @@ pub async fn supervise<L: Launcher>(
                         pause = policy.first_pause;
                     }
                     exit.to_string()
+                }
+                Life::Silent => {
+                    format!("it answered nothing for {} s", Pulse::LONGEST_SILENCE.as_secs())
                 }
                 Life::NeverReady => {
                     format!("it did not accept connections within {} s", patience.start.as_secs())
@@ -167,12 +202,15 @@ enum Life {
     Ended { exit: Exit, served: Duration },
     /// It took too long and was ended.
     NeverReady,
+    /// It stopped answering and was ended.
+    Silent,
 }
 
 async fn live(
     mut enclave: impl Enclave,
     ready_by: Instant,
     patience: Patience,
+    pulse: &Pulse,
     status: &watch::Sender<Status>,
     stop: &CancellationToken,
 ) -> Life {
@@ -193,6 +231,10 @@ async fn live(
         biased;
         () = stop.cancelled() => drain(enclave, patience, status).await,
         exit = enclave.ended() => Life::Ended { exit, served: since.elapsed() },
+        () = pulse.stops(since) => {
+            end(enclave).await;
+            Life::Silent
+        }
     }
 }
 

@@ -21,8 +21,8 @@ pub struct Times {
     pub lifetime: Duration,
 }
 
-/// Bytes that a connection must have carried in each direction to count as open. A TLS handshake in which both sides
-/// show certificates has more.
+/// Bytes that a connection must have carried in each direction to count as open. A TLS handshake in which
+/// both sides show certificates has more.
 const OPEN: u64 = 1024;
 
 /// Why a connection ended.
@@ -113,11 +113,11 @@ impl Default for Carried {
     }
 }
 
-/// Carries bytes both ways until both sides have closed or a limit is reached. `first` is what the partner has sent
-/// already.
+/// Carries bytes both ways until both sides have closed or a limit is reached. `first` is what the partner
+/// has sent already.
 ///
-/// When one side closes its half, the other side's half is closed too and the opposite direction goes on. When one side
-/// fails, both are dropped at once.
+/// When one side closes its half, the other side's half is closed too and the opposite direction goes on.
+/// When one side fails, both are dropped at once.
 pub async fn carry(
     partner: impl AsyncRead + AsyncWrite + Unpin,
     enclave: impl AsyncRead + AsyncWrite + Unpin,

@@ -7,8 +7,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// Copies from `reader` to `writer` until the reader's end, then closes the writer's half and returns.
 ///
-/// One read is one write, of at most [`WRITE_CAP`]. That is also all that a direction of a connection holds in memory: nothing is read
-/// while a write waits, so a slow reader slows its writer down. `passed` hears how many bytes were written, each time.
+/// One read is one write, of at most [`WRITE_CAP`]. That is also all that a direction of a connection holds
+/// in memory: nothing is read while a write waits, so a slow reader slows its writer down. `passed` hears how
+/// many bytes were written, each time.
 ///
 /// # Errors
 /// The first error of either side.

@@ -1,17 +1,27 @@
 //! Who may have a connection: so many in all, so many for one client, and nobody keeps all of them.
 //!
 //! A client is an address, since that is all that the relay knows. While there is room, a client may have up to its own
-//! bound. When every place is taken, a client that holds fewer places than another displaces a connection of the client
-//! that holds most: first one that never got as far as a TLS session, then the one on which nothing has moved for the
-//! longest time. So a stranger with one address, or with a few, cannot keep everybody else out.
+//! bound. When there is none, somebody makes room:
+//!
+//! 1. A client that holds fewer places than another displaces a connection of the client that holds most: first one
+//!    that never got as far as a TLS session, then the one on which nothing has moved for the longest time.
+//! 2. Otherwise the oldest connection makes room that had [`GRACE`] and still is no TLS session. A client that has
+//!    reached its own bound displaces such a connection of its own.
+//!
+//! So a stranger with one address, or with a few, cannot keep everybody else out, and silent connections keep out nobody.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Carried;
+
+/// How long a connection may take to become a TLS session before it makes room for a newcomer. It need not make room, and
+/// then has longer ([`super::Times::opening`]).
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Whom a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,10 +99,11 @@ impl Places {
     pub(super) fn take(self: &Arc<Self>, client: Client) -> Result<Place, NoPlace> {
         let mut taken = self.lock();
         let held = taken.counts.get(&client).copied().unwrap_or(0);
-        if client != Client::Local && held >= self.per_client {
+        if client != Client::Local && held >= self.per_client && !taken.displace_silent(Some(client)) {
             return Err(NoPlace::Client);
         }
-        if taken.connections.len() >= self.total && !taken.displace_for(held) {
+        if taken.connections.len() >= self.total && !taken.displace_for(held) && !taken.displace_silent(None)
+        {
             return Err(NoPlace::Full);
         }
         let number = taken.next;
@@ -110,24 +121,38 @@ impl Places {
 }
 
 impl Taken {
-    /// Ends a connection of the client that has most, if it has more than a newcomer with `held` places would have.
+    /// Ends a connection of the client that has most, if it has more than a newcomer with `held` places would
+    /// have.
     fn displace_for(&mut self, held: usize) -> bool {
-        let Some((greediest, most)) =
-            self.counts.iter().max_by_key(|(_, count)| **count).map(|(client, count)| (*client, *count))
-        else {
-            return false;
-        };
+        let most = self.counts.values().copied().max().unwrap_or(0);
         if most <= held + 1 {
             return false;
         }
-        let candidates = self.connections.iter().filter(|(_, connection)| connection.client == greediest);
+        let has_most = |client: &Client| self.counts.get(client) == Some(&most);
+        let candidates = self.connections.iter().filter(|(_, connection)| has_most(&connection.client));
         // `false` comes before `true`, and a smaller time is longer ago.
         let victim = candidates
             .min_by_key(|(number, connection)| {
                 (connection.carried.is_open(), connection.carried.last_moved(), **number)
             })
             .map(|(number, _)| *number);
-        let Some(connection) = victim.and_then(|number| self.give_back(number)) else { return false };
+        self.displace(victim)
+    }
+
+    /// Ends the oldest connection, of `client` or of anybody, that had its time and is no TLS session.
+    fn displace_silent(&mut self, client: Option<Client>) -> bool {
+        let silent = self.connections.iter().filter(|(_, connection)| {
+            client.is_none_or(|client| connection.client == client)
+                && !connection.carried.is_open()
+                && connection.carried.age() >= GRACE
+        });
+        // Numbers rise with time.
+        let oldest = silent.map(|(number, _)| *number).min();
+        self.displace(oldest)
+    }
+
+    fn displace(&mut self, number: Option<u64>) -> bool {
+        let Some(connection) = number.and_then(|number| self.give_back(number)) else { return false };
         connection.displaced.cancel();
         true
     }
@@ -209,5 +234,26 @@ mod tests {
         let _third = places.take(client("192.0.2.3")).unwrap();
         assert_eq!(places.lock().connections.len(), 4);
         drop(ones);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connections_make_room_once_they_had_their_time() {
+        let places = Places::new(4, 2);
+        let silent = [places.take(ONE).unwrap(), places.take(ONE).unwrap()];
+        tokio::time::advance(GRACE.checked_sub(Duration::from_millis(1)).unwrap()).await;
+        assert_eq!(places.take(ONE).unwrap_err(), NoPlace::Client);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let third = places.take(ONE).unwrap();
+        assert!(silent[0].displaced.is_cancelled() && !silent[1].displaced.is_cancelled());
+        // A session keeps its place, and so does a newcomer.
+        silent[1].carried.to_enclave.store(5000, Ordering::Relaxed);
+        silent[1].carried.to_partner.store(5000, Ordering::Relaxed);
+        assert_eq!(places.take(ONE).unwrap_err(), NoPlace::Client);
+        // With every place taken and equal shares, the oldest silent connection of anybody makes room.
+        let _two = [places.take(TWO).unwrap(), places.take(TWO).unwrap()];
+        tokio::time::advance(GRACE).await;
+        let _other = places.take(client("192.0.2.3")).unwrap();
+        assert!(third.displaced.is_cancelled());
+        drop(silent);
     }
 }

@@ -71,7 +71,8 @@ impl Bench {
         Ok(SoftwareNsm::builder(Arc::clone(&self.root), self.image.measurements()).start(system_time_ms())?)
     }
 
-    /// The same bench with only the first `length` bytes of the ramdisks: what a kernel has unpacked that ran out of memory.
+    /// The same bench with only the first `length` bytes of the ramdisks: what a kernel has unpacked that ran
+    /// out of memory.
     ///
     /// # Errors
     /// When the copy cannot be written.
@@ -107,7 +108,8 @@ impl Bench {
         EnclaveAddress::Hybrid { path: Machine::vsock_path_in(self.state.path()), port }
     }
 
-    /// Boots the image and waits for how that ends, for at most `patience`. Gives what the console said, and how long it took.
+    /// Boots the image and waits for how that ends, for at most `patience`. Gives what the console said, and
+    /// how long it took.
     ///
     /// # Errors
     /// When the machine cannot be started.

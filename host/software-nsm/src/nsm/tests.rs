@@ -1,4 +1,5 @@
-//! The module at its boundary: CBOR in, CBOR out, documents checked by code that shares nothing with what made them.
+//! The module at its boundary: CBOR in, CBOR out, documents checked by code that shares nothing with what
+//! made them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

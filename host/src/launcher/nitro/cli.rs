@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// How long nitro-cli may take to describe enclaves or to terminate one. Its start of an enclave is bounded by the
-/// supervisor.
+/// How long nitro-cli may take to describe enclaves or to terminate one. Its start of an enclave is bounded
+/// by the supervisor.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program, wherever it is.
@@ -71,8 +71,8 @@ impl NitroCli {
         Self { program: path.to_owned() }
     }
 
-    /// Starts an enclave, not in debug mode and with its console off, and gives its id. If this is dropped before its
-    /// end, nitro-cli is ended, and an enclave of that name is terminated.
+    /// Starts an enclave, not in debug mode and with its console off, and gives its id. If this is dropped
+    /// before its end, nitro-cli is ended, and an enclave of that name is terminated.
     pub(super) async fn run(&self, request: &RunRequest<'_>) -> Result<String, NitroError> {
         let mut command = self.command("run-enclave");
         command.arg("--eif-path").arg(request.image).arg("--enclave-name").arg(request.name);

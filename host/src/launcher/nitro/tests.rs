@@ -11,9 +11,9 @@ const ID: &str = "i-0123456789abcdef0-enc0190c0ffee000001";
 
 const METADATA: &[u8] = br#"{"ImageName":"","ImageVersion":"","BuildMetadata":{"BuildTime":"","BuildTool":"","BuildToolVersion":"","OperatingSystem":"","KernelVersion":""},"DockerInfo":{}}"#;
 
-/// A folder with an image, a model, and a program that answers as nitro-cli 1.4 does. It writes its arguments to `calls` and
-/// answers with the files `run`, `describe` and `errors`, which a test can change. Before the first start, and after
-/// an end, it describes no enclave. A file `hang-SUBCOMMAND` makes it hang.
+/// A folder with an image, a model, and a program that answers as nitro-cli 1.4 does. It writes its arguments
+/// to `calls` and answers with the files `run`, `describe` and `errors`, which a test can change. Before the
+/// first start, and after an end, it describes no enclave. A file `hang-SUBCOMMAND` makes it hang.
 struct Scene {
     folder: TempDir,
 }

@@ -49,8 +49,8 @@ impl Heartbeat {
     }
 }
 
-/// Hands the model over and waits until the enclave takes partners' connections. An enclave that halts instead ends the machine,
-/// which its supervisor sees; so this tries for ever.
+/// Hands the model over and waits until the enclave takes partners' connections. An enclave that halts
+/// instead ends the machine, which its supervisor sees; so this tries for ever.
 pub async fn until_serving(model_port: &EnclaveAddress, partner_port: &EnclaveAddress, model: &Path) {
     loop {
         match send_model(model_port, model).await {

@@ -45,8 +45,9 @@ impl BootImage {
         Ok(Self { measurement, files, least_memory })
     }
 
-    /// Whether the kernel and the ramdisks find a place each in so much memory. In less the machine destroys one with the other before
-    /// anything in the image runs that could say so: it may stand still, restart or panic.
+    /// Whether the kernel and the ramdisks find a place each in so much memory. In less the machine destroys
+    /// one with the other before anything in the image runs that could say so: it may stand still, restart or
+    /// panic.
     ///
     /// # Errors
     /// [`LaunchError::Memory`] when they do not. That they fit does not mean that there is enough to serve.
@@ -70,8 +71,9 @@ impl BootImage {
     }
 }
 
-/// The first address behind a bzImage while it unpacks itself: `pref_address` and `init_size` of the setup header, little-endian, since
-/// version 2.10 of Linux's x86 boot protocol (`Documentation/arch/x86/boot.rst`). QEMU puts ramdisks at the end of memory.
+/// The first address behind a bzImage while it unpacks itself: `pref_address` and `init_size` of the setup
+/// header, little-endian, since version 2.10 of Linux's x86 boot protocol
+/// (`Documentation/arch/x86/boot.rst`). QEMU puts ramdisks at the end of memory.
 fn kernel_end(kernel: &[u8]) -> Option<u64> {
     let field = |offset, length| kernel.get(offset..offset + length);
     let version = u16::from_le_bytes(field(0x206, 2)?.try_into().ok()?);

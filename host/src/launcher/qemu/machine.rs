@@ -1,4 +1,5 @@
-//! The virtual machine: QEMU's `microvm`, a process that gives it vsock, and the device that is its security module.
+//! The virtual machine: QEMU's `microvm`, a process that gives it vsock, and the device that is its security
+//! module.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +16,8 @@ use crate::endpoint::remove_stale_socket;
 
 /// The guest's context id. Every machine has a vsock device of its own, so all of them can have the same.
 const GUEST_CID: u32 = 16;
-/// The context id of the parent as the guest sees it: the vsock device answers to the host's id (vsock(7)), not to Nitro's.
+/// The context id of the parent as the guest sees it: the vsock device answers to the host's id (vsock(7)),
+/// not to Nitro's.
 const PARENT_CID: u32 = 2;
 
 /// How long the helpers may take until their sockets are there.
@@ -47,7 +49,8 @@ pub struct MachineSettings {
     pub processors: u32,
     /// What executes the guest's instructions.
     pub acceleration: Acceleration,
-    /// What is appended to the image's command line. It is not measured, as nothing is that a virtual machine monitor appends.
+    /// What is appended to the image's command line. It is not measured, as nothing is that a virtual machine
+    /// monitor appends.
     pub append: String,
 }
 
@@ -71,7 +74,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts a machine whose sockets are in `folder`, and gives its console. Without a security module the guest finds none.
+    /// Starts a machine whose sockets are in `folder`, and gives its console. Without a security module the
+    /// guest finds none.
     ///
     /// # Errors
     /// When one of the programs cannot be started or does not do its part.
@@ -146,8 +150,8 @@ impl Machine {
         Ok((Self { qemu, _vsock: vsock, _security_module: security_module, vsock_path }, console))
     }
 
-    /// The socket in `folder` on which the guest's ports are reached; a port that the guest connects to is the same with `_` and
-    /// the port's number at the end.
+    /// The socket in `folder` on which the guest's ports are reached; a port that the guest connects to is
+    /// the same with `_` and the port's number at the end.
     #[must_use]
     pub fn vsock_path_in(folder: &Path) -> PathBuf {
         folder.join("enclave.vsock")
@@ -225,9 +229,10 @@ fn acceleration(wanted: Acceleration) -> Acceleration {
 /// Where the system says how fast its processor counts.
 const CPU_INFO: &str = "/proc/cpuinfo";
 
-/// What the kernel is told about the time stamp counter of a processor in software, which counts as the real one does and has nothing
-/// beside it to be measured with: that it is constant, and its rate in kHz. The rate is the one the system shows now; where
-/// processors change theirs, the guest's clock may be some per cent fast or slow.
+/// What the kernel is told about the time stamp counter of a processor in software, which counts as the real
+/// one does and has nothing beside it to be measured with: that it is constant, and its rate in kHz. The rate
+/// is the one the system shows now; where processors change theirs, the guest's clock may be some per cent
+/// fast or slow.
 fn counter_in_software(cpu_info: &str) -> String {
     let megahertz = cpu_info
         .lines()

@@ -1,13 +1,16 @@
-//! The security module as a virtio device (id 33), which the guest's own driver talks to: a vhost-user backend.
+//! The security module as a virtio device (id 33), which the guest's own driver talks to: a vhost-user
+//! backend.
 //!
-//! QEMU carries the guest's memory and its doorbell here, `vhost-user-test-device` being the door; the answers come from the
-//! state machine that the simulated tier has, too. Two things about the rings are not in the virtio specification's text:
+//! QEMU carries the guest's memory and its doorbell here, `vhost-user-test-device` being the door; the
+//! answers come from the state machine that the simulated tier has, too. Two things about the rings are not
+//! in the virtio specification's text:
 //!
-//! * The driver (`drivers/misc/nsm.c`) puts the request and the room for the answer into the ring as two chains, and takes the
-//!   first interrupt as the sign that both are done. So there is one interrupt, after the answer.
-//! * The driver's source of randomness asks before the device is started. QEMU loses that doorbell, and what is answered while it
-//!   starts the device interrupts nobody. So until [`SETTLED`] after the first answer the ring is looked at every [`POLL`], and the
-//!   guest interrupted again; an interrupt too many is ignored.
+//! * The driver (`drivers/misc/nsm.c`) puts the request and the room for the answer into the ring as two
+//!   chains, and takes the first interrupt as the sign that both are done. So there is one interrupt, after
+//!   the answer.
+//! * The driver's source of randomness asks before the device is started. QEMU loses that doorbell, and what
+//!   is answered while it starts the device interrupts nobody. So until [`SETTLED`] after the first answer
+//!   the ring is looked at every [`POLL`], and the guest interrupted again; an interrupt too many is ignored.
 
 use std::io;
 use std::ops::Deref as _;

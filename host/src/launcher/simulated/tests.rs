@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::launcher::{Patience, RestartPolicy, State, Status, SuperviseError, supervise};
+use crate::launcher::{Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
 
-/// The stand-in for an enclave, as the contract describes one. Its configuration says how it behaves. In an ordinary run of the
-/// tests the environment names no socket, and nothing happens.
+/// The stand-in for an enclave, as the contract describes one. Its configuration says how it behaves. In an
+/// ordinary run of the tests the environment names no socket, and nothing happens.
 #[test]
 fn stand_in() {
     let Some(socket) = env::var_os(ENV_LISTEN) else { return };
@@ -163,7 +163,8 @@ async fn an_enclave_that_refuses_is_not_started_again() {
     let folder = tempfile::tempdir().unwrap();
     let launcher = Simulated::prepare(&settings(&folder, "refuse")).unwrap();
     let (status, _) = watch::channel(Status::new());
-    let result = supervise(launcher, POLICY, PATIENCE, &status, CancellationToken::new()).await;
+    let result =
+        supervise(launcher, POLICY, PATIENCE, Pulse::default(), &status, CancellationToken::new()).await;
     let Err(SuperviseError::Refused(exit)) = result else { panic!("{result:?}") };
     assert_eq!(exit.to_string(), "it refused what it was given; its last words: told to refuse");
 }
@@ -173,7 +174,8 @@ async fn an_enclave_that_fails_is_started_again_with_a_fresh_security_module() {
     let folder = tempfile::tempdir().unwrap();
     let launcher = Simulated::prepare(&settings(&folder, "crash")).unwrap();
     let (status, watched) = watch::channel(Status::new());
-    let result = supervise(launcher, POLICY, PATIENCE, &status, CancellationToken::new()).await;
+    let result =
+        supervise(launcher, POLICY, PATIENCE, Pulse::default(), &status, CancellationToken::new()).await;
     assert!(matches!(result, Err(SuperviseError::Failed { restarts: 2, .. })), "{result:?}");
     let last = watched.borrow().last_exit.clone().unwrap();
     assert_eq!(last, "it ended with status 3; its last words: told to crash");
@@ -188,7 +190,7 @@ async fn an_enclave_that_ignores_the_request_to_end_is_killed() {
     let stop = CancellationToken::new();
     let supervised = tokio::spawn({
         let stop = stop.clone();
-        async move { supervise(launcher, POLICY, PATIENCE, &status, stop).await }
+        async move { supervise(launcher, POLICY, PATIENCE, Pulse::default(), &status, stop).await }
     });
     watched.wait_for(|status| status.state == State::Serving).await.unwrap();
     stop.cancel();

@@ -79,7 +79,7 @@ impl Enclave for ScriptedEnclave {
             Script::UntilAsked(_) | Script::Immortal => Duration::ZERO,
             _ => return Box::pin(std::future::pending()),
         };
-        Box::pin(tokio::time::sleep_until(self.started + after))
+        Box::pin(sleep_until(self.started + after))
     }
 
     async fn ended(&mut self) -> Exit {
@@ -89,11 +89,11 @@ impl Enclave for ScriptedEnclave {
         }
         match (self.script, self.asked) {
             (Script::Serve(_, after, how) | Script::End(after, how), _) => {
-                tokio::time::sleep_until(self.started + Duration::from_secs(after)).await;
+                sleep_until(self.started + Duration::from_secs(after)).await;
                 exit(how)
             }
             (Script::UntilAsked(after), Some(asked)) => {
-                tokio::time::sleep_until(asked + Duration::from_secs(after)).await;
+                sleep_until(asked + Duration::from_secs(after)).await;
                 exit(How::Status(0))
             }
             _ => std::future::pending().await,
@@ -139,7 +139,7 @@ async fn run(scripts: &[Script], policy: RestartPolicy, stop_after: u64) -> Outc
         std::future::pending::<()>().await;
     };
     let result = tokio::select! {
-        result = supervise(launcher, policy, PATIENCE, &status, stop.clone()) => result,
+        result = supervise(launcher, policy, PATIENCE, Pulse::default(), &status, stop.clone()) => result,
         () = stopper => unreachable!(),
     };
     let took = begun.elapsed().as_secs();
@@ -254,4 +254,33 @@ async fn stopping_does_not_wait_for_a_start_or_a_pause() {
     let outcome = run(&[fail; 4], POLICY, 10).await;
     outcome.result.unwrap();
     assert_eq!(outcome.took, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_enclave_that_answers_nothing_any_more_is_started_again() {
+    let log = Arc::new(Mutex::new(Log::default()));
+    let begun = Instant::now();
+    let scripts = [Script::UntilAsked(0), Script::UntilAsked(0)].into();
+    let launcher = Scripted { scripts, begun, log: Arc::clone(&log) };
+    let (status, watched) = watch::channel(Status::new());
+    let (observed, seen) = watch::channel(Observed::default());
+    let stop = CancellationToken::new();
+    let story = async {
+        // It answers for a while; after that the second one does.
+        for second in 1..=200 {
+            sleep(Duration::from_secs(1)).await;
+            if second <= 30 || second > 91 {
+                observed.send_replace(crate::agent::heard_now());
+            }
+        }
+        stop.cancel();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        result = supervise(launcher, POLICY, PATIENCE, Pulse::of(seen), &status, stop.clone()) => result.unwrap(),
+        () = story => unreachable!(),
+    }
+    // 30 s, 60 s of silence, and a pause.
+    assert_eq!(log.lock().unwrap().launches, [0, 91]);
+    assert_eq!(watched.borrow().last_exit.as_deref(), Some("it answered nothing for 60 s"));
 }

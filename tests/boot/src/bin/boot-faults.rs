@@ -1,4 +1,5 @@
-//! Boots an image under every fault that it must notice, and checks that it halts with the reason and never serves.
+//! Boots an image under every fault that it must notice, and checks that it halts with the reason and never
+//! serves.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -157,9 +158,10 @@ async fn run(arguments: &Arguments) -> Result<bool, Error> {
     Ok(good)
 }
 
-/// Gives the machine more and more memory, from too little to boot to enough to serve. Nothing may serve that PID 1 has not found
-/// whole, and what does not serve says why: the launcher, as long as kernel and ramdisks destroy each other (a machine that is
-/// started all the same does anything but serve), and the image itself from there on.
+/// Gives the machine more and more memory, from too little to boot to enough to serve. Nothing may serve that
+/// PID 1 has not found whole, and what does not serve says why: the launcher, as long as kernel and ramdisks
+/// destroy each other (a machine that is started all the same does anything but serve), and the image itself
+/// from there on.
 async fn memory(bench: &Bench, arguments: &Arguments) -> Result<bool, Error> {
     let (mut good, mut refused, mut ended, mut served) = (true, 0, 0, 0);
     let mut memory_mib = arguments.memory_from;
@@ -190,8 +192,8 @@ async fn memory(bench: &Bench, arguments: &Arguments) -> Result<bool, Error> {
     Ok(good && refused > 0 && served > 0)
 }
 
-/// Cuts the ramdisks off at several places, under a security module that attests the whole image. Only the whole may serve, and a cut
-/// inside the application must be named.
+/// Cuts the ramdisks off at several places, under a security module that attests the whole image. Only the
+/// whole may serve, and a cut inside the application must be named.
 async fn cut_ramdisks(bench: &mut Bench, arguments: &Arguments) -> Result<bool, Error> {
     let (first, all) = bench.ramdisk_lengths();
     let application = all - first;

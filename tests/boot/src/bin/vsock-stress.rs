@@ -1,4 +1,5 @@
-//! Drives the application `vsock-guest` in a virtual machine: vsock under every load that a relay puts on it, every byte checked.
+//! Drives the application `vsock-guest` in a virtual machine: vsock under every load that a relay puts on it,
+//! every byte checked.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -23,13 +24,14 @@ const STALLED: Duration = Duration::from_secs(30);
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 
-/// Stresses vsock in a virtual machine; exit status 0 when everything arrives whole that is written as the relay and the enclave write.
+/// Stresses vsock in a virtual machine; exit status 0 when everything arrives whole that is written as the
+/// relay and the enclave write.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
     machine: MachineArguments,
-    /// Also measure each write as it is, without the cap, and neighbours of connections that write byte by byte. What fails
-    /// there is reported and not counted.
+    /// Also measure each write as it is, without the cap, and neighbours of connections that write byte by
+    /// byte. What fails there is reported and not counted.
     #[arg(long)]
     compare: bool,
 }
@@ -196,8 +198,8 @@ async fn receive(stream: &mut (impl AsyncRead + Unpin), task: &Task) -> Result<b
     Ok(true)
 }
 
-/// How long an exchange of 1 KiB takes beside connections that write byte by byte, as fast as they can or with a pause after each:
-/// whether the relay ought to hold small writes apart.
+/// How long an exchange of 1 KiB takes beside connections that write byte by byte, as fast as they can or
+/// with a pause after each: whether the relay ought to hold small writes apart.
 async fn neighbours(port: &EnclaveAddress) -> Result<(), Error> {
     const FLOODS: u64 = 64;
     const EXCHANGES: usize = 200;
@@ -250,7 +252,8 @@ async fn dribble(port: EnclaveAddress, pause: Duration) -> std::io::Result<()> {
     }
 }
 
-/// A host that stops reading must not lose bytes, nor keep other connections from being served in the meantime.
+/// A host that stops reading must not lose bytes, nor keep other connections from being served in the
+/// meantime.
 async fn slow_reader(port: &EnclaveAddress) -> Result<bool, Error> {
     let slow = Task { kind: Kind::Send, total: 4 * MIB, ..BASE };
     let quick = Task { kind: Kind::Send, total: MIB, seed: 2, ..BASE };

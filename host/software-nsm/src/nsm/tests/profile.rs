@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use super::*;
 
-/// A certificate's extensions: identifier, critical or not, and value; of key identifiers only that they are there.
+/// A certificate's extensions: identifier, critical or not, and value; of key identifiers only that they are
+/// there.
 type Extensions = BTreeMap<String, (bool, Vec<u8>)>;
 
 /// A DER element taken from the front of `input`: tag, contents, and what follows.

@@ -27,8 +27,8 @@ impl Respond for Echo {
     }
 }
 
-/// What a guest sees after it has put these chains into the ring and they were taken out: how many were used, with how many bytes
-/// each, the bytes at [`ANSWER`], and the number of interrupts.
+/// What a guest sees after it has put these chains into the ring and they were taken out: how many were used,
+/// with how many bytes each, the bytes at [`ANSWER`], and the number of interrupts.
 fn asked(chains: &[(GuestAddress, u32, u16)]) -> (u16, Vec<u32>, Vec<u8>, u64) {
     let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 0x20_0000)]).unwrap();
     memory.write_slice(&[5; 0x8000], REQUEST).unwrap();
