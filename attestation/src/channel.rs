@@ -15,6 +15,7 @@
 mod encoding;
 mod exchange;
 mod frame;
+mod key;
 mod purpose;
 mod shown_lease;
 mod stream_end;
@@ -26,6 +27,7 @@ pub use frame::{
     EvidenceFrame, FRAME_HEADER_BYTES, FrameError, FrameHeader, FrameKind, HelloFrame, MAX_DOCUMENT_BYTES,
     MAX_LEASE_BYTES, MAX_RELEASE_BYTES, RefusalCode, encode_frame,
 };
+pub use key::key_digest;
 pub use purpose::{EvidenceRequest, PublicAttestation, Purpose, boot_measurement};
 pub use shown_lease::ShownLease;
 pub use stream_end::{STREAM_END_TAG, StreamEnd};

@@ -11,7 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
-use cleanroom_host::launcher::simulated::{ENV_CONFIG, ENV_LISTEN, EXIT_REFUSED};
+use cleanroom_link::variable;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -19,11 +19,11 @@ use tempfile::TempDir;
 /// The stand-in for an enclave: echoes what it hears. In an ordinary run of the tests nothing happens.
 #[test]
 fn stand_in() {
-    let Some(socket) = env::var_os(ENV_LISTEN) else { return };
-    let behaviour = fs::read_to_string(env::var_os(ENV_CONFIG).unwrap()).unwrap();
+    let Some(socket) = env::var_os(variable::LISTEN) else { return };
+    let behaviour = fs::read_to_string(env::var_os(variable::CONFIG).unwrap()).unwrap();
     println!("told to {behaviour}");
     match behaviour.as_str() {
-        "refuse" => std::process::exit(EXIT_REFUSED),
+        "refuse" => std::process::exit(cleanroom_link::exit::REFUSED.into()),
         "crash" => std::process::exit(1),
         _ => echo(Path::new(&socket)),
     }

@@ -6,15 +6,17 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use axum::Extension;
-use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::model::model_digest;
 use cleanroom_channel::identity::Identity;
-use cleanroom_enclave::api::{self, PartnerId, Service};
-use cleanroom_enclave::config::Limits;
+use cleanroom_config::Limits;
 use cleanroom_engine::{Engine, EngineConfig, Model};
+use cleanroom_native::Native;
 use cleanroom_tests::house::{House, model};
 use cleanroom_tests::official::{self, Package};
 use cleanroom_tests::room::model_id;
+use cleanroom_worker::api::{self, Service};
+use cleanroom_worker::{PartnerId, SessionIdentity};
 use tokio::net::TcpListener;
 
 /// Room for what the suite asks of one partner at once (eight), and for less than it tries in the end (64).
@@ -35,9 +37,10 @@ async fn api_alone(model: Vec<u8>) -> String {
     let config = EngineConfig { max_queued: QUEUED, ..EngineConfig::new(NonZeroUsize::MIN, sequences) };
     let engine = Engine::start(Arc::new(Model::from_gguf(&model).unwrap()), config).unwrap();
     let limits = Limits { sequences, queued: QUEUED, ..Limits::default() };
-    let service = Service::new(engine, model_id(), model_digest(&model), &limits);
+    let service = Service::new(Native::new(engine), model_id(), model_digest(&model), &limits);
     let partner = PartnerId::from(Sha256Digest::of(&[b"key"]));
-    let router = api::router(Arc::new(service)).layer(Extension(partner));
+    let router = api::router(Arc::new(service))
+        .layer(Extension(SessionIdentity { partner, transcript: Sha384Digest::of(&[b"session"]) }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });

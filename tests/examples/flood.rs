@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cleanroom_channel::identity::Identity;
-use cleanroom_enclave::release::Clock;
+use cleanroom_guard::Clock;
 use cleanroom_tests::client::send;
 use cleanroom_tests::house::House;
 use cleanroom_tests::room::World;

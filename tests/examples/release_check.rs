@@ -5,13 +5,15 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::release::{Limits, List, Nonce, Partner, UnixMillis};
-use cleanroom_enclave::release::{Clock, Guard};
+use cleanroom_guard::{Clock, Guard};
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::room::{World, model_digest, model_id};
+use cleanroom_worker::{Grants, PartnerId, SessionIdentity};
 
 const PARTNERS: usize = 10_000;
 const TOKENS: u32 = 2_000_000;
@@ -45,22 +47,25 @@ fn main() -> ExitCode {
 
     // The least of several rounds, because other programs share the machine.
     let transcript = Sha384Digest::of(&[b"a session"]);
+    let grants = Grants::new(Arc::clone(&guard));
     let mut per_request = Duration::MAX;
     for _ in 0..ROUNDS {
         let begun = Instant::now();
         for key in &keys {
             // What a request passes: the check of its session, and its own admission.
             guard.check(black_box(key)).unwrap();
-            drop(black_box(guard.admit(key, transcript).unwrap()));
+            let session = SessionIdentity { partner: PartnerId::from(*key), transcript };
+            drop(black_box(grants.admit(&session).unwrap()));
         }
         per_request = per_request.min(begun.elapsed() / u32::try_from(PARTNERS).unwrap());
     }
-    let mut pass = guard.admit(&keys[PARTNERS / 2], transcript).unwrap();
+    let session = SessionIdentity { partner: PartnerId::from(keys[PARTNERS / 2]), transcript };
+    let mut grant = grants.admit(&session).unwrap();
     let mut per_token = Duration::MAX;
     for _ in 0..ROUNDS {
         let begun = Instant::now();
         for _ in 0..TOKENS / ROUNDS {
-            black_box(&mut pass).next_token().unwrap();
+            black_box(&mut grant).next_token().unwrap();
         }
         per_token = per_token.min(begun.elapsed() / (TOKENS / ROUNDS));
     }

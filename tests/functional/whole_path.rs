@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use axum::Extension;
 use cleanroom_attestation::channel::{Nonce, PublicAttestation};
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::verdict::{Expectation, appraise};
 use cleanroom_channel::identity::Identity;
-use cleanroom_enclave::api::{self, PartnerId, Service};
-use cleanroom_enclave::config::Limits;
+use cleanroom_config::Limits;
 use cleanroom_engine::{Engine, EngineConfig, Model};
+use cleanroom_native::Native;
 use cleanroom_partner::clock::now;
 use cleanroom_tests::client::{json, question, send, send_on};
 use cleanroom_tests::house::{House, Recorder, model};
 use cleanroom_tests::room::model_id;
+use cleanroom_worker::api::{self, Service};
+use cleanroom_worker::{PartnerId, SessionIdentity};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::net::{UnixListener, UnixStream};
@@ -50,9 +53,10 @@ async fn the_recorder_finds_plaintext_when_tls_is_taken_away() {
     let engine = EngineConfig::new(std::num::NonZeroUsize::MIN, std::num::NonZeroUsize::MIN);
     let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), engine).unwrap();
     let digest = cleanroom_attestation::model::model_digest(&model());
-    let service = Arc::new(Service::new(engine, model_id(), digest, &Limits::default()));
-    let partner = PartnerId::from(cleanroom_attestation::digest::Sha256Digest::of(&[b"key"]));
-    let router = api::router(service).layer(Extension(partner));
+    let service = Arc::new(Service::new(Native::new(engine), model_id(), digest, &Limits::default()));
+    let partner = PartnerId::from(Sha256Digest::of(&[b"key"]));
+    let router = api::router(service)
+        .layer(Extension(SessionIdentity { partner, transcript: Sha384Digest::of(&[b"session"]) }));
     let listener = UnixListener::bind(&enclave).unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
     let recorder = Recorder::start(host.clone(), enclave).await;

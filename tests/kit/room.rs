@@ -8,14 +8,14 @@ use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_channel::identity::Identity;
-use cleanroom_enclave::channel::Attester;
-use cleanroom_enclave::commitment::commit;
-use cleanroom_enclave::keeper::Desk;
-use cleanroom_enclave::receipt_key::ReceiptKey;
-use cleanroom_enclave::security_module::{Device, SecurityModule};
-use cleanroom_enclave::worker;
+use cleanroom_keeper::Attester;
+use cleanroom_keeper::commitment::commit;
+use cleanroom_keeper::receipt_key::ReceiptKey;
+use cleanroom_keeper::security_module::{Device, SecurityModule};
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
+use cleanroom_worker as worker;
+use cleanroom_worker::channel::Acceptor;
 use tokio::net::UnixStream;
 
 /// The name of the model of every room.
@@ -125,20 +125,20 @@ impl World {
     }
 
     /// An enclave with `measurements`, booted and ready.
-    pub async fn enclave(&self, measurements: Measurements) -> Attester {
+    pub async fn enclave(&self, measurements: Measurements) -> Acceptor {
         self.enclave_on(self.device(measurements)).await
     }
 
     /// An enclave on a security module.
-    pub async fn enclave_on(&self, device: SoftwareDevice) -> Attester {
+    pub async fn enclave_on(&self, device: SoftwareDevice) -> Acceptor {
         let security_module = SecurityModule::start(device).unwrap();
         let receipt_key = ReceiptKey::generate().unwrap();
         let committed = commit(&security_module, model_digest(), &receipt_key).await.unwrap();
-        let desk = Desk::new(committed, model_id(), security_module, receipt_key);
-        let (keeper, attester) = UnixStream::pair().unwrap();
-        // Ends with the attester.
-        tokio::spawn(desk.serve(keeper));
-        worker::attester(attester).await.unwrap()
+        let attester = Attester::new(committed, model_id(), security_module, receipt_key);
+        let (keeper, acceptor) = UnixStream::pair().unwrap();
+        // Ends with the acceptor.
+        tokio::spawn(attester.serve(keeper));
+        worker::acceptor(acceptor).await.unwrap()
     }
 
     /// The partner's policy: this root, this image, this model.

@@ -108,7 +108,7 @@ async fn debug_mode_is_refused() {
     assert_eq!(refusal_by(&world.partner(), enclave).await, "debug-enclave");
 }
 
-async fn refusal_by(party: &RelyingParty, enclave: cleanroom_enclave::channel::Attester) -> &'static str {
+async fn refusal_by(party: &RelyingParty, enclave: cleanroom_worker::channel::Acceptor) -> &'static str {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let enclave = tokio::spawn(async move { enclave.accept(theirs).await.err().map(|error| error.code()) });
     let error = partner(party, ours).await.err().unwrap();

@@ -15,11 +15,11 @@ use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, Refusal};
 use cleanroom_channel::identity::Identity;
-use cleanroom_enclave::Halt;
-use cleanroom_enclave::keeper::{self, KeeperPlatform, WorkerEnd};
-use cleanroom_enclave::model_port::ModelBytes;
-use cleanroom_enclave::release::Clock;
-use cleanroom_enclave::security_module::Device;
+use cleanroom_guard::Clock;
+use cleanroom_keeper::Halt;
+use cleanroom_keeper::security_module::Device;
+use cleanroom_keeper::{self as keeper, KeeperPlatform, WorkerEnd};
+use cleanroom_link::model::ModelBytes;
 use cleanroom_protocol::{
     ChannelQuestion, EndQuestion, EndReason, FromKeeper, FromWorker, HEADER_BYTES, Header, KeeperKind,
     Kind as _, ProtocolError, Start, WorkerKind,

@@ -9,12 +9,12 @@ use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::policy::Policy;
-use cleanroom_enclave::channel::Attester;
-use cleanroom_enclave::commitment::commit;
-use cleanroom_enclave::keeper::Desk;
-use cleanroom_enclave::receipt_key::ReceiptKey;
-use cleanroom_enclave::security_module::{Device, SecurityModule};
-use cleanroom_enclave::worker;
+use cleanroom_worker::channel::Acceptor;
+use cleanroom_keeper::commitment::commit;
+use cleanroom_keeper::Attester;
+use cleanroom_keeper::receipt_key::ReceiptKey;
+use cleanroom_keeper::security_module::{Device, SecurityModule};
+use cleanroom_worker as worker;
 use cleanroom_software_nsm::serve::system_time_ms;
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
 use tokio::net::UnixStream;
@@ -87,19 +87,19 @@ impl World {
     }
 
     /// An enclave that can attest and serves nothing.
-    pub(crate) async fn attester(
+    pub(crate) async fn acceptor(
         &self,
         model: Sha256Digest,
-    ) -> Result<(Attester, ModuleTime), Box<dyn Error>> {
+    ) -> Result<(Acceptor, ModuleTime), Box<dyn Error>> {
         let (device, time) = self.device()?;
         let security_module = SecurityModule::start(device)?;
         let receipt_key = ReceiptKey::generate()?;
         let committed = commit(&security_module, model, &receipt_key).await?;
-        let desk = Desk::new(committed, model_id(), security_module, receipt_key);
-        let (keeper, attester) = UnixStream::pair()?;
-        // Ends with the attester.
-        tokio::spawn(desk.serve(keeper));
-        Ok((worker::attester(attester).await?, time))
+        let attester = Attester::new(committed, model_id(), security_module, receipt_key);
+        let (keeper, acceptor) = UnixStream::pair()?;
+        // Ends with the acceptor.
+        tokio::spawn(attester.serve(keeper));
+        Ok((worker::acceptor(acceptor).await?, time))
     }
 
     /// The policy of a partner who accepts this image under this root with this model, as a file.

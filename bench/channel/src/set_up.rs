@@ -19,7 +19,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_channel::identity::Identity;
 use cleanroom_channel::tls;
-use cleanroom_enclave::channel::Attester;
+use cleanroom_worker::channel::Acceptor;
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::clock::now;
 use rustls::ClientConfig;
@@ -62,14 +62,14 @@ pub(crate) fn measure(report: &mut Report, rounds: usize) -> Result<(), Box<dyn 
     let world = World::new()?;
     let digest = Sha256Digest::of(&[b"no weights"]);
     let runtime = current_thread()?;
-    let (attester, module) = runtime.block_on(world.attester(digest))?;
+    let (acceptor, module) = runtime.block_on(world.acceptor(digest))?;
     let private = PrivateTls::new()?;
     let acceptors = Acceptors {
         bare: TlsAcceptor::from(Arc::new(tls::server_config(&Identity::generate()?)?)),
         private: TlsAcceptor::from(Arc::new(private.server)),
     };
     let partner = Partner::new(read_policy(&world.policy(digest))?, private.client)?;
-    let mut bench = Bench { partner, enclave: EnclaveEnd::start(attester, acceptors)?, module, runtime };
+    let mut bench = Bench { partner, enclave: EnclaveEnd::start(acceptor, acceptors)?, module, runtime };
     let mut all = Results::default();
     for round in 0..WARM_UP + rounds {
         primitives.sample();
@@ -188,14 +188,14 @@ struct EnclaveCost {
 }
 
 impl EnclaveEnd {
-    fn start(attester: Attester, acceptors: Acceptors) -> Result<Self, Box<dyn Error>> {
+    fn start(acceptor: Acceptor, acceptors: Acceptors) -> Result<Self, Box<dyn Error>> {
         let (jobs, queue) = unbounded_channel();
         let (say_ready, ready) = mpsc::channel();
         let (say_done, done) = mpsc::channel();
         let runtime = current_thread()?;
         std::thread::Builder::new()
             .name("enclave-end".to_owned())
-            .spawn(move || runtime.block_on(serve(queue, attester, acceptors, say_ready, say_done)))?;
+            .spawn(move || runtime.block_on(serve(queue, acceptor, acceptors, say_ready, say_done)))?;
         Ok(Self { jobs, ready, done })
     }
 
@@ -212,7 +212,7 @@ impl EnclaveEnd {
 
 async fn serve(
     mut queue: UnboundedReceiver<(Kind, StdUnixStream)>,
-    attester: Attester,
+    acceptor: Acceptor,
     acceptors: Acceptors,
     ready: mpsc::Sender<()>,
     done: mpsc::Sender<io::Result<EnclaveCost>>,
@@ -225,7 +225,7 @@ async fn serve(
             match kind {
                 Kind::Bare => accept_plain(&acceptors.bare, stream).await,
                 Kind::Private => accept_plain(&acceptors.private, stream).await,
-                Kind::Warm | Kind::Cold => match attester.accept(stream).await {
+                Kind::Warm | Kind::Cold => match acceptor.accept(stream).await {
                     Ok(_session) => Ok(()),
                     Err(error) => Err(io::Error::other(error)),
                 },

@@ -20,10 +20,11 @@ use bytes::Bytes;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::model_digest;
 use cleanroom_channel::identity::Identity;
-use cleanroom_enclave::Facts as EnclaveFacts;
-use cleanroom_enclave::api::Service;
-use cleanroom_enclave::config::Config;
-use cleanroom_enclave::serve::Server;
+use cleanroom_native::Native;
+use cleanroom_worker::Facts as EnclaveFacts;
+use cleanroom_worker::api::Service;
+use cleanroom_config::Config;
+use cleanroom_worker::serve::Server;
 use cleanroom_engine::{Engine, EngineConfig, Event, Facts, Job, Model, Sink};
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress};
 use cleanroom_host::relay::{self, Counters, Limits, Times};
@@ -191,11 +192,11 @@ impl Enclave {
         let config = format!("version = 1\nmodel = \"{MODEL}\"\npartners = \"any\"\n[limits]\n{limits}\n");
         let config = Config::from_toml(&config)?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
-        let (attester, _) = runtime.block_on(world.attester(digest))?;
-        let service = Service::new(engine, model_id(), digest, &config.limits);
+        let (acceptor, _) = runtime.block_on(world.acceptor(digest))?;
+        let service = Service::new(Native::new(engine), model_id(), digest, &config.limits);
         // Nobody asks this server for a public attestation.
         let facts = EnclaveFacts { model_id: model_id(), model_digest: digest, receipt_key: Vec::new() };
-        let server = Server::new(Arc::new(attester), facts, Arc::new(service), config);
+        let server = Server::new(Arc::new(acceptor), facts, Arc::new(service), config);
         let listener = {
             let _context = runtime.enter();
             UnixListener::bind(folder.path().join(SOCKET))?

@@ -3,13 +3,10 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
+use cleanroom_link::heartbeat::{BYTE, PORT};
 use vsock::VsockStream;
 
 use crate::halt::Halt;
-
-/// The parent's port, and the byte that goes both ways (`nitro-cli`, `ENCLAVE_READY_VSOCK_PORT` and `HEART_BEAT`).
-const PORT: u32 = 9000;
-const BYTE: u8 = 0xb7;
 
 /// How long the parent may take, and the pause between two attempts.
 const PATIENCE: Duration = Duration::from_secs(10);

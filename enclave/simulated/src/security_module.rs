@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
-use cleanroom_enclave::security_module::Device;
+use cleanroom_keeper::security_module::Device;
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// The longest answer of `/dev/nsm`, in bytes.

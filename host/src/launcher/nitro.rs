@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::{Measurement, Measurer};
+use cleanroom_link::port;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -20,18 +21,12 @@ use tokio::time::sleep;
 pub use cli::{Advice, NitroCli, NitroError};
 
 use super::description::{Description, digest_of_model};
-use super::model::MODEL_PORT;
 use super::program::read_file;
 use super::qemu::until_serving;
 use super::state::StateFolder;
 use super::{Enclave, Exit, How, LaunchError, Launcher};
 use crate::endpoint::EnclaveAddress;
 use cli::{Described, RunRequest};
-
-/// The enclave's port for partners.
-const PARTNER_PORT: u32 = 5000;
-/// The enclave's port for what the authorities sign.
-const CONTROL_PORT: u32 = 5001;
 
 /// The pause between two looks whether the enclave is still there.
 const LOOK: Duration = Duration::from_secs(2);
@@ -140,13 +135,13 @@ impl Nitro {
     /// Where partners' connections go.
     #[must_use]
     pub const fn partner_port(&self) -> EnclaveAddress {
-        self.port(PARTNER_PORT)
+        self.port(port::PARTNERS)
     }
 
     /// Where the host hands in what the authorities sign.
     #[must_use]
     pub const fn control_port(&self) -> EnclaveAddress {
-        self.port(CONTROL_PORT)
+        self.port(port::CONTROL)
     }
 
     const fn port(&self, port: u32) -> EnclaveAddress {
@@ -210,7 +205,7 @@ impl Launcher for Nitro {
         self.check(enclaves.iter().find(|enclave| enclave.id == termination.id))?;
 
         let (serving, ready) = watch::channel(false);
-        let model_port = self.port(MODEL_PORT);
+        let model_port = self.port(port::MODEL);
         let (partner_port, model) = (self.partner_port(), model.clone());
         let greeting = tokio::spawn(async move {
             until_serving(&model_port, &partner_port, &model).await;

@@ -18,6 +18,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 
 use cleanroom_attestation::measurement;
+use cleanroom_link::port;
 use cleanroom_software_nsm::serve::system_time_ms;
 use cleanroom_software_nsm::{DevelopmentRoot, SoftwareNsm};
 use tokio::sync::watch;
@@ -31,15 +32,9 @@ pub use security_module::Respond;
 
 use super::console::{CONSOLE_LINGER, Console, LastWords};
 use super::description::{Description, digest_of_model};
-use super::model::MODEL_PORT;
 use super::state::StateFolder;
 use super::{Enclave, Exit, How, LaunchError, Launcher};
 use crate::endpoint::{EnclaveAddress, socket_path};
-
-/// The enclave's port for partners.
-const PARTNER_PORT: u32 = 5000;
-/// The enclave's port for what the authorities sign.
-const CONTROL_PORT: u32 = 5001;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -107,13 +102,13 @@ impl Qemu {
     /// Where partners' connections go.
     #[must_use]
     pub fn partner_port(&self) -> EnclaveAddress {
-        self.port(PARTNER_PORT)
+        self.port(port::PARTNERS)
     }
 
     /// Where the host hands in what the authorities sign.
     #[must_use]
     pub fn control_port(&self) -> EnclaveAddress {
-        self.port(CONTROL_PORT)
+        self.port(port::CONTROL)
     }
 
     fn port(&self, port: u32) -> EnclaveAddress {
@@ -151,7 +146,7 @@ impl Launcher for Qemu {
         let last_words = LastWords::default();
         let console = self.console.keep_in_background(console, last_words.clone());
         let (serving, ready) = watch::channel(false);
-        let (model_port, partner_port) = (self.port(MODEL_PORT), self.partner_port());
+        let (model_port, partner_port) = (self.port(port::MODEL), self.partner_port());
         let model = self.settings.model.clone();
         let greeting = tokio::spawn(async move {
             match heartbeat.answer().await {

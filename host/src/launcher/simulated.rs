@@ -11,21 +11,21 @@
 //! | program | a sealed copy in memory of the file that was measured; what runs is what PCR 0 names |
 //! | arguments | exactly those after `--` of `cleanroom-host run`; measured; `argv[0]` is the file's name, not measured |
 //! | security module | standard input, a connected Unix stream socket: frames of a `u32` big-endian length and that many bytes of CBOR, request and answer in turn, as `/dev/nsm` would be asked (requests up to 4096 bytes, answers up to 12288) |
-//! | [`ENV_LISTEN`] | path of the Unix stream socket that the enclave binds and accepts partners on |
-//! | [`ENV_CONTROL`] | path of the Unix stream socket that the enclave binds before the other one, and on which the host hands in roots, releases, denials and leases and asks for nonces (`cleanroom_attestation::release::ControlKind`): one connection after the other, one question at a time, nothing of it trusted but for its signatures |
-//! | [`ENV_CONFIG`] | path of a read-only file with the configuration bytes that were measured (PCR 0 and PCR 2) |
-//! | [`ENV_MODEL`] | path of the model file: untrusted input, whose digest the enclave computes itself |
+//! | [`variable::LISTEN`] | path of the Unix stream socket that the enclave binds and accepts partners on |
+//! | [`variable::CONTROL`] | path of the Unix stream socket that the enclave binds before the other one, and on which the host hands in roots, releases, denials and leases and asks for nonces (`cleanroom_attestation::release::ControlKind`): one connection after the other, one question at a time, nothing of it trusted but for its signatures |
+//! | [`variable::CONFIG`] | path of a read-only file with the configuration bytes that were measured (PCR 0 and PCR 2) |
+//! | [`variable::MODEL`] | path of the model file: untrusted input, whose digest the enclave computes itself |
 //! | console | standard output and standard error: text lines for the operator; nothing about content may be on them |
 //!
 //! The rest of the environment is empty and no other descriptor is inherited.
 //!
-//! * **Ready** is when the socket at [`ENV_LISTEN`] accepts a connection. The host finds out by connecting
+//! * **Ready** is when the socket at [`variable::LISTEN`] accepts a connection. The host finds out by connecting
 //!   and closing without sending a byte; the enclave treats that like any peer that goes away.
 //! * **SIGTERM** asks the enclave to drain: refuse new work, let running requests end, then exit with status
 //!   0. A second patience is not given: after the drain limit the host sends SIGKILL.
 //! * **End of file on standard input** means that the security module, hence the host, is gone: the enclave
 //!   exits.
-//! * **Exit status 0** is an orderly end, [`EXIT_REFUSED`] says that the enclave refused what it was given
+//! * **Exit status 0** is an orderly end, [`exit::REFUSED`] says that the enclave refused what it was given
 //!   and would refuse it again (the host does not restart it), anything else is a failure (the host restarts
 //!   it, more and more slowly). The last line on standard error is shown to the operator as the reason.
 //!
@@ -44,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleanroom_attestation::measurement;
+use cleanroom_link::{exit, variable};
 use cleanroom_software_nsm::serve::{serve, system_time_ms};
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
 use rustix::process::{Pid, Signal, kill_process};
@@ -59,21 +60,6 @@ use super::program::{SealedProgram, read_file};
 use super::state::StateFolder;
 use super::{Description, Enclave, Exit, How, LaunchError, Launcher};
 use crate::endpoint::{EnclaveAddress, remove_stale_socket, socket_path};
-
-/// Environment variable: path of the Unix stream socket that the enclave binds.
-pub const ENV_LISTEN: &str = "CLEANROOM_LISTEN";
-
-/// Environment variable: path of the Unix stream socket on which the host hands in what the authorities sign.
-pub const ENV_CONTROL: &str = "CLEANROOM_CONTROL";
-
-/// Environment variable: path of the file with the measured configuration.
-pub const ENV_CONFIG: &str = "CLEANROOM_CONFIG";
-
-/// Environment variable: path of the model file.
-pub const ENV_MODEL: &str = "CLEANROOM_MODEL";
-
-/// Exit status of an enclave that refused what it was given (`EX_CONFIG` of `sysexits.h`).
-pub const EXIT_REFUSED: i32 = 78;
 
 /// How often the host looks whether the enclave accepts connections.
 const READY_POLL: Duration = Duration::from_millis(20);
@@ -229,10 +215,10 @@ impl Launcher for Simulated {
             .arg0(self.image.program.name())
             .args(&self.settings.arguments)
             .env_clear()
-            .env(ENV_LISTEN, &self.socket)
-            .env(ENV_CONTROL, &self.control)
-            .env(ENV_CONFIG, &self.image.config)
-            .env(ENV_MODEL, &self.image.model)
+            .env(variable::LISTEN, &self.socket)
+            .env(variable::CONTROL, &self.control)
+            .env(variable::CONFIG, &self.image.config)
+            .env(variable::MODEL, &self.image.model)
             .stdin(Stdio::from(OwnedFd::from(nsm)))
             .stdout(Stdio::from(writer))
             .stderr(Stdio::from(also_writer))
@@ -305,7 +291,7 @@ impl Drop for SimulatedEnclave {
 
 fn how(status: ExitStatus) -> How {
     match (status.code(), status.signal()) {
-        (Some(EXIT_REFUSED), _) => How::Refused,
+        (Some(code), _) if code == i32::from(exit::REFUSED) => How::Refused,
         (Some(code), _) => How::Status(code),
         (None, Some(signal)) => How::Signal(signal),
         (None, None) => How::Unknown,

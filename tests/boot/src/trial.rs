@@ -10,6 +10,7 @@ use cleanroom_host::launcher::qemu::{
     BootImage, Heartbeat, Machine, MachineSettings, Respond, until_serving,
 };
 use cleanroom_host::launcher::{LaunchError, StateFolder};
+use cleanroom_link::port;
 use cleanroom_software_nsm::serve::system_time_ms;
 use cleanroom_software_nsm::{DevelopmentRoot, SoftwareNsm};
 use tokio::io::AsyncReadExt as _;
@@ -17,11 +18,6 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::time::{Instant, timeout};
 
 use crate::Error;
-
-/// The enclave's ports for partners and for its model.
-pub const PARTNER_PORT: u32 = 5000;
-/// The enclave's port for its model.
-pub const MODEL_PORT: u32 = 5002;
 
 /// What the parent does when the enclave has booted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -131,7 +127,7 @@ impl Bench {
         let begun = Instant::now();
         let (mut machine, mut console) =
             Machine::start(&self.image.files, settings, self.state.path(), security_module).await?;
-        let (model_port, partner_port) = (self.port(MODEL_PORT), self.port(PARTNER_PORT));
+        let (model_port, partner_port) = (self.port(port::MODEL), self.port(port::PARTNERS));
         let serves = async {
             match heartbeat.take() {
                 Some(heartbeat) if parent == Parent::Helpful => heartbeat.answer().await?,
@@ -178,7 +174,7 @@ impl Bench {
             Machine::start(&self.image.files, settings, self.state.path(), Some(module)).await?;
         let serving = async {
             heartbeat.answer().await?;
-            until_serving(&self.port(MODEL_PORT), &self.port(PARTNER_PORT), model).await;
+            until_serving(&self.port(port::MODEL), &self.port(port::PARTNERS), model).await;
             Ok::<_, std::io::Error>(())
         };
         timeout(Duration::from_secs(60), serving).await??;

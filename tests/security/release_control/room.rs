@@ -8,7 +8,7 @@ use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::{Accepted, BootMillis, ControlAnswer, ControlKind, Release};
 use cleanroom_channel::identity::Identity;
-use cleanroom_enclave::release::Clock;
+use cleanroom_guard::Clock;
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::client::{json, question, send};

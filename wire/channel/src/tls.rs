@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use cleanroom_attestation::channel::{ALPN, Binder, EXPORTER_LABEL, FinishedKey, Nonce, Role};
+use cleanroom_attestation::channel::{ALPN, Binder, EXPORTER_LABEL, FinishedKey, Nonce, Role, key_digest};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -136,18 +136,9 @@ impl Established {
             group: GROUP.into(),
             enclave_leaf,
             partner_leaf,
-            peer_key: key_digest(peer)?,
+            peer_key: key_digest(peer).ok_or(ProfileError::Certificate)?,
         })
     }
-}
-
-/// SHA-256 of the DER of the `SubjectPublicKeyInfo` in a leaf certificate: how a key is named in configurations and releases.
-///
-/// # Errors
-/// [`ProfileError::Certificate`] when the certificate cannot be read.
-pub fn key_digest(leaf: &CertificateDer<'_>) -> Result<Sha256Digest, ProfileError> {
-    let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|_| ProfileError::Certificate)?;
-    Ok(Sha256Digest::of(&[&leaf.subject_public_key_info()]))
 }
 
 /// The binder of this connection for `nonce`.

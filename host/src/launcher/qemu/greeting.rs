@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use cleanroom_link::heartbeat;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 use tokio::time::sleep;
@@ -11,10 +12,6 @@ use tokio::time::sleep;
 use crate::endpoint::{EnclaveAddress, remove_stale_socket};
 use crate::launcher::model::send_model;
 use crate::relay::Dial as _;
-
-/// The port that the enclave connects to when it is up, and the byte that goes both ways.
-const HEARTBEAT_PORT: u32 = 9000;
-const HEARTBEAT: u8 = 0xb7;
 
 /// The pause between two attempts to reach a port that the enclave may not listen on yet.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -29,7 +26,7 @@ impl Heartbeat {
     /// When the system refuses.
     pub fn listen(vsock: &Path) -> io::Result<Self> {
         let mut path = vsock.as_os_str().to_owned();
-        path.push(format!("_{HEARTBEAT_PORT}"));
+        path.push(format!("_{}", heartbeat::PORT));
         remove_stale_socket(path.as_ref())?;
         UnixListener::bind(path).map(Self)
     }
@@ -42,7 +39,7 @@ impl Heartbeat {
         loop {
             let (mut stream, _) = self.0.accept().await?;
             let mut byte = [0];
-            if stream.read_exact(&mut byte).await.is_ok() && byte == [HEARTBEAT] {
+            if stream.read_exact(&mut byte).await.is_ok() && byte == [heartbeat::BYTE] {
                 return stream.write_all(&byte).await;
             }
         }

@@ -19,11 +19,11 @@ use crate::launcher::{Patience, Pulse, RestartPolicy, State, Status, SuperviseEr
 /// ordinary run of the tests the environment names no socket, and nothing happens.
 #[test]
 fn stand_in() {
-    let Some(socket) = env::var_os(ENV_LISTEN) else { return };
-    let config = fs::read_to_string(env::var_os(ENV_CONFIG).unwrap()).unwrap();
+    let Some(socket) = env::var_os(variable::LISTEN) else { return };
+    let config = fs::read_to_string(env::var_os(variable::CONFIG).unwrap()).unwrap();
     println!("told to {config}");
     match config.as_str() {
-        "refuse" => std::process::exit(EXIT_REFUSED),
+        "refuse" => std::process::exit(exit::REFUSED.into()),
         "crash" => std::process::exit(3),
         "serve" | "ignore" => {}
         other => panic!("{other}"),
@@ -64,7 +64,7 @@ fn report() -> Vec<u8> {
     serde_json::to_vec(&serde_json::json!({
         "environment": names,
         "arguments": env::args().skip(1).collect::<Vec<_>>(),
-        "model": fs::read_to_string(env::var_os(ENV_MODEL).unwrap()).unwrap(),
+        "model": fs::read_to_string(env::var_os(variable::MODEL).unwrap()).unwrap(),
         "pcr0": describe(&nsm, 0),
         "pcr1": describe(&nsm, 1),
         "pcr2": describe(&nsm, 2),
@@ -138,7 +138,10 @@ async fn an_enclave_gets_what_the_contract_says_and_nothing_else() {
     stream.read_to_end(&mut report).await.unwrap();
     let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
 
-    assert_eq!(report["environment"], serde_json::json!([ENV_CONFIG, ENV_CONTROL, ENV_LISTEN, ENV_MODEL]));
+    assert_eq!(
+        report["environment"],
+        serde_json::json!([variable::CONFIG, variable::CONTROL, variable::LISTEN, variable::MODEL])
+    );
     assert_eq!(report["model"], "weights");
     assert_eq!(report["arguments"], serde_json::to_value(&settings.arguments).unwrap());
     assert_eq!(report["program"], false, "the descriptor of its own program is not inherited");

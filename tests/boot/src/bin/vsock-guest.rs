@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cleanroom_boot_tests::pattern::Pattern;
 use cleanroom_boot_tests::task::{self, Kind, Task};
+use cleanroom_link::port;
 use cleanroom_vsock::Gathered;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockStream};
@@ -13,12 +14,12 @@ use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockStream};
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
     // The host brings every enclave a model, and an enclave whose port for partners answers is ready.
-    let models = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, 5002))?;
+    let models = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, port::MODEL))?;
     let (mut stream, _) = models.accept().await?;
     let length = stream.read_u64().await?;
     tokio::io::copy(&mut (&mut stream).take(length), &mut tokio::io::sink()).await?;
     stream.write_all(&[1]).await?;
-    let listener = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, 5000))?;
+    let listener = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, port::PARTNERS))?;
     loop {
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {

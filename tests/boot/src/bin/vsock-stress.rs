@@ -9,11 +9,12 @@ use std::time::Duration;
 use clap::Parser;
 use cleanroom_boot_tests::pattern::Pattern;
 use cleanroom_boot_tests::task::{Kind, Task};
-use cleanroom_boot_tests::trial::{Bench, PARTNER_PORT};
+use cleanroom_boot_tests::trial::Bench;
 use cleanroom_boot_tests::{Error, MachineArguments};
 use cleanroom_host::endpoint::EnclaveAddress;
 use cleanroom_host::launcher::qemu::Machine;
 use cleanroom_host::relay::Dial as _;
+use cleanroom_link::port;
 use cleanroom_vsock::{Gathered, WRITE_CAP};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
@@ -73,7 +74,7 @@ async fn run(arguments: &Arguments) -> Result<bool, Error> {
         let _ = console.read_to_end(&mut said).await;
         said
     });
-    let port = bench.port(PARTNER_PORT);
+    let port = bench.port(port::PARTNERS);
     let good = trials(&port, arguments.compare).await;
     finish(machine).await?;
     if !matches!(good, Ok(true)) {

@@ -1,0 +1,167 @@
+//! The door between the API and whatever runs a model.
+//!
+//! Messages and parameters go in. Pieces of text, token counts, probabilities and a finish reason come out. The API knows
+//! nothing else of an engine, so another engine can stand behind the same door.
+//!
+//! ```text
+//! API ── Task ──► Backend::prepare ──► Prepared (how many tokens?) ── Prepared::start ──► Sink::token, Sink::event …
+//! ```
+//!
+//! A request is prepared first and started afterwards, because release control counts the tokens of a prompt before
+//! the prompt is read. A backend asks the [`Sink`] before every token, and ends the answer when the sink says so.
+//!
+//! Types that hold a prompt or an answer have neither `Debug` nor `Display`, and erase themselves.
+
+#![forbid(unsafe_code)]
+
+mod event;
+mod secret;
+mod task;
+
+use std::any::Any;
+use std::error::Error;
+use std::future::Future;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+pub use self::event::{Event, FinishReason, Piece, ScoredToken, Sink, TokenScore, Usage};
+pub use self::secret::SecretString;
+pub use self::task::{Bias, Form, Input, MAX_TOP_LOGPROBS, Message, Output, Owner, Sampling, Task};
+
+/// A future that a trait object can return.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Runs one model for many requests at once.
+pub trait Backend: Send + Sync + 'static {
+    /// The width of the model's embeddings. `None` for a model that is not made for embeddings.
+    fn embedding_width(&self) -> Option<u32>;
+
+    /// Reads a request as far as its tokens can be counted: the template, the tokenizer, the form of the answer. This can
+    /// take as long as a prompt is long, and must not block the caller's runtime.
+    fn prepare(&self, task: Task) -> Pending<'_, Result<Box<dyn Prepared>, PrepareError>>;
+
+    /// Says that an owner is there, until the value is dropped. A backend keeps what it has read of an owner's prompts at
+    /// most for as long as such a value lives.
+    fn presence(&self, owner: Owner) -> Handle;
+
+    /// The owners that are there.
+    fn present(&self) -> Vec<Owner>;
+
+    /// Erases all that is kept of an owner's prompts.
+    fn forget(&self, owner: Owner);
+}
+
+/// A request that can start.
+pub trait Prepared: Send {
+    /// Tokens of the prompt.
+    fn prompt_tokens(&self) -> usize;
+
+    /// Starts an answer for each sink, each with random numbers of its own. Never blocks. Dropping a handle cancels its
+    /// answer at the next token.
+    ///
+    /// # Errors
+    /// [`StartError`]; then no answer runs, and the sinks are dropped.
+    fn start(self: Box<Self>, sinks: Vec<Box<dyn Sink>>) -> Result<Vec<Handle>, StartError>;
+}
+
+/// Something that ends when it is dropped.
+#[must_use = "dropping it ends what it stands for"]
+pub struct Handle {
+    _held: Box<dyn Any + Send>,
+}
+
+impl Handle {
+    /// A handle that drops `held`.
+    pub fn new(held: impl Any + Send) -> Self {
+        Self { _held: Box::new(held) }
+    }
+}
+
+/// How much a backend may run and keep.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Threads that compute. `None` for as many as the machine has processors.
+    pub threads: Option<NonZeroUsize>,
+    /// Answers that run at once.
+    pub sequences: NonZeroUsize,
+    /// Answers of one owner that run at once.
+    pub per_owner: NonZeroUsize,
+    /// Answers that wait.
+    pub queued: usize,
+    /// Memory for keys and values, in bytes.
+    pub kv_memory: u64,
+    /// How long the beginnings of prompts are kept for the same owner.
+    pub prefix_time: Duration,
+}
+
+/// Makes a backend of a model file.
+pub trait Loader: Send {
+    /// Asks the system everything that a confined process can no longer ask. Called before a byte of the model is read.
+    fn before_confinement(&self);
+
+    /// Reads the file, which is hostile until proven otherwise, and starts the backend.
+    ///
+    /// # Errors
+    /// Why not, in words that do not repeat the file.
+    fn load(self, file: Zeroizing<Vec<u8>>, settings: Settings) -> Result<Arc<dyn Backend>, LoadError>;
+}
+
+/// Why a model cannot be served, in the backend's own words.
+pub type LoadError = Box<dyn Error + Send + Sync>;
+
+/// Why a request cannot be prepared. The reasons never repeat the request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PrepareError {
+    /// More text than the model's context can ever hold.
+    #[error("the text has {bytes} bytes, and no more than {limit} ever fit into the context")]
+    TooLong {
+        /// Bytes that came.
+        bytes: usize,
+        /// Most bytes that are read.
+        limit: usize,
+    },
+    /// The model has no template, the template refuses these messages, or a token does not exist.
+    #[error("{0}")]
+    Prompt(String),
+    /// The schema cannot shape an answer.
+    #[error("{0}")]
+    Schema(String),
+    /// The backend failed or has ended. Nothing about the request caused it.
+    #[error("the backend has stopped")]
+    Stopped,
+}
+
+/// Why a prepared request cannot start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// Every sequence runs and as many requests wait as may wait.
+    #[error("all sequences are running and the queue is full")]
+    Busy,
+    /// The prompt leaves no space for an answer.
+    #[error("the prompt has {tokens} tokens, the limit is {limit}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Most tokens of a prompt.
+        limit: usize,
+    },
+    /// The prompt has no token.
+    #[error("the prompt is empty")]
+    PromptEmpty,
+    /// A bias on a token that the model does not have.
+    #[error("expected a bias on tokens below {vocabulary}")]
+    BiasToken {
+        /// Tokens of the model.
+        vocabulary: usize,
+    },
+    /// The model is not made for embeddings.
+    #[error("this model gives no embeddings")]
+    NoEmbeddings,
+    /// The backend failed or has ended.
+    #[error("the backend has stopped")]
+    Stopped,
+}

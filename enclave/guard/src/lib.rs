@@ -1,0 +1,408 @@
+//! Release control inside the enclave: it serves nothing that the authorities have not released and leased.
+//!
+//! ```text
+//! host ─► the keeper's control connection ─► the keeper's Guard   may this session begin, and with what evidence?
+//!                      every change             │
+//!                                               ▼
+//!                                            the worker's Guard   may this partner use this model now?
+//! ```
+//!
+//! The keeper's guard decides what is shown and signed. The worker's guard is a copy that follows every change, because a
+//! question to another process at every token would cost more than choosing the token. A worker that does not follow
+//! gets no evidence for new sessions.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use cleanroom_attestation::channel::{MAX_LEASE_BYTES, ModelId, ShownLease};
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::{
+    Accepted, BootMillis, ControlKind, ControlState, Decision, Id, Lease, LeaseRequest, Limits, LiveLease,
+    ModelState, Nonce, Phase, PublicKey, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified,
+    lease_digest,
+};
+use cleanroom_protocol::Change;
+use rustix::time::{ClockId, clock_gettime};
+
+/// This machine's own time, which nobody can set.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> BootMillis + Send + Sync>);
+
+impl Clock {
+    /// `CLOCK_BOOTTIME`.
+    #[must_use]
+    pub fn boot() -> Self {
+        Self::from_fn(|| {
+            let time = clock_gettime(ClockId::Boottime);
+            let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+            BootMillis(
+                seconds.unwrap_or(0).saturating_mul(1000).saturating_add(nanos.unwrap_or(0) / 1_000_000),
+            )
+        })
+    }
+
+    /// A clock that tests move.
+    #[must_use]
+    pub fn from_fn(now: impl Fn() -> BootMillis + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> BootMillis {
+        (self.0)()
+    }
+}
+
+/// Decides for one model.
+pub struct Guard {
+    model: ModelId,
+    model_sha256: Sha256Digest,
+    clock: Clock,
+    /// Only the control connection changes it.
+    held: Mutex<AcceptedState>,
+    /// A copy of the accepted state, for everybody who asks.
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// Rises with every change of the snapshot, so that a running request notices a change without a lock.
+    generation: AtomicU64,
+    /// Absolute time by the security module: at this boot time it was not yet later than that.
+    time: RwLock<Option<(BootMillis, UnixMillis)>>,
+}
+
+struct AcceptedState {
+    state: TrustedState,
+    /// Statements for the nonce that is outstanding or was answered last.
+    statements: Vec<Statement>,
+    /// The statements that make the live lease.
+    live: Vec<Statement>,
+}
+
+#[derive(Clone)]
+struct Statement {
+    issuers: Vec<PublicKey>,
+    payload: Sha256Digest,
+    envelope: Arc<[u8]>,
+}
+
+struct Snapshot {
+    state: TrustedState,
+    shown: Option<Shown>,
+}
+
+/// The release and lease that the evidence of a new session shows.
+struct Shown {
+    release: Vec<u8>,
+    release_digest: Sha256Digest,
+    statements: Vec<Statement>,
+    lease_digest: Sha256Digest,
+    end: BootMillis,
+}
+
+/// The release and lease of one session's evidence.
+pub struct ShownRelease {
+    /// The release's envelope, as JSON.
+    pub release: Vec<u8>,
+    /// SHA-256 of the release's payload.
+    pub release_digest: Sha256Digest,
+    /// The lease's statements as [`ShownLease`] encodes them.
+    pub lease: Vec<u8>,
+    /// The digest of the lease that the statements make together.
+    pub lease_digest: Sha256Digest,
+}
+
+/// The time, release and lease in force, for the signed end of a stream.
+pub struct InForce {
+    /// Now, by the security module's clock.
+    pub at: UnixMillis,
+    /// The release's digest.
+    pub release: Option<Sha256Digest>,
+    /// The lease's digest.
+    pub lease: Option<Sha256Digest>,
+}
+
+impl Guard {
+    /// A guard under the measured root. It permits nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError`] when `root` is not a root that its own root role signed.
+    pub fn new(
+        root: &str,
+        model: ModelId,
+        model_sha256: Sha256Digest,
+        clock: Clock,
+    ) -> Result<Arc<Self>, ReleaseError> {
+        let state = TrustedState::new(root.as_bytes())?;
+        let snapshot = Snapshot { state: state.clone(), shown: None };
+        Ok(Arc::new(Self {
+            model,
+            model_sha256,
+            clock,
+            held: Mutex::new(AcceptedState { state, statements: Vec::new(), live: Vec::new() }),
+            snapshot: RwLock::new(Arc::new(snapshot)),
+            generation: AtomicU64::new(0),
+            time: RwLock::new(None),
+        }))
+    }
+
+    /// Whether the holder of `partner_key` may start something now.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] says why not.
+    pub fn check(&self, partner_key: &Sha256Digest) -> Result<(), Refusal> {
+        self.decide(partner_key, Phase::Start).map(|_| ())
+    }
+
+    /// Whether a session may begin. A key that the release does not know gets evidence and nothing else, so that anybody can
+    /// audit a clean room.
+    pub fn check_session(&self, partner_key: &Sha256Digest) -> Result<(), Refusal> {
+        match self.check(partner_key) {
+            Err(Refusal::PartnerUnknown) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The name under which the release lists the holder of `partner_key`.
+    #[must_use]
+    pub fn partner(&self, partner_key: &Sha256Digest) -> Option<Id> {
+        self.snapshot().state.partner(partner_key).map(|partner| partner.id.clone())
+    }
+
+    /// Until when, and within which limits, the holder of `partner_key` may do what `phase` says.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] says why not at all.
+    pub fn decide(&self, partner_key: &Sha256Digest, phase: Phase) -> Result<(BootMillis, Limits), Refusal> {
+        let question =
+            Question { partner_key, model: self.model.as_str(), model_sha256: &self.model_sha256, phase };
+        let now = self.clock.now();
+        match self.snapshot().state.decide(&question, now, self.unix(now)) {
+            Decision::Serve { until, limits } => Ok((until, limits)),
+            Decision::Refuse(refusal) => Err(refusal),
+        }
+    }
+
+    /// Now, by the machine's own clock.
+    #[must_use]
+    pub fn now(&self) -> BootMillis {
+        self.clock.now()
+    }
+
+    /// A number that rises with every change. A decision holds until its time is over or this number has changed.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What the evidence of a session that begins now shows.
+    pub fn shown(&self) -> Option<ShownRelease> {
+        let snapshot = self.snapshot();
+        let shown = snapshot.shown.as_ref()?;
+        let left_ms = shown.end.0.saturating_sub(self.clock.now().0);
+        let envelopes = shown.statements.iter().map(|statement| &*statement.envelope).collect();
+        Some(ShownRelease {
+            release: shown.release.clone(),
+            release_digest: shown.release_digest,
+            lease: ShownLease { left_ms, envelopes }.encode(),
+            lease_digest: shown.lease_digest,
+        })
+    }
+
+    /// What stands now, for the statement that a stream was ended.
+    pub fn in_force(&self) -> InForce {
+        let snapshot = self.snapshot();
+        InForce {
+            at: self.unix(self.clock.now()),
+            release: snapshot.state.release().map(Verified::digest),
+            lease: snapshot.state.lease().map(LiveLease::digest),
+        }
+    }
+
+    /// Whether the newest release revokes this model: its weights must go.
+    pub fn is_revoked(&self) -> bool {
+        self.snapshot()
+            .state
+            .model(self.model.as_str())
+            .is_some_and(|model| model.state == ModelState::Revoked && model.sha256 == self.model_sha256)
+    }
+
+    /// The answer to a host that asks what is in force.
+    #[must_use]
+    pub fn state(&self) -> ControlState {
+        let snapshot = self.snapshot();
+        let (state, now) = (&snapshot.state, self.clock.now());
+        ControlState {
+            root_version: state.root().version,
+            release_version: state.release().map_or(0, |release| release.version),
+            release_sha256: state.release().map(Verified::digest),
+            lease_left_ms: state.lease().map_or(0, |lease| lease.end().0.saturating_sub(now.0)),
+            denials: state.denials().len() as u64,
+        }
+    }
+
+    /// Takes a change that was accepted elsewhere, or the host's document.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError`], as what the change is says.
+    pub fn apply(&self, change: &Change) -> Result<Accepted, ReleaseError> {
+        match change {
+            Change::Begin { nonce, sent, unix, read_at } => {
+                self.begin_lease(*nonce, *sent, (*read_at, *unix)).map(|_| Accepted::New)
+            }
+            Change::Document { kind, at, envelope } => match kind {
+                ControlKind::Root => self.accept_root(envelope),
+                ControlKind::Release => self.accept_release(envelope),
+                ControlKind::Denial => self.accept_denial(envelope),
+                ControlKind::Lease => self.accept_lease(envelope, *at),
+                ControlKind::State | ControlKind::Ask => Err(ReleaseError::NoLeaseAsked),
+            },
+        }
+    }
+
+    /// Begins a lease with a nonce that is sent at `sent` or later. `time` is a boot time, and the absolute time by the security
+    /// module that had not passed then.
+    ///
+    /// # Errors
+    ///
+    /// [`ReleaseError`] when there is no release yet, and as [`TrustedState::begin_lease`].
+    pub fn begin_lease(
+        &self,
+        nonce: Nonce,
+        sent: BootMillis,
+        time: (BootMillis, UnixMillis),
+    ) -> Result<LeaseRequest, ReleaseError> {
+        *self.time.write().unwrap_or_else(PoisonError::into_inner) = Some(time);
+        self.change(|held| {
+            let release_sha256 = held.state.release().map(Verified::digest).ok_or(ReleaseError::NoRelease)?;
+            held.state.begin_lease(nonce, sent)?;
+            held.statements.clear();
+            Ok(LeaseRequest { nonce, root_version: held.state.root().version, release_sha256 })
+        })
+    }
+
+    /// Takes the next root.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustedState::accept_root`].
+    pub fn accept_root(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
+        self.change(|held| {
+            let accepted = held.state.accept_root(envelope)?;
+            if accepted == Accepted::New {
+                held.statements.clear();
+                let root = held.state.root();
+                held.live.retain(|statement| root.open::<Lease>(&statement.envelope).is_ok());
+            }
+            Ok(accepted)
+        })
+    }
+
+    /// Takes a release.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustedState::accept_release`].
+    pub fn accept_release(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
+        self.change(|held| {
+            let accepted = held.state.accept_release(envelope)?;
+            if accepted == Accepted::New {
+                held.statements.clear();
+            }
+            Ok(accepted)
+        })
+    }
+
+    /// Takes a denial.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustedState::accept_denial`].
+    pub fn accept_denial(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
+        self.change(|held| held.state.accept_denial(envelope))
+    }
+
+    /// Takes one issuer's lease, which is there at the boot time `at`.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustedState::accept_lease`].
+    pub fn accept_lease(&self, envelope: &[u8], at: BootMillis) -> Result<Accepted, ReleaseError> {
+        self.change(|held| {
+            let lease: Verified<Lease> = held.state.root().open(envelope)?;
+            let issuers: Vec<PublicKey> = lease.signers().iter().map(|key| key.spki.clone()).collect();
+            let known = issuers
+                .iter()
+                .all(|issuer| held.statements.iter().any(|statement| statement.issuers.contains(issuer)));
+            // All statements together must fit into one evidence frame, or no partner could be shown the lease.
+            let bytes: usize =
+                held.statements.iter().map(|statement| statement.envelope.len().saturating_add(4)).sum();
+            let actual = bytes.saturating_add(envelope.len()).saturating_add(16);
+            if !known && actual > MAX_LEASE_BYTES {
+                return Err(ReleaseError::TooLarge { what: "lease", limit: MAX_LEASE_BYTES, actual });
+            }
+            let accepted = held.state.accept_lease(envelope, at)?;
+            if !known {
+                held.statements.push(Statement {
+                    issuers,
+                    payload: lease.digest(),
+                    envelope: envelope.into(),
+                });
+            }
+            if accepted != Accepted::MoreIssuersNeeded {
+                held.live.clone_from(&held.statements);
+            }
+            Ok(accepted)
+        })
+    }
+
+    /// Changes the accepted state and publishes it, whatever came of the change: the one refusal that changes something halts everything.
+    fn change<T>(
+        &self,
+        change: impl FnOnce(&mut AcceptedState) -> Result<T, ReleaseError>,
+    ) -> Result<T, ReleaseError> {
+        let mut held = lock(&self.held);
+        let result = change(&mut held);
+        let snapshot = Arc::new(Snapshot { shown: held.shown(), state: held.state.clone() });
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        self.generation.fetch_add(1, Ordering::Release);
+        result
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Absolute time by the security module's clock, carried on by the machine's own. Without one, everything has expired.
+    fn unix(&self, now: BootMillis) -> UnixMillis {
+        let time = *self.time.read().unwrap_or_else(PoisonError::into_inner);
+        time.map_or(UnixMillis(u64::MAX), |(read, unix)| {
+            UnixMillis(unix.0.saturating_add(now.0.saturating_sub(read.0)))
+        })
+    }
+}
+
+impl AcceptedState {
+    /// What sessions are shown; nothing while the statements at hand are not the ones that the live lease rests on.
+    fn shown(&self) -> Option<Shown> {
+        let (release, lease) = (self.state.leased_release()?, self.state.lease()?);
+        let payloads: Vec<Sha256Digest> = self.live.iter().map(|statement| statement.payload).collect();
+        let digest = lease.digest();
+        (lease_digest(&payloads) == digest).then(|| Shown {
+            release: release.envelope().to_json(),
+            release_digest: release.digest(),
+            statements: self.live.clone(),
+            lease_digest: digest,
+            end: lease.end(),
+        })
+    }
+}
+
+/// What the locks protect is whole at every instruction that could unwind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

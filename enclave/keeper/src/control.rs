@@ -1,0 +1,149 @@
+//! The enclave's end of the control connection, on which the host hands in what the authorities sign.
+
+use std::io;
+use std::sync::Arc;
+
+use cleanroom_attestation::release::{
+    CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, LeaseRequest, Nonce, ReleaseError,
+};
+use cleanroom_guard::Guard;
+use cleanroom_link::body;
+use cleanroom_link::listener::Listener;
+use cleanroom_protocol::Change;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use crate::attester::{Attester, NoTime};
+use crate::worker_link::{Link, WorkerEnd};
+
+/// Who decides about what the host hands in, and who is told.
+pub(super) struct Control {
+    pub(super) guard: Arc<Guard>,
+    pub(super) attester: Arc<Attester>,
+    pub(super) link: Arc<Link>,
+}
+
+impl Control {
+    /// Serves one control connection after the other, until the worker does not follow.
+    pub(super) async fn serve(&self, mut listener: impl Listener) -> WorkerEnd {
+        loop {
+            match listener.accept().await {
+                Ok(stream) => match self.connection(stream).await {
+                    // The next connection begins anew.
+                    ConnectionEnd::Host => {}
+                    ConnectionEnd::Worker(end) => return end,
+                },
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    async fn connection<S>(&self, mut stream: S) -> ConnectionEnd
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            if let Err(end) = self.request(&mut stream).await {
+                return end;
+            }
+        }
+    }
+
+    async fn request<S>(&self, stream: &mut S) -> Result<(), ConnectionEnd>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut header = [0; CONTROL_HEADER_BYTES];
+        stream.read_exact(&mut header).await?;
+        let (kind, length) = ControlKind::parse(header).map_err(|_| ConnectionEnd::Host)?;
+        let body = body::read(stream, length).await?;
+        let answer = self.answer(kind, body.to_vec()).await?;
+        if let ControlAnswer::Refused(code) = &answer {
+            tracing::warn!(what = ?kind, code, "not accepted");
+        }
+        stream.write_all(&answer.frame()).await?;
+        stream.flush().await?;
+        Ok(())
+    }
+
+    /// What is answered is in force in both processes.
+    async fn answer(&self, kind: ControlKind, envelope: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
+        Ok(match kind {
+            ControlKind::State => ControlAnswer::State(self.guard.state()),
+            ControlKind::Ask => match self.ask().await {
+                Ok((request, change)) => {
+                    self.link.change(change).await?;
+                    ControlAnswer::Ask(request)
+                }
+                Err(error) => ControlAnswer::Refused(error.code().to_owned()),
+            },
+            ControlKind::Root | ControlKind::Release | ControlKind::Denial | ControlKind::Lease => {
+                let change = Change::Document { kind, at: self.guard.now(), envelope };
+                let accepted = self.guard.apply(&change);
+                // The one refusal that changes something halts everything.
+                if matches!(accepted, Ok(_) | Err(ReleaseError::TooManyDenials(_))) {
+                    self.link.change(change).await?;
+                }
+                match accepted {
+                    Ok(accepted) => ControlAnswer::Accepted(accepted),
+                    Err(error) => ControlAnswer::Refused(error.code().to_owned()),
+                }
+            }
+        })
+    }
+
+    /// Begins a lease: draws its nonce and notes the time before the nonce can leave.
+    async fn ask(&self) -> Result<(LeaseRequest, Change), AskError> {
+        // Noted before it is asked, so that the error makes things expire early and never late.
+        let read_at = self.guard.now();
+        let unix = self.attester.time().await?;
+        let mut nonce = [0; 32];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AskError::Random)?;
+        let (nonce, sent) = (Nonce::from_bytes(nonce), self.guard.now());
+        let request = self.guard.begin_lease(nonce, sent, (read_at, unix)).map_err(AskError::Release)?;
+        Ok((request, Change::Begin { nonce, sent, unix, read_at }))
+    }
+}
+
+/// Why a control connection ends.
+enum ConnectionEnd {
+    /// It broke, or the host talked nonsense.
+    Host,
+    /// The worker does not follow.
+    Worker(WorkerEnd),
+}
+
+impl From<io::Error> for ConnectionEnd {
+    fn from(_: io::Error) -> Self {
+        Self::Host
+    }
+}
+
+impl From<WorkerEnd> for ConnectionEnd {
+    fn from(end: WorkerEnd) -> Self {
+        Self::Worker(end)
+    }
+}
+
+/// Why no lease could be begun.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    /// There is no release to ask for.
+    #[error(transparent)]
+    Release(ReleaseError),
+    /// The security module does not say what time it is.
+    #[error(transparent)]
+    Time(#[from] NoTime),
+    /// No nonce could be drawn.
+    #[error("the system's random number generator failed")]
+    Random,
+}
+
+impl AskError {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Release(error) => error.code(),
+            Self::Time(_) => "security-module",
+            Self::Random => "random",
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The process that holds what proves the enclave: the security module, the receipt key, and the authorities' permissions.
+//!
+//! The keeper never sees a prompt and parses no byte of the model. It speaks to the worker only in the terms of
+//! [`cleanroom_protocol`], and to the host only in those of [`cleanroom_link`] and of release control. It cannot depend on
+//! HTTP, on the API or on an inference engine: `docs/architecture.md` lists its edges, and a test holds it to them.
+
+#![forbid(unsafe_code)]
+
+mod attester;
+pub mod commitment;
+mod control;
+mod halt;
+pub mod receipt_key;
+pub mod security_module;
+mod worker_link;
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::model::ModelDigester;
+use cleanroom_config::Config;
+use cleanroom_guard::{Clock, Guard};
+use cleanroom_link::listener::Listener;
+use cleanroom_link::model::ModelBytes;
+use cleanroom_protocol::{FromKeeper, Start};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+pub use self::attester::Attester;
+use self::control::Control;
+pub use self::halt::Halt;
+use self::receipt_key::ReceiptKey;
+use self::security_module::{Device, SecurityModule};
+use self::worker_link::Link;
+pub use self::worker_link::{CONFIRM_WITHIN, WorkerEnd};
+
+/// What the keeper gets from the platform that it runs on.
+pub struct KeeperPlatform<D, L, O> {
+    /// The security module.
+    pub device: D,
+    /// Where the host hands in releases, denials and leases. Needed when the configuration names a root.
+    pub control: Option<L>,
+    /// The machine's own clock.
+    pub clock: Clock,
+    /// The measured configuration.
+    pub config: String,
+    /// The model file. Untrusted: the keeper commits to its digest before the worker parses a byte of it.
+    pub model: ModelBytes,
+    /// The connection to the worker.
+    pub worker: UnixStream,
+    /// Lets partners' connections arrive, once the worker can take them.
+    pub open: O,
+}
+
+/// The keeper's life: identify the weights, commit to them, hand them to the worker, and answer the worker until it has
+/// drained after `shutdown`.
+///
+/// # Errors
+/// [`Halt`]: the reason why the enclave does not serve, or no longer does.
+pub async fn run<D, L, O, F>(platform: KeeperPlatform<D, L, O>, shutdown: F) -> Result<(), Halt>
+where
+    D: Device,
+    L: Listener,
+    O: FnOnce() -> io::Result<()>,
+    F: Future<Output = ()>,
+{
+    let KeeperPlatform { device, control, clock, config: text, model, worker, open } = platform;
+    let config = Config::from_toml(&text)?;
+    let digest = identify(&model, config.model_sha256)?;
+    let guard = guard(&config, digest, clock, control)?;
+    let attester = commit(device, &config, digest, guard.as_ref().map(|(guard, _)| guard)).await?;
+
+    let (mut read, mut write) = worker.into_split();
+    // From here on the worker can show no other leaf, whatever it reads.
+    let leaf = worker_link::leaf(&mut read).await?;
+    let start = Start {
+        config: text,
+        model_digest: digest,
+        receipt_key: attester.receipt_key().to_vec(),
+        model_bytes: model.length(),
+    };
+    start_worker(&mut read, &mut write, start, model).await?;
+    let mut tasks = JoinSet::new();
+    let link = Link::new(write, &mut tasks);
+    open().map_err(Halt::Listen)?;
+    link.say(&FromKeeper::Serve).await;
+
+    let control = pin!(serve_control(guard, &attester, &link));
+    let drain = pin!(drain_after(shutdown, &link));
+    tokio::select! {
+        end = worker_link::answer(read, leaf, &attester, &link) => Ok(end?),
+        end = control => Err(end.into()),
+        never = drain => match never {},
+    }
+}
+
+/// The identity of the weights, if it is the one that the configuration expects.
+fn identify(model: &ModelBytes, expected: Option<Sha256Digest>) -> Result<Sha256Digest, Halt> {
+    let mut digester = ModelDigester::new();
+    model.pieces().for_each(|piece| digester.update(piece));
+    let actual = digester.finish();
+    match expected {
+        Some(expected) if expected != actual => Err(Halt::OtherModel { expected, actual }),
+        _ => Ok(actual),
+    }
+}
+
+/// Release control and the connection that feeds it, if the configuration names a root.
+fn guard<L>(
+    config: &Config,
+    digest: Sha256Digest,
+    clock: Clock,
+    control: Option<L>,
+) -> Result<Option<(Arc<Guard>, L)>, Halt> {
+    let Some(root) = &config.release_root else { return Ok(None) };
+    let guard = Guard::new(root, config.model.clone(), digest, clock).map_err(Halt::Root)?;
+    Ok(Some((guard, control.ok_or(Halt::NoControl)?)))
+}
+
+/// Commits to the model and to a new receipt key, and makes the attester that stands for both.
+async fn commit(
+    device: impl Device,
+    config: &Config,
+    digest: Sha256Digest,
+    guard: Option<&Arc<Guard>>,
+) -> Result<Arc<Attester>, Halt> {
+    let security_module = SecurityModule::start(device)?;
+    let receipt_key = ReceiptKey::generate()?;
+    let committed = commitment::commit(&security_module, digest, &receipt_key).await?;
+    tracing::info!("commitments made, locked and read back");
+    let attester = Attester::new(committed, config.model.clone(), security_module, receipt_key);
+    Ok(Arc::new(match guard {
+        Some(guard) => attester.guarded(Arc::clone(guard)),
+        None => attester,
+    }))
+}
+
+/// Hands the worker its configuration and the model, and waits until it can serve.
+async fn start_worker(
+    read: &mut (impl AsyncRead + Unpin),
+    write: &mut (impl AsyncWrite + Unpin),
+    start: Start,
+    model: ModelBytes,
+) -> Result<(), WorkerEnd> {
+    let handed_over = async {
+        write.write_all(&FromKeeper::Start(start).frame(0)).await?;
+        // Each piece goes as soon as the worker has it, so that the model is not there twice.
+        for piece in model.into_pieces() {
+            write.write_all(&piece).await?;
+        }
+        Ok::<_, io::Error>(())
+    };
+    // A worker that cannot serve says so, and reads no further.
+    let (_, ready) = tokio::join!(handed_over, worker_link::ready(read));
+    ready
+}
+
+/// Takes what the host hands in, for ever, or until the worker does not follow.
+async fn serve_control<L: Listener>(
+    guard: Option<(Arc<Guard>, L)>,
+    attester: &Arc<Attester>,
+    link: &Arc<Link>,
+) -> WorkerEnd {
+    let Some((guard, listener)) = guard else { return std::future::pending().await };
+    let (attester, link) = (Arc::clone(attester), Arc::clone(link));
+    Control { guard, attester, link }.serve(listener).await
+}
+
+/// Lets the worker drain after `shutdown`. The worker's last word then ends the keeper.
+async fn drain_after(shutdown: impl Future<Output = ()>, link: &Link) -> std::convert::Infallible {
+    shutdown.await;
+    link.say(&FromKeeper::Drain).await;
+    std::future::pending().await
+}
+
+impl Attester {
+    /// Answers one worker that only attests: it has no model, and nothing ever changes for it.
+    ///
+    /// # Errors
+    /// [`WorkerEnd`]: why there is nobody to answer any more.
+    pub async fn serve(self, worker: UnixStream) -> Result<(), WorkerEnd> {
+        let (mut read, write) = worker.into_split();
+        let leaf = worker_link::leaf(&mut read).await?;
+        let mut tasks = JoinSet::new();
+        let link = Link::new(write, &mut tasks);
+        worker_link::answer(read, leaf, &Arc::new(self), &link).await
+    }
+}

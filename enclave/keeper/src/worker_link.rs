@@ -1,0 +1,212 @@
+//! The keeper's end of the connection to its worker: questions are answered, changes are passed on.
+//!
+//! The keeper treats the worker as an adversary. The worker may ask at any rate: at most [`AT_ONCE`] questions are with the
+//! security module, and further questions are refused. While the worker does not read its answers, the keeper reads nothing
+//! more from it. Three things end the enclave: bytes that are not of the protocol, a frame out of turn, and a change that the
+//! worker does not confirm within [`CONFIRM_WITHIN`].
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cleanroom_attestation::channel::{Nonce, RefusalCode};
+use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_protocol::{
+    self as protocol, Change, ChannelQuestion, FromKeeper, FromWorker, ProtocolError, ReadError, WorkerKind,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
+use zeroize::Zeroizing;
+
+use crate::attester::Attester;
+
+/// Questions that may be with the security module at once: as many as its own queue takes.
+const AT_ONCE: usize = 64;
+/// Answers that wait to be written.
+const REPLIES: usize = 8;
+/// How long a worker may take to put a change in force. An honest one needs milliseconds, or, for a model that is revoked, the time in
+/// which memory can be overwritten; one that was taken over could go on answering whoever was denied for as long as it is waited for.
+pub const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
+
+/// The keeper's words to the worker.
+pub(super) struct Link {
+    replies: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    draining: AtomicBool,
+    next: AtomicU32,
+    /// The change that the worker has yet to confirm.
+    outstanding: Mutex<Option<(u32, oneshot::Sender<()>)>>,
+}
+
+/// Why there is no worker any more, or none that can be worked with.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerEnd {
+    /// It closed the connection.
+    #[error("the worker is gone")]
+    Gone,
+    /// It says why it cannot serve.
+    #[error("{0}")]
+    Failed(String),
+    /// It does not speak the protocol.
+    #[error("the worker does not speak the keeper's protocol: {0}")]
+    Protocol(#[from] ProtocolError),
+    /// It said something that it was not its turn to say, or asked for something that this deployment does not have.
+    #[error("the worker sent a frame of kind {0:?} out of turn")]
+    OutOfTurn(WorkerKind),
+    /// It was told of a change in release control and did not say that the change is in force.
+    #[error("the worker did not confirm a change of release control within {} seconds", CONFIRM_WITHIN.as_secs())]
+    Unconfirmed,
+}
+
+impl From<ReadError> for WorkerEnd {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Gone(_) => Self::Gone,
+            ReadError::Protocol(error) => Self::Protocol(error),
+        }
+    }
+}
+
+impl From<io::Error> for WorkerEnd {
+    fn from(_: io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl Link {
+    /// A link whose frames go to `write`, and the task that writes them, for as long as `tasks` lives.
+    pub(super) fn new(
+        mut write: impl AsyncWrite + Unpin + Send + 'static,
+        tasks: &mut JoinSet<()>,
+    ) -> Arc<Self> {
+        let (replies, mut waiting) = mpsc::channel::<Zeroizing<Vec<u8>>>(REPLIES);
+        tasks.spawn(async move {
+            while let Some(frame) = waiting.recv().await {
+                if write.write_all(&frame).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Arc::new(Self {
+            replies,
+            draining: AtomicBool::new(false),
+            next: AtomicU32::new(0),
+            outstanding: Mutex::new(None),
+        })
+    }
+
+    /// Says something that has no answer.
+    pub(super) async fn say(&self, what: &FromKeeper) {
+        if matches!(what, FromKeeper::Drain) {
+            self.draining.store(true, Ordering::Release);
+        }
+        self.reply(0, what).await;
+    }
+
+    /// Passes a change on, and returns when it is in force at the worker. One at a time.
+    ///
+    /// # Errors
+    /// [`WorkerEnd::Unconfirmed`]: it does not follow.
+    pub(super) async fn change(&self, change: Change) -> Result<(), WorkerEnd> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (done, confirmed) = oneshot::channel();
+        *self.outstanding.lock().unwrap_or_else(PoisonError::into_inner) = Some((id, done));
+        let in_force = async {
+            self.reply(id, &FromKeeper::Change(change)).await;
+            confirmed.await
+        };
+        match tokio::time::timeout(CONFIRM_WITHIN, in_force).await {
+            Ok(confirmed) => confirmed.map_err(|_| WorkerEnd::Gone),
+            Err(_) => Err(WorkerEnd::Unconfirmed),
+        }
+    }
+
+    async fn reply(&self, id: u32, what: &FromKeeper) {
+        let _ = self.replies.send(what.frame(id)).await;
+    }
+
+    fn done(&self, id: u32) -> Result<(), WorkerEnd> {
+        let mut outstanding = self.outstanding.lock().unwrap_or_else(PoisonError::into_inner);
+        match outstanding.take_if(|(expected, _)| *expected == id) {
+            Some((_, done)) => Ok(_ = done.send(())),
+            None => Err(WorkerEnd::OutOfTurn(WorkerKind::Done)),
+        }
+    }
+}
+
+/// The worker's first words.
+pub(super) async fn leaf(stream: &mut (impl AsyncRead + Unpin)) -> Result<Sha384Digest, WorkerEnd> {
+    let (header, body) = protocol::read(stream).await?;
+    match FromWorker::decode(header.kind(), &body)? {
+        FromWorker::Leaf(leaf) => Ok(leaf),
+        FromWorker::Failed(reason) => Err(WorkerEnd::Failed(reason)),
+        other => Err(WorkerEnd::OutOfTurn(other.kind())),
+    }
+}
+
+/// Waits until the worker has loaded the model.
+pub(super) async fn ready(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), WorkerEnd> {
+    let (header, body) = protocol::read(stream).await?;
+    match FromWorker::decode(header.kind(), &body)? {
+        FromWorker::Ready => Ok(()),
+        FromWorker::Failed(reason) => Err(WorkerEnd::Failed(reason)),
+        other => Err(WorkerEnd::OutOfTurn(other.kind())),
+    }
+}
+
+/// Answers a worker that shows `leaf` in its handshakes, until it has drained.
+pub(super) async fn answer(
+    mut stream: impl AsyncRead + Unpin,
+    leaf: Sha384Digest,
+    attester: &Arc<Attester>,
+    link: &Arc<Link>,
+) -> Result<(), WorkerEnd> {
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let mut answers = JoinSet::new();
+    loop {
+        let (header, body) = protocol::read(&mut stream).await?;
+        // What is done is forgotten.
+        while answers.try_join_next().is_some() {}
+        let id = header.id();
+        let question = match FromWorker::decode(header.kind(), &body)? {
+            FromWorker::End(question) => {
+                let end = attester.end(&question).ok_or(WorkerEnd::OutOfTurn(WorkerKind::End))?;
+                link.reply(id, &FromKeeper::SignedEnd(end)).await;
+                continue;
+            }
+            FromWorker::Done => {
+                link.done(id)?;
+                continue;
+            }
+            FromWorker::Drained if link.draining.load(Ordering::Acquire) => return Ok(()),
+            FromWorker::Failed(reason) => return Err(WorkerEnd::Failed(reason)),
+            FromWorker::Channel(question) => Question::Channel(question),
+            FromWorker::Public(nonce) => Question::Public(nonce),
+            other @ (FromWorker::Leaf(_) | FromWorker::Ready | FromWorker::Drained) => {
+                return Err(WorkerEnd::OutOfTurn(other.kind()));
+            }
+        };
+        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+            link.reply(id, &FromKeeper::Refused(RefusalCode::Busy)).await;
+            continue;
+        };
+        let (attester, link) = (Arc::clone(attester), Arc::clone(link));
+        answers.spawn(async move {
+            let answer = match question {
+                Question::Channel(question) => {
+                    attester.channel(leaf, &question).await.map(FromKeeper::Evidence)
+                }
+                Question::Public(nonce) => attester.public(&nonce).await.map(FromKeeper::Public),
+            };
+            link.reply(id, &answer.unwrap_or_else(FromKeeper::Refused)).await;
+            drop(slot);
+        });
+    }
+}
+
+/// What the security module has to be asked for.
+enum Question {
+    Channel(ChannelQuestion),
+    Public(Nonce),
+}

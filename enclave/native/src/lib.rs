@@ -1,0 +1,214 @@
+//! The project's own engine behind the door that the API knows.
+
+#![forbid(unsafe_code)]
+
+mod sink;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use cleanroom_backend::{
+    Backend, Form, Handle, Input, LoadError, Loader, Output, Owner, Pending, PrepareError, Prepared,
+    Settings, Sink, StartError, Task,
+};
+use cleanroom_engine::{
+    ChatMessage, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt, PromptError, Sampling,
+    SamplingError, SubmitError,
+};
+use zeroize::Zeroizing;
+
+use crate::sink::Translate;
+
+/// The engine as a backend.
+pub struct Native {
+    engine: Arc<Engine>,
+}
+
+impl Native {
+    /// A backend that runs this engine.
+    #[must_use]
+    pub fn new(engine: Engine) -> Arc<dyn Backend> {
+        Arc::new(Self { engine: Arc::new(engine) })
+    }
+}
+
+/// Reads GGUF files.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NativeLoader;
+
+impl Loader for NativeLoader {
+    fn before_confinement(&self) {
+        // The engine remembers the answer, for which the system opens files.
+        let _ = cleanroom_engine::processors();
+    }
+
+    fn load(self, file: Zeroizing<Vec<u8>>, settings: Settings) -> Result<Arc<dyn Backend>, LoadError> {
+        let model = Model::from_gguf(&file).map_err(NotLoaded::Model)?;
+        // The engine has laid the weights out anew; the file must not outlive that.
+        drop(file);
+        let Settings { threads, sequences, per_owner, queued, kv_memory, prefix_time } = settings;
+        let config = EngineConfig {
+            threads: threads.unwrap_or_else(cleanroom_engine::processors),
+            max_sequences: sequences,
+            max_per_owner: per_owner,
+            max_queued: queued,
+            kv_memory,
+            prefix_time,
+        };
+        Ok(Native::new(Engine::start(Arc::new(model), config).map_err(NotLoaded::Engine)?))
+    }
+}
+
+/// Why there is no engine for a model.
+#[derive(Debug, thiserror::Error)]
+enum NotLoaded {
+    #[error("the model file cannot be used: {0}")]
+    Model(#[source] ModelError),
+    #[error("the engine cannot be started: {0}")]
+    Engine(#[source] cleanroom_engine::StartError),
+}
+
+impl Backend for Native {
+    fn embedding_width(&self) -> Option<u32> {
+        self.engine.model().facts().embedding
+    }
+
+    fn prepare(&self, task: Task) -> Pending<'_, Result<Box<dyn Prepared>, PrepareError>> {
+        let model = Arc::clone(self.engine.model());
+        // The weights of a revoked model must not wait for a request that has not started.
+        let engine = Arc::downgrade(&self.engine);
+        Box::pin(async move {
+            let ready = tokio::task::spawn_blocking(move || Ready::new(engine, &model, task)).await;
+            let ready: Box<dyn Prepared> = Box::new(ready.map_err(|_| PrepareError::Stopped)??);
+            Ok(ready)
+        })
+    }
+
+    fn presence(&self, owner: Owner) -> Handle {
+        Handle::new(self.engine.presence(cleanroom_engine::Owner(owner.0)))
+    }
+
+    fn present(&self) -> Vec<Owner> {
+        self.engine.present().into_iter().map(|owner| Owner(owner.0)).collect()
+    }
+
+    fn forget(&self, owner: Owner) {
+        self.engine.forget(cleanroom_engine::Owner(owner.0));
+    }
+}
+
+/// A request whose prompt is tokens.
+struct Ready {
+    engine: Weak<Engine>,
+    prompt: Prompt,
+    constraint: Option<Constraint>,
+    task: Rest,
+}
+
+/// What is left of a task once its prompt has been read.
+struct Rest {
+    owner: cleanroom_engine::Owner,
+    share: std::num::NonZeroU8,
+    time: Duration,
+    output: Output,
+}
+
+impl Ready {
+    fn new(engine: Weak<Engine>, model: &Model, task: Task) -> Result<Self, PrepareError> {
+        let Task { owner, share, input, output, time } = task;
+        let prompt = prompt(model, input)?;
+        let constraint = match &output {
+            Output::Answer { form, .. } => constraint(model, form)?,
+            Output::Embedding => None,
+        };
+        let owner = cleanroom_engine::Owner(owner.0);
+        Ok(Self { engine, prompt, constraint, task: Rest { owner, share, time, output } })
+    }
+}
+
+impl Prepared for Ready {
+    fn prompt_tokens(&self) -> usize {
+        self.prompt.len()
+    }
+
+    fn start(self: Box<Self>, sinks: Vec<Box<dyn Sink>>) -> Result<Vec<Handle>, StartError> {
+        let Self { engine, prompt, constraint, task: Rest { owner, share, time, output } } = *self;
+        let engine = engine.upgrade().ok_or(StartError::Stopped)?;
+        let deadline = engine.clock().now().checked_add(time);
+        let mut running = Vec::with_capacity(sinks.len());
+        for (index, sink) in (0..).zip(sinks) {
+            let mut job = Job::new(prompt.clone(), Box::new(Translate(sink)));
+            (job.owner, job.share, job.deadline) = (owner, share, deadline);
+            job.constraint.clone_from(&constraint);
+            match &output {
+                Output::Answer { max_tokens, sampling, bias, form: _, logprobs, stop } => {
+                    let sampling = translate(*sampling).map_err(|_| StartError::Stopped)?;
+                    job.max_tokens = *max_tokens;
+                    job.sampling = sampling.for_choice(index);
+                    job.bias = bias.clone();
+                    job.logprobs = *logprobs;
+                    job.stop = stop.iter().map(|stop| Zeroizing::new(stop.as_str().to_owned())).collect();
+                }
+                Output::Embedding => {
+                    // Memory for the prompt is all that it needs.
+                    (job.max_tokens, job.embedding) = (Some(1), true);
+                }
+            }
+            // If one is not taken, dropping the others cancels them.
+            running.push(Handle::new(engine.submit(job).map_err(not_submitted)?));
+        }
+        Ok(running)
+    }
+}
+
+fn prompt(model: &Model, input: Input) -> Result<Prompt, PrepareError> {
+    let prompt = match input {
+        Input::Chat(messages) => {
+            let turns: Vec<_> = messages
+                .iter()
+                .map(|message| ChatMessage { role: message.role, content: message.content.as_str() })
+                .collect();
+            model.prompt_from_chat(&turns)
+        }
+        Input::Text(text) => model.prompt_from_text(text.as_str()),
+        Input::Tokens(tokens) => model.prompt_from_tokens(tokens),
+    };
+    prompt.map_err(|error| match error {
+        PromptError::TooLong { bytes, limit } => PrepareError::TooLong { bytes, limit },
+        other => PrepareError::Prompt(other.to_string()),
+    })
+}
+
+fn constraint(model: &Model, form: &Form) -> Result<Option<Constraint>, PrepareError> {
+    match form {
+        Form::Text => Ok(None),
+        Form::JsonObject => model.constrained_to_objects().map(Some).map_err(|_| PrepareError::Stopped),
+        Form::JsonSchema(schema) => {
+            let constraint = model.constrained_to(schema.as_str());
+            constraint.map(Some).map_err(|error| PrepareError::Schema(error.to_string()))
+        }
+    }
+}
+
+fn translate(sampling: cleanroom_backend::Sampling) -> Result<Sampling, SamplingError> {
+    let cleanroom_backend::Sampling { temperature, top_p, top_k, min_p, presence, frequency, seed } =
+        sampling;
+    Sampling::new(temperature, top_p, seed)?
+        .with_top_k(top_k)
+        .with_min_p(min_p)?
+        .with_penalties(presence, frequency)
+}
+
+fn not_submitted(error: SubmitError) -> StartError {
+    match error {
+        SubmitError::Busy => StartError::Busy,
+        SubmitError::PromptTooLong { tokens, limit }
+        | SubmitError::PromptTooLongForMemory { tokens, limit } => {
+            StartError::PromptTooLong { tokens, limit }
+        }
+        SubmitError::PromptEmpty => StartError::PromptEmpty,
+        SubmitError::BiasToken { vocabulary } => StartError::BiasToken { vocabulary },
+        SubmitError::NoEmbeddings => StartError::NoEmbeddings,
+        SubmitError::StopStrings | SubmitError::Stopped => StartError::Stopped,
+    }
+}

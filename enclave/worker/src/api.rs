@@ -1,0 +1,212 @@
+//! The HTTP API inside the enclave: the parts of OpenAI's and of Anthropic's API that the backend can answer, and a refusal by
+//! name for the rest.
+//!
+//! | endpoint | |
+//! |---|---|
+//! | `GET /v1/models`, `GET /v1/models/{id}` | the model served |
+//! | `POST /v1/chat/completions` | a conversation, continued; whole or streamed |
+//! | `POST /v1/completions` | a text, continued; whole or streamed |
+//! | `POST /v1/embeddings` | the direction of texts, where the model's file says that it is made for it |
+//! | `POST /v1/messages` | a conversation in Anthropic's form, continued; whole or streamed |
+//! | `POST /v1/messages/count_tokens` | the length of such a conversation |
+//! | `GET /healthz` | `{"status":"ok"}` |
+//!
+//! `logprobs` are those of the model itself, before temperature and everything else that a request can change. The choices of
+//! `n` are sequences of their own: each takes a slot, a grant and the prompt's tokens as a request would.
+//!
+//! `response_format` (OpenAI) and `output_config.format` (Anthropic) hold an answer to JSON, or to a part of JSON Schema. A
+//! keyword that the backend does not understand is refused by name. Stop sequences cannot stand beside them.
+//!
+//! All but the last endpoint are for partners: the server must have put a [`SessionIdentity`] into the request's extensions.
+//! A request passes these steps: a free slot, a bounded body, syntax, the model's name, a slot of its own, the backend's
+//! preparation, the backend's start. Prompts and completions are held in types without `Debug` and are never logged.
+
+mod answer;
+mod body;
+mod chat;
+mod completions;
+mod embed;
+mod embeddings;
+pub(crate) mod error;
+mod json;
+mod messages;
+mod models;
+mod request;
+mod scores;
+mod secret;
+mod service;
+mod shape;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use cleanroom_backend::Input;
+use http::request::Parts;
+use http::{HeaderMap, Request};
+
+use self::answer::Endpoint;
+use self::chat::ChatRequest;
+use self::completions::CompletionRequest;
+use self::embeddings::EmbeddingsRequest;
+pub use self::error::ApiError;
+pub use self::json::ParameterName;
+use self::messages::{CountRequest, MessagesRequest};
+pub use self::request::RequestLimits;
+pub use self::service::{Limits, Service};
+use self::shape::Dialect;
+use crate::session::SessionIdentity;
+
+/// The API as a service for requests that carry a [`SessionIdentity`] in their extensions.
+pub fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .route("/healthz", get(health))
+        .route("/v1/models", get(list_models))
+        .route("/v1/models/{*id}", get(retrieve_model))
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/completions", post(text_completions))
+        .route("/v1/embeddings", post(text_embeddings))
+        .route("/v1/messages", post(anthropic_messages))
+        .route("/v1/messages/count_tokens", post(count_tokens))
+        .fallback(async || ApiError::UnknownUrl)
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .with_state(service)
+}
+
+/// The session behind a request that is well formed up to its body.
+struct Caller(SessionIdentity);
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let session = parts.extensions.get::<SessionIdentity>().copied().ok_or(ApiError::NoPartner)?;
+        if parts.uri.query().is_some() {
+            return Err(ApiError::QueryNotSupported);
+        }
+        Ok(Self(session))
+    }
+}
+
+async fn health() -> impl IntoResponse {
+    Json(serde_json::json!({ "status": "ok" }))
+}
+
+/// A refusal for Anthropic's clients.
+struct AnthropicError(ApiError);
+
+impl From<ApiError> for AnthropicError {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for AnthropicError {
+    fn into_response(self) -> Response {
+        self.0.respond(Dialect::Anthropic)
+    }
+}
+
+/// Whose clients ask. The lists of models have one path in both APIs, and Anthropic's clients name the version of theirs.
+fn dialect(headers: &HeaderMap) -> Dialect {
+    if headers.contains_key("anthropic-version") { Dialect::Anthropic } else { Dialect::OpenAi }
+}
+
+async fn list_models(State(service): State<Arc<Service>>, headers: HeaderMap, _: Caller) -> Response {
+    match dialect(&headers) {
+        Dialect::OpenAi => Json(service.model.list()).into_response(),
+        Dialect::Anthropic => Json(service.model.list_to_anthropic()).into_response(),
+    }
+}
+
+async fn retrieve_model(
+    State(service): State<Arc<Service>>,
+    headers: HeaderMap,
+    _: Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Response {
+    let dialect = dialect(&headers);
+    // A path that is not UTF-8 names no model either.
+    match service.model.check(id.as_ref().map_or("", |Path(id)| id.as_str())) {
+        Err(error) => error.respond(dialect),
+        Ok(()) if dialect == Dialect::Anthropic => {
+            Json(service.model.describe_to_anthropic()).into_response()
+        }
+        Ok(()) => Json(service.model.describe()).into_response(),
+    }
+}
+
+async fn chat_completions(
+    State(service): State<Arc<Service>>,
+    Caller(session): Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let body = service.receive(&session, request).await?;
+    let ChatRequest { parameters, messages } =
+        ChatRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
+    drop(body);
+    let slots = service.admit(&session, &parameters.model, parameters.choices)?;
+    service.answer(Endpoint::OpenAi(&chat::WORDING), parameters, Input::Chat(messages), slots).await
+}
+
+async fn text_completions(
+    State(service): State<Arc<Service>>,
+    Caller(session): Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let body = service.receive(&session, request).await?;
+    let CompletionRequest { parameters, prompt } =
+        CompletionRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
+    drop(body);
+    let slots = service.admit(&session, &parameters.model, parameters.choices)?;
+    service.answer(Endpoint::OpenAi(&completions::WORDING), parameters, Input::Text(prompt), slots).await
+}
+
+async fn text_embeddings(
+    State(service): State<Arc<Service>>,
+    Caller(session): Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let body = service.receive(&session, request).await?;
+    let request = EmbeddingsRequest::parse(body.as_slice(), &service.limits.request)?;
+    drop(body);
+    let slots = service.admit(&session, &request.model, 1)?;
+    service.embed(request, slots).await
+}
+
+async fn anthropic_messages(
+    State(service): State<Arc<Service>>,
+    caller: Result<Caller, ApiError>,
+    request: Request<Body>,
+) -> Result<Response, AnthropicError> {
+    let Caller(session) = caller?;
+    let body = service.receive(&session, request).await?;
+    let MessagesRequest { parameters, conversation } =
+        MessagesRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
+    drop(body);
+    let slots = service.admit(&session, &parameters.model, parameters.choices)?;
+    let input = Input::Chat(conversation.turns);
+    Ok(service.answer(Endpoint::Messages, parameters, input, slots).await?)
+}
+
+async fn count_tokens(
+    State(service): State<Arc<Service>>,
+    caller: Result<Caller, ApiError>,
+    request: Request<Body>,
+) -> Result<Response, AnthropicError> {
+    let Caller(session) = caller?;
+    let body = service.receive(&session, request).await?;
+    let CountRequest { model, conversation } = CountRequest::parse(body.as_slice(), &service.limits.request)?;
+    drop(body);
+    // Tokenising takes a processor as an answer does, so it takes a slot as well.
+    let slots = service.admit(&session, &model, 1)?;
+    let tokens = service.count(Input::Chat(conversation.turns), &slots).await?;
+    Ok(Json(CountRequest::answer(tokens)).into_response())
+}

@@ -1,0 +1,165 @@
+//! One answer, from parameters and a prompt to a response.
+
+use axum::body::Body;
+use axum::response::Response;
+use cleanroom_backend::{Form, Input, Output, Prepared, Sink, Task};
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+
+use super::error::ApiError;
+use super::messages;
+use super::request::{self, Delivery, Parameters};
+use super::secret::SecretString;
+use super::service::{Admitted, Service, now, random};
+use super::shape::{Identity, Shape, Wording};
+use super::stream;
+
+/// Which endpoint an answer is for.
+pub(super) enum Endpoint {
+    OpenAi(&'static Wording),
+    Messages,
+}
+
+impl Endpoint {
+    /// The answer's id as clients see it.
+    fn answer_id(&self, id: &str) -> String {
+        match self {
+            Self::OpenAi(wording) => wording.answer_id(id),
+            Self::Messages => format!("{}{id}", messages::ID_PREFIX),
+        }
+    }
+
+    /// What goes around the text of each of `choices` choices.
+    fn shapes(&self, identity: &Identity<'_>, choices: usize, asked: &Asked, prompt: usize) -> Vec<Shape> {
+        let Asked { delivery, logprobs, stop } = asked;
+        match self {
+            Self::OpenAi(wording) => (0..)
+                .take(choices)
+                .map(|index| Shape::new(wording, identity, *delivery, index, *logprobs))
+                .collect(),
+            Self::Messages => vec![messages::shape(identity, *delivery, prompt, stop.clone())],
+        }
+    }
+}
+
+/// The part of the parameters that shapes the answer on its way out.
+struct Asked {
+    delivery: Delivery,
+    logprobs: Option<u8>,
+    stop: Vec<SecretString>,
+}
+
+/// Names of the parameters that a refusal may have to name.
+struct Names {
+    prompt: &'static str,
+    schema: &'static str,
+}
+
+impl Service {
+    /// Answers a request that holds `admitted`, one slot for each choice.
+    pub(super) async fn answer(
+        &self,
+        endpoint: Endpoint,
+        parameters: Parameters,
+        input: Input,
+        mut admitted: Vec<Admitted>,
+    ) -> Result<Response, ApiError> {
+        let (task, asked, names) = self.task(parameters, input, &admitted)?;
+        let prepared = self.prepare(task, names.prompt, names.schema).await?;
+        let tokens = prepared.prompt_tokens();
+        count(&mut admitted, tokens)?;
+
+        let id = format!("{:016x}{:016x}", random()?, random()?);
+        let answer_id = endpoint.answer_id(&id);
+        let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
+        let identity = Identity { id: &id, created: now(), model, fingerprint };
+        let shapes = endpoint.shapes(&identity, admitted.len(), &asked, tokens);
+        self.start(prepared, names.prompt, &answer_id, asked.delivery, shapes, admitted).await
+    }
+
+    /// How many tokens a conversation has.
+    pub(super) async fn count(&self, input: Input, admitted: &[Admitted]) -> Result<usize, ApiError> {
+        let [admitted, ..] = admitted else { return Err(ApiError::Failed) };
+        let (owner, share, time) = (admitted.owner(), admitted.share(), self.limits.request_time);
+        let task = Task { owner, share, input, output: Output::Embedding, time };
+        Ok(self.prepare(task, "messages", "messages").await?.prompt_tokens())
+    }
+
+    /// What the backend is asked for.
+    fn task(
+        &self,
+        parameters: Parameters,
+        input: Input,
+        admitted: &[Admitted],
+    ) -> Result<(Task, Asked, Names), ApiError> {
+        let [first, ..] = admitted else { return Err(ApiError::Failed) };
+        let Parameters { max_tokens, sampling, bias, stop, form, logprobs, delivery, .. } = parameters;
+        let prompt = match &input {
+            Input::Chat(_) => "messages",
+            Input::Text(_) | Input::Tokens(_) => "prompt",
+        };
+        let (form, schema) = match form {
+            request::Form::Text => (Form::Text, prompt),
+            request::Form::JsonObject => (Form::JsonObject, prompt),
+            request::Form::JsonSchema { schema, param } => (Form::JsonSchema(schema), param),
+        };
+        let asked = Asked { delivery, logprobs, stop: stop.clone() };
+        let output = Output::Answer { max_tokens, sampling, bias, form, logprobs, stop };
+        let (owner, share, time) = (first.owner(), first.share(), self.limits.request_time);
+        Ok((Task { owner, share, input, output, time }, asked, Names { prompt, schema }))
+    }
+
+    /// Starts the backend and makes the response that follows it.
+    async fn start(
+        &self,
+        prepared: Box<dyn Prepared>,
+        param: &'static str,
+        answer_id: &str,
+        delivery: Delivery,
+        shapes: Vec<Shape>,
+        admitted: Vec<Admitted>,
+    ) -> Result<Response, ApiError> {
+        let request_id = HeaderValue::try_from(answer_id).map_err(|_| ApiError::Failed)?;
+        let (slots, grants): (Vec<_>, Vec<_>) =
+            admitted.into_iter().map(|Admitted { slot, grant }| (slot, grant)).unzip();
+        let (writers, reader) = stream::answer(shapes.into_iter().zip(slots).collect());
+        let sinks = writers.into_iter().zip(grants).map(|(writer, grant)| -> Box<dyn Sink> {
+            Box::new(match (grant, &self.control) {
+                (Some(grant), Some((_, keeper))) => writer.under(grant, keeper.clone(), answer_id.to_owned()),
+                _ => writer,
+            })
+        });
+        let running = prepared.start(sinks.collect()).map_err(|error| self.not_started(param, error))?;
+        let (media_type, body) = match delivery {
+            Delivery::Stream { .. } => {
+                ("text/event-stream; charset=utf-8", Body::new(reader.into_body(self.traffic, running)))
+            }
+            Delivery::Whole => {
+                let whole = reader.whole().await?;
+                drop(running);
+                ("application/json", Body::from(self.filled(whole)))
+            }
+        };
+        let mut response = response(media_type, body);
+        // Both clients show this to their users: `_request_id`.
+        response.headers_mut().insert("request-id", request_id.clone());
+        response.headers_mut().insert("x-request-id", request_id);
+        Ok(response)
+    }
+}
+
+/// Counts the prompt's tokens. Every choice reads the prompt.
+fn count(admitted: &mut [Admitted], tokens: usize) -> Result<(), ApiError> {
+    for grant in admitted.iter().filter_map(|admitted| admitted.grant.as_ref()) {
+        grant.prompt(tokens).map_err(ApiError::Stopped)?;
+    }
+    Ok(())
+}
+
+/// A response that no cache keeps.
+pub(super) fn response(media_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

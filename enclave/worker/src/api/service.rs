@@ -1,0 +1,283 @@
+//! What the API serves: a backend, under a name, within limits.
+
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use bytes::Bytes;
+use cleanroom_attestation::channel::ModelId;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::Refusal;
+use cleanroom_backend::{Backend, Handle, Owner, PrepareError, Prepared, StartError, Task};
+use cleanroom_config::{self as config, Traffic};
+use http::Request;
+
+use super::body;
+use super::error::ApiError;
+use super::json::ParameterName;
+use super::models::PublicModel;
+use super::request::RequestLimits;
+use super::secret::{SecretBuffer, SecretString};
+use super::stream;
+use crate::admission::{Admission, AdmissionLimits, Full, Slot, partners_share};
+use crate::grant::{Grant, Grants, Stop};
+use crate::keeper::Keeper;
+use crate::session::{PartnerId, SessionIdentity};
+
+/// Everything that is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in the backend: the sequences that it runs and the requests that it lets wait.
+    pub generations: AdmissionLimits,
+    /// Request bodies that are being received. Times `body_bytes`, this is the memory that uploads can take.
+    pub uploads: AdmissionLimits,
+    /// Bytes in one body.
+    pub body_bytes: usize,
+    /// Time for one body to arrive.
+    pub body_time: Duration,
+    /// How much a request may hold.
+    pub request: RequestLimits,
+    /// The longest time from a request's start to the end of its answer.
+    pub request_time: Duration,
+    /// How long a refused client is told to wait; whole seconds, at least one.
+    pub retry_after: Duration,
+}
+
+impl Limits {
+    /// Limits for a backend that runs and queues `generations` requests. One partner may have [`partners_share`] of them.
+    #[must_use]
+    pub fn new(generations: NonZeroUsize) -> Self {
+        let generations = AdmissionLimits { total: generations, per_partner: partners_share(generations) };
+        Self {
+            generations,
+            uploads: generations,
+            body_bytes: 1024 * 1024,
+            body_time: Duration::from_secs(30),
+            request: RequestLimits::default(),
+            request_time: Duration::from_secs(60 * 60),
+            retry_after: Duration::from_secs(1),
+        }
+    }
+}
+
+impl From<&config::Limits> for Limits {
+    fn from(limits: &config::Limits) -> Self {
+        Self {
+            request_time: limits.request_time,
+            ..Self::new(limits.sequences.saturating_add(limits.queued))
+        }
+    }
+}
+
+/// A slot in the backend, and under release control the grant to use it.
+pub(super) struct Admitted {
+    pub(super) slot: Slot,
+    pub(super) grant: Option<Grant>,
+}
+
+impl Admitted {
+    /// Whose share of the backend the request takes.
+    pub(super) fn owner(&self) -> Owner {
+        owner(self.slot.partner())
+    }
+
+    /// How large that share is.
+    pub(super) fn share(&self) -> NonZeroU8 {
+        self.grant.as_ref().map_or(NonZeroU8::MIN, Grant::share)
+    }
+}
+
+/// What the API serves: a backend, under a name, within limits.
+pub struct Service {
+    /// Gone once the model is revoked.
+    backend: RwLock<Option<Arc<dyn Backend>>>,
+    /// Under release control: who permits, and who signs when a stream ends early.
+    pub(super) control: Option<(Grants, Keeper)>,
+    pub(super) traffic: Option<Traffic>,
+    pub(super) model: PublicModel,
+    pub(super) limits: Limits,
+    generations: Arc<Admission>,
+    uploads: Arc<Admission>,
+}
+
+impl Service {
+    /// A service that nobody uses yet. `digest` is the model's identity.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        id: ModelId,
+        digest: Sha256Digest,
+        limits: impl Into<Limits>,
+    ) -> Self {
+        let (model, limits) = (PublicModel::new(id, &digest, now()), limits.into());
+        let (generations, uploads) = (Admission::new(limits.generations), Admission::new(limits.uploads));
+        let backend = RwLock::new(Some(backend));
+        Self { backend, control: None, traffic: None, model, limits, generations, uploads }
+    }
+
+    /// The same service, under release control. The keeper signs the early end of a stream.
+    #[must_use]
+    pub fn guarded(mut self, grants: Grants, keeper: Keeper) -> Self {
+        self.control = Some((grants, keeper));
+        self
+    }
+
+    /// The same service, whose answers look from outside as `traffic` says.
+    #[must_use]
+    pub const fn shaped(mut self, traffic: Option<Traffic>) -> Self {
+        self.traffic = traffic;
+        self
+    }
+
+    /// Whether the authorities permit this partner anything now.
+    pub(crate) fn check(&self, partner: PartnerId) -> Result<(), ApiError> {
+        let Some((grants, _)) = &self.control else { return Ok(()) };
+        grants.guard().check(partner.digest()).map_err(|refusal| {
+            // Nothing is kept for a partner that may not use it.
+            self.backend().into_iter().for_each(|backend| backend.forget(owner(partner)));
+            ApiError::Stopped(refusal.into())
+        })
+    }
+
+    /// Lets the backend keep what it has read of this partner's prompts, for its next ones, until the last such value is
+    /// dropped.
+    pub(crate) fn presence(&self, partner: PartnerId) -> Option<Handle> {
+        self.backend().ok().map(|backend| backend.presence(owner(partner)))
+    }
+
+    /// Lets go of everything that the authorities no longer permit.
+    pub(crate) async fn release_changed(&self) {
+        let Some((grants, _)) = &self.control else { return };
+        if grants.guard().is_revoked() {
+            self.erase().await;
+        }
+        let Ok(backend) = self.backend() else { return };
+        for present in backend.present() {
+            if grants.guard().check(&Sha256Digest::from_bytes(present.0)).is_err() {
+                backend.forget(present);
+            }
+        }
+    }
+
+    /// Lets go of the weights for ever. Their memory is overwritten when the last request that still reads them has ended,
+    /// which is after the token that it is at.
+    async fn erase(&self) {
+        let backend = self.backend.write().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(backend) = backend {
+            tracing::warn!("the model is revoked: erasing its weights");
+            // Waits for the backend's threads.
+            _ = tokio::task::spawn_blocking(move || drop(backend)).await;
+        }
+    }
+
+    pub(super) fn backend(&self) -> Result<Arc<dyn Backend>, ApiError> {
+        let backend = self.backend.read().unwrap_or_else(PoisonError::into_inner).clone();
+        backend.ok_or(ApiError::Stopped(Stop::Refused(Refusal::ModelRevoked)))
+    }
+
+    /// Requests that hold a slot in the backend, or an answer that is still being read.
+    pub fn active(&self) -> usize {
+        self.generations.taken()
+    }
+
+    /// Takes in the body, if there is space for the request that it makes.
+    pub(super) async fn receive(
+        &self,
+        session: &SessionIdentity,
+        request: Request<Body>,
+    ) -> Result<SecretBuffer, ApiError> {
+        self.generations.has_room(session.partner).map_err(|full| self.busy(full))?;
+        let _upload = self.uploads.admit(session.partner).map_err(|full| self.busy(full))?;
+        let (parts, body) = request.into_parts();
+        body::read(&parts.headers, body, self.limits.body_bytes, self.limits.body_time).await
+    }
+
+    /// Checks the model's name and takes slots in the backend, one for each choice.
+    pub(super) fn admit(
+        &self,
+        session: &SessionIdentity,
+        model: &SecretString,
+        choices: u32,
+    ) -> Result<Vec<Admitted>, ApiError> {
+        self.model.check(model.as_str())?;
+        let most = self.limits.generations.per_partner.min(self.limits.generations.total).get();
+        if choices as usize > most {
+            return Err(ApiError::InvalidValue {
+                param: ParameterName::known("n"),
+                expected: format!(
+                    "an integer from 1 to {most}, the requests that a partner may have at once"
+                ),
+            });
+        }
+        let admit = |_| {
+            let slot = self.generations.admit(session.partner).map_err(|full| self.busy(full))?;
+            let grant = self.control.as_ref().map(|(grants, _)| grants.admit(session)).transpose();
+            Ok(Admitted { slot, grant: grant.map_err(ApiError::Stopped)? })
+        };
+        (0..choices).map(admit).collect()
+    }
+
+    /// Lets the backend read a request. The slots, which the caller holds already, bound how many do so at once. `param` is
+    /// the parameter that holds the prompt, `schema` the one that holds the form of the answer.
+    pub(super) async fn prepare(
+        &self,
+        task: Task,
+        param: &'static str,
+        schema: &'static str,
+    ) -> Result<Box<dyn Prepared>, ApiError> {
+        let prepared = self.backend()?.prepare(task).await;
+        prepared.map_err(|error| match error {
+            PrepareError::TooLong { bytes, limit } => ApiError::PromptTooLong { param, bytes, limit },
+            PrepareError::Prompt(reason) => ApiError::PromptRefused { param, reason },
+            PrepareError::Schema(reason) => ApiError::SchemaRefused { param: schema, reason },
+            PrepareError::Stopped => ApiError::Failed,
+        })
+    }
+
+    /// A whole answer, as long as the traffic's shape has it.
+    pub(super) fn filled(&self, whole: Bytes) -> Bytes {
+        match self.traffic {
+            Some(traffic) => stream::fill_whole(&whole, traffic.step()),
+            None => whole,
+        }
+    }
+
+    /// Why a prepared request did not start.
+    pub(super) fn not_started(&self, param: &'static str, error: StartError) -> ApiError {
+        match error {
+            StartError::Busy => self.busy(Full),
+            StartError::PromptTooLong { tokens, limit } => {
+                ApiError::ContextLengthExceeded { param, tokens, limit }
+            }
+            StartError::PromptEmpty => ApiError::PromptEmpty { param },
+            StartError::BiasToken { vocabulary } => ApiError::InvalidValue {
+                param: ParameterName::known("logit_bias"),
+                expected: format!("token ids below {vocabulary}, the model's number of tokens"),
+            },
+            StartError::NoEmbeddings => ApiError::NoEmbeddings,
+            // A backend that is gone was erased with its model, or it failed.
+            StartError::Stopped => self.backend().err().unwrap_or(ApiError::Failed),
+        }
+    }
+
+    pub(super) fn busy(&self, _: Full) -> ApiError {
+        ApiError::Busy { retry_after: self.limits.retry_after }
+    }
+}
+
+/// Whose share of the backend a partner's requests take.
+fn owner(partner: PartnerId) -> Owner {
+    Owner(*partner.digest().as_bytes())
+}
+
+/// Seconds since 1970 by the enclave's clock, which the host could have set: for people to read, not evidence.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// 64 random bits of the enclave's own.
+pub(super) fn random() -> Result<u64, ApiError> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| ApiError::Failed)?;
+    Ok(u64::from_ne_bytes(bytes))
+}

@@ -1,0 +1,321 @@
+//! An answer in the making: the backend's thread writes at one end, HTTP reads at the other.
+//!
+//! Between the two is one buffer of finished bytes. The backend never waits for the network. Bytes that have piled up when
+//! the network is ready leave as one frame. The buffer cannot outgrow the model's context.
+//!
+//! A request keeps its slot in [`Admission`](crate::admission::Admission) until the backend is done *and* the answer has
+//! been read, so unread answers cannot pile up. The slot is free before the client can have seen the end, so a client's
+//! next request never meets its last one.
+//!
+//! An answer ends in one of four ways:
+//!
+//! * With its finish reason, and HTTP ends in order.
+//! * Under release control, when a token is not permitted: a stream gets an event that says why, signed by the keeper, and
+//!   ends without a finish reason. The backend does not wait for the signature.
+//! * When its time is over: an event says so, and there is no finish reason.
+//! * When the backend drops its end early: a stream gets an error event and is broken off, so that no client takes a part
+//!   for the whole.
+
+mod events;
+mod pace;
+#[cfg(test)]
+mod tests;
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use cleanroom_backend::{Event, FinishReason, Piece, Sink, Usage};
+use cleanroom_config::Traffic;
+use cleanroom_protocol::SignedEnd;
+
+use self::events::EventStream;
+pub(crate) use self::pace::fill_whole;
+use super::error::ApiError;
+use super::secret::SecretBuffer;
+use super::shape::{Dialect, Shape};
+use crate::admission::Slot;
+use crate::grant::{Grant, Stop};
+use crate::keeper::Keeper;
+
+/// Makes the ends of one answer: one to write each choice, and one to read all. Every choice has a place of its own.
+pub(crate) fn answer(choices: Vec<(Shape, Slot)>) -> (Vec<Writer>, Reader) {
+    let mut ready = SecretBuffer::default();
+    let dialect = choices.first().map_or(Dialect::OpenAi, |(shape, _)| shape.dialect());
+    if let Some((shape, _)) = choices.first() {
+        shape.open(&mut ready);
+    }
+    let mut whole: Vec<SecretBuffer> = Vec::new();
+    for (shape, _) in &choices {
+        if shape.whole {
+            let mut choice = SecretBuffer::default();
+            shape.open_choice(&mut choice);
+            whole.push(choice);
+        } else {
+            shape.open_choice(&mut ready);
+        }
+    }
+    let state = State {
+        ready,
+        whole,
+        unfinished: choices.len(),
+        usage: Usage::default(),
+        end: None,
+        waker: None,
+        abandoned: false,
+    };
+    let shared = Arc::new(Shared(Mutex::new(state)));
+    let (shapes, slots): (Vec<_>, Vec<_>) =
+        choices.into_iter().map(|(shape, slot)| (shape, Arc::new(slot))).unzip();
+    let writer = |(index, (shape, slot)): (usize, (Shape, &Arc<Slot>))| Writer {
+        shape,
+        index,
+        shared: Arc::clone(&shared),
+        slot: Some(Arc::clone(slot)),
+        grant: None,
+        finished: false,
+        stopped: false,
+    };
+    let writers = shapes.into_iter().zip(&slots).enumerate().map(writer).collect();
+    (writers, Reader { shared, slots, dialect })
+}
+
+struct Shared(Mutex<State>);
+
+struct State {
+    /// What HTTP can have at once.
+    ready: SecretBuffer,
+    /// The choices of a whole answer, which come one after the other and only when all are complete.
+    whole: Vec<SecretBuffer>,
+    /// Choices that have not ended.
+    unfinished: usize,
+    /// Of the choices that have. They have one prompt.
+    usage: Usage,
+    /// Set once; nothing is written afterwards.
+    end: Option<End>,
+    waker: Option<Waker>,
+    /// The reader is gone.
+    abandoned: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Complete,
+    Broken,
+    /// Not permitted any further. The event that says so stands in the buffer already.
+    Stopped(Stop),
+    /// The request's time is over. The event that says so stands in the buffer already.
+    Late,
+}
+
+impl End {
+    /// Whether HTTP ends in order.
+    const fn is_clean(self) -> bool {
+        !matches!(self, Self::Broken)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic on the other side leaves at worst a missing end, which reads as a broken answer.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.lock();
+        if state.end.is_none() {
+            state.end = Some(end);
+        }
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// The engine's end.
+pub(crate) struct Writer {
+    shape: Shape,
+    /// Which choice it writes.
+    index: usize,
+    shared: Arc<Shared>,
+    /// Until the finish reason.
+    slot: Option<Arc<Slot>>,
+    /// Under release control: the permission, who signs when it ends, and the answer's id.
+    grant: Option<(Grant, Keeper, String)>,
+    /// Whether the choice is complete.
+    finished: bool,
+    /// Another end than the engine's is on its way.
+    stopped: bool,
+}
+
+impl Writer {
+    /// The same end, which asks `grant` before every token of the answer called `id`.
+    pub(crate) fn under(mut self, grant: Grant, keeper: Keeper, id: String) -> Self {
+        self.grant = Some((grant, keeper, id));
+        self
+    }
+}
+
+impl Sink for Writer {
+    fn token(&mut self) -> ControlFlow<()> {
+        let Some((grant, keeper, id)) = &mut self.grant else { return ControlFlow::Continue(()) };
+        let Err(stop) = grant.next_token() else { return ControlFlow::Continue(()) };
+        let (id, dialect, shared) = (id.clone(), self.shape.dialect(), Arc::clone(&self.shared));
+        keeper.sign_end(grant.end(&id, stop), move |signed| match signed {
+            Ok(end) => {
+                let mut state = shared.lock();
+                // Another choice may have said so.
+                if state.end.is_none() {
+                    state.ready.push(stream_end(&end, &id, stop, dialect).as_bytes());
+                }
+                drop(state);
+                shared.end(End::Stopped(stop));
+            }
+            // Nobody can say any more why it ends, so it must not end in order.
+            Err(_) => shared.end(End::Broken),
+        });
+        (self.slot, self.grant, self.stopped) = (None, None, true);
+        ControlFlow::Break(())
+    }
+
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        let mut state = self.shared.lock();
+        if state.abandoned || state.end.is_some() {
+            return ControlFlow::Break(());
+        }
+        let State { ready, whole, .. } = &mut *state;
+        let out = whole.get_mut(self.index).unwrap_or(ready);
+        match event {
+            Event::Text(piece) => release(&mut self.shape, out, &piece),
+            // Nobody asked for one.
+            Event::Embedding(_) => {}
+            Event::Finished { reason: FinishReason::Deadline, .. } => {
+                (self.slot, self.grant, self.finished) = (None, None, true);
+                let event = self.shape.dialect().failure(&ApiError::RequestTime, &[]);
+                state.ready.push(event.as_bytes());
+                state.end = Some(End::Late);
+            }
+            Event::Finished { reason, usage } => {
+                (self.slot, self.grant, self.finished) = (None, None, true);
+                self.shape.close_choice(out, reason);
+                state.finish_choice(usage, &self.shape);
+            }
+        }
+        let waker = state.waker.take();
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+        ControlFlow::Continue(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // An engine that ends because its model is revoked drops its sinks before their next token.
+        if self.finished {
+            return;
+        }
+        let _ = self.token();
+        if !self.stopped {
+            self.shared.end(End::Broken); // Without effect after another end.
+        }
+    }
+}
+
+/// The network's end.
+pub(crate) struct Reader {
+    shared: Arc<Shared>,
+    dialect: Dialect,
+    /// Until the last byte has left.
+    slots: Vec<Arc<Slot>>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.abandoned = true;
+        state.waker = None;
+    }
+}
+
+impl Reader {
+    /// The whole answer, once it is complete.
+    pub(crate) async fn whole(self) -> Result<Bytes, ApiError> {
+        std::future::poll_fn(|context| {
+            let mut state = self.shared.lock();
+            match state.end {
+                Some(End::Complete) => Poll::Ready(Ok(state.ready.take())),
+                Some(End::Broken) => Poll::Ready(Err(ApiError::Failed)),
+                Some(End::Stopped(stop)) => Poll::Ready(Err(ApiError::Stopped(stop))),
+                Some(End::Late) => Poll::Ready(Err(ApiError::RequestTime)),
+                None => state.wait(context),
+            }
+        })
+        .await
+    }
+
+    /// The answer as a stream, with the shape of `traffic` if there is one. `running` is kept until the stream is dropped: dropping it
+    /// stops the generation.
+    pub(crate) fn into_body<R: Send + Unpin + 'static>(
+        self,
+        traffic: Option<Traffic>,
+        running: R,
+    ) -> EventStream<R> {
+        EventStream::new(self, traffic, running)
+    }
+}
+
+impl State {
+    /// Counts a choice that has ended; the last one ends the answer.
+    fn finish_choice(
+        &mut self,
+        Usage { prompt_tokens, cached_tokens, completion_tokens }: Usage,
+        shape: &Shape,
+    ) {
+        // The prompt is counted once, and so is what one choice at least had to compute.
+        let is_first = self.usage.prompt_tokens == 0;
+        let least = if is_first { cached_tokens } else { self.usage.cached_tokens.min(cached_tokens) };
+        self.usage.cached_tokens = least;
+        self.usage.prompt_tokens = prompt_tokens;
+        self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(completion_tokens);
+        self.unfinished = self.unfinished.saturating_sub(1);
+        if self.unfinished > 0 {
+            return;
+        }
+        for (index, choice) in std::mem::take(&mut self.whole).iter().enumerate() {
+            if index > 0 {
+                self.ready.push(b",");
+            }
+            self.ready.push(choice.as_slice());
+        }
+        shape.close(&mut self.ready, self.usage);
+        self.end = Some(End::Complete);
+    }
+
+    fn wait<T>(&mut self, context: &Context<'_>) -> Poll<T> {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// The one point at which text enters an answer. Whatever must hold text back stands here.
+fn release(shape: &mut Shape, out: &mut SecretBuffer, piece: &Piece<'_>) {
+    shape.piece(out, piece.text, piece.tokens);
+}
+
+/// The event that ends a stream before its time, see `docs/protocol.md`.
+fn stream_end(end: &SignedEnd, id: &str, stop: Stop, dialect: Dialect) -> String {
+    let signed = serde_json::json!({
+        "stream": id,
+        "reason": stop.code(),
+        "at_ms": end.at.0,
+        "release_sha256": end.release.map(|digest| digest.to_string()),
+        "lease_sha256": end.lease.map(|digest| digest.to_string()),
+        "signature": STANDARD.encode(&end.signature),
+    });
+    dialect.failure(&ApiError::Stopped(stop), &[("cleanroom_stream_end", signed)])
+}

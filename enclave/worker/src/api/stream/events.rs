@@ -1,0 +1,140 @@
+//! The body of a streamed answer: what the engine has written leaves as frames, at once or at the pace of the configuration.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
+
+use super::pace::{Pace, fill};
+use super::{End, Reader, State};
+use crate::api::error::ApiError;
+use crate::api::secret::SecretBuffer;
+use crate::api::shape::Dialect;
+use cleanroom_config::Traffic;
+
+/// The longest frame, so that little of an answer leaves for the buffers of a connection that takes no more (bytes).
+pub(super) const MAX_FRAME: usize = 16 * 1024;
+
+/// How long the event about a failure has to get on its way: breaking a stream off discards what has not been sent.
+pub(super) const FAREWELL: Duration = Duration::from_millis(50);
+
+/// The body of a streamed answer (`text/event-stream`).
+pub(crate) struct EventStream<R> {
+    reader: Reader,
+    pace: Option<Pace>,
+    /// Taken from the buffer, and too long for one frame.
+    leaving: Bytes,
+    farewell: Farewell,
+    _running: R,
+}
+
+impl<R> EventStream<R> {
+    pub(super) fn new(reader: Reader, traffic: Option<Traffic>, running: R) -> Self {
+        let pace = traffic.map(Pace::new);
+        Self { reader, pace, leaving: Bytes::new(), farewell: Farewell::Due, _running: running }
+    }
+}
+
+/// Where a stream that must be broken off stands.
+enum Farewell {
+    /// The event about the failure is still to be told.
+    Due,
+    /// It is leaving.
+    Told,
+    /// It has left, and gets this time to arrive.
+    Sent(Pin<Box<Sleep>>),
+}
+
+impl Farewell {
+    /// Whether nothing is to be told any more of an answer that has ended like this.
+    const fn is_over(&self, end: End) -> bool {
+        end.is_clean() || !matches!(self, Self::Due)
+    }
+}
+
+impl<R: Send + Unpin + 'static> Body for EventStream<R> {
+    type Data = Bytes;
+    type Error = ApiError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ApiError>>> {
+        let this = &mut *self;
+        let mut state = this.reader.shared.lock();
+        // What has ended and left needs no further tick.
+        if let Some(pace) = &mut this.pace
+            && !(is_drained(&this.leaving, &state) && state.end.is_some_and(|end| this.farewell.is_over(end)))
+        {
+            ready!(pace.ticks.poll_tick(context));
+        }
+        refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
+        let frame = match &this.pace {
+            None => this.leaving.split_to(this.leaving.len().min(MAX_FRAME)),
+            Some(pace) => {
+                let mut frame = SecretBuffer::with_capacity(pace.step);
+                while frame.len() < pace.step && !this.leaving.is_empty() {
+                    let room = pace.step - frame.len();
+                    frame.push(&this.leaving.split_to(this.leaving.len().min(room)));
+                    refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
+                }
+                if !frame.is_empty() || state.end.is_none() {
+                    fill(&mut frame, pace.step);
+                }
+                frame.take()
+            }
+        };
+        if !frame.is_empty() {
+            match state.end {
+                Some(end) if is_drained(&this.leaving, &state) => {
+                    if end.is_clean() {
+                        this.reader.slots.clear();
+                    } else if matches!(this.farewell, Farewell::Told) {
+                        this.farewell = Farewell::Sent(Box::pin(sleep(FAREWELL)));
+                    }
+                }
+                _ => {}
+            }
+            return Poll::Ready(Some(Ok(Frame::data(frame))));
+        }
+        match (state.end, &mut this.farewell) {
+            (None, _) => state.wait(context),
+            (Some(End::Broken), Farewell::Sent(sent)) => {
+                sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed)))
+            }
+            (Some(End::Broken), _) => Poll::Ready(Some(Err(ApiError::Failed))),
+            (Some(End::Complete | End::Stopped(_) | End::Late), _) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.reader.shared.lock();
+        is_drained(&self.leaving, &state) && state.end.is_some_and(End::is_clean)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// Whether everything that was written has left.
+fn is_drained(leaving: &Bytes, state: &State) -> bool {
+    leaving.is_empty() && state.ready.is_empty()
+}
+
+/// Gets what leaves next, when nothing is leaving.
+fn refill(leaving: &mut Bytes, farewell: &mut Farewell, dialect: Dialect, state: &mut State) {
+    if !leaving.is_empty() {
+        return;
+    }
+    if !state.ready.is_empty() {
+        *leaving = state.ready.take();
+    } else if state.end == Some(End::Broken) && matches!(farewell, Farewell::Due) {
+        *farewell = Farewell::Told;
+        *leaving = Bytes::from(dialect.failure(&ApiError::Failed, &[]));
+    }
+}

@@ -1,0 +1,142 @@
+//! The authorities' grant under which one request runs. It is asked again at every token.
+
+use std::collections::HashMap;
+use std::num::NonZeroU8;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::release::{BootMillis, Id, LimitReached, Limits, Meter, Phase, Refusal};
+use cleanroom_guard::Guard;
+use cleanroom_protocol::{EndQuestion, EndReason};
+
+use crate::session::SessionIdentity;
+
+/// Release control as requests meet it: the guard, and the meters of every partner.
+pub struct Grants {
+    guard: Arc<Guard>,
+    /// By the partner's name, because limits hold for all its keys together. At most one for each partner ever released.
+    meters: Mutex<HashMap<Id, Arc<Mutex<Meter>>>>,
+}
+
+impl Grants {
+    /// Nothing is counted yet.
+    #[must_use]
+    pub fn new(guard: Arc<Guard>) -> Self {
+        Self { guard, meters: Mutex::default() }
+    }
+
+    /// The state that decides.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
+    /// Admits a request that came on `session`.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] says why not.
+    pub fn admit(&self, session: &SessionIdentity) -> Result<Grant, Stop> {
+        let partner_key = *session.partner.digest();
+        // Read before the decision: a change in between is then noticed at the first token.
+        let generation = self.guard.generation();
+        let (until, limits) = self.guard.decide(&partner_key, Phase::Start)?;
+        let name = self.guard.partner(&partner_key).ok_or(Refusal::PartnerUnknown)?;
+        let meter = Arc::clone(lock(&self.meters).entry(name).or_default());
+        lock(&meter).admit(&limits, self.guard.now())?;
+        let (guard, transcript) = (Arc::clone(&self.guard), session.transcript);
+        Ok(Grant { guard, meter, partner_key, transcript, generation, until, limits })
+    }
+}
+
+/// The locks protect values that are whole at every instruction that could unwind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One running request. It counts as running until it is dropped.
+pub struct Grant {
+    guard: Arc<Guard>,
+    meter: Arc<Mutex<Meter>>,
+    partner_key: Sha256Digest,
+    transcript: Sha384Digest,
+    /// Of the decision that `until` and `limits` are from.
+    generation: u64,
+    until: BootMillis,
+    limits: Limits,
+}
+
+/// Why a request is not begun, or not gone on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// What the authorities released and leased does not permit it.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// A limit of the partner is reached.
+    #[error("{0}")]
+    Limit(#[from] LimitReached),
+}
+
+impl Stop {
+    /// A stable word for programs, as `docs/release.md` lists them.
+    pub(crate) const fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.code(),
+            Self::Limit(limit) => limit.code(),
+        }
+    }
+}
+
+impl Grant {
+    /// Counts the tokens of the prompt before they are read.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] when the limit is reached.
+    pub fn prompt(&self, tokens: usize) -> Result<(), Stop> {
+        Ok(lock(&self.meter).spend(tokens as u64, &self.limits, self.guard.now())?)
+    }
+
+    /// The partner's share of what the enclave can do.
+    pub(crate) fn share(&self) -> NonZeroU8 {
+        self.limits.share()
+    }
+
+    /// Permits the next token. Two loads and a clock while nothing has changed.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] says why the request ends here.
+    pub fn next_token(&mut self) -> Result<(), Stop> {
+        let now = self.still_permitted()?;
+        Ok(lock(&self.meter).spend(1, &self.limits, now)?)
+    }
+
+    /// Whether the request may go on. It counts nothing, and returns the time at which it was asked.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] says why the request ends here.
+    pub(crate) fn still_permitted(&mut self) -> Result<BootMillis, Stop> {
+        let (now, generation) = (self.guard.now(), self.guard.generation());
+        if now >= self.until || generation != self.generation {
+            (self.until, self.limits) = self.guard.decide(&self.partner_key, Phase::Continue)?;
+            self.generation = generation;
+        }
+        Ok(now)
+    }
+
+    /// What the keeper is asked to sign when the stream `stream` ends because of `stop`.
+    pub(crate) fn end(&self, stream: &str, stop: Stop) -> EndQuestion {
+        let reason = match stop {
+            Stop::Refused(refusal) => EndReason::from(refusal),
+            Stop::Limit(limit) => EndReason::from(limit),
+        };
+        EndQuestion { transcript: self.transcript, stream: stream.to_owned(), reason }
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        lock(&self.meter).finish();
+    }
+}

@@ -1,0 +1,263 @@
+//! The process that handles plaintext: TLS sessions, the HTTP API, and the backend that runs the model.
+//!
+//! ```text
+//! host's relay ──► serve (bounded accept) ──► channel (TLS) ──► api (OpenAI and Anthropic over HTTP) ──► backend
+//!                                               │ ▲                ▲
+//!                       questions, by purpose   ▼ │                │ releases, leases, denials
+//!                                             keeper (the other process)
+//! ```
+//!
+//! The worker has what it was started with and can get nothing more: the connection to the keeper, the socket on which
+//! partners arrive, and the console. [`confinement`] holds it to that. The worker cannot depend on the security module, on
+//! the receipt key or on an engine: `docs/architecture.md` lists its edges, and a test holds it to them.
+
+#![forbid(unsafe_code)]
+
+mod admission;
+pub mod api;
+pub mod channel;
+pub mod confinement;
+mod grant;
+mod keeper;
+mod public_attestation;
+pub mod serve;
+mod session;
+
+use std::io;
+use std::sync::Arc;
+
+use cleanroom_backend::{Backend, LoadError, Loader, Settings};
+use cleanroom_channel::identity::{Identity, IdentityError};
+use cleanroom_config::{Config, ConfigError, Limits};
+use cleanroom_guard::{Clock, Guard};
+use cleanroom_link::listener::Listener;
+use cleanroom_protocol::{self as protocol, FromKeeper, FromWorker, MAX_REASON_BYTES, Start};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, watch};
+use zeroize::Zeroizing;
+
+pub use self::admission::{AdmissionLimits, partners_share};
+use self::api::Service;
+use self::channel::Acceptor;
+pub use self::grant::{Grant, Grants, Stop};
+use self::keeper::Order;
+pub use self::keeper::{Keeper, KeeperGone};
+pub use self::public_attestation::Facts;
+use self::serve::Server;
+pub use self::session::{PartnerId, SessionIdentity};
+
+/// Everything that the worker gets from whoever starts it.
+pub struct WorkerInputs<M, C, O> {
+    /// The connection to the keeper.
+    pub keeper: UnixStream,
+    /// The machine's own clock.
+    pub clock: Clock,
+    /// Makes a backend of the model file.
+    pub loader: M,
+    /// Takes away what the worker does not need. Called before a byte of the model is read.
+    pub confine: C,
+    /// The socket on which partners arrive, once they may.
+    pub listener: O,
+}
+
+/// The worker's life, from its leaf to the end of its last session after the keeper lets it drain.
+///
+/// # Errors
+/// [`WorkerError`], of which the keeper has been told.
+pub async fn run<L, M, C, O>(inputs: WorkerInputs<M, C, O>) -> Result<(), WorkerError>
+where
+    L: Listener,
+    M: Loader,
+    C: FnOnce() -> io::Result<()>,
+    O: FnOnce() -> io::Result<L>,
+{
+    let WorkerInputs { mut keeper, clock, loader, confine, listener } = inputs;
+    let prepared = match prepare(&mut keeper, clock, loader, confine).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let printable = error.to_string().replace(char::is_control, " ");
+            let reason = printable.chars().scan(0, |bytes, each| {
+                *bytes += each.len_utf8();
+                (*bytes <= MAX_REASON_BYTES).then_some(each)
+            });
+            let _ = keeper.write_all(&FromWorker::Failed(reason.collect()).frame(0)).await;
+            return Err(error);
+        }
+    };
+    serve(prepared, keeper, listener).await
+}
+
+/// A worker that has everything but partners.
+struct Prepared {
+    identity: Identity,
+    start: Start,
+    config: Config,
+    service: Service,
+    guard: Option<Arc<Guard>>,
+}
+
+async fn prepare(
+    keeper: &mut UnixStream,
+    clock: Clock,
+    loader: impl Loader,
+    confine: impl FnOnce() -> io::Result<()>,
+) -> Result<Prepared, WorkerError> {
+    // Made before anything that a stranger wrote is read.
+    let identity = Identity::generate()?;
+    keeper.write_all(&FromWorker::Leaf(identity.leaf_digest()).frame(0)).await?;
+    let (header, body) = protocol::read(keeper).await.map_err(|_| KeeperGone)?;
+    let Ok(FromKeeper::Start(start)) = FromKeeper::decode(header.kind(), &body) else {
+        return Err(KeeperGone.into());
+    };
+    let config = Config::from_toml(&start.config)?;
+    // The last time that the system is asked about itself.
+    loader.before_confinement();
+    let _ = clock.now();
+    confine().map_err(WorkerError::Confinement)?;
+
+    let file = model(keeper, start.model_bytes).await?;
+    let backend: Arc<dyn Backend> =
+        loader.load(file, settings(&config.limits)).map_err(WorkerError::Backend)?;
+    tracing::info!(model = %config.model, digest = %start.model_digest, "model loaded");
+    let service = Service::new(backend, config.model.clone(), start.model_digest, &config.limits)
+        .shaped(config.traffic);
+    let guard = match &config.release_root {
+        None => None,
+        // The keeper has read the same root from the same configuration.
+        Some(root) => {
+            Some(Guard::new(root, config.model.clone(), start.model_digest, clock).map_err(|_| KeeperGone)?)
+        }
+    };
+    Ok(Prepared { identity, start, config, service, guard })
+}
+
+/// The backend's part of the configured limits.
+fn settings(limits: &Limits) -> Settings {
+    Settings {
+        threads: limits.threads,
+        sequences: limits.sequences,
+        per_owner: partners_share(limits.sequences),
+        queued: limits.queued,
+        kv_memory: limits.kv_memory.get(),
+        prefix_time: limits.prefix_time,
+    }
+}
+
+/// The model file, for as long as it takes to lay the weights out from it. The backend erases its own copy when the model
+/// is revoked, so this one must not outlive the loading.
+async fn model(keeper: &mut UnixStream, length: u64) -> Result<Zeroizing<Vec<u8>>, WorkerError> {
+    let mut model = Zeroizing::new(Vec::new());
+    let room = usize::try_from(length).map_err(|_| WorkerError::Memory { length })?;
+    model.try_reserve_exact(room).map_err(|_| WorkerError::Memory { length })?;
+    if keeper.take(length).read_to_end(&mut model).await? < room {
+        return Err(KeeperGone.into());
+    }
+    Ok(model)
+}
+
+async fn serve<L: Listener>(
+    prepared: Prepared,
+    keeper: UnixStream,
+    listener: impl FnOnce() -> io::Result<L>,
+) -> Result<(), WorkerError> {
+    let Prepared { identity, start, config, mut service, guard } = prepared;
+    let (read, write) = keeper.into_split();
+    let (keeper, mut orders) = Keeper::connect(read, write);
+    keeper.say(0, &FromWorker::Ready).await?;
+    let Some(Order::Serve) = orders.recv().await else { return Err(KeeperGone.into()) };
+
+    if let Some(guard) = &guard {
+        service = service.guarded(Grants::new(Arc::clone(guard)), keeper.clone());
+    }
+    let service = Arc::new(service);
+    let acceptor = Acceptor::new(&identity, keeper.clone())?;
+    let facts = Facts {
+        model_id: config.model.clone(),
+        model_digest: start.model_digest,
+        receipt_key: start.receipt_key,
+    };
+    let server = Server::new(Arc::new(acceptor), facts, Arc::clone(&service), config);
+    let listener = listener()?;
+    let (drain, draining) = watch::channel(false);
+    let shutdown = async move {
+        let mut draining = draining;
+        _ = draining.wait_for(|drain| *drain).await;
+    };
+    tracing::info!("serving");
+    tokio::select! {
+        () = server.serve(listener, shutdown) => {}
+        error = obey(&mut orders, &keeper, guard.as_ref(), &service, &drain) => return Err(error.into()),
+    }
+    tracing::info!("drained");
+    keeper.say(0, &FromWorker::Drained).await?;
+    // The keeper hangs up when it has heard it.
+    while orders.recv().await.is_some() {}
+    Ok(())
+}
+
+/// Carries out the keeper's orders, until there is no keeper.
+async fn obey(
+    orders: &mut mpsc::Receiver<Order>,
+    keeper: &Keeper,
+    guard: Option<&Arc<Guard>>,
+    service: &Service,
+    drain: &watch::Sender<bool>,
+) -> KeeperGone {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Serve => {}
+            Order::Drain => _ = drain.send_replace(true),
+            Order::Change(id, change) => {
+                let Some(guard) = guard else { break };
+                // What the keeper's guard accepted, or was changed by while it refused it, does the same here.
+                let _ = guard.apply(&change);
+                service.release_changed().await;
+                if keeper.say(id, &FromWorker::Done).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    KeeperGone
+}
+
+/// An acceptor for the keeper at the other end of `keeper`, and nothing more of a worker.
+///
+/// # Errors
+/// [`WorkerError`] when there is no key or no keeper.
+pub async fn acceptor(mut keeper: UnixStream) -> Result<Acceptor, WorkerError> {
+    let identity = Identity::generate()?;
+    keeper.write_all(&FromWorker::Leaf(identity.leaf_digest()).frame(0)).await?;
+    let (read, write) = keeper.into_split();
+    Ok(Acceptor::new(&identity, Keeper::connect(read, write).0)?)
+}
+
+/// Why a worker does not serve. The words are what the console shows.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// No TLS key could be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The configuration is not one.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What the worker does not need could not be taken away from it.
+    #[error("the worker cannot be confined: {0}")]
+    Confinement(#[source] io::Error),
+    /// There is no room for the model.
+    #[error("there is no memory for a model of {length} bytes")]
+    Memory {
+        /// The model's length.
+        length: u64,
+    },
+    /// The model cannot be served.
+    #[error("{0}")]
+    Backend(#[source] LoadError),
+    /// The keeper is gone.
+    #[error(transparent)]
+    Keeper(#[from] KeeperGone),
+    /// The connection to the keeper or the socket for partners failed.
+    #[error("the system refused: {0}")]
+    System(#[from] io::Error),
+}

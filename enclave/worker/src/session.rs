@@ -1,0 +1,32 @@
+//! Who is asking, as the channel proved it.
+
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+
+/// A partner: SHA-256 over the DER of the `SubjectPublicKeyInfo` (RFC 5280, section 4.1.2.7) of the key that the partner's end
+/// of the channel proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PartnerId(Sha256Digest);
+
+impl PartnerId {
+    /// The digest of the partner's key.
+    #[must_use]
+    pub const fn digest(&self) -> &Sha256Digest {
+        &self.0
+    }
+}
+
+impl From<Sha256Digest> for PartnerId {
+    fn from(key: Sha256Digest) -> Self {
+        Self(key)
+    }
+}
+
+/// The session that a request came on. The server puts it into the extensions of each request, and the API serves no
+/// request without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionIdentity {
+    /// The partner at the other end.
+    pub partner: PartnerId,
+    /// The transcript digest that names this session and no other.
+    pub transcript: Sha384Digest,
+}

@@ -1,0 +1,29 @@
+//! The contract between a host and its enclave.
+//!
+//! Both sides take every number and name from here, so neither side can drift away from the other.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`port`] | the vsock ports that an enclave listens on |
+//! | [`heartbeat`] | the sign of life that an enclave sends when it has booted |
+//! | [`variable`] | how a host tells a simulated enclave where things are |
+//! | [`exit`] | what a simulated enclave's exit status means |
+//! | `model` | how the model file travels to the enclave (feature `stream`) |
+//! | `listener` | Unix sockets and vsock ports on which connections arrive (feature `stream`) |
+//! | `body` | how the body of a frame is read (feature `stream`) |
+//!
+//! Nothing in this contract is secret, and neither side believes the other: the enclave measures, checks and bounds
+//! what the host hands over.
+
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "stream")]
+pub mod body;
+pub mod exit;
+pub mod heartbeat;
+#[cfg(feature = "stream")]
+pub mod listener;
+#[cfg(feature = "stream")]
+pub mod model;
+pub mod port;
+pub mod variable;

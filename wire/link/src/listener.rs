@@ -1,0 +1,61 @@
+//! Where connections arrive. The platform decides whether that is a Unix socket or vsock.
+
+use std::future::Future;
+use std::io;
+
+use cleanroom_vsock::Gathered;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_vsock::{VsockAddr, VsockListener, VsockStream};
+
+/// Where connections arrive.
+pub trait Listener: Send {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        UnixListener::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+impl Listener for VsockListener {
+    type Stream = Gathered<VsockStream>;
+
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        VsockListener::accept(self).await.map(|(stream, _)| Gathered::new(stream))
+    }
+}
+
+/// A vsock port on which the enclave listens only once it waits for the first connection. A host that reaches the port
+/// therefore reaches an enclave that serves.
+pub struct LateVsockListener {
+    address: VsockAddr,
+    listener: Option<VsockListener>,
+}
+
+impl LateVsockListener {
+    /// Will listen at `address`.
+    #[must_use]
+    pub const fn new(address: VsockAddr) -> Self {
+        Self { address, listener: None }
+    }
+}
+
+impl Listener for LateVsockListener {
+    type Stream = Gathered<VsockStream>;
+
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        let listener = match &mut self.listener {
+            Some(listener) => listener,
+            none => none.insert(cleanroom_vsock::listen(self.address)?),
+        };
+        Listener::accept(listener).await
+    }
+}
