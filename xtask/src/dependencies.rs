@@ -75,7 +75,15 @@ fn compare(graph: &Graph, rows: &[Row]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Graph, compare, table};
+    use std::path::Path;
+
+    use super::{Graph, Repository, check, compare, table};
+
+    #[test]
+    fn the_workspace_keeps_to_its_table() {
+        let repository = Repository::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        assert_eq!(check(&repository).expect("cargo can be asked").faults, Vec::<String>::new());
+    }
 
     /// A keeper, a worker with an HTTP library, and what they share.
     fn metadata(keeper_needs: &[&str]) -> String {
