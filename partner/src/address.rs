@@ -2,13 +2,7 @@
 
 use core::fmt;
 use core::str::FromStr;
-use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 
 /// `HOST:PORT`, or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,21 +13,16 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-impl Address {
-    /// Opens a connection. Where it leads is proven later.
-    ///
-    /// # Errors
-    /// What the system reports.
-    pub async fn connect(&self) -> io::Result<Transport> {
-        match self {
-            Self::Tcp(address) => {
-                let stream = TcpStream::connect(address.as_str()).await?;
-                stream.set_nodelay(true)?;
-                Ok(Transport::Tcp(stream))
-            }
-            Self::Unix(path) => UnixStream::connect(path).await.map(Transport::Unix),
-        }
-    }
+/// The name or IP address (without brackets), and the port of `HOST:PORT` or `[IPV6]:PORT`.
+pub(crate) fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(bracketed) => bracketed.strip_suffix(']')?,
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    if host.is_empty() { None } else { Some((host, port)) }
 }
 
 impl FromStr for Address {
@@ -43,15 +32,7 @@ impl FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return if path.is_empty() { Err(AddressError) } else { Ok(Self::Unix(path.into())) };
         }
-        let (host, port) = text.rsplit_once(':').ok_or(AddressError)?;
-        let bracketed = host.starts_with('[') && host.ends_with(']');
-        if host.is_empty()
-            || (host.contains(':') && !bracketed)
-            || !port.parse::<u16>().is_ok_and(|port| port > 0)
-        {
-            return Err(AddressError);
-        }
-        Ok(Self::Tcp(text.to_owned()))
+        host_and_port(text).map(|_| Self::Tcp(text.to_owned())).ok_or(AddressError)
     }
 }
 
@@ -69,50 +50,6 @@ impl fmt::Display for Address {
 #[error("expected HOST:PORT, [IPV6]:PORT or unix:PATH")]
 pub struct AddressError;
 
-/// A byte stream to a host.
-pub enum Transport {
-    /// Over TCP.
-    Tcp(TcpStream),
-    /// Over a Unix socket.
-    Unix(UnixStream),
-}
-
-impl AsyncRead for Transport {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +59,8 @@ mod tests {
         for good in ["127.0.0.1:8443", "[::1]:8443", "clean.example:1", "unix:/run/cleanroom.sock"] {
             assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
         }
-        for bad in ["", "localhost", ":80", "host:0", "host:65536", "::1:80", "unix:", "http://host"] {
+        for bad in ["", "localhost", ":80", "[]:80", "host:0", "host:65536", "::1:80", "unix:", "http://host"]
+        {
             assert_eq!(bad.parse::<Address>(), Err(AddressError), "{bad}");
         }
     }

@@ -10,7 +10,7 @@
 //! and passed every question of a channel can give.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use aws_lc_rs::signature::{ED25519, ParsedPublicKey};
 use cleanroom_attestation::chain::ChainCache;
@@ -28,6 +28,7 @@ use cleanroom_attestation::verdict::{AcceptedSession, Expectation, Rejection, Ve
 use cleanroom_channel::frames::{Frame, ReadError};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_channel::tls::{self, Established, ProfileError};
+use cleanroom_program::clock::{BootInstant, Clock};
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -43,6 +44,7 @@ pub struct RelyingParty {
     policy: Policy,
     model: ModelId,
     cache: Mutex<ChainCache>,
+    clock: Clock,
 }
 
 impl RelyingParty {
@@ -62,7 +64,14 @@ impl RelyingParty {
             policy,
             model,
             cache: Mutex::new(ChainCache::new()),
+            clock: Clock::machine(),
         })
+    }
+
+    /// The same, with another clock for how long what is proven holds. For tests.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The policy in force.
@@ -87,6 +96,8 @@ impl RelyingParty {
         let established = Established::of(stream.get_ref().1, Role::Client, self.leaf)?;
         let hello = HelloFrame { nonce: nonce.clone(), model_id: self.model.clone() };
         let hello = Frame::new(FrameKind::Hello, &hello.encode());
+        // All that the answer shows is at least as old as the question.
+        let asked = self.clock.now();
         hello.write(&mut stream).await.map_err(tls_error)?;
 
         let answer =
@@ -95,7 +106,7 @@ impl RelyingParty {
             return Err(ChannelError::Refused(RefusalCode::decode(answer.body())?));
         }
         EvidenceFrame::decode(answer.body())?;
-        Ok(Challenged { party: self, stream, established, nonce, hello, evidence: answer })
+        Ok(Challenged { party: self, stream, established, nonce, asked, hello, evidence: answer })
     }
 }
 
@@ -105,6 +116,7 @@ pub struct Challenged<'a, S> {
     stream: TlsStream<S>,
     established: Established,
     nonce: Nonce,
+    asked: BootInstant,
     hello: Frame,
     evidence: Frame,
 }
@@ -115,7 +127,7 @@ impl<S> Challenged<'_, S> {
     /// # Errors
     /// [`ChannelError`] when the connection itself cannot be asked; every doubt about the evidence is in the verdict.
     pub fn appraise(self, at: Timestamp) -> Result<Appraised<S>, ChannelError> {
-        let Self { party, stream, established, nonce, hello, evidence } = self;
+        let Self { party, stream, established, nonce, asked, hello, evidence } = self;
         let frame = EvidenceFrame::decode(evidence.body())?;
         // The release first: it names what the document is to be compared with. Its signatures are counted under the pinned
         // root, so it needs no enclave to vouch for it.
@@ -174,6 +186,8 @@ impl<S> Challenged<'_, S> {
             established,
             model_digest,
             nonce,
+            clock: party.clock.clone(),
+            asked,
             exchange,
             evidence,
             verdict,
@@ -206,6 +220,8 @@ pub struct Appraised<S> {
     established: Established,
     model_digest: Sha256Digest,
     nonce: Nonce,
+    clock: Clock,
+    asked: BootInstant,
     exchange: Exchange,
     evidence: Frame,
     verdict: Verdict,
@@ -274,11 +290,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Appraised<S> {
     pub async fn confirm(self) -> Result<Attested<S>, ChannelError> {
         let session = self.accepted().map_err(ChannelError::Rejected)?.clone();
         let permitted = self.permitted.clone().and_then(Result::ok);
-        let Self { mut stream, nonce, exchange, evidence, model_digest, transcript, .. } = self;
+        let Self { mut stream, nonce, clock, asked, exchange, evidence, model_digest, transcript, .. } = self;
         let key = tls::finished_key(stream.get_ref().1, &nonce)?;
         let finished = exchange.client_finished(evidence.bytes(), &key);
         Frame::new(FrameKind::Finished, &finished).write(&mut stream).await.map_err(tls_error)?;
-        Ok(Attested::assertion(stream, session, model_digest, transcript, permitted))
+        Ok(Attested::assertion(stream, session, model_digest, transcript, permitted, (clock, asked)))
     }
 }
 
@@ -289,6 +305,8 @@ pub struct Attested<S> {
     model_digest: Sha256Digest,
     transcript: Sha384Digest,
     permitted: Option<Permitted>,
+    clock: Clock,
+    asked: BootInstant,
 }
 
 impl<S> Attested<S> {
@@ -299,8 +317,21 @@ impl<S> Attested<S> {
         model_digest: Sha256Digest,
         transcript: Sha384Digest,
         permitted: Option<Permitted>,
+        (clock, asked): (Clock, BootInstant),
     ) -> Self {
-        Self { stream, session, model_digest, transcript, permitted }
+        Self { stream, session, model_digest, transcript, permitted, clock, asked }
+    }
+
+    /// When the partner asked. How long anything holds that was shown counts from here.
+    #[must_use]
+    pub fn asked(&self) -> BootInstant {
+        self.asked
+    }
+
+    /// The clock that [`Self::asked`] was read from.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The session's transcript, by which the enclave names the session in what it signs.
@@ -413,8 +444,9 @@ pub enum ChannelError {
     /// The handshake did not give what the channel needs.
     #[error(transparent)]
     Profile(#[from] ProfileError),
-    /// The enclave refused, saying why.
-    #[error("the enclave refused: {0}")]
+    /// Whoever answers gave a reason instead of evidence. Nothing about the answer is proven: a host without any enclave can
+    /// give every one of these reasons.
+    #[error("the host says, unproven: {0}")]
     Refused(RefusalCode),
     /// A frame is not the one that was due.
     #[error(transparent)]
@@ -443,8 +475,7 @@ impl ChannelError {
             Self::TlsAlpn | Self::Profile(ProfileError::Alpn) => "tls-alpn",
             Self::Tls(_) => "tls",
             Self::Profile(_) => "tls-profile",
-            Self::Refused(RefusalCode::NotServed(refusal)) => refusal.code(),
-            Self::Refused(_) => "refused",
+            Self::Refused(refusal) => unproven(*refusal),
             Self::Frame(FrameError::UnexpectedKind { .. }) => "frame-unexpected",
             Self::Frame(FrameError::TooLong { .. }) => "frame-too-long",
             Self::Frame(_) => "frame-malformed",
@@ -455,11 +486,30 @@ impl ChannelError {
         }
     }
 
-    /// Whether the clean room was *refused*, in contrast to not reached.
+    /// Whether this program's own checks *refused* what answers. It was not reached, or it gave a reason that proves nothing,
+    /// otherwise.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Random | Self::Io(_) | Self::Truncated | Self::Unfinished)
-            && !matches!(self, Self::Refused(RefusalCode::Busy))
+        !matches!(self, Self::Random | Self::Io(_) | Self::Truncated | Self::Unfinished | Self::Refused(_))
+    }
+}
+
+/// The code of a reason that is not proven. `unproven/` keeps it apart from the same reason when it is.
+fn unproven(refusal: RefusalCode) -> &'static str {
+    static NOT_SERVED: LazyLock<Vec<(release::Refusal, String)>> = LazyLock::new(|| {
+        release::Refusal::ALL
+            .into_iter()
+            .map(|refusal| (refusal, format!("unproven/{}", refusal.code())))
+            .collect()
+    });
+    match refusal {
+        RefusalCode::UnknownModel => "unproven/unknown-model",
+        RefusalCode::NoEvidence => "unproven/no-evidence",
+        RefusalCode::Busy => "unproven/busy",
+        RefusalCode::NotServed(refusal) => NOT_SERVED
+            .iter()
+            .find(|(known, _)| *known == refusal)
+            .map_or("unproven/not-served", |(_, code)| code.as_str()),
     }
 }
 

@@ -12,6 +12,8 @@ pub mod channel;
 pub mod cli;
 pub mod clock;
 pub mod commands;
+#[cfg(feature = "online")]
+pub mod dial;
 pub mod outcome;
 pub mod output;
 #[cfg(feature = "online")]

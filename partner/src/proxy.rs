@@ -1,7 +1,12 @@
-//! The local proxy: any OpenAI client on this machine, over attested sessions.
+//! The local proxy: any OpenAI or Anthropic client on this machine, over attested sessions.
 //!
 //! It listens on a loopback address and forwards requests to the clean room. Without a proven session nothing is forwarded:
 //! the client gets an error in the API's own shape, and its request stays here.
+
+mod answer;
+mod local;
+mod places;
+mod problem;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,30 +17,46 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN,
-    RETRY_AFTER,
+    ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use http::{Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt as _, Either, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::session::{SessionError, Sessions};
+use self::answer::{AnswerBody, Events, Reset, answer_cut};
+use self::local::{Client, Rules};
+use self::places::{Kept, Place, Places};
+use self::problem::{Dialect, Problem};
+use crate::session::{Answer, Sessions};
+
+pub use self::local::{Origin, OriginError};
 
 /// Local connections at once.
 const MAX_CONNECTIONS: usize = 256;
 
+/// Connections at once that are told that the proxy is busy.
+const MAX_TURNED_AWAY: usize = 32;
+
 /// Bytes in the body of a local request: well above what a clean room takes, so that the clean room says what it takes.
 const MAX_BODY: usize = 8 << 20;
 
+/// Bytes in the body of a whole answer.
+const MAX_ANSWER: usize = 64 << 20;
+
 /// How long the head of a local request may take to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long its body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection may take to hear that the proxy is busy.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long running requests may go on after the proxy was asked to stop.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -45,128 +66,200 @@ const DRAIN: Duration = Duration::from_secs(30);
 const FORWARDED: [HeaderName; 4] =
     [ACCEPT, CONTENT_TYPE, CONTENT_LENGTH, HeaderName::from_static("anthropic-version")];
 
-/// What comes back.
+/// What comes back. The length is counted here.
 const RETURNED: [HeaderName; 6] = [
     CONTENT_TYPE,
-    CONTENT_LENGTH,
     CACHE_CONTROL,
     RETRY_AFTER,
     HeaderName::from_static("request-id"),
     HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-should-retry"),
 ];
 
-type Answer = Response<Either<Incoming, Full<Bytes>>>;
+/// The local proxy.
+pub struct Proxy {
+    sessions: Sessions,
+    rules: Rules,
+}
 
-/// Forwards what arrives at `listener` until `shutdown`.
-pub async fn serve(
-    listener: TcpListener,
-    sessions: Arc<Sessions<Full<Bytes>>>,
-    shutdown: impl Future<Output = ()>,
-) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let (stop, stopped) = tokio::sync::watch::channel(());
-    let mut connections = JoinSet::new();
-    let mut shutdown = pin!(shutdown);
-    let watched = Arc::clone(&sessions);
-    let mut watch = pin!(watched.watch());
-    loop {
-        let accepted = tokio::select! {
-            () = &mut shutdown => break,
-            () = &mut watch => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let sessions = Arc::clone(&sessions);
-        let mut stopped = stopped.clone();
-        connections.spawn(async move {
-            let _permit = permit;
-            connection(stream, &sessions, async move { _ = stopped.changed().await }).await;
+impl Proxy {
+    /// A proxy that serves programs on this machine, and no web page.
+    #[must_use]
+    pub fn new(sessions: Sessions) -> Self {
+        Self { sessions, rules: Rules::default() }
+    }
+
+    /// Serves web pages of these origins as well.
+    #[must_use]
+    pub fn allow_origins(mut self, origins: Vec<Origin>) -> Self {
+        self.rules.origins = origins;
+        self
+    }
+
+    /// Forwards what arrives at `listener` until `shutdown`. Requests that run then may go on for half a minute.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let proxy = Arc::new(self);
+        let places = Places::new(MAX_CONNECTIONS);
+        let (stop, stopped) = tokio::sync::watch::channel(());
+        let (mut connections, mut turned_away) = (JoinSet::new(), JoinSet::new());
+        let mut shutdown = pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(_) = connections.join_next() => continue,
+                Some(_) = turned_away.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, _)) = accepted else {
+                // No descriptor is left, or the client was gone before it was accepted.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            };
+            if let Some(place) = places.take() {
+                let (proxy, mut stopped) = (Arc::clone(&proxy), stopped.clone());
+                connections.spawn(async move {
+                    proxy.connection(stream, place, async move { _ = stopped.changed().await }).await;
+                });
+            } else if turned_away.len() < MAX_TURNED_AWAY {
+                turned_away.spawn(timeout(TURN_AWAY_TIMEOUT, turn_away(stream)));
+            }
+        }
+        drop((listener, stop, turned_away));
+        let drained = async { while connections.join_next().await.is_some() {} };
+        let _ = timeout(DRAIN, drained).await;
+    }
+
+    /// Serves one connection until it ends, loses its place, or the proxy stops.
+    async fn connection(&self, stream: TcpStream, place: Place, stop: impl Future<Output = ()>) {
+        let _ = stream.set_nodelay(true);
+        let Ok(local) = stream.local_addr() else { return };
+        let reset = Reset::of(&stream);
+        let (place, reset) = (&place, &reset);
+        let service = service_fn(|request| async move {
+            Ok::<_, Infallible>(self.answer(request, local, place, reset).await)
         });
-    }
-    drop((listener, stop));
-    let drained = async { while connections.join_next().await.is_some() {} };
-    let _ = tokio::time::timeout(DRAIN, drained).await;
-}
-
-async fn connection(stream: TcpStream, sessions: &Sessions<Full<Bytes>>, stop: impl Future<Output = ()>) {
-    let _ = stream.set_nodelay(true);
-    let Ok(local) = stream.local_addr() else { return };
-    let service =
-        service_fn(|request| async move { Ok::<Answer, Infallible>(answer(request, local, sessions).await) });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
-    );
-    tokio::select! {
-        // A client that breaks off tells nobody anything.
-        _ = &mut connection => return,
-        () = stop => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
-}
-
-async fn answer(request: Request<Incoming>, local: SocketAddr, sessions: &Sessions<Full<Bytes>>) -> Answer {
-    if let Err(problem) = check_local(request.headers(), local) {
-        return problem.into_answer();
-    }
-    let session = match sessions.get().await {
-        Ok(session) => session,
-        Err(error) => {
-            tracing::error!(code = error.code(), "nothing was sent: {error}");
-            return Problem::from_session(&error).into_answer();
+        let mut connection = pin!(http1_server().serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            // A client that breaks off tells nobody anything.
+            _ = &mut connection => return,
+            () = place.lost() => return,
+            () = stop => {}
         }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            _ = connection => {}
+            () = place.lost() => {}
+        }
+    }
+
+    /// Answers one request.
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        local: SocketAddr,
+        place: &Place,
+        reset: &Reset,
+    ) -> Response<AnswerBody> {
+        let dialect = Dialect::of(request.uri().path());
+        let of_proxy =
+            |problem: &Problem| problem.to_response(dialect).map(|body| AnswerBody::whole(body, None));
+        let client = match self.rules.client(request.method(), request.headers(), local) {
+            Ok(client) => client,
+            Err(problem) => return of_proxy(&problem),
+        };
+        let mut response = if let Client::Preflight(_) = client {
+            let mut permission = Response::new(AnswerBody::whole(Bytes::new(), None));
+            *permission.status_mut() = StatusCode::NO_CONTENT;
+            permission
+        } else {
+            let forwarded = self.forward(request, dialect, place, reset).await;
+            forwarded.unwrap_or_else(|problem| of_proxy(&problem))
+        };
+        local::allow(&client, response.headers_mut());
+        response
+    }
+
+    /// Reads a request whole, sends it to the clean room, and gives what comes back.
+    async fn forward(
+        &self,
+        request: Request<Incoming>,
+        dialect: Dialect,
+        place: &Place,
+        reset: &Reset,
+    ) -> Result<Response<AnswerBody>, Problem> {
+        let request = whole_request(request).await?;
+        // A connection that just lost its place is about to be closed.
+        let kept = place.keep().ok_or_else(Problem::busy)?;
+        match self.sessions.send(&request).await {
+            Ok(answer) => returned(answer, dialect, kept, reset).await,
+            Err(error) => Err(Problem::from_send(&error)),
+        }
+        .inspect_err(|problem| tracing::error!(code = problem.code(), "{}", problem.message()))
+    }
+}
+
+fn http1_server() -> http1::Builder {
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    server
+}
+
+/// Answers one request with `busy`, and closes.
+async fn turn_away(stream: TcpStream) {
+    let service = service_fn(|request: Request<Incoming>| async move {
+        let busy = Problem::busy().to_response(Dialect::of(request.uri().path()));
+        Ok::<_, Infallible>(busy.map(|body| AnswerBody::whole(body, None)))
+    });
+    let mut server = http1_server();
+    let _ = server.keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// The request as it goes to the clean room.
+///
+/// It is read whole before it goes on: the clean room may refuse ahead of the body, and a connection with a rest of it unread
+/// would be closed under a client that uses it again.
+async fn whole_request(request: Request<Incoming>) -> Result<Request<Bytes>, Problem> {
+    let (head, body) = request.into_parts();
+    let uri = absolute(&head.uri).ok_or_else(Problem::bad_path)?;
+    let body = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect());
+    let body = body.await.map_err(|_| Problem::late_body())?.map_err(|_| Problem::bad_body())?;
+    let mut request = Request::new(body.to_bytes());
+    *request.method_mut() = head.method;
+    *request.uri_mut() = uri;
+    *request.headers_mut() = only(&FORWARDED, &head.headers);
+    Ok(request)
+}
+
+/// What the clean room answers, as the client gets it.
+async fn returned(
+    answer: Answer,
+    dialect: Dialect,
+    kept: Kept,
+    reset: &Reset,
+) -> Result<Response<AnswerBody>, Problem> {
+    let Answer { response, session } = answer;
+    let (head, body) = response.into_parts();
+    let body = if is_event_stream(&head.headers) {
+        AnswerBody::events(Events::new(body, session, dialect, reset.clone()), kept)
+    } else {
+        // Whole before a byte of it goes on, so that a part of it never looks like all of it.
+        let whole = Limited::new(body, MAX_ANSWER).collect().await;
+        let whole = whole.map_err(|error| match error.downcast::<hyper::Error>() {
+            Ok(error) => Problem::from_send(&answer_cut(*error, &session)),
+            Err(_) => Problem::long_answer(),
+        })?;
+        AnswerBody::whole(whole.to_bytes(), Some(kept))
     };
-    let (parts, body) = request.into_parts();
-    // Whole, before it goes on: the clean room may refuse ahead of the body, and a connection with a rest of it unread would be
-    // closed under a client that uses it again.
-    let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-        return Problem::bad_body().into_answer();
-    };
-    let mut forward = Request::new(Full::new(body.to_bytes()));
-    *forward.method_mut() = parts.method;
-    *forward.headers_mut() = only(&FORWARDED, &parts.headers);
-    match absolute(&parts.uri) {
-        Some(uri) => *forward.uri_mut() = uri,
-        None => return Problem::bad_path().into_answer(),
-    }
-    match session.send(forward).await {
-        Ok(response) => {
-            let (parts, body) = response.into_parts();
-            let mut answer = Response::new(Either::Left(body));
-            *answer.status_mut() = parts.status;
-            *answer.headers_mut() = only(&RETURNED, &parts.headers);
-            answer
-        }
-        Err(error) => {
-            tracing::error!(code = error.code(), "{error}");
-            Problem::from_session(&error).into_answer()
-        }
-    }
+    let mut answer = Response::new(body);
+    *answer.status_mut() = head.status;
+    *answer.headers_mut() = only(&RETURNED, &head.headers);
+    Ok(answer)
 }
 
-/// Only programs of this machine's user are served, not pages in a browser: a page sends its origin, and a name that was
-/// pointed at this address sends that name.
-fn check_local(headers: &HeaderMap, local: SocketAddr) -> Result<(), Problem> {
-    if headers.contains_key(ORIGIN) {
-        return Err(Problem::browser());
-    }
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let port = local.port();
-    let names = [
-        local.to_string(),
-        format!("localhost:{port}"),
-        format!("127.0.0.1:{port}"),
-        format!("[::1]:{port}"),
-    ];
-    if names.iter().any(|name| name == host) { Ok(()) } else { Err(Problem::browser()) }
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.starts_with(b"text/event-stream")
 }
 
 fn only(names: &[HeaderName], headers: &HeaderMap) -> HeaderMap {
@@ -180,96 +273,18 @@ fn absolute(uri: &Uri) -> Option<Uri> {
     Uri::builder().scheme("https").authority("cleanroom").path_and_query(path).build().ok()
 }
 
-/// An answer of the proxy itself, in the API's own shape.
-struct Problem {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-    retry_after: bool,
-}
-
-impl Problem {
-    fn from_session(error: &SessionError) -> Self {
-        let message = format!("{error}. Your request was not sent.");
-        if error.is_refusal() {
-            return Self { status: StatusCode::BAD_GATEWAY, code: error.code(), message, retry_after: false };
-        }
-        let sent = matches!(error, SessionError::Lost(_));
-        let message =
-            if sent { format!("{error}. The clean room may have received your request.") } else { message };
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: error.code(), message, retry_after: true }
-    }
-
-    fn browser() -> Self {
-        Self {
-            status: StatusCode::FORBIDDEN,
-            code: "not-local",
-            message: "expected a request from a program on this machine to the proxy's own address, not from a web page"
-                .to_owned(),
-            retry_after: false,
-        }
-    }
-
-    fn bad_body() -> Self {
-        Self {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            code: "bad-body",
-            message: format!("expected a complete body of at most {MAX_BODY} bytes; nothing was sent"),
-            retry_after: false,
-        }
-    }
-
-    fn bad_path() -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            code: "bad-path",
-            message: "expected a path such as /v1/models".to_owned(),
-            retry_after: false,
-        }
-    }
-
-    fn into_answer(self) -> Answer {
-        let body = json!({
-            "error": { "message": self.message, "type": "cleanroom_error", "param": null, "code": self.code },
-        });
-        let mut answer = Response::new(Either::Right(Full::from(body.to_string())));
-        *answer.status_mut() = self.status;
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.retry_after {
-            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        answer
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
-    }
-
-    #[test]
-    fn web_pages_are_not_served() {
-        let local = "127.0.0.1:8080".parse().unwrap();
-        assert!(check_local(&headers(&[(HOST, "127.0.0.1:8080")]), local).is_ok());
-        assert!(check_local(&headers(&[(HOST, "localhost:8080")]), local).is_ok());
-        for bad in [
-            headers(&[]),
-            headers(&[(HOST, "127.0.0.1")]),
-            headers(&[(HOST, "evil.example:8080")]),
-            headers(&[(HOST, "127.0.0.1:8080"), (ORIGIN, "https://evil.example")]),
-        ] {
-            assert!(check_local(&bad, local).is_err(), "{bad:?}");
-        }
-    }
-
     #[test]
     fn an_api_key_stays_here() {
-        let from_client =
-            headers(&[(http::header::AUTHORIZATION, "Bearer k"), (CONTENT_TYPE, "application/json")]);
-        let forwarded = only(&FORWARDED, &from_client);
+        let from_client = [
+            (http::header::AUTHORIZATION, HeaderValue::from_static("Bearer k")),
+            (HeaderName::from_static("x-api-key"), HeaderValue::from_static("k")),
+            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        ];
+        let forwarded = only(&FORWARDED, &from_client.into_iter().collect());
         assert_eq!(forwarded.len(), 1);
         assert!(forwarded.contains_key(CONTENT_TYPE));
     }

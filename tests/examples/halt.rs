@@ -124,7 +124,7 @@ async fn measure(conduct: Conduct, model: PathBuf, runs: usize) -> Vec<Duration>
 }
 
 /// The answer of a request, once one is admitted.
-async fn begin(ceremony: &Ceremony, address: &str) -> (Arc<Session<Full<Bytes>>>, Response<Incoming>) {
+async fn begin(ceremony: &Ceremony, address: &str) -> (Arc<Session>, Response<Incoming>) {
     let question = serde_json::json!({
         "model": "demo", "stream": true, "max_tokens": 4000, "temperature": 1.0,
         "messages": [{ "role": "user", "content": "Tell me a story." }],
@@ -146,7 +146,7 @@ async fn begin(ceremony: &Ceremony, address: &str) -> (Arc<Session<Full<Bytes>>>
 
 /// Reads an answer to its signed end; gives the time of its last token. `None` for one that the model ended.
 async fn read(
-    session: Arc<Session<Full<Bytes>>>,
+    session: Arc<Session>,
     mut response: Response<Incoming>,
     events: watch::Sender<usize>,
 ) -> Option<(Instant, Ended)> {

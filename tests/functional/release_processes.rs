@@ -20,10 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 async fn asked(ceremony: &Ceremony, address: &str, root: &str) -> String {
     let policy = ceremony.policy(root);
     let party = RelyingParty::new(ceremony.identity(), policy, model_id()).unwrap();
-    let sessions = Sessions::<Full<Bytes>>::new(party, address.parse().unwrap());
+    let sessions = Sessions::new(party, address.parse().unwrap());
     let session = match sessions.get().await {
         Ok(session) => session,
-        Err(error) => return error.code().to_owned(),
+        Err(error) => return error.code().trim_start_matches("unproven/").to_owned(),
     };
     let request = http::Request::post("https://cleanroom/v1/chat/completions")
         .header("content-type", "application/json")

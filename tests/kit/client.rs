@@ -28,6 +28,7 @@ where
         .uri(path)
         .header("host", host)
         .header("content-type", "application/json")
+        .header("authorization", "Bearer unused")
         .body(Full::<Bytes>::from(body.to_owned()))
         .unwrap();
     sender.send_request(request).await.unwrap()

@@ -12,7 +12,7 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_guard::Clock;
 use cleanroom_partner::address::Address;
 use cleanroom_partner::channel::RelyingParty;
-use cleanroom_partner::proxy;
+use cleanroom_partner::proxy::Proxy;
 use cleanroom_partner::session::Sessions;
 use cleanroom_runner::{Platform, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -119,8 +119,8 @@ impl House {
     async fn serve(&self, party: RelyingParty) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let sessions = Arc::new(Sessions::new(party, self.address()));
-        tokio::spawn(proxy::serve(listener, sessions, std::future::pending()));
+        let sessions = Sessions::new(party, self.address());
+        tokio::spawn(Proxy::new(sessions).serve(listener, std::future::pending()));
         address
     }
 }

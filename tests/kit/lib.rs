@@ -1,4 +1,5 @@
-//! What the end-to-end tests share: the attester's end alone ([`room`]), an attester that lies on request ([`liar`]), a whole clean
+//! What the end-to-end tests share: the attester's end alone ([`room`]), an attester that lies on request ([`liar`]), one whose HTTP/2
+//! is scripted ([`scripted`]), a whole clean
 //! room behind a recording relay ([`house`]), a plain client ([`client`]), the official ones
 //! ([`official`]), and the project's programs as processes ([`processes`]).
 
@@ -19,3 +20,4 @@ pub mod liar;
 pub mod official;
 pub mod processes;
 pub mod room;
+pub mod scripted;

@@ -30,7 +30,7 @@ use cleanroom_host::endpoint::{BoundListener, EnclaveAddress};
 use cleanroom_host::relay::{self, Counters, Limits, Times};
 use cleanroom_partner::address::Address;
 use cleanroom_partner::channel::RelyingParty;
-use cleanroom_partner::proxy;
+use cleanroom_partner::proxy::Proxy;
 use cleanroom_partner::session::Sessions;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
@@ -220,11 +220,11 @@ impl WholePath {
     async fn start(enclave: &Enclave) -> Result<Self, Box<dyn Error>> {
         let host = relay(enclave.socket()).await?;
         let party = RelyingParty::new(&Identity::generate()?, read_policy(&enclave.policy)?, model_id())?;
-        let sessions = Arc::new(Sessions::new(party, Address::Tcp(host.to_string())));
+        let sessions = Sessions::new(party, Address::Tcp(host.to_string()));
         sessions.get().await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let proxy = listener.local_addr()?;
-        tokio::spawn(proxy::serve(listener, sessions, std::future::pending()));
+        tokio::spawn(Proxy::new(sessions).serve(listener, std::future::pending()));
         let stream = TcpStream::connect(proxy).await?;
         stream.set_nodelay(true)?;
         let (client, connection) = http1::handshake(TokioIo::new(stream)).await?;

@@ -6,17 +6,17 @@ use bytes::{Bytes, BytesMut};
 use clap::Args;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, Uri};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::party::{Party, no_session, runtime};
+use super::party::{Party, runtime};
 use super::policy_file::usage;
 use crate::address::Address;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Terminal, printable};
-use crate::session::Sessions;
+use crate::session::{Answer, SendError, Session, Sessions};
 use crate::stream_end::{Ended, SignedEnd, UnprovenEnd};
 
 const EXAMPLES: &str = "\
@@ -25,7 +25,8 @@ Examples:
   cleanroom chat unix:/run/cleanroom.sock --prompt 'What is attestation?'
 
 Answers are printed as they arrive. An answer that is cut off is an error, never an end. When the clean room itself ends an
-answer, because an authority halts the model or the lease lapses, it signs the reason; the signature is checked and the reason shown.";
+answer, because an authority halts the model or the lease lapses, it signs the reason. This program checks the signature and
+shows the reason.";
 
 /// The longest event of a stream, and the longest error body, in bytes.
 const MAX_EVENT_BYTES: usize = 256 * 1024;
@@ -73,8 +74,9 @@ impl Chat {
     /// [`Failure`] when the clean room is not proven, or an answer does not come whole.
     pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         let (party, model) = self.party.load()?;
+        let dialer = self.party.dialer(vec![self.address])?;
         let runtime = runtime()?;
-        let sessions = Sessions::new(party, self.address);
+        let sessions = Sessions::through(party, dialer);
         let mut history = Vec::new();
         let mut ask = |question: String| {
             history.push(Message { role: "user", content: question });
@@ -98,8 +100,8 @@ impl Chat {
         let mut lines = input.lock().lines();
         loop {
             if interactive {
-                eprint!("> ");
-                let _ = std::io::stderr().flush();
+                // A prompt that nobody sees is no reason to end.
+                let _ = std::io::stderr().write_all(b"> ");
             }
             match lines.next() {
                 None => return Ok(Outcome::Pass),
@@ -115,21 +117,18 @@ impl Chat {
 
 /// Sends a question and prints the answer as it arrives.
 async fn stream(
-    sessions: &Sessions<Full<Bytes>>,
+    sessions: &Sessions,
     question: &Question<'_>,
     terminal: &mut Terminal,
 ) -> Result<String, Failure> {
-    let session = sessions.get().await.map_err(|error| no_session(&error))?;
     let body = serde_json::to_vec(question).map_err(|error| usage("question", error.to_string()))?;
-    let mut request = Request::new(Full::from(body));
+    let mut request = Request::new(Bytes::from(body));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::from_static("https://cleanroom/v1/chat/completions");
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let response = session.send(request).await.map_err(|error| broken(error.to_string()))?;
+    let Answer { response, session } = sessions.send(&request).await.map_err(|error| not_answered(&error))?;
     if response.status().is_success() {
-        let key = session.evidence().evidence().public_key().unwrap_or_default();
-        let transcript = session.transcript();
-        read_events(response.into_body(), terminal, |end, stream| end.verify(key, &transcript, stream)).await
+        read_events(response.into_body(), terminal, &session).await
     } else {
         Err(refused(response).await)
     }
@@ -138,7 +137,7 @@ async fn stream(
 async fn read_events(
     mut body: Incoming,
     terminal: &mut Terminal,
-    verify_end: impl FnOnce(SignedEnd, &str) -> Result<Ended, UnprovenEnd>,
+    session: &Session,
 ) -> Result<String, Failure> {
     let mut pending = BytesMut::new();
     let mut stream = String::new();
@@ -153,9 +152,9 @@ async fn read_events(
                 .map_err(|_| broken("an event of the answer is not as expected".to_owned()))?;
             if let Some(end) = chunk.cleanroom_stream_end {
                 terminal.text("\n")?;
-                return Err(
-                    verify_end(end, &stream).map_or_else(|unproven| broken(unproven.to_string()), ended)
-                );
+                let key = session.evidence().evidence().public_key().unwrap_or_default();
+                let end = end.verify(key, &session.transcript(), &stream);
+                return Err(end.map_or_else(|unproven: UnprovenEnd| broken(unproven.to_string()), ended));
             }
             if stream.is_empty() {
                 stream = std::mem::take(&mut chunk.id);
@@ -175,7 +174,7 @@ async fn read_events(
         }
         let frame = match body.frame().await {
             Some(Ok(frame)) => frame,
-            Some(Err(_)) | None => return Err(broken("the answer was cut off".to_owned())),
+            Some(Err(_)) | None => return Err(cut_off(session)),
         };
         if let Some(data) = frame.data_ref() {
             if pending.len().saturating_add(data.len()) > MAX_EVENT_BYTES {
@@ -255,6 +254,24 @@ fn ended(end: Ended) -> Failure {
         end.reason
     );
     Failure { outcome: Outcome::Refused, code: end.code().unwrap_or("answer-ended"), message }
+}
+
+/// The request has no answer.
+fn not_answered(error: &SendError) -> Failure {
+    let outcome = if error.reason.is_refusal() { Outcome::Refused } else { Outcome::Unreachable };
+    Failure { outcome, code: error.code(), message: error.to_string() }
+}
+
+/// The answer ended before it was whole: this program ended it, or somebody on the way did.
+fn cut_off(session: &Session) -> Failure {
+    session.why_cut().map_or_else(
+        || broken("the answer was cut off".to_owned()),
+        |cut| Failure {
+            outcome: Outcome::Unreachable,
+            code: cut.code,
+            message: format!("the answer was cut off: {}", cut.reason),
+        },
+    )
 }
 
 fn broken(message: String) -> Failure {

@@ -1,39 +1,67 @@
 //! `cleanroom connect`: the local proxy.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
+use cleanroom_program::clock::Clock;
+use cleanroom_program::log::{self, Format};
+use cleanroom_program::signals::{Request, Signals};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::party::{Party, no_session, runtime};
 use super::policy_file::usage;
 use crate::address::Address;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Page, Terminal};
-use crate::proxy;
-use crate::session::Sessions;
+use crate::proxy::{Origin, Proxy};
+use crate::session::{Session, Sessions};
 
 const EXAMPLES: &str = "\
 Examples:
   cleanroom connect cleanroom.example:8443 --listen 127.0.0.1:8080
+  cleanroom connect a.example:8443 b.example:8443 --wait 5m
+  cleanroom connect cleanroom.example:8443 --proxy http://proxy.corp.example:3128
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=unused python3 my_client.py
+  curl http://127.0.0.1:8080/v1/models -H 'Authorization: Bearer unused'
 
 The clean room is proven before the proxy says that it is ready, and again before the evidence is too old. When it cannot
-be proven, clients get an error with the code of the reason, and their requests stay on this machine.";
+be proven, clients get an error with the code of the reason, and their requests stay on this machine. Codes that begin with
+`unproven/` are what a host says without proof.
 
-/// Let any OpenAI client on this machine use a proven clean room
+Each request needs a header that a web page cannot send: `Authorization: Bearer KEY`, `X-Api-Key: KEY` or
+`Content-Type: application/json`. Any KEY will do; it stays on this machine. The official clients send one always.
+
+SIGTERM or SIGINT: takes nothing new, lets running requests end for up to 30 s. A second one ends at once.";
+
+/// How long to wait before the first further attempt, and at most before any.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Let any OpenAI or Anthropic client on this machine use a proven clean room
 #[derive(Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub struct Connect {
-    /// The clean room's host: HOST:PORT or unix:PATH
-    address: Address,
+    /// The clean room's hosts, the preferred first: HOST:PORT or unix:PATH. One that does not answer within a quarter of a
+    /// second is no longer waited for alone
+    #[arg(required = true, value_name = "ADDRESS")]
+    addresses: Vec<Address>,
 
     /// Where clients connect; a loopback address, port 0 for any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
+
+    /// Serve web pages of this origin as well, such as http://localhost:3000; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<Origin>,
+
+    /// Try for so long until a clean room is there, such as 5m; a clean room whose proof fails is refused at once
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
 
     #[command(flatten)]
     party: Party,
@@ -64,28 +92,81 @@ impl Connect {
                 ),
             ));
         }
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+        let _log = log::start(Format::Text, "info").map_err(|error| usage("log", error.to_string()))?;
+        let runtime = runtime()?;
+        let ended = runtime.block_on(self.connect(terminal));
+        // A name that is still being resolved does not keep the program from its end.
+        runtime.shutdown_background();
+        ended
+    }
+
+    async fn connect(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         let (party, model) = self.party.load()?;
-        runtime()?.block_on(async {
-            let sessions = Arc::new(Sessions::new(party, self.address));
-            let session = sessions.get().await.map_err(|error| no_session(&error))?;
-            let listener =
-                TcpListener::bind(self.listen).await.map_err(|error| occupied(self.listen, &error))?;
-            let listen = listener.local_addr().map_err(|error| occupied(self.listen, &error))?;
-            let evidence = session.evidence().evidence();
-            let ready = Ready {
-                listen: listen.to_string(),
-                base_url: format!("http://{listen}/v1"),
-                model: model.to_string(),
-                model_sha256: session.model_digest().to_string(),
-                image: evidence.image().to_owned(),
-                tier: evidence.tier(),
-            };
-            terminal.report(&ready, &page(&ready))?;
-            drop(session);
-            proxy::serve(listener, sessions, stop()).await;
-            Ok(Outcome::Pass)
-        })
+        let dialer = self.party.dialer(self.addresses)?;
+        let mut signals = Signals::listen().map_err(|error| Failure {
+            outcome: Outcome::Unreachable,
+            code: "signals",
+            message: format!("the system refused to pass signals on: {error}"),
+        })?;
+        // A port that is not free is told before anybody waits for a clean room.
+        let listener = TcpListener::bind(self.listen).await.map_err(|error| occupied(self.listen, &error))?;
+        let listen = listener.local_addr().map_err(|error| occupied(self.listen, &error))?;
+        let sessions = Sessions::through(party, dialer);
+        let session = tokio::select! {
+            session = prove(&sessions, self.wait) => session?,
+            _ = signals.next() => return Ok(Outcome::Pass),
+        };
+        let evidence = session.evidence().evidence();
+        let ready = Ready {
+            listen: listen.to_string(),
+            base_url: format!("http://{listen}/v1"),
+            model: model.to_string(),
+            model_sha256: session.model_digest().to_string(),
+            image: evidence.image().to_owned(),
+            tier: evidence.tier(),
+        };
+        // Clients can connect whether or not anybody reads this.
+        if let Err(failure) = terminal.report(&ready, &page(&ready)) {
+            tracing::warn!(code = failure.code, "{failure}");
+        }
+        drop(session);
+        serve(Proxy::new(sessions).allow_origins(self.allow_origin), listener, &mut signals).await;
+        Ok(Outcome::Pass)
+    }
+}
+
+/// Proves the clean room. With `wait`, tries again until one is there.
+async fn prove(sessions: &Sessions, wait: Option<Duration>) -> Result<Arc<Session>, Failure> {
+    let clock = Clock::machine();
+    let last = clock.now() + wait.unwrap_or_default();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match sessions.get().await {
+            Ok(session) => return Ok(session),
+            Err(error) => error,
+        };
+        if error.is_refusal() || clock.now() + pause > last {
+            return Err(no_session(&error));
+        }
+        tracing::info!(code = error.code(), "waiting for a clean room: {error}");
+        clock.sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Serves until the first signal drains the proxy, or the second one ends it.
+async fn serve(proxy: Proxy, listener: TcpListener, signals: &mut Signals) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut stop = Some(stop);
+    let mut serving = pin!(proxy.serve(listener, async { _ = stopped.await }));
+    loop {
+        tokio::select! {
+            () = &mut serving => return,
+            request = signals.next() => match request {
+                Request::Drain => drop(stop.take()),
+                Request::EndNow => return,
+            },
+        }
     }
 }
 
@@ -95,18 +176,6 @@ fn page(ready: &Ready) -> Page {
     page.field("model", format!("{} {}", ready.model, ready.model_sha256));
     page.field("ready", ready.base_url.as_str());
     page
-}
-
-async fn stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 fn occupied(listen: SocketAddr, error: &std::io::Error) -> Failure {

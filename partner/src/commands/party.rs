@@ -8,7 +8,9 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_program::file::{SecretError, read_secret};
 
 use super::policy_file::{PolicyFile, usage};
+use crate::address::Address;
 use crate::channel::RelyingParty;
+use crate::dial::{Dialer, ProxyChoice};
 use crate::outcome::{Failure, Outcome};
 use crate::session::SessionError;
 
@@ -28,6 +30,11 @@ pub(super) struct Party {
     /// The model to use; not needed when the policy has only one
     #[arg(long, value_name = "ID")]
     model: Option<ModelId>,
+
+    /// The HTTP proxy through which the host is reached: http://[USER:PASSWORD@]HOST:PORT, or `none`. Without this option,
+    /// HTTPS_PROXY, ALL_PROXY and NO_PROXY decide. This machine's own addresses are always reached directly
+    #[arg(long, value_name = "URL")]
+    proxy: Option<String>,
 }
 
 impl Party {
@@ -42,6 +49,20 @@ impl Party {
         let party = RelyingParty::new(&identity, policy, model.clone())
             .map_err(|error| usage("setup", error.to_string()))?;
         Ok((party, model))
+    }
+
+    /// How the hosts at `addresses` are reached.
+    ///
+    /// # Errors
+    /// [`Failure`] when the proxy cannot be used.
+    pub(super) fn dialer(&self, addresses: Vec<Address>) -> Result<Dialer, Failure> {
+        let proxy = match self.proxy.as_deref() {
+            Some("none") => Ok(ProxyChoice::none()),
+            Some(url) => url.parse().map(|proxy| ProxyChoice::of(proxy, "")),
+            None => ProxyChoice::from_environment(|name| std::env::var(name).ok()),
+        };
+        let proxy = proxy.map_err(|error| usage("proxy", error.to_string()))?;
+        Ok(Dialer::new(addresses, proxy))
     }
 
     /// The policy file alone.
@@ -84,7 +105,7 @@ pub(super) fn load_key(path: &Path) -> Result<Identity, Failure> {
     Identity::from_pem(pem).map_err(|error| wrong(error.to_string()))
 }
 
-/// What a session that did not come about means for the exit code.
+/// What it means for the exit code that there is no session.
 pub(super) fn no_session(error: &SessionError) -> Failure {
     let outcome = if error.is_refusal() { Outcome::Refused } else { Outcome::Unreachable };
     Failure { outcome, code: error.code(), message: format!("{error}. Nothing was sent.") }

@@ -16,12 +16,12 @@ use http_body_util::{BodyExt as _, Full};
 use crate::room::Room;
 
 /// A running stream, read up to its first event with text.
-async fn stream(room: &Room) -> (Arc<session::Session<Full<Bytes>>>, http::Response<hyper::body::Incoming>) {
+async fn stream(room: &Room) -> (Arc<session::Session>, http::Response<hyper::body::Incoming>) {
     let sessions = Sessions::new(room.party(&room.identity), room.house.address());
     let session = sessions.get().await.unwrap();
     let request = http::Request::post("https://cleanroom/v1/chat/completions")
         .header("content-type", "application/json")
-        .body(Full::from(question("Tell me a short story.", true)))
+        .body(Full::<Bytes>::from(question("Tell me a short story.", true)))
         .unwrap();
     let mut response = session.send(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -31,7 +31,7 @@ async fn stream(room: &Room) -> (Arc<session::Session<Full<Bytes>>>, http::Respo
 
 /// The signed end of a stream: its reason, once the signature is good.
 async fn signed_end(
-    session: &session::Session<Full<Bytes>>,
+    session: &session::Session,
     response: http::Response<hyper::body::Incoming>,
 ) -> Option<String> {
     let rest = response.into_body().collect().await.unwrap().to_bytes();
@@ -63,8 +63,7 @@ async fn signed_end(
 }
 
 /// A room in the middle of an answer: three tokens are out, and the engine waits before the fourth.
-async fn in_the_middle() -> (Room, Arc<session::Session<Full<Bytes>>>, http::Response<hyper::body::Incoming>)
-{
+async fn in_the_middle() -> (Room, Arc<session::Session>, http::Response<hyper::body::Incoming>) {
     let mut room = Room::start().await;
     let release = room.release(1);
     room.run(&release).await;

@@ -1,0 +1,143 @@
+//! What the proxy itself answers, in the shape of the API that the client speaks.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::{BODY_TIMEOUT, MAX_ANSWER, MAX_BODY};
+use crate::session::{Reach, SendError};
+
+/// Both official clients send a request again unless this says no.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Whose API a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    OpenAi,
+    Anthropic,
+}
+
+impl Dialect {
+    /// The dialect of a path.
+    pub(super) fn of(path: &str) -> Self {
+        if path.starts_with("/v1/messages") { Self::Anthropic } else { Self::OpenAi }
+    }
+}
+
+/// Why the proxy has no answer of the clean room, or not a whole one.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry: bool,
+}
+
+impl Problem {
+    /// A request that failed on its way to the clean room or back.
+    pub(super) fn from_send(error: &SendError) -> Self {
+        let (code, message) = (error.code(), error.to_string());
+        // What was never sent can be sent again, except to a room that was refused.
+        let retry = error.reach == Reach::NeverSent && !error.reason.is_refusal();
+        let status = if retry { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_GATEWAY };
+        Self { status, code, message, retry }
+    }
+
+    /// The request is not of a program that knows that it speaks to this proxy.
+    pub(super) fn not_local() -> Self {
+        let message = "expected a request from a program on this machine to the proxy's own address, not from a web page; \
+                       pages of an origin are served after `cleanroom connect --allow-origin ORIGIN`";
+        Self::of_client(StatusCode::FORBIDDEN, "not-local", message.to_owned())
+    }
+
+    /// The request has nothing that a web page could not have made a browser send.
+    pub(super) fn no_credential() -> Self {
+        let message = "expected one of the headers that web pages cannot send: `Authorization: Bearer KEY`, `X-Api-Key: KEY` \
+                       or `Content-Type: application/json`; any KEY will do, and it stays on this machine";
+        Self::of_client(StatusCode::UNAUTHORIZED, "no-credential", message.to_owned())
+    }
+
+    /// The body is too long, or ended early.
+    pub(super) fn bad_body() -> Self {
+        let message = format!("expected a complete body of at most {MAX_BODY} bytes; nothing was sent");
+        Self::of_client(StatusCode::PAYLOAD_TOO_LARGE, "bad-body", message)
+    }
+
+    /// The body did not come in time.
+    pub(super) fn late_body() -> Self {
+        let seconds = BODY_TIMEOUT.as_secs();
+        let message = format!("expected a complete body within {seconds} seconds; nothing was sent");
+        Self::of_client(StatusCode::REQUEST_TIMEOUT, "late-body", message)
+    }
+
+    /// The path cannot be sent on.
+    pub(super) fn bad_path() -> Self {
+        Self::of_client(StatusCode::BAD_REQUEST, "bad-path", "expected a path such as /v1/models".to_owned())
+    }
+
+    /// The clean room's answer is longer than the proxy keeps.
+    pub(super) fn long_answer() -> Self {
+        let message = format!("the answer is longer than {MAX_ANSWER} bytes. {}", Reach::WasSent.sentence());
+        Self::of_client(StatusCode::BAD_GATEWAY, "long-answer", message)
+    }
+
+    /// Requests are under way on all connections that the proxy keeps.
+    pub(super) fn busy() -> Self {
+        let message = "the proxy has as many requests under way as it takes; try again shortly. Your request was not sent.";
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: "busy",
+            message: message.to_owned(),
+            retry: true,
+        }
+    }
+
+    fn of_client(status: StatusCode, code: &'static str, message: String) -> Self {
+        Self { status, code, message, retry: false }
+    }
+
+    /// The stable code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// What went wrong.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn to_value(&self, dialect: Dialect) -> Value {
+        match dialect {
+            Dialect::OpenAi => json!({
+                "error": {
+                    "message": self.message, "type": "cleanroom_error", "param": null, "code": self.code,
+                },
+            }),
+            // Clients tell errors apart by the status; the type is one that they know.
+            Dialect::Anthropic => json!({
+                "type": "error",
+                "error": { "type": "api_error", "message": self.message, "code": self.code },
+            }),
+        }
+    }
+
+    /// The answer of the proxy.
+    pub(super) fn to_response(&self, dialect: Dialect) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from(self.to_value(dialect).to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static(if self.retry { "true" } else { "false" }));
+        if self.retry {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
+    /// The last event of a stream that is not whole.
+    pub(super) fn to_event(&self, dialect: Dialect) -> Bytes {
+        let name = if dialect == Dialect::Anthropic { "event: error\n" } else { "" };
+        Bytes::from(format!("{name}data: {}\n\n", self.to_value(dialect)))
+    }
+}

@@ -1,0 +1,139 @@
+//! Why there is no session or no answer, and how far a request got.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::channel::ChannelError;
+
+/// Why there is no session, or no answer on it.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Nobody answers at any address.
+    #[error("cannot reach the host: {0}")]
+    Unreachable(#[source] io::Error),
+    /// The host took a connection and did not complete the exchange in time.
+    #[error("the host did not complete the exchange within {} seconds", super::EXCHANGE_TIMEOUT.as_secs())]
+    Timeout,
+    /// The clean room was not proven.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The clean room was proven, and HTTP/2 did not begin.
+    #[error("the connection ended before the clean room began HTTP/2")]
+    Http2,
+    /// The session rests on something that has ended, so nothing more may be sent on it.
+    #[error("the session has ended: {0}")]
+    Ended(RestsOn),
+    /// This program ended the session, and everything that ran on it.
+    #[error("what ran on the session was cut: {}", .0.reason)]
+    Cut(Cut),
+    /// The connection was lost.
+    #[error("the connection to the clean room was lost: {0}")]
+    Lost(#[from] hyper::Error),
+}
+
+impl SessionError {
+    /// The stable code of the reason. A code that begins with `unproven/` is what a host said before anything was proven.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Channel(error) => error.code(),
+            Self::Http2 => "http2",
+            Self::Ended(_) => "session-ended",
+            Self::Cut(cut) => cut.code,
+            Self::Lost(_) => "connection-lost",
+        }
+    }
+
+    /// Whether this program's own checks *refused* the clean room, in contrast to not reaching it.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Channel(error) if error.is_refusal())
+    }
+
+    /// How much the error tells when several addresses failed: the failed proof first, then a refusal by a host.
+    pub(crate) fn weight(&self) -> u8 {
+        match self {
+            error if error.is_refusal() => 3,
+            Self::Channel(ChannelError::Refused(_)) => 2,
+            Self::Unreachable(_) => 0,
+            _ => 1,
+        }
+    }
+}
+
+/// What a session rests on that ends first. The session ends with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestsOn {
+    /// The evidence, which grows old.
+    Evidence,
+    /// What the authorities permit. Most of the time the lease ends first.
+    Lease,
+}
+
+impl fmt::Display for RestsOn {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Evidence => "its evidence is as old as the policy allows",
+            Self::Lease => "its lease has ended",
+        })
+    }
+}
+
+/// Why this program cut what ran on a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// A stable word.
+    pub code: &'static str,
+    /// The reason, for people.
+    pub reason: String,
+}
+
+/// How far a request got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// No byte of the request's content left this machine, or the clean room says that it did not look at it.
+    /// Sending it again cannot do anything twice.
+    NeverSent,
+    /// Some of it left, and nothing came back.
+    MayHaveBeenSent,
+    /// The clean room began to answer.
+    WasSent,
+}
+
+impl Reach {
+    /// The state in words, for the person who sent the request.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NeverSent => "Your request was not sent.",
+            Self::MayHaveBeenSent => "The clean room may have received your request.",
+            Self::WasSent => "The clean room received your request.",
+        }
+    }
+}
+
+/// Why a request has no whole answer, and how far it got.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}. {}", reach.sentence())]
+pub struct SendError {
+    /// How far the request got.
+    pub reach: Reach,
+    /// What went wrong.
+    pub reason: Arc<SessionError>,
+}
+
+impl SendError {
+    /// The request did not leave this machine.
+    pub(crate) fn never(reason: impl Into<Arc<SessionError>>) -> Self {
+        Self { reach: Reach::NeverSent, reason: reason.into() }
+    }
+
+    /// The stable code of the reason.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.reason.code()
+    }
+}
