@@ -173,7 +173,7 @@ async fn the_proxy_cuts_what_runs_when_the_lease_it_was_shown_ends_and_no_other_
     let release = room.release(1);
     room.run(&release).await;
     // So much is left that the session is proven, and so little that its end comes soon.
-    room.pass_time(LEASE_MS - 300);
+    room.pass_time(LEASE_MS - 2_000);
     room.hold.after(3);
     let response = proxied(&room).await;
     room.hold.reached().await;
@@ -188,7 +188,7 @@ async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again(
     let mut room = Room::start().await;
     let release = room.release(1);
     let release = room.run(&release).await;
-    room.pass_time(LEASE_MS - 300);
+    room.pass_time(LEASE_MS - 2_000);
     room.hold.after(3);
     let response = proxied(&room).await;
     room.hold.reached().await;

@@ -1,0 +1,301 @@
+//! The local proxy against a scripted clean room: who is served, what leaves when, and how an answer that is cut looks.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cleanroom_attestation::channel::RefusalCode;
+use cleanroom_attestation::release::Refusal;
+use cleanroom_partner::proxy::Proxy;
+use cleanroom_partner::session::Sessions;
+use cleanroom_program::clock::{Clock, Hands};
+use cleanroom_tests::scripted::{Connection, ScriptedRoom};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+/// How long a session lives when the policy does not say.
+const MAX_SESSION: Duration = Duration::from_secs(15 * 60);
+
+/// As many connections as the proxy keeps.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Longer than anything here takes, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Serves local clients of `room`, on a clock that the test moves.
+async fn proxy(room: &ScriptedRoom) -> (SocketAddr, Hands) {
+    let (clock, hands) = Clock::manual();
+    let sessions = Sessions::new(room.world.partner().with_clock(clock), room.address());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(Proxy::new(sessions).serve(listener, std::future::pending()));
+    (address, hands)
+}
+
+/// The head of a request for a chat.
+fn head(proxy: SocketAddr, version: &str, path: &str, length: usize) -> String {
+    format!(
+        "POST {path} HTTP/{version}\r\nhost: {proxy}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    )
+}
+
+/// What the proxy answers to raw bytes, up to the end of the connection, and how that ends.
+async fn exchange(proxy: SocketAddr, bytes: &str) -> (String, io::Result<()>) {
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    rest(stream).await
+}
+
+async fn rest(mut stream: TcpStream) -> (String, io::Result<()>) {
+    let mut answer = Vec::new();
+    let end = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().map(drop);
+    (String::from_utf8(answer).unwrap(), end)
+}
+
+/// The status and the body of a whole answer on a connection that is closed.
+fn whole(answer: &str) -> (u16, Value) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
+/// A room that serves every session, and the connections that requests came on.
+async fn honest_room() -> (ScriptedRoom, Arc<Mutex<Vec<usize>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let script = {
+        let seen = Arc::clone(&seen);
+        move |number, connection: Connection| {
+            let seen = Arc::clone(&seen);
+            async move {
+                let mut peer = connection.prove().await;
+                peer.begin(&[]).await;
+                peer.serve(|_| seen.lock().unwrap().push(number)).await;
+            }
+        }
+    };
+    (ScriptedRoom::start(script).await, seen)
+}
+
+// What leaves when.
+
+#[tokio::test]
+async fn a_body_that_arrives_after_the_session_has_ended_goes_on_a_fresh_one() {
+    let (room, seen) = honest_room().await;
+    let (proxy, hands) = proxy(&room).await;
+    let closing = head(proxy, "1.0", "/v1/chat/completions", 2);
+    let (answer, _) = exchange(proxy, &format!("{closing}{{}}")).await;
+    assert_eq!(whole(&answer).0, 200);
+    // The session is there. The head of the next request comes, and then the session ends.
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
+    stream.write_all(closing.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    hands.advance(MAX_SESSION);
+    stream.write_all(b"{}").await.unwrap();
+    assert_eq!(whole(&rest(stream).await.0).0, 200);
+    assert_eq!(*seen.lock().unwrap(), [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let (room, _) = honest_room().await;
+    let (proxy, _) = proxy(&room).await;
+    let begun = Instant::now();
+    let (answer, _) = exchange(proxy, &head(proxy, "1.0", "/v1/chat/completions", 2)).await;
+    let (status, body) = whole(&answer);
+    assert_eq!((status, body["error"]["code"].as_str()), (408, Some("late-body")));
+    assert!(begun.elapsed() < Duration::from_secs(31), "{:?}", begun.elapsed());
+    assert_eq!(room.connections(), 0, "nothing was asked of the room");
+}
+
+// Local strangers.
+
+#[tokio::test]
+async fn what_a_page_makes_a_browser_send_never_reaches_the_room() {
+    let (room, _) = honest_room().await;
+    let (proxy, _) = proxy(&room).await;
+    for (request, status) in [
+        // An image or a link in a browser that sends no Fetch Metadata, and in one that does.
+        ("GET /v1/models HTTP/1.0\r\nhost: HERE\r\n\r\n", 401),
+        ("GET /v1/models HTTP/1.0\r\nhost: HERE\r\nsec-fetch-site: cross-site\r\nx-api-key: k\r\n\r\n", 403),
+        // A form.
+        (
+            "POST /v1/chat/completions HTTP/1.0\r\nhost: HERE\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\n{}",
+            401,
+        ),
+        // A name that was pointed here.
+        ("GET /v1/models HTTP/1.0\r\nhost: evil.example:80\r\nx-api-key: k\r\n\r\n", 403),
+    ] {
+        let (answer, _) = exchange(proxy, &request.replace("HERE", &proxy.to_string())).await;
+        assert_eq!(whole(&answer).0, status, "{request}");
+    }
+    assert_eq!(room.connections(), 0);
+    let program = format!("GET /v1/models HTTP/1.0\r\nhost: {proxy}\r\nx-api-key: k\r\n\r\n");
+    assert_eq!(whole(&exchange(proxy, &program).await.0).0, 200);
+}
+
+#[tokio::test]
+async fn connections_whose_bodies_never_come_lock_nobody_out() {
+    let (room, _) = honest_room().await;
+    let (proxy, _) = proxy(&room).await;
+    let mut silent = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        stream.write_all(head(proxy, "1.1", "/v1/chat/completions", 1000).as_bytes()).await.unwrap();
+        silent.push(stream);
+    }
+    for _ in 0..3 {
+        let request = format!("{}{{}}", head(proxy, "1.0", "/v1/chat/completions", 2));
+        assert_eq!(whole(&exchange(proxy, &request).await.0).0, 200);
+    }
+    // The oldest had to go.
+    let mut byte = [0];
+    assert!(matches!(timeout(PATIENCE, silent[0].read(&mut byte)).await.unwrap(), Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn when_requests_are_under_way_everywhere_the_proxy_says_that_it_is_busy() {
+    // The room takes requests, and answers none.
+    let script = async |_, connection: Connection| {
+        let mut peer = connection.prove().await;
+        peer.begin(&[(cleanroom_tests::scripted::MAX_CONCURRENT_STREAMS, 1000)]).await;
+        peer.rest().await;
+    };
+    let room = ScriptedRoom::start(script).await;
+    let (proxy, _) = proxy(&room).await;
+    let request = format!("{}{{}}", head(proxy, "1.0", "/v1/messages", 2));
+    let mut running = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        running.push(stream);
+    }
+    // Some may still be on their way to the room, and give their places up.
+    let busy = async {
+        loop {
+            let mut stream = TcpStream::connect(proxy).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = vec![0; 4096];
+            if let Ok(Ok(count @ 1..)) = timeout(Duration::from_millis(500), stream.read(&mut answer)).await {
+                return String::from_utf8(answer[..count].to_vec()).unwrap();
+            }
+            running.push(stream);
+        }
+    };
+    let (status, body) = whole(&timeout(PATIENCE, busy).await.unwrap());
+    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("busy")));
+    assert_eq!(body["type"], "error", "as Anthropic's clients expect it: {body}");
+}
+
+// Answers that are cut.
+
+/// A room that begins every answer and then cuts the connection.
+async fn cutting_room(content_type: &'static str, content: &'static [u8]) -> ScriptedRoom {
+    let script = move |_, connection: Connection| async move {
+        let mut peer = connection.prove().await;
+        peer.begin(&[]).await;
+        let Some(request) = peer.request().await else { return };
+        peer.answer(request.stream, content_type).await;
+        peer.content(request.stream, content, false).await;
+    };
+    ScriptedRoom::start(script).await
+}
+
+#[tokio::test]
+async fn a_cut_stream_ends_with_an_error_event_and_a_reset_connection() {
+    // The second event is not whole when the connection is cut.
+    let room = cutting_room("text/event-stream", b"data: {\"id\":1}\n\ndata: {\"id\"").await;
+    for version in ["1.0", "1.1"] {
+        for (path, error_event) in [
+            ("/v1/chat/completions", "\n\ndata: {\"error\":{"),
+            ("/v1/messages", "\n\nevent: error\ndata: {\"error\":{"),
+        ] {
+            let (proxy, _) = proxy(&room).await;
+            let request = format!("{}{{}}", head(proxy, version, path, 2));
+            let (answer, end) = exchange(proxy, &request).await;
+            // Chunks of HTTP/1.1 have their lengths in between.
+            let events: String = answer
+                .split_once("\r\n\r\n")
+                .unwrap()
+                .1
+                .split_inclusive('\n')
+                .filter(|line| !line.ends_with("\r\n") && *line != "\r\n")
+                .collect();
+            assert!(events.starts_with("data: {\"id\":1}"), "{version} {path}: {answer}");
+            assert!(events.contains(error_event), "{version} {path}: {answer}");
+            assert!(
+                events.contains("connection-lost") && events.contains("received your request"),
+                "{answer}"
+            );
+            assert!(!events.contains("data: {\"id\"\n") && !answer.contains("[DONE]"), "{answer}");
+            assert!(!answer.ends_with("0\r\n\r\n"), "the last chunk must not come: {answer}");
+            assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{version} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cut_whole_answer_is_an_error_from_its_first_byte_on() {
+    let room = cutting_room("application/json", b"{\"choices\":[").await;
+    for version in ["1.0", "1.1"] {
+        let (proxy, _) = proxy(&room).await;
+        let request = format!("{}{{}}", head(proxy, version, "/v1/chat/completions", 2));
+        let request = request.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+        let (status, body) = whole(&exchange(proxy, &request).await.0);
+        assert_eq!((status, body["error"]["code"].as_str()), (502, Some("connection-lost")), "{version}");
+        assert!(body["error"]["message"].as_str().unwrap().ends_with("received your request."), "{body}");
+    }
+}
+
+// Who says what.
+
+#[tokio::test]
+async fn a_host_without_an_enclave_speaks_for_itself_alone() {
+    for (refusal, code) in [
+        (RefusalCode::NotServed(Refusal::ModelDenied), "unproven/model-denied"),
+        (RefusalCode::NotServed(Refusal::PartnerDenied), "unproven/partner-denied"),
+        (RefusalCode::NotServed(Refusal::ModelRevoked), "unproven/model-revoked"),
+        (RefusalCode::UnknownModel, "unproven/unknown-model"),
+        (RefusalCode::NoEvidence, "unproven/no-evidence"),
+        (RefusalCode::Busy, "unproven/busy"),
+    ] {
+        let script = move |_, connection: Connection| async move {
+            assert_eq!(connection.refuse(refusal).await, b"");
+        };
+        let room = ScriptedRoom::start(script).await;
+        let (proxy, _) = proxy(&room).await;
+        let request = format!("{}{{}}", head(proxy, "1.0", "/v1/chat/completions", 2));
+        let (status, body) = whole(&exchange(proxy, &request).await.0);
+        assert_eq!((status, body["error"]["code"].as_str()), (503, Some(code)));
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("the host says, unproven: "), "{message}");
+        assert!(message.ends_with("Your request was not sent."), "{message}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn six_agents_hear_of_a_silent_host_together() {
+    let script = async |_, connection: Connection| {
+        let _stream = connection.into_stream();
+        std::future::pending::<()>().await;
+    };
+    let room = ScriptedRoom::start(script).await;
+    let (proxy, _) = proxy(&room).await;
+    let request = format!("{}{{}}", head(proxy, "1.0", "/v1/chat/completions", 2));
+    let begun = Instant::now();
+    let mut agents = JoinSet::new();
+    for _ in 0..6 {
+        let request = request.clone();
+        agents.spawn(async move { exchange(proxy, &request).await.0 });
+    }
+    for answer in agents.join_all().await {
+        let (status, body) = whole(&answer);
+        assert_eq!((status, body["error"]["code"].as_str()), (503, Some("timeout")));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(11), "{:?}", begun.elapsed());
+    assert_eq!(room.connections(), 1);
+}
