@@ -82,7 +82,7 @@ impl Session {
                 () = validity.over() => {}
             }
             if timeout(FAREWELL, validity.connection.ended()).await.is_err() {
-                validity.connection.cut("session-ended", rests_on.to_string());
+                validity.connection.cut("session-ended", &rests_on.to_string());
             }
         });
         Ok(session)

@@ -224,7 +224,7 @@ impl Peer {
         self.write(GOAWAY, 0, 0, &payload).await;
     }
 
-    /// Ends a stream with an error code (RST_STREAM).
+    /// Ends a stream with an error code (`RST_STREAM`).
     pub async fn reset(&mut self, stream: u32, code: u32) {
         self.write(RST_STREAM, 0, stream, &code.to_be_bytes()).await;
     }

@@ -55,7 +55,7 @@ pub struct Connect {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// Serve web pages of this origin as well, such as http://localhost:3000; may be repeated
+    /// Serve web pages of this origin as well, such as `http://localhost:3000`; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<Origin>,
 

@@ -30,8 +30,8 @@ impl Connection {
     }
 
     /// Ends everything that runs on the connection, and then says why in the log.
-    pub(super) fn cut(&self, code: &'static str, reason: String) {
-        let _ = self.cut.set(Cut { code, reason: reason.clone() });
+    pub(super) fn cut(&self, code: &'static str, reason: &str) {
+        let _ = self.cut.set(Cut { code, reason: reason.to_owned() });
         self.stop.cancel();
         tracing::error!(code, "requests that ran on a session that has ended were cut: {reason}");
     }

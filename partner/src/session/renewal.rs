@@ -190,11 +190,11 @@ impl Shared {
             match clock.timeout_at(until + CUT_WITHIN, self.get()).await {
                 Ok(Ok(proven)) if proven.receipt_key() == &*receipt_key => until = proven.until(),
                 Ok(Ok(_)) => {
-                    return connection.cut("enclave-restarted", "another enclave answers now".to_owned());
+                    return connection.cut("enclave-restarted", "another enclave answers now");
                 }
-                Ok(Err(error)) => return connection.cut(error.code(), error.to_string()),
+                Ok(Err(error)) => return connection.cut(error.code(), &error.to_string()),
                 Err(_) => {
-                    let reason = "the clean room was not proven again in time".to_owned();
+                    let reason = "the clean room was not proven again in time";
                     return connection.cut("not-proven-in-time", reason);
                 }
             }
