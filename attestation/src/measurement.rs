@@ -28,6 +28,7 @@
 //! with two processors an image then takes as long as hashing it once.
 
 mod certificate;
+mod checksum;
 mod error;
 mod layout;
 mod manifest;
@@ -41,6 +42,7 @@ mod tests;
 use serde::Serialize;
 
 pub use certificate::{Curve, SigningCertificate};
+pub use checksum::Checksum;
 pub use error::{ImageError, SignatureError};
 pub use manifest::{ApplicationPath, Manifest, ManifestError, ManifestFile};
 pub use metadata::{BuildInformation, Metadata};
@@ -48,7 +50,7 @@ pub use registers::{extended_once, of_contents, of_name, of_program};
 pub use section::{Architecture, Section, SectionKind};
 
 use crate::digest::{Sha384, Sha384Digest};
-use layout::{CRC_OFFSET, HEADER_LENGTH, Step, Walk};
+use layout::{Step, Walk};
 pub use signature::SignatureRequest;
 use signature::SignatureSection;
 
@@ -140,7 +142,7 @@ impl Default for Measurer {
 pub struct ImageMeasurer {
     walk: Walk,
     position: u64,
-    crc: crc32fast::Hasher,
+    checksum: Checksum,
     /// Hashes PCR0's contents.
     image: Sha384,
     /// Hashes PCR1's contents, once they differ from PCR0's: from the second ramdisk on.
@@ -159,7 +161,7 @@ impl ImageMeasurer {
         Self {
             walk: Walk::new(),
             position: 0,
-            crc: crc32fast::Hasher::new(),
+            checksum: Checksum::default(),
             image: Sha384::new(),
             bootstrap: None,
             ramdisks: 0,
@@ -178,16 +180,28 @@ impl ImageMeasurer {
     ///
     /// As [`Measurer::update`].
     pub fn update(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+        let checksum = Checksum::of(bytes, self.position);
+        self.update_with(bytes, &checksum)
+    }
+
+    /// As [`Self::update`], with the checksum of these bytes, which another thread has computed. A checksum of other bytes
+    /// ends in [`ImageError::Crc`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Measurer::update`].
+    pub fn update_with(&mut self, bytes: &[u8], checksum: &Checksum) -> Result<(), ImageError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
+        self.checksum.append(checksum);
+        self.position = self.position.saturating_add(bytes.len() as u64);
         let result = self.take(bytes);
         self.failed = result.as_ref().err().cloned();
         result
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
-        self.checksum(bytes);
         let mut input = bytes;
         loop {
             match self.walk.step(&mut input)? {
@@ -196,18 +210,6 @@ impl ImageMeasurer {
                 Step::NeedMore => return Ok(()),
             }
         }
-    }
-
-    /// Adds `bytes` to the CRC, except those that fall on the CRC's own field.
-    fn checksum(&mut self, bytes: &[u8]) {
-        let offset_in = |target: usize| {
-            let distance = (target as u64).saturating_sub(self.position);
-            usize::try_from(distance).unwrap_or(usize::MAX).min(bytes.len())
-        };
-        let (before, after) = (offset_in(CRC_OFFSET), offset_in(HEADER_LENGTH));
-        self.crc.update(bytes.get(..before).unwrap_or_default());
-        self.crc.update(bytes.get(after..).unwrap_or_default());
-        self.position = self.position.saturating_add(bytes.len() as u64);
     }
 
     fn begin(&mut self, section: Section) {
@@ -257,7 +259,7 @@ impl ImageMeasurer {
             return Err(error);
         }
         let (header, sections) = self.walk.finish()?;
-        let crc32 = self.crc.finalize();
+        let crc32 = self.checksum.finish();
         if crc32 != header.crc32 {
             return Err(ImageError::Crc { expected: header.crc32, actual: crc32 });
         }

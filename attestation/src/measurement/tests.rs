@@ -1,4 +1,4 @@
-use super::layout::SECTION_HEADER_LENGTH;
+use super::layout::{CRC_OFFSET, HEADER_LENGTH, SECTION_HEADER_LENGTH};
 use super::*;
 use crate::crypto::backend::{rand::SystemRandom, signature as ecdsa};
 use crate::digest::Sha256Digest;

@@ -153,11 +153,11 @@ pub fn measure(source: &mut (impl Read + Send), progress: impl Fn(u64)) -> Resul
     let [for_image, for_application] = shared.sides();
     let measured = thread::scope(|scope| {
         // The measurer keeps its error for its end, and the other half meets the same one.
-        let other = scope.spawn(|| for_application.each(|piece| application.update(piece)));
+        let other = scope.spawn(|| for_application.each(|piece| application.update(&piece.bytes)));
         let mut position = 0;
         let measured: Result<(), ImageError> = for_image.each(|piece| {
-            image.update(piece)?;
-            position += piece.len() as u64;
+            image.update_with(&piece.bytes, &piece.checksum)?;
+            position += piece.bytes.len() as u64;
             progress(position);
             Ok(())
         });
