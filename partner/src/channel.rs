@@ -15,8 +15,8 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use aws_lc_rs::signature::{ED25519, ParsedPublicKey};
 use cleanroom_attestation::chain::ChainCache;
 use cleanroom_attestation::channel::{
-    EvidenceFrame, Exchange, FrameError, FrameKind, HelloFrame, ModelId, Nonce, Purpose, RefusalCode, Role,
-    Transcript, boot_measurement,
+    Binder, EvidenceFrame, Exchange, FrameError, FrameKind, HelloFrame, ModelId, Nonce, Purpose, RefusalCode,
+    Role, Transcript, boot_measurement,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::document::Document;
@@ -127,60 +127,26 @@ impl<S> Challenged<'_, S> {
     /// # Errors
     /// [`ChannelError`] when the connection itself cannot be asked; every doubt about the evidence is in the verdict.
     pub fn appraise(self, at: Timestamp) -> Result<Appraised<S>, ChannelError> {
-        let Self { party, stream, established, nonce, asked, hello, evidence } = self;
-        let frame = EvidenceFrame::decode(evidence.body())?;
+        let party = self.party;
+        let frame = EvidenceFrame::decode(self.evidence.body())?;
         // The release first: it names what the document is to be compared with. Its signatures are counted under the pinned
         // root, so it needs no enclave to vouch for it.
         let terms = Terms::open(&party.policy, frame.release, frame.lease).map_err(ChannelError::Rejected)?;
         let released = terms.as_ref().map(|terms| party.policy.with_release(terms.release()));
         let policy = released.as_ref().unwrap_or(&party.policy);
         let model_digest = party.expected_model(policy, frame.model_digest)?;
-        // The receipt key is read from a document of which nothing is verified yet. It is then expected in the transcript
-        // and in PCR 17, so that only the key that the enclave committed to at boot passes.
-        let unverified = Document::parse(frame.document).ok();
-        let receipt_key = unverified.as_ref().and_then(Document::public_key).unwrap_or_default();
-        let claimed = unverified.as_ref().and_then(Document::user_data).and_then(Purpose::claimed_by);
-
-        let binder = tls::binder(stream.get_ref().1, &nonce)?;
-        let transcript = Transcript {
-            nonce: &nonce,
-            binder: &binder,
-            enclave_leaf: established.enclave_leaf,
-            partner_leaf: established.partner_leaf,
-            cipher_suite: established.cipher_suite,
-            group: established.group,
-            model_id: &party.model,
-            model_digest,
-            release: terms.as_ref().map(|terms| terms.release().digest()),
-            lease: terms.as_ref().map(Terms::lease),
-            receipt_key,
-        };
-        let request = transcript.evidence_request();
-        let expected = Expectation {
-            nonce: Some(request.nonce()),
-            user_data: Some(request.user_data()),
-            public_key: Some(request.public_key()),
-            pcr16: Some(extended_once(boot_measurement::model(&model_digest).as_bytes())),
-            pcr17: Some(extended_once(boot_measurement::receipt_key(receipt_key).as_bytes())),
-        };
-        let verdict = {
-            let mut cache = party.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            appraise(frame.document, policy, &expected, at, Some(&mut cache))
-        };
-
-        let exchange = Exchange::begin(hello.bytes());
-        let signed = exchange.server_finished_message(&transcript.digest(), &frame.encode_unsigned());
-        let signature = ParsedPublicKey::new(&ED25519, receipt_key)
-            .and_then(|key| {
-                key.verify_sig(&signed, frame.signature)
-                    .map_err(|_| aws_lc_rs::error::KeyRejected::from(aws_lc_rs::error::Unspecified))
-            })
-            .is_ok();
+        let claims = Claims::of(frame.document);
+        let binder = tls::binder(self.stream.get_ref().1, &self.nonce)?;
+        let transcript = self.transcript(&binder, terms.as_ref(), model_digest, claims.receipt_key());
+        let verdict = party.judge(&transcript, frame.document, policy, at);
+        let exchange = Exchange::begin(self.hello.bytes());
+        let signature = is_signed_by_receipt_key(&exchange, &transcript, &frame);
         let permitted = terms
             .as_ref()
             .map(|terms| terms.judge(&party.key, &party.model, &model_digest, frame.document, at));
         let unexpected = terms.is_none() && !(frame.release.is_empty() && frame.lease.is_empty());
-        let transcript = transcript.digest();
+        let (transcript, claimed) = (transcript.digest(), claims.purpose());
+        let Self { stream, established, nonce, asked, evidence, .. } = self;
         Ok(Appraised {
             stream,
             established,
@@ -198,9 +164,79 @@ impl<S> Challenged<'_, S> {
             claimed,
         })
     }
+
+    /// Everything that the two ends must agree on, as this end has it.
+    fn transcript<'t>(
+        &'t self,
+        binder: &'t Binder,
+        terms: Option<&Terms>,
+        model_digest: Sha256Digest,
+        receipt_key: &'t [u8],
+    ) -> Transcript<'t> {
+        Transcript {
+            nonce: &self.nonce,
+            binder,
+            enclave_leaf: self.established.enclave_leaf,
+            partner_leaf: self.established.partner_leaf,
+            cipher_suite: self.established.cipher_suite,
+            group: self.established.group,
+            model_id: &self.party.model,
+            model_digest,
+            release: terms.map(|terms| terms.release().digest()),
+            lease: terms.map(Terms::lease),
+            receipt_key,
+        }
+    }
+}
+
+/// What a document of which nothing is verified says about itself.
+///
+/// The receipt key that it claims is then expected in the transcript and in PCR 17, so that only the key that the enclave
+/// committed to at boot passes.
+struct Claims<'d>(Option<Document<'d>>);
+
+impl<'d> Claims<'d> {
+    fn of(document: &'d [u8]) -> Self {
+        Self(Document::parse(document).ok())
+    }
+
+    fn receipt_key(&self) -> &'d [u8] {
+        self.0.as_ref().and_then(Document::public_key).unwrap_or_default()
+    }
+
+    fn purpose(&self) -> Option<Purpose> {
+        self.0.as_ref().and_then(Document::user_data).and_then(Purpose::claimed_by)
+    }
+}
+
+/// Whether the receipt key of the transcript signed this exchange.
+fn is_signed_by_receipt_key(
+    exchange: &Exchange,
+    transcript: &Transcript<'_>,
+    frame: &EvidenceFrame<'_>,
+) -> bool {
+    let signed = exchange.server_finished_message(&transcript.digest(), &frame.encode_unsigned());
+    let key = ParsedPublicKey::new(&ED25519, transcript.receipt_key);
+    key.is_ok_and(|key| key.verify_sig(&signed, frame.signature).is_ok())
 }
 
 impl RelyingParty {
+    /// The verdict on a document that must be of the enclave at the other end of this transcript.
+    fn judge(&self, transcript: &Transcript<'_>, document: &[u8], policy: &Policy, at: Timestamp) -> Verdict {
+        let request = transcript.evidence_request();
+        let model = boot_measurement::model(&transcript.model_digest);
+        let receipt_key = boot_measurement::receipt_key(transcript.receipt_key);
+        let expected = Expectation {
+            nonce: Some(request.nonce()),
+            user_data: Some(request.user_data()),
+            public_key: Some(request.public_key()),
+            pcr16: Some(extended_once(model.as_bytes())),
+            pcr17: Some(extended_once(receipt_key.as_bytes())),
+        };
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        appraise(document, policy, &expected, at, Some(&mut cache))
+    }
+
     /// The digest that the transcript must have: the one that the enclave claims if the policy accepts it, otherwise one
     /// that the policy accepts, so that the verdict shows what was expected.
     fn expected_model(&self, policy: &Policy, claimed: Sha256Digest) -> Result<Sha256Digest, ChannelError> {
@@ -454,9 +490,6 @@ pub enum ChannelError {
     /// The connection ended too early.
     #[error("the connection ended before the exchange was complete")]
     Truncated,
-    /// The exchange is not in a state to be asked.
-    #[error("the exchange is not complete")]
-    Unfinished,
     /// The evidence was not accepted.
     #[error(transparent)]
     Rejected(Refused),
@@ -480,7 +513,6 @@ impl ChannelError {
             Self::Frame(FrameError::TooLong { .. }) => "frame-too-long",
             Self::Frame(_) => "frame-malformed",
             Self::Truncated => "truncated",
-            Self::Unfinished => "unfinished",
             Self::Rejected(refused) => refused.code(),
             Self::Io(_) => "unreachable",
         }
@@ -490,7 +522,7 @@ impl ChannelError {
     /// otherwise.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Random | Self::Io(_) | Self::Truncated | Self::Unfinished | Self::Refused(_))
+        !matches!(self, Self::Random | Self::Io(_) | Self::Truncated | Self::Refused(_))
     }
 }
 
