@@ -5,6 +5,7 @@
 //! verifier, relying party, reference values), RFC 9052 (COSE) and AWS's Nitro Secure Module.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 #[cfg(not(any(feature = "aws-lc-rs", feature = "ring")))]
 compile_error!(

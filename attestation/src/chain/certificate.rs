@@ -128,7 +128,7 @@ fn time(form: u8, text: &[u8]) -> Option<Timestamp> {
     if zone != b"Z" || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let two = |pair: &[u8; 2]| u64::from(pair[0] - b'0') * 10 + u64::from(pair[1] - b'0');
+    let two = |[tens, ones]: &[u8; 2]| u64::from(tens - b'0') * 10 + u64::from(ones - b'0');
     let (pairs, odd) = digits.as_chunks::<2>();
     if !odd.is_empty() {
         return None;

@@ -12,7 +12,7 @@ const COMMON_NAME: u8 = 3;
 pub(super) fn common_name(name: &[u8]) -> Option<&str> {
     let mut found = None;
     for attribute in attributes(name).ok()? {
-        if attribute.id == [ATTRIBUTE[0], ATTRIBUTE[1], COMMON_NAME]
+        if attribute.id.strip_prefix(&ATTRIBUTE) == Some(&[COMMON_NAME])
             && found.replace(attribute.value).is_some()
         {
             return None;
