@@ -113,12 +113,12 @@ pub enum ChainError {
     AuthorityKey { position: Position, expected: String, actual: String },
     /// A certificate begins further in the future than the policy's `max_skew` allows.
     #[error(
-        "{position}, which begins at {not_before}, more than {} after the verifier's time {at}",
+        "{position} begins at {not_before}, more than {} after the verifier's time {at}",
         humantime::format_duration(*.max_skew)
     )]
     NotYetValid { position: Position, not_before: Timestamp, at: Timestamp, max_skew: Duration },
     /// A certificate is not valid any more.
-    #[error("{position}, which ended at {not_after}, before {at}, the time at which it is judged")]
+    #[error("{position} ended at {not_after}, before {at}, the time at which it is judged")]
     Expired { position: Position, not_after: Timestamp, at: Timestamp },
     /// A signature in the chain is not its issuer's.
     #[error("expected every certificate to be signed by the one before it, got another signature")]

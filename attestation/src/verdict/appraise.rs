@@ -311,14 +311,14 @@ const fn mismatch(index: u8) -> &'static str {
 }
 
 /// What a report calls the register of this index, 0 to 31.
-const fn name(index: u8) -> &'static str {
+fn name(index: u8) -> &'static str {
     const NAMES: [&str; REGISTERS] = [
         "PCR 0", "PCR 1", "PCR 2", "PCR 3", "PCR 4", "PCR 5", "PCR 6", "PCR 7", "PCR 8", "PCR 9", "PCR 10",
         "PCR 11", "PCR 12", "PCR 13", "PCR 14", "PCR 15", "PCR 16", "PCR 17", "PCR 18", "PCR 19", "PCR 20",
         "PCR 21", "PCR 22", "PCR 23", "PCR 24", "PCR 25", "PCR 26", "PCR 27", "PCR 28", "PCR 29", "PCR 30",
         "PCR 31",
     ];
-    if (index as usize) < REGISTERS { NAMES[index as usize] } else { "PCR" }
+    NAMES.get(usize::from(index)).copied().unwrap_or("PCR")
 }
 
 fn register(value: Option<&Sha384Digest>) -> String {
@@ -352,6 +352,7 @@ fn missing_for_session(expected: &Expectation<'_>) -> Option<Rejection> {
         what,
         expected: "an expectation, without which no channel is bound".to_owned(),
         actual: "none".to_owned(),
+        explained: false,
         clock: None,
     })
 }

@@ -16,6 +16,8 @@ pub struct Check {
     pub(super) expected: String,
     pub(super) actual: String,
     pub(super) rejection: Option<&'static str>,
+    #[serde(skip)]
+    pub(super) explained: bool,
 }
 
 impl Check {
@@ -37,7 +39,7 @@ impl Check {
         &self.expected
     }
 
-    /// What was found, for people.
+    /// What was found, for people. Where [`Self::explained`] says so, a sentence about what is wrong.
     #[must_use]
     pub fn actual(&self) -> &str {
         &self.actual
@@ -54,6 +56,12 @@ impl Check {
     pub const fn rejection(&self) -> Option<&'static str> {
         self.rejection
     }
+
+    /// Whether [`Self::actual`] says by itself what is wrong, without [`Self::expected`] beside it.
+    #[must_use]
+    pub const fn explained(&self) -> bool {
+        self.explained
+    }
 }
 
 /// Why evidence is not accepted: the first check that failed, or a question that had to be asked and was not.
@@ -64,6 +72,8 @@ pub struct Rejection {
     pub(super) what: &'static str,
     pub(super) expected: String,
     pub(super) actual: String,
+    #[serde(skip)]
+    pub(super) explained: bool,
     pub(super) clock: Option<ClockDifference>,
 }
 
@@ -91,8 +101,12 @@ impl core::error::Error for Rejection {}
 
 impl fmt::Display for Rejection {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { code, axis: _, what, expected, actual, clock } = self;
-        write!(formatter, "{code}: {what}: expected {expected}, got {actual}")?;
+        let Self { code, axis: _, what, expected, actual, explained, clock } = self;
+        if *explained {
+            write!(formatter, "{code}: {what}: {actual}")?;
+        } else {
+            write!(formatter, "{code}: {what}: expected {expected}, got {actual}")?;
+        }
         match clock {
             Some(clock) => write!(formatter, "; {clock}"),
             None => Ok(()),

@@ -43,7 +43,8 @@ impl Checks {
         details: impl FnOnce() -> (String, String),
     ) {
         let (expected, actual) = details();
-        let check = Check { axis, what, expected, actual, rejection: (!passed).then_some(code) };
+        let rejection = (!passed).then_some(code);
+        let check = Check { axis, what, expected, actual, rejection, explained: false };
         if !passed && self.rejection.is_none() {
             self.rejection = Some(self.rejected(&check, code));
         }
@@ -62,12 +63,12 @@ impl Checks {
         match result {
             Ok(value) => {
                 let actual = found(&value);
-                self.made.push(Check { axis, what, expected, actual, rejection: None });
+                self.made.push(Check { axis, what, expected, actual, rejection: None, explained: false });
                 Ok(value)
             }
             Err(error) => {
                 let (code, actual) = (error.code(), error.to_string());
-                let check = Check { axis, what, expected, actual, rejection: Some(code) };
+                let check = Check { axis, what, expected, actual, rejection: Some(code), explained: true };
                 let rejection = self.rejected(&check, code);
                 self.made.push(check);
                 Err(Ended(rejection))
@@ -82,6 +83,7 @@ impl Checks {
             what: check.what,
             expected: check.expected.clone(),
             actual: check.actual.clone(),
+            explained: check.explained,
             clock: self.clock.filter(|_| is_about_the_clock(code)),
         }
     }
@@ -149,9 +151,11 @@ impl Coded for ChainError {
 pub(super) enum GenuineError {
     #[error("the leaf certificate names {name:?}, the document {module_id:?}")]
     Name { name: String, module_id: String },
-    #[error("another signature")]
+    #[error("the leaf certificate's key did not make this signature")]
     Signature,
-    #[error("{timestamp}, while the leaf certificate is valid from {not_before} to {not_after}")]
+    #[error(
+        "the document was made at {timestamp}, while the leaf certificate is valid from {not_before} to {not_after}"
+    )]
     Time { timestamp: Timestamp, not_before: Timestamp, not_after: Timestamp },
 }
 

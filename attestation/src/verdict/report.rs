@@ -83,6 +83,9 @@ impl fmt::Display for Verdict {
             for check in self.checks.iter().filter(|check| check.axis == axis) {
                 match check.rejection {
                     None => writeln!(formatter, "  ok   {}: {}", check.what, check.actual)?,
+                    Some(code) if check.explained => {
+                        writeln!(formatter, "  FAIL {}: {code}: {}", check.what, check.actual)?;
+                    }
                     Some(code) => writeln!(
                         formatter,
                         "  FAIL {}: {code}: expected {}, got {}",

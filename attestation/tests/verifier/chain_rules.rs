@@ -512,9 +512,10 @@ fn errors_name_the_certificate() {
         let verdict = crate::common::verdict_of(&forge, "", &Expectation::default());
         verdict.accepted().unwrap_err().to_string()
     };
-    let rest = "which ended at 2026-03-01T11:59:59.000Z, before 2026-03-01T12:00:00.000Z, the time at which it is judged";
+    let rest =
+        "ended at 2026-03-01T11:59:59.000Z, before 2026-03-01T12:00:00.000Z, the time at which it is judged";
     for (index, name) in [(0, "certificate 0 (root)"), (2, "certificate 2"), (4, "the leaf certificate")] {
-        assert!(message(index).ends_with(&format!("got {name}, {rest}")), "{}", message(index));
+        assert!(message(index).ends_with(&format!("certificates: {name} {rest}")), "{}", message(index));
     }
     let mut forge = Forge::new();
     forge.document.put("timestamp", cleanroom_forge::Cbor::Unsigned(0));

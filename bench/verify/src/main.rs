@@ -119,11 +119,13 @@ fn report(names: &[&str], times: &[Vec<f64>]) -> bool {
             format!("{name}: {ratio:.2} times as fast as the fastest other (target {wanted})"),
         );
     }
-    for (name, times, verifications) in [("no cache", uncached, 5.0), ("leaf cached too", chains, 1.0)] {
+    for (name, times, verifications, most) in
+        [("no cache", uncached, 5.0, 1.05), ("leaf cached too", chains, 1.0, 1.03)]
+    {
         let ratio = ratio(times, limit) / verifications;
         target(
-            ratio <= 1.05,
-            format!("{name}: {ratio:.3} of {verifications} raw verifications (target 1.05)"),
+            ratio <= most,
+            format!("{name}: {ratio:.3} of {verifications} raw verifications (target {most})"),
         );
     }
     met

@@ -49,6 +49,9 @@ pub(super) fn page(verdict: &Verdict) -> Page {
             let (expected, actual) = (printable(check.expected()), printable(check.actual()));
             match check.rejection() {
                 None => page.check(Mark::Ok, check.what(), actual),
+                Some(code) if check.explained() => {
+                    page.check(Mark::Fail, check.what(), format!("{code}\n{actual}"));
+                }
                 Some(code) => page.check(
                     Mark::Fail,
                     check.what(),
