@@ -9,14 +9,14 @@ use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::policy::Policy;
-use cleanroom_worker::channel::Acceptor;
-use cleanroom_keeper::commitment::commit;
 use cleanroom_keeper::Attester;
+use cleanroom_keeper::commitment::commit;
 use cleanroom_keeper::receipt_key::ReceiptKey;
 use cleanroom_keeper::security_module::{Device, SecurityModule};
-use cleanroom_worker as worker;
 use cleanroom_software_nsm::serve::system_time_ms;
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
+use cleanroom_worker as worker;
+use cleanroom_worker::channel::Acceptor;
 use tokio::net::UnixStream;
 
 use crate::clock;

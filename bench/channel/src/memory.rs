@@ -75,14 +75,14 @@ async fn attested(model: &Path, count: usize) -> Result<(f64, f64), Box<dyn Erro
     Ok((each(opened), each(used)))
 }
 
-async fn session(party: &RelyingParty, socket: &Path) -> Result<Session<Full<Bytes>>, Box<dyn Error>> {
+async fn session(party: &RelyingParty, socket: &Path) -> Result<Session, Box<dyn Error>> {
     let stream = UnixStream::connect(socket).await?;
     let attested = party.challenge(stream).await?.appraise(now())?.confirm().await?;
     Ok(Session::start(attested, Duration::from_secs(3600)).await?)
 }
 
-async fn request(session: &Session<Full<Bytes>>) -> Result<(), Box<dyn Error>> {
-    let request = Request::builder().uri("https://cleanroom/v1/models").body(Full::default())?;
+async fn request(session: &Session) -> Result<(), Box<dyn Error>> {
+    let request = Request::builder().uri("https://cleanroom/v1/models").body(Full::<Bytes>::default())?;
     let response = session.send(request).await?;
     if !response.status().is_success() {
         return Err(format!("expected the list of models, got status {}", response.status()).into());
