@@ -158,6 +158,9 @@ impl Guard {
 
     /// Whether a session may begin. A key that the release does not know gets evidence and nothing else, so that anybody can
     /// audit a clean room.
+    ///
+    /// # Errors
+    /// The refusal, when the release, the lease or a denial does not permit this partner a session.
     pub fn check_session(&self, partner_key: &Sha256Digest) -> Result<(), Refusal> {
         match self.check(partner_key) {
             Err(Refusal::PartnerUnknown) => Ok(()),

@@ -17,7 +17,8 @@
 //! `response_format` (OpenAI) and `output_config.format` (Anthropic) hold an answer to JSON, or to a part of JSON Schema. A
 //! keyword that the backend does not understand is refused by name. Stop sequences cannot stand beside them.
 //!
-//! All but the last endpoint are for partners: the server must have put a [`SessionIdentity`] into the request's extensions.
+//! All but the last endpoint need a [`SessionIdentity`], which the server puts into the request's extensions. The router
+//! itself needs none for `/healthz`; in service, a session of a key that is not admitted gets 403 for every path.
 //! A request passes these steps: a free slot, a bounded body, syntax, the model's name, a slot of its own, the backend's
 //! preparation, the backend's start. Prompts and completions are held in types without `Debug` and are never logged.
 

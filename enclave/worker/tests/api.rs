@@ -30,7 +30,8 @@ async fn the_model_is_listed_and_found_by_its_name() {
 }
 
 #[tokio::test]
-async fn health_needs_no_partner() {
+async fn the_router_answers_health_without_an_identity() {
+    // In service, `who_is_not_listed_gets_evidence_and_nothing_else`: such a session gets 403.
     let request = http::Request::get("/healthz").body(Body::empty()).unwrap();
     assert_eq!(Api::new(1).send(request).await.ok().await, json!({"status": "ok"}));
 }
