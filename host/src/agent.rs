@@ -72,7 +72,8 @@ impl Observed {
         self.heard
     }
 
-    /// Milliseconds that the lease still runs by that; 0 when there is none, or when the enclave says nothing.
+    /// Milliseconds that the lease still runs by that; 0 when there is none, or when the enclave says
+    /// nothing.
     #[must_use]
     pub fn lease_left_ms(&self) -> u64 {
         let (Some(heard), Some(state)) = (self.heard, self.state) else { return 0 };

@@ -17,10 +17,10 @@ use cleanroom_host::relay::{Limits, Times};
 
 use crate::image_command::ImageCommand;
 
-/// Runs an enclave and carries its partners' connections, without being able to read them.
+/// Runs an enclave and carries its partners' connections, which this program cannot read.
 ///
 /// The host is not trusted: TLS ends inside the enclave, and partners verify the enclave before they send
-/// anything. What this program can do wrong is to refuse service.
+/// anything. The worst that this program can do is to refuse service.
 #[derive(Parser)]
 #[command(version, propagate_version = true, after_help = AFTER_HELP)]
 pub(crate) struct Arguments {
@@ -64,7 +64,8 @@ Example:
   cleanroom-host run --tier simulated --enclave target/release/cleanroom-enclave-simulated \\
       --config enclave.toml --model model.gguf --listen 127.0.0.1:8443
 
-When the enclave is ready, one line (or JSON object) on standard output says where partners connect. The state folder then has:
+When the enclave is ready, one line (or JSON object) on standard output says where partners connect. The state
+folder then has:
   measurements.json     PCR 0, 1 and 2, the development root's fingerprint, the model's digest
   development-root.pem  the root under which this enclave's evidence is signed; made anew at each start
   console.log           what the enclave said
@@ -88,7 +89,7 @@ everything at once. SIGHUP changes nothing.")]
         command: ImageCommand,
     },
 
-    /// Look what this machine lacks, and say how to mend it.
+    /// Check whether this machine has all that is needed, and say how to fix what is missing.
     #[command(after_help = "\
 Examples:
   cleanroom-host doctor
@@ -102,8 +103,8 @@ pub(crate) enum Tier {
     /// A process with a security module in software. It proves nothing about the machine: for demos, tests
     /// and laptops.
     Simulated,
-    /// The image in a virtual machine, with a security module in software: the real thing but for who vouches
-    /// for it.
+    /// The release image in a virtual machine, with a security module in software. It proves nothing about
+    /// the machine either.
     Qemu,
     /// The image in an AWS Nitro Enclave of this EC2 instance.
     Nitro,
@@ -126,28 +127,28 @@ pub(crate) struct RunArguments {
     #[arg(long, value_enum)]
     tier: Tier,
 
-    /// The enclave's program (measured); for the simulated tier.
+    /// The enclave's program, which is measured (simulated tier).
     #[arg(long, value_name = "FILE", required_if_eq("tier", "simulated"))]
     enclave: Option<PathBuf>,
 
-    /// The enclave's configuration (measured); for the simulated tier, an image has its own.
+    /// The enclave's configuration, which is measured (simulated tier). An image has its own.
     #[arg(long, value_name = "FILE", required_if_eq("tier", "simulated"))]
     config: Option<PathBuf>,
 
-    /// The enclave image file (measured); for the qemu and nitro tiers.
+    /// The enclave image file, which is measured (qemu and nitro tiers).
     #[arg(long, value_name = "FILE", required_if_eq_any([("tier", "qemu"), ("tier", "nitro")]), conflicts_with_all = ["enclave", "config"])]
     image: Option<PathBuf>,
 
-    /// SHA-384 that the image file must have, for the nitro tier; its build summary names it.
+    /// The SHA-384 that the image file must have, as its build summary names it (nitro tier).
     #[arg(long, value_name = "HEX")]
     image_sha384: Option<Sha384Digest>,
 
-    /// The model (the enclave measures it itself).
+    /// The model's file. The enclave computes its digest itself.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
 
-    /// The parent instance that the security module names and measures into PCR 4, like i-0123456789abcdef0.
-    /// Without it, one is made up at each start.
+    /// The instance id that the software security module names and measures into PCR 4, like
+    /// i-0123456789abcdef0. Without it, each start makes one up.
     #[arg(long, value_name = "ID")]
     instance_id: Option<String>,
 
@@ -159,7 +160,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
     pub(crate) state: PathBuf,
 
-    /// Show what the enclave says on standard error, too.
+    /// Show the enclave's console in the log, too.
     #[arg(long)]
     show_console: bool,
 
@@ -167,8 +168,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     start_timeout: Duration,
 
-    /// The lease service of an authority, http://HOST:PORT; may be repeated. With it, the enclave is handed
-    /// the roots, releases, denials and leases that its measured root asks for.
+    /// The lease service of an authority, http://HOST:PORT; may be repeated. The host hands its roots,
+    /// releases, denials and leases to the enclave.
     #[arg(long, value_name = "URL")]
     authority: Vec<Authority>,
 
@@ -180,7 +181,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FOLDER", requires = "authority")]
     denials: Option<PathBuf>,
 
-    /// Give up after starting a failing enclave again this often. Without it: never.
+    /// Give up after starting a failing enclave again this many times. Without it: never.
     #[arg(long, value_name = "NUMBER")]
     max_restarts: Option<u32>,
 
@@ -190,7 +191,7 @@ pub(crate) struct RunArguments {
     #[command(flatten)]
     pub(crate) limits: LimitArguments,
 
-    /// The enclave's arguments (measured).
+    /// The enclave's arguments, which are measured (simulated tier).
     #[arg(last = true, value_name = "ARGUMENT")]
     arguments: Vec<String>,
 }
@@ -199,7 +200,7 @@ pub(crate) struct RunArguments {
 #[derive(Args)]
 #[command(next_help_heading = "Virtual machine (qemu and nitro tiers)")]
 struct MachineArguments {
-    /// Memory in MiB. The image, the model twice, and room to work must fit.
+    /// Memory in MiB. It must hold the image, the model twice, and working memory.
     #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u32).range(16..))]
     memory: u32,
 
@@ -207,7 +208,7 @@ struct MachineArguments {
     #[arg(long, value_name = "NUMBER", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=128))]
     processors: u32,
 
-    /// The enclave's context id, which no other enclave of the instance has (nitro tier).
+    /// The enclave's context id. No other enclave on the instance may have it (nitro tier).
     #[arg(long, value_name = "NUMBER", default_value = "16", value_parser = clap::value_parser!(u32).range(4..))]
     cid: u32,
 
@@ -223,7 +224,7 @@ struct MachineArguments {
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
     qemu: PathBuf,
 
-    /// The program that gives the machine vsock (qemu tier).
+    /// The program vhost-device-vsock (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
     vsock_device: PathBuf,
 }
@@ -245,11 +246,11 @@ pub(crate) struct RelayArguments {
 
 #[derive(Args)]
 pub(crate) struct DoctorArguments {
-    /// What would run the enclave.
+    /// The tier to check for.
     #[arg(long, value_enum, default_value = "simulated")]
     tier: Tier,
 
-    /// The state folder that would be used.
+    /// The state folder to check.
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
     state: PathBuf,
 
@@ -257,7 +258,7 @@ pub(crate) struct DoctorArguments {
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
     qemu: PathBuf,
 
-    /// The program that gives a machine vsock (qemu tier).
+    /// The program vhost-device-vsock (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "vhost-device-vsock")]
     vsock_device: PathBuf,
 
@@ -278,22 +279,23 @@ impl DoctorArguments {
 
 #[derive(Args)]
 pub(crate) struct LimitArguments {
-    /// Open connections. When there are so many, a new one takes the place of one of the client that has
-    /// most, or is closed at once. Each needs two open files.
+    /// Most open connections. Beyond that, a new connection replaces one of the client that has most, or is
+    /// closed at once. Each needs two open files.
     #[arg(long, value_name = "NUMBER", default_value = "1024")]
     max_connections: NonZeroUsize,
 
-    /// Open connections of one client (an IPv4 address, or a /64 network of IPv6); further ones are closed at
-    /// once. Without it, half of --max-connections. Behind a balancer that hides its clients' addresses, give
-    /// as many as --max-connections.
+    /// Most open connections of one client: an IPv4 address, or a /64 network of IPv6. Beyond that, a new
+    /// connection replaces a silent one of the client, or is closed at once. Default: half of
+    /// --max-connections. Behind a balancer that hides its clients' addresses, give the value of
+    /// --max-connections.
     #[arg(long, value_name = "NUMBER")]
     max_connections_per_client: Option<NonZeroUsize>,
 
-    /// How long a connection may take until it carried as much as a TLS session needs to begin.
+    /// How long a connection may take to begin a TLS session.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     opening_timeout: Duration,
 
-    /// How long the enclave may take to accept a connection; until then it is tried again.
+    /// How long the host tries to reach the enclave for a connection.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     connect_timeout: Duration,
 
@@ -301,11 +303,11 @@ pub(crate) struct LimitArguments {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     idle_timeout: Duration,
 
-    /// End a connection after this long, whatever moves.
+    /// End a connection after this long, even if it is in use.
     #[arg(long, value_name = "TIME", default_value = "2h", value_parser = duration)]
     max_lifetime: Duration,
 
-    /// How long open connections and the enclave have to end after SIGTERM.
+    /// How long open connections and the enclave may go on after SIGTERM.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
 

@@ -236,7 +236,7 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(OsStr::to_string_lossy).unwrap_or_default().into_owned()
 }
 
-/// Writes a file whole or not at all: whoever finds it can rely on it.
+/// Writes a file whole or not at all, so that a file which is there can be relied on.
 fn replace(path: &Path, contents: &[u8]) -> Result<(), ImageFailure> {
     let failed = |source| ImageFailure::Write { path: path.to_owned(), source };
     let part = path.with_file_name(format!(".{}.part", file_name(path)));

@@ -5,8 +5,8 @@
 //!                              launcher ─starts and supervises─┘
 //! ```
 //!
-//! Whatever this crate does wrong, it can only refuse service: TLS ends inside the enclave, and what the
-//! enclave is, is proven by evidence that no host can make for another enclave.
+//! A fault of this crate can only refuse service. TLS ends inside the enclave, and the enclave proves its
+//! identity with evidence that no host can make for another enclave.
 
 #![forbid(unsafe_code)]
 

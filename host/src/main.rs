@@ -79,7 +79,7 @@ async fn relay(arguments: RelayArguments, json: bool, stop: CancellationToken) -
 
 async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToken) -> Result<(), Failure> {
     require_open_files(arguments.limits.open_files())?;
-    // Whoever has the folder may use what belongs to it; nothing is bound, written or removed before that.
+    // The folder's owner alone may bind, write or remove what belongs to it, so the folder comes first.
     let state = StateFolder::take(&arguments.state)?;
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
@@ -128,7 +128,7 @@ fn examine(arguments: &DoctorArguments, json: bool) -> Result<ExitCode, Failure>
             let mark = if finding.good { "ok     " } else { "MISSING" };
             say(&format!("{mark}  {}: {}", finding.what, finding.found))?;
             if let Some(remedy) = &finding.remedy {
-                say(&format!("         to mend it: {remedy}"))?;
+                say(&format!("         to fix it: {remedy}"))?;
             }
         }
     }

@@ -69,8 +69,8 @@ pub struct Limits {
     /// Open connections. When there are so many, a new one takes the place of one of the client that has
     /// most, or is closed at once.
     pub connections: NonZeroUsize,
-    /// Open connections of one client: an IPv4 address, or the first 64 bits of an IPv6 address. Further ones
-    /// are closed at once.
+    /// Open connections of one client: an IPv4 address, or the first 64 bits of an IPv6 address. A further
+    /// one takes the place of one that is silent, or is closed at once.
     pub per_client: NonZeroUsize,
     /// How long the enclave may take to accept a connection. Until then it is tried again.
     pub connect: Duration,

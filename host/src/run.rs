@@ -111,8 +111,7 @@ pub async fn with_enclave<L: Launcher>(
 pub struct Access {
     /// Where partners' connections go.
     pub partner: EnclaveAddress,
-    /// Where releases, denials and leases go, and whence they come; nothing for an enclave without release
-    /// control.
+    /// The control address for releases, denials and leases, and their sources. None without release control.
     pub authorities: Option<(EnclaveAddress, agent::Settings)>,
 }
 

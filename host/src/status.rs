@@ -37,7 +37,7 @@ use crate::relay::{Accept as _, Accepted, Counters, Snapshot, Stream};
 
 /// Connections to the report at the same time; further ones wait.
 const CONNECTIONS: usize = 16;
-/// How long a connection to the report may last. Whoever keeps one open longer opens another.
+/// How long a connection to the report may last. A client that wants more opens another.
 const LIFETIME: Duration = Duration::from_secs(30);
 /// The pause after the system could not give a connection.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -51,7 +51,7 @@ const LATEST: u64 = 100_000_000_000;
 
 /// A root of trust for development: made on the spot, kept in memory, gone with the process.
 ///
-/// Whoever wants to trust it passes its certificate as a trust anchor, by name.
+/// A verifier trusts it only if its user passes its certificate as a trust anchor, by name.
 pub struct DevelopmentRoot {
     key: Key,
     params: CertificateParams,

@@ -4,8 +4,8 @@
 //! [`SoftwareNsm`] is one state machine: CBOR request and time in, CBOR answer out. It reads no clock and
 //! knows no transport, so the same core serves the simulated tier (over a stream, see [`serve`]) and a
 //! virtual device. Its documents are real: a `COSE_Sign1` with ES384 and a chain of five P-384 certificates
-//! of AWS's shape, that ends in a [`DevelopmentRoot`] made on the spot. A verifier needs no special case for
-//! it: somebody has to pass that root by name.
+//! of AWS's shape, which ends in a [`DevelopmentRoot`] made on the spot. A verifier needs no special case for
+//! it: its user has to pass that root by name.
 //!
 //! The requests and answers are those of AWS's crate `aws-nitro-enclaves-nsm-api`, module `api`; the
 //! documents are specified in AWS's `attestation_process.md` in the repository of that crate, and their

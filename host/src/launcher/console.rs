@@ -55,8 +55,8 @@ impl Console {
 
     /// Copies `reader` into the log until its end.
     ///
-    /// The console is read whatever becomes of the log: an enclave whose console nobody reads would stand
-    /// still. What cannot be written is counted, and the log says how much is missing once it can be written
+    /// The host reads on even if the log cannot be written, because an enclave whose console nobody reads
+    /// stands still. It counts lost bytes, and the log says how many are missing once it can be written
     /// again.
     pub(super) async fn keep(&self, mut reader: impl AsyncRead + Unpin, last: LastWords) {
         let mut log = Log::new(&self.path, self.log_max);

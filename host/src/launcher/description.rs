@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::LaunchError;
 use super::state::StateFolder;
 
-/// What the host says about an enclave, for whoever writes down what to trust. A partner has no reason to
-/// believe it: it is the host that says so. It is written to `measurements.json` in the state folder.
+/// The host's description of an enclave. It helps the operator to write down what partners should trust. A
+/// partner has no reason to believe it, since it comes from the host. The host writes it to
+/// `measurements.json` in the state folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Description {
     /// PCR 0, 96 hexadecimal digits.

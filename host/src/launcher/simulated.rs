@@ -2,36 +2,42 @@
 //!
 //! # The contract between the host and a simulated enclave
 //!
-//! What a Nitro enclave gets from its hypervisor, a simulated one gets from the host that starts it. The
-//! command line is measured (PCR 0 and PCR 1), so everything about transport travels in the environment,
-//! which is not.
+//! A Nitro enclave gets its security module and its sockets from the hypervisor. A simulated one gets them
+//! from the host that starts it. The command line is measured (PCR 0 and PCR 1). So everything about
+//! transport travels in the environment, which is not measured.
 //!
-//! | what | how the enclave gets it |
+//! | part | how the enclave gets it |
 //! |---|---|
-//! | program | a sealed copy in memory of the file that was measured; what runs is what PCR 0 names |
-//! | arguments | exactly those after `--` of `cleanroom-host run`; measured; `argv[0]` is the file's name, not measured |
-//! | security module | standard input, a connected Unix stream socket: frames of a `u32` big-endian length and that many bytes of CBOR, request and answer in turn, as `/dev/nsm` would be asked (requests up to 4096 bytes, answers up to 12288) |
-//! | [`variable::LISTEN`] | path of the Unix stream socket that the enclave binds and accepts partners on |
-//! | [`variable::CONTROL`] | path of the Unix stream socket that the enclave binds before the other one, and on which the host hands in roots, releases, denials and leases and asks for nonces (`cleanroom_attestation::release::ControlKind`): one connection after the other, one question at a time, nothing of it trusted but for its signatures |
-//! | [`variable::CONFIG`] | path of a read-only file with the configuration bytes that were measured (PCR 0 and PCR 2) |
-//! | [`variable::MODEL`] | path of the model file: untrusted input, whose digest the enclave computes itself |
-//! | console | standard output and standard error: text lines for the operator; nothing about content may be on them |
+//! | program | a sealed copy in memory of the measured file, so PCR 0 names the bytes that run |
+//! | arguments | those after `--` of `cleanroom-host run`, measured; `argv[0]` is the file's name, not measured |
+//! | security module | standard input, a connected Unix stream socket; see below |
+//! | partners' socket | [`variable::LISTEN`]: the path of the Unix stream socket that the enclave binds |
+//! | control socket | [`variable::CONTROL`]: the path of the Unix stream socket that the enclave binds before the other |
+//! | configuration | [`variable::CONFIG`]: the path of a read-only file with the measured bytes (PCR 0 and PCR 2) |
+//! | model | [`variable::MODEL`]: the path of a file; untrusted input, whose digest the enclave computes itself |
+//! | console | standard output and standard error: lines of text for the operator, none about content |
 //!
-//! The rest of the environment is empty and no other descriptor is inherited.
+//! The rest of the environment is empty. The enclave inherits no other descriptor.
 //!
-//! * **Ready** is when the socket at [`variable::LISTEN`] accepts a connection. The host finds out by connecting
-//!   and closing without sending a byte; the enclave treats that like any peer that goes away.
-//! * **SIGTERM** asks the enclave to drain: refuse new work, let running requests end, then exit with status
-//!   0. A second patience is not given: after the drain limit the host sends SIGKILL.
-//! * **End of file on standard input** means that the security module, hence the host, is gone: the enclave
-//!   exits.
-//! * **Exit status 0** is an orderly end, [`exit::REFUSED`] says that the enclave refused what it was given
-//!   and would refuse it again (the host does not restart it), anything else is a failure (the host restarts
-//!   it, more and more slowly). The last line on standard error is shown to the operator as the reason.
+//! * **Security module**: frames of a `u32` big-endian length and that many bytes of CBOR. Requests (at most
+//!   4096 bytes) and answers (at most 12288 bytes) take turns, as with `/dev/nsm`.
+//! * **Control socket**: the host hands in roots, releases, denials and leases, and asks for nonces
+//!   (`cleanroom_attestation::release::ControlKind`). One connection follows the other, with one question at
+//!   a time. The enclave trusts nothing on it but signatures.
+//! * **Ready**: the enclave is ready when the socket at [`variable::LISTEN`] accepts a connection. The host
+//!   connects and closes without sending a byte. The enclave treats that like any peer that goes away.
+//! * **SIGTERM** asks the enclave to drain: refuse new work, let running requests end, and exit with status
+//!   0. After the drain limit the host sends SIGKILL.
+//! * **End of file on standard input** means that the security module is gone, and with it the host. The
+//!   enclave exits.
+//! * **Exit status**: 0 is an orderly end. [`exit::REFUSED`] says that the enclave refused its input and
+//!   would refuse it again, so the host does not start it again. Anything else is a failure. The host starts
+//!   the enclave again, with longer and longer pauses. The host shows the last line on standard error to the
+//!   operator as the reason.
 //!
-//! The enclave cannot prove that it read the configuration that was measured: the host measures and the host
-//! hands over. That is the difference between this tier and a real enclave, and why its documents are signed
-//! under a development root only.
+//! A simulated enclave cannot prove that it read the measured configuration, because the host both measures
+//! it and hands it over. A real enclave can. So the documents of this tier are signed under a development
+//! root only.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -268,7 +274,7 @@ impl Enclave for SimulatedEnclave {
     async fn ended(&mut self) -> Exit {
         let status = self.child.wait().await;
         if !self.console.is_finished() {
-            // Whoever still holds the console open is not the enclave.
+            // The enclave has ended. Another process may still hold its console open.
             let _ = timeout(CONSOLE_LINGER, &mut self.console).await;
         }
         Exit { how: status.map_or(How::Unknown, how), last_words: self.last_words.get() }

@@ -73,7 +73,7 @@ mod tests {
     /// The lock belongs to the open file, of which a child that is between fork and exec has a copy. This
     /// process opens such a copy by hand, through `/proc`, and keeps it.
     #[test]
-    fn a_folder_is_free_once_it_is_dropped_whoever_has_a_copy_of_its_descriptors() {
+    fn a_folder_is_free_once_it_is_dropped_even_if_a_child_has_a_copy_of_its_lock() {
         let folder = tempfile::tempdir().unwrap();
         let taken = StateFolder::take(folder.path()).unwrap();
         let lock = fs::canonicalize(folder.path()).unwrap().join("lock");

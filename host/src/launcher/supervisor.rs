@@ -77,13 +77,14 @@ impl Default for Status {
     }
 }
 
-/// How an enclave that stands still is noticed: it answers the host's questions on its control connection, or it does
-/// not. Without release control there is no such connection, and nothing is noticed.
+/// How an enclave that stands still is noticed: it answers the host's questions on its control connection, or
+/// it does not. Without release control there is no such connection, and nothing is noticed.
 #[derive(Debug, Clone, Default)]
 pub struct Pulse(Option<watch::Receiver<Observed>>);
 
 impl Pulse {
-    /// The longest that an enclave which serves may leave every question unanswered before it is started again.
+    /// The longest that an enclave which serves may leave every question unanswered before it is started
+    /// again.
     pub const LONGEST_SILENCE: Duration = Duration::from_secs(60);
 
     /// Hears what the agent hears.

@@ -1,14 +1,16 @@
 //! Who may have a connection: so many in all, so many for one client, and nobody keeps all of them.
 //!
-//! A client is an address, since that is all that the relay knows. While there is room, a client may have up to its own
-//! bound. When there is none, somebody makes room:
+//! A client is an address, since that is all that the relay knows. While there is room, a client may have up
+//! to its own bound. When there is none, somebody makes room:
 //!
-//! 1. A client that holds fewer places than another displaces a connection of the client that holds most: first one
-//!    that never got as far as a TLS session, then the one on which nothing has moved for the longest time.
-//! 2. Otherwise the oldest connection makes room that had [`GRACE`] and still is no TLS session. A client that has
-//!    reached its own bound displaces such a connection of its own.
+//! 1. A client that holds fewer places than another displaces a connection of the client that holds most:
+//!    first one that never got as far as a TLS session, then the one on which nothing has moved for the
+//!    longest time.
+//! 2. Otherwise the oldest connection makes room that had [`GRACE`] and still is no TLS session. A client
+//!    that has reached its own bound displaces such a connection of its own.
 //!
-//! So a stranger with one address, or with a few, cannot keep everybody else out, and silent connections keep out nobody.
+//! So a stranger with one address, or with a few, cannot keep everybody else out, and silent connections keep
+//! out nobody.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Carried;
 
-/// How long a connection may take to become a TLS session before it makes room for a newcomer. It need not make room, and
-/// then has longer ([`super::Times::opening`]).
+/// How long a connection may take to become a TLS session before it makes room for a newcomer. It need not
+/// make room, and then has longer ([`super::Times::opening`]).
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Whom a connection comes from.

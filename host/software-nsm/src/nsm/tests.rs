@@ -425,7 +425,7 @@ fn names_and_ids_can_be_chosen() {
 }
 
 proptest! {
-    /// Whatever is asked, the answer is CBOR of the right type and fits.
+    /// The answer to any request is CBOR of the right type and fits.
     #[test]
     fn any_request_gets_an_answer(request in proptest::collection::vec(any::<u8>(), 0..200), mutate in any::<(u8, u8)>()) {
         thread_local!(static MODULE: std::cell::RefCell<SoftwareNsm> = std::cell::RefCell::new(module()));
