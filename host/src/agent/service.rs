@@ -84,6 +84,12 @@ impl Authority {
 
     async fn look_into(&self, state: &ControlState, found: &mut Found) -> Result<(), Fault> {
         let denials = self.documents::<Denial>("/v1/denials", DENIALS_LIMIT, &mut found.denials).await;
+        let newer = self.look_for_newer(state, found).await;
+        denials.and(newer)
+    }
+
+    /// The roots and the release, if the service has newer ones than an enclave in `state`.
+    async fn look_for_newer(&self, state: &ControlState, found: &mut Found) -> Result<(), Fault> {
         let status = self.call(Method::GET, "/v1/status", Vec::new(), STATUS_LIMIT).await;
         let status = status.map_err(Fault::Silence)?;
         let status = serde_json::from_slice::<Status>(&status)
@@ -96,7 +102,7 @@ impl Authority {
             let release = self.call(Method::GET, "/v1/release", Vec::new(), limit).await;
             found.releases.push(release.map_err(Fault::Silence)?);
         }
-        denials
+        Ok(())
     }
 
     /// A lease for `request`, or why there is none.
