@@ -144,6 +144,30 @@ pub fn replace_if_changed(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, 
     Ok(false)
 }
 
+/// Gives a file that was written under another name in the same folder its own. A file that has the name already is left
+/// alone.
+///
+/// # Errors
+/// The system refuses, or there is a file already ([`FileError::is_existing`]).
+pub fn publish(temporary: &Path, path: &Path) -> Result<(), FileError> {
+    let file = run(Operation::Open, path, || File::open(temporary))?;
+    run(Operation::SyncFile, path, || file.sync_all())?;
+    let linked = run(Operation::Rename, path, || fs::hard_link(temporary, path));
+    match linked {
+        Ok(()) => {}
+        Err(error) if error.is_existing() => return Err(error),
+        // A file system without links: nobody else may make this file at the same moment.
+        Err(_) if path.symlink_metadata().is_err() => {
+            run(Operation::Rename, path, || fs::rename(temporary, path))?;
+            return sync_folder(folder_of(path));
+        }
+        Err(error) => return Err(error),
+    }
+    sync_folder(folder_of(path)).inspect_err(|_| _ = fs::remove_file(path))?;
+    let _ = fs::remove_file(temporary);
+    Ok(())
+}
+
 /// Brings a file that another program wrote to the disk, with its name.
 ///
 /// # Errors

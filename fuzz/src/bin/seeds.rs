@@ -17,6 +17,7 @@ use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_engine::Model;
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
 use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
+use cleanroom_sealing::{Key, Sealer, WEIGHTS};
 use gguf_writer::{GgufWriter, Meta};
 
 fn main() -> std::io::Result<()> {
@@ -32,6 +33,7 @@ fn main() -> std::io::Result<()> {
         ("policy", policies()),
         ("keeper", questions()),
         ("schema", schemas()),
+        ("sealing", sealed_files()),
     ] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
@@ -335,4 +337,27 @@ fn model(kind: &str, type_number: u32, block: u64, bytes: usize) -> Vec<u8> {
         file = vector(file, &format!("blk.0.{name}"), *length);
     }
     file.bytes()
+}
+
+/// Sealed files, and messages with a place and a change. The keys are those of the target.
+fn sealed_files() -> Seeds {
+    let seal = |message: &[u8]| {
+        let (mut sealed, key) = (vec![0], Key::from_bytes(&[7; 32]));
+        let mut sealer = Sealer::new(&key, &[9; 24], WEIGHTS, &mut sealed).expect("the library derives keys");
+        sealer.update(message, &mut sealed).expect("a short message");
+        sealer.finish(&mut sealed).expect("a short message");
+        sealed
+    };
+    // The place at which a file is cut or changed, and the change; 0 cuts.
+    let message = |place: u8, change: u8, message: &[u8]| [&[1, 0, 0, 0, place, change], message].concat();
+    let two_chunks = vec![1; 16_390];
+    vec![
+        ("sealed-empty", seal(&[])),
+        ("sealed-short", seal(&[5; 5])),
+        ("sealed-two-chunks", seal(&two_chunks)),
+        ("cut-empty", message(70, 0, &[])),
+        ("cut-short", message(60, 0, &[5; 5])),
+        ("changed-short", message(60, 1, &[5; 5])),
+        ("changed-two-chunks", message(200, 1, &two_chunks)),
+    ]
 }

@@ -144,3 +144,29 @@ fn a_file_that_is_gone_counts_as_removed() {
     let (failed, _) = fault::at(1, || remove(&path));
     assert_eq!(failed.unwrap_err().operation, Operation::Remove);
 }
+
+#[test]
+fn a_published_file_has_its_name_or_can_be_published_again() {
+    let (temporary, path) = (|folder: &Path| folder.join("part"), |folder: &Path| folder.join("file"));
+    let operations = at_every_operation(
+        |folder| fs::write(temporary(folder), "whole").unwrap(),
+        |folder| match publish(&temporary(folder), &path(folder)) {
+            Err(error) if !temporary(folder).exists() && path(folder).exists() => {
+                // The name was given, by a rename, and only bringing it to the disk failed.
+                sync(&path(folder)).map_err(|_| error)
+            }
+            done => done,
+        },
+        |folder, ok| {
+            assert_eq!(ok, path(folder).exists());
+            assert!(temporary(folder).exists() || fs::read(path(folder)).unwrap() == b"whole");
+        },
+    );
+    assert_eq!(operations, 4, "open, sync, link, sync the folder");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["part", "file"] {
+        fs::write(folder.path().join(name), name).unwrap();
+    }
+    assert!(publish(&temporary(folder.path()), &path(folder.path())).unwrap_err().is_existing());
+    assert_eq!(fs::read(path(folder.path())).unwrap(), b"file");
+}
