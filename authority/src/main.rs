@@ -12,6 +12,7 @@ mod measured;
 mod metrics;
 mod release;
 mod root;
+mod sealed;
 mod serve;
 mod service;
 mod signer;
@@ -38,6 +39,8 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   lease serve        let enclaves run that release, one minute at a time
 ///   halt, resume       stop a model or a partner at once; go on with the next release
 ///   trust              write a policy for the partners of a simulated clean room
+///   seal, inspect,     keep a model's weights in a file that only a key opens
+///     verify
 #[derive(Parser)]
 #[command(name = "cleanroom-authority", version, verbatim_doc_comment, after_help = AFTER_HELP)]
 struct Arguments {
@@ -92,6 +95,8 @@ enum Command {
     /// The file pins the development root, and either the release root or what this command measures itself.
     #[command(after_help = trust::EXAMPLES)]
     Trust(trust::Trust),
+    #[command(flatten)]
+    Sealed(sealed::Command),
 }
 
 /// What a command reports: for people, and for programs.
@@ -163,6 +168,7 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Lease(command) => command.run(json),
         Command::Status(status) => status.run(),
         Command::Trust(trust) => trust.run(),
+        Command::Sealed(command) => command.run(),
     }
 }
 

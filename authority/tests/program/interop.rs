@@ -3,16 +3,21 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use crate::folder::{Folder, Run, target_folder};
 
 /// A Python that has the packages, in `target/interop-python`; or why there is none.
-fn python() -> Result<PathBuf, String> {
-    const PACKAGES: [&str; 3] = ["securesystemslib==1.6.0", "cryptography>=42,<51", "jsonschema>=4,<5"];
+pub(crate) fn python() -> Result<PathBuf, String> {
+    const PACKAGES: [&str; 3] = ["securesystemslib==1.6.0", "cryptography>=50,<51", "jsonschema>=4,<5"];
     let packages = target_folder().join("interop-python");
     let python = packages.join("bin/python");
     let ready = packages.join("ready");
-    if ready.exists() {
+    let wanted = PACKAGES.join("\n");
+    // Two tests want it, and one makes it.
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+    if std::fs::read_to_string(&ready).is_ok_and(|made| made == wanted) {
         return Ok(python);
     }
     let run = |command: &mut Command| -> Result<(), String> {
@@ -22,7 +27,7 @@ fn python() -> Result<PathBuf, String> {
     };
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&packages))?;
     run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))?;
-    std::fs::write(&ready, PACKAGES.join("\n")).map_err(|error| error.to_string())?;
+    std::fs::write(&ready, wanted).map_err(|error| error.to_string())?;
     Ok(python)
 }
 

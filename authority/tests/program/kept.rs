@@ -151,6 +151,8 @@ fn every_command_can_be_run_again_after_any_fault() {
     folder.ok("halt m --root root.json --release release.json --key c.pem --reason r --out denials");
     folder.ok(&format!("{} --out next.draft.json", Folder::first_release()));
     std::fs::copy(folder.path("root.draft.json"), folder.path("again.draft.json")).unwrap();
+    folder.write("weights", &[7; 40_000]);
+    folder.ok("seal weights --new-key weights.key");
     let before = files(&folder.path(""));
     let common = "--root root.json --release release.json";
     for (line, written) in [
@@ -168,6 +170,7 @@ fn every_command_can_be_run_again_after_any_fault() {
         ("release sign next.draft.json --root root.json --key a.pem".to_owned(), vec!["next.json"]),
         ("release sign release.json --root root.json --key a.pem".to_owned(), vec!["release.json"]),
         (format!("halt m {common} --key a.pem --reason r --out n.json"), vec!["n.json"]),
+        ("seal weights --key weights.key --out n.sealed".to_owned(), vec!["n.sealed"]),
         (format!("resume m {common} --denials denials --out n.json"), vec!["n.json"]),
     ] {
         let mut failures = 0;

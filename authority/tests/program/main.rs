@@ -7,5 +7,6 @@ mod folder;
 mod interop;
 mod kept;
 mod lease_service;
+mod sealed;
 mod service;
 mod serving;
