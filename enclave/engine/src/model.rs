@@ -7,6 +7,7 @@ mod weights;
 use std::{
     collections::BTreeSet,
     sync::{Arc, OnceLock},
+    time::SystemTime,
 };
 
 pub(crate) use architecture::{Architecture, Pairs};
@@ -60,8 +61,6 @@ pub enum ModelError {
     Gguf(#[from] GgufError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    #[error(transparent)]
-    Template(#[from] TemplateError),
     #[error("architecture {found:?} is not supported; supported are llama (with mistral), qwen2 and qwen3")]
     Architecture { found: String },
     #[error("metadata {key:?} is missing")]
@@ -90,6 +89,9 @@ pub enum PromptError {
     /// The model file has no chat template.
     #[error("the model has no chat template; send text instead of messages")]
     NoTemplate,
+    /// The model file has a chat template that does not parse; see [`Model::chat_template`].
+    #[error("the model's chat template cannot be used; send text instead of messages")]
+    UnusableTemplate,
     /// A role other than `system`, `developer`, `user`, `assistant` and `tool`.
     #[error("expected the role system, developer, user, assistant or tool")]
     Role,
@@ -150,7 +152,7 @@ pub struct Model {
     shape: Hyperparameters,
     weights: Weights,
     tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    template: Option<Result<ChatTemplate, TemplateError>>,
     kernels: Kernels,
     /// Made when the first answer is to have a form.
     token_table: OnceLock<Arc<TokenTable>>,
@@ -179,7 +181,7 @@ impl Model {
             file.string(ARCHITECTURE)?.ok_or_else(|| ModelError::MissingKey { key: ARCHITECTURE.into() })?;
         let architecture = Architecture::named(architecture)?;
         let tokenizer = Tokenizer::from_gguf(&file)?;
-        let template = file.string("tokenizer.chat_template")?.map(ChatTemplate::new).transpose()?;
+        let template = file.string("tokenizer.chat_template")?.map(ChatTemplate::new);
         let shape = Hyperparameters::from_gguf(&file, architecture, tokenizer.len())?;
         let weights = Weights::from_gguf(&file, architecture, &shape, tokenizer.len(), &mut progress)?;
         let facts = facts(&file, architecture, &shape, tokenizer.len())?;
@@ -211,6 +213,28 @@ impl Model {
         self
     }
 
+    /// The same model, whose chat template takes the date from another clock than the system's.
+    #[must_use]
+    pub fn with_wall_clock(mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) -> Model {
+        if let Some(Ok(template)) = &mut self.template {
+            template.set_clock(now);
+        }
+        self
+    }
+
+    /// Whether the file has a chat template, and why it cannot be used. A model with one that cannot be used still
+    /// continues text and makes embeddings.
+    ///
+    /// # Errors
+    /// [`TemplateError`] says where it does not parse.
+    pub fn chat_template(&self) -> Result<bool, TemplateError> {
+        match &self.template {
+            None => Ok(false),
+            Some(Ok(_)) => Ok(true),
+            Some(Err(error)) => Err(*error),
+        }
+    }
+
     /// What the file says of itself.
     pub fn facts(&self) -> &Facts {
         &self.facts
@@ -227,11 +251,13 @@ impl Model {
     /// [`PromptError`], never with any of the text.
     pub fn prompt_from_chat(&self, messages: &[ChatMessage<'_>]) -> Result<Prompt, PromptError> {
         let template = self.template.as_ref().ok_or(PromptError::NoTemplate)?;
+        let template = template.as_ref().map_err(|_| PromptError::UnusableTemplate)?;
         let tokens = template.tokens(&self.tokenizer, messages, self.text_limit())?;
         Ok(self.prompt(tokens))
     }
 
-    /// Tokenises plain text. Control tokens written in it stay text.
+    /// Tokenises plain text. Control tokens written in it stay text. Where the file says `add_eos_token` the text ends with
+    /// that token, as models for embeddings want it.
     ///
     /// # Errors
     /// [`PromptError`], never with any of the text.
@@ -242,6 +268,10 @@ impl Model {
         }
         let mut tokens = Scratch::new();
         self.tokenizer.encode_text(text, &mut tokens);
+        // Nothing stays nothing, and is refused as that.
+        if !tokens.is_empty() {
+            tokens.extend(self.tokenizer.required_eos());
+        }
         Ok(self.prompt(tokens))
     }
 

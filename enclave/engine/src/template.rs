@@ -7,11 +7,18 @@
 //! contents, and the stand-ins become text again afterwards.
 
 mod guard;
+mod python;
 #[cfg(test)]
 mod tests;
 
 use guard::Guard;
-use minijinja::{Environment, Error, ErrorKind, context, syntax::SyntaxConfig, value::Value};
+use std::time::SystemTime;
+
+use minijinja::{
+    Environment, Error, ErrorKind, context,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Value},
+};
 
 use crate::{
     model::{ChatMessage, PromptError},
@@ -60,10 +67,23 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |_reason: &str| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "refused by the template"))
         });
-        environment
-            .add_template_owned(NAME, source.to_owned())
+        environment.add_filter("tojson", |value: &Value, arguments: Kwargs| python::tojson(value, &arguments));
+        let mut template = Self { environment };
+        template.set_clock(SystemTime::now);
+        template
+            .environment
+            .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|error| TemplateError { line: error.line().unwrap_or(0) })?;
-        Ok(Self { environment })
+        Ok(template)
+    }
+
+    /// What `strftime_now` goes by.
+    pub(crate) fn set_clock(&mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) {
+        self.environment.add_function("strftime_now", move |format: &str| {
+            let since = now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let text = python::strftime(format, since.as_secs());
+            text.ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "an unknown directive of strftime"))
+        });
     }
 
     /// The tokens of a chat up to where the assistant's answer begins. `text_limit` is the most bytes of text that can
@@ -117,6 +137,29 @@ impl ChatTemplate {
         template.render_captured_to(variables, &mut output).map_err(|error| refusal(&error))?;
         Ok(output.bytes)
     }
+}
+
+/// The template without the tags of Transformers that mark what an assistant said: `{% generation %}` and its end. They change
+/// nothing of the text, so a condition that always holds takes their place and keeps their white space control.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let (before, tag) = rest.split_at(start);
+        out.push_str(before);
+        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
+        let (tag, after) = tag.split_at(end);
+        let word = tag.trim_start_matches("{%").trim_end_matches("%}");
+        let word = word.trim_matches(|character: char| character.is_whitespace() || "+-".contains(character));
+        match word {
+            "generation" => out.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Control tokens where the template wrote them, everything else as text.

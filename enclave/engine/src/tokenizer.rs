@@ -65,6 +65,12 @@ pub enum TokenizerError {
     TokenId { key: &'static str, found: u32, tokens: usize },
     #[error("the file names no token that ends a turn")]
     NoEndToken,
+    #[error("tokenizer.ggml.add_eos_token is true, and the file names no tokenizer.ggml.eos_token_id")]
+    NoTokenToAdd,
+    #[error("metadata {key:?} is not understood, and leaving it out could change how text becomes tokens")]
+    UnknownSetting { key: String },
+    #[error("{key}: only {expected} is supported")]
+    Unsupported { key: &'static str, expected: &'static str },
 }
 
 /// Texts of control tokens that end a turn, whatever the file's own ids say.
@@ -88,6 +94,75 @@ pub(crate) struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     add_bos: bool,
+    add_eos: bool,
+}
+
+/// Keys under `tokenizer.ggml.` that are read here or say nothing about how text becomes tokens. Any other is refused.
+const KNOWN: [&str; 37] = [
+    "model",
+    "pre",
+    "tokens",
+    "token_type",
+    "token_type_count",
+    "scores",
+    "merges",
+    "bos_token_id",
+    "eos_token_id",
+    "eot_token_id",
+    "eom_token_id",
+    "unknown_token_id",
+    "padding_token_id",
+    "separator_token_id",
+    "seperator_token_id",
+    "mask_token_id",
+    "cls_token_id",
+    "add_bos_token",
+    "add_eos_token",
+    "add_sep_token",
+    "add_space_prefix",
+    "remove_extra_whitespaces",
+    "precompiled_charsmap",
+    "added_tokens",
+    // Names of tokens for filling in the middle, which requests here do not ask for.
+    "prefix_token_id",
+    "suffix_token_id",
+    "middle_token_id",
+    "fim_pre_token_id",
+    "fim_suf_token_id",
+    "fim_mid_token_id",
+    "fim_pad_token_id",
+    "fim_rep_token_id",
+    "fim_sep_token_id",
+    "image_token_id",
+    "audio_token_id",
+    "video_token_id",
+    "normalizer.lowercase",
+];
+
+/// Refuses what would change how text becomes tokens and is not done here.
+fn check_settings(file: &Gguf<'_>) -> Result<(), TokenizerError> {
+    let unknown = file.metadata().find_map(|(key, _)| {
+        let setting = key.strip_prefix("tokenizer.ggml.")?;
+        (!KNOWN.contains(&setting)).then_some(key)
+    });
+    if let Some(key) = unknown {
+        return Err(TokenizerError::UnknownSetting { key: key.into() });
+    }
+    const OFF: [&str; 3] = [
+        "tokenizer.ggml.add_sep_token",
+        "tokenizer.ggml.remove_extra_whitespaces",
+        "tokenizer.ggml.normalizer.lowercase",
+    ];
+    for key in OFF {
+        if file.bool(key)? == Some(true) {
+            return Err(TokenizerError::Unsupported { key, expected: "false" });
+        }
+    }
+    const MAP: &str = "tokenizer.ggml.precompiled_charsmap";
+    if file.metadata().any(|(key, _)| key == MAP) {
+        return Err(TokenizerError::Unsupported { key: MAP, expected: "a file without one" });
+    }
+    Ok(())
 }
 
 /// How text becomes tokens.
@@ -104,6 +179,7 @@ struct Control {
 impl Tokenizer {
     pub(crate) fn from_gguf(file: &Gguf<'_>) -> Result<Self, TokenizerError> {
         const MODEL: &str = "tokenizer.ggml.model";
+        check_settings(file)?;
         let model = file.string(MODEL)?.ok_or(TokenizerError::Missing { key: MODEL })?;
         let (vocabulary, method) = match model {
             "gpt2" => {
@@ -134,8 +210,12 @@ impl Tokenizer {
         // A file that does not say so is one of a kind that always has it.
         let usual = !matches!(&method, Method::BytePairs { split, .. } if *split != Split::Llama3);
         let add_bos = file.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(usual);
+        let add_eos = file.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+        if add_eos && eos.is_none() {
+            return Err(TokenizerError::NoTokenToAdd);
+        }
         let controls = controls_by_first_character(&vocabulary);
-        Ok(Self { vocabulary, method, controls, end_tokens, bos, eos, add_bos })
+        Ok(Self { vocabulary, method, controls, end_tokens, bos, eos, add_bos, add_eos })
     }
 
     /// Number of tokens.
@@ -168,6 +248,11 @@ impl Tokenizer {
         self.bos.filter(|_| self.add_bos)
     }
 
+    /// The token that a text ends with, if the model wants one: a text, and not a chat.
+    pub(crate) fn required_eos(&self) -> Option<u32> {
+        self.eos.filter(|_| self.add_eos)
+    }
+
     /// Every character that occurs in a control token.
     pub(crate) fn control_alphabet(&self) -> impl Iterator<Item = char> {
         self.controls.values().flatten().flat_map(|control| control.text.chars())
@@ -197,7 +282,7 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes a generated token stands for; none for a control token.
+    /// The bytes a generated token stands for; none for a control token. A user-defined token stands for its text.
     pub(crate) fn bytes_of(&self, token: u32) -> &[u8] {
         self.vocabulary.bytes(token)
     }

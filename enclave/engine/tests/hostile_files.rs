@@ -1,4 +1,5 @@
-//! Model files that are cut, corrupted or made to mislead: always a typed error or a working model, never a panic.
+//! Model files that are cut, corrupted or made to mislead: always a typed error or a working model, never a panic. And files
+//! whose settings change results: each is honoured or refused.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -6,11 +7,19 @@
 #[expect(dead_code, reason = "shared with unit tests and examples")]
 mod gguf_writer;
 
+use std::{
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    sync::{Arc, mpsc},
+};
+
 use cleanroom_engine::{
-    ChatMessage, Model, ModelError,
+    ChatMessage, Engine, EngineConfig, EvaluatedToken, Evaluator, Event, FinishReason, Job, Model,
+    ModelError, PromptError, Sink, TokenizerError,
     gguf::{Array, Gguf, GgufError, Value},
 };
 use gguf_writer::{GgufWriter, Meta};
+use zeroize::Zeroizing;
 
 const DEMO: &[u8] = include_bytes!("../../../models/demo.gguf");
 /// Where the demo model's tensor data begins: everything before is header.
@@ -80,9 +89,7 @@ fn refusal(writer: &GgufWriter) -> ModelError {
 
 /// Why the demo model is refused with this value at this key.
 fn with_meta(key: &str, value: Meta) -> ModelError {
-    let mut writer = demo();
-    writer.metadata.retain(|(name, _)| name != key);
-    refusal(&writer.meta(key, value))
+    refusal(&changed(key, value))
 }
 
 #[test]
@@ -187,9 +194,129 @@ fn tensors_must_be_there_in_the_right_shape() {
 }
 
 #[test]
-fn a_template_that_does_not_parse_is_refused() {
+fn a_template_that_does_not_parse_stops_chats_and_nothing_else() {
+    let writer = changed("tokenizer.chat_template", Meta::Str("fine\n{% if".into()));
+    let model = Model::from_gguf(&writer.bytes()).unwrap();
+    assert_eq!(model.chat_template().err().map(|error| error.line), Some(2));
+    let chat = model.prompt_from_chat(&[ChatMessage { role: "user", content: "Hello!" }]);
+    assert_eq!(chat.err(), Some(PromptError::UnusableTemplate));
+    assert!(!model.prompt_from_text("Hello!").unwrap().is_empty());
+    assert_eq!(Model::from_gguf(DEMO).unwrap().chat_template(), Ok(true));
+}
+
+/// The demo model with one setting changed or added.
+fn changed(key: &str, value: Meta) -> GgufWriter {
+    let mut writer = demo();
+    writer.metadata.retain(|(known, _)| known != key);
+    writer.meta(key, value)
+}
+
+#[test]
+fn settings_of_the_tokenizer_are_honoured_or_refused() {
     assert!(matches!(
-        with_meta("tokenizer.chat_template", Meta::Str("{% if".into())),
-        ModelError::Template(_)
+        with_meta("tokenizer.ggml.reverse_words", Meta::Bool(true)),
+        ModelError::Tokenizer(TokenizerError::UnknownSetting { key }) if key == "tokenizer.ggml.reverse_words"
     ));
+    for key in ["add_sep_token", "remove_extra_whitespaces", "normalizer.lowercase"] {
+        let key = format!("tokenizer.ggml.{key}");
+        let refused = with_meta(&key, Meta::Bool(true));
+        assert!(
+            matches!(refused, ModelError::Tokenizer(TokenizerError::Unsupported { key: k, .. }) if k == key)
+        );
+        assert!(Model::from_gguf(&changed(&key, Meta::Bool(false)).bytes()).is_ok());
+    }
+    // A text ends with the token that ends a turn; a chat goes on with the assistant's answer.
+    let key = "tokenizer.ggml.add_eos_token";
+    let [without, with] =
+        [false, true].map(|on| Model::from_gguf(&changed(key, Meta::Bool(on)).bytes()).unwrap());
+    let tokens = |model: &Model, text: &str| model.prompt_from_text(text).unwrap().len();
+    assert_eq!(tokens(&with, "What is attestation?"), tokens(&without, "What is attestation?") + 1);
+    assert_eq!(tokens(&with, ""), 0);
+    let chat = [ChatMessage { role: "user", content: "Hello!" }];
+    assert_eq!(with.prompt_from_chat(&chat).unwrap().len(), without.prompt_from_chat(&chat).unwrap().len());
+    let mut nameless = changed(key, Meta::Bool(true));
+    nameless.metadata.retain(|(known, _)| known != "tokenizer.ggml.eos_token_id");
+    assert!(matches!(refusal(&nameless), ModelError::Tokenizer(TokenizerError::NoTokenToAdd)));
+}
+
+#[test]
+fn a_factor_of_the_rotation_without_a_type_is_linear() {
+    let scores = |writer: &GgufWriter| {
+        let model = Model::from_gguf(&writer.bytes()).unwrap();
+        let mut evaluator = Evaluator::new(&model, NonZeroUsize::MIN, NonZeroUsize::MIN).unwrap();
+        let token = |token| EvaluatedToken { sequence: 0, token, scored: token == 43 };
+        let mut scores = Vec::new();
+        let tokens = [40, 41, 42, 43].map(token);
+        evaluator.append(&tokens, |_, found| scores.extend_from_slice(found)).unwrap();
+        scores
+    };
+    let factor = changed("llama.rope.scaling.factor", Meta::F32(4.0));
+    let typed = |name: &str| {
+        changed("llama.rope.scaling.factor", Meta::F32(4.0))
+            .meta("llama.rope.scaling.type", Meta::Str(name.into()))
+    };
+    assert_eq!(scores(&factor), scores(&typed("linear")));
+    assert_eq!(scores(&demo()), scores(&typed("none")));
+    assert_ne!(scores(&factor), scores(&demo()));
+}
+
+/// The demo model, in whose usual answer ` which` is a user-defined token of another text, as `</think>` is elsewhere.
+fn with_a_user_defined_token() -> (Model, u32) {
+    let mut writer = demo();
+    let mut entry = |key: &str, change: &mut dyn FnMut(&mut Meta)| {
+        writer.metadata.iter_mut().filter(|(known, _)| known == key).for_each(|(_, value)| change(value));
+    };
+    let mut token = usize::MAX;
+    entry("tokenizer.ggml.tokens", &mut |value| {
+        let Meta::Strs(texts) = value else { panic!("expected texts") };
+        token = texts.iter().position(|text| text == "\u{120}which").unwrap();
+        texts[token] = "</think>".into();
+    });
+    entry("tokenizer.ggml.token_type", &mut |value| {
+        let Meta::I32s(types) = value else { panic!("expected numbers") };
+        types[token] = 4;
+    });
+    entry("tokenizer.ggml.merges", &mut |value| {
+        let Meta::Strs(merges) = value else { panic!("expected texts") };
+        merges.retain(|merge| merge.replace(' ', "") != "\u{120}which" && !merge.contains("\u{120}which"));
+    });
+    (Model::from_gguf(&writer.bytes()).unwrap(), token as u32)
+}
+
+#[test]
+fn a_user_defined_token_is_text_in_an_answer_and_ends_it_where_it_is_a_stop_string() {
+    struct Heard(mpsc::Sender<Result<String, FinishReason>>);
+    impl Sink for Heard {
+        fn event(&mut self, event: Event) -> ControlFlow<()> {
+            let heard = match event {
+                Event::Text(text) => Ok(text.as_str().to_owned()),
+                Event::Finished { reason, .. } => Err(reason),
+                Event::Embedding(_) => return ControlFlow::Break(()),
+            };
+            self.0.send(heard).unwrap();
+            ControlFlow::Continue(())
+        }
+    }
+    let (model, token) = with_a_user_defined_token();
+    let model = Arc::new(model);
+    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::MIN);
+    let engine = Engine::start(Arc::clone(&model), config).unwrap();
+    let answer = |stop: &[&str]| {
+        let (events, heard) = mpsc::channel();
+        let question = [ChatMessage { role: "user", content: "What is attestation?" }];
+        let mut job = Job::new(model.prompt_from_chat(&question).unwrap(), Box::new(Heard(events)));
+        job.max_tokens = Some(9);
+        job.stop = stop.iter().map(|stop| Zeroizing::new((*stop).to_owned())).collect();
+        let _handle = engine.submit(job).unwrap();
+        let heard: Vec<_> = heard.iter().collect();
+        let text: String = heard.iter().flatten().map(String::as_str).collect();
+        (text, heard.into_iter().find_map(Result::err))
+    };
+    let (text, _) = answer(&[]);
+    assert!(text.starts_with("Attestation proves</think> image"), "{text}");
+    let stopped = ("Attestation proves".to_owned(), Some(FinishReason::StopString(0)));
+    assert_eq!(answer(&["</think>"]), stopped);
+    // In a prompt it stays text, unless the template writes it.
+    let prompt = model.tokens_of_text("x</think>y");
+    assert!(prompt.len() > 3 && !prompt.contains(&token));
 }

@@ -143,8 +143,9 @@ impl Keys<'_, '_> {
         const TYPE: &str = "rope.scaling.type";
         let factor = self.positive("rope.scaling.factor")?;
         match self.file.string(&self.name(TYPE))? {
-            None | Some("none") => Ok(1.0),
-            Some("linear") => Ok(1.0 / factor.unwrap_or(1.0)),
+            Some("none") => Ok(1.0),
+            // A factor without a type is of this one.
+            None | Some("linear") => Ok(1.0 / factor.unwrap_or(1.0)),
             Some(_) => self.unsupported(TYPE, "none or linear"),
         }
     }

@@ -15,8 +15,10 @@ enum Kind {
     Normal,
     /// One byte, for what no other token covers (`SentencePiece`).
     Byte,
-    /// Written by chat templates only. User-defined tokens are treated the same: text never becomes one.
+    /// Written by chat templates only, and never part of an answer.
     Control,
+    /// A mark like `<think>`: text in an answer, and in a prompt only where the chat template wrote it.
+    UserDefined,
     /// Reserved; neither text nor template produces it.
     Unused,
 }
@@ -101,7 +103,7 @@ impl Vocabulary {
     /// What a token contributes to an answer: nothing unless it is text.
     pub(super) fn bytes(&self, token: u32) -> &[u8] {
         match self.tokens.get(token as usize) {
-            Some(Token { kind: Kind::Normal | Kind::Byte, text }) => text,
+            Some(Token { kind: Kind::Normal | Kind::Byte | Kind::UserDefined, text }) => text,
             _ => &[],
         }
     }
@@ -111,12 +113,12 @@ impl Vocabulary {
         self.tokens.get(token as usize).and_then(|token| std::str::from_utf8(&token.text).ok())
     }
 
-    /// Control tokens and their texts.
+    /// The tokens that only a chat template may write, and their texts.
     pub(super) fn controls(&self) -> impl Iterator<Item = (&str, u32)> {
         self.tokens
             .iter()
             .enumerate()
-            .filter(|(_, token)| token.kind == Kind::Control)
+            .filter(|(_, token)| matches!(token.kind, Kind::Control | Kind::UserDefined))
             .filter_map(|(id, token)| Some((std::str::from_utf8(&token.text).ok()?, id as u32)))
     }
 }
@@ -125,7 +127,8 @@ fn token(id: usize, text: &str, number: i32, writing: Writing) -> Result<Token, 
     let kind = match (number, writing) {
         (1, _) | (6, Writing::ByteAlphabet) => Kind::Normal,
         (6, Writing::Plain) => Kind::Byte,
-        (3 | 4, _) => Kind::Control,
+        (3, _) => Kind::Control,
+        (4, _) => Kind::UserDefined,
         (2 | 5, _) => Kind::Unused,
         (found, _) => return Err(TokenizerError::TokenType { id, found }),
     };
@@ -133,9 +136,9 @@ fn token(id: usize, text: &str, number: i32, writing: Writing) -> Result<Token, 
         (Kind::Normal, Writing::ByteAlphabet) => {
             text.chars().map(byte_of).collect::<Option<_>>().ok_or(TokenizerError::TokenAlphabet { id })?
         }
-        (Kind::Normal, Writing::Plain) => text.replace(SPACE, " ").into_bytes().into(),
+        (Kind::Normal | Kind::UserDefined, Writing::Plain) => text.replace(SPACE, " ").into_bytes().into(),
         (Kind::Byte, _) => [byte_named(text).ok_or(TokenizerError::TokenAlphabet { id })?].into(),
-        (Kind::Control | Kind::Unused, _) => text.as_bytes().into(),
+        (Kind::Control | Kind::UserDefined | Kind::Unused, _) => text.as_bytes().into(),
     };
     if text.is_empty() || text.len() > MAX_TOKEN_BYTES {
         return Err(TokenizerError::TokenLength { id, limit: MAX_TOKEN_BYTES });
