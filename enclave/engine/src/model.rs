@@ -134,6 +134,10 @@ impl Prompt {
         &self.tokens
     }
 
+    pub(crate) fn into_tokens(self) -> Scratch<u32> {
+        self.tokens
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()

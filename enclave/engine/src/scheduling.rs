@@ -3,9 +3,10 @@
 //! One worker thread takes jobs from a bounded queue and computes, step by step, one token for every answer under way
 //! together with a piece of the prompts that are being read, so that all of them share one pass over the weights.
 //!
-//! Keys and values live in pages from one pool of a stated size. A job starts once all pages that it can ever need are reserved for
-//! it, so that no running job ever waits for memory or fails for want of it, and gets each as it comes to it. A page belongs to one job, and is wiped
-//! before another gets it. What is full of a prompt may be kept for the same owner's next prompt, while that owner is present
+//! Keys and values live in pages from one pool of a stated size. A job starts once there are pages for its prompt, and its
+//! answer gets one after the other as it grows. Where there are none left, the youngest answer of the owner who has most for its
+//! share is paused: its pages are freed, and it is computed again from its tokens once there is room. It goes on exactly as it
+//! would have, since what is computed depends on its tokens alone. A page belongs to one job, and is wiped before another gets it. What is full of a prompt may be kept for the same owner's next prompt, while that owner is present
 //! ([`Engine::presence`]).
 //!
 //! Jobs have owners, and owners have shares, equal unless jobs say otherwise: of the sequences and pages that become free, whoever queued first, and of the prompt
@@ -500,12 +501,12 @@ impl Room {
         Ok(Self { pages, per_owner, positions: context.min(per_owner.saturating_mul(PAGE)) })
     }
 
-    /// What a job whose prompt fits can take at most.
+    /// What a job whose prompt fits needs to begin, and how long its answer can be.
     fn need(&self, job: &Job) -> Need {
         let room = u32::try_from(self.positions - job.prompt.len()).unwrap_or(u32::MAX);
         let limit = job.max_tokens.map_or(room, |tokens| tokens.min(room));
         // The last token of an answer is never computed.
-        let positions = job.prompt.len() + (limit as usize).saturating_sub(1);
+        let positions = job.prompt.len() + usize::from(limit > 1);
         Need { tokens: limit, pages: positions.div_ceil(PAGE) }
     }
 }

@@ -41,17 +41,36 @@ struct State {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Use {
     sequences: usize,
-    /// Reserved, whether written or not.
+    /// Reserved, whether written or not. A paused job has none.
     pages: usize,
 }
 
-/// What a job can take at most.
+/// What a job takes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Need {
-    /// Tokens of the answer.
+    /// Most tokens of the answer.
     pub(super) tokens: u32,
-    /// Pages for keys and values.
+    /// Pages for keys and values: those to begin with, and later those that it has.
     pub(super) pages: usize,
+}
+
+/// Why an answer gets no further page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Short {
+    /// Its owner has its part of the pages.
+    Owner,
+    /// All pages are reserved.
+    All,
+}
+
+/// A job that could start if there were memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) owner: Owner,
+    /// Pages that are missing.
+    pub(super) missing: usize,
+    /// What its owner would have, as it counts for its share.
+    pub(super) weight: usize,
 }
 
 /// A job that waits for a sequence, and for its pages.
@@ -59,7 +78,12 @@ pub(super) struct Waiting {
     pub(super) job: Job,
     pub(super) need: Need,
     pub(super) cancelled: Cancelled,
+    /// How often another job started that came later, because there was no memory for this one.
+    passed: usize,
 }
+
+/// How often a job is passed before no other may start in front of it. Those that run all end, so it will start then.
+const MAX_PASSED: usize = 64;
 
 /// Says whether nobody wants a job any more.
 #[derive(Clone, Default)]
@@ -99,23 +123,39 @@ impl State {
         self.running.get(&owner).copied().unwrap_or_default()
     }
 
-    /// The job to start next, if it can be: the one that has waited longest of those whose owners have fewest running for their share, and of
-    /// these of one whose turn it was not just now. No owner gets more than its part. While the pages of the next one are not free nobody else gets any,
-    /// so that small jobs cannot keep a large one waiting for ever; all that run end, so it will have them.
-    fn next(&self, limits: &EngineConfig, room: &Room) -> Option<usize> {
+    /// Jobs that may start as far as sequences and their owners' parts go, in the order of their turns: first those whose
+    /// owners have fewest running for their share, of these those of an owner whose turn it was not just now, and of these
+    /// those that have waited longest.
+    fn turns(&self, limits: &EngineConfig, room: &Room) -> Vec<usize> {
         if self.running() >= limits.max_sequences.get() {
-            return None;
+            return Vec::new();
         }
         let may = self.waiting.iter().enumerate().filter(|(_, waiting)| {
             let used = self.used(waiting.job.owner);
             used.sequences < limits.max_per_owner.get() && used.pages + waiting.need.pages <= room.per_owner
         });
-        let key = |Waiting { job, .. }: &Waiting| {
-            (weighted(self.used(job.owner).sequences, job.share), self.last == Some(job.owner))
-        };
-        let (index, next) = may.min_by_key(|(_, waiting)| key(waiting))?;
-        let reserved: usize = self.running.values().map(|used| used.pages).sum();
-        (reserved + next.need.pages <= room.pages).then_some(index)
+        let mut turns: Vec<usize> = may.map(|(index, _)| index).collect();
+        turns.sort_by_key(|index| {
+            self.waiting.get(*index).map(|Waiting { job, .. }| {
+                (weighted(self.used(job.owner).sequences, job.share), self.last == Some(job.owner))
+            })
+        });
+        turns
+    }
+
+    /// The job to start next: the first in turn for which there are pages. One that has been passed too often lets nobody
+    /// pass any more.
+    fn next(&self, limits: &EngineConfig, room: &Room) -> Option<usize> {
+        let turns = self.turns(limits, room);
+        let fits = |waiting: &Waiting| self.reserved() + waiting.need.pages <= room.pages;
+        let next = turns.into_iter().filter_map(|index| Some((index, self.waiting.get(index)?)));
+        let mut next = next.skip_while(|(_, waiting)| !fits(waiting) && waiting.passed < MAX_PASSED);
+        next.next().filter(|(_, waiting)| fits(waiting)).map(|(index, _)| index)
+    }
+
+    /// Pages of all running jobs.
+    fn reserved(&self) -> usize {
+        self.running.values().map(|used| used.pages).sum()
     }
 
     /// Takes out the jobs whose deadline is over.
@@ -134,7 +174,13 @@ impl State {
     }
 
     fn start_next(&mut self, limits: &EngineConfig, room: &Room) -> Option<Waiting> {
+        let turns = self.turns(limits, room);
         let next = self.next(limits, room)?;
+        for passed in turns.into_iter().take_while(|index| *index != next) {
+            if let Some(waiting) = self.waiting.get_mut(passed) {
+                waiting.passed += 1;
+            }
+        }
         let next = self.waiting.remove(next)?;
         self.last = Some(next.job.owner);
         let used = self.running.entry(next.job.owner).or_default();
@@ -168,7 +214,7 @@ impl Queue {
             return Err(SubmitError::Busy);
         }
         let cancelled = Cancelled::default();
-        state.waiting.push_back(Waiting { job, need, cancelled: cancelled.clone() });
+        state.waiting.push_back(Waiting { job, need, cancelled: cancelled.clone(), passed: 0 });
         self.changed.notify_one();
         Ok(cancelled)
     }
@@ -265,6 +311,58 @@ impl Queue {
         }
     }
 
+    /// For the worker: one more page for a running job of `owner`.
+    pub(super) fn grow(&self, owner: Owner) -> Result<(), Short> {
+        let mut state = self.lock();
+        if state.used(owner).pages >= self.room.per_owner {
+            return Err(Short::Owner);
+        }
+        if state.reserved() >= self.room.pages {
+            return Err(Short::All);
+        }
+        state.running.entry(owner).or_default().pages += 1;
+        Ok(())
+    }
+
+    /// For the worker: a job of `owner` goes on later, and so many pages are free.
+    pub(super) fn paused(&self, owner: Owner, pages: usize) {
+        if let Some(used) = self.lock().running.get_mut(&owner) {
+            used.pages -= pages;
+        }
+    }
+
+    /// For the worker: so many pages for a paused job of `owner`, if there are. Some must be left over while others run, so
+    /// that it is not paused again at once.
+    pub(super) fn resume(&self, owner: Owner, pages: usize) -> bool {
+        /// One part in so many of all pages.
+        const LEFT_OVER: usize = 8;
+        let mut state = self.lock();
+        let reserved = state.reserved();
+        let left_over = if reserved == 0 { 0 } else { self.room.pages / LEFT_OVER };
+        let fits = reserved + pages + left_over <= self.room.pages
+            && state.used(owner).pages + pages <= self.room.per_owner;
+        if fits {
+            state.running.entry(owner).or_default().pages += pages;
+        }
+        fits
+    }
+
+    /// For the worker: what is missing for the first job in turn, where that is nothing but memory.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
+        let state = self.lock();
+        let next = *state.turns(&self.limits, &self.room).first()?;
+        let Waiting { job, need, .. } = state.waiting.get(next)?;
+        let missing =
+            (state.reserved() + need.pages).checked_sub(self.room.pages).filter(|pages| *pages > 0)?;
+        let weight = weighted(state.used(job.owner).pages + need.pages, job.share);
+        Some(Wanted { owner: job.owner, missing, weight })
+    }
+
+    /// For the worker: pages that the running jobs of an owner have.
+    pub(super) fn pages_of(&self, owner: Owner) -> usize {
+        self.lock().used(owner).pages
+    }
+
     /// Refuses further jobs and drops those that wait.
     pub(super) fn close(&self) {
         let mut state = self.lock();
@@ -358,18 +456,48 @@ mod tests {
     }
 
     #[test]
-    fn a_job_waits_for_all_its_pages_and_small_ones_do_not_pass_it() {
+    fn a_job_waits_for_its_pages_and_nobody_waits_behind_it_until_it_was_passed_often() {
         let queue = queue(4, 4);
         push(&queue, 1, 5);
         assert_eq!(started(&queue), [1]);
         push(&queue, 2, 4);
         assert!(!queue.has_newcomer(), "three pages are free");
         assert_eq!(started(&queue), [0; 0]);
+        let wanted = Wanted { owner: Owner([2; 32]), missing: 1, weight: weighted(4, NonZeroU8::MIN) };
+        assert_eq!(queue.wanted(), Some(wanted));
+        for _ in 0..MAX_PASSED {
+            push(&queue, 3, 1);
+            assert!(queue.has_newcomer());
+            assert_eq!(started(&queue), [3], "there is a page for it");
+            finished(&queue, 3, 1);
+        }
         push(&queue, 3, 1);
         assert_eq!(started(&queue), [0; 0], "or the larger one would wait for ever");
         finished(&queue, 1, 5);
         assert!(queue.has_newcomer());
         assert_eq!(started(&queue), [2, 3]);
+        assert_eq!(queue.wanted(), None);
+    }
+
+    #[test]
+    fn a_running_job_gets_further_pages_as_far_as_there_are() {
+        let queue = queue(4, 4);
+        let [one, two] = [1, 2].map(|owner| Owner([owner; 32]));
+        push(&queue, 1, 5);
+        push(&queue, 2, 1);
+        assert_eq!(started(&queue), [1, 2]);
+        assert_eq!(queue.grow(one), Ok(()));
+        assert_eq!(queue.grow(one), Err(Short::Owner), "six are an owner's part");
+        assert_eq!(queue.grow(two), Ok(()));
+        assert_eq!(queue.grow(two), Err(Short::All));
+        queue.paused(one, 6);
+        assert_eq!((queue.pages_of(one), queue.pages_of(two)), (0, 2));
+        assert_eq!(queue.grow(two), Ok(()));
+        assert!(!queue.resume(one, 5), "one page must be left over");
+        finished(&queue, 2, 3);
+        assert!(queue.resume(one, 6), "nobody else runs");
+        finished(&queue, 1, 6);
+        assert!(queue.lock().running.is_empty());
     }
 
     #[test]

@@ -10,15 +10,15 @@ use std::{
 use super::{
     EngineConfig, Event, FinishReason, Job, MemoryUse, Room, Sink, Usage,
     answer::{Answer, Piece},
-    queue::{Cancelled, Need, Queue, Waiting, Work},
+    queue::{Cancelled, Need, Queue, Short, Waiting, Work, weighted},
     sharing::{PROMPT_ROWS, Standing, Standings, budget, credit, shares},
 };
 use crate::{
-    cache::Cache,
+    cache::{Cache, PAGE},
     embedding::Pooler,
     forward::{Forward, Interrupted, Row},
     logprobs::ScoredToken,
-    model::{Model, Prompt},
+    model::Model,
     owner::Owner,
     pool::Pool,
     sampling::Sampler,
@@ -27,6 +27,8 @@ use crate::{
 
 /// A step that was interrupted is done by this part of it while others wait, as often as they have a step.
 const PARTS: usize = 16;
+/// How often an answer is paused before others are.
+const MAX_PAUSES: usize = 3;
 /// Lately means that each step takes one part in so many off.
 const RECENT_STEPS: usize = 8;
 
@@ -40,6 +42,8 @@ pub(super) struct Scheduler<'a> {
     prefix_time: Duration,
     /// One for each sequence of the cache.
     sequences: Vec<Option<Sequence>>,
+    /// How many jobs have begun.
+    begun: u64,
     /// The first sequence to get prompt rows in the next step.
     turn: usize,
     /// Rows that each owner had lately; no entry for one without any.
@@ -60,15 +64,23 @@ struct Sequence {
     owner: Owner,
     share: NonZeroU8,
     deadline: Option<Instant>,
-    prompt: Prompt,
+    /// Which job it is, counted from the first.
+    number: u64,
+    /// The prompt's tokens, and then the answer's.
+    text: Scratch<u32>,
+    /// How many of them are the prompt's.
+    prompt: usize,
     /// What is reserved for it.
     need: Need,
-    /// Prompt tokens whose keys and values are there.
+    /// Whether it waits for memory to go on, and how often it had to.
+    is_paused: bool,
+    pauses: usize,
+    /// Tokens whose keys and values are there.
     read: usize,
     /// How many of them were found and not computed.
     cached: usize,
-    /// The last token of the answer, not computed yet.
-    last: u32,
+    /// The token that was chosen, until it is told.
+    chosen: u32,
     /// The probability of that token, until it is told.
     scored: Option<ScoredToken>,
     generated: u32,
@@ -105,6 +117,7 @@ impl<'a> Scheduler<'a> {
             room,
             prefix_time: config.prefix_time,
             sequences: (0..sequences).map(|_| None).collect(),
+            begun: 0,
             turn: 0,
             recent: HashMap::new(),
             answers_waited: false,
@@ -119,6 +132,120 @@ impl<'a> Scheduler<'a> {
         while let Some(work) = self.queue.next(self.memory(), self.next_expiry()) {
             self.begin(work);
             self.compute();
+            self.share_memory();
+        }
+    }
+
+    /// Lets paused answers go on for which there is room, and makes room for a job whose owner has less than others.
+    fn share_memory(&mut self) {
+        self.resume_paused();
+        self.make_room();
+    }
+
+    /// The oldest first.
+    fn resume_paused(&mut self) {
+        let sequences = self.sequences.iter().enumerate();
+        let paused =
+            sequences.filter_map(|(index, s)| Some((s.as_ref().filter(|s| s.is_paused)?.number, index)));
+        let mut paused: Vec<(u64, usize)> = paused.collect();
+        paused.sort_unstable();
+        for (_, index) in paused {
+            let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { continue };
+            let pages = sequence.text.len().div_ceil(PAGE);
+            if self.queue.resume(sequence.owner, pages) {
+                sequence.is_paused = false;
+                sequence.need.pages = pages;
+                sequence.read = self.cache.reuse(index, sequence.owner, &sequence.text);
+            }
+        }
+    }
+
+    /// Pauses answers for the first job in turn, if it waits for nothing but memory: only answers of owners who have more for
+    /// their share than its owner would have, and only if that is enough.
+    fn make_room(&mut self) {
+        let Some(wanted) = self.queue.wanted() else { return };
+        let mut victims = Vec::new();
+        let mut missing = wanted.missing;
+        while missing > 0 {
+            let Some(victim) = self.youngest_of_the_largest(&victims, |owner, weight| {
+                owner != wanted.owner && weight > wanted.weight
+            }) else {
+                return;
+            };
+            missing = missing.saturating_sub(self.pages(victim));
+            victims.push(victim);
+        }
+        victims.into_iter().for_each(|victim| self.pause(victim));
+    }
+
+    /// The pages that a sequence has.
+    fn pages(&self, index: usize) -> usize {
+        self.sequences.get(index).and_then(Option::as_ref).map_or(0, |sequence| sequence.need.pages)
+    }
+
+    /// The youngest answer of the owner with most pages for its share, of those owners that `may` says yes to. What is
+    /// already chosen counts as paused. One that was paused often is chosen last.
+    fn youngest_of_the_largest(&self, chosen: &[usize], may: impl Fn(Owner, usize) -> bool) -> Option<usize> {
+        let running = self.sequences.iter().enumerate().filter_map(|(index, sequence)| {
+            let sequence = sequence.as_ref().filter(|sequence| sequence.can_pause())?;
+            (!chosen.contains(&index)).then_some((index, sequence))
+        });
+        let weight = |sequence: &Sequence| {
+            let paused = chosen.iter().filter_map(|index| self.sequences.get(*index)?.as_ref());
+            let paused = paused.filter(|other| other.owner == sequence.owner);
+            let pages = self.queue.pages_of(sequence.owner);
+            weighted(pages - paused.map(|other| other.need.pages).sum::<usize>(), sequence.share)
+        };
+        let candidates = running.map(|(index, sequence)| (index, sequence, weight(sequence)));
+        let candidates = candidates.filter(|(_, sequence, weight)| may(sequence.owner, *weight));
+        let order = |(_, s, weight): &(usize, &Sequence, usize)| (s.pauses < MAX_PAUSES, *weight, s.number);
+        candidates.max_by_key(order).map(|(index, ..)| index)
+    }
+
+    /// Frees a sequence's pages. It goes on later as if it had not been paused: its tokens stay, and are computed again.
+    fn pause(&mut self, index: usize) {
+        let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { return };
+        let (owner, pages) = (sequence.owner, std::mem::take(&mut sequence.need.pages));
+        sequence.is_paused = true;
+        sequence.pauses += 1;
+        sequence.read = 0;
+        self.stop_computing(index);
+        self.queue.paused(owner, pages);
+    }
+
+    /// Takes a sequence out of all steps and frees its pages.
+    fn stop_computing(&mut self, index: usize) {
+        let waiting = std::mem::take(&mut self.interrupted);
+        self.interrupted = waiting.into_iter().filter_map(|step| step.without(index)).collect();
+        self.rows.retain(|row| row.sequence != index);
+        self.cache.release(index, self.now());
+    }
+
+    /// Gets the answers among the chosen rows the pages that they come to. Where there are none left, others are paused for
+    /// them, or they for others.
+    fn grow(&mut self) {
+        let growing: Vec<usize> = self
+            .rows
+            .iter()
+            .filter(|row| (row.position + 1).div_ceil(PAGE) > self.pages(row.sequence))
+            .map(|row| row.sequence)
+            .collect();
+        for index in growing {
+            while let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut)
+                && !sequence.is_paused
+            {
+                let owner = sequence.owner;
+                let short = match self.queue.grow(owner) {
+                    Ok(()) => {
+                        sequence.need.pages += 1;
+                        break;
+                    }
+                    Err(short) => short,
+                };
+                let found =
+                    self.youngest_of_the_largest(&[], |other, _| short == Short::All || other == owner);
+                self.pause(found.unwrap_or(index));
+            }
         }
     }
 
@@ -140,6 +267,7 @@ impl<'a> Scheduler<'a> {
             return self.go_on(step);
         }
         self.choose_rows();
+        self.grow();
         self.extend_cache();
         if !self.rows.is_empty() {
             self.step();
@@ -212,7 +340,7 @@ impl<'a> Scheduler<'a> {
         answering.into_iter().for_each(|index| self.tell_token(index));
     }
 
-    /// Makes room in the cache for the chosen rows. It has been reserved for every sequence, so none is ever broken off here.
+    /// Makes room in the cache for the chosen rows. It is reserved for every sequence, so none is ever broken off here.
     fn extend_cache(&mut self) {
         let mut broken = Vec::new();
         for row in self.rows.iter() {
@@ -239,13 +367,13 @@ impl<'a> Scheduler<'a> {
     fn note_what_was_read(&mut self) {
         for row in self.rows.iter() {
             if let Some(sequence) = self.sequences.get_mut(row.sequence).and_then(Option::as_mut) {
-                sequence.read = sequence.read.max((row.position + 1).min(sequence.prompt.len()));
+                sequence.read = sequence.read.max(row.position + 1);
             }
         }
     }
 
     /// Gives a job a free sequence; the queue hands out no more jobs than there are.
-    fn admit(&mut self, Waiting { job, need, cancelled }: Waiting) {
+    fn admit(&mut self, Waiting { job, need, cancelled, .. }: Waiting) {
         let Some(index) = self.sequences.iter().position(Option::is_none) else { return };
         let cached = match need.tokens {
             0 => 0,
@@ -253,14 +381,20 @@ impl<'a> Scheduler<'a> {
             _ if job.embedding => 0,
             _ => self.cache.reuse(index, job.owner, job.prompt.tokens()),
         };
+        self.begun += 1;
         let sequence = Sequence {
+            number: self.begun,
+            prompt: job.prompt.len(),
+            text: job.prompt.into_tokens(),
+            is_paused: false,
+            pauses: 0,
             owner: job.owner,
             share: job.share,
             deadline: job.deadline,
             need,
             read: cached,
             cached,
-            last: 0,
+            chosen: 0,
             scored: None,
             generated: 0,
             logprobs: job.logprobs,
@@ -273,7 +407,6 @@ impl<'a> Scheduler<'a> {
             sampler: Sampler::new(job.sampling, job.bias).constrained(job.constraint.as_ref()),
             answer: Answer::new(job.stop),
             sink: job.sink,
-            prompt: job.prompt,
             cancelled,
         };
         if let Some(place) = self.sequences.get_mut(index) {
@@ -323,7 +456,8 @@ impl<'a> Scheduler<'a> {
         let waits = |index: usize| self.interrupted.iter().any(|step| step.has(index));
         let sequences = || {
             let sequences = self.sequences.iter().enumerate().filter(|(index, _)| !waits(*index));
-            sequences.filter_map(|(index, sequence)| Some((index, sequence.as_ref()?)))
+            let sequences = sequences.filter_map(|(index, sequence)| Some((index, sequence.as_ref()?)));
+            sequences.filter(|(_, sequence)| !sequence.is_paused)
         };
         let standings = self.standings();
         let has_credit = |sequence: &Sequence| credit(&standings, sequence.owner) > 0;
@@ -333,8 +467,8 @@ impl<'a> Scheduler<'a> {
             if wait && !has_credit(sequence) {
                 continue;
             }
-            let position = sequence.prompt.len() + sequence.generated as usize - 1;
-            self.rows.push(Row { sequence: index, position, token: sequence.last, scored: true });
+            let Some(token) = sequence.text.last().copied() else { continue };
+            self.rows.push(Row { sequence: index, position: sequence.text.len() - 1, token, scored: true });
         }
         let answering = sequences().any(|(_, sequence)| sequence.is_answering());
         self.answers_waited = wait;
@@ -345,11 +479,11 @@ impl<'a> Scheduler<'a> {
         let order: Vec<usize> = from.iter().chain(before).copied().collect();
         let wanted = order.iter().filter_map(|index| self.sequences.get(*index)?.as_ref());
         let wanted: Vec<(Owner, usize)> =
-            wanted.map(|sequence| (sequence.owner, sequence.prompt.len() - sequence.read)).collect();
+            wanted.map(|sequence| (sequence.owner, sequence.text.len() - sequence.read)).collect();
         let budget = budget(answering, &wanted, &standings);
         for (index, count) in order.iter().zip(shares(budget, &wanted, &standings)) {
             let Some(sequence) = self.sequences.get(*index).and_then(Option::as_ref) else { continue };
-            let tokens = sequence.prompt.tokens();
+            let tokens = &sequence.text;
             let chosen = tokens.iter().enumerate().skip(sequence.read).take(count);
             self.rows.extend(chosen.map(|(position, token)| Row {
                 sequence: *index,
@@ -370,7 +504,7 @@ impl<'a> Scheduler<'a> {
             };
             let Some(pooler) = &mut sequence.pooler else { continue };
             pooler.add(|state| self.forward.state(self.model, number, state));
-            if row.position + 1 == sequence.prompt.len() {
+            if row.position + 1 == sequence.prompt {
                 ended.push(row.sequence);
             }
         }
@@ -385,7 +519,7 @@ impl<'a> Scheduler<'a> {
             let scores = self.scores.first_mut(self.model.tokenizer().len());
             self.forward.scores(order, scores);
             let token = sequence.sampler.choose(self.model.kernels(), scores);
-            sequence.last = token;
+            sequence.chosen = token;
             sequence.scored = sequence.logprobs.map(|count| {
                 // The sampler changed them.
                 self.forward.scores(order, scores);
@@ -397,11 +531,11 @@ impl<'a> Scheduler<'a> {
 
     /// Ends a sequence whose prompt is read, with its embedding. Its place is free before its sink hears of it.
     fn tell_embedding(&mut self, index: usize) {
-        let Some(Sequence { prompt, pooler: Some(pooler), mut sink, .. }) = self.release(index) else {
+        let Some(Sequence { prompt, text, pooler: Some(pooler), mut sink, .. }) = self.release(index) else {
             return;
         };
-        let usage = Usage { prompt_tokens: prompt.len() as u32, cached_tokens: 0, completion_tokens: 0 };
-        drop(prompt);
+        let usage = Usage { prompt_tokens: prompt as u32, cached_tokens: 0, completion_tokens: 0 };
+        drop(text);
         if sink.event(Event::Embedding(pooler.finish())).is_continue() {
             let _ = sink.event(Event::Finished { reason: FinishReason::Stop, usage });
         }
@@ -419,7 +553,8 @@ impl<'a> Scheduler<'a> {
             && !self.prefix_time.is_zero()
             && self.queue.is_present(owner)
         {
-            self.cache.keep(index, owner, sequence.prompt.tokens(), self.queue.clock().now());
+            let prompt = sequence.text.get(..sequence.prompt).unwrap_or_default();
+            self.cache.keep(index, owner, prompt, self.queue.clock().now());
         }
         match outcome {
             Outcome::Continues => {}
@@ -431,16 +566,16 @@ impl<'a> Scheduler<'a> {
     /// Ends a sequence. Its place is free and its prompt erased before its sink hears of it.
     fn end(&mut self, index: usize, reason: FinishReason) {
         let Some(sequence) = self.release(index) else { return };
-        let Sequence { prompt, sampler, mut answer, mut sink, cached, generated, .. } = sequence;
+        let Sequence { prompt, text, sampler, mut answer, mut sink, cached, generated, .. } = sequence;
         let usage = Usage {
-            prompt_tokens: prompt.len() as u32,
+            prompt_tokens: prompt as u32,
             cached_tokens: cached as u32,
             completion_tokens: generated,
         };
-        drop((prompt, sampler));
-        let text = answer.finish();
+        drop((text, sampler));
+        let rest = answer.finish();
         drop(answer);
-        if text.is_some_and(|text| sink.event(Event::Text(text)).is_break()) {
+        if rest.is_some_and(|text| sink.event(Event::Text(text)).is_break()) {
             return;
         }
         // Nothing follows the end, so there is nothing left to cancel.
@@ -451,10 +586,7 @@ impl<'a> Scheduler<'a> {
     /// its results nothing is released.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
-        let waiting = std::mem::take(&mut self.interrupted);
-        self.interrupted = waiting.into_iter().filter_map(|step| step.without(index)).collect();
-        self.rows.retain(|row| row.sequence != index);
-        self.cache.release(index, self.now());
+        self.stop_computing(index);
         self.forward.erase();
         self.scores.erase();
         if self.sequences.iter().all(Option::is_none) {
@@ -475,14 +607,19 @@ fn refuse_late(Waiting { job, .. }: Waiting) {
 }
 
 impl Sequence {
-    /// Whether the prompt is read and scored, so that the answer has begun.
+    /// Whether nothing is left to be computed but the answer's last token. One that was paused has more.
     fn is_answering(&self) -> bool {
-        self.generated > 0
+        self.generated > 0 && self.read + 1 == self.text.len()
+    }
+
+    /// Whether it can go on later from its tokens. An embedding is made of states that are gone then.
+    fn can_pause(&self) -> bool {
+        !self.is_paused && self.pooler.is_none()
     }
 
     /// Tells the sink of the last token.
     fn tell(&mut self, model: &Model) -> Outcome {
-        let (token, scored) = (self.last, self.scored.take());
+        let (token, scored) = (self.chosen, self.scored.take());
         if self.cancelled.is_set() {
             return Outcome::Cancelled;
         }
@@ -493,6 +630,7 @@ impl Sequence {
             return Outcome::Cancelled;
         }
         self.generated += 1;
+        self.text.push(token);
         let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token), scored);
         if let Some(text) = text
             && self.sink.event(Event::Text(text)) == ControlFlow::Break(())

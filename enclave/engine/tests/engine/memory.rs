@@ -2,16 +2,17 @@
 
 use std::{
     num::NonZeroUsize,
-    ops::ControlFlow,
-    sync::{Arc, Mutex},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use cleanroom_engine::{
-    Clock, Engine, EngineConfig, FinishReason, Hand, MemoryUse, Owner, StartError, SubmitError, Usage,
+    Clock, Engine, EngineConfig, FinishReason, Hand, Job, MemoryUse, Owner, Sampling, StartError,
+    SubmitError, Usage,
 };
+use zeroize::Zeroizing;
 
-use crate::harness::{ANSWER, Heard, MODEL, QUESTION, answer, collect, gated_job, job, job_with, question};
+use crate::harness::{ANSWER, Heard, MODEL, QUESTION, answer, collect, job, question};
 
 /// Bytes of one page of the demo model: 32 positions.
 const PAGE: u64 = 6 * 4 * 2 * 32 * 32 * 2;
@@ -49,38 +50,65 @@ fn memory_bounds_a_job_as_the_context_does() {
     assert!((30..=31).contains(&submit(longest).0));
 }
 
+/// A job whose answer goes on for so many tokens, drawn at random.
+fn long_job(owner: u8, tokens: u32) -> (Job, mpsc::Receiver<Heard>) {
+    let (mut job, heard) = job(question(QUESTION));
+    job.owner = Owner([owner; 32]);
+    job.max_tokens = Some(tokens);
+    job.sampling = Sampling::new(1.5, 0.95, u64::from(owner)).unwrap();
+    // No end of a turn.
+    job.bias = Zeroizing::new(vec![(0, -100.0), (2, -100.0)]);
+    (job, heard)
+}
+
+/// The answer of such a job that has all memory to itself.
+fn long_answer(owner: u8, tokens: u32) -> String {
+    let engine = engine_with_pages(1, 0, 16 * PAGE).unwrap();
+    let (job, heard) = long_job(owner, tokens);
+    let _handle = engine.submit(job).unwrap();
+    collect(heard).0
+}
+
 #[test]
-fn jobs_that_do_not_fit_together_run_one_after_the_other() {
-    // Each may grow to the whole context, and the memory is for one and a half.
-    let engine = engine_with_pages(4, 4, 24 * PAGE).unwrap();
-    let running = Arc::new(Mutex::new(0));
-    let jobs: Vec<_> = (0..6)
-        .map(|number| {
-            let running = Arc::clone(&running);
-            let (mut job, heard) = job_with(question(QUESTION), move |texts| {
-                *running.lock().unwrap() += usize::from(texts == 1);
-                ControlFlow::Continue(())
-            });
-            job.owner = Owner([number; 32]);
-            (engine.submit(job).unwrap(), heard)
-        })
-        .collect();
-    for (before, (_handle, heard)) in jobs.into_iter().enumerate() {
-        // The next one does not begin before this one has ended; the one after it certainly not.
-        assert_eq!(collect(heard).0, ANSWER);
-        assert!(*running.lock().unwrap() <= before + 2);
+fn answers_that_do_not_fit_together_are_paused_and_are_what_they_would_have_been() {
+    const ANSWERS: [u8; 3] = [1, 2, 3];
+    let alone = ANSWERS.map(|owner| long_answer(owner, 150));
+    // Each needs six pages in the end, and there are eight, of which an owner may have all.
+    for owners in [ANSWERS, [9; 3]] {
+        let engine = engine_with_pages(3, 3, 8 * PAGE).unwrap();
+        let _presence = owners.map(|owner| engine.presence(Owner([owner; 32])));
+        let jobs: Vec<_> = ANSWERS
+            .into_iter()
+            .zip(owners)
+            .map(|(number, owner)| {
+                let (mut job, heard) = long_job(number, 150);
+                job.owner = Owner([owner; 32]);
+                (engine.submit(job).unwrap(), heard)
+            })
+            .collect();
+        for ((_handle, heard), alone) in jobs.into_iter().zip(&alone) {
+            let (text, end) = collect(heard);
+            assert_eq!(&text, alone);
+            let usage = Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens: 150 };
+            assert_eq!(end, Some((FinishReason::Length, usage)));
+        }
     }
-    // Short answers fit together.
-    let (mut first, first_heard, gate) = gated_job(question(QUESTION));
-    first.max_tokens = Some(20);
-    let _first = engine.submit(first).unwrap();
-    assert!(matches!(first_heard.recv(), Ok(Heard::Text(_))));
-    let (mut second, second_heard, second_gate) = gated_job(question(QUESTION));
-    second.max_tokens = Some(20);
-    let _second = engine.submit(second).unwrap();
-    drop(second_gate);
-    drop(gate);
-    assert!(collect(second_heard).1.is_some());
+}
+
+#[test]
+fn an_answer_without_a_limit_keeps_nobody_waiting() {
+    // One whole context, and nobody says how long an answer may be.
+    let engine = engine_with_pages(4, 4, 16 * PAGE).unwrap();
+    let (mut endless, endless_heard) = long_job(1, 400);
+    endless.max_tokens = None;
+    let _endless = engine.submit(endless).unwrap();
+    assert!(matches!(endless_heard.recv(), Ok(Heard::Text(_))));
+    let (mut short, heard) = job(question(QUESTION));
+    short.owner = Owner([2; 32]);
+    let _short = engine.submit(short).unwrap();
+    assert_eq!(collect(heard).0, ANSWER);
+    let heard_meanwhile: Vec<_> = endless_heard.try_iter().collect();
+    assert!(heard_meanwhile.iter().all(|heard| matches!(heard, Heard::Text(_))), "it still goes on");
 }
 
 const A: Owner = Owner([1; 32]);

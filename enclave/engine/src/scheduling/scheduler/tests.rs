@@ -1,5 +1,7 @@
 use std::{num::NonZeroUsize, ops::ControlFlow, sync::mpsc};
 
+use zeroize::Zeroizing;
+
 use super::*;
 use crate::scheduling::{Clock, Job};
 
@@ -27,9 +29,16 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_pages(3 * 16)
+    }
+
+    /// For three sequences, whose contexts would be sixteen pages each.
+    fn with_pages(pages: u64) -> Self {
         let model = Model::from_gguf(include_bytes!("../../../../../models/demo.gguf")).unwrap();
         let three = NonZeroUsize::new(3).unwrap();
-        let config = EngineConfig { max_queued: 8, ..EngineConfig::new(NonZeroUsize::MIN, three) };
+        let kv_memory = pages * Cache::page_bytes(model.shape()) as u64;
+        let config = EngineConfig::new(NonZeroUsize::MIN, three);
+        let config = EngineConfig { max_queued: 8, kv_memory, ..config };
         let room = Room::new(&model, config).unwrap();
         let queue = Queue::new(config, room, Clock::monotonic());
         Self { model, config, room, queue }
@@ -45,6 +54,16 @@ impl Bench {
         let prompt = self.model.prompt_from_text(&"!?".repeat(tokens / 2)).unwrap();
         assert_eq!(prompt.len(), tokens);
         let job = Job { owner, max_tokens: Some(1), ..Job::new(prompt, Box::new(Ends(ends.clone()))) };
+        let need = self.room.need(&job);
+        self.queue.push(job, need).unwrap()
+    }
+
+    /// A job of so many tokens to read and so many to answer.
+    fn ask_at_length(&self, owner: Owner, read: usize, answer: u32, ends: &mpsc::Sender<u32>) -> Cancelled {
+        let prompt = self.model.prompt_from_text(&"!?".repeat(read / 2)).unwrap();
+        let job = Job { owner, max_tokens: Some(answer), ..Job::new(prompt, Box::new(Ends(ends.clone()))) };
+        // The end of a turn is never the likeliest token.
+        let job = Job { bias: Zeroizing::new(vec![(40, 100.0)]), ..job };
         let need = self.room.need(&job);
         self.queue.push(job, need).unwrap()
     }
@@ -144,4 +163,61 @@ fn what_ends_while_its_step_waits_is_computed_no_further() {
         over.extend(ended.try_iter());
     }
     assert_eq!(over, [2, 4, 300]);
+}
+
+#[test]
+fn a_newcomer_gets_memory_from_whoever_has_most_for_its_share() {
+    const PAGES: u64 = 6;
+    let bench = Bench::with_pages(PAGES);
+    let mut scheduler = bench.scheduler();
+    let (ends, ended) = mpsc::channel();
+    let _long = [12, 14].map(|tokens| bench.ask_at_length(LONG, tokens, 130, &ends));
+    let round = |scheduler: &mut Scheduler<'_>| {
+        bench.begin(scheduler);
+        scheduler.compute();
+        scheduler.share_memory();
+    };
+    while bench.queue.pages_of(LONG) < PAGES as usize {
+        round(&mut scheduler);
+    }
+    let paused = |scheduler: &Scheduler<'_>| -> Vec<bool> {
+        scheduler.sequences.iter().flatten().map(|sequence| sequence.is_paused).collect()
+    };
+    assert_eq!(paused(&scheduler), [false, false]);
+    let _short = bench.ask(SHORT, 2, &ends);
+    scheduler.share_memory();
+    assert_eq!(paused(&scheduler), [false, true], "the younger one of two");
+    round(&mut scheduler);
+    round(&mut scheduler);
+    assert_eq!(ended.try_iter().collect::<Vec<_>>(), [2]);
+    let mut over = Vec::new();
+    while over.len() < 2 {
+        round(&mut scheduler);
+        over.extend(ended.try_iter());
+    }
+    assert_eq!(over, [12, 14]);
+    let memory = scheduler.memory();
+    assert_eq!(memory.free, memory.pages);
+}
+
+#[test]
+fn nobody_is_paused_for_an_owner_who_would_have_as_much() {
+    let bench = Bench::with_pages(4);
+    let mut scheduler = bench.scheduler();
+    let (ends, ended) = mpsc::channel();
+    let _first = bench.ask_at_length(LONG, 12, 110, &ends);
+    while bench.queue.pages_of(LONG) < 3 {
+        bench.begin(&mut scheduler);
+        scheduler.compute();
+    }
+    let _second = bench.ask(SHORT, 100, &ends);
+    scheduler.share_memory();
+    assert!(scheduler.sequences.iter().flatten().all(|sequence| !sequence.is_paused));
+    let mut over = Vec::new();
+    while over.len() < 2 {
+        bench.begin(&mut scheduler);
+        scheduler.compute();
+        over.extend(ended.try_iter());
+    }
+    assert_eq!(over, [12, 100], "it waits for its end");
 }
