@@ -304,7 +304,8 @@ impl Sink for Probe {
         }
         say_and_wait("running");
         match self.end.as_str() {
-            "cancelled" => drop(self.handle.lock().unwrap().take()),
+            // It is there a moment after the job has been submitted.
+            "cancelled" => while self.handle.lock().unwrap().take().is_none() {},
             "timed out" => self.hand.advance(Duration::from_secs(2)),
             "failed" => panic!("as the test wants"),
             "halted" => self.halt.send(()).unwrap(),
@@ -338,8 +339,8 @@ struct Background {
     end: String,
     hand: Arc<Hand>,
     begun: mpsc::Sender<()>,
-    /// There once the job that is searched for is submitted.
-    probe: Arc<Mutex<Option<JobHandle>>>,
+    /// Set once the job that is searched for is submitted.
+    is_submitted: Arc<AtomicBool>,
     tokens: usize,
     is_over: Arc<AtomicBool>,
 }
@@ -350,7 +351,7 @@ impl Sink for Background {
         if self.tokens == 1 {
             let _ = self.begun.send(());
         }
-        while self.tokens == 2 && self.probe.lock().unwrap().is_none() {
+        while self.tokens == 2 && !self.is_submitted.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
         if self.end == "late in the queue" && self.tokens == 3 {
@@ -383,11 +384,12 @@ fn be_searched(end: &str) {
     let (halt, halted) = mpsc::channel();
 
     let handle = Arc::new(Mutex::new(None));
+    let is_submitted = Arc::new(AtomicBool::new(false));
     let background = Background {
         end: end.to_owned(),
         hand: Arc::clone(&hand),
         begun,
-        probe: Arc::clone(&handle),
+        is_submitted: Arc::clone(&is_submitted),
         tokens: 0,
         is_over: Arc::clone(&is_over),
     };
@@ -422,6 +424,7 @@ fn be_searched(end: &str) {
         _ => {}
     }
     *handle.lock().unwrap() = Some(engine.submit(job).unwrap());
+    is_submitted.store(true, Ordering::SeqCst);
     match end {
         "failed" | "halted" => {
             // The first comes once the engine's thread is in the probe's sink, or gone.
