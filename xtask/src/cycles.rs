@@ -13,16 +13,11 @@ use crate::repository::Repository;
 type Natural = (&'static str, &'static [&'static str], &'static str);
 
 /// Modules that are one idea in several files.
-const NATURAL: [Natural; 6] = [
+const NATURAL: [Natural; 5] = [
     (
         "attestation/",
         &["release::envelope", "release::error", "release::open", "release::root"],
         "errors name the document and the role that they are about",
-    ),
-    (
-        "enclave/engine/",
-        &["tokenizer::pieces", "tokenizer::vocabulary"],
-        "one character stands for a space in both",
     ),
     ("enclave/init/", &["console", "halt"], "a halt is a line of the console"),
     (

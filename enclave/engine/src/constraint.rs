@@ -3,7 +3,7 @@
 //! A schema comes from a stranger and runs on the thread that all share. So it is compiled elsewhere, into a [`Grammar`] of a bounded number
 //! of states; what follows a token is found in bounded time and memory ([`walker`]); and there is no text for which any of it panics.
 //!
-//! `llguidance` was weighed for this. It understands more of JSON Schema (`pattern`, `allOf`, bounds of fractions). With its two companions it
+//! `llguidance` was weighed for this. It understands more of JSON Schema (several `allOf`, `not`, `patternProperties`). With its two companions it
 //! is 25 000 lines, relies on `catch_unwind` where its 450 assertions fail, which in a program that aborts on panic would let any partner
 //! halt the enclave, prints warnings about what it was given, and would change the order of `serde_json`'s objects in the whole program. This
 //! is 1500 lines with tests.
@@ -11,6 +11,8 @@
 mod grammar;
 mod json;
 mod matcher;
+mod numbers;
+mod pattern;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -23,8 +25,6 @@ use grammar::Grammar;
 pub use matcher::Matcher;
 pub(crate) use tokens::TokenTable;
 use zeroize::Zeroizing;
-
-use crate::model::Model;
 
 /// What form an answer must have. Cheap to clone, and erased with the last clone.
 #[derive(Clone)]
@@ -73,39 +73,20 @@ pub enum SchemaError {
 }
 
 impl Constraint {
+    /// Answers that are JSON objects.
+    pub(crate) fn objects(tokens: Arc<TokenTable>) -> Result<Self, SchemaError> {
+        Ok(Self { grammar: Arc::new(schema::any_object()?), tokens })
+    }
+
+    /// Answers that are valid for a JSON Schema.
+    pub(crate) fn of_schema(schema: &str, tokens: Arc<TokenTable>) -> Result<Self, SchemaError> {
+        Ok(Self { grammar: Arc::new(schema::compile(schema)?), tokens })
+    }
+
     /// Follows one answer from its beginning.
     #[must_use]
     pub fn matcher(&self) -> Matcher {
         Matcher::new(Arc::clone(&self.grammar), Arc::clone(&self.tokens))
-    }
-}
-
-impl Model {
-    /// Answers that are JSON objects. Takes a while the first time, so not on a thread that others wait for.
-    ///
-    /// # Errors
-    /// None that happens.
-    pub fn constrained_to_objects(&self) -> Result<Constraint, SchemaError> {
-        Ok(Constraint { grammar: Arc::new(schema::any_object()?), tokens: self.token_table() })
-    }
-
-    /// Answers that are JSON and valid for a JSON Schema. Takes some milliseconds, so not on a thread that others wait for.
-    ///
-    /// # Errors
-    /// [`SchemaError`] says what is not supported.
-    pub fn constrained_to(&self, schema: &str) -> Result<Constraint, SchemaError> {
-        Ok(Constraint { grammar: Arc::new(schema::compile(schema)?), tokens: self.token_table() })
-    }
-}
-
-impl Model {
-    /// What every token stands for, by their numbers, and whether it ends a turn. For measuring and for comparing with others.
-    pub fn tokens(&self) -> impl ExactSizeIterator<Item = (&[u8], bool)> {
-        let tokenizer = self.tokenizer();
-        (0..tokenizer.len()).map(|token| {
-            let token = token as u32;
-            (tokenizer.bytes_of(token), tokenizer.ends_turn(token))
-        })
     }
 }
 
@@ -115,31 +96,4 @@ pub enum RandomAnswer {
     Ended(Zeroizing<Vec<u8>>),
     /// It had no end yet.
     CutOff,
-}
-
-impl Model {
-    /// An answer of at most `tokens` tokens, each drawn from those that the constraint permits, without asking the model. For measuring and
-    /// for testing constraints.
-    pub fn random_answer(&self, constraint: &Constraint, seed: u64, tokens: usize) -> RandomAnswer {
-        let mut matcher = constraint.matcher();
-        let mut scores = vec![0.0; self.tokenizer().len()];
-        let mut answer = Zeroizing::default();
-        let mut state = seed;
-        for _ in 0..tokens {
-            for score in &mut scores {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                *score = (state >> 40) as f32;
-            }
-            matcher.mask(&mut scores);
-            let best = scores.iter().zip(0..).max_by(|a, b| a.0.total_cmp(b.0)).map_or(0, |(_, token)| token);
-            if !matcher.accept(best) {
-                return RandomAnswer::CutOff;
-            }
-            if self.tokenizer().ends_turn(best) {
-                return RandomAnswer::Ended(answer);
-            }
-            answer.extend_from_slice(self.tokenizer().bytes_of(best));
-        }
-        RandomAnswer::CutOff
-    }
 }

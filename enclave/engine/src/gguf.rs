@@ -12,6 +12,8 @@
 //! Nothing is allocated from a number in the file before that number was held against a limit and against the bytes
 //! that are left. Strings and arrays stay borrowed from the file.
 
+#![warn(clippy::indexing_slicing)]
+
 mod cursor;
 mod error;
 mod tensor;

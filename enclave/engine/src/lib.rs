@@ -11,6 +11,8 @@
 //!
 //! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
 
+#![warn(clippy::undocumented_unsafe_blocks)]
+
 use std::num::NonZeroUsize;
 use std::sync::OnceLock;
 
@@ -30,6 +32,7 @@ mod matrix;
 mod model;
 mod owner;
 mod pool;
+mod prompt;
 mod sampling;
 mod scheduling;
 mod scratch;
@@ -41,8 +44,9 @@ pub use embedding::Embedding;
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
 pub use kernels::Instructions;
 pub use logprobs::{MAX_TOP_LOGPROBS, ScoredToken, TokenScore};
-pub use model::{ChatMessage, Facts, Model, ModelError, Progress, Prompt, PromptError};
+pub use model::{Facts, Model, ModelError, Progress};
 pub use owner::Owner;
+pub use prompt::{ChatMessage, Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};
 pub use scheduling::{
     Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,

@@ -1,6 +1,7 @@
 //! A model in memory and the prompts made for it.
 
 mod architecture;
+mod constrained;
 mod hyperparameters;
 mod weights;
 
@@ -19,6 +20,7 @@ use crate::{
     constraint::TokenTable,
     gguf::{Gguf, GgufError, TensorType},
     kernels::{Instructions, Kernels},
+    prompt::{ChatMessage, Prompt, PromptError},
     scratch::Scratch,
     template::{ChatTemplate, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
@@ -81,72 +83,6 @@ pub enum ModelError {
     Shape { name: String, expected: [usize; 4], found: [usize; 4] },
     #[error("tensor {name:?}: expected type F32, found {found}")]
     VectorType { name: String, found: TensorType },
-}
-
-/// Why a prompt could not be made. Never carries any of the prompt's text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PromptError {
-    /// The model file has no chat template.
-    #[error("the model has no chat template; send text instead of messages")]
-    NoTemplate,
-    /// The model file has a chat template that does not parse; see [`Model::chat_template`].
-    #[error("the model's chat template cannot be used; send text instead of messages")]
-    UnusableTemplate,
-    /// A role other than `system`, `developer`, `user`, `assistant` and `tool`.
-    #[error("expected the role system, developer, user, assistant or tool")]
-    Role,
-    /// The model's chat template refused the messages (for example their order) or used too much work or output.
-    #[error("the model's chat template does not accept these messages: {0}")]
-    Template(&'static str),
-    /// More text than any context of this model can hold; not tokenised at all.
-    #[error("the text has {bytes} bytes, more than {limit} can never fit into the context")]
-    TooLong {
-        /// Bytes given.
-        bytes: usize,
-        /// Most bytes accepted.
-        limit: usize,
-    },
-    /// A token that the model does not have.
-    #[error("expected tokens below {vocabulary}")]
-    Token {
-        /// How many tokens the model has.
-        vocabulary: usize,
-    },
-}
-
-/// One message of a chat.
-#[derive(Clone, Copy)]
-pub struct ChatMessage<'a> {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
-    pub role: &'a str,
-    /// The text. Control tokens written in it stay text.
-    pub content: &'a str,
-}
-
-/// The tokens of a prompt, erased on drop.
-#[derive(Clone)]
-pub struct Prompt {
-    tokens: Scratch<u32>,
-}
-
-impl Prompt {
-    pub(crate) fn tokens(&self) -> &[u32] {
-        &self.tokens
-    }
-
-    pub(crate) fn into_tokens(self) -> Scratch<u32> {
-        self.tokens
-    }
-
-    /// Number of tokens.
-    pub fn len(&self) -> usize {
-        self.tokens.len()
-    }
-
-    /// Whether there is no token.
-    pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty()
-    }
 }
 
 /// A model: immutable, shared by everything that runs it. The weights are zeroised on drop.
@@ -288,7 +224,7 @@ impl Model {
         if tokens.iter().any(|token| *token as usize >= vocabulary) {
             return Err(PromptError::Token { vocabulary });
         }
-        Ok(Prompt { tokens: Scratch::from(tokens) })
+        Ok(Prompt::new(Scratch::from(tokens)))
     }
 
     pub(crate) fn shape(&self) -> &Hyperparameters {
@@ -323,11 +259,11 @@ impl Model {
     /// Puts the beginning-of-text token in front if the model wants one and the template did not write it.
     fn prompt(&self, tokens: Scratch<u32>) -> Prompt {
         let missing = self.tokenizer.required_bos().filter(|bos| tokens.first() != Some(bos));
-        let Some(bos) = missing else { return Prompt { tokens } };
+        let Some(bos) = missing else { return Prompt::new(tokens) };
         let mut all = Scratch::with_capacity(tokens.len() + 1);
         all.push(bos);
         all.extend_from_slice(&tokens);
-        Prompt { tokens: all }
+        Prompt::new(all)
     }
 }
 

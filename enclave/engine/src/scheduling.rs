@@ -40,9 +40,10 @@ use crate::{
     constraint::Constraint,
     embedding::Embedding,
     logprobs::ScoredToken,
-    model::{Model, Prompt},
+    model::Model,
     owner::Owner,
     pool::Pool,
+    prompt::Prompt,
     sampling::Sampling,
     scratch::ScratchText,
 };

@@ -10,6 +10,7 @@
 
 use std::{
     collections::BinaryHeap,
+    fmt,
     mem::MaybeUninit,
     ops::{Deref, DerefMut},
 };
@@ -177,6 +178,14 @@ impl ScratchText {
         Self(String::with_capacity(bytes))
     }
 
+    /// What a value is written as.
+    pub(crate) fn of(value: &impl fmt::Display) -> Self {
+        let mut text = Self::default();
+        // A list of bytes takes all of it.
+        let _ = fmt::Write::write_fmt(&mut text, format_args!("{value}"));
+        text
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -202,6 +211,14 @@ impl ScratchText {
         bytes.clear();
         // Nothing is always UTF-8.
         self.0 = String::from_utf8(std::mem::take(&mut bytes.0)).unwrap_or_default();
+    }
+}
+
+/// Text as it is formatted, a piece at a time. Nothing fails.
+impl fmt::Write for ScratchText {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        self.push_str(more);
+        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ use minijinja::{
 };
 
 use crate::{
-    model::{ChatMessage, PromptError},
+    prompt::{ChatMessage, PromptError},
     scratch::{Scratch, ScratchText},
     tokenizer::Tokenizer,
 };
@@ -67,7 +67,8 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |_reason: &str| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "refused by the template"))
         });
-        environment.add_filter("tojson", |value: &Value, arguments: Kwargs| python::tojson(value, &arguments));
+        environment
+            .add_filter("tojson", |value: &Value, arguments: Kwargs| python::tojson(value, &arguments));
         let mut template = Self { environment };
         template.set_clock(SystemTime::now);
         template

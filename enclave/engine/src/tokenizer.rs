@@ -4,6 +4,8 @@
 //! token, whatever the text says. Control tokens come only from [`Tokenizer::control`] matches, which the chat template
 //! makes for the characters it wrote itself (see `template`).
 
+#![warn(clippy::indexing_slicing)]
+
 mod bpe;
 mod bytes;
 mod detokenizer;

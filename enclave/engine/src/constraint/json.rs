@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::Number;
 use zeroize::Zeroizing;
 
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, ScratchText};
 
 /// One value. Texts are erased when it is dropped.
 pub(super) enum Json {
@@ -32,7 +32,7 @@ impl Json {
             Self::Null => out.extend_from_slice(b"null"),
             Self::Boolean(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
             Self::Number(number) => {
-                let number = Zeroizing::new(number.to_string());
+                let number = ScratchText::of(number);
                 out.extend_from_slice(number.as_bytes());
             }
             Self::Text(text) => write_text(text, out),

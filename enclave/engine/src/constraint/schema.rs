@@ -1,13 +1,16 @@
 //! JSON Schema to a grammar: the part of it that programs send to have their answers shaped.
 //!
-//! What is understood: `type`, `properties`, `required`, `additionalProperties`, `items`, `minItems`, `maxItems`, `minLength`,
-//! `maxLength`, `minimum`, `maximum`, `exclusiveMinimum` and `exclusiveMaximum` of integers, `format` for dates, times and UUIDs,
-//! `enum`, `const`, `anyOf`, `$ref` to `#` and into `$defs` or `definitions`, and annotations. Any other keyword is refused by name:
-//! one that was ignored could make the answer invalid.
+//! What is understood: `type`, `properties`, `required`, `additionalProperties`, `propertyNames` that are strings or listed,
+//! `items`, `prefixItems`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern`, `format`, `minimum`, `maximum`,
+//! `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`, `enum`, `const`, `anyOf`, `oneOf` of what cannot be both, `allOf` of one,
+//! `$ref` to `#` and into `$defs` or `definitions`, and annotations. Any other keyword is refused by name: one that was ignored
+//! could make the answer invalid. Beside `pattern`, `format` is an annotation, as the specification has it.
 //!
 //! Of what a schema allows, an answer may be a part: an object that names its properties gets no others, properties come in the
-//! schema's order, numbers have at most 15 digits before the point and nothing nests deeper than [`MAX_DEPTH`](super::grammar::MAX_DEPTH).
+//! schema's order, numbers without bounds have at most 15 digits before the point, those with bounds have no exponent, a list
+//! with `prefixItems` has these alone, a format has texts of a usual length, and nothing nests deeper than [`MAX_DEPTH`](super::grammar::MAX_DEPTH).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use zeroize::Zeroizing;
@@ -15,20 +18,44 @@ use zeroize::Zeroizing;
 use super::SchemaError;
 use super::grammar::{Builder, Grammar, RETURN, State, StateId};
 use super::json::{Json, write_text};
+use super::numbers::{self, Bounds, digits_up_to, two_digits};
+use super::pattern::Pattern;
 use crate::scratch::Scratch;
 
 /// Longest schema (bytes).
 pub(super) const MAX_BYTES: usize = 64 * 1024;
-/// Most digits of an integer: what every reader of JSON keeps exactly.
-const DIGITS: usize = 15;
-/// The largest number of so many digits.
-const LARGEST: i64 = 999_999_999_999_999;
-/// Digits of a fraction.
-const FRACTION: usize = 17;
+/// Most items of a list with `prefixItems`.
+const MAX_TUPLE: usize = 1024;
+/// Levels of references and properties that are followed to see whether two schemas can both hold, and pairs that are looked at.
+const MAX_REFERENCES: usize = 8;
+const MAX_COMPARED: usize = 10_000;
+
+/// Formats that are any text.
+const ANY_TEXT: [&str; 6] = ["text", "password", "binary", "path", "file-path", "directory-path"];
+
+/// Formats as patterns. Each describes a part of what the format allows, of a usual length.
+const FORMATS: [(&str, &str); 10] = [
+    ("email", EMAIL),
+    ("idn-email", EMAIL),
+    ("hostname", r"^([A-Za-z0-9]{1,32}(-[A-Za-z0-9]{1,16})?\.){1,3}[A-Za-z]{2,12}$"),
+    ("ipv4", IPV4),
+    ("ipvanyaddress", IPV4),
+    ("ipv6", r"^([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$"),
+    (
+        "uri",
+        r"^https?://([A-Za-z0-9]{1,32}(-[A-Za-z0-9]{1,16})?\.){1,3}[A-Za-z]{2,12}(:[1-9]\d{0,3})?(/[A-Za-z0-9._~-]{1,64}){0,6}/?(\?[A-Za-z0-9._~=&-]{1,128})?$",
+    ),
+    ("duration", r"^P(\d{1,4}D|(\d{1,4}D)?T(\d{1,4}H(\d{1,4}M(\d{1,4}S)?)?|\d{1,4}M(\d{1,4}S)?|\d{1,4}S))$"),
+    ("base64", r"^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"),
+    ("base64url", r"^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{2}(==)?|[A-Za-z0-9_-]{3}=?)?$"),
+];
+const EMAIL: &str = r"^[A-Za-z0-9_+-]{1,32}(\.[A-Za-z0-9_+-]{1,16}){0,2}@([A-Za-z0-9]{1,32}(-[A-Za-z0-9]{1,16})?\.){1,3}[A-Za-z]{2,12}$";
+const IPV4: &str = r"^((25[0-5]|2[0-4]\d|1\d{2}|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d{2}|[1-9]?\d)$";
 
 /// Keywords without effect on what is valid.
-const ANNOTATIONS: [&str; 10] = [
+const ANNOTATIONS: [&str; 11] = [
     "$comment",
+    "$id",
     "$schema",
     "title",
     "description",
@@ -41,14 +68,12 @@ const ANNOTATIONS: [&str; 10] = [
 ];
 
 /// Keywords that are known and not understood, so that a refusal may name them.
-const UNSUPPORTED: [&str; 29] = [
+const UNSUPPORTED: [&str; 22] = [
     "$anchor",
     "$dynamicAnchor",
     "$dynamicRef",
-    "$id",
     "$vocabulary",
     "additionalItems",
-    "allOf",
     "contains",
     "contentEncoding",
     "contentMediaType",
@@ -62,13 +87,8 @@ const UNSUPPORTED: [&str; 29] = [
     "maxProperties",
     "minContains",
     "minProperties",
-    "multipleOf",
     "not",
-    "oneOf",
-    "pattern",
     "patternProperties",
-    "prefixItems",
-    "propertyNames",
     "then",
     "uniqueItems",
 ];
@@ -85,6 +105,7 @@ pub(super) fn compile(schema: &str) -> Result<Grammar, SchemaError> {
         return Err(SchemaError::TooLong { bytes: schema.len(), limit: MAX_BYTES });
     }
     let root: Json = serde_json::from_str(schema).map_err(|_| SchemaError::Json)?;
+    check_keywords(&root)?;
     let mut compiler = Compiler::new(&root)?;
     let rule = compiler.rule("#")?;
     while let Some((rule, schema)) = compiler.waiting.pop() {
@@ -101,6 +122,8 @@ struct Compiler<'a> {
     rules: HashMap<&'a str, StateId>,
     /// Those without a body yet.
     waiting: Vec<(StateId, &'a Json)>,
+    /// Pairs of schemas that were compared.
+    compared: Cell<usize>,
     any: StateId,
     any_object: StateId,
     any_array: StateId,
@@ -114,8 +137,8 @@ impl<'a> Compiler<'a> {
         let mut builder = Builder::new();
         let content = builder.characters(0, None, RETURN)?;
         let string = builder.byte(b'"', content)?;
-        let integer = integer(&mut builder, RETURN)?;
-        let number = number(&mut builder, RETURN)?;
+        let integer = numbers::integer(&mut builder, RETURN)?;
+        let number = numbers::number(&mut builder, RETURN)?;
         let any = builder.reserve()?;
         let any_object = map(&mut builder, any, string, RETURN)?;
         let any_array = array(&mut builder, any, 0, None, RETURN)?;
@@ -123,8 +146,20 @@ impl<'a> Compiler<'a> {
         let mut words: Vec<_> = words.iter().map(|word| Scratch::from(*word)).collect();
         let word = builder.literals(&mut words, RETURN)?;
         builder.set(any, State::Split([any_object, any_array, string, number, word].into()));
-        let (rules, waiting) = (HashMap::new(), Vec::new());
-        Ok(Self { builder, root, rules, waiting, any, any_object, any_array, string, integer, number })
+        let (rules, waiting, compared) = (HashMap::new(), Vec::new(), Cell::new(0));
+        Ok(Self {
+            builder,
+            root,
+            rules,
+            waiting,
+            compared,
+            any,
+            any_object,
+            any_array,
+            string,
+            integer,
+            number,
+        })
     }
 
     /// The rule of a place in the schema, which is compiled once.
@@ -148,13 +183,25 @@ impl<'a> Compiler<'a> {
             let rule = self.rule(reference)?;
             return self.builder.call(rule, next);
         }
-        if let Some(alternatives) = keywords.take("anyOf") {
-            let Json::Array(alternatives) = alternatives else {
-                return Err(SchemaError::Value("anyOf", "an array of schemas"));
+        if let Some(alternatives) = keywords.schemas("allOf")? {
+            let [only] = alternatives else {
+                return Err(SchemaError::Value("allOf", "one schema: several are not put together here"));
             };
-            if alternatives.is_empty() {
-                return Err(SchemaError::Value("anyOf", "at least one schema"));
+            keywords.finish()?;
+            return self.value(only, next);
+        }
+        let one_of = keywords.schemas("oneOf")?;
+        if let Some(alternatives) = one_of {
+            for (index, schema) in alternatives.iter().enumerate() {
+                if !alternatives.iter().skip(index + 1).all(|other| self.excludes(schema, other, 0)) {
+                    return Err(SchemaError::Value(
+                        "oneOf",
+                        "schemas of which no value can have two: of other types, or told apart by a required const",
+                    ));
+                }
             }
+        }
+        if let Some(alternatives) = one_of.or(keywords.schemas("anyOf")?) {
             keywords.finish()?;
             let states: Result<Vec<_>, _> =
                 alternatives.iter().map(|schema| self.value(schema, next)).collect();
@@ -195,6 +242,10 @@ impl<'a> Compiler<'a> {
             "object" => self.object(keywords, next),
             "array" => {
                 let (least, most) = keywords.counts("minItems", "maxItems")?;
+                if let Some(prefix) = keywords.schemas("prefixItems")? {
+                    let others = keywords.take("items");
+                    return self.tuple(prefix, others, least, most, next);
+                }
                 let item = match keywords.take("items") {
                     Some(items) => {
                         let rule = self.builder.reserve()?;
@@ -209,11 +260,8 @@ impl<'a> Compiler<'a> {
                 array(&mut self.builder, item, least, most, next)
             }
             "string" => self.string(keywords, next),
-            "integer" => match keywords.bounds()? {
-                None => self.builder.call(self.integer, next),
-                Some((least, most)) => integers(&mut self.builder, least, most, next),
-            },
-            "number" => self.builder.call(self.number, next),
+            "integer" => keywords.bounds()?.integer(&mut self.builder, self.integer, next),
+            "number" => keywords.bounds()?.number(&mut self.builder, self.number, next),
             "boolean" => {
                 let mut words = [b"true".as_slice(), b"false"].map(Scratch::from);
                 self.builder.literals(&mut words, next)
@@ -225,14 +273,34 @@ impl<'a> Compiler<'a> {
     fn string(&mut self, keywords: &mut Keywords<'a>, next: StateId) -> Result<StateId, SchemaError> {
         let (least, most) = keywords.counts("minLength", "maxLength")?;
         let free = (least, most) == (0, None);
-        if let Some(format) = keywords.take("format") {
+        let (pattern, format) = (keywords.take("pattern"), keywords.take("format"));
+        let format =
+            format.map(|format| format.text().ok_or(SchemaError::Value("format", "a string"))).transpose()?;
+        let of_format = || FORMATS.iter().find(|(name, _)| format == Some(name)).map(|(_, pattern)| *pattern);
+        let pattern = match pattern {
+            Some(pattern) => Some(pattern.text().ok_or(SchemaError::Value("pattern", "a string"))?),
+            None => of_format(),
+        };
+        if let Some(pattern) = pattern {
+            let pattern = Pattern::parse(pattern)?;
+            let (shortest, longest) = pattern.lengths();
+            if shortest < least || most.is_some_and(|most| longest.is_none_or(|longest| longest > most)) {
+                return Err(SchemaError::Value(
+                    "minLength",
+                    "as maxLength a length that the pattern or format beside it keeps to",
+                ));
+            }
+            let quote = self.builder.byte(b'"', next)?;
+            let text = pattern.states(&mut self.builder, quote)?;
+            return self.builder.byte(b'"', text);
+        }
+        // `text` is the word for no format, as Anthropic's client sends it.
+        if let Some(format) = format.filter(|format| !ANY_TEXT.contains(format)) {
             if !free {
                 return Err(SchemaError::Value("format", "no minLength and no maxLength beside it"));
             }
             let quote = self.builder.byte(b'"', next)?;
-            let text = match format.text() {
-                // The word for no format, as Anthropic's client sends it.
-                Some("text") => return self.builder.call(self.string, next),
+            let text = match Some(format) {
                 Some("date") => date(&mut self.builder, quote)?,
                 Some("time") => time(&mut self.builder, quote)?,
                 Some("date-time") => {
@@ -241,7 +309,12 @@ impl<'a> Compiler<'a> {
                     date(&mut self.builder, separator)?
                 }
                 Some("uuid") => uuid(&mut self.builder, quote)?,
-                _ => return Err(SchemaError::Value("format", "date, time, date-time or uuid")),
+                _ => {
+                    return Err(SchemaError::Value(
+                        "format",
+                        "date, time, date-time, duration, uuid, email, hostname, ipv4, ipv6, uri, base64 or base64url",
+                    ));
+                }
             };
             return self.builder.byte(b'"', text);
         }
@@ -273,6 +346,11 @@ impl<'a> Compiler<'a> {
             Some(Json::Boolean(true)) | None => Some(None),
             Some(schema) => Some(Some(schema)),
         };
+        let names = keywords.take("propertyNames").map(|names| self.names(names)).transpose()?;
+        if names.is_some_and(|rule| rule != self.string) && !properties.is_empty() {
+            return Err(SchemaError::Misplaced("propertyNames"));
+        }
+        let names = names.unwrap_or(self.string);
         let undefined: Vec<&str> = required
             .iter()
             .copied()
@@ -283,9 +361,10 @@ impl<'a> Compiler<'a> {
                 Some(Some(schema)) => {
                     let rule = self.builder.reserve()?;
                     self.waiting.push((rule, schema));
-                    map(&mut self.builder, rule, self.string, next)
+                    map(&mut self.builder, rule, names, next)
                 }
-                Some(None) => self.builder.call(self.any_object, next),
+                Some(None) if names == self.string => self.builder.call(self.any_object, next),
+                Some(None) => map(&mut self.builder, self.any, names, next),
                 None => self.builder.literal(b"{}", next),
             };
         }
@@ -318,6 +397,143 @@ impl<'a> Compiler<'a> {
         let space = self.builder.white_space(first)?;
         self.builder.byte(b'{', space)
     }
+
+    /// The rule of names that `propertyNames` allows: any, or one of a list.
+    fn names(&mut self, schema: &'a Json) -> Result<StateId, SchemaError> {
+        const EXPECTED: SchemaError = SchemaError::Value("propertyNames", "strings, or an enum of strings");
+        let mut keywords = Keywords::new(schema)?;
+        if types(keywords.take("type"))?.iter().all(|kind| *kind != "string") {
+            return Err(EXPECTED);
+        }
+        let listed = keywords.literals()?;
+        keywords.finish()?;
+        let Some(listed) = listed else { return Ok(self.string) };
+        let text = |name: &Json| {
+            let mut text = Scratch::new();
+            write_text(name.text().ok_or(EXPECTED)?, &mut text);
+            Ok(text)
+        };
+        let mut texts = listed.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+        self.builder.literals(&mut texts, RETURN)
+    }
+
+    /// A list of these values, one after the other. Others may follow by the schema, and do only where `minItems` asks for them.
+    fn tuple(
+        &mut self,
+        prefix: &'a [Json],
+        others: Option<&'a Json>,
+        least: u32,
+        most: Option<u32>,
+        next: StateId,
+    ) -> Result<StateId, SchemaError> {
+        let (least, most) = (least as usize, most.map_or(usize::MAX, |most| most as usize));
+        let mut items: Vec<Option<&'a Json>> = prefix.iter().take(most).map(Some).collect();
+        while items.len() < least {
+            match others {
+                Some(Json::Boolean(false)) => {
+                    return Err(SchemaError::Value("minItems", "no more items than there can be"));
+                }
+                others => items.push(others),
+            }
+            if items.len() > MAX_TUPLE {
+                return Err(SchemaError::TooLarge);
+            }
+        }
+        let end = self.builder.byte(b']', next)?;
+        if items.is_empty() {
+            return self.builder.byte(b'[', end);
+        }
+        let mut after = self.builder.white_space(end)?;
+        for (index, item) in items.iter().enumerate().rev() {
+            let value = match item {
+                Some(schema) => self.value(schema, after)?,
+                None => self.builder.call(self.any, after)?,
+            };
+            let space = self.builder.white_space(value)?;
+            after = if index == 0 { space } else { self.builder.byte(b',', space)? };
+        }
+        self.builder.byte(b'[', after)
+    }
+
+    /// Whether no value can have both schemas, as far as that is plain to see.
+    fn excludes(&self, a: &'a Json, b: &'a Json, references: usize) -> bool {
+        let resolved = |schema: &'a Json| match member(schema, "$ref").and_then(Json::text) {
+            Some(reference) => find(self.root, reference),
+            None => Some(schema),
+        };
+        let (Some(a), Some(b)) = (resolved(a), resolved(b)) else { return false };
+        self.compared.set(self.compared.get() + 1);
+        if references >= MAX_REFERENCES || self.compared.get() > MAX_COMPARED {
+            return false;
+        }
+        if [a, b].iter().any(|schema| member(schema, "$ref").is_some()) {
+            return self.excludes(a, b, references + 1);
+        }
+        let literals = |schema: &'a Json| -> Option<Vec<Scratch<u8>>> {
+            let values = match (member(schema, "const"), member(schema, "enum")) {
+                (Some(value), _) => std::slice::from_ref(value),
+                (None, Some(Json::Array(values))) => values.as_slice(),
+                _ => return None,
+            };
+            let write = |value: &Json| {
+                let mut text = Scratch::new();
+                value.write(&mut text);
+                text
+            };
+            Some(values.iter().map(write).collect())
+        };
+        if let (Some(a), Some(b)) = (literals(a), literals(b)) {
+            return a.iter().all(|a| b.iter().all(|b| **a != **b));
+        }
+        let kinds = |schema: &'a Json| types(member(schema, "type")).unwrap_or_else(|_| TYPES.to_vec());
+        let general = |kind: &str| if kind == "integer" { "number" } else { kind }.to_owned();
+        if kinds(a).into_iter().all(|a| kinds(b).into_iter().all(|b| general(a) != general(b))) {
+            return true;
+        }
+        let are_objects = [a, b].iter().all(|schema| kinds(schema) == ["object"]);
+        let required = |schema: &'a Json, name: &str| match member(schema, "required") {
+            Some(Json::Array(names)) => names.iter().any(|known| known.text() == Some(name)),
+            _ => false,
+        };
+        let property = |schema: &'a Json, name: &str| member(member(schema, "properties")?, name);
+        let Some(Json::Object(properties)) = member(a, "properties") else { return false };
+        are_objects
+            && properties.iter().any(|(name, of_a)| {
+                required(a, name)
+                    && required(b, name)
+                    && property(b, name).is_some_and(|of_b| self.excludes(of_a, of_b, references + 1))
+            })
+    }
+}
+
+/// The member of an object.
+fn member<'a>(json: &'a Json, name: &str) -> Option<&'a Json> {
+    match json {
+        Json::Object(members) => members.iter().find(|(n, _)| n.as_str() == name).map(|(_, value)| value),
+        _ => None,
+    }
+}
+
+/// Refuses keywords that are not understood, in the order in which they are written: the first error is the one that is told.
+/// Definitions are looked at when something refers to them.
+fn check_keywords(schema: &Json) -> Result<(), SchemaError> {
+    let Json::Object(members) = schema else { return Ok(()) };
+    for (name, value) in members {
+        if let Some(known) = UNSUPPORTED.iter().find(|known| **known == name.as_str()) {
+            return Err(SchemaError::Keyword(known));
+        }
+        match (name.as_str(), value) {
+            ("properties", Json::Object(properties)) => {
+                properties.iter().try_for_each(|(_, schema)| check_keywords(schema))?;
+            }
+            ("anyOf" | "oneOf" | "allOf" | "prefixItems", Json::Array(schemas)) => {
+                schemas.iter().try_for_each(check_keywords)?;
+            }
+            ("items" | "additionalProperties" | "propertyNames", schema) => check_keywords(schema)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// All types there are. An integer is a number.
@@ -353,10 +569,6 @@ fn is_a(value: &Json, kind: &str) -> bool {
 
 /// The place that a reference names: `#`, or one under `$defs` or `definitions`.
 fn find<'a>(root: &'a Json, reference: &str) -> Option<&'a Json> {
-    let member = |json: &'a Json, name: &str| match json {
-        Json::Object(members) => members.iter().find(|(n, _)| n.as_str() == name).map(|(_, value)| value),
-        _ => None,
-    };
     if reference == "#" {
         return Some(root);
     }
@@ -383,7 +595,7 @@ impl<'a> Keywords<'a> {
 
     fn take(&mut self, name: &str) -> Option<&'a Json> {
         let index = self.0.iter().position(|(keyword, _)| *keyword == name)?;
-        Some(self.0.swap_remove(index).1)
+        Some(self.0.remove(index).1)
     }
 
     fn is_empty(&self) -> bool {
@@ -393,7 +605,7 @@ impl<'a> Keywords<'a> {
     /// Refuses what was not taken.
     fn finish(&self) -> Result<(), SchemaError> {
         /// Understood, and left over all the same: beside a type that they say nothing of, or beside `$ref`, `anyOf` and `enum`.
-        const KNOWN: [&str; 15] = [
+        const KNOWN: [&str; 21] = [
             "type",
             "enum",
             "const",
@@ -409,6 +621,12 @@ impl<'a> Keywords<'a> {
             "maximum",
             "exclusiveMinimum",
             "exclusiveMaximum",
+            "multipleOf",
+            "pattern",
+            "prefixItems",
+            "propertyNames",
+            "oneOf",
+            "allOf",
         ];
         let Some((name, _)) = self.0.first() else { return Ok(()) };
         let known = KNOWN.iter().chain(["format", "anyOf"].iter()).find(|known| *known == name);
@@ -446,33 +664,31 @@ impl<'a> Keywords<'a> {
         Ok((low, high))
     }
 
-    /// The bounds of an integer, both inclusive, if there are any.
-    fn bounds(&mut self) -> Result<Option<(i64, i64)>, SchemaError> {
-        let mut bound = |name: &'static str, beyond: i64| match self.take(name) {
+    /// A list of schemas.
+    fn schemas(&mut self, name: &'static str) -> Result<Option<&'a [Json]>, SchemaError> {
+        match self.take(name) {
             None => Ok(None),
-            Some(Json::Number(number)) => {
-                let bound = number.as_i64().filter(|bound| (-LARGEST..=LARGEST).contains(bound));
-                bound.map(|bound| Some(bound + beyond)).ok_or(SchemaError::Value(name, BOUND))
-            }
-            Some(_) => Err(SchemaError::Value(name, BOUND)),
-        };
-        let least = bound("minimum", 0)?.max(bound("exclusiveMinimum", 1)?);
-        let most = match (bound("maximum", 0)?, bound("exclusiveMaximum", -1)?) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        if least.is_none() && most.is_none() {
-            return Ok(None);
+            Some(Json::Array(schemas)) if !schemas.is_empty() => Ok(Some(schemas)),
+            Some(_) => Err(SchemaError::Value(name, "an array of at least one schema")),
         }
-        let (least, most) = (least.unwrap_or(-LARGEST), most.unwrap_or(LARGEST));
-        if least > most {
-            return Err(SchemaError::Value("minimum", "no more than the maximum"));
-        }
-        Ok(Some((least, most)))
+    }
+
+    /// What is said of a number.
+    fn bounds(&mut self) -> Result<Bounds<'a>, SchemaError> {
+        let mut number = |name: &'static str| match self.take(name) {
+            None => Ok(None),
+            Some(Json::Number(number)) => Ok(Some(number)),
+            Some(_) => Err(SchemaError::Value(name, "a number")),
+        };
+        Ok(Bounds {
+            minimum: number("minimum")?,
+            exclusive_minimum: number("exclusiveMinimum")?,
+            maximum: number("maximum")?,
+            exclusive_maximum: number("exclusiveMaximum")?,
+            multiple_of: number("multipleOf")?,
+        })
     }
 }
-
-const BOUND: &str = "a whole number of at most 15 digits";
 
 /// An array of `least` to `most` items.
 fn array(
@@ -536,105 +752,6 @@ fn map(
     builder.byte(b'{', space)
 }
 
-/// Up to `most` digits.
-fn digits(builder: &mut Builder, most: usize, next: StateId) -> Result<StateId, SchemaError> {
-    let mut state = next;
-    for _ in 0..most {
-        let digit = builder.ranges(&[(b'0', b'9', state)])?;
-        state = builder.split(vec![next, digit])?;
-    }
-    Ok(state)
-}
-
-fn integer(builder: &mut Builder, next: StateId) -> Result<StateId, SchemaError> {
-    let more = digits(builder, DIGITS - 1, next)?;
-    let magnitude = [(b'0', b'0', next), (b'1', b'9', more)];
-    let positive = builder.ranges(&magnitude)?;
-    builder.ranges(&[magnitude[0], magnitude[1], (b'-', b'-', positive)])
-}
-
-/// A number whose magnitude every reader can hold.
-fn number(builder: &mut Builder, next: StateId) -> Result<StateId, SchemaError> {
-    let last = builder.ranges(&[(b'0', b'9', next)])?;
-    let last = builder.split(vec![next, last])?;
-    let power = builder.ranges(&[(b'0', b'9', last)])?;
-    let power = builder.ranges(&[(b'+', b'+', power), (b'-', b'-', power), (b'0', b'9', last)])?;
-    let exponent = builder.ranges(&[(b'E', b'E', power), (b'e', b'e', power)])?;
-    let end = builder.split(vec![next, exponent])?;
-    let fraction = digits(builder, FRACTION - 1, end)?;
-    let fraction = builder.ranges(&[(b'0', b'9', fraction)])?;
-    let point = builder.byte(b'.', fraction)?;
-    let end = builder.split(vec![end, point])?;
-    integer(builder, end)
-}
-
-/// An integer from `least` to `most`.
-fn integers(builder: &mut Builder, least: i64, most: i64, next: StateId) -> Result<StateId, SchemaError> {
-    let mut states = Vec::new();
-    if least < 0 {
-        let magnitude = magnitudes(builder, (-most).max(1), -least, next)?;
-        states.push(builder.byte(b'-', magnitude)?);
-    }
-    if most >= 0 {
-        states.push(magnitudes(builder, least.max(0), most, next)?);
-    }
-    builder.split(states)
-}
-
-/// A number without a sign from `least` to `most`: for each number of digits a part.
-fn magnitudes(builder: &mut Builder, least: i64, most: i64, next: StateId) -> Result<StateId, SchemaError> {
-    let mut states = Vec::new();
-    let mut start = 0;
-    for length in 1..=DIGITS as u32 {
-        let end = 10_i64.pow(length) - 1;
-        let (low, high) = (least.max(start), most.min(end));
-        if low <= high {
-            let (low, high) = (low.to_string(), high.to_string());
-            states.push(between(builder, low.as_bytes(), high.as_bytes(), [true, true], next)?);
-        }
-        start = end + 1;
-    }
-    builder.split(states)
-}
-
-/// As many digits as the bounds have; a bound that an earlier digit settled is loose.
-fn between(
-    builder: &mut Builder,
-    low: &[u8],
-    high: &[u8],
-    [low_tight, high_tight]: [bool; 2],
-    next: StateId,
-) -> Result<StateId, SchemaError> {
-    let (Some((&low_digit, low)), Some((&high_digit, high))) = (low.split_first(), high.split_first()) else {
-        return Ok(next);
-    };
-    let first = if low_tight { low_digit } else { b'0' };
-    let last = if high_tight { high_digit } else { b'9' };
-    if first == last {
-        let rest = between(builder, low, high, [low_tight, high_tight], next)?;
-        return builder.byte(first, rest);
-    }
-    let (mut from, mut to, mut ranges) = (first, last, Vec::new());
-    if low_tight {
-        ranges.push((first, first, between(builder, low, high, [true, false], next)?));
-        from += 1;
-    }
-    if high_tight {
-        ranges.push((last, last, between(builder, low, high, [false, true], next)?));
-        to -= 1;
-    }
-    if from <= to {
-        ranges.push((from, to, between(builder, low, high, [false, false], next)?));
-    }
-    builder.ranges(&ranges)
-}
-
-/// Two digits from `low` to `high`.
-fn two_digits(builder: &mut Builder, low: u8, high: u8, next: StateId) -> Result<StateId, SchemaError> {
-    let text = |number: u8| [b'0' + number / 10, b'0' + number % 10];
-    between(builder, &text(low), &text(high), [true, true], next)
-}
-
 /// A day that there is in every year (RFC 3339, section 5.6).
 fn date(builder: &mut Builder, next: StateId) -> Result<StateId, SchemaError> {
     let mut day = |last| -> Result<StateId, SchemaError> {
@@ -670,7 +787,7 @@ fn time(builder: &mut Builder, next: StateId) -> Result<StateId, SchemaError> {
     let colon = builder.byte(b':', minutes)?;
     let hours = two_digits(builder, 0, 23, colon)?;
     let offset = builder.ranges(&[(b'+', b'+', hours), (b'-', b'-', hours), (b'Z', b'Z', next)])?;
-    let fraction = digits(builder, 5, offset)?;
+    let fraction = digits_up_to(builder, 5, offset)?;
     let fraction = builder.ranges(&[(b'0', b'9', fraction)])?;
     let point = builder.byte(b'.', fraction)?;
     let end = builder.split(vec![offset, point])?;

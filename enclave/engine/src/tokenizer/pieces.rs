@@ -1,6 +1,9 @@
 //! `SentencePiece`: the neighbours whose joined text is the token of the highest score are joined first, the leftmost of equals.
 
-use super::{TokenizerError, vocabulary::Vocabulary};
+use super::{
+    TokenizerError,
+    vocabulary::{SPACE, Vocabulary},
+};
 use crate::{
     gguf::Gguf,
     scratch::{Scratch, ScratchHeap, ScratchText},
@@ -12,9 +15,6 @@ pub(super) struct Pieces {
     /// Whether text begins with a space that is not written.
     space_prefix: bool,
 }
-
-/// Stands for a space in the texts of tokens.
-pub(super) const SPACE: char = '\u{2581}';
 
 impl Pieces {
     pub(super) fn from_gguf(file: &Gguf<'_>, vocabulary: &Vocabulary) -> Result<Self, TokenizerError> {

@@ -2,11 +2,14 @@
 
 use std::collections::{HashMap, hash_map::Entry};
 
-use super::{TokenizerError, bytes::byte_of, pieces::SPACE};
+use super::{TokenizerError, bytes::byte_of};
 use crate::gguf::Gguf;
 
 /// Longest token text; the longest in published vocabularies are runs of a few hundred spaces.
 const MAX_TOKEN_BYTES: usize = 1024;
+
+/// Stands for a space in the texts of `SentencePiece`'s tokens.
+pub(super) const SPACE: char = '\u{2581}';
 
 /// `tokenizer.ggml.token_type`, reduced to what the tokenizer must tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +100,7 @@ impl Vocabulary {
     }
 
     pub(super) fn single_byte(&self, byte: u8) -> u32 {
-        self.single_bytes[usize::from(byte)]
+        self.single_bytes.get(usize::from(byte)).copied().unwrap_or(0)
     }
 
     /// What a token contributes to an answer: nothing unless it is text.
