@@ -83,6 +83,17 @@ impl House {
         Address::Unix(self.folder.path().join("host.sock"))
     }
 
+    /// The socket on which the host listens.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("host.sock")
+    }
+
+    /// A connection through the host.
+    pub async fn stream(&self) -> UnixStream {
+        UnixStream::connect(self.path()).await.unwrap()
+    }
+
     /// The host's end of the control connection.
     pub async fn control(&self) -> Control {
         Control(UnixStream::connect(self.folder.path().join("control.sock")).await.unwrap())

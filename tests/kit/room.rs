@@ -1,7 +1,7 @@
 //! A clean room in this process: a real attester on a software security module under a root of its own.
 
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use cleanroom_attestation::channel::ModelId;
@@ -41,6 +41,7 @@ pub fn now_ms() -> u64 {
 pub struct SoftwareDevice {
     module: Arc<Mutex<SoftwareNsm>>,
     shift_ms: i64,
+    delay: Duration,
 }
 
 impl SoftwareDevice {
@@ -63,6 +64,7 @@ impl SoftwareDevice {
 impl Device for SoftwareDevice {
     fn process(&mut self, request: Request) -> Response {
         let request = serde_cbor::to_vec(&request).unwrap();
+        std::thread::sleep(self.delay);
         let now = now_ms().saturating_add_signed(self.shift_ms);
         let answer = self.module.lock().unwrap().process(&request, now);
         serde_cbor::from_slice(&answer).unwrap_or(Response::Error(ErrorCode::InternalError))
@@ -76,6 +78,7 @@ pub struct World {
     pub accepted: Measurements,
     pcrs: [Sha384Digest; 3],
     shift_ms: i64,
+    delay: Duration,
 }
 
 impl World {
@@ -91,7 +94,20 @@ impl World {
         let root = DevelopmentRoot::generate(now_ms().saturating_add_signed(shift_ms)).unwrap();
         let root = Arc::new(root);
         let pcrs = [b"0", b"1", b"2"].map(|name| Sha384Digest::of(&[name]));
-        Self { root, accepted: Measurements::of_image(pcrs[0], pcrs[1], pcrs[2]), pcrs, shift_ms }
+        Self {
+            root,
+            accepted: Measurements::of_image(pcrs[0], pcrs[1], pcrs[2]),
+            pcrs,
+            shift_ms,
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// The same, whose security modules take this long for each answer, as hardware does.
+    #[must_use]
+    pub fn slow(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
     }
 
     /// Milliseconds since the Unix epoch by the clock of the security modules.
@@ -121,7 +137,7 @@ impl World {
     #[must_use]
     pub fn device(&self, measurements: Measurements) -> SoftwareDevice {
         let nsm = SoftwareNsm::builder(Arc::clone(&self.root), measurements).start(self.now_ms()).unwrap();
-        SoftwareDevice { module: Arc::new(Mutex::new(nsm)), shift_ms: self.shift_ms }
+        SoftwareDevice { module: Arc::new(Mutex::new(nsm)), shift_ms: self.shift_ms, delay: self.delay }
     }
 
     /// An enclave with `measurements`, booted and ready.

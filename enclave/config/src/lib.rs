@@ -11,7 +11,7 @@
 //!
 //! [limits]                      # every one optional
 //! sessions = 512
-//! handshakes = 32
+//! handshakes = 128
 //! handshake_timeout = "10s"
 //! session_lifetime = "1h"
 //! sequences = 8
@@ -122,9 +122,10 @@ impl Partners {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Established sessions at once; further connections are closed.
+    /// Established sessions at once. An eighth is for keys that may not use the model, the rest for those that may; further
+    /// ones hear that the enclave is busy.
     pub sessions: NonZeroUsize,
-    /// Sessions being set up at once; further connections are closed.
+    /// Sessions being set up at once. The oldest makes space for a new one once it has had a second.
     pub handshakes: NonZeroUsize,
     /// From the accepted connection to the end of the exchange.
     #[serde(deserialize_with = "duration")]
@@ -155,7 +156,7 @@ impl Default for Limits {
         let at_least_one = |count| NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
         Self {
             sessions: at_least_one(512),
-            handshakes: at_least_one(32),
+            handshakes: at_least_one(128),
             handshake_timeout: Duration::from_secs(10),
             session_lifetime: Duration::from_secs(60 * 60),
             sequences: at_least_one(8),

@@ -10,12 +10,13 @@ use cleanroom_attestation::channel::{
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::document::Document;
 use cleanroom_attestation::release::{Refusal, UnixMillis};
+use cleanroom_config::Partners;
 use cleanroom_guard::{Guard, InForce, ShownRelease};
 use cleanroom_protocol::{ChannelQuestion, EndQuestion, Evidence, PublicEvidence, SignedEnd};
 
 use crate::commitment::Committed;
 use crate::receipt_key::ReceiptKey;
-use crate::security_module::{SecurityModule, SecurityModuleError};
+use crate::security_module::{Precedence, SecurityModule, SecurityModuleError};
 
 /// Holds the security module and the receipt key, for one model that was committed to.
 pub struct Attester {
@@ -24,6 +25,7 @@ pub struct Attester {
     model_id: ModelId,
     model_digest: Sha256Digest,
     guard: Option<Arc<Guard>>,
+    partners: Partners,
 }
 
 impl Attester {
@@ -35,7 +37,14 @@ impl Attester {
         security_module: SecurityModule,
         receipt_key: ReceiptKey,
     ) -> Self {
-        Self { security_module, receipt_key, model_id, model_digest: committed.model(), guard: None }
+        Self {
+            security_module,
+            receipt_key,
+            model_id,
+            model_digest: committed.model(),
+            guard: None,
+            partners: Partners::Any,
+        }
     }
 
     /// The same attester, under release control: it shows release and lease, and no evidence to sessions that they do not
@@ -44,6 +53,24 @@ impl Attester {
     pub fn guarded(mut self, guard: Arc<Guard>) -> Self {
         self.guard = Some(guard);
         self
+    }
+
+    /// The same attester, which knows whom the configuration lists.
+    #[must_use]
+    pub fn listing(mut self, partners: Partners) -> Self {
+        self.partners = partners;
+        self
+    }
+
+    /// Whose question it is: a partner's that may use the model now, or a stranger's.
+    pub(super) fn precedence(&self, question: &ChannelQuestion) -> Precedence {
+        let permitted = |key: &Sha256Digest| {
+            self.partners.admit(key) && self.guard.as_ref().is_none_or(|guard| guard.check(key).is_ok())
+        };
+        match key_digest(&question.partner_certificate) {
+            Some(key) if permitted(&key) => Precedence::Partner,
+            _ => Precedence::Stranger,
+        }
     }
 
     /// The receipt key's public half, DER of its `SubjectPublicKeyInfo`.
@@ -57,6 +84,7 @@ impl Attester {
         &self,
         leaf: Sha384Digest,
         question: &ChannelQuestion,
+        precedence: Precedence,
     ) -> Result<Evidence, RefusalCode> {
         let hello = question.hello();
         if hello.model_id != self.model_id {
@@ -79,7 +107,7 @@ impl Attester {
         };
         let document = self
             .security_module
-            .evidence(&transcript.evidence_request())
+            .evidence(&transcript.evidence_request(), precedence)
             .await
             .map_err(|error| refusal(&error))?;
         let mut evidence = EvidenceFrame {
@@ -104,7 +132,7 @@ impl Attester {
         let attestation = self.public_attestation(nonce, release, lease);
         let document = self
             .security_module
-            .evidence(&attestation.evidence_request())
+            .evidence(&attestation.evidence_request(), Precedence::Stranger)
             .await
             .map_err(|error| refusal(&error))?;
         Ok(PublicEvidence { document, release, lease })
@@ -125,7 +153,8 @@ impl Attester {
         let nonce = Nonce::from_bytes(nonce);
         let attestation = self.public_attestation(&nonce, None, None);
         let document =
-            self.security_module.evidence(&attestation.evidence_request()).await.map_err(|_| NoTime)?;
+            self.security_module.evidence(&attestation.evidence_request(), Precedence::Enclave).await;
+        let document = document.map_err(|_| NoTime)?;
         let document = Document::parse(&document).map_err(|_| NoTime)?;
         Ok(UnixMillis(document.timestamp().as_millis()))
     }

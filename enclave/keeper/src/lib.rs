@@ -132,7 +132,8 @@ async fn commit(
     let receipt_key = ReceiptKey::generate()?;
     let committed = commitment::commit(&security_module, digest, &receipt_key).await?;
     tracing::info!("commitments made, locked and read back");
-    let attester = Attester::new(committed, config.model.clone(), security_module, receipt_key);
+    let attester = Attester::new(committed, config.model.clone(), security_module, receipt_key)
+        .listing(config.partners.clone());
     Ok(Arc::new(match guard {
         Some(guard) => attester.guarded(Arc::clone(guard)),
         None => attester,

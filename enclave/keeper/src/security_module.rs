@@ -1,16 +1,21 @@
 //! The enclave's security module: one trait towards the device, one handle towards the rest of the enclave.
 //!
-//! The kernel's driver serialises all requests on one mutex, so the device has one thread of its own and a bounded queue
-//! in front of it; a caller waits without blocking the runtime.
+//! The kernel's driver serialises all requests on one mutex, so the device has one thread of its own and a bounded queue in
+//! front of it for each [`Precedence`]. A caller waits without blocking the runtime, and a stranger's request never stands
+//! before a request of the enclave's own or of a partner.
+
+mod queue;
+
+use std::sync::Arc;
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use cleanroom_attestation::channel::EvidenceRequest;
 use cleanroom_attestation::digest::Sha384Digest;
 use serde_bytes::ByteBuf;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-/// How many requests may wait for the device. Beyond that callers are refused, and the partner is told to come back.
-const QUEUE: usize = 64;
+pub use self::queue::Precedence;
+use self::queue::{Job, Queue};
 
 /// A Nitro Secure Module, whichever way it is reached. A release build of the enclave has one implementation only.
 pub trait Device: Send + 'static {
@@ -21,12 +26,7 @@ pub trait Device: Send + 'static {
 /// The handle that the enclave holds on its security module.
 #[derive(Clone)]
 pub struct SecurityModule {
-    queue: mpsc::Sender<Job>,
-}
-
-struct Job {
-    request: Request,
-    answer: oneshot::Sender<Response>,
+    queue: Arc<Queue>,
 }
 
 impl SecurityModule {
@@ -35,30 +35,29 @@ impl SecurityModule {
     /// # Errors
     /// [`SecurityModuleError::Gone`] when the thread cannot be started.
     pub fn start(mut device: impl Device) -> Result<Self, SecurityModuleError> {
-        let (queue, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        let (queue, jobs) = Queue::new();
         std::thread::Builder::new()
             .name("security-module".to_owned())
-            .spawn(move || {
-                while let Some(Job { request, answer }) = jobs.blocking_recv() {
-                    // A caller that went away does not want its answer any more.
-                    let _ = answer.send(device.process(request));
-                }
-            })
+            .spawn(move || jobs.serve(|request| device.process(request)))
             .map_err(|_| SecurityModuleError::Gone)?;
-        Ok(Self { queue })
+        Ok(Self { queue: Arc::new(queue) })
     }
 
     /// Evidence for one of the purposes that [`EvidenceRequest`] can be made for; an NSM `Attestation` request.
     ///
     /// # Errors
     /// [`SecurityModuleError`] says what the device did instead.
-    pub async fn evidence(&self, request: &EvidenceRequest) -> Result<Vec<u8>, SecurityModuleError> {
+    pub async fn evidence(
+        &self,
+        request: &EvidenceRequest,
+        precedence: Precedence,
+    ) -> Result<Vec<u8>, SecurityModuleError> {
         let request = Request::Attestation {
             nonce: Some(ByteBuf::from(request.nonce())),
             user_data: Some(ByteBuf::from(request.user_data())),
             public_key: Some(ByteBuf::from(request.public_key())),
         };
-        match self.process(request).await? {
+        match self.process(request, precedence).await? {
             Response::Attestation { document } => Ok(document),
             other => Err(unexpected("Attestation", &other)),
         }
@@ -69,7 +68,7 @@ impl SecurityModule {
     /// # Errors
     /// [`SecurityModuleError`] says what the device did instead.
     pub async fn describe_pcr(&self, index: u16) -> Result<Pcr, SecurityModuleError> {
-        match self.process(Request::DescribePCR { index }).await? {
+        match self.process(Request::DescribePCR { index }, Precedence::Enclave).await? {
             Response::DescribePCR { lock, data } => Ok(Pcr { value: pcr_value(&data)?, locked: lock }),
             other => Err(unexpected("DescribePCR", &other)),
         }
@@ -85,7 +84,7 @@ impl SecurityModule {
         data: &Sha384Digest,
     ) -> Result<Sha384Digest, SecurityModuleError> {
         let request = Request::ExtendPCR { index, data: data.as_bytes().to_vec() };
-        match self.process(request).await? {
+        match self.process(request, Precedence::Enclave).await? {
             Response::ExtendPCR { data } => pcr_value(&data),
             other => Err(unexpected("ExtendPCR", &other)),
         }
@@ -96,18 +95,19 @@ impl SecurityModule {
     /// # Errors
     /// [`SecurityModuleError`] says what the device did instead.
     pub async fn lock_pcr(&self, index: u16) -> Result<(), SecurityModuleError> {
-        match self.process(Request::LockPCR { index }).await? {
+        match self.process(Request::LockPCR { index }, Precedence::Enclave).await? {
             Response::LockPCR => Ok(()),
             other => Err(unexpected("LockPCR", &other)),
         }
     }
 
-    async fn process(&self, request: Request) -> Result<Response, SecurityModuleError> {
+    async fn process(
+        &self,
+        request: Request,
+        precedence: Precedence,
+    ) -> Result<Response, SecurityModuleError> {
         let (answer, response) = oneshot::channel();
-        self.queue.try_send(Job { request, answer }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => SecurityModuleError::Busy,
-            mpsc::error::TrySendError::Closed(_) => SecurityModuleError::Gone,
-        })?;
+        self.queue.push(precedence, Job { request, answer })?;
         match response.await.map_err(|_| SecurityModuleError::Gone)? {
             Response::Error(code) => Err(SecurityModuleError::Refused(Refusal(code))),
             response => Ok(response),
@@ -136,7 +136,7 @@ fn unexpected(expected: &'static str, _actual: &Response) -> SecurityModuleError
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecurityModuleError {
     /// As many requests wait as may wait.
-    #[error("the security module has {QUEUE} requests waiting")]
+    #[error("the security module has as many requests waiting as it may have")]
     Busy,
     /// The device's thread has ended.
     #[error("the security module is gone")]

@@ -1,7 +1,7 @@
 //! The keeper's end of the connection to its worker: questions are answered, changes are passed on.
 //!
-//! The keeper treats the worker as an adversary. The worker may ask at any rate: at most [`AT_ONCE`] questions are with the
-//! security module, and further questions are refused. While the worker does not read its answers, the keeper reads nothing
+//! The keeper treats the worker as an adversary. The worker may ask at any rate: of each [`Precedence`], at most as many
+//! questions are with the security module as may wait there, and further questions are refused. While the worker does not read its answers, the keeper reads nothing
 //! more from it. Three things end the enclave: bytes that are not of the protocol, a frame out of turn, and a change that the
 //! worker does not confirm within [`CONFIRM_WITHIN`].
 
@@ -21,9 +21,8 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use crate::attester::Attester;
+use crate::security_module::Precedence;
 
-/// Questions that may be with the security module at once: as many as its own queue takes.
-const AT_ONCE: usize = 64;
 /// Answers that wait to be written.
 const REPLIES: usize = 8;
 /// How long a worker may take to put a change in force. An honest one needs milliseconds, or, for a model that is revoked, the time in
@@ -162,7 +161,8 @@ pub(super) async fn answer(
     attester: &Arc<Attester>,
     link: &Arc<Link>,
 ) -> Result<(), WorkerEnd> {
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let partners = Arc::new(Semaphore::new(Precedence::Partner.limit()));
+    let strangers = Arc::new(Semaphore::new(Precedence::Stranger.limit()));
     let mut answers = JoinSet::new();
     loop {
         let (header, body) = protocol::read(&mut stream).await?;
@@ -187,7 +187,12 @@ pub(super) async fn answer(
                 return Err(WorkerEnd::OutOfTurn(other.kind()));
             }
         };
-        let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+        let precedence = match &question {
+            Question::Channel(question) => attester.precedence(question),
+            Question::Public(_) => Precedence::Stranger,
+        };
+        let slots = if precedence == Precedence::Partner { &partners } else { &strangers };
+        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
             link.reply(id, &FromKeeper::Refused(RefusalCode::Busy)).await;
             continue;
         };
@@ -195,7 +200,7 @@ pub(super) async fn answer(
         answers.spawn(async move {
             let answer = match question {
                 Question::Channel(question) => {
-                    attester.channel(leaf, &question).await.map(FromKeeper::Evidence)
+                    attester.channel(leaf, &question, precedence).await.map(FromKeeper::Evidence)
                 }
                 Question::Public(nonce) => attester.public(&nonce).await.map(FromKeeper::Public),
             };

@@ -34,7 +34,7 @@ impl Acceptor {
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), leaf: identity.leaf_digest(), keeper })
     }
 
-    /// The TLS handshake and the exchange.
+    /// The TLS handshake and the exchange, for everybody.
     ///
     /// # Errors
     /// [`ChannelError`]; the connection is then closed without a byte of application data either way.
@@ -42,11 +42,29 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        self.accept_if(stream, |_| Some(())).await.map(|(session, ())| session)
+    }
+
+    /// The TLS handshake and the exchange. `place` is asked once the partner's key is proven and before the security
+    /// module has to do anything. A partner without a place hears that the enclave is busy.
+    ///
+    /// # Errors
+    /// [`ChannelError`]; the connection is then closed without a byte of application data either way.
+    pub(crate) async fn accept_if<S, P>(
+        &self,
+        stream: S,
+        place: impl FnOnce(PartnerId) -> Option<P>,
+    ) -> Result<(Session<S>, P), ChannelError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let mut stream = self.acceptor.accept(stream).await.map_err(ChannelError::Tls)?;
         let established = Established::of(stream.get_ref().1, Role::Server, self.leaf)?;
-        let transcript = self.exchange(&mut stream, &established).await?;
-        let identity = SessionIdentity { partner: PartnerId::from(established.peer_key), transcript };
-        Ok(Session { stream, identity })
+        let partner = PartnerId::from(established.peer_key);
+        let hello = Frame::read(&mut stream, &[FrameKind::Hello]).await?;
+        let Some(place) = place(partner) else { return refuse(&mut stream, RefusalCode::Busy).await };
+        let transcript = self.exchange(&mut stream, &established, &hello).await?;
+        Ok((Session { stream, identity: SessionIdentity { partner, transcript } }, place))
     }
 
     /// The keeper, which is asked for evidence.
@@ -58,11 +76,11 @@ impl Acceptor {
         &self,
         stream: &mut TlsStream<S>,
         established: &Established,
+        hello: &Frame,
     ) -> Result<Sha384Digest, ChannelError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let hello = Frame::read(stream, &[FrameKind::Hello]).await?;
         let HelloFrame { nonce, model_id: _ } = HelloFrame::decode(hello.body())?;
         let binder = tls::binder(stream.get_ref().1, &nonce)?;
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

@@ -19,6 +19,7 @@ pub mod channel;
 pub mod confinement;
 mod grant;
 mod keeper;
+mod places;
 mod public_attestation;
 pub mod serve;
 mod session;
@@ -95,6 +96,7 @@ struct Prepared {
     config: Config,
     service: Service,
     guard: Option<Arc<Guard>>,
+    clock: Clock,
 }
 
 async fn prepare(
@@ -125,11 +127,12 @@ async fn prepare(
     let guard = match &config.release_root {
         None => None,
         // The keeper has read the same root from the same configuration.
-        Some(root) => {
-            Some(Guard::new(root, config.model.clone(), start.model_digest, clock).map_err(|_| KeeperGone)?)
-        }
+        Some(root) => Some(
+            Guard::new(root, config.model.clone(), start.model_digest, clock.clone())
+                .map_err(|_| KeeperGone)?,
+        ),
     };
-    Ok(Prepared { identity, start, config, service, guard })
+    Ok(Prepared { identity, start, config, service, guard, clock })
 }
 
 /// The backend's part of the configured limits.
@@ -161,7 +164,7 @@ async fn serve<L: Listener>(
     keeper: UnixStream,
     listener: impl FnOnce() -> io::Result<L>,
 ) -> Result<(), WorkerError> {
-    let Prepared { identity, start, config, mut service, guard } = prepared;
+    let Prepared { identity, start, config, mut service, guard, clock } = prepared;
     let (read, write) = keeper.into_split();
     let (keeper, mut orders) = Keeper::connect(read, write);
     keeper.say(0, &FromWorker::Ready).await?;
@@ -177,7 +180,7 @@ async fn serve<L: Listener>(
         model_digest: start.model_digest,
         receipt_key: start.receipt_key,
     };
-    let server = Server::new(Arc::new(acceptor), facts, Arc::clone(&service), config);
+    let server = Server::new(Arc::new(acceptor), facts, Arc::clone(&service), config).timed_by(clock);
     let listener = listener()?;
     let (drain, draining) = watch::channel(false);
     let shutdown = async move {

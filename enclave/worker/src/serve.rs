@@ -1,4 +1,5 @@
-//! Accepting connections, in bounded numbers and for bounded times.
+//! Accepting connections, in bounded numbers and for bounded times. A stranger's connections never take a partner's place:
+//! [`places`](crate::places) divides them.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::response::{IntoResponse as _, Response};
 use cleanroom_config::{Config, Limits, Partners};
+use cleanroom_guard::Clock;
 use cleanroom_link::listener::Listener;
 use http::Request;
 use hyper::body::Incoming;
@@ -17,17 +19,21 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt as _;
 
 use crate::api::{self, Service};
 use crate::channel::{Acceptor, Session};
+use crate::places::{Class, Handshake, Handshakes, Sessions};
 use crate::public_attestation::{self, Facts, PublicAttestations};
+use crate::session::PartnerId;
 
 /// How long requests that run at the end of a session may go on.
 const DRAIN: Duration = Duration::from_secs(10 * 60);
+
+/// The longest life of a session whose key may not use the model: time for a public attestation and for reading a refusal.
+const STRANGERS_LIFETIME: Duration = Duration::from_secs(60);
 
 /// How long the head of an HTTP/1.1 request may take to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,9 +44,8 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Serves attested sessions.
 pub struct Server {
-    shared: Arc<Shared>,
-    handshakes: Arc<Semaphore>,
-    sessions: Arc<Semaphore>,
+    shared: Shared,
+    handshakes: Arc<Handshakes>,
     shed: AtomicU64,
 }
 
@@ -50,6 +55,8 @@ struct Shared {
     service: Arc<Service>,
     partners: Partners,
     limits: Limits,
+    sessions: Arc<Sessions>,
+    clock: Clock,
 }
 
 impl Server {
@@ -60,15 +67,30 @@ impl Server {
         let attestations = PublicAttestations::new(acceptor.keeper().clone(), facts);
         let router = api::router(Arc::clone(&service)).merge(public_attestation::router(attestations));
         Self {
-            handshakes: Arc::new(Semaphore::new(limits.handshakes.get())),
-            sessions: Arc::new(Semaphore::new(limits.sessions.get())),
+            handshakes: Handshakes::new(limits.handshakes),
             shed: AtomicU64::new(0),
-            shared: Arc::new(Shared { acceptor, router, service, partners, limits }),
+            shared: Shared {
+                acceptor,
+                router,
+                service,
+                partners,
+                sessions: Sessions::new(limits.sessions),
+                limits,
+                clock: Clock::boot(),
+            },
         }
+    }
+
+    /// The same server, whose sessions age by another clock than the machine's own.
+    #[must_use]
+    pub fn timed_by(mut self, clock: Clock) -> Self {
+        self.shared.clock = clock;
+        self
     }
 
     /// Accepts until `shutdown`, then lets running sessions end.
     pub async fn serve(self, mut listener: impl Listener, shutdown: impl Future<Output = ()>) {
+        let (shared, handshakes, shed) = (Arc::new(self.shared), self.handshakes, self.shed);
         let (stop, stopped) = tokio::sync::watch::channel(());
         let mut sessions = JoinSet::new();
         let mut shutdown = pin!(shutdown);
@@ -83,52 +105,54 @@ impl Server {
                 sleep(Duration::from_millis(10)).await;
                 continue;
             };
-            let Some(slots) = self.slots() else {
-                self.shed.fetch_add(1, Ordering::Relaxed);
+            let Some(handshake) = handshakes.begin() else {
+                shed.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
-            let shared = Arc::clone(&self.shared);
+            let shared = Arc::clone(&shared);
             let mut stopped = stopped.clone();
             sessions.spawn(async move {
-                shared.connection(stream, slots, async move { _ = stopped.changed().await }).await;
+                shared.connection(stream, handshake, async move { _ = stopped.changed().await }).await;
             });
         }
         drop(listener);
         drop(stop);
         while sessions.join_next().await.is_some() {}
-        tracing::info!(shed = self.shed.load(Ordering::Relaxed), "connections closed");
+        tracing::info!(shed = shed.load(Ordering::Relaxed), "connections closed");
     }
-
-    fn slots(&self) -> Option<Slots> {
-        Some(Slots {
-            session: Arc::clone(&self.sessions).try_acquire_owned().ok()?,
-            handshake: Arc::clone(&self.handshakes).try_acquire_owned().ok()?,
-        })
-    }
-}
-
-/// What a connection takes: both while it is set up, the session for as long as it lives.
-struct Slots {
-    session: OwnedSemaphorePermit,
-    handshake: OwnedSemaphorePermit,
 }
 
 impl Shared {
-    async fn connection<S>(&self, stream: S, slots: Slots, stop: impl Future<Output = ()>)
+    async fn connection<S>(&self, stream: S, mut handshake: Handshake, stop: impl Future<Output = ()>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Slots { session: _session, handshake } = slots;
-        let session = match timeout(self.limits.handshake_timeout, self.acceptor.accept(stream)).await {
-            Ok(Ok(session)) => session,
+        let place = |partner: PartnerId| self.sessions.begin(partner, self.class(partner));
+        let accepted = tokio::select! {
+            accepted = timeout(self.limits.handshake_timeout, self.acceptor.accept_if(stream, place)) => {
+                accepted
+            }
+            () = handshake.shed() => return tracing::info!(reason = "shed", "connection refused"),
+        };
+        let (session, place) = match accepted {
+            Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => return tracing::info!(reason = error.code(), "connection refused"),
             Err(_) => return tracing::info!(reason = "timeout", "connection refused"),
         };
         drop(handshake);
-        self.requests(session, stop).await;
+        self.requests(session, place.class, stop).await;
     }
 
-    async fn requests<S>(&self, session: Session<S>, stop: impl Future<Output = ()>)
+    /// Whether this key may use the model now.
+    fn class(&self, partner: PartnerId) -> Class {
+        if self.partners.admit(partner.digest()) && self.service.check(partner).is_ok() {
+            Class::Partner
+        } else {
+            Class::Stranger
+        }
+    }
+
+    async fn requests<S>(&self, session: Session<S>, class: Class, stop: impl Future<Output = ()>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -169,13 +193,29 @@ impl Shared {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(session.stream), service));
         let ended = tokio::select! {
             result = &mut connection => Some(result),
-            () = sleep(self.limits.session_lifetime) => None,
+            () = self.lifetime(class) => None,
             () = stop => None,
         };
         if ended.is_none() {
             // No further requests; those that run may end.
             connection.as_mut().graceful_shutdown();
             let _ = timeout(DRAIN, connection).await;
+        }
+    }
+
+    /// Returns when a session that begins now is too old. The clock goes on while the machine sleeps, and tokio's does not,
+    /// so the clock is read again every few seconds.
+    async fn lifetime(&self, class: Class) {
+        const LOOK: Duration = Duration::from_secs(5);
+        let lifetime = match class {
+            Class::Partner => self.limits.session_lifetime,
+            Class::Stranger => self.limits.session_lifetime.min(STRANGERS_LIFETIME),
+        };
+        let begun = self.clock.now();
+        loop {
+            let age = Duration::from_millis(self.clock.now().0.saturating_sub(begun.0));
+            let Some(left) = lifetime.checked_sub(age).filter(|left| !left.is_zero()) else { return };
+            sleep(left.min(LOOK)).await;
         }
     }
 }

@@ -1,0 +1,217 @@
+//! Who may hold a connection, and how many.
+//!
+//! A connection passes two bounds. While it is set up, it holds a *handshake*; when all are held, the oldest one that has
+//! had its second makes space for a new one, so that silent connections keep nobody out. Once its key is known, it holds a
+//! *session* of its class: partners that may use the model have seven eighths, and all other keys together have the rest.
+//! No partner has more than three quarters of the partners' part.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::admission::partners_share;
+use crate::session::PartnerId;
+
+/// How long a handshake is left alone when others wait for its place. An honest one takes a few round trips.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Connections that are being set up.
+pub(crate) struct Handshakes {
+    limit: usize,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    last: u64,
+    /// The oldest first. A handshake is told to end by dropping its sender.
+    oldest: VecDeque<(u64, Instant, oneshot::Sender<()>)>,
+}
+
+/// A handshake's place, given back when dropped.
+pub(crate) struct Handshake {
+    handshakes: Arc<Handshakes>,
+    id: u64,
+    shed: oneshot::Receiver<()>,
+}
+
+impl Handshakes {
+    pub(crate) fn new(limit: NonZeroUsize) -> Arc<Self> {
+        Arc::new(Self { limit: limit.get(), running: Mutex::default() })
+    }
+
+    /// A place for a new connection. `None` when every place is held and the oldest has not had its second.
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<Handshake> {
+        let mut running = lock(&self.running);
+        if running.oldest.len() >= self.limit {
+            let is_old = |(_, begun, _): &(u64, Instant, oneshot::Sender<()>)| begun.elapsed() >= GRACE;
+            if !running.oldest.front().is_some_and(is_old) {
+                return None;
+            }
+            running.oldest.pop_front();
+        }
+        running.last = running.last.wrapping_add(1);
+        let (id, (keep, shed)) = (running.last, oneshot::channel());
+        running.oldest.push_back((id, Instant::now(), keep));
+        Some(Handshake { handshakes: Arc::clone(self), id, shed })
+    }
+}
+
+impl Handshake {
+    /// Returns when the place is needed for another connection.
+    pub(crate) async fn shed(&mut self) {
+        let _ = (&mut self.shed).await;
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        lock(&self.handshakes.running).oldest.retain(|(id, ..)| *id != self.id);
+    }
+}
+
+/// Whether a key may use the model now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// It may.
+    Partner,
+    /// It may not: it gets evidence and refusals, which anybody may have.
+    Stranger,
+}
+
+/// Established sessions.
+pub(crate) struct Sessions {
+    partners: usize,
+    strangers: usize,
+    per_partner: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    partners: usize,
+    strangers: usize,
+    /// Holds no entry for a partner without sessions.
+    by_partner: HashMap<PartnerId, usize>,
+}
+
+/// A session's place, given back when dropped.
+pub(crate) struct SessionPlace {
+    sessions: Arc<Sessions>,
+    partner: PartnerId,
+    pub(crate) class: Class,
+}
+
+impl Sessions {
+    pub(crate) fn new(limit: NonZeroUsize) -> Arc<Self> {
+        // At least one for each class.
+        let strangers = (limit.get() / 8).max(1);
+        let partners = limit.get().saturating_sub(strangers).max(1);
+        let per_partner = NonZeroUsize::new(partners).map_or(1, |partners| partners_share(partners).get());
+        Arc::new(Self { partners, strangers, per_partner, held: Mutex::default() })
+    }
+
+    /// A place for a session of `partner`. `None` when its class, or its own share of it, is full.
+    pub(crate) fn begin(self: &Arc<Self>, partner: PartnerId, class: Class) -> Option<SessionPlace> {
+        let mut held = lock(&self.held);
+        match class {
+            Class::Partner => {
+                let own = held.by_partner.get(&partner).copied().unwrap_or(0);
+                if held.partners >= self.partners || own >= self.per_partner {
+                    return None;
+                }
+                held.partners += 1;
+                held.by_partner.insert(partner, own + 1);
+            }
+            Class::Stranger => {
+                if held.strangers >= self.strangers {
+                    return None;
+                }
+                held.strangers += 1;
+            }
+        }
+        drop(held);
+        Some(SessionPlace { sessions: Arc::clone(self), partner, class })
+    }
+}
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        let mut held = lock(&self.sessions.held);
+        match self.class {
+            Class::Stranger => held.strangers = held.strangers.saturating_sub(1),
+            Class::Partner => {
+                held.partners = held.partners.saturating_sub(1);
+                if let Some(own) = held.by_partner.get_mut(&self.partner) {
+                    *own = own.saturating_sub(1);
+                    if *own == 0 {
+                        held.by_partner.remove(&self.partner);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The locks protect values that are whole at every instruction that could unwind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use cleanroom_attestation::digest::Sha256Digest;
+
+    use super::*;
+
+    fn partner(byte: u8) -> PartnerId {
+        Sha256Digest::from_bytes([byte; 32]).into()
+    }
+
+    #[test]
+    fn strangers_never_hold_a_partners_place() {
+        let sessions = Sessions::new(NonZeroUsize::new(16).unwrap());
+        let strangers: Vec<_> = (0..99).filter_map(|n| sessions.begin(partner(n), Class::Stranger)).collect();
+        assert_eq!(strangers.len(), 2);
+        let partners: Vec<_> = (0..99).filter_map(|n| sessions.begin(partner(n), Class::Partner)).collect();
+        assert_eq!(partners.len(), 14);
+        drop(strangers);
+        assert!(sessions.begin(partner(1), Class::Stranger).is_some());
+    }
+
+    #[test]
+    fn one_partner_leaves_places_for_the_others() {
+        let sessions = Sessions::new(NonZeroUsize::new(16).unwrap());
+        let one: Vec<_> = (0..99).filter_map(|_| sessions.begin(partner(1), Class::Partner)).collect();
+        assert_eq!(one.len(), 11);
+        assert!(sessions.begin(partner(2), Class::Partner).is_some());
+        drop(one);
+        assert!(lock(&sessions.held).by_partner.is_empty());
+    }
+
+    #[test]
+    fn the_smallest_limit_has_a_place_for_each_class() {
+        let sessions = Sessions::new(NonZeroUsize::MIN);
+        let _stranger = sessions.begin(partner(1), Class::Stranger).unwrap();
+        assert!(sessions.begin(partner(2), Class::Partner).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_handshake_that_had_its_second_makes_space() {
+        let handshakes = Handshakes::new(NonZeroUsize::new(2).unwrap());
+        let mut silent = handshakes.begin().unwrap();
+        let second = handshakes.begin().unwrap();
+        assert!(handshakes.begin().is_none(), "both are young");
+        tokio::time::advance(GRACE).await;
+        let third = handshakes.begin().unwrap();
+        silent.shed().await;
+        drop(silent);
+        assert_eq!(lock(&handshakes.running).oldest.len(), 2);
+        drop((second, third));
+        assert!(lock(&handshakes.running).oldest.is_empty());
+    }
+}
