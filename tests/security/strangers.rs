@@ -32,14 +32,14 @@ async fn strangers_hold_their_own_places_and_no_partners() {
     // The class of strangers is full, whichever keys they have, and they hear so.
     for stranger in [&stranger, &house.party(&Identity::generate().unwrap())] {
         let refused = session(&house, stranger).await.err().unwrap();
-        assert_eq!(refused.code(), "busy", "{refused}");
+        assert_eq!(refused.code(), "unproven/busy", "{refused}");
     }
     let mut sessions = Vec::new();
     for _ in 0..5 {
         sessions.push(session(&house, &partner).await.unwrap());
     }
     // One partner leaves places for the others.
-    assert_eq!(session(&house, &partner).await.err().unwrap().code(), "busy");
+    assert_eq!(session(&house, &partner).await.err().unwrap().code(), "unproven/busy");
     drop((held, sessions));
 }
 
