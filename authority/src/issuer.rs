@@ -39,7 +39,7 @@ pub(crate) struct Issuer {
 struct Held {
     state: Arc<TrustedState>,
     fingerprint: Option<Fingerprint>,
-    /// Why the files as they are now cannot be used. Until that is mended no lease is signed.
+    /// Why the files as they are now cannot be used. No lease is signed until that is repaired.
     problem: Option<Problem>,
     roots_json: Bytes,
     release_json: Bytes,
@@ -67,10 +67,10 @@ struct Problem {
 /// Files that could not be used and did not change are read again after this time, not at every request.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Name, size and time of change of every file: what tells that something changed.
+/// Name, size and time of change of every file. When it differs, a file changed.
 type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>)>;
 
-/// Why a request was not answered with what it asked for.
+/// Why a request was refused.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) kind: Kind,
@@ -78,7 +78,7 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
 }
 
-/// What sort of refusal it is.
+/// The kind of a refusal. It decides the status of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The request itself is wrong.
@@ -87,7 +87,7 @@ pub(crate) enum Kind {
     Forbidden,
     /// The asker holds other documents than this service.
     Outdated,
-    /// This service cannot answer until somebody mends it.
+    /// This service cannot answer until its operator repairs something.
     Unusable,
 }
 
@@ -245,7 +245,7 @@ impl Issuer {
         }
     }
 
-    /// What is held now, after reading what changed in the files.
+    /// The documents, after reading the files again if they changed.
     fn current(&self) -> MutexGuard<'_, Held> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         // A disk that was full may have room again. If not, the next look tries again.
@@ -262,7 +262,7 @@ impl Issuer {
         let looked_at = seen.as_ref().ok().cloned();
         let mut state = TrustedState::clone(&held.state);
         let kept = std::mem::take(&mut held.kept);
-        // What is good is taken even when something else is not: denials above all.
+        // Good documents are taken even if others are bad: denials above all.
         let read = seen.and_then(|seen| {
             self.roots.update(&mut state, &self.denials)?;
             chain::accept_release(&mut state, &self.release)?;
@@ -292,7 +292,7 @@ impl Issuer {
             Err(failure) => {
                 let (full, public) = (failure.to_string(), failure.public());
                 if held.problem.as_ref().is_none_or(|problem| problem.full != full) {
-                    tracing::error!(problem = full, "no leases until this is mended");
+                    tracing::error!(problem = full, "no leases until this is repaired");
                 }
                 let problem = Problem { full, public, seen: looked_at, looked: Instant::now() };
                 (held.fingerprint, held.problem) = (None, Some(problem));

@@ -33,9 +33,9 @@ const FORMAT: &str = "c2sp.org/chunked-encryption@v1 Cobblestone-256";
 pub(crate) enum Command {
     /// Seal a model's file, so that only a key opens it.
     ///
-    /// The sealed file may lie on any disk. Beside it, NAME.json records its lengths, its commitment to the key, and the
-    /// model's identity, which a release names. An interrupted run is continued by the next one with the same key: it
-    /// checks that the model is still the same, and goes on.
+    /// The sealed file may lie on any disk. Beside it, NAME.json records its lengths, its commitment to the
+    /// key, and the model's identity, which a release names. An interrupted run is continued by the next one
+    /// with the same key: it checks that the model is still the same, and goes on.
     #[command(after_help = SEAL_EXAMPLES)]
     Seal {
         /// The model's file.
@@ -60,7 +60,8 @@ pub(crate) enum Command {
         /// The key's file, which only its owner may be able to read.
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
-        /// The identity that the model must have, as a release names it. The exit status is 1 if it has another.
+        /// The identity that the model must have, as a release names it. The exit status is 1 if it has
+        /// another.
         #[arg(long, value_name = "SHA256")]
         model: Option<Sha256Digest>,
     },

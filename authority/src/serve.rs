@@ -69,7 +69,8 @@ const EXAMPLES: &str = "\
 Examples:
   cleanroom-authority lease serve --root roots --release release.json --denials denials --key online.pem
   cleanroom-authority lease serve --listen 0.0.0.0:8700 \\
-      --root roots --release release.json --denials denials --as bank-online --sign-with 'timeout 10 sign-with-the-device'";
+      --root roots --release release.json --denials denials \\
+      --as bank-online --sign-with 'timeout 10 sign-with-the-device'";
 
 #[derive(Args)]
 pub(crate) struct Serve {

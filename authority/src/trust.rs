@@ -25,7 +25,8 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   cleanroom-authority trust --development-root host/development-root.pem --release-root root.json > trust.toml
   cleanroom-authority trust --development-root host/development-root.pem \\
-      --program enclave --config enclave.toml --instance-id i-0c1ea2200cc1ea220 --model demo=demo.gguf > trust.toml";
+      --program enclave --config enclave.toml \\
+      --instance-id i-0c1ea2200cc1ea220 --model demo=demo.gguf > trust.toml";
 
 #[derive(Args)]
 pub(crate) struct Trust {

@@ -6,8 +6,8 @@ use clap::Command;
 /// What is wrong with the examples of `program`, one line each. A command without subcommands must have at
 /// least one example of its own in the text after its help (`after_help` or `after_long_help`): a line that
 /// is indented by two spaces and begins with the command's full name. A backslash continues it. Single and
-/// double quotes group words, `#` begins a comment, and `|`, `<`, `>` or `&` ends the command. Each example must
-/// parse.
+/// double quotes group words, `#` begins a comment, and `|`, `<`, `>` or `&` ends the command. Each example
+/// must parse.
 #[must_use]
 pub fn problems(program: &Command) -> Vec<String> {
     let mut program = program.clone();

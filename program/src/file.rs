@@ -144,8 +144,8 @@ pub fn replace_if_changed(path: &Path, bytes: &[u8], mode: u32) -> Result<bool, 
     Ok(false)
 }
 
-/// Gives a file that was written under another name in the same folder its own. A file that has the name already is left
-/// alone.
+/// Gives a file that was written under another name in the same folder its own. A file that has the name
+/// already is left alone.
 ///
 /// # Errors
 /// The system refuses, or there is a file already ([`FileError::is_existing`]).

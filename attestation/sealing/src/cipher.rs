@@ -15,7 +15,8 @@ use backend::hkdf::{HKDF_SHA512, KeyType, Prk};
 
 use crate::{CHUNK_BYTES, HEADER_BYTES, MAX_CHUNKS, SEALED_CHUNK_BYTES, SealError, TAG_BYTES};
 
-/// The fixed part of what the key derivation binds, with the name of the cipher and the zero byte that ends it.
+/// The fixed part of what the key derivation binds, with the name of the cipher and the zero byte that ends
+/// it.
 const INFO: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0";
 
 const KEY_BYTES: usize = 32;
@@ -87,8 +88,8 @@ impl fmt::Debug for ChunkCipher {
 }
 
 impl ChunkCipher {
-    /// The cipher and the header of a new file. **A salt must never be used twice with one key**, except to make the
-    /// same file of the same bytes again.
+    /// The cipher and the header of a new file. **A salt must never be used twice with one key**, except to
+    /// make the same file of the same bytes again.
     ///
     /// # Errors
     /// [`SealError::Library`].
@@ -137,10 +138,12 @@ impl ChunkCipher {
         Ok(Nonce::assume_unique_for_key(nonce))
     }
 
-    /// Seals the chunk in `chunk` in place and appends its tag. A chunk of 16 KiB is not the last one; a shorter one is.
+    /// Seals the chunk in `chunk` in place and appends its tag. A chunk of 16 KiB is not the last one; a
+    /// shorter one is.
     ///
     /// # Errors
-    /// [`SealError::TooLong`] for a number that the format does not have, [`SealError::Length`] for more than 16 KiB.
+    /// [`SealError::TooLong`] for a number that the format does not have, [`SealError::Length`] for more than
+    /// 16 KiB.
     pub fn seal(&self, number: u64, chunk: &mut Vec<u8>) -> Result<(), SealError> {
         if chunk.len() > CHUNK_BYTES {
             return Err(SealError::Length { length: chunk.len() as u64 });
@@ -151,8 +154,8 @@ impl ChunkCipher {
 
     /// Opens the sealed chunk in `sealed` in place and gives its bytes.
     ///
-    /// Whether a chunk is the last one is its caller's to check: the last one, and no other, has fewer than 16 KiB.
-    /// [`crate::Layout`] and [`crate::Opener`] do.
+    /// Whether a chunk is the last one is its caller's to check: the last one, and no other, has fewer than
+    /// 16 KiB. [`crate::Layout`] and [`crate::Opener`] do.
     ///
     /// # Errors
     /// [`SealError::Damaged`]; `sealed` holds nothing of use then.

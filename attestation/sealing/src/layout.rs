@@ -29,7 +29,8 @@ impl Layout {
     /// The layout of a sealed file of `length` bytes.
     ///
     /// # Errors
-    /// [`SealError::Length`], [`SealError::Truncated`] or [`SealError::TooLong`]: no sealed file has this length.
+    /// [`SealError::Length`], [`SealError::Truncated`] or [`SealError::TooLong`]: no sealed file has this
+    /// length.
     pub fn of_sealed(length: u64) -> Result<Self, SealError> {
         let invalid = SealError::Length { length };
         let chunks = length.checked_sub(HEADER_BYTES as u64).ok_or(invalid)?;

@@ -1,7 +1,7 @@
 //! The format of sealed files: C2SP chunked encryption, in the instance that is called Cobblestone-256.
 //!
-//! The specification is <https://c2sp.org/chunked-encryption>, at commit `6f65019` of `github.com/C2SP/C2SP`. A sealed
-//! file is
+//! The specification is <https://c2sp.org/chunked-encryption>, at commit `6f65019` of `github.com/C2SP/C2SP`.
+//! A sealed file is
 //!
 //! ```text
 //! salt (24 bytes) ‖ commitment (32 bytes) ‖ sealed chunk 0 ‖ sealed chunk 1 ‖ …
@@ -10,9 +10,10 @@
 //! sealed chunk n = AES-256-GCM(key, base nonce XOR n as 12 bytes big-endian, chunk n) ‖ tag (16 bytes)
 //! ```
 //!
-//! Every chunk has 16 KiB but the last, which is shorter and may be empty. So the end of the file is authenticated: a
-//! file that was cut at any place, or made longer, does not open. A chunk opens only at its own place. The commitment
-//! tells a wrong key before any chunk is decrypted, and lets no file open under two keys.
+//! Every chunk has 16 KiB but the last, which is shorter and may be empty. So the end of the file is
+//! authenticated: a file that was cut at any place, or made longer, does not open. A chunk opens only at its
+//! own place. The commitment tells a wrong key before any chunk is decrypted, and lets no file open under two
+//! keys.
 //!
 //! * [`Sealer`] and [`Opener`] work on a stream, piece by piece.
 //! * [`ChunkCipher`] works on single chunks, for random access and for several chunks at once.

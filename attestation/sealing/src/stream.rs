@@ -67,7 +67,8 @@ impl Drop for Sealer {
 
 /// Opens a stream. It holds at most one chunk, and gives out nothing before it is authenticated.
 ///
-/// What it gave out is part of the file; that it is *all* of the file is known when [`Opener::finish`] succeeds.
+/// What it gave out is part of the file; that it is *all* of the file is known when [`Opener::finish`]
+/// succeeds.
 #[derive(Debug)]
 pub struct Opener {
     cipher: ChunkCipher,
@@ -85,7 +86,8 @@ impl Opener {
         Ok(Self { cipher, number: 0, sealed: Vec::with_capacity(SEALED_CHUNK_BYTES) })
     }
 
-    /// Takes the next bytes of the sealed file, and gives every whole chunk to `out` when it is authenticated.
+    /// Takes the next bytes of the sealed file, and gives every whole chunk to `out` when it is
+    /// authenticated.
     ///
     /// # Errors
     /// [`SealError::Damaged`] or [`SealError::TooLong`]. The file must not be read on then.
@@ -105,7 +107,8 @@ impl Opener {
     /// Ends the file, and gives its last chunk to `out`.
     ///
     /// # Errors
-    /// [`SealError::Truncated`], [`SealError::Length`] or [`SealError::Damaged`]: this is not the end of the file.
+    /// [`SealError::Truncated`], [`SealError::Length`] or [`SealError::Damaged`]: this is not the end of the
+    /// file.
     pub fn finish(mut self, mut out: impl FnMut(&[u8])) -> Result<(), SealError> {
         match self.sealed.len() {
             0 => Err(SealError::Truncated { chunks: self.number }),

@@ -28,8 +28,9 @@ fn open(sealed: &[u8]) -> Result<Vec<u8>, SealError> {
     Ok(opened)
 }
 
-/// What pyca/cryptography 50.0.2 wrote (`cryptography.cobblestone`): key 00 01 … 1f, context `cleanroom/weights/1`, and
-/// messages of 0 and of 5 bytes. `authority/tests/program/interop.rs` does the same with files, both ways.
+/// What pyca/cryptography 50.0.2 wrote (`cryptography.cobblestone`): key 00 01 … 1f, context
+/// `cleanroom/weights/1`, and messages of 0 and of 5 bytes. `authority/tests/program/interop.rs` does the
+/// same with files, both ways.
 #[test]
 fn agrees_with_another_implementation() {
     for (length, expected) in [

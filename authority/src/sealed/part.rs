@@ -11,8 +11,8 @@ use crate::failure::Failure;
 
 /// A sealed file that is not finished. It may hold what an earlier run wrote.
 ///
-/// A salt must not seal two different models. So what is there is never written again: it is compared with what this run
-/// would write, byte by byte, and a difference ends the run. Only what follows it is written.
+/// A salt must not seal two different models. So what is there is never written again: it is compared with
+/// what this run would write, byte by byte, and a difference ends the run. Only what follows it is written.
 pub(super) struct Part {
     path: PathBuf,
     file: File,

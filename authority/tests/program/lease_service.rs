@@ -154,7 +154,7 @@ fn newer_documents_are_taken_while_it_runs_and_older_ones_stop_it() {
     state.accept_lease(&lease, NOW).unwrap();
     assert_eq!(state.lease().unwrap().end(), BootMillis(30_000));
 
-    // The older release again, or half a file: no lease for either until that is mended.
+    // The older release again, or half a file: no lease for either until that is repaired.
     for bytes in [folder.read("release.json"), b"{\"payload\":".to_vec()] {
         std::fs::write(folder.path("in-force.json"), bytes).unwrap();
         for request in [&first, &second] {
