@@ -276,6 +276,39 @@ mod tests {
         }
     }
 
+    /// Files come from strangers. Whatever is in them, reading ends, and what it gives begins like a document.
+    #[test]
+    fn no_contents_panic() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let starts =
+            ["", "0x", "data:;base64,", "-----BEGIN X-----\n", "{\"a\": \"", "[", "\u{feff}", "\u{e9}"];
+        for round in 0..20_000 {
+            let start = starts[round % starts.len()].as_bytes();
+            let alphabet: &[u8] = match round % 3 {
+                0 => b"0123456789abcdefABCDEF: \n",
+                1 => b"hE84ABC+/-_=\"[]{},\\- \n",
+                _ => &[],
+            };
+            let length = (next() % 400) as usize;
+            let body = (0..length).map(|_| match alphabet {
+                [] => next() as u8,
+                some => some[next() as usize % some.len()],
+            });
+            let contents: Vec<u8> = start.iter().copied().chain(body).collect();
+            if let Ok(bytes) = document(contents) {
+                assert!(begins_like_a_document(&bytes));
+            }
+        }
+        let deep = "[".repeat(1 << 20);
+        assert!(document(deep.into_bytes()).is_err());
+    }
+
     #[test]
     fn what_is_not_understood_is_told_as_what_it_is() {
         let other = sample().iter().map(|byte| byte ^ 1).collect::<Vec<_>>();
