@@ -37,7 +37,7 @@ async fn api_alone(model: Vec<u8>) -> String {
     let config = EngineConfig { max_queued: QUEUED, ..EngineConfig::new(NonZeroUsize::MIN, sequences) };
     let engine = Engine::start(Arc::new(Model::from_gguf(&model).unwrap()), config).unwrap();
     let limits = Limits { sequences, queued: QUEUED, ..Limits::default() };
-    let service = Service::new(Native::new(engine), model_id(), model_digest(&model), &limits);
+    let service = Service::new(Native::shared(engine), model_id(), model_digest(&model), &limits);
     let partner = PartnerId::from(Sha256Digest::of(&[b"key"]));
     let router = api::router(Arc::new(service))
         .layer(Extension(SessionIdentity { partner, transcript: Sha384Digest::of(&[b"session"]) }));

@@ -53,7 +53,7 @@ async fn the_recorder_finds_plaintext_when_tls_is_taken_away() {
     let engine = EngineConfig::new(std::num::NonZeroUsize::MIN, std::num::NonZeroUsize::MIN);
     let engine = Engine::start(Arc::new(Model::from_gguf(&model()).unwrap()), engine).unwrap();
     let digest = cleanroom_attestation::model::model_digest(&model());
-    let service = Arc::new(Service::new(Native::new(engine), model_id(), digest, &Limits::default()));
+    let service = Arc::new(Service::new(Native::shared(engine), model_id(), digest, &Limits::default()));
     let partner = PartnerId::from(Sha256Digest::of(&[b"key"]));
     let router = api::router(service)
         .layer(Extension(SessionIdentity { partner, transcript: Sha384Digest::of(&[b"session"]) }));

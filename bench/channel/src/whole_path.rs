@@ -193,7 +193,7 @@ impl Enclave {
         let config = Config::from_toml(&config)?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
         let (acceptor, _) = runtime.block_on(world.acceptor(digest))?;
-        let service = Service::new(Native::new(engine), model_id(), digest, &config.limits);
+        let service = Service::new(Native::shared(engine), model_id(), digest, &config.limits);
         // Nobody asks this server for a public attestation.
         let facts = EnclaveFacts { model_id: model_id(), model_digest: digest, receipt_key: Vec::new() };
         let server = Server::new(Arc::new(acceptor), facts, Arc::new(service), config);

@@ -27,7 +27,7 @@ pub struct Native {
 impl Native {
     /// A backend that runs this engine.
     #[must_use]
-    pub fn new(engine: Engine) -> Arc<dyn Backend> {
+    pub fn shared(engine: Engine) -> Arc<dyn Backend> {
         Arc::new(Self { engine: Arc::new(engine) })
     }
 }
@@ -55,7 +55,7 @@ impl Loader for NativeLoader {
             kv_memory,
             prefix_time,
         };
-        Ok(Native::new(Engine::start(Arc::new(model), config).map_err(NotLoaded::Engine)?))
+        Ok(Native::shared(Engine::start(Arc::new(model), config).map_err(NotLoaded::Engine)?))
     }
 }
 

@@ -114,7 +114,7 @@ impl Api {
     fn start(model: Arc<Model>, sequences: usize, limits: Limits) -> Self {
         let engine = Engine::start(model, EngineConfig::new(count(1), count(sequences))).unwrap();
         let (id, digest) = (ModelId::new(MODEL).unwrap(), Sha256Digest::from_bytes([0xd1; 32]));
-        let service = Arc::new(Service::new(Native::new(engine), id, digest, limits));
+        let service = Arc::new(Service::new(Native::shared(engine), id, digest, limits));
         Self { router: api::router(Arc::clone(&service)), service }
     }
 
