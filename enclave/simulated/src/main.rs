@@ -44,7 +44,7 @@ fn keep() -> Result<(), Reason> {
             control.set_nonblocking(true)?;
             UnixListener::from_std(control)
         });
-        Ok((model, control.transpose().map_err(io::Error::from)?))
+        Ok((model, control.transpose()?))
     };
     let (partners, open) = (partners.into(), |_: std::os::fd::BorrowedFd<'_>| Ok(()));
     program::keep(KeeperInputs { device, config, partners, worker_user: None, attach, open })
