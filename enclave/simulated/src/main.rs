@@ -7,7 +7,6 @@
 
 mod security_module;
 
-use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
