@@ -35,7 +35,7 @@ async fn strangers_hold_their_own_places_and_no_partners() {
         assert_eq!(refused.code(), "unproven/busy", "{refused}");
     }
     let mut sessions = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..6 {
         sessions.push(session(&house, &partner).await.unwrap());
     }
     // One partner leaves places for the others.

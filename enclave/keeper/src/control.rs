@@ -24,7 +24,7 @@ pub(super) struct Control {
 
 impl Control {
     /// Serves one control connection after the other, until the worker does not follow.
-    pub(super) async fn serve(&self, mut listener: impl Listener) -> WorkerEnd {
+    pub(super) async fn serve(&self, listener: &mut impl Listener) -> WorkerEnd {
         loop {
             match listener.accept().await {
                 Ok(stream) => match self.connection(stream).await {

@@ -71,8 +71,8 @@ where
     let KeeperPlatform { device, control, clock, config: text, model, worker, open } = platform;
     let config = Config::from_toml(&text)?;
     let digest = identify(&model, config.model_sha256)?;
-    let guard = guard(&config, digest, clock, control)?;
-    let attester = commit(device, &config, digest, guard.as_ref().map(|(guard, _)| guard)).await?;
+    let guard = guard(&config, digest, clock, control.is_some())?;
+    let attester = commit(device, &config, digest, guard.as_ref()).await?;
 
     let (mut read, mut write) = worker.into_split();
     // From here on the worker can show no other leaf, whatever it reads.
@@ -89,7 +89,7 @@ where
     open().map_err(Halt::Listen)?;
     link.say(&FromKeeper::Serve).await;
 
-    let control = pin!(serve_control(guard, &attester, &link));
+    let control = pin!(serve_control(guard, control, &attester, &link));
     let drain = pin!(drain_after(shutdown, &link));
     tokio::select! {
         end = worker_link::answer(read, leaf, &attester, &link) => Ok(end?),
@@ -109,16 +109,16 @@ fn identify(model: &ModelBytes, expected: Option<Sha256Digest>) -> Result<Sha256
     }
 }
 
-/// Release control and the connection that feeds it, if the configuration names a root.
-fn guard<L>(
+/// Release control, if the configuration names a root. It needs a connection that feeds it.
+fn guard(
     config: &Config,
     digest: Sha256Digest,
     clock: Clock,
-    control: Option<L>,
-) -> Result<Option<(Arc<Guard>, L)>, Halt> {
+    has_control: bool,
+) -> Result<Option<Arc<Guard>>, Halt> {
     let Some(root) = &config.release_root else { return Ok(None) };
     let guard = Guard::new(root, config.model.clone(), digest, clock).map_err(Halt::Root)?;
-    Ok(Some((guard, control.ok_or(Halt::NoControl)?)))
+    if has_control { Ok(Some(guard)) } else { Err(Halt::NoControl) }
 }
 
 /// Commits to the model and to a new receipt key, and makes the attester that stands for both.
@@ -160,13 +160,16 @@ async fn start_worker(
     ready
 }
 
-/// Takes what the host hands in, for ever, or until the worker does not follow.
+/// Takes what the host hands in, for ever, or until the worker does not follow. Without release control the host can
+/// connect, and nobody answers.
 async fn serve_control<L: Listener>(
-    guard: Option<(Arc<Guard>, L)>,
+    guard: Option<Arc<Guard>>,
+    mut control: Option<L>,
     attester: &Arc<Attester>,
     link: &Arc<Link>,
 ) -> WorkerEnd {
-    let Some((guard, listener)) = guard else { return std::future::pending().await };
+    let (Some(guard), Some(listener)) = (&guard, &mut control) else { return std::future::pending().await };
+    let guard = Arc::clone(guard);
     let (attester, link) = (Arc::clone(attester), Arc::clone(link));
     Control { guard, attester, link }.serve(listener).await
 }
