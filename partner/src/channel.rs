@@ -34,7 +34,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::terms::{Permitted, ReleaseAxis, Terms};
+use crate::permission::{Permitted, ShownPermission};
+use crate::refused::ReleaseAxis;
+
+pub use crate::refused::Refused;
 
 /// A partner with a key and a policy, who wants one model.
 pub struct RelyingParty {
@@ -131,20 +134,21 @@ impl<S> Challenged<'_, S> {
         let frame = EvidenceFrame::decode(self.evidence.body())?;
         // The release first: it names what the document is to be compared with. Its signatures are counted under the pinned
         // root, so it needs no enclave to vouch for it.
-        let terms = Terms::open(&party.policy, frame.release, frame.lease).map_err(ChannelError::Rejected)?;
-        let released = terms.as_ref().map(|terms| party.policy.with_release(terms.release()));
+        let shown = ShownPermission::open(&party.policy, frame.release, frame.lease)
+            .map_err(ChannelError::Rejected)?;
+        let released = shown.as_ref().map(|shown| party.policy.with_release(shown.release()));
         let policy = released.as_ref().unwrap_or(&party.policy);
         let model_digest = party.expected_model(policy, frame.model_digest)?;
         let claims = Claims::of(frame.document);
         let binder = tls::binder(self.stream.get_ref().1, &self.nonce)?;
-        let transcript = self.transcript(&binder, terms.as_ref(), model_digest, claims.receipt_key());
+        let transcript = self.transcript(&binder, shown.as_ref(), model_digest, claims.receipt_key());
         let verdict = party.judge(&transcript, frame.document, policy, at);
         let exchange = Exchange::begin(self.hello.bytes());
         let signature = is_signed_by_receipt_key(&exchange, &transcript, &frame);
-        let permitted = terms
+        let permitted = shown
             .as_ref()
-            .map(|terms| terms.judge(&party.key, &party.model, &model_digest, frame.document, at));
-        let unexpected = terms.is_none() && !(frame.release.is_empty() && frame.lease.is_empty());
+            .map(|shown| shown.judge(&party.key, &party.model, &model_digest, frame.document, at));
+        let unexpected = shown.is_none() && !(frame.release.is_empty() && frame.lease.is_empty());
         let (transcript, claimed) = (transcript.digest(), claims.purpose());
         let Self { stream, established, nonce, asked, evidence, .. } = self;
         Ok(Appraised {
@@ -169,7 +173,7 @@ impl<S> Challenged<'_, S> {
     fn transcript<'t>(
         &'t self,
         binder: &'t Binder,
-        terms: Option<&Terms>,
+        shown: Option<&ShownPermission>,
         model_digest: Sha256Digest,
         receipt_key: &'t [u8],
     ) -> Transcript<'t> {
@@ -182,8 +186,8 @@ impl<S> Challenged<'_, S> {
             group: self.established.group,
             model_id: &self.party.model,
             model_digest,
-            release: terms.map(|terms| terms.release().digest()),
-            lease: terms.map(Terms::lease),
+            release: shown.map(|shown| shown.release().digest()),
+            lease: shown.map(ShownPermission::lease),
             receipt_key,
         }
     }
@@ -300,10 +304,11 @@ impl<S> Appraised<S> {
         Ok(session)
     }
 
-    /// What the authorities permit this partner, when the policy pins their root.
+    /// What the authorities permit this partner, when the policy pins their root and the evidence is good. The
+    /// time that is left of a lease is the enclave's word, so it is worth nothing before.
     #[must_use]
     pub fn permitted(&self) -> Option<&Result<Permitted, Refused>> {
-        self.permitted.as_ref()
+        self.permitted.as_ref().filter(|_| self.signature && self.verdict.accepted_session().is_ok())
     }
 
     /// A mismatch of `user_data` has two very different causes, and the claimed purpose tells them apart.
@@ -410,56 +415,6 @@ pub enum SetupError {
     /// The key is not usable.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-}
-
-/// Why appraised evidence does not make a session.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// A check of the verdict failed.
-    #[error(transparent)]
-    Evidence(Rejection),
-    /// The evidence was made for another connection: replayed, or relayed by somebody in between.
-    #[error(
-        "the evidence belongs to another connection: somebody stands between you and the enclave, or replays it"
-    )]
-    OtherSession,
-    /// The evidence was made for something else.
-    #[error("expected evidence for the purpose cleanroom/channel/1, got evidence for {actual}")]
-    OtherPurpose {
-        /// The tag that it has.
-        actual: &'static str,
-    },
-    /// The receipt key did not sign this exchange.
-    #[error("the receipt key's signature over this exchange is not valid")]
-    ReceiptKeySignature,
-    /// What the authorities released and leased does not permit this session, or the clean room cannot show that it does.
-    #[error("{axis}: {message}")]
-    Release {
-        /// Which question failed.
-        axis: ReleaseAxis,
-        /// The code of the reason.
-        code: &'static str,
-        /// The reason, for people.
-        message: String,
-    },
-    /// The enclave showed a release or a lease, and the policy names no root that could have signed it.
-    #[error("the enclave showed a release or lease, and the policy has no root to check it against")]
-    UnexpectedRelease,
-}
-
-impl Refused {
-    /// The stable code of the reason.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Evidence(rejection) => rejection.code(),
-            Self::OtherSession => "session-mismatch",
-            Self::OtherPurpose { .. } => "purpose-mismatch",
-            Self::ReceiptKeySignature => "receipt-key-signature",
-            Self::Release { code, .. } => code,
-            Self::UnexpectedRelease => "unexpected-release",
-        }
-    }
 }
 
 /// Why there is no attested session. No variant is ever turned into success.

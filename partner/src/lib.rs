@@ -17,10 +17,12 @@ pub mod dial;
 pub mod outcome;
 pub mod output;
 #[cfg(feature = "online")]
+pub mod permission;
+#[cfg(feature = "online")]
 pub mod proxy;
+#[cfg(feature = "online")]
+pub mod refused;
 #[cfg(feature = "online")]
 pub mod session;
 #[cfg(feature = "online")]
 pub mod stream_end;
-#[cfg(feature = "online")]
-pub mod terms;

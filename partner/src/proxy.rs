@@ -43,6 +43,9 @@ const MAX_CONNECTIONS: usize = 256;
 /// Connections at once that are told that the proxy is busy.
 const MAX_TURNED_AWAY: usize = 32;
 
+/// The open files and sockets that a proxy needs: two for each local connection, and some for all else.
+pub const OPEN_FILES: u64 = 2 * (MAX_CONNECTIONS as u64 + MAX_TURNED_AWAY as u64) + 64;
+
 /// Bytes in the body of a local request: well above what a clean room takes, so that the clean room says what it takes.
 const MAX_BODY: usize = 8 << 20;
 

@@ -4,11 +4,13 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::house::repository;
 use cleanroom_tests::official::{self, Package};
-use cleanroom_tests::processes::{Running, file, only_child_of, output, succeed};
+use cleanroom_tests::processes::{Running, file, only_child_of, output, program, succeed};
 use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
@@ -152,6 +154,51 @@ async fn many_requests_at_once_are_answered_by_one_worker() {
         assert!(text.starts_with("Attestation proves which image"), "{text}");
     }
     assert_eq!(only_child_of(site.host.only_child()), Some(worker), "it is still the first one");
+}
+
+/// The log and the standard output of a program may be anywhere: on a full disk, or read by nobody. What the program does must not
+/// depend on it.
+#[tokio::test]
+async fn the_proxy_serves_and_ends_in_order_when_nothing_that_it_writes_can_be_written() {
+    let site = Site::start();
+    // Sessions end again and again, and each end is a line of the log.
+    let policy = std::fs::read_to_string(site.path().join("trust.toml")).unwrap();
+    let policy = match policy.split_once("[freshness]\n") {
+        Some((before, after)) => format!("{before}[freshness]\nmax_session = \"1s\"\n{after}"),
+        None => format!("{policy}\n[freshness]\nmax_session = \"1s\"\n"),
+    };
+    std::fs::write(site.path().join("trust.toml"), policy).unwrap();
+    for closed in [false, true] {
+        let sink = || {
+            if closed {
+                let (reader, writer) = std::io::pipe().unwrap();
+                drop(reader);
+                Stdio::from(writer)
+            } else {
+                Stdio::from(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap())
+            }
+        };
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listen = free.to_string();
+        let mut proxy = program("cleanroom", site.path());
+        proxy.args(["connect", &site.address, "--key", "partner.key", "--listen", &listen]);
+        let mut proxy = proxy.stdout(sink()).stderr(sink()).spawn().unwrap();
+        let id = Pid::from_raw(proxy.id().cast_signed()).unwrap();
+        while tokio::net::TcpStream::connect(free).await.is_err() {
+            assert_eq!(proxy.try_wait().unwrap(), None, "closed: {closed}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for _ in 0..3 {
+            let (status, answer) = json(send(free, "GET", "/v1/models", "").await).await;
+            assert_eq!(status, StatusCode::OK, "closed: {closed}: {answer}");
+            // A terminal that goes away does not end it.
+            kill_process(id, Signal::HUP).unwrap();
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+        }
+        kill_process(id, Signal::TERM).unwrap();
+        let status = tokio::task::spawn_blocking(move || proxy.wait().unwrap()).await.unwrap();
+        assert_eq!(status.code(), Some(0), "closed: {closed}");
+    }
 }
 
 /// A line of `/proc/PROCESS/status`.

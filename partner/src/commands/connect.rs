@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cleanroom_program::clock::Clock;
+use cleanroom_program::limits::require_open_files;
 use cleanroom_program::log::{self, Format};
 use cleanroom_program::signals::{Request, Signals};
 use serde::Serialize;
@@ -18,7 +19,7 @@ use super::policy_file::usage;
 use crate::address::Address;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Page, Terminal};
-use crate::proxy::{Origin, Proxy};
+use crate::proxy::{self, Origin, Proxy};
 use crate::session::{Session, Sessions};
 
 const EXAMPLES: &str = "\
@@ -93,6 +94,7 @@ impl Connect {
             ));
         }
         let _log = log::start(Format::Text, "info").map_err(|error| usage("log", error.to_string()))?;
+        require_open_files(proxy::OPEN_FILES).map_err(|error| usage("open-files", error.to_string()))?;
         let runtime = runtime()?;
         let ended = runtime.block_on(self.connect(terminal));
         // A name that is still being resolved does not keep the program from its end.

@@ -87,7 +87,8 @@ impl Verify {
         #[cfg(feature = "online")]
         if let Some(address) = &self.address {
             let (party, model) = self.party.load()?;
-            return room::run(address, &party, &model, terminal);
+            let dialer = self.party.dialer(vec![address.clone()])?;
+            return room::run(address, &dialer, &party, &model, terminal);
         }
         #[cfg(feature = "online")]
         let policy = self.party.policy();

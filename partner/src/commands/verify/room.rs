@@ -11,10 +11,11 @@ use super::page::{outcome, page};
 use crate::address::Address;
 use crate::channel::{Refused, RelyingParty};
 use crate::commands::party::{no_session, runtime};
+use crate::dial::Dialer;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Mark, Page, Terminal, printable};
+use crate::permission::Permitted;
 use crate::session;
-use crate::terms::Permitted;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -36,12 +37,13 @@ struct Report<'a> {
 /// Sets up an attested session, up to the point where data could be sent, and reports what was proven.
 pub(super) fn run(
     address: &Address,
+    dialer: &Dialer,
     party: &RelyingParty,
     model: &ModelId,
     terminal: &mut Terminal,
 ) -> Result<Outcome, Failure> {
     let appraised =
-        runtime()?.block_on(session::appraise(party, address)).map_err(|error| no_session(&error))?;
+        runtime()?.block_on(session::appraise(party, dialer)).map_err(|error| no_session(&error))?;
     let (verdict, established) = (appraised.verdict(), appraised.established());
     let accepted = appraised.accepted();
     let report = Report {

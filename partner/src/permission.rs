@@ -1,6 +1,5 @@
-//! What the authorities released and leased, as the clean room shows it and as the partner judges it.
+//! What the authorities permit this partner: release and lease as the clean room shows them, judged by the partner itself.
 
-use core::fmt;
 use std::time::Duration;
 
 use cleanroom_attestation::channel::ModelId;
@@ -13,29 +12,7 @@ use cleanroom_attestation::release::{
 use cleanroom_attestation::time::Timestamp;
 use serde::Serialize;
 
-use crate::channel::Refused;
-
-/// One of the questions about release control that are answered separately.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReleaseAxis {
-    /// Did a quorum release this image, here, with this model, and is the release in force?
-    Release,
-    /// Does a live lease let it run now?
-    Lease,
-    /// May this partner use it?
-    Partner,
-}
-
-impl fmt::Display for ReleaseAxis {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Release => "release",
-            Self::Lease => "lease",
-            Self::Partner => "partner",
-        })
-    }
-}
+use crate::refused::{Refused, ReleaseAxis};
 
 /// What the authorities permit this partner, with the time that is left for each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -62,9 +39,9 @@ pub struct Permitted {
 }
 
 /// A release and a lease whose signatures count under the root that the policy pins.
-pub(crate) struct Terms(ShownTerms);
+pub(crate) struct ShownPermission(ShownTerms);
 
-impl Terms {
+impl ShownPermission {
     /// Reads what the enclave shows; `None` when the policy pins no root.
     pub(crate) fn open(policy: &Policy, release: &[u8], lease: &[u8]) -> Result<Option<Self>, Refused> {
         let Some(trust) = policy.release() else { return Ok(None) };
@@ -87,9 +64,9 @@ impl Terms {
         self.0.lease()
     }
 
-    /// Whether the holder of `key` may use the model now, at the place that `document` is from.
+    /// Whether the holder of `key` may use the model now, in the deployment that `document` is from.
     ///
-    /// The place is worth something once the document is: the verdict on it is asked for first.
+    /// The document may not be verified yet. The answer counts only with an accepted verdict on it.
     pub(crate) fn judge(
         &self,
         key: &Sha256Digest,
@@ -111,7 +88,8 @@ impl Terms {
             return Err(Refused::Release {
                 axis: ReleaseAxis::Release,
                 code: "deployment-mismatch",
-                message: "the release does not permit a clean room at this place (PCR 3, 4 and 8)".to_owned(),
+                message: "the release does not permit a clean room in this deployment (PCR 3, 4 and 8)"
+                    .to_owned(),
             });
         }
         let partner = release.partners.iter().find(|partner| partner.keys.contains(key));
