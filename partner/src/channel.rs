@@ -1,4 +1,5 @@
-//! The relying party's end of the channel: types that make it impossible to send before the clean room is proven.
+//! The relying party's end of the channel: types that make it impossible to send before the clean room is
+//! proven.
 //!
 //! ```text
 //! RelyingParty::challenge ─► Challenged ─► appraise ─► Appraised ─► confirm ─► Attested
@@ -6,8 +7,8 @@
 //!                             believed                    accepted     that carries data
 //! ```
 //!
-//! [`Attested`] has one constructor, and that constructor takes an [`AcceptedSession`], which only an appraisal that asked
-//! and passed every question of a channel can give.
+//! [`Attested`] has one constructor, and that constructor takes an [`AcceptedSession`], which only an
+//! appraisal that asked and passed every question of a channel can give.
 
 use std::io;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -128,12 +129,13 @@ impl<S> Challenged<'_, S> {
     /// Appraises the answer at the time `at`.
     ///
     /// # Errors
-    /// [`ChannelError`] when the connection itself cannot be asked; every doubt about the evidence is in the verdict.
+    /// [`ChannelError`] when the connection itself cannot be asked; every doubt about the evidence is in the
+    /// verdict.
     pub fn appraise(self, at: Timestamp) -> Result<Appraised<S>, ChannelError> {
         let party = self.party;
         let frame = EvidenceFrame::decode(self.evidence.body())?;
-        // The release first: it names what the document is to be compared with. Its signatures are counted under the pinned
-        // root, so it needs no enclave to vouch for it.
+        // The release first: it names what the document is to be compared with. Its signatures are counted
+        // under the pinned root, so it needs no enclave to vouch for it.
         let shown = ShownPermission::open(&party.policy, frame.release, frame.lease)
             .map_err(ChannelError::Rejected)?;
         let released = shown.as_ref().map(|shown| party.policy.with_release(shown.release()));
@@ -195,8 +197,8 @@ impl<S> Challenged<'_, S> {
 
 /// What a document of which nothing is verified says about itself.
 ///
-/// The receipt key that it claims is then expected in the transcript and in PCR 17, so that only the key that the enclave
-/// committed to at boot passes.
+/// The receipt key that it claims is then expected in the transcript and in PCR 17, so that only the key that
+/// the enclave committed to at boot passes.
 struct Claims<'d>(Option<Document<'d>>);
 
 impl<'d> Claims<'d> {
@@ -241,8 +243,8 @@ impl RelyingParty {
         appraise(document, policy, &expected, at, Some(&mut cache))
     }
 
-    /// The digest that the transcript must have: the one that the enclave claims if the policy accepts it, otherwise one
-    /// that the policy accepts, so that the verdict shows what was expected.
+    /// The digest that the transcript must have: the one that the enclave claims if the policy accepts it,
+    /// otherwise one that the policy accepts, so that the verdict shows what was expected.
     fn expected_model(&self, policy: &Policy, claimed: Sha256Digest) -> Result<Sha256Digest, ChannelError> {
         let mut accepted = policy.model_digests(self.model.as_str()).copied();
         let first = accepted.next().ok_or(ChannelError::Rejected(Refused::Release {
@@ -304,8 +306,8 @@ impl<S> Appraised<S> {
         Ok(session)
     }
 
-    /// What the authorities permit this partner, when the policy pins their root and the evidence is good. The
-    /// time that is left of a lease is the enclave's word, so it is worth nothing before.
+    /// What the authorities permit this partner, when the policy pins their root and the evidence is good.
+    /// The time that is left of a lease is the enclave's word, so it is worth nothing before.
     #[must_use]
     pub fn permitted(&self) -> Option<&Result<Permitted, Refused>> {
         self.permitted.as_ref().filter(|_| self.signature && self.verdict.accepted_session().is_ok())
@@ -435,8 +437,8 @@ pub enum ChannelError {
     /// The handshake did not give what the channel needs.
     #[error(transparent)]
     Profile(#[from] ProfileError),
-    /// Whoever answers gave a reason instead of evidence. Nothing about the answer is proven: a host without any enclave can
-    /// give every one of these reasons.
+    /// Whoever answers gave a reason instead of evidence. Nothing about the answer is proven: a host without
+    /// any enclave can give every one of these reasons.
     #[error("the host says, unproven: {0}")]
     Refused(RefusalCode),
     /// A frame is not the one that was due.
@@ -473,8 +475,8 @@ impl ChannelError {
         }
     }
 
-    /// Whether this program's own checks *refused* what answers. It was not reached, or it gave a reason that proves nothing,
-    /// otherwise.
+    /// Whether this program's own checks *refused* what answers. It was not reached, or it gave a reason that
+    /// proves nothing, otherwise.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         !matches!(self, Self::Random | Self::Io(_) | Self::Truncated | Self::Refused(_))

@@ -23,8 +23,8 @@ Colours appear on terminals only, and never when NO_COLOR is set.";
 
 /// Prove who sees your data before you send any.
 ///
-/// A clean room is an AI model inside a hardware enclave that somebody else operates. This program checks, on your own
-/// machine and against your own policy, that a clean room is what it claims to be.
+/// A clean room is an AI model inside a hardware enclave that somebody else operates. This program checks, on
+/// your own machine and against your own policy, that a clean room is what it claims to be.
 #[derive(Parser)]
 #[command(name = "cleanroom", version, max_term_width = 100, after_long_help = EXIT_CODES)]
 struct Arguments {

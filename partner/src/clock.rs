@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cleanroom_attestation::time::Timestamp;
 
-/// Reads a time as people write it: RFC 3339 in UTC or with an offset, or Unix time in seconds, also with a fraction, or in
-/// milliseconds when it has 13 digits.
+/// Reads a time as people write it: RFC 3339 in UTC or with an offset, or Unix time in seconds, also with a
+/// fraction, or in milliseconds when it has 13 digits.
 ///
 /// # Errors
 /// A sentence with examples, when the text is anything else or lies before 1970.

@@ -1,7 +1,8 @@
-//! Opening a connection to a host: several addresses, names with several addresses, and HTTP proxies in between.
+//! Opening a connection to a host: several addresses, names with several addresses, and HTTP proxies in
+//! between.
 //!
-//! A connection that is opened here has proven nothing. It only has to be there soon: addresses are tried side by side
-//! (RFC 8305, *Happy Eyeballs*), so that one that swallows packets costs a quarter of a second.
+//! A connection that is opened here has proven nothing. It only has to be there soon: addresses are tried
+//! side by side (RFC 8305, *Happy Eyeballs*), so that one that swallows packets costs a quarter of a second.
 
 mod http_proxy;
 mod race;
@@ -103,7 +104,8 @@ impl From<&Dialer> for Dialer {
     }
 }
 
-/// The addresses of a name, in the system's order of preference, with the two families in turn (RFC 8305 section 4).
+/// The addresses of a name, in the system's order of preference, with the two families in turn (RFC 8305
+/// section 4).
 async fn addresses_of(name: &str) -> io::Result<Vec<SocketAddr>> {
     let timed_out =
         || io::Error::new(io::ErrorKind::TimedOut, format!("{name} could not be resolved in time"));

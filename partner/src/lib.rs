@@ -1,7 +1,7 @@
 //! The partner's program: verify, connect, measure, audit.
 //!
-//! Without the feature `online` it is the auditor's program: it judges documents and images in files, on either cryptographic
-//! backend, and links no network code at all.
+//! Without the feature `online` it is the auditor's program: it judges documents and images in files, on
+//! either cryptographic backend, and links no network code at all.
 
 #![forbid(unsafe_code)]
 

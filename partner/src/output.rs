@@ -1,7 +1,8 @@
 //! What the commands print: text for people, in aligned columns, or one JSON object.
 //!
-//! A command builds a [`Page`] and a serialisable value of the same content and hands both to the [`Terminal`]. Text from
-//! files and peers passes through [`printable`], so that nobody writes escape sequences to the user's terminal.
+//! A command builds a [`Page`] and a serialisable value of the same content and hands both to the
+//! [`Terminal`]. Text from files and peers passes through [`printable`], so that nobody writes escape
+//! sequences to the user's terminal.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -189,8 +190,8 @@ fn paint(text: &mut String, cell: &str, style: &str, colour: bool) {
     }
 }
 
-/// `text` with everything escaped that could steer a terminal or reorder what people read: control characters, and the
-/// invisible and bidirectional formatting characters of Unicode.
+/// `text` with everything escaped that could steer a terminal or reorder what people read: control
+/// characters, and the invisible and bidirectional formatting characters of Unicode.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
@@ -209,8 +210,8 @@ pub fn printable(text: &str) -> String {
     clean
 }
 
-/// As [`printable`], for a text of several lines. Further lines are indented, so that none of them can pass for a message of
-/// its own.
+/// As [`printable`], for a text of several lines. Further lines are indented, so that none of them can pass
+/// for a message of its own.
 #[must_use]
 pub fn printable_lines(text: &str) -> String {
     let lines: Vec<String> = text.trim_end().split('\n').map(printable).collect();
@@ -240,7 +241,8 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Standard output and standard error. Colours if standard output is a terminal and `NO_COLOR` is unset or empty.
+    /// Standard output and standard error. Colours if standard output is a terminal and `NO_COLOR` is unset
+    /// or empty.
     #[must_use]
     pub fn standard(json: bool) -> Self {
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
@@ -278,7 +280,8 @@ impl Terminal {
         self.out.flush()
     }
 
-    /// Prints why there is no result: to standard output as JSON if that was asked for, otherwise to standard error.
+    /// Prints why there is no result: to standard output as JSON if that was asked for, otherwise to standard
+    /// error.
     pub fn failure(&mut self, failure: &Failure) {
         // There is nowhere left to say that this could not be written; the exit code still does.
         let _ = if self.json {

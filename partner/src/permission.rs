@@ -1,4 +1,5 @@
-//! What the authorities permit this partner: release and lease as the clean room shows them, judged by the partner itself.
+//! What the authorities permit this partner: release and lease as the clean room shows them, judged by the
+//! partner itself.
 
 use std::time::Duration;
 

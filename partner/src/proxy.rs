@@ -1,7 +1,7 @@
 //! The local proxy: any OpenAI or Anthropic client on this machine, over attested sessions.
 //!
-//! It listens on a loopback address and forwards requests to the clean room. Without a proven session nothing is forwarded:
-//! the client gets an error in the API's own shape, and its request stays here.
+//! It listens on a loopback address and forwards requests to the clean room. Without a proven session nothing
+//! is forwarded: the client gets an error in the API's own shape, and its request stays here.
 
 mod answer;
 mod local;
@@ -46,7 +46,8 @@ const MAX_TURNED_AWAY: usize = 32;
 /// The open files and sockets that a proxy needs: two for each local connection, and some for all else.
 pub const OPEN_FILES: u64 = 2 * (MAX_CONNECTIONS as u64 + MAX_TURNED_AWAY as u64) + 64;
 
-/// Bytes in the body of a local request: well above what a clean room takes, so that the clean room says what it takes.
+/// Bytes in the body of a local request: well above what a clean room takes, so that the clean room says what
+/// it takes.
 const MAX_BODY: usize = 8 << 20;
 
 /// Bytes in the body of a whole answer.
@@ -64,8 +65,8 @@ const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long running requests may go on after the proxy was asked to stop.
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// What goes to the clean room of a client's headers. An API key that a client sends is not among them: the partner's key
-/// has already spoken.
+/// What goes to the clean room of a client's headers. An API key that a client sends is not among them: the
+/// partner's key has already spoken.
 const FORWARDED: [HeaderName; 4] =
     [ACCEPT, CONTENT_TYPE, CONTENT_LENGTH, HeaderName::from_static("anthropic-version")];
 
@@ -99,7 +100,8 @@ impl Proxy {
         self
     }
 
-    /// Forwards what arrives at `listener` until `shutdown`. Requests that run then may go on for half a minute.
+    /// Forwards what arrives at `listener` until `shutdown`. Requests that run then may go on for half a
+    /// minute.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let proxy = Arc::new(self);
         let places = Places::new(MAX_CONNECTIONS);
@@ -220,8 +222,8 @@ async fn turn_away(stream: TcpStream) {
 
 /// The request as it goes to the clean room.
 ///
-/// It is read whole before it goes on: the clean room may refuse ahead of the body, and a connection with a rest of it unread
-/// would be closed under a client that uses it again.
+/// It is read whole before it goes on: the clean room may refuse ahead of the body, and a connection with a
+/// rest of it unread would be closed under a client that uses it again.
 async fn whole_request(request: Request<Incoming>) -> Result<Request<Bytes>, Problem> {
     let (head, body) = request.into_parts();
     let uri = absolute(&head.uri).ok_or_else(Problem::bad_path)?;

@@ -25,7 +25,8 @@ pub enum Refused {
     /// The receipt key did not sign this exchange.
     #[error("the receipt key's signature over this exchange is not valid")]
     ReceiptKeySignature,
-    /// What the authorities released and leased does not permit this session, or the clean room cannot show that it does.
+    /// What the authorities released and leased does not permit this session, or the clean room cannot show
+    /// that it does.
     #[error("{axis}: {message}")]
     Release {
         /// Which question failed.

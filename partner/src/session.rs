@@ -7,9 +7,9 @@
 //!  never sent
 //! ```
 //!
-//! A session ends when its evidence is too old or its lease has ended, whichever comes first. Both count from the moment
-//! at which the partner asked, by a clock that goes on while the machine sleeps. A watch inside each session then cuts
-//! what still runs on it, unless the same clean room is proven again.
+//! A session ends when its evidence is too old or its lease has ended, whichever comes first. Both count from
+//! the moment at which the partner asked, by a clock that goes on while the machine sleeps. A watch inside
+//! each session then cuts what still runs on it, unless the same clean room is proven again.
 
 mod connection;
 mod content;
@@ -47,7 +47,8 @@ pub use self::renewal::{Answer, Sessions, appraise};
 /// From the connection to the proven session, for each address.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a silent connection with running requests is asked whether it is alive, and how long it may take to say so.
+/// How often a silent connection with running requests is asked whether it is alive, and how long it may take
+/// to say so.
 const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// How long an enclave may take to say why it ends what runs, after its lease has ended.
@@ -64,9 +65,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts HTTP/2 on an attested connection, for at most `lifetime` from the moment at which the evidence was asked for.
+    /// Starts HTTP/2 on an attested connection, for at most `lifetime` from the moment at which the evidence
+    /// was asked for.
     ///
-    /// What still runs on the session one second after its end is cut. [`Sessions`] proves the clean room again first.
+    /// What still runs on the session one second after its end is cut. [`Sessions`] proves the clean room
+    /// again first.
     ///
     /// # Errors
     /// [`SessionError::Http2`] when the peer does not begin HTTP/2. Nothing was sent then.
@@ -93,7 +96,8 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        // A session rests on its lease as much as on its evidence. Later requests go on a session that is proven anew.
+        // A session rests on its lease as much as on its evidence. Later requests go on a session that is
+        // proven anew.
         let leased = attested.permitted().map(|permitted| permitted.holds_for);
         let (lifetime, rests_on) = match leased.filter(|leased| *leased < lifetime) {
             Some(leased) => (leased, RestsOn::Lease),
@@ -195,8 +199,8 @@ impl Session {
 
 /// The right to send one request on a session, taken at the last moment.
 ///
-/// It does not outlast the session. HTTP/2 may hold a request back for as long as the peer likes, so each piece of the content is
-/// checked again when HTTP/2 takes it.
+/// It does not outlast the session. HTTP/2 may hold a request back for as long as the peer likes, so each
+/// piece of the content is checked again when HTTP/2 takes it.
 #[must_use]
 pub struct Permit<'a> {
     session: &'a Session,
@@ -231,7 +235,8 @@ impl Permit<'_> {
     }
 }
 
-/// Starts HTTP/2 and waits for the first byte of the peer, which confirms that the enclave took the partner's `Finished`.
+/// Starts HTTP/2 and waits for the first byte of the peer, which confirms that the enclave took the partner's
+/// `Finished`.
 async fn begin_http2<S>(stream: S, connection: &Connection) -> Result<SendRequest<Content>, SessionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -33,7 +33,8 @@ pub struct Ended {
     pub lease: Option<Sha256Digest>,
 }
 
-/// The event is not the clean room's statement about this answer: whoever stands in between may have ended it.
+/// The event is not the clean room's statement about this answer: whoever stands in between may have ended
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnprovenEnd {
     /// It is about another answer.
@@ -45,8 +46,8 @@ pub enum UnprovenEnd {
 }
 
 impl SignedEnd {
-    /// Believes the event if the holder of `receipt_key` (a `SubjectPublicKeyInfo` in DER) signed it for the session with this
-    /// transcript and the answer `stream`.
+    /// Believes the event if the holder of `receipt_key` (a `SubjectPublicKeyInfo` in DER) signed it for the
+    /// session with this transcript and the answer `stream`.
     ///
     /// # Errors
     /// [`UnprovenEnd`].

@@ -132,7 +132,8 @@ fn the_partner_proves_uses_and_after_a_swap_refuses() {
     assert!(message.contains("pcr0-mismatch") && message.contains("Nothing was sent"), "{message}");
 }
 
-/// Prompts of many requests are prepared side by side: the worker has more threads at work than in any other test, under its filter.
+/// Prompts of many requests are prepared side by side: the worker has more threads at work than in any other
+/// test, under its filter.
 #[tokio::test]
 async fn many_requests_at_once_are_answered_by_one_worker() {
     let site = Site::start_with("sequences = 64\nqueued = 64\n");
@@ -156,8 +157,8 @@ async fn many_requests_at_once_are_answered_by_one_worker() {
     assert_eq!(only_child_of(site.host.only_child()), Some(worker), "it is still the first one");
 }
 
-/// The log and the standard output of a program may be anywhere: on a full disk, or read by nobody. What the program does must not
-/// depend on it.
+/// The log and the standard output of a program may be anywhere: on a full disk, or read by nobody. What the
+/// program does must not depend on it.
 #[tokio::test]
 async fn the_proxy_serves_and_ends_in_order_when_nothing_that_it_writes_can_be_written() {
     let site = Site::start();
@@ -247,7 +248,8 @@ fn the_worker_is_confined_and_its_end_is_the_enclaves() {
         let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
         assert!(status.contains("Seccomp:\t2\n"), "every thread: {status}");
     }
-    // Without this the C library opens a file once there are many threads; the test of the filter starts them.
+    // Without this the C library opens a file once there are many threads; the test of the filter starts
+    // them.
     let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
     assert_eq!(environment, b"MALLOC_ARENA_MAX=16\0");
     // The security module is the keeper's standard input.

@@ -1,4 +1,5 @@
-//! The local proxy against a scripted clean room: who is served, what leaves when, and how an answer that is cut looks.
+//! The local proxy against a scripted clean room: who is served, what leaves when, and how an answer that is
+//! cut looks.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 

@@ -1,4 +1,5 @@
-//! The partner's sessions against a scripted clean room: what is sent when, how far a request got, when a session ends.
+//! The partner's sessions against a scripted clean room: what is sent when, how far a request got, when a
+//! session ends.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 

@@ -162,8 +162,8 @@ impl Peer {
         let _ = self.stream.flush().await;
     }
 
-    /// The next frame of a request: its type, flags, stream and payload. `None` when the partner closed. Settings and pings are
-    /// answered on the way.
+    /// The next frame of a request: its type, flags, stream and payload. `None` when the partner closed.
+    /// Settings and pings are answered on the way.
     pub async fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         loop {
             let mut head = [0; 9];
@@ -198,7 +198,8 @@ impl Peer {
 
     /// Begins an answer with status 200 and no length.
     pub async fn answer(&mut self, stream: u32, content_type: &str) {
-        // HPACK (RFC 7541): `:status: 200` is entry 8 of the static table; `content-type` is entry 31, with a literal value.
+        // HPACK (RFC 7541): `:status: 200` is entry 8 of the static table; `content-type` is entry 31, with a
+        // literal value.
         let mut head = vec![0x88, 0x0f, 31 - 15, u8::try_from(content_type.len()).unwrap()];
         head.extend(content_type.as_bytes());
         self.write(HEADERS, END_HEADERS, stream, &head).await;

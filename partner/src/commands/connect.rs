@@ -30,12 +30,13 @@ Examples:
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=unused python3 my_client.py
   curl http://127.0.0.1:8080/v1/models -H 'Authorization: Bearer unused'
 
-The clean room is proven before the proxy says that it is ready, and again before the evidence is too old. When it cannot
-be proven, clients get an error with the code of the reason, and their requests stay on this machine. Codes that begin with
-`unproven/` are what a host says without proof.
+The clean room is proven before the proxy says that it is ready, and again before the evidence is too old.
+When it cannot be proven, clients get an error with the code of the reason, and their requests stay on this
+machine. Codes that begin with `unproven/` are what a host says without proof.
 
 Each request needs a header that a web page cannot send: `Authorization: Bearer KEY`, `X-Api-Key: KEY` or
-`Content-Type: application/json`. Any KEY will do; it stays on this machine. The official clients send one always.
+`Content-Type: application/json`. Any KEY will do; it stays on this machine. The official clients always send
+one.
 
 SIGTERM or SIGINT: takes nothing new, lets running requests end for up to 30 s. A second one ends at once.";
 
@@ -47,8 +48,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub struct Connect {
-    /// The clean room's hosts, the preferred first: HOST:PORT or unix:PATH. One that does not answer within a quarter of a
-    /// second is no longer waited for alone
+    /// The clean room's hosts, the preferred first: HOST:PORT or unix:PATH. One that does not answer within a
+    /// quarter of a second is no longer waited for alone
     #[arg(required = true, value_name = "ADDRESS")]
     addresses: Vec<Address>,
 
@@ -60,7 +61,8 @@ pub struct Connect {
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<Origin>,
 
-    /// Try for so long until a clean room is there, such as 5m; a clean room whose proof fails is refused at once
+    /// Try for so long until a clean room is there, such as 5m; a clean room whose proof fails is refused at
+    /// once
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 
@@ -88,7 +90,8 @@ impl Connect {
             return Err(usage(
                 "not-loopback",
                 format!(
-                    "expected a loopback address such as 127.0.0.1:8080, got {}: what clients send to the proxy is not encrypted",
+                    "expected a loopback address such as 127.0.0.1:8080, got {}: \
+                     what clients send to the proxy is not encrypted",
                     self.listen
                 ),
             ));

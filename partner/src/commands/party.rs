@@ -31,8 +31,9 @@ pub(super) struct Party {
     #[arg(long, value_name = "ID")]
     model: Option<ModelId>,
 
-    /// The HTTP proxy through which the host is reached: `http://[USER:PASSWORD@]HOST:PORT`, or `none`. Without this option,
-    /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` decide. This machine's own addresses are always reached directly
+    /// The HTTP proxy through which the host is reached: `http://[USER:PASSWORD@]HOST:PORT`, or `none`.
+    /// Without this option, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` decide. This machine's own addresses
+    /// are always reached directly
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
 }
@@ -76,7 +77,12 @@ impl Party {
         }
         if let Some(trust) = policy.release() {
             let id = trust.model().ok_or_else(|| {
-                usage("model", "the policy pins a release root and names no model; add `model` to [release], or give --model".to_owned())
+                usage(
+                    "model",
+                    "the policy pins a release root and names no model; \
+                     add `model` to [release], or give --model"
+                        .to_owned(),
+                )
             })?;
             return ModelId::new(id).map_err(|error| usage("model", error.to_string()));
         }

@@ -142,16 +142,17 @@ impl ProxyChoice {
         Self::default()
     }
 
-    /// A proxy for everything but this machine and what `except` lists, as the variable `NO_PROXY` does: names with all names
-    /// below them, addresses, networks such as `10.0.0.0/8`, or `*`, separated by commas.
+    /// A proxy for everything but this machine and what `except` lists, as the variable `NO_PROXY` does:
+    /// names with all names below them, addresses, networks such as `10.0.0.0/8`, or `*`, separated by
+    /// commas.
     #[must_use]
     pub fn of(proxy: HttpProxy, except: &str) -> Self {
         let except = except.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         Self { proxy: Some(Arc::new(proxy)), except: except.map(Exception::parse).collect() }
     }
 
-    /// What the environment says: `https_proxy` or `HTTPS_PROXY`, then `all_proxy` or `ALL_PROXY`, and `no_proxy` or
-    /// `NO_PROXY`.
+    /// What the environment says: `https_proxy` or `HTTPS_PROXY`, then `all_proxy` or `ALL_PROXY`, and
+    /// `no_proxy` or `NO_PROXY`.
     ///
     /// # Errors
     /// [`ProxyError`] when the value is not the URL of a proxy that can be used.

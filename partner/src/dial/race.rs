@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep_until};
 /// How long an address is tried alone before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Connects to one of `endpoints`, preferring the earlier ones. Takes out of them what failed and what was connected.
+/// Connects to one of `endpoints`, preferring the earlier ones. Takes out of them what failed and what was
+/// connected.
 ///
 /// # Errors
 /// The last failure, when all failed.

@@ -73,9 +73,9 @@ impl Body for AnswerBody {
     }
 }
 
-/// Passes whole events on. If the clean room's stream breaks off, the client gets an error event in its own dialect, and
-/// then a connection that is reset: neither a client that looks for events nor one that looks for the end of the connection
-/// can take the answer for a whole one.
+/// Passes whole events on. If the clean room's stream breaks off, the client gets an error event in its own
+/// dialect, and then a connection that is reset: neither a client that looks for events nor one that looks
+/// for the end of the connection can take the answer for a whole one.
 pub(super) struct Events {
     from_room: Incoming,
     session: Arc<Session>,
@@ -147,7 +147,8 @@ pub(super) fn answer_cut(error: hyper::Error, session: &Session) -> SendError {
     SendError { reach: Reach::WasSent, reason: Arc::new(reason) }
 }
 
-/// The length of the whole events at the beginning of `bytes` (HTML standard, section 9.2: they end with a blank line).
+/// The length of the whole events at the beginning of `bytes` (HTML standard, section 9.2: they end with a
+/// blank line).
 fn end_of_events(bytes: &[u8]) -> usize {
     let ends = [&b"\n\n"[..], b"\n\r\n"].map(|blank| {
         bytes.windows(blank.len()).rposition(|window| window == blank).map_or(0, |at| at + blank.len())

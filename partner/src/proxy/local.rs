@@ -1,8 +1,9 @@
 //! Who may use the proxy: programs on this machine, and web pages only if the user names their origin.
 //!
-//! The proxy's port is open to everything that runs here, a browser included, and a browser sends what any web page asks it
-//! to. So each request must show something that a page cannot make a browser send without asking first (the preflight
-//! request of CORS, Fetch standard section 3.2), and must not show what only browsers send.
+//! The proxy's port is open to everything that runs here, a browser included, and a browser sends what any
+//! web page asks it to. So each request must show something that a page cannot make a browser send without
+//! asking first (the preflight request of CORS, Fetch standard section 3.2), and must not show what only
+//! browsers send.
 
 use core::fmt;
 use core::str::FromStr;
@@ -120,7 +121,8 @@ fn names_of(local: SocketAddr) -> [String; 4] {
     [local.to_string(), format!("localhost:{port}"), format!("127.0.0.1:{port}"), format!("[::1]:{port}")]
 }
 
-/// Whether the request has something that a browser sends for a page only after a preflight request, which fails here.
+/// Whether the request has something that a browser sends for a page only after a preflight request, which
+/// fails here.
 ///
 /// `Authorization: Basic` does not count: a link with a user and a password in it makes a browser send that.
 fn needs_preflight(headers: &HeaderMap) -> bool {

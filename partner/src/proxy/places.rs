@@ -33,8 +33,8 @@ impl Places {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection. If all are taken, the connection that has waited longest for its client loses its own.
-    /// `None` if requests are under way on all of them.
+    /// A place for a new connection. If all are taken, the connection that has waited longest for its client
+    /// loses its own. `None` if requests are under way on all of them.
     pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
         let mut taken = self.taken();
         if taken.connections.len() >= self.limit {

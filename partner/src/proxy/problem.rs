@@ -46,15 +46,16 @@ impl Problem {
 
     /// The request is not of a program that knows that it speaks to this proxy.
     pub(super) fn not_local() -> Self {
-        let message = "expected a request from a program on this machine to the proxy's own address, not from a web page; \
-                       pages of an origin are served after `cleanroom connect --allow-origin ORIGIN`";
+        let message = "expected a request from a program on this machine to the proxy's own address, \
+                       not from a web page; `--allow-origin ORIGIN` of `cleanroom connect` serves one";
         Self::of_client(StatusCode::FORBIDDEN, "not-local", message.to_owned())
     }
 
     /// The request has nothing that a web page could not have made a browser send.
     pub(super) fn no_credential() -> Self {
-        let message = "expected one of the headers that web pages cannot send: `Authorization: Bearer KEY`, `X-Api-Key: KEY` \
-                       or `Content-Type: application/json`; any KEY will do, and it stays on this machine";
+        let message = "expected one of the headers that web pages cannot send: `Authorization: Bearer KEY`, \
+                       `X-Api-Key: KEY` or `Content-Type: application/json`; \
+                       any KEY will do, and it stays on this machine";
         Self::of_client(StatusCode::UNAUTHORIZED, "no-credential", message.to_owned())
     }
 
@@ -84,7 +85,8 @@ impl Problem {
 
     /// Requests are under way on all connections that the proxy keeps.
     pub(super) fn busy() -> Self {
-        let message = "the proxy has as many requests under way as it takes; try again shortly. Your request was not sent.";
+        let message = "the proxy has as many requests under way as it takes; try again shortly. \
+             Your request was not sent.";
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             code: "busy",

@@ -8,7 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use super::error::Cut;
 
-/// The tasks of one HTTP/2 connection. The connection is closed when none is left. Clones are the same connection.
+/// The tasks of one HTTP/2 connection. The connection is closed when none is left. Clones are the same
+/// connection.
 #[derive(Clone)]
 pub(super) struct Connection {
     tasks: TaskTracker,

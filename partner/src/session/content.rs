@@ -49,7 +49,8 @@ pub(super) struct Content {
     begun: Begun,
 }
 
-/// Whether a byte of a request was given to HTTP/2, from where it can leave at any moment. Clones are of the same request.
+/// Whether a byte of a request was given to HTTP/2, from where it can leave at any moment. Clones are of the
+/// same request.
 #[derive(Clone, Default)]
 pub(super) struct Begun(Arc<AtomicBool>);
 

@@ -33,7 +33,8 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// The stable code of the reason. A code that begins with `unproven/` is what a host said before anything was proven.
+    /// The stable code of the reason. A code that begins with `unproven/` is what a host said before anything
+    /// was proven.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -53,7 +54,8 @@ impl SessionError {
         matches!(self, Self::Channel(error) if error.is_refusal())
     }
 
-    /// How much the error tells when several addresses failed: the failed proof first, then a refusal by a host.
+    /// How much the error tells when several addresses failed: the failed proof first, then a refusal by a
+    /// host.
     pub(crate) fn weight(&self) -> u8 {
         match self {
             error if error.is_refusal() => 3,

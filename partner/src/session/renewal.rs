@@ -23,7 +23,8 @@ use crate::dial::{Dialer, Endpoint, Transport, race};
 /// How long a session lives on one attestation when the policy does not say.
 const DEFAULT_MAX_SESSION: Duration = Duration::from_secs(15 * 60);
 
-/// The longest time after the end of a session until what runs on it is cut, unless the same clean room is proven again.
+/// The longest time after the end of a session until what runs on it is cut, unless the same clean room is
+/// proven again.
 const CUT_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often a request is sent again that was never sent.
@@ -31,8 +32,8 @@ const ATTEMPTS: u32 = 3;
 
 /// Keeps one usable session and makes a new one when it is due. Clones share it.
 ///
-/// When a session ends, requests that run on it go on only if the same clean room is proven again within five seconds.
-/// Otherwise they are cut. With the last clone the session ends as soon as nothing runs on it.
+/// When a session ends, requests that run on it go on only if the same clean room is proven again within five
+/// seconds. Otherwise they are cut. With the last clone the session ends as soon as nothing runs on it.
 #[derive(Clone)]
 pub struct Sessions {
     owner: Arc<Owner>,
@@ -85,8 +86,8 @@ impl Sessions {
 
     /// A session that takes requests. Requests that run on an older one go on there.
     ///
-    /// All who wait for one attempt share its end. Needs a tokio runtime, on which the attempt goes on even if this call is
-    /// dropped.
+    /// All who wait for one attempt share its end. Needs a tokio runtime, on which the attempt goes on even
+    /// if this call is dropped.
     ///
     /// # Errors
     /// [`SessionError`]. Nothing was sent then.
@@ -175,7 +176,8 @@ impl Shared {
 
     /// Ends a session when what it rests on ends.
     ///
-    /// Requests that run on it go on only if the same clean room is proven again, with a lease that has not ended.
+    /// Requests that run on it go on only if the same clean room is proven again, with a lease that has not
+    /// ended.
     async fn watch(self: Arc<Self>, ended: Validity, receipt_key: Arc<[u8]>) {
         let Validity { clock, mut until, connection } = ended;
         loop {
