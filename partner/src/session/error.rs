@@ -1,5 +1,6 @@
 //! Why there is no session or no answer, and how far a request got.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -28,8 +29,17 @@ pub enum SessionError {
     #[error("what ran on the session was cut: {}", .0.reason)]
     Cut(Cut),
     /// The connection was lost.
-    #[error("the connection to the clean room was lost: {0}")]
+    #[error("the connection to the clean room was lost: {}", innermost(.0))]
     Lost(#[from] hyper::Error),
+}
+
+/// The last reason in an error's chain, which says most.
+fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
 }
 
 impl SessionError {
