@@ -164,10 +164,8 @@ async fn the_proxy_serves_and_ends_in_order_when_nothing_that_it_writes_can_be_w
     let site = Site::start();
     // Sessions end again and again, and each end is a line of the log.
     let policy = std::fs::read_to_string(site.path().join("trust.toml")).unwrap();
-    let policy = match policy.split_once("[freshness]\n") {
-        Some((before, after)) => format!("{before}[freshness]\nmax_session = \"1s\"\n{after}"),
-        None => format!("{policy}\n[freshness]\nmax_session = \"1s\"\n"),
-    };
+    let session = policy.lines().find(|line| line.starts_with("max_session = ")).unwrap();
+    let policy = policy.replace(session, "max_session = \"1s\"");
     std::fs::write(site.path().join("trust.toml"), policy).unwrap();
     for closed in [false, true] {
         let sink = || {
