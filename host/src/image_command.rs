@@ -1,7 +1,6 @@
 //! `cleanroom-host image`: build images, look into them, compare them.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +13,7 @@ use cleanroom_host::image::build::{ApplicationInput, BuildError, CONFIGURATION, 
 use cleanroom_host::image::inspect::{Application, Ramdisk};
 use cleanroom_host::image::summary::summary;
 use cleanroom_host::image::{self, ImageFileError, Inspection, Signer, SigningError};
+use cleanroom_program::file::{self, FileError};
 use indicatif::ProgressBar;
 use serde_json::{Map, Value, json};
 
@@ -238,9 +238,8 @@ fn file_name(path: &Path) -> String {
 
 /// Writes a file whole or not at all, so that a file which is there can be relied on.
 fn replace(path: &Path, contents: &[u8]) -> Result<(), ImageFailure> {
-    let failed = |source| ImageFailure::Write { path: path.to_owned(), source };
-    let part = path.with_file_name(format!(".{}.part", file_name(path)));
-    fs::write(&part, contents).and_then(|()| fs::rename(&part, path)).map_err(failed)
+    file::replace(path, contents, file::PUBLIC)
+        .map_err(|FileError { path, source, .. }| ImageFailure::Write { path, source })
 }
 
 fn now() -> Timestamp {

@@ -23,13 +23,17 @@ use std::time::Duration;
 
 use cleanroom_software_nsm::serve::system_time_ms;
 use cleanroom_software_nsm::{REQUEST_MAX, RESPONSE_MAX, SoftwareNsm};
+use rustix::io::FdFlags;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackendMut, VhostUserDaemon, VringRwLock, VringT};
 use virtio_queue::{QueueOwnedT as _, QueueT as _};
-use vm_memory::{Bytes as _, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{
+    Bytes as _, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend as _, GuestMemoryMmap,
+    GuestMemoryRegion as _,
+};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
@@ -210,6 +214,7 @@ impl VhostUserBackendMut for Backend {
     fn set_event_idx(&mut self, _enabled: bool) {}
 
     fn update_memory(&mut self, memory: GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
+        keep_to_this_process(&memory)?;
         self.memory = Some(memory);
         Ok(())
     }
@@ -234,6 +239,17 @@ impl VhostUserBackendMut for Backend {
         }
         Ok(())
     }
+}
+
+/// Sees that no program which this process starts inherits the guest's memory. QEMU sends its file over the socket, and
+/// the library that receives it leaves it open across exec.
+fn keep_to_this_process(memory: &GuestMemoryAtomic<GuestMemoryMmap>) -> io::Result<()> {
+    for region in memory.memory().iter() {
+        if let Some(file) = region.file_offset() {
+            rustix::io::fcntl_setfd(file.file(), FdFlags::CLOEXEC)?;
+        }
+    }
+    Ok(())
 }
 
 /// Lets the timer go off again and again with this pause between; never, if there is none.

@@ -1,10 +1,12 @@
 use std::fs::File;
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::{fcntl_getfd, fcntl_setfd};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 
@@ -111,4 +113,18 @@ fn the_guest_is_interrupted_again_until_the_device_has_certainly_started() {
     assert_eq!(u64::from_ne_bytes(count), u64::from(SETTLED));
     let timer = rustix::time::timerfd_gettime(&backend.timer).unwrap();
     assert_eq!((timer.it_interval.tv_sec, timer.it_interval.tv_nsec), (0, 0), "then the polls end");
+}
+
+#[test]
+fn the_guests_memory_is_not_carried_into_another_program() {
+    let file = File::from(memfd_create("guest", MemfdFlags::empty()).unwrap());
+    file.set_len(0x10_0000).unwrap();
+    let range = (GuestAddress(0), 0x10_0000, Some(FileOffset::new(file.try_clone().unwrap(), 0)));
+    let memory = GuestMemoryMmap::<()>::from_ranges_with_files([range]).unwrap();
+    let received = memory.iter().next().unwrap().file_offset().unwrap().file();
+    // As the library that receives it leaves it.
+    fcntl_setfd(received, FdFlags::empty()).unwrap();
+    Backend::new(Box::new(Echo)).unwrap().update_memory(GuestMemoryAtomic::new(memory.clone())).unwrap();
+    let received = memory.iter().next().unwrap().file_offset().unwrap().file();
+    assert!(fcntl_getfd(received).unwrap().contains(FdFlags::CLOEXEC));
 }
