@@ -69,7 +69,9 @@ fn measure(folder: &Path, online: &Ed25519KeyPair) -> Result<(), Failure> {
     let nonce = Nonce::from_bytes([7; 32]);
     let release_sha256 = state.release().map(Verified::digest).ok_or("no release")?;
     state.begin_lease(nonce, NOW)?;
-    let lease: Lease = state.draft_lease(&LeaseRequest { nonce, root_version: 1, release_sha256 }, TODAY)?;
+    let root_sha256 = state.root().digest();
+    let request = LeaseRequest { nonce, root_version: 1, root_sha256, release_sha256 };
+    let lease: Lease = state.draft_lease(&request, TODAY)?;
     state.accept_lease(&seal(PayloadType::Lease, &lease.to_payload(), online)?, NOW)?;
 
     let keys: Vec<Sha256Digest> = (0..PARTNERS).map(partner_key).collect();
@@ -136,7 +138,7 @@ fn release() -> Result<String, Failure> {
     let release = serde_json::json!({"room": "cost", "version": 1, "expires": "2030-01-01T00:00:00Z",
         "supersedes_denials": [], "images": [{"name": "cost", "pcr0": pcr, "pcr1": pcr, "pcr2": pcr}],
         "models": models, "partners": partners, "egress": [], "witnesses": [],
-        "lease": {"seconds": 60, "issuers": 1}, "audit": {"checkpoint_seconds": 60, "witnesses": 0}});
+        "lease": {"seconds": 60, "issuers": 1}, "audit": {"checkpoint_seconds": 0, "witnesses": 0}});
     Ok(serde_json::to_string_pretty(&release)?)
 }
 

@@ -59,34 +59,38 @@ impl RootArguments {
 
     /// A state with the newest root.
     pub(crate) fn state(&self) -> Result<TrustedState, Failure> {
-        self.state_with_denials(None)
+        self.state_with(None, None)
     }
 
-    /// A state with the newest root and every denial in the folder.
+    /// A state with the newest root, the release, and every denial in the folder.
     ///
-    /// A denial counts if a deny key of any root of the chain signed it, as it does for an enclave that has
-    /// run since then. A denial that no such key signed is an error: without it, what it halts could go on.
-    pub(crate) fn state_with_denials(&self, denials: Option<&Path>) -> Result<TrustedState, Failure> {
-        let mut roots = self.envelopes()?.into_iter();
-        let (first, bytes) =
-            roots.next().ok_or_else(|| Failure::usage("there is no root in the folder given with --root"))?;
+    /// A denial counts if a deny key of any root of the chain signed it. Once all its keys have left the root, it
+    /// stops leases until people decide. A denial that no such key signed is an error, unless the release lifts it:
+    /// without it, what it halts could go on.
+    pub(crate) fn state_with(
+        &self,
+        release: Option<&Path>,
+        denials: Option<&Path>,
+    ) -> Result<TrustedState, Failure> {
+        let roots = self.envelopes()?;
+        let (first, bytes) = roots
+            .first()
+            .ok_or_else(|| Failure::usage("there is no root in the folder given with --root"))?;
         let mut state =
-            TrustedState::new(&bytes).map_err(|error| Failure::refused(&first.display(), &error))?;
-        let mut waiting = denials.map_or(Ok(Vec::new()), read_denials)?;
-        let mut last_error = accept_denials(&mut state, &mut waiting);
-        for (path, bytes) in roots {
-            state.accept_root(&bytes).map_err(|error| Failure::refused(&path.display(), &error))?;
-            last_error = accept_denials(&mut state, &mut waiting).or(last_error);
-        }
-        match (waiting.first(), last_error) {
-            (Some((path, _)), Some(error)) => Err(Failure::refused(&path.display(), &error)),
-            _ => Ok(state),
-        }
+            TrustedState::new(bytes).map_err(|error| Failure::refused(&first.display(), &error))?;
+        self.update(&mut state, release, denials)?;
+        Ok(state)
     }
 
     /// Reads the files again and adds what is new to `state`. Nothing is taken out of `state`.
-    pub(crate) fn update(&self, state: &mut TrustedState, denials: &Path) -> Result<(), Failure> {
-        let mut waiting = read_denials(denials)?;
+    pub(crate) fn update(
+        &self,
+        state: &mut TrustedState,
+        release: Option<&Path>,
+        denials: Option<&Path>,
+    ) -> Result<(), Failure> {
+        let mut waiting = denials.map_or(Ok(Vec::new()), read_denials)?;
+        // Denials first and after each step: a step that fails must not keep one out.
         let mut last_error = accept_denials(state, &mut waiting);
         for (path, bytes) in self.envelopes()? {
             let envelope = Envelope::parse(&bytes, PayloadType::Root);
@@ -97,6 +101,12 @@ impl RootArguments {
             }
             state.accept_root(&bytes).map_err(|error| Failure::refused(&path.display(), &error))?;
             last_error = accept_denials(state, &mut waiting).or(last_error);
+        }
+        if let Some(release) = release {
+            accept_release(state, release)?;
+            // What the release lifts takes no place any more, and needs no signature.
+            last_error = accept_denials(state, &mut waiting).or(last_error);
+            waiting.retain(|(_, bytes)| !is_lifted(state, bytes));
         }
         match (waiting.first(), last_error) {
             (Some((path, _)), Some(error)) => Err(Failure::refused(&path.display(), &error)),
@@ -132,6 +142,12 @@ fn accept_denials(state: &mut TrustedState, waiting: &mut Vec<(PathBuf, Vec<u8>)
     last_error
 }
 
+/// Whether the release lifts the denial in this envelope.
+fn is_lifted(state: &TrustedState, denial: &[u8]) -> bool {
+    let Ok(envelope) = Envelope::parse(denial, PayloadType::Denial) else { return false };
+    state.release().is_some_and(|release| release.supersedes_denials.contains(&envelope.digest()))
+}
+
 /// Accepts the release in the file `path`.
 pub(crate) fn accept_release(state: &mut TrustedState, path: &Path) -> Result<(), Failure> {
     let bytes = files::read(path, PayloadType::Release.envelope_limit())?;
@@ -144,7 +160,7 @@ pub(crate) fn denial(state: &TrustedState, path: &Path) -> Result<(Envelope, Den
     let refused = |error| Failure::refused(&path.display(), &error);
     let bytes = files::read(path, PayloadType::Denial.envelope_limit())?;
     let envelope = Envelope::parse(&bytes, PayloadType::Denial).map_err(refused)?;
-    if !state.denials().contains_key(&envelope.digest()) {
+    if !state.knows_denial(&envelope.digest()) {
         state.root().open::<Denial>(&bytes).map_err(refused)?;
     }
     let denial = Denial::from_payload(envelope.payload()).map_err(refused)?;

@@ -7,7 +7,8 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use clap::Args;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Denial, Envelope, Id, Label, List, Payload as _, PayloadType, Release, Role, RootKey, Target, UnixMillis,
+    Denial, Envelope, Id, Label, List, Payload as _, PayloadType, Release, ReleaseError, Role, RootKey,
+    Target, UnixMillis,
 };
 use cleanroom_program::file;
 use serde_json::json;
@@ -78,10 +79,7 @@ pub(crate) struct Resume {
 
 impl Halt {
     pub(crate) fn run(self) -> Result<Outcome, Failure> {
-        let mut state = self.root.state()?;
-        if let Some(release) = &self.release {
-            chain::accept_release(&mut state, release)?;
-        }
+        let state = self.root.state_with(self.release.as_deref(), None)?;
         let halt = target(&self.target, state.release().map(|release| &**release))?;
         let root = state.root();
         let candidates: Vec<&RootKey> = root.keys_of(Role::Deny).collect();
@@ -93,7 +91,7 @@ impl Halt {
         let denial = Denial {
             room: root.room.clone(),
             halt,
-            reason: self.reason,
+            reason: self.reason.clone(),
             serial: Sha256Digest::from_bytes(serial),
         };
         let refused = |error| Failure::refused("the denial", &error);
@@ -101,6 +99,9 @@ impl Halt {
         let signature = signer.sign(envelope.pae())?;
         envelope.attach(&key.spki, &signature).map_err(refused)?;
         let digest = envelope.digest();
+        if self.out.is_dir() {
+            self.check_room_for(&envelope)?;
+        }
         let out = if self.out.is_dir() { self.out.join(format!("{digest}.json")) } else { self.out };
         let kept = match file::create_new(&out, &envelope.to_json(), file::PUBLIC) {
             Err(error) if error.is_existing() => return Err(error.into()),
@@ -151,10 +152,23 @@ impl Halt {
     }
 }
 
+impl Halt {
+    /// Refuses a denial that no enclave would take, because its key has as many in force as it may have. Nothing else that is
+    /// wrong with the folder keeps anybody from halting.
+    fn check_room_for(&self, denial: &Envelope) -> Result<(), Failure> {
+        let Ok(mut state) = self.root.state_with(self.release.as_deref(), Some(&self.out)) else {
+            return Ok(());
+        };
+        match state.accept_denial(&denial.to_json()) {
+            Err(error @ ReleaseError::TooManyDenials { .. }) => Err(Failure::refused("the denial", &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Resume {
     pub(crate) fn run(self) -> Result<Outcome, Failure> {
-        let mut state = self.root.state_with_denials(Some(&self.denials))?;
-        chain::accept_release(&mut state, &self.release)?;
+        let state = self.root.state_with(Some(&self.release), Some(&self.denials))?;
         let wanted = target(&self.target, state.release().map(|release| &**release))?;
         let found: Vec<Sha256Digest> = state
             .denials_in_force()

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, Denial, Envelope, LeaseRequest, Payload as _, PayloadType, PublicKey, ReleaseError, Role,
-    TrustedState,
+    Accepted, Envelope, LeaseRequest, Payload as _, PayloadType, PublicKey, ReleaseError, Role, TrustedState,
 };
 use cleanroom_program::file;
 use serde_json::{Value, json};
@@ -41,6 +40,8 @@ struct Held {
     fingerprint: Option<Fingerprint>,
     /// Why the files as they are now cannot be used. No lease is signed until that is repaired.
     problem: Option<Problem>,
+    /// A denial came that its key may not have in force beside its others. While its file is there, no lease is signed.
+    one_too_many: bool,
     roots_json: Bytes,
     release_json: Bytes,
     /// Every denial that was ever seen here, whether or not its file is still there.
@@ -100,14 +101,14 @@ impl Issuer {
         denials: PathBuf,
         signer: &crate::signer::SignerArguments,
     ) -> Result<Self, Failure> {
-        let mut state = roots.state_with_denials(Some(&denials))?;
-        chain::accept_release(&mut state, &release)?;
+        let state = roots.state_with(Some(&release), Some(&denials))?;
         let candidates: Vec<_> = state.root().keys_of(Role::Lease).collect();
         let (signer, _) = signer.find(&candidates)?;
         let held = Held {
             state: Arc::new(state),
             fingerprint: None,
             problem: None,
+            one_too_many: false,
             roots_json: Bytes::new(),
             release_json: Bytes::new(),
             denials: BTreeMap::new(),
@@ -172,18 +173,32 @@ impl Issuer {
     /// but was never kept here is kept now, so sending it again after an error is always right.
     ///
     /// A denial that the disk does not take is in force all the same, until the service ends.
+    ///
+    /// One more than its key may have in force is refused and kept all the same. With its file in the folder this service
+    /// gives no lease, so what it halts stops. Further ones are not kept: nothing more could stop.
     pub(crate) fn take_denial(&self, body: &[u8]) -> Result<Accepted, Refusal> {
         let mut held = self.current();
         let mut state = TrustedState::clone(&held.state);
         let forbidden = |error: ReleaseError| Refusal::release(Kind::Forbidden, &error);
-        let accepted = state.accept_denial(body).map_err(forbidden)?;
+        let accepted = match state.accept_denial(body) {
+            Err(error @ ReleaseError::TooManyDenials { .. }) => {
+                if !held.one_too_many {
+                    held.one_too_many = true;
+                    let envelope = Envelope::parse(body, PayloadType::Denial).map_err(forbidden)?;
+                    held.unkept.insert(envelope.digest(), envelope.to_json());
+                    if let Err(failure) = held.keep(&self.denials) {
+                        tracing::error!(%failure, "no leases: a key has too many denials, and not all could be kept");
+                    }
+                }
+                let mut refusal = forbidden(error);
+                refusal.message += "; until then this service gives no leases";
+                return Err(refusal);
+            }
+            other => other.map_err(forbidden)?,
+        };
         let envelope = Envelope::parse(body, PayloadType::Denial).map_err(forbidden)?;
         let digest = envelope.digest();
         if !held.kept.contains(&digest) {
-            // A known digest is accepted whoever signs; only a signed denial is kept.
-            if accepted == Accepted::Known {
-                state.root().open::<Denial>(body).map_err(forbidden)?;
-            }
             held.unkept.insert(digest, envelope.to_json());
         }
         let kept = held.keep(&self.denials);
@@ -226,6 +241,8 @@ impl Issuer {
         }
         if let Some(problem) = &held.problem {
             status["problem"] = problem.public.clone().into();
+        }
+        if !held.is_usable() {
             status["leases"] = "inputs-unusable".into();
         }
         status
@@ -234,15 +251,14 @@ impl Issuer {
     /// The state, if the files can be used as they are.
     pub(crate) fn usable(&self) -> Result<Arc<TrustedState>, Refusal> {
         let held = self.current();
-        match &held.problem {
-            None => Ok(Arc::clone(&held.state)),
-            Some(_) => Err(Refusal {
-                kind: Kind::Unusable,
-                code: "inputs-unusable",
-                message: "this issuer's documents cannot be used; its operator finds the reason in its log"
-                    .to_owned(),
-            }),
+        if held.is_usable() {
+            return Ok(Arc::clone(&held.state));
         }
+        Err(Refusal {
+            kind: Kind::Unusable,
+            code: "inputs-unusable",
+            message: "this issuer's documents cannot be used; its operator finds the reason in its log".to_owned(),
+        })
     }
 
     /// The documents, after reading the files again if they changed.
@@ -264,8 +280,7 @@ impl Issuer {
         let kept = std::mem::take(&mut held.kept);
         // Good documents are taken even if others are bad: denials above all.
         let read = seen.and_then(|seen| {
-            self.roots.update(&mut state, &self.denials)?;
-            chain::accept_release(&mut state, &self.release)?;
+            self.roots.update(&mut state, Some(&self.release), Some(&self.denials))?;
             held.roots_json = envelopes(&self.roots.files()?, PayloadType::Root)?;
             for path in files::json_files(&self.denials)? {
                 let bytes = files::read(&path, PayloadType::Denial.envelope_limit())?;
@@ -288,6 +303,8 @@ impl Issuer {
                 let release = held.state.release().map_or(0, |release| release.version);
                 tracing::info!(root = held.state.root().version, release, "documents read");
                 (held.fingerprint, held.problem) = (Some(seen), None);
+                // It could be read, so the denial that was too many is gone or lifted; or it is not on the disk yet.
+                held.one_too_many &= !held.unkept.is_empty();
             }
             Err(failure) => {
                 let (full, public) = (failure.to_string(), failure.public());
@@ -315,6 +332,11 @@ impl Issuer {
 }
 
 impl Held {
+    /// Whether leases may be signed for what is held.
+    const fn is_usable(&self) -> bool {
+        self.problem.is_none() && !self.one_too_many
+    }
+
     /// Adds a denial to the list that everybody may have.
     fn list(&mut self, denial: &Envelope) {
         if let Entry::Vacant(entry) = self.denials.entry(denial.digest()) {

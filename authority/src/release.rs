@@ -149,7 +149,7 @@ pub(crate) struct Draft {
     /// A partner that loses its access.
     #[arg(long = "remove-partner", value_name = "ID")]
     removed_partners: Vec<Id>,
-    /// A destination that the enclave may connect to.
+    /// A destination that the enclave may connect to. This version enforces none, so it refuses to draft one.
     #[arg(long = "egress", value_name = "HOST:PORT")]
     egress: Vec<String>,
     /// How long a lease lasts, in seconds. A halt can take this long to reach an enclave whose host holds it
@@ -321,7 +321,7 @@ impl Draft {
                 egress: List::default(),
                 witnesses: List::default(),
                 lease: LeaseRules { seconds: 60, issuers: root.roles.lease.threshold },
-                audit: AuditRules { checkpoint_seconds: 60, witnesses: 0 },
+                audit: AuditRules { checkpoint_seconds: 0, witnesses: 0 },
             });
         };
         let mut release = next_of(from)?;

@@ -54,7 +54,7 @@ pub(crate) enum Command {
     /// never goes back to an older version. What it says is signed, and none of it is secret; you may put it
     /// behind a TLS proxy of your own.
     ///
-    ///   POST /v1/lease      a lease for {"nonce", "`root_version`", "`release_sha256`"}
+    ///   POST /v1/lease      a lease for {"nonce", "`root_version`", "`root_sha256`", "`release_sha256`"}
     ///   POST /v1/denials    take a denial (`halt --to` sends one)
     ///   GET  /v1/release, /v1/roots, /v1/denials, /v1/status
     ///   GET  /metrics, /healthz

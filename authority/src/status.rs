@@ -42,10 +42,7 @@ impl Status {
                 return Err(Failure::usage("say what to look at: --root FILE, or --service URL"));
             }
             None => {
-                let mut state = self.root.state_with_denials(self.denials.as_deref())?;
-                if let Some(release) = &self.release {
-                    chain::accept_release(&mut state, release)?;
-                }
+                let state = self.root.state_with(self.release.as_deref(), self.denials.as_deref())?;
                 summary(&state, self.at.unwrap_or_else(chain::now))
             }
         };
@@ -86,10 +83,10 @@ pub(crate) fn summary(state: &TrustedState, at: UnixMillis) -> Value {
 /// Whether an enclave that holds the same documents would get a lease.
 pub(crate) fn would_lease(state: &TrustedState, at: UnixMillis) -> Result<(), LeaseRefusal> {
     let release_sha256 = state.release().map(Verified::digest).ok_or(LeaseRefusal::NoRelease)?;
-    let nonce = Nonce::from_bytes([1; 32]);
-    state
-        .draft_lease(&LeaseRequest { nonce, root_version: state.root().version, release_sha256 }, at)
-        .map(drop)
+    let (nonce, root) = (Nonce::from_bytes([1; 32]), state.root());
+    let request =
+        LeaseRequest { nonce, root_version: root.version, root_sha256: root.digest(), release_sha256 };
+    state.draft_lease(&request, at).map(drop)
 }
 
 fn text(status: &Value) -> String {

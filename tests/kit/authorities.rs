@@ -3,9 +3,9 @@
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::release::{
-    Algorithm, AuditRules, Denial, Envelope, Image, LeaseRequest, LeaseRules, Limits, List, Model,
-    ModelState, Partner, Payload, PayloadType, PublicKey, Release, RoleRule, Roles, Root, RootKey, Target,
-    TrustedState, UnixMillis,
+    Algorithm, AuditRules, Denial, DocumentName, Envelope, Image, Lease, LeaseRequest, LeaseRules, Limits,
+    List, Model, ModelState, Partner, Payload, PayloadType, PublicKey, Release, RoleRule, Roles, Root,
+    RootKey, Target, TrustedState, UnixMillis,
 };
 
 use crate::room::now_ms;
@@ -122,7 +122,7 @@ impl Authorities {
             egress: List::default(),
             witnesses: List::default(),
             lease: LeaseRules { seconds: LEASE_MS / 1000, issuers: 1 },
-            audit: AuditRules { checkpoint_seconds: 60, witnesses: 0 },
+            audit: AuditRules { checkpoint_seconds: 0, witnesses: 0 },
         }
     }
 
@@ -179,6 +179,44 @@ impl Authorities {
         }
         let lease = state.draft_lease(request, self.now()).unwrap();
         seal(PayloadType::Lease, &lease.to_payload(), &[&self.online[issuer]])
+    }
+
+    /// A lease that an issuer's key signs and no honest issuer would: it lists any `denials`, for any time.
+    #[must_use]
+    pub fn hostile_lease(
+        &self,
+        issuer: usize,
+        request: &LeaseRequest,
+        version: u64,
+        seconds: u64,
+        denials: &[Sha256Digest],
+    ) -> Vec<u8> {
+        let lease = Lease {
+            nonce: request.nonce,
+            root: DocumentName { version: request.root_version, sha256: request.root_sha256 },
+            release: DocumentName { version, sha256: request.release_sha256 },
+            seconds,
+            denials: list(denials.iter().copied()),
+        };
+        self.hostile_payload(issuer, &lease.to_payload())
+    }
+
+    /// Any bytes as the payload of an issuer's lease.
+    #[must_use]
+    pub fn hostile_payload(&self, issuer: usize, payload: &[u8]) -> Vec<u8> {
+        seal(PayloadType::Lease, payload, &[&self.online[issuer]])
+    }
+
+    /// Something of the form of a denial, signed by a key that may sign leases and no denials.
+    #[must_use]
+    pub fn forged_denial(&self, issuer: usize, halt: Target) -> Vec<u8> {
+        let denial = Denial {
+            room: "grid-forecast".parse().unwrap(),
+            halt,
+            reason: "forged".parse().unwrap(),
+            serial: Sha256Digest::of(&[b"forged"]),
+        };
+        seal(PayloadType::Denial, &denial.to_payload(), &[&self.online[issuer]])
     }
 
     /// What time it is, by the authorities' clocks.

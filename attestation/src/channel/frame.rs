@@ -12,8 +12,9 @@ pub const FRAME_HEADER_BYTES: usize = 5;
 pub const MAX_DOCUMENT_BYTES: usize = 16 * 1024;
 /// The longest release envelope that is accepted, in bytes.
 pub const MAX_RELEASE_BYTES: usize = 4 * 1024 * 1024;
-/// The longest lease field (all its statements together) that is accepted, in bytes.
-pub const MAX_LEASE_BYTES: usize = 64 * 1024;
+/// The longest lease field that is accepted, in bytes: the time left, and the statements of all 16 issuers that a root can have,
+/// each listing as many denials as it may.
+pub const MAX_LEASE_BYTES: usize = 16 * 32 * 1024;
 
 /// The longest signature of a receipt key, in bytes.
 const MAX_SIGNATURE_BYTES: usize = 256;

@@ -5,7 +5,7 @@ use super::encoding::{Fields, length_prefix};
 use super::length_prefixed;
 
 /// The most statements in one lease. A root has at most this many lease keys.
-const MAX_STATEMENTS: usize = 32;
+const MAX_STATEMENTS: usize = 16;
 
 /// A lease as an enclave shows it: `LP(milliseconds left, u64 big-endian)`, then `LP(envelope)` for each issuer's statement.
 ///

@@ -6,10 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::envelope::PayloadType;
-use super::issue::LeaseRequest;
-use super::state::Accepted;
-use crate::channel::{MAX_LEASE_BYTES, MAX_RELEASE_BYTES};
+use super::decisions::{Accepted, LeaseRequest};
+use super::documents::PayloadType;
+use crate::channel::MAX_RELEASE_BYTES;
 use crate::digest::Sha256Digest;
 
 /// The length of a frame's header in bytes.
@@ -51,7 +50,7 @@ impl ControlKind {
         }
     }
 
-    /// The longest body, in bytes: what also fits into the channel's evidence.
+    /// The longest body, in bytes. A release must fit into the channel's evidence.
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {
@@ -59,7 +58,7 @@ impl ControlKind {
             Self::Root => PayloadType::Root.envelope_limit(),
             Self::Release => MAX_RELEASE_BYTES,
             Self::Denial => PayloadType::Denial.envelope_limit(),
-            Self::Lease => MAX_LEASE_BYTES,
+            Self::Lease => PayloadType::Lease.envelope_limit(),
         }
     }
 
@@ -216,8 +215,12 @@ mod tests {
     #[test]
     fn answers_are_read_back() {
         let digest = Sha256Digest::of(&[b"release"]);
-        let request =
-            LeaseRequest { nonce: Nonce::from_bytes([7; 32]), root_version: 1, release_sha256: digest };
+        let request = LeaseRequest {
+            nonce: Nonce::from_bytes([7; 32]),
+            root_version: 1,
+            root_sha256: digest,
+            release_sha256: digest,
+        };
         let state = ControlState {
             root_version: 1,
             release_version: 2,

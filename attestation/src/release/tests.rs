@@ -1,7 +1,9 @@
 //! Release control from the outside: signed bytes in, acceptance or a typed refusal out.
 
+mod adversary;
 mod conformance;
 mod decisions;
+mod denials;
 mod forms;
 mod leases;
 mod model_check;
@@ -165,7 +167,7 @@ impl World {
             egress: List::default(),
             witnesses: List::default(),
             lease: LeaseRules { seconds: 60, issuers: 1 },
-            audit: AuditRules { checkpoint_seconds: 60, witnesses: 0 },
+            audit: AuditRules { checkpoint_seconds: 0, witnesses: 0 },
         }
     }
 
@@ -186,6 +188,11 @@ impl World {
     /// Signed by the one authority `by`.
     pub(super) fn seal_denial(&self, denial: &Denial, by: usize) -> Vec<u8> {
         seal(PayloadType::Denial, &denial.to_payload(), &[&self.offline[by]])
+    }
+
+    /// The digest by which leases and releases name a denial.
+    pub(super) fn digest_of(denial: &Denial) -> Sha256Digest {
+        Sha256Digest::of(&[&denial.to_payload()])
     }
 
     /// Signed by the one issuer `by`.
@@ -209,17 +216,31 @@ impl World {
         state.draft_lease(&request(state, nonce), TODAY).unwrap()
     }
 
-    /// Asks for a lease and accepts the answer at once.
+    /// Asks for a lease and accepts the answer of an issuer that knows what the enclave knows.
     pub(super) fn renew(&self, state: &mut TrustedState, nonce: Nonce, now: BootMillis) {
+        let issuer = state.clone();
+        self.renew_as(state, &issuer, 0, nonce, now);
+    }
+
+    /// Asks for a lease and accepts the answer of the issuer `by`, who holds the state `issuer`.
+    pub(super) fn renew_as(
+        &self,
+        state: &mut TrustedState,
+        issuer: &TrustedState,
+        by: usize,
+        nonce: Nonce,
+        now: BootMillis,
+    ) {
         state.begin_lease(nonce, now).unwrap();
-        let lease = self.seal_lease(&self.answer(state, nonce), 0);
-        assert_ne!(state.accept_lease(&lease, now), Ok(Accepted::MoreIssuersNeeded));
+        let lease = self.seal_lease(&self.answer(issuer, nonce), by);
+        assert_eq!(state.accept_lease(&lease, now), Ok(Accepted::New));
     }
 }
 
 pub(super) fn request(state: &TrustedState, nonce: Nonce) -> LeaseRequest {
     let release_sha256 = state.release().map_or(sha256("none"), Verified::digest);
-    LeaseRequest { nonce, root_version: state.root().version, release_sha256 }
+    let root = state.root();
+    LeaseRequest { nonce, root_version: root.version, root_sha256: root.digest(), release_sha256 }
 }
 
 pub(super) fn nonce(number: u8) -> Nonce {

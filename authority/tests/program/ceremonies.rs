@@ -148,8 +148,8 @@ fn a_release_is_drafted_signed_shown_and_verified() {
 
     let pcr = "12".repeat(48);
     folder.ok(&format!(
-        "release draft --root root.json --from release.json --state m=draining --deployment eu=pcr8:{pcr} --egress \
-         kms.example:443 --limits p=1,2,3 --model n={} --grant p=m,n --partner q=a.pem.pub --grant q=n --partner-expires \
+        "release draft --root root.json --from release.json --state m=draining --deployment eu=pcr8:{pcr} \
+         --limits p=1,2,3 --model n={} --grant p=m,n --partner q=a.pem.pub --grant q=n --partner-expires \
          q=2080-01-01T00:00:00Z --out next.draft.json",
         "ee".repeat(32)
     ));
@@ -158,12 +158,16 @@ fn a_release_is_drafted_signed_shown_and_verified() {
         "~ models[m].state: \"active\" -> \"draining\"",
         "~ partners[p].limits.concurrency: 4 -> 3",
         "+ partners[q].expires: \"2080-01-01T00:00:00Z\"",
-        "+ egress[kms.example:443].port: 443",
         "~ version: 1 -> 2",
     ] {
         assert!(diff.contains(line), "{line}\n{diff}");
     }
     assert_eq!(folder.ok("release diff release.json release.draft.json"), "no change\n");
+    // What no enclave enforces is not drafted.
+    let egress =
+        "release draft --root root.json --from release.json --egress kms.example:443 --out egress.draft.json";
+    assert_eq!(folder.refused(egress), "not-enforced");
+    assert!(!folder.exists("egress.draft.json"));
     // A release that does not follow is refused.
     assert_eq!(
         folder.refused("release verify release.json --root root.json --previous next.draft.json"),

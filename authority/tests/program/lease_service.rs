@@ -2,7 +2,14 @@
 
 use std::process::Stdio;
 
-use cleanroom_attestation::release::{Accepted, BootMillis, LeaseRequest, Nonce, TrustedState, Verified};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::{
+    Accepted, Algorithm, BootMillis, DENIALS_PER_KEY, Denial, Envelope, LeaseRequest, Nonce, Payload as _,
+    PayloadType, PublicKey, Target, TrustedState, Verified,
+};
 
 use crate::folder::{Folder, Run};
 use crate::service::Service;
@@ -16,8 +23,17 @@ pub(crate) fn enclave(folder: &Folder, release: &str, nonce: u8) -> (TrustedStat
     let nonce = Nonce::from_bytes([nonce; 32]);
     state.begin_lease(nonce, NOW).unwrap();
     let release_sha256 = state.release().map(Verified::digest).unwrap();
-    let request = LeaseRequest { nonce, root_version: state.root().version, release_sha256 };
+    let root = state.root();
+    let request =
+        LeaseRequest { nonce, root_version: root.version, root_sha256: root.digest(), release_sha256 };
     (state, request.to_json())
+}
+
+/// The Ed25519 key in a PEM file.
+fn signing_key(pem: &[u8]) -> Ed25519KeyPair {
+    let text = String::from_utf8(pem.to_vec()).unwrap();
+    let base64: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+    Ed25519KeyPair::from_pkcs8(&STANDARD.decode(base64).unwrap()).unwrap()
 }
 
 #[test]
@@ -112,10 +128,15 @@ fn a_halt_reaches_the_next_lease_and_stays() {
         let (mut state, request) = enclave(&folder, "release.json", nonce);
         let (status, lease) = service.ask("POST", "/v1/lease", &request);
         assert_eq!(status, 200);
+        // A host that holds the denial back gets nothing for the lease.
+        assert_eq!(state.accept_lease(&lease, NOW).unwrap_err().code(), "denial-missing");
+        for denial in service.json("GET", "/v1/denials", b"").1.as_array().unwrap() {
+            state.accept_denial(denial.to_string().as_bytes()).unwrap();
+        }
         state.accept_lease(&lease, NOW).unwrap();
         state.model("m").unwrap().denied
     };
-    assert!(leased(&service, 1), "the lease repeats the denial that the host held back");
+    assert!(leased(&service, 1));
     assert_eq!(
         service.json("POST", "/v1/denials", &folder.read("denial.json")),
         (200, serde_json::json!({ "halted": true, "new": false }))
@@ -131,6 +152,49 @@ fn a_halt_reaches_the_next_lease_and_stays() {
     std::fs::remove_file(&kept[0]).unwrap();
     assert!(leased(&service, 3));
     assert_eq!(service.json("GET", "/v1/status", b"").1["denials_in_force"].as_array().unwrap().len(), 1);
+}
+
+/// One key cannot fill a service. The denial after the last one that it may have stops the leases, and removing it mends that.
+#[test]
+fn one_denial_too_many_stops_the_leases_over_a_restart_until_it_is_gone() {
+    let folder = Folder::new();
+    folder.released();
+    let start = || Service::start(&folder, "--root root.json --release release.json --key b-online.pem");
+    let service = start();
+    let (_, request) = enclave(&folder, "release.json", 1);
+    let root = TrustedState::new(&folder.read("root.json")).unwrap().root().room.clone();
+    let key = signing_key(&folder.read("a.pem"));
+    let denial = |n: usize| {
+        let denial = Denial {
+            room: root.clone(),
+            halt: Target::Partner("nobody".parse().unwrap()),
+            reason: "flood".parse().unwrap(),
+            serial: Sha256Digest::of(&[&n.to_be_bytes()]),
+        };
+        let mut envelope = Envelope::unsigned(PayloadType::Denial, &denial.to_payload()).unwrap();
+        let signature = key.sign(envelope.pae());
+        let public = PublicKey::from_raw(Algorithm::Ed25519, key.public_key().as_ref()).unwrap();
+        envelope.attach(&public, signature.as_ref()).unwrap();
+        envelope.to_json()
+    };
+    for n in 0..DENIALS_PER_KEY {
+        assert_eq!(service.json("POST", "/v1/denials", &denial(n)).0, 201);
+    }
+    assert_eq!(service.refused(&request).0, 200);
+    for n in [0, 1] {
+        let (status, answer) = service.json("POST", "/v1/denials", &denial(DENIALS_PER_KEY + n));
+        assert_eq!((status, &answer["error"]["code"]), (403, &"too-many-denials".into()));
+        assert_eq!(service.refused(&request), (503, "inputs-unusable".to_owned()));
+    }
+    let files = || std::fs::read_dir(folder.path("denials")).unwrap().count();
+    assert_eq!(files(), DENIALS_PER_KEY + 1, "one too many is kept, and no more");
+    let line = "lease serve --listen 127.0.0.1:0 --denials denials --root root.json --release release.json --key b-online.pem";
+    assert_eq!(folder.refused(line), "too-many-denials", "a new process knows it too");
+    let halt = "halt partner:p --root root.json --release release.json --key a.pem --reason r --out denials";
+    assert_eq!(folder.refused(halt), "too-many-denials", "and nobody drafts another");
+    let over = Envelope::parse(&denial(DENIALS_PER_KEY), PayloadType::Denial).unwrap().digest();
+    std::fs::remove_file(folder.path(&format!("denials/{over}.json"))).unwrap();
+    assert_eq!(service.refused(&request).0, 200);
 }
 
 #[test]

@@ -16,12 +16,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use cleanroom_attestation::channel::{MAX_LEASE_BYTES, ModelId, ShownLease};
+use cleanroom_attestation::channel::{ModelId, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, BootMillis, ControlKind, ControlState, Decision, Id, Lease, LeaseRequest, Limits, LiveLease,
-    ModelState, Nonce, Phase, PublicKey, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified,
-    lease_digest,
+    Accepted, BootMillis, ControlKind, ControlState, Decision, Id, LeaseRequest, Limits, LiveLease, ModelState,
+    Nonce, Phase, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified,
 };
 use cleanroom_protocol::Change;
 use rustix::time::{ClockId, clock_gettime};
@@ -62,42 +61,13 @@ pub struct Guard {
     model_sha256: Sha256Digest,
     clock: Clock,
     /// Only the control connection changes it.
-    held: Mutex<AcceptedState>,
+    held: Mutex<TrustedState>,
     /// A copy of the accepted state, for everybody who asks.
-    snapshot: RwLock<Arc<Snapshot>>,
+    snapshot: RwLock<Arc<TrustedState>>,
     /// Rises with every change of the snapshot, so that a running request notices a change without a lock.
     generation: AtomicU64,
     /// Absolute time by the security module: at this boot time it was not yet later than that.
     time: RwLock<Option<(BootMillis, UnixMillis)>>,
-}
-
-struct AcceptedState {
-    state: TrustedState,
-    /// Statements for the nonce that is outstanding or was answered last.
-    statements: Vec<Statement>,
-    /// The statements that make the live lease.
-    live: Vec<Statement>,
-}
-
-#[derive(Clone)]
-struct Statement {
-    issuers: Vec<PublicKey>,
-    payload: Sha256Digest,
-    envelope: Arc<[u8]>,
-}
-
-struct Snapshot {
-    state: TrustedState,
-    shown: Option<Shown>,
-}
-
-/// The release and lease that the evidence of a new session shows.
-struct Shown {
-    release: Vec<u8>,
-    release_digest: Sha256Digest,
-    statements: Vec<Statement>,
-    lease_digest: Sha256Digest,
-    end: BootMillis,
 }
 
 /// The release and lease of one session's evidence.
@@ -135,13 +105,12 @@ impl Guard {
         clock: Clock,
     ) -> Result<Arc<Self>, ReleaseError> {
         let state = TrustedState::new(root.as_bytes())?;
-        let snapshot = Snapshot { state: state.clone(), shown: None };
         Ok(Arc::new(Self {
             model,
             model_sha256,
             clock,
-            held: Mutex::new(AcceptedState { state, statements: Vec::new(), live: Vec::new() }),
-            snapshot: RwLock::new(Arc::new(snapshot)),
+            snapshot: RwLock::new(Arc::new(state.clone())),
+            held: Mutex::new(state),
             generation: AtomicU64::new(0),
             time: RwLock::new(None),
         }))
@@ -171,7 +140,7 @@ impl Guard {
     /// The name under which the release lists the holder of `partner_key`.
     #[must_use]
     pub fn partner(&self, partner_key: &Sha256Digest) -> Option<Id> {
-        self.snapshot().state.partner(partner_key).map(|partner| partner.id.clone())
+        self.snapshot().partner(partner_key).map(|partner| partner.id.clone())
     }
 
     /// Until when, and within which limits, the holder of `partner_key` may do what `phase` says.
@@ -183,7 +152,7 @@ impl Guard {
         let question =
             Question { partner_key, model: self.model.as_str(), model_sha256: &self.model_sha256, phase };
         let now = self.clock.now();
-        match self.snapshot().state.decide(&question, now, self.unix(now)) {
+        match self.snapshot().decide(&question, now, self.unix(now)) {
             Decision::Serve { until, limits } => Ok((until, limits)),
             Decision::Refuse(refusal) => Err(refusal),
         }
@@ -201,17 +170,16 @@ impl Guard {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// What the evidence of a session that begins now shows.
+    /// What evidence shows now: the lease in force and its release. `None` when no lease is in force.
     pub fn shown(&self) -> Option<ShownRelease> {
-        let snapshot = self.snapshot();
-        let shown = snapshot.shown.as_ref()?;
-        let left_ms = shown.end.0.saturating_sub(self.clock.now().0);
-        let envelopes = shown.statements.iter().map(|statement| &*statement.envelope).collect();
+        let (state, now) = (self.snapshot(), self.clock.now());
+        let (lease, release) = (state.lease_in_force(now).ok()?, state.leased_release()?);
+        let left_ms = lease.end().0.saturating_sub(now.0);
         Some(ShownRelease {
-            release: shown.release.clone(),
-            release_digest: shown.release_digest,
-            lease: ShownLease { left_ms, envelopes }.encode(),
-            lease_digest: shown.lease_digest,
+            release: release.envelope().to_json(),
+            release_digest: release.digest(),
+            lease: ShownLease { left_ms, envelopes: lease.envelopes() }.encode(),
+            lease_digest: lease.digest(),
         })
     }
 
@@ -220,15 +188,14 @@ impl Guard {
         let snapshot = self.snapshot();
         InForce {
             at: self.unix(self.clock.now()),
-            release: snapshot.state.release().map(Verified::digest),
-            lease: snapshot.state.lease().map(LiveLease::digest),
+            release: snapshot.release().map(Verified::digest),
+            lease: snapshot.lease().map(LiveLease::digest),
         }
     }
 
     /// Whether the newest release revokes this model: its weights must go.
     pub fn is_revoked(&self) -> bool {
         self.snapshot()
-            .state
             .model(self.model.as_str())
             .is_some_and(|model| model.state == ModelState::Revoked && model.sha256 == self.model_sha256)
     }
@@ -237,13 +204,13 @@ impl Guard {
     #[must_use]
     pub fn state(&self) -> ControlState {
         let snapshot = self.snapshot();
-        let (state, now) = (&snapshot.state, self.clock.now());
+        let (state, now) = (&snapshot, self.clock.now());
         ControlState {
             root_version: state.root().version,
             release_version: state.release().map_or(0, |release| release.version),
             release_sha256: state.release().map(Verified::digest),
             lease_left_ms: state.lease().map_or(0, |lease| lease.end().0.saturating_sub(now.0)),
-            denials: state.denials().len() as u64,
+            denials: state.denials_known() as u64,
         }
     }
 
@@ -280,11 +247,16 @@ impl Guard {
         time: (BootMillis, UnixMillis),
     ) -> Result<LeaseRequest, ReleaseError> {
         *self.time.write().unwrap_or_else(PoisonError::into_inner) = Some(time);
-        self.change(|held| {
-            let release_sha256 = held.state.release().map(Verified::digest).ok_or(ReleaseError::NoRelease)?;
-            held.state.begin_lease(nonce, sent)?;
-            held.statements.clear();
-            Ok(LeaseRequest { nonce, root_version: held.state.root().version, release_sha256 })
+        self.change(|state| {
+            let release_sha256 = state.release().map(Verified::digest).ok_or(ReleaseError::NoRelease)?;
+            state.begin_lease(nonce, sent)?;
+            let root = state.root();
+            Ok(LeaseRequest {
+                nonce,
+                root_version: root.version,
+                root_sha256: root.digest(),
+                release_sha256,
+            })
         })
     }
 
@@ -294,15 +266,7 @@ impl Guard {
     ///
     /// As [`TrustedState::accept_root`].
     pub fn accept_root(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
-        self.change(|held| {
-            let accepted = held.state.accept_root(envelope)?;
-            if accepted == Accepted::New {
-                held.statements.clear();
-                let root = held.state.root();
-                held.live.retain(|statement| root.open::<Lease>(&statement.envelope).is_ok());
-            }
-            Ok(accepted)
-        })
+        self.change(|state| state.accept_root(envelope))
     }
 
     /// Takes a release.
@@ -311,13 +275,7 @@ impl Guard {
     ///
     /// As [`TrustedState::accept_release`].
     pub fn accept_release(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
-        self.change(|held| {
-            let accepted = held.state.accept_release(envelope)?;
-            if accepted == Accepted::New {
-                held.statements.clear();
-            }
-            Ok(accepted)
-        })
+        self.change(|state| state.accept_release(envelope))
     }
 
     /// Takes a denial.
@@ -326,7 +284,7 @@ impl Guard {
     ///
     /// As [`TrustedState::accept_denial`].
     pub fn accept_denial(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
-        self.change(|held| held.state.accept_denial(envelope))
+        self.change(|state| state.accept_denial(envelope))
     }
 
     /// Takes one issuer's lease, which is there at the boot time `at`.
@@ -335,48 +293,22 @@ impl Guard {
     ///
     /// As [`TrustedState::accept_lease`].
     pub fn accept_lease(&self, envelope: &[u8], at: BootMillis) -> Result<Accepted, ReleaseError> {
-        self.change(|held| {
-            let lease: Verified<Lease> = held.state.root().open(envelope)?;
-            let issuers: Vec<PublicKey> = lease.signers().iter().map(|key| key.spki.clone()).collect();
-            let known = issuers
-                .iter()
-                .all(|issuer| held.statements.iter().any(|statement| statement.issuers.contains(issuer)));
-            // All statements together must fit into one evidence frame, or no partner could be shown the lease.
-            let bytes: usize =
-                held.statements.iter().map(|statement| statement.envelope.len().saturating_add(4)).sum();
-            let actual = bytes.saturating_add(envelope.len()).saturating_add(16);
-            if !known && actual > MAX_LEASE_BYTES {
-                return Err(ReleaseError::TooLarge { what: "lease", limit: MAX_LEASE_BYTES, actual });
-            }
-            let accepted = held.state.accept_lease(envelope, at)?;
-            if !known {
-                held.statements.push(Statement {
-                    issuers,
-                    payload: lease.digest(),
-                    envelope: envelope.into(),
-                });
-            }
-            if accepted != Accepted::MoreIssuersNeeded {
-                held.live.clone_from(&held.statements);
-            }
-            Ok(accepted)
-        })
+        self.change(|state| state.accept_lease(envelope, at))
     }
 
-    /// Changes the accepted state and publishes it, whatever came of the change: the one refusal that changes something halts everything.
+    /// Changes the accepted state and publishes it. What is refused changes nothing.
     fn change<T>(
         &self,
-        change: impl FnOnce(&mut AcceptedState) -> Result<T, ReleaseError>,
+        change: impl FnOnce(&mut TrustedState) -> Result<T, ReleaseError>,
     ) -> Result<T, ReleaseError> {
         let mut held = lock(&self.held);
-        let result = change(&mut held);
-        let snapshot = Arc::new(Snapshot { shown: held.shown(), state: held.state.clone() });
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        let changed = change(&mut held)?;
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(held.clone());
         self.generation.fetch_add(1, Ordering::Release);
-        result
+        Ok(changed)
     }
 
-    fn snapshot(&self) -> Arc<Snapshot> {
+    fn snapshot(&self) -> Arc<TrustedState> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -385,22 +317,6 @@ impl Guard {
         let time = *self.time.read().unwrap_or_else(PoisonError::into_inner);
         time.map_or(UnixMillis(u64::MAX), |(read, unix)| {
             UnixMillis(unix.0.saturating_add(now.0.saturating_sub(read.0)))
-        })
-    }
-}
-
-impl AcceptedState {
-    /// What sessions are shown; nothing while the statements at hand are not the ones that the live lease rests on.
-    fn shown(&self) -> Option<Shown> {
-        let (release, lease) = (self.state.leased_release()?, self.state.lease()?);
-        let payloads: Vec<Sha256Digest> = self.live.iter().map(|statement| statement.payload).collect();
-        let digest = lease.digest();
-        (lease_digest(&payloads) == digest).then(|| Shown {
-            release: release.envelope().to_json(),
-            release_digest: release.digest(),
-            statements: self.live.clone(),
-            lease_digest: digest,
-            end: lease.end(),
         })
     }
 }

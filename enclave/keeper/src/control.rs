@@ -79,8 +79,8 @@ impl Control {
             ControlKind::Root | ControlKind::Release | ControlKind::Denial | ControlKind::Lease => {
                 let change = Change::Document { kind, at: self.guard.now(), envelope };
                 let accepted = self.guard.apply(&change);
-                // The one refusal that changes something halts everything.
-                if matches!(accepted, Ok(_) | Err(ReleaseError::TooManyDenials(_))) {
+                // What is refused changes nothing, so the worker need not know of it.
+                if accepted.is_ok() {
                     self.link.change(change).await?;
                 }
                 match accepted {

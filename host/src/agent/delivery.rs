@@ -173,9 +173,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
                 match self.hand_in(kind, &document).await? {
                     Handed::Accepted(Accepted::New) => {
                         tracing::info!(what = ?kind, "handed in");
-                        if kind == ControlKind::Root {
-                            // Under another root other keys count: what was refused may be accepted now, and
-                            // the other way round.
+                        if matches!(kind, ControlKind::Root | ControlKind::Release) {
+                            // Under another root other keys count. Under another release there may be room for more
+                            // denials. So the enclave may accept now what it refused before.
                             self.forget();
                         }
                     }

@@ -114,7 +114,12 @@ fn release() -> Sha256Digest {
 
 fn nonce() -> ControlAnswer {
     let nonce = Nonce::from_bytes([7; 32]);
-    ControlAnswer::Ask(LeaseRequest { nonce, root_version: 1, release_sha256: release() })
+    ControlAnswer::Ask(LeaseRequest {
+        nonce,
+        root_version: 1,
+        root_sha256: release(),
+        release_sha256: release(),
+    })
 }
 
 fn renewal(stream: DuplexStream, authorities: Vec<Authority>) -> Renewal<DuplexStream> {

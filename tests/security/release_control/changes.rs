@@ -24,7 +24,10 @@ async fn a_restart_makes_nobody_forget_a_halt() {
     let _ = again.hand(ControlKind::Release, &release).await;
     let request = again.control.ask().await;
     let lease = again.authorities.lease(&request, &release, &[&denial]);
-    let _ = again.hand(ControlKind::Lease, &lease).await;
+    assert_eq!(again.refused(ControlKind::Lease, &lease).await, "denial-missing");
+    assert_eq!(again.asked().await, "no-lease");
+    let _ = again.hand(ControlKind::Denial, &denial).await;
+    assert_eq!(again.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
     assert_eq!(again.asked().await, "model-denied");
 }
 
@@ -101,7 +104,9 @@ async fn a_host_that_withholds_a_new_root_gets_no_more_leases() {
     let refusal = service.draft_lease(&request, room.authorities.now()).unwrap_err();
     assert_eq!(refusal.code(), "root-outdated");
     // And a lease for the new root is none for an enclave that was not given it.
-    let lease = room.authorities.lease(&LeaseRequest { root_version: 2, ..request }, &release, &[]);
+    let root_sha256 = service.root().digest();
+    let next = LeaseRequest { root_version: 2, root_sha256, ..request };
+    let lease = room.authorities.lease(&next, &release, &[]);
     assert_eq!(room.refused(ControlKind::Lease, &lease).await, "lease-root");
     assert_eq!(room.asked().await, "no-lease");
 }
@@ -128,8 +133,10 @@ async fn several_issuers_make_a_lease_and_one_twice_does_not() {
     assert_eq!(room.asked().await, "no-lease");
     let denial = room.authorities.deny_model().0;
     let second = room.authorities.lease_of(2, &request, &release, &[&denial]);
+    assert_eq!(room.refused(ControlKind::Lease, &second).await, "denial-missing");
+    let _ = room.hand(ControlKind::Denial, &denial).await;
     assert_eq!(room.hand(ControlKind::Lease, &second).await, ControlAnswer::Accepted(Accepted::New));
-    // What one of them denies is denied.
+    // What one of them knows is in force.
     assert_eq!(room.asked().await, "model-denied");
 }
 

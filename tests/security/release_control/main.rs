@@ -4,6 +4,7 @@
 
 mod changes;
 mod clocks;
+mod issuers;
 mod permission;
 mod room;
 mod streams;

@@ -103,6 +103,7 @@ async fn what_a_host_replays_reorders_or_mixes_is_refused() {
     let zero = LeaseRequest {
         nonce: "07".repeat(32).parse().unwrap(),
         root_version: 1,
+        root_sha256: room.authorities.service(1).root().digest(),
         release_sha256: cleanroom_attestation::release::Envelope::parse(
             &first,
             cleanroom_attestation::release::PayloadType::Release,

@@ -208,10 +208,11 @@ fn a_rotation_takes_away_what_the_new_root_does_not_cover() {
 fn a_rotation_does_not_forget_denials() {
     let world = World::new();
     let mut state = world.released();
-    state.accept_denial(&world.seal_denial(&world.denial(Target::Model(id("m")), "1"), 0)).unwrap();
     let mut root = world.root();
     root.version = 2;
     root.roles.deny.keys = list(["b-offline"].map(id));
+    let denial = world.denial(Target::Model(id("m")), "1");
+    state.accept_denial(&world.seal_denial(&denial, 1)).unwrap();
     state.accept_root(&world.seal_root(&root)).unwrap();
     world.renew(&mut state, nonce(1), BootMillis(0));
     assert_eq!(ask(&state, "p", "m", BootMillis(0)), Decision::Refuse(Refusal::ModelDenied));
@@ -305,8 +306,8 @@ fn every_root_in_between_may_have_expired_but_not_the_last() {
     state.begin_lease(nonce(1), now).unwrap();
     let mut lease = Lease {
         nonce: nonce(1),
-        root_version: 2,
-        release: ReleaseName { version: 1, sha256: state.release().unwrap().digest() },
+        root: DocumentName { version: 2, sha256: state.root().digest() },
+        release: DocumentName { version: 1, sha256: state.release().unwrap().digest() },
         seconds: 60,
         denials: List::default(),
     };
@@ -317,7 +318,8 @@ fn every_root_in_between_may_have_expired_but_not_the_last() {
     root.expires = NEXT_YEAR;
     state.accept_root(&world.seal_root(&root)).unwrap();
     state.begin_lease(nonce(2), now).unwrap();
-    (lease.nonce, lease.root_version) = (nonce(2), 3);
+    let root = DocumentName { version: 3, sha256: state.root().digest() };
+    (lease.nonce, lease.root) = (nonce(2), root);
     state.accept_lease(&world.seal_lease(&lease, 0), now).unwrap();
     assert!(serves(ask(&state, "p", "m", now)));
 }

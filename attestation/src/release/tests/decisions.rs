@@ -198,24 +198,3 @@ fn running_streams_outlive_a_change_of_release_that_does_not_concern_them() {
     }
     assert_eq!(refused(ask(&state, "p", "m", NOW.plus(60_000))), "lease-lapsed");
 }
-
-#[test]
-fn too_many_denials_halt_everything() {
-    let world = World::new();
-    let mut state = under(|_| {});
-    let notices = |from: usize| {
-        let denials = (from..from + NOTICES_LIMIT).map(|number| DenialNotice {
-            denial: sha256(&number.to_string()),
-            halt: Target::Model(id("unheard-of")),
-        });
-        list(denials)
-    };
-    for (number, from, expected) in [(2, 0, "accepted"), (3, 1, "too-many-denials")] {
-        state.begin_lease(nonce(number), NOW).unwrap();
-        let mut lease = Lease { denials: notices(from), ..world.answer(&under(|_| {}), nonce(number)) };
-        lease.release.sha256 = state.release().unwrap().digest();
-        assert_eq!(code(state.accept_lease(&world.seal_lease(&lease, 0), NOW)), expected);
-    }
-    assert_eq!(refused(ask(&state, "p", "m", NOW)), "too-many-denials");
-    assert_eq!(state.draft_lease(&request(&state, nonce(9)), TODAY), Err(LeaseRefusal::TooManyDenials));
-}

@@ -196,7 +196,8 @@ fn rules_of_a_release() {
     assert_eq!(code(release_with(|release| release.lease.seconds = 0)), "range");
     assert_eq!(code(release_with(|release| release.lease.seconds = LEASE_SECONDS_LIMIT + 1)), "range");
     assert_eq!(code(release_with(|release| release.lease.issuers = 0)), "range");
-    assert_eq!(code(release_with(|release| release.audit.checkpoint_seconds = 0)), "range");
+    let seconds = LEASE_SECONDS_LIMIT + 1;
+    assert_eq!(code(release_with(|release| release.audit.checkpoint_seconds = seconds)), "range");
     assert_eq!(code(release_with(|release| release.audit.witnesses = 1)), "range");
     assert_eq!(
         code(release_with(|release| release.egress = list([Egress { host: id("h"), port: 0 }]))),
@@ -238,12 +239,28 @@ fn rules_of_a_release_under_its_root() {
         "there are three issuers"
     );
     release.lease.issuers = 3;
-    release.witnesses = list([Witness { key: id("a-online"), url: label("https://witness.example") }]);
-    assert_eq!(code(world.state().accept_release(&world.seal_release(&release))), "dangling");
-    let mut root = world.root();
-    root.roles.witness = RoleRule { threshold: 1, keys: list([id("a-online")]) };
-    let mut state = TrustedState::new(&world.seal_root(&root)).unwrap();
-    assert_eq!(state.accept_release(&world.seal_release(&release)), Ok(Accepted::New));
+    assert_eq!(world.state().accept_release(&world.seal_release(&release)), Ok(Accepted::New));
+}
+
+#[test]
+fn a_release_that_promises_what_is_not_enforced_is_refused() {
+    let world = World::new();
+    let refused = |member: &str, change: fn(&mut Release)| {
+        let mut release = world.release(1);
+        change(&mut release);
+        let error = world.state().accept_release(&world.seal_release(&release)).unwrap_err();
+        assert_eq!(error.code(), "not-enforced", "{member}: {error}");
+        assert!(error.to_string().starts_with(&format!("{member} must be ")), "{error}");
+    };
+    refused("egress", |release| release.egress = list([Egress { host: id("h"), port: 443 }]));
+    let witness = || list([Witness { key: id("a-online"), url: label("https://witness.example") }]);
+    refused("witnesses", |release| {
+        release.witnesses = list([Witness { key: id("a-online"), url: label("https://witness.example") }]);
+    });
+    refused("audit.checkpoint_seconds", |release| release.audit.checkpoint_seconds = 1);
+    // Without a witness in the list, a number of witnesses is refused already as out of range.
+    let counted = release_with(|release| (release.witnesses, release.audit.witnesses) = (witness(), 1));
+    assert_eq!(code(counted), "not-enforced");
 }
 
 #[test]
@@ -254,9 +271,65 @@ fn rules_of_a_lease() {
     assert_eq!(check(lease.clone()), "accepted");
     assert_eq!(check(Lease { seconds: 0, ..lease.clone() }), "range");
     assert_eq!(check(Lease { seconds: LEASE_SECONDS_LIMIT + 1, ..lease.clone() }), "range");
-    assert_eq!(check(Lease { root_version: 0, ..lease.clone() }), "range");
-    let notice = DenialNotice { denial: sha256("d"), halt: Target::Model(id("m")) };
-    assert_eq!(check(Lease { denials: list([notice.clone(), notice]), ..lease }), "repeated");
+    let root = DocumentName { version: 0, ..lease.root };
+    assert_eq!(check(Lease { root, ..lease.clone() }), "range");
+    assert_eq!(check(Lease { denials: list([sha256("d"), sha256("d")]), ..lease.clone() }), "repeated");
+    let most: Vec<Sha256Digest> = (0..=LEASE_DENIALS_LIMIT).map(|n| sha256(&n.to_string())).collect();
+    let full = Lease { denials: list(most[1..].iter().copied()), ..lease };
+    assert_eq!(check(full.clone()), "accepted");
+    let text = String::from_utf8(full.to_payload()).unwrap();
+    let over = text.replace("\"denials\": [", &format!("\"denials\": [\"{}\",", most[0]));
+    assert_eq!(code(Lease::from_payload(over.as_bytes())), "form", "one denial too many");
+}
+
+/// The limits in bytes and the limits in numbers say the same.
+#[test]
+fn the_largest_documents_fit_their_limits() {
+    let world = World::new();
+    let long = "\"".repeat(TEXT_LIMIT);
+    let mut denial = world.denial(Target::Partner(id(&"p".repeat(TEXT_LIMIT))), "1");
+    (denial.room, denial.reason) = (id(&"r".repeat(TEXT_LIMIT)), label(&long));
+    assert!(denial.to_payload().len() <= PayloadType::Denial.limit(), "{}", denial.to_payload().len());
+
+    // A root with 16 issuers, each of which lists as many denials as it may, and a host that adds signatures of its own.
+    let mut root = world.root();
+    let signers: Vec<Signer> = (100..116).map(Signer::ed25519).collect();
+    let keys = signers.iter().enumerate().map(|(n, signer)| RootKey {
+        name: id(&format!("issuer-{n}")),
+        authority: id(&format!("authority-{n}")),
+        spki: signer.public(),
+    });
+    let names = list((0..16).map(|n| id(&format!("issuer-{n}"))));
+    root.keys = list(root.keys.iter().cloned().chain(keys));
+    root.roles.lease = RoleRule { threshold: 16, keys: names };
+    let mut release = world.release(1);
+    release.lease.issuers = 16;
+    release.partners = list((0..LEASE_DENIALS_LIMIT).map(|n| Partner {
+        id: id(&n.to_string()),
+        keys: list([sha256(&n.to_string())]),
+        ..world.release(1).partners[0].clone()
+    }));
+    let mut state = TrustedState::new(&world.seal_root(&root)).unwrap();
+    state.accept_release(&world.seal_release(&release)).unwrap();
+    for n in 0..LEASE_DENIALS_LIMIT {
+        let denial = world.denial(Target::Partner(id(&n.to_string())), "1");
+        state.accept_denial(&world.seal_denial(&denial, 0)).unwrap();
+    }
+    state.begin_lease(nonce(1), BootMillis(0)).unwrap();
+    let lease = world.answer(&state, nonce(1)).to_payload();
+    for (n, signer) in signers.iter().enumerate() {
+        // Two bytes of white space, so that each issuer's statement is another one.
+        let payload = [&lease[..], &vec![b' '; PayloadType::Lease.limit() - lease.len() - n]].concat();
+        let others = signers.iter().cycle().skip(n + 1).take(15).chain([signer]);
+        let junk = Signer::ed25519(99);
+        let sealed = seal(PayloadType::Lease, &payload, &others.chain([&junk]).collect::<Vec<_>>());
+        assert!(sealed.len() <= ControlKind::Lease.limit(), "{}", sealed.len());
+        state.accept_lease(&sealed, BootMillis(0)).unwrap();
+    }
+    let live = state.lease().unwrap();
+    let shown = crate::channel::ShownLease { left_ms: 1, envelopes: live.envelopes() }.encode();
+    assert!(shown.len() <= crate::channel::MAX_LEASE_BYTES, "{}", shown.len());
+    assert!(!String::from_utf8_lossy(&shown).contains(&Signer::ed25519(99).public().id().to_string()));
 }
 
 #[test]

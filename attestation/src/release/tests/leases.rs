@@ -84,8 +84,10 @@ fn a_lease_must_name_the_newest_release_and_root() {
     let mut other = good.clone();
     other.release.version = 2;
     assert_eq!(refused(&mut state, &other), "lease-release");
-    let other = Lease { root_version: 2, ..good.clone() };
+    let other = Lease { root: DocumentName { version: 2, ..good.root }, ..good.clone() };
     assert_eq!(refused(&mut state, &other), "lease-root");
+    let other = Lease { root: DocumentName { sha256: sha256("another"), ..good.root }, ..good.clone() };
+    assert_eq!(refused(&mut state, &other), "lease-root", "the same version of another root");
     let longer = Lease { seconds: 61, ..good.clone() };
     assert_eq!(refused(&mut state, &longer), "lease-too-long");
     assert_eq!(ask(&state, "p", "m", SENT), Decision::Refuse(Refusal::NoLease));
@@ -99,17 +101,22 @@ fn a_lease_must_name_the_newest_release_and_root() {
     assert!(!serves(ask(&state, "p", "m", SENT.plus(1_000))));
 }
 
-#[test]
-fn several_issuers_add_up_to_the_narrowest() {
-    let world = World::new();
+/// A state under a release for which two issuers must give the lease, and its answer to nonce 1.
+fn two_issuers(world: &World) -> (TrustedState, Lease) {
     let mut release = world.release(1);
     release.lease.issuers = 2;
     let mut state = world.state();
     state.accept_release(&world.seal_release(&release)).unwrap();
     state.begin_lease(nonce(1), SENT).unwrap();
-    let long = world.answer(&state, nonce(1));
-    let notice = DenialNotice { denial: sha256("d"), halt: Target::Model(id("n")) };
-    let short = Lease { seconds: 20, denials: list([notice]), ..long.clone() };
+    let answer = world.answer(&state, nonce(1));
+    (state, answer)
+}
+
+#[test]
+fn several_issuers_add_up_and_the_shortest_that_is_needed_counts() {
+    let world = World::new();
+    let (mut state, long) = two_issuers(&world);
+    let short = Lease { seconds: 20, ..long.clone() };
 
     let first = world.seal_lease(&long, 0);
     assert_eq!(state.accept_lease(&first, SENT), Ok(Accepted::MoreIssuersNeeded));
@@ -125,18 +132,31 @@ fn several_issuers_add_up_to_the_narrowest() {
     assert_eq!(state.accept_lease(&second, SENT), Ok(Accepted::New));
     assert!(serves(ask(&state, "p", "m", SENT.plus(19_999))));
     assert!(!serves(ask(&state, "p", "m", SENT.plus(20_000))), "the shorter of the two counts");
-    assert_eq!(
-        ask(&state, "p", "n", SENT),
-        Decision::Refuse(Refusal::ModelDenied),
-        "what one issuer denies is denied"
-    );
 
     // A lease that both sign is as good.
-    let mut state = world.state();
-    state.accept_release(&world.seal_release(&release)).unwrap();
-    state.begin_lease(nonce(1), SENT).unwrap();
+    let (mut state, long) = two_issuers(&world);
     let both = seal(PayloadType::Lease, &long.to_payload(), &[&world.online[0], &world.online[2]]);
     assert_eq!(state.accept_lease(&both, SENT), Ok(Accepted::New));
+    assert_eq!(state.lease().unwrap().envelopes().len(), 1);
+}
+
+#[test]
+fn one_issuer_cannot_shorten_what_the_others_give() {
+    let world = World::new();
+    for order in [[0, 1, 2], [1, 0, 2], [2, 1, 0]] {
+        let (mut state, long) = two_issuers(&world);
+        for issuer in order {
+            // Issuer 0 gives a second, and gives it again.
+            let seconds = if issuer == 0 { 1 } else { 60 };
+            let lease = world.seal_lease(&Lease { seconds, ..long.clone() }, issuer);
+            state.accept_lease(&lease, SENT).unwrap();
+            state.accept_lease(&lease, SENT).unwrap();
+        }
+        assert!(serves(ask(&state, "p", "m", SENT.plus(59_999))), "{order:?}");
+        assert!(!serves(ask(&state, "p", "m", SENT.plus(60_000))), "{order:?}");
+        let shown = state.lease().unwrap().envelopes().len();
+        assert_eq!(shown, 2, "{order:?}: what is shown is what makes the lease");
+    }
 }
 
 #[test]
@@ -158,18 +178,49 @@ fn answers_for_the_release_before_do_not_count_for_the_next() {
 }
 
 #[test]
-fn a_denial_in_a_lease_is_remembered_when_the_next_lease_leaves_it_out() {
+fn a_lease_that_lists_a_denial_counts_only_where_that_denial_is_held() {
     let world = World::new();
+    let mut issuer = world.released();
+    let denial = world.denial(Target::Partner(id("p")), "1");
+    let (sealed, digest) = (world.seal_denial(&denial, 0), World::digest_of(&denial));
+    issuer.accept_denial(&sealed).unwrap();
+
     let mut state = world.released();
     state.begin_lease(nonce(1), SENT).unwrap();
-    let notice = DenialNotice { denial: sha256("d"), halt: Target::Partner(id("p")) };
-    let knows = Lease { denials: list([notice]), ..world.answer(&state, nonce(1)) };
-    state.accept_lease(&world.seal_lease(&knows, 0), SENT).unwrap();
+    let answer = world.answer(&issuer, nonce(1));
+    assert_eq!(&*answer.denials, [digest]);
+    let lease = world.seal_lease(&answer, 0);
+    assert_eq!(state.accept_lease(&lease, SENT), Err(ReleaseError::DenialMissing(digest)));
+    assert_eq!(
+        ask(&state, "q", "n", SENT),
+        Decision::Refuse(Refusal::NoLease),
+        "nothing is served without it"
+    );
+    // With the denial the same lease counts, and the denial is in force.
+    state.accept_denial(&sealed).unwrap();
+    assert_eq!(state.accept_lease(&lease, SENT), Ok(Accepted::New));
+    assert!(serves(ask(&state, "q", "n", SENT)));
     assert_eq!(ask(&state, "p", "m", SENT), Decision::Refuse(Refusal::PartnerDenied));
-    state.begin_lease(nonce(2), SENT).unwrap();
-    let ignorant = Lease { denials: List::default(), ..world.answer(&state, nonce(2)) };
-    state.accept_lease(&world.seal_lease(&ignorant, 1), SENT).unwrap();
+    // The next lease, of an issuer who does not know it, takes nothing back.
+    world.renew_as(&mut state, &world.released(), 1, nonce(2), SENT);
     assert_eq!(ask(&state, "p", "m", SENT), Decision::Refuse(Refusal::PartnerDenied));
+}
+
+#[test]
+fn what_an_issuer_lists_halts_nothing_and_stops_nobody_else() {
+    let world = World::new();
+    let (mut state, honest) = two_issuers(&world);
+    let invented = Lease { denials: list([sha256("invented")]), ..honest.clone() };
+    let error = state.accept_lease(&world.seal_lease(&invented, 0), SENT);
+    assert_eq!(error, Err(ReleaseError::DenialMissing(sha256("invented"))));
+    assert_eq!(
+        state.accept_lease(&world.seal_lease(&honest, 1), SENT),
+        Ok(Accepted::MoreIssuersNeeded),
+        "the refused one counts as little as if it had not come"
+    );
+    assert_eq!(state.accept_lease(&world.seal_lease(&honest, 2), SENT), Ok(Accepted::New));
+    assert!(serves(ask(&state, "p", "m", SENT)));
+    assert_eq!(state.denials_known(), 0);
 }
 
 #[test]
@@ -182,6 +233,7 @@ fn an_issuer_signs_only_for_what_it_holds() {
     let cases = [
         (LeaseRequest { nonce: nonce(0), ..good }, "zero-nonce"),
         (LeaseRequest { root_version: 2, ..good }, "root-outdated"),
+        (LeaseRequest { root_sha256: sha256("x"), ..good }, "root-outdated"),
         (LeaseRequest { release_sha256: sha256("x"), ..good }, "release-outdated"),
     ];
     for (request, expected) in cases {

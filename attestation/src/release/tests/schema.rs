@@ -47,9 +47,16 @@ fn the_examples_belong_together() {
     assert_eq!(release.signers().len(), 2);
     let lease = Lease::from_payload(&read("lease.example.json")).unwrap();
     assert_eq!(lease.release.sha256, release.digest());
-    assert_eq!(lease.denials[0].denial, Sha256Digest::of(&[&read("denial.example.json")]));
+    assert_eq!(lease.root.sha256, Sha256Digest::of(&[&read("root.example.json")]));
+    assert_eq!(lease.denials[0], Sha256Digest::of(&[&read("denial.example.json")]));
     let request = LeaseRequest::from_json(&read("lease-request.example.json")).unwrap();
     assert_eq!((request.nonce, request.release_sha256), (lease.nonce, release.digest()));
+    assert_eq!((request.root_version, request.root_sha256), (lease.root.version, lease.root.sha256));
+    // Two keys of the example root are those of these tests, so that a changed example can be signed again.
+    let world = World::new();
+    let payload = read("release.example.json");
+    let sealed = seal(PayloadType::Release, &payload, &[&world.offline[0], &world.offline[1]]);
+    assert_eq!(String::from_utf8(sealed).unwrap(), String::from_utf8(read("envelope.example.json")).unwrap());
 }
 
 #[test]
@@ -202,7 +209,7 @@ fn limits_in_the_schemas_are_those_of_the_code() {
     ] {
         assert_eq!(items("release", list), limit, "{list}");
     }
-    assert_eq!(items("lease", "denials"), NOTICES_LIMIT);
+    assert_eq!(items("lease", "denials"), LEASE_DENIALS_LIMIT);
     assert_eq!(items("envelope", "signatures"), SIGNATURES_LIMIT);
     assert_eq!(at("release", "/properties/lease/properties/seconds/maximum"), LEASE_SECONDS_LIMIT);
     assert_eq!(at("root", "/$defs/version/maximum"), VERSION_LIMIT);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ReleaseError;
 use super::fields::List;
 use super::key::PublicKey;
+use super::payload_type::PayloadType;
 use crate::digest::Sha256Digest;
 
 /// The most signatures in one envelope. A root in rotation carries those of two quorums.
@@ -18,61 +19,7 @@ const SIGNATURE_LIMIT: usize = 128;
 /// The longest `keyid` that is carried along, in bytes.
 const KEY_ID_LIMIT: usize = 256;
 
-/// What an envelope's payload is. The type is part of what is signed, so a signature for one never counts for another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PayloadType {
-    /// [`super::Root`].
-    Root,
-    /// [`super::Release`].
-    Release,
-    /// [`super::Denial`].
-    Denial,
-    /// [`super::Lease`].
-    Lease,
-}
-
-impl PayloadType {
-    /// The media type that stands in `payloadType`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Root => "application/vnd.cleanroom.root.v1+json",
-            Self::Release => "application/vnd.cleanroom.release.v1+json",
-            Self::Denial => "application/vnd.cleanroom.denial.v1+json",
-            Self::Lease => "application/vnd.cleanroom.lease.v1+json",
-        }
-    }
-
-    /// One word for it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Root => "root",
-            Self::Release => "release",
-            Self::Denial => "denial",
-            Self::Lease => "lease",
-        }
-    }
-
-    /// The most bytes of such a payload.
-    #[must_use]
-    pub const fn limit(self) -> usize {
-        match self {
-            Self::Root => 64 << 10,
-            Self::Release => 8 << 20,
-            Self::Denial => 4 << 10,
-            Self::Lease => 1 << 20,
-        }
-    }
-
-    /// The most bytes of an envelope around it: base64 makes four bytes of three, and signatures take their place.
-    #[must_use]
-    pub const fn envelope_limit(self) -> usize {
-        self.limit() / 3 * 4 + (32 << 10)
-    }
-}
-
-/// A payload and signatures over it, **none of them verified**. [`super::Root::verify`] is what counts them.
+/// A payload and signatures over it, **none of them verified**. [`Root::verify`](crate::release::Root::verify) counts them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
     payload_type: PayloadType,
@@ -225,6 +172,16 @@ impl Envelope {
         Ok(())
     }
 
+    /// The same payload with some of its signatures: each by its place here, and the key id to write beside it.
+    pub(super) fn with_signatures(&self, chosen: impl Iterator<Item = (usize, String)>) -> Self {
+        let signatures = chosen.filter_map(|(place, key_id)| {
+            let bytes = self.signatures.get(place)?.bytes.clone();
+            Some(Signature { key_id: key_id.into(), bytes })
+        });
+        let signatures = signatures.collect();
+        Self { signatures, signed: self.signed.clone(), ..*self }
+    }
+
     /// The envelope as JSON, indented, with a final newline.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
@@ -242,7 +199,7 @@ impl Envelope {
 }
 
 /// `value` as this project writes JSON: indented, with a final newline. The bytes are what is signed, so people read exactly that.
-pub(super) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+pub(in crate::release) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
     // Types that serialise to maps with string keys cannot fail here.
     let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
     bytes.push(b'\n');

@@ -4,14 +4,17 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::envelope::PayloadType;
 use super::error::ReleaseError;
 use super::fields::{Id, Label};
-use super::open::Payload;
-use super::root::{Role, Root};
+use super::payload_type::PayloadType;
+use super::role::Role;
+use super::root::Root;
+use super::verified::{Payload, Sealed};
 use crate::digest::Sha256Digest;
 
 /// The payload of a denial envelope. It stays in force until a release lists its digest in `supersedes_denials`.
+///
+/// Its digest says everything about it: two denials with one digest are one denial. Nobody but a deny key says what it halts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Denial {
@@ -44,15 +47,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// A denial as a lease repeats it: enough to enforce it without the denial itself, which a host could hold back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DenialNotice {
-    /// SHA-256 of the denial's payload.
-    pub denial: Sha256Digest,
-    /// What is halted.
-    pub halt: Target,
-}
+impl Sealed for Denial {}
 
 impl Payload for Denial {
     const TYPE: PayloadType = PayloadType::Denial;

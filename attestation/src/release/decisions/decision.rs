@@ -1,15 +1,14 @@
 //! The question that is asked at the start of a session, at every request and at every token, and its answer.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::denial::Target;
-use super::fields::Id;
-use super::manifest::{Limits, ModelState, Partner, Release};
-use super::open::Verified;
-use super::time::{BootMillis, UnixMillis};
+use super::denials::Denials;
 use crate::digest::Sha256Digest;
+use crate::release::documents::{
+    BootMillis, Id, Limits, ModelState, Partner, Release, Target, UnixMillis, Verified,
+};
 
 /// May this partner use this model?
 #[derive(Debug, Clone, Copy)]
@@ -71,9 +70,6 @@ pub enum Refusal {
     /// The release has expired.
     #[error("the release has expired")]
     ReleaseExpired,
-    /// More denials came than can be kept.
-    #[error("more denials than can be kept: everything is halted")]
-    TooManyDenials,
     /// The release names no partner with this key.
     #[error("the release names no partner with this key")]
     PartnerUnknown,
@@ -105,14 +101,13 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, in the order of their codes on the wire.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::NoRelease,
         Self::NoLease,
         Self::LeaseLapsed,
         Self::ClockWentBack,
         Self::RootExpired,
         Self::ReleaseExpired,
-        Self::TooManyDenials,
         Self::PartnerUnknown,
         Self::PartnerExpired,
         Self::PartnerDenied,
@@ -124,7 +119,7 @@ impl Refusal {
         Self::ModelRevoked,
     ];
 
-    /// The code in the channel's `Refusal` frame: 16 to 31, in the order of [`Self::ALL`].
+    /// The code in the channel's `Refusal` frame: 16 to 31, in the order of [`Self::ALL`]. No refusal has 22.
     pub(crate) const fn wire_code(self) -> u8 {
         match self {
             Self::NoRelease => 16,
@@ -133,7 +128,6 @@ impl Refusal {
             Self::ClockWentBack => 19,
             Self::RootExpired => 20,
             Self::ReleaseExpired => 21,
-            Self::TooManyDenials => 22,
             Self::PartnerUnknown => 23,
             Self::PartnerExpired => 24,
             Self::PartnerDenied => 25,
@@ -156,7 +150,6 @@ impl Refusal {
             Self::ClockWentBack => "clock-went-back",
             Self::RootExpired => "root-expired",
             Self::ReleaseExpired => "release-expired",
-            Self::TooManyDenials => "too-many-denials",
             Self::PartnerUnknown => "partner-unknown",
             Self::PartnerExpired => "partner-expired",
             Self::PartnerDenied => "partner-denied",
@@ -170,15 +163,17 @@ impl Refusal {
     }
 }
 
-/// A release with what a decision needs looked up beforehand.
+/// A release with an index of what a decision looks up.
 #[derive(Debug, Clone)]
-pub(super) struct Standing {
+pub(super) struct IndexedRelease {
     pub(super) release: Verified<Release>,
-    /// From a partner's key to its place in [`Self::partners`].
+    /// The denials that it lifts.
+    pub(super) lifted: HashSet<Sha256Digest>,
+    /// From a partner's key to the index in [`Self::partners`].
     keys: HashMap<Sha256Digest, u32>,
     /// In the order of the release.
     partners: Box<[PartnerRow]>,
-    /// From a model's id to its place in [`Self::models`].
+    /// From a model's id to the index in [`Self::models`].
     model_ids: HashMap<Id, u16>,
     /// In the order of the release.
     models: Box<[ModelRow]>,
@@ -199,8 +194,8 @@ struct ModelRow {
     denied: bool,
 }
 
-impl Standing {
-    pub(super) fn new(release: Verified<Release>, denials: &BTreeMap<Sha256Digest, Target>) -> Self {
+impl IndexedRelease {
+    pub(super) fn new(release: Verified<Release>, denials: &Denials) -> Self {
         // The limits of a release are far below u16 and u32; what did not fit would simply not be found.
         let model_ids: HashMap<Id, u16> =
             (0..).zip(&release.models).map(|(row, model)| (model.id.clone(), row)).collect();
@@ -217,30 +212,37 @@ impl Standing {
             granted.sort_unstable();
             PartnerRow { models: granted, limits: partner.limits, expires: partner.expires, denied: false }
         });
-        let mut standing =
-            Self { keys, partners: partners.collect(), models: models.collect(), model_ids, release };
-        standing.apply(denials);
-        standing
+        let lifted = release.supersedes_denials.iter().copied().collect();
+        let mut indexed =
+            Self { keys, partners: partners.collect(), models: models.collect(), model_ids, lifted, release };
+        indexed.mark(denials);
+        indexed
     }
 
-    /// Marks what `denials`, except those that this release lifts, halt. Nothing is ever unmarked.
-    pub(super) fn apply(&mut self, denials: &BTreeMap<Sha256Digest, Target>) {
-        let lifted: HashSet<&Sha256Digest> = self.release.supersedes_denials.iter().collect();
-        let in_force = denials.iter().filter(|(digest, _)| !lifted.contains(digest));
-        let halted: HashSet<&Target> = in_force.map(|(_, target)| target).collect();
-        for target in &halted {
-            if let Target::Model(id) = target
-                && let Some(row) = self.model_ids.get(id)
-                && let Some(model) = self.models.get_mut(usize::from(*row))
-            {
-                model.denied = true;
-            }
+    /// Marks what `denials`, except those that this release lifts, halt, and nothing else.
+    pub(super) fn mark(&mut self, denials: &Denials) {
+        let halted: HashSet<&Target> = denials.halted(&self.lifted).map(|(_, target)| target).collect();
+        let named = |of: fn(&Target) -> Option<&Id>| -> HashSet<&Id> {
+            halted.iter().filter_map(|target| of(target)).collect()
+        };
+        let models = named(|target| if let Target::Model(id) = target { Some(id) } else { None });
+        let partners = named(|target| if let Target::Partner(id) = target { Some(id) } else { None });
+        for (model, row) in self.release.models.iter().zip(&mut self.models) {
+            row.denied = models.contains(&model.id);
         }
-        if halted.iter().any(|target| matches!(target, Target::Partner(_))) {
-            for (partner, row) in self.release.partners.iter().zip(&mut self.partners) {
-                row.denied |= halted.contains(&Target::Partner(partner.id.clone()));
-            }
+        for (partner, row) in self.release.partners.iter().zip(&mut self.partners) {
+            row.denied = partners.contains(&partner.id);
         }
+    }
+
+    /// The models and partners of this release that are halted.
+    pub(super) fn halted(&self) -> impl Iterator<Item = Target> {
+        let models = self.release.models.iter().zip(&self.models);
+        let models = models.filter(|(_, row)| row.denied).map(|(model, _)| Target::Model(model.id.clone()));
+        let partners = self.release.partners.iter().zip(&self.partners);
+        let partners =
+            partners.filter(|(_, row)| row.denied).map(|(partner, _)| Target::Partner(partner.id.clone()));
+        models.chain(partners)
     }
 
     /// What this release alone says. `end` is when the lease ends at the latest.

@@ -5,12 +5,13 @@ use std::num::NonZeroU8;
 
 use serde::{Deserialize, Serialize};
 
-use super::envelope::PayloadType;
 use super::error::{ReleaseError, in_range};
 use super::fields::{Id, Label, List, first_repeated, present};
-use super::open::Payload;
-use super::root::{Role, Root, VERSION_LIMIT};
+use super::payload_type::PayloadType;
+use super::role::Role;
+use super::root::{Root, VERSION_LIMIT};
 use super::time::UnixMillis;
+use super::verified::{Payload, Sealed};
 use crate::digest::{Sha256Digest, Sha384Digest};
 
 /// The most images in a release.
@@ -55,9 +56,9 @@ pub struct Release {
     pub models: List<Model, MODELS_LIMIT>,
     /// The partners.
     pub partners: List<Partner, PARTNERS_LIMIT>,
-    /// The only destinations that the enclave opens connections to.
+    /// The only destinations that the enclave opens connections to. Empty: this version opens none.
     pub egress: List<Egress, EGRESS_LIMIT>,
-    /// The witnesses of the log that are in use.
+    /// The witnesses of the log that are in use. Empty: this version keeps no log.
     pub witnesses: List<Witness, WITNESSES_LIMIT>,
     /// How leases are given.
     pub lease: LeaseRules,
@@ -201,9 +202,9 @@ pub struct LeaseRules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditRules {
-    /// The longest time between two checkpoints while requests are served, in seconds.
+    /// The longest time between two checkpoints while requests are served, in seconds. 0: this version keeps no log.
     pub checkpoint_seconds: u64,
-    /// Distinct witnesses that must have cosigned a checkpoint for it to count as witnessed.
+    /// Distinct witnesses that must have cosigned a checkpoint for it to count as witnessed. 0 in this version.
     pub witnesses: u64,
 }
 
@@ -337,10 +338,28 @@ impl Release {
         }
         in_range("lease.seconds", self.lease.seconds, 1, LEASE_SECONDS_LIMIT)?;
         in_range("lease.issuers", self.lease.issuers, 1, super::root::ROLE_KEYS_LIMIT as u64)?;
-        in_range("audit.checkpoint_seconds", self.audit.checkpoint_seconds, 1, LEASE_SECONDS_LIMIT)?;
+        in_range("audit.checkpoint_seconds", self.audit.checkpoint_seconds, 0, LEASE_SECONDS_LIMIT)?;
         in_range("audit.witnesses", self.audit.witnesses, 0, self.witnesses.len() as u64)
     }
+
+    /// Refuses what this version would not enforce. A release promises nothing that nobody keeps.
+    fn check_enforced(&self) -> Result<(), ReleaseError> {
+        let neutral = [
+            ("egress", "[]", self.egress.is_empty()),
+            ("witnesses", "[]", self.witnesses.is_empty()),
+            ("audit.checkpoint_seconds", "0", self.audit.checkpoint_seconds == 0),
+            ("audit.witnesses", "0", self.audit.witnesses == 0),
+        ];
+        for (member, neutral, is_neutral) in neutral {
+            if !is_neutral {
+                return Err(ReleaseError::NotEnforced { member, neutral });
+            }
+        }
+        Ok(())
+    }
 }
+
+impl Sealed for Release {}
 
 impl Payload for Release {
     const TYPE: PayloadType = PayloadType::Release;
@@ -349,7 +368,8 @@ impl Payload for Release {
     fn check(&self) -> Result<(), ReleaseError> {
         self.check_numbers()?;
         self.check_unique()?;
-        self.check_grants()
+        self.check_grants()?;
+        self.check_enforced()
     }
 
     fn check_against(&self, root: &Root) -> Result<(), ReleaseError> {

@@ -1,14 +1,12 @@
 //! The root: whose keys count, for what, and how many of them.
 
-use core::fmt;
-
 use serde::{Deserialize, Serialize};
 
-use super::envelope::{Envelope, PayloadType};
+use super::envelope::to_json;
 use super::error::{ReleaseError, in_range};
 use super::fields::{Id, List, first_repeated};
 use super::key::PublicKey;
-use super::open::{Payload, Verified};
+use super::role::Role;
 use super::time::UnixMillis;
 
 /// The most keys in one root.
@@ -75,45 +73,6 @@ pub struct RoleRule {
     pub keys: List<Id, ROLE_KEYS_LIMIT>,
 }
 
-/// What a key may sign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The next root.
-    Root,
-    /// Releases.
-    Release,
-    /// Denials.
-    Deny,
-    /// Leases.
-    Lease,
-    /// Checkpoints of the log.
-    Witness,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Self; 5] = [Self::Root, Self::Release, Self::Deny, Self::Lease, Self::Witness];
-
-    /// The role's name, as it stands in a root.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Root => "root",
-            Self::Release => "release",
-            Self::Deny => "deny",
-            Self::Lease => "lease",
-            Self::Witness => "witness",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
-
 impl Roles {
     /// The rule of `role`.
     #[must_use]
@@ -129,102 +88,6 @@ impl Roles {
 }
 
 impl Root {
-    /// Reads the first root that somebody trusts: out of the measured image, or pinned by a partner.
-    ///
-    /// # Errors
-    ///
-    /// [`ReleaseError`] when it is not a root or its own root role did not sign it.
-    pub fn open_first(bytes: &[u8]) -> Result<Verified<Self>, ReleaseError> {
-        let envelope = Envelope::parse(bytes, PayloadType::Root)?;
-        let root = Self::from_payload(envelope.payload())?;
-        let signers = root.verify(Role::Root, &envelope)?.into_iter().cloned().collect();
-        Ok(Verified::new(root, envelope, signers))
-    }
-
-    /// Reads the root that follows on this one: version N+1 of the same room, signed by the root role of both.
-    ///
-    /// # Errors
-    ///
-    /// [`ReleaseError`] when it is anything else.
-    pub fn open_next(&self, bytes: &[u8]) -> Result<Verified<Self>, ReleaseError> {
-        let envelope = Envelope::parse(bytes, PayloadType::Root)?;
-        // The old quorum first: nothing that it did not sign is read any further.
-        self.verify(Role::Root, &envelope)?;
-        let next = Self::from_payload(envelope.payload())?;
-        self.check_room("root", &next.room)?;
-        if next.version < self.version {
-            return Err(ReleaseError::Rollback { what: "root", current: self.version, actual: next.version });
-        }
-        if next.version == self.version {
-            return Err(ReleaseError::SameVersionOtherBytes { what: "root", version: next.version });
-        }
-        if next.version != self.version.saturating_add(1) {
-            return Err(ReleaseError::RootSkipped { current: self.version, actual: next.version });
-        }
-        let signers = next.verify(Role::Root, &envelope)?.into_iter().cloned().collect();
-        Ok(Verified::new(next, envelope, signers))
-    }
-
-    /// Reads an envelope that a role of this root signs: a [`super::Release`], [`super::Denial`] or [`super::Lease`].
-    ///
-    /// # Errors
-    ///
-    /// [`ReleaseError`] when too few distinct keys signed it, or its payload breaks a rule. Neither time nor version is
-    /// judged here.
-    pub fn open<P: Payload>(&self, bytes: &[u8]) -> Result<Verified<P>, ReleaseError> {
-        self.open_envelope(Envelope::parse(bytes, P::TYPE)?)
-    }
-
-    pub(super) fn open_envelope<P: Payload>(&self, envelope: Envelope) -> Result<Verified<P>, ReleaseError> {
-        let signers = self.verify_at_least(P::needed(self), P::ROLE, &envelope)?;
-        let signers = signers.into_iter().cloned().collect();
-        let payload: P = P::from_payload(envelope.payload())?;
-        payload.check_against(self)?;
-        Ok(Verified::new(payload, envelope, signers))
-    }
-
-    /// The distinct keys of `role` that signed `envelope`, when they reach the role's threshold.
-    ///
-    /// Keys are told apart by value. The `keyid` of a signature is not looked at.
-    ///
-    /// # Errors
-    ///
-    /// [`ReleaseError::Threshold`] when they do not.
-    pub fn verify(&self, role: Role, envelope: &Envelope) -> Result<Vec<&RootKey>, ReleaseError> {
-        self.verify_at_least(self.roles.rule(role).threshold, role, envelope)
-    }
-
-    fn verify_at_least(
-        &self,
-        needed: u64,
-        role: Role,
-        envelope: &Envelope,
-    ) -> Result<Vec<&RootKey>, ReleaseError> {
-        let signers = self.signers_of(role, envelope);
-        let needed = usize::try_from(needed).unwrap_or(usize::MAX).max(1);
-        if signers.len() < needed {
-            let what = envelope.payload_type().name();
-            return Err(ReleaseError::Threshold { what, role, needed, valid: signers.len() });
-        }
-        Ok(signers)
-    }
-
-    /// The distinct keys of `role` that signed `envelope`, however few: what a ceremony shows between two signers.
-    #[must_use]
-    pub fn signers_of(&self, role: Role, envelope: &Envelope) -> Vec<&RootKey> {
-        let mut candidates: Vec<&RootKey> = self.keys_of(role).collect();
-        let mut signers: Vec<&RootKey> = Vec::new();
-        for signature in envelope.signatures() {
-            let signed_by =
-                candidates.iter().position(|key| key.spki.verifies(envelope.pae(), signature.bytes()));
-            if let Some(signer) = signed_by.map(|index| candidates.swap_remove(index)) {
-                candidates.retain(|key| key.spki != signer.spki);
-                signers.push(signer);
-            }
-        }
-        signers
-    }
-
     /// The keys of `role`.
     pub fn keys_of(&self, role: Role) -> impl Iterator<Item = &RootKey> {
         self.roles.rule(role).keys.iter().filter_map(|name| self.key(name))
@@ -246,6 +109,12 @@ impl Root {
             serde_json::from_slice(payload).map_err(|error| ReleaseError::form("root", &error))?;
         root.check()?;
         Ok(root)
+    }
+
+    /// The payload as this project writes it: indented JSON with a final newline.
+    #[must_use]
+    pub fn to_payload(&self) -> Vec<u8> {
+        to_json(self)
     }
 
     fn check(&self) -> Result<(), ReleaseError> {
@@ -288,17 +157,5 @@ impl Root {
             return Ok(());
         }
         Err(ReleaseError::Room { what, expected: self.room.to_string(), actual: room.to_string() })
-    }
-}
-
-impl Role {
-    const fn threshold_name(self) -> &'static str {
-        match self {
-            Self::Root => "roles.root.threshold",
-            Self::Release => "roles.release.threshold",
-            Self::Deny => "roles.deny.threshold",
-            Self::Lease => "roles.lease.threshold",
-            Self::Witness => "roles.witness.threshold",
-        }
     }
 }

@@ -1,10 +1,9 @@
 //! Why something signed was not accepted.
 
-use super::envelope::PayloadType;
-use super::root::Role;
+use super::payload_type::PayloadType;
+use super::role::Role;
 
-/// Why an envelope, its payload or a step of the state was refused. Nothing has changed when one of these comes back, except
-/// as [`Self::TooManyDenials`] says.
+/// Why an envelope, its payload or a step of the state was refused. Nothing has changed when one of these comes back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
@@ -198,9 +197,27 @@ pub enum ReleaseError {
     /// The caller's clock went back.
     #[error("the monotonic clock went back")]
     ClockWentBack,
-    /// More denials than can be kept. From here on everything is refused: forgetting one could resume what was halted.
-    #[error("more than {0} denials; everything is halted until the enclave is started again with fewer")]
-    TooManyDenials(usize),
+    /// A lease lists a denial that was not handed in. What a digest stands for is known from the denial alone.
+    #[error(
+        "the lease lists the denial {0}, which has not been handed in with a good signature; hand in that denial, then the lease"
+    )]
+    DenialMissing(crate::digest::Sha256Digest),
+    /// Every deny key that signed the denial has as many in force as one key may have.
+    #[error(
+        "a deny key may have {limit} denials in force; a release has to lift some, or a new root has to leave the key out"
+    )]
+    TooManyDenials {
+        /// The most denials of one key that are in force.
+        limit: usize,
+    },
+    /// A member of a release that promises something which this version does not enforce.
+    #[error("{member} must be {neutral} in a release: this version enforces nothing that it could say")]
+    NotEnforced {
+        /// The member.
+        member: &'static str,
+        /// The only value that it may have.
+        neutral: &'static str,
+    },
 }
 
 impl ReleaseError {
@@ -233,12 +250,14 @@ impl ReleaseError {
             Self::LeaseTooLong { .. } => "lease-too-long",
             Self::LeaseLate(_) => "lease-late",
             Self::ClockWentBack => "clock-went-back",
-            Self::TooManyDenials(_) => "too-many-denials",
+            Self::DenialMissing(_) => "denial-missing",
+            Self::TooManyDenials { .. } => "too-many-denials",
+            Self::NotEnforced { .. } => "not-enforced",
         }
     }
 
     /// An error of `serde_json`, shortened: it quotes what a stranger wrote.
-    pub(super) fn form(what: &'static str, error: &serde_json::Error) -> Self {
+    pub(in crate::release) fn form(what: &'static str, error: &serde_json::Error) -> Self {
         const LIMIT: usize = 240;
         let full = error.to_string();
         let mut problem: String =
@@ -251,7 +270,12 @@ impl ReleaseError {
 }
 
 /// Refuses a number outside `least..=most`.
-pub(super) fn in_range(what: &'static str, actual: u64, least: u64, most: u64) -> Result<(), ReleaseError> {
+pub(in crate::release) fn in_range(
+    what: &'static str,
+    actual: u64,
+    least: u64,
+    most: u64,
+) -> Result<(), ReleaseError> {
     if (least..=most).contains(&actual) {
         Ok(())
     } else {

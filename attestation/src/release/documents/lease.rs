@@ -5,17 +5,18 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::denial::DenialNotice;
-use super::envelope::PayloadType;
 use super::error::{ReleaseError, in_range};
 use super::fields::{List, first_repeated};
-use super::manifest::{LEASE_SECONDS_LIMIT, Release};
-use super::open::Payload;
-use super::root::{Role, Root, VERSION_LIMIT};
+use super::payload_type::PayloadType;
+use super::release::{LEASE_SECONDS_LIMIT, Release};
+use super::role::Role;
+use super::root::{Root, VERSION_LIMIT};
+use super::verified::{Payload, Sealed};
 use crate::digest::{DigestError, Sha256Digest};
 
-/// The most denials in force that a lease can repeat. An issuer with more gives no lease.
-pub const NOTICES_LIMIT: usize = 4096;
+/// The most denials that one lease can list. It lists one for each model and partner that is halted, so an issuer gives no lease
+/// while more of them are halted in one release.
+pub const LEASE_DENIALS_LIMIT: usize = 256;
 
 /// 32 random bytes that one enclave drew for one lease; hexadecimal as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -56,29 +57,30 @@ impl fmt::Display for Nonce {
     }
 }
 
-/// The payload of a lease envelope.
+/// The payload of a lease envelope: the statement of one issuer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lease {
     /// The nonce that it answers.
     pub nonce: Nonce,
-    /// Version of the root that the issuer holds.
-    pub root_version: u64,
+    /// The newest root that the issuer holds.
+    pub root: DocumentName,
     /// The newest release that the issuer holds.
-    pub release: ReleaseName,
+    pub release: DocumentName,
     /// How long, counted from the moment the enclave sent the nonce.
     pub seconds: u64,
-    /// The denials in force that the issuer knows.
-    pub denials: List<DenialNotice, NOTICES_LIMIT>,
+    /// Digests of denials: one for each model and partner of the release that is halted, as far as the issuer knows. A digest
+    /// says nothing by itself. An enclave that does not hold the denial refuses the lease.
+    pub denials: List<Sha256Digest, LEASE_DENIALS_LIMIT>,
 }
 
-/// A release by version and digest.
+/// A root or a release by version and digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReleaseName {
+pub struct DocumentName {
     /// Its version, for people.
     pub version: u64,
-    /// SHA-256 of its payload.
+    /// SHA-256 of its payload: this is what names it.
     pub sha256: Sha256Digest,
 }
 
@@ -99,6 +101,8 @@ pub fn issuers_needed(root: &Root, release: &Release) -> u64 {
     root.roles.lease.threshold.max(release.lease.issuers)
 }
 
+impl Sealed for Lease {}
+
 impl Payload for Lease {
     const TYPE: PayloadType = PayloadType::Lease;
     const ROLE: Role = Role::Lease;
@@ -110,17 +114,17 @@ impl Payload for Lease {
     }
 
     fn check(&self) -> Result<(), ReleaseError> {
-        in_range("root_version", self.root_version, 1, VERSION_LIMIT)?;
+        in_range("root.version", self.root.version, 1, VERSION_LIMIT)?;
         in_range("release.version", self.release.version, 1, VERSION_LIMIT)?;
         in_range("seconds", self.seconds, 1, LEASE_SECONDS_LIMIT)?;
-        match first_repeated(self.denials.iter().map(|notice| &notice.denial)) {
+        match first_repeated(self.denials.iter()) {
             Some(denial) => Err(ReleaseError::Repeated { what: "the denial", value: denial.to_string() }),
             None => Ok(()),
         }
     }
 
     fn check_against(&self, _root: &Root) -> Result<(), ReleaseError> {
-        // What a lease must agree with is the state that it is to renew, see `TrustedState::accept_lease`.
+        // A lease must agree with the state that it renews: `TrustedState::accept_lease` compares the two.
         Ok(())
     }
 }

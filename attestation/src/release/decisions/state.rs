@@ -2,33 +2,30 @@
 //!
 //! Pure: every time and every random byte comes from the caller. Nothing that is refused changes anything.
 
-use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
-use super::decision::{Decision, Question, Refusal, Standing};
-use super::denial::{Denial, Target};
-use super::envelope::{Envelope, PayloadType};
-use super::error::ReleaseError;
-use super::key::PublicKey;
-use super::lease::{Lease, Nonce, issuers_needed, lease_digest};
-use super::manifest::{ModelState, Partner, Release};
-use super::open::Verified;
-use super::root::{Role, Root};
-use super::time::{BootMillis, UnixMillis};
+use super::decision::{Decision, IndexedRelease, Question, Refusal};
+use super::denials::Denials;
+use super::issue::LeaseRefusal;
 use crate::digest::Sha256Digest;
+use crate::release::documents::{
+    BootMillis, Denial, Envelope, Lease, ModelState, Nonce, Partner, PayloadType, PublicKey, Release,
+    ReleaseError, Role, Root, Target, UnixMillis, Verified, issuers_needed, lease_digest,
+};
 
-/// The most denials that are kept. One more halts everything, because forgetting one could resume what it halted.
-pub const DENIALS_LIMIT: usize = 4096;
+/// What is lifted where there is no release.
+static NOTHING: LazyLock<HashSet<Sha256Digest>> = LazyLock::new(HashSet::new);
 
 /// The accepted root, release, denials and lease.
 #[derive(Debug, Clone)]
 pub struct TrustedState {
     root: Verified<Root>,
     /// The newest release. It narrows at once and widens only with a lease that names it.
-    newest: Option<Standing>,
+    newest: Option<IndexedRelease>,
     /// The release that the live lease names, while a newer one waits for its own lease.
-    leased: Option<Standing>,
-    denials: BTreeMap<Sha256Digest, Target>,
-    too_many_denials: bool,
+    leased: Option<IndexedRelease>,
+    denials: Denials,
     exchange: Option<Exchange>,
     live: Option<LiveLease>,
 }
@@ -45,15 +42,23 @@ pub enum Accepted {
     MoreIssuersNeeded,
 }
 
-/// A nonce that was sent, and the leases that answered it.
+/// A nonce that was sent, and the statements that answered it.
 #[derive(Debug, Clone)]
 struct Exchange {
     nonce: Nonce,
     sent: BootMillis,
-    /// The issuers so far, told apart by key, with the digest of what each signed.
-    answers: Vec<(PublicKey, Sha256Digest)>,
-    /// The shortest lease among the answers.
+    /// One for each issuer so far: its longest.
+    statements: Vec<Statement>,
+}
+
+/// What one issuer signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Statement {
+    issuer: PublicKey,
     seconds: u64,
+    payload: Sha256Digest,
+    /// With the signatures that were counted, and no others.
+    envelope: Arc<[u8]>,
 }
 
 /// A lease that enough issuers gave.
@@ -62,7 +67,7 @@ pub struct LiveLease {
     release: Sha256Digest,
     begin: BootMillis,
     end: BootMillis,
-    answers: Vec<(PublicKey, Sha256Digest)>,
+    statements: Vec<Statement>,
 }
 
 impl LiveLease {
@@ -87,14 +92,23 @@ impl LiveLease {
     /// The digest by which the channel and receipts name it, see [`lease_digest`].
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
-        let payloads: Vec<Sha256Digest> = self.answers.iter().map(|(_, payload)| *payload).collect();
+        let payloads: Vec<Sha256Digest> = self.statements.iter().map(|statement| statement.payload).collect();
         lease_digest(&payloads)
+    }
+
+    /// The envelopes that make it, each once: what a partner is shown. Together at most
+    /// [`MAX_LEASE_BYTES`](crate::channel::MAX_LEASE_BYTES), whatever a host handed in.
+    #[must_use]
+    pub fn envelopes(&self) -> Vec<&[u8]> {
+        let mut seen = HashSet::new();
+        let all = self.statements.iter().map(|statement| &*statement.envelope);
+        all.filter(|envelope| seen.insert(*envelope)).collect()
     }
 }
 
 /// A model as the newest release sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ModelStanding {
+pub struct ModelStatus {
     /// The digest of its weights.
     pub sha256: Sha256Digest,
     /// Its state. [`ModelState::Revoked`] means: erase the weights now.
@@ -116,15 +130,7 @@ impl TrustedState {
     /// As [`Self::new`], with a root that was opened before.
     #[must_use]
     pub const fn of(root: Verified<Root>) -> Self {
-        Self {
-            root,
-            newest: None,
-            leased: None,
-            denials: BTreeMap::new(),
-            too_many_denials: false,
-            exchange: None,
-            live: None,
-        }
+        Self { root, newest: None, leased: None, denials: Denials::new(), exchange: None, live: None }
     }
 
     /// The answer to `question` at `now` on the machine's clock and at `unix` by the security module's.
@@ -144,17 +150,8 @@ impl TrustedState {
         now: BootMillis,
         unix: UnixMillis,
     ) -> Result<Decision, Refusal> {
-        if self.too_many_denials {
-            return Err(Refusal::TooManyDenials);
-        }
         let newest = self.newest.as_ref().ok_or(Refusal::NoRelease)?;
-        let lease = self.live.as_ref().ok_or(Refusal::NoLease)?;
-        if now < lease.begin {
-            return Err(Refusal::ClockWentBack);
-        }
-        if now >= lease.end {
-            return Err(Refusal::LeaseLapsed);
-        }
+        let lease = self.lease_in_force(now)?;
         let root_left = self.root.expires.0.checked_sub(unix.0).filter(|left| *left > 0);
         let end = lease.end.min(now.plus(root_left.ok_or(Refusal::RootExpired)?));
 
@@ -169,7 +166,24 @@ impl TrustedState {
         Ok(Decision::Serve { until, limits })
     }
 
-    /// Takes the next root. What no longer counts under it goes: a release or lease that too few of its keys signed.
+    /// The lease that covers `now`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] when there is none, or it has ended, or `now` is before it.
+    pub fn lease_in_force(&self, now: BootMillis) -> Result<&LiveLease, Refusal> {
+        let lease = self.live.as_ref().ok_or(Refusal::NoLease)?;
+        if now < lease.begin {
+            return Err(Refusal::ClockWentBack);
+        }
+        if now >= lease.end {
+            return Err(Refusal::LeaseLapsed);
+        }
+        Ok(lease)
+    }
+
+    /// Takes the next root. What no longer counts under it goes: a release or lease that too few of its keys signed. A denial
+    /// whose deny keys have all left goes with the next lease, which the issuers give under the new root; not before.
     ///
     /// # Errors
     ///
@@ -180,10 +194,12 @@ impl TrustedState {
         }
         self.root = self.root.open_next(envelope)?;
 
-        for standing in [&mut self.newest, &mut self.leased] {
-            *standing = standing.take().and_then(|standing| {
-                let release = self.root.open_envelope(standing.release.envelope().clone()).ok()?;
-                Some(Standing::new(release, &self.denials))
+        let deny: Vec<&PublicKey> = self.root.keys_of(Role::Deny).map(|key| &key.spki).collect();
+        self.denials.keep_signers(&deny);
+        for indexed in [&mut self.newest, &mut self.leased] {
+            *indexed = indexed.take().and_then(|indexed| {
+                let release = self.root.open_envelope(indexed.release.envelope().clone()).ok()?;
+                Some(IndexedRelease::new(release, &self.denials))
             });
         }
         // Without a newest release nothing is served, and versions start again at the new root's minimum_release.
@@ -193,9 +209,9 @@ impl TrustedState {
         self.exchange = None;
         self.live = self.live.take().and_then(|mut lease| {
             let keys: Vec<&PublicKey> = self.root.keys_of(Role::Lease).map(|key| &key.spki).collect();
-            lease.answers.retain(|(issuer, _)| keys.contains(&issuer));
+            lease.statements.retain(|statement| keys.contains(&&statement.issuer));
             let release = self.release_with(&lease.release)?;
-            (lease.answers.len() as u64 >= issuers_needed(&self.root, release)).then_some(lease)
+            (lease.statements.len() as u64 >= issuers_needed(&self.root, release)).then_some(lease)
         });
         Ok(Accepted::New)
     }
@@ -222,32 +238,32 @@ impl TrustedState {
                 return Err(ReleaseError::SameVersionOtherBytes { what: "release", version: actual });
             }
         }
-        let before = self.newest.replace(Standing::new(release, &self.denials));
+        let before = self.newest.replace(IndexedRelease::new(release, &self.denials));
         let leased = self.live.as_ref().map(|lease| lease.release);
         if before.as_ref().map(|before| before.release.digest()) == leased {
             self.leased = before;
         }
-        // Answers collected for the release before can no longer become a lease.
+        // Statements for the release before can no longer become a lease.
         if let Some(exchange) = &mut self.exchange {
-            exchange.answers.clear();
-            exchange.seconds = u64::MAX;
+            exchange.statements.clear();
         }
         Ok(Accepted::New)
     }
 
-    /// Takes a denial. It is in force at once, until a release that lists its digest is leased.
+    /// Takes a denial. It is in force at once, until a release that lists its digest is leased. This is the only way in which
+    /// anything is halted.
     ///
     /// # Errors
     ///
-    /// [`ReleaseError`] when no deny key signed it or it is for another room. [`ReleaseError::TooManyDenials`] halts everything.
+    /// [`ReleaseError`] when no deny key of the root signed it, it is for another room, or its signers have too many in force.
     pub fn accept_denial(&mut self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
-        let envelope = Envelope::parse(envelope, PayloadType::Denial)?;
-        if self.denials.contains_key(&envelope.digest()) {
-            return Ok(Accepted::Known);
+        let denial: Verified<Denial> = self.root.open(envelope)?;
+        let lifted = self.newest.as_ref().map_or(&*NOTHING, |newest| &newest.lifted);
+        let accepted = self.denials.accept(&denial, lifted)?;
+        if accepted == Accepted::New {
+            self.mark();
         }
-        let denial: Verified<Denial> = self.root.open_envelope(envelope)?;
-        self.keep_denials([(denial.digest(), denial.halt.clone())])?;
-        Ok(Accepted::New)
+        Ok(accepted)
     }
 
     /// Notes that `nonce` is sent to the issuers **now**, before it is sent: the lease that answers counts from here. An
@@ -263,26 +279,50 @@ impl TrustedState {
         if self.exchange.as_ref().is_some_and(|last| now < last.sent) {
             return Err(ReleaseError::ClockWentBack);
         }
-        self.exchange = Some(Exchange { nonce, sent: now, answers: Vec::new(), seconds: u64::MAX });
+        self.exchange = Some(Exchange { nonce, sent: now, statements: Vec::new() });
         Ok(())
     }
 
     /// Takes one issuer's lease for the nonce of [`Self::begin_lease`].
     ///
-    /// Several issuers' leases for one nonce add up: distinct keys count, the shortest time rules, all their denials hold.
+    /// Leases of several issuers for one nonce add up. Distinct keys count. When there are more than it takes, the longest ones
+    /// make the lease, so that one issuer cannot shorten what others give.
     ///
     /// # Errors
     ///
-    /// [`ReleaseError`] when no lease key signed it, or it is for another nonce, root or release, too long, or too late.
+    /// [`ReleaseError`] when no lease key signed it, it is for another nonce, root or release, too long, or too late, and
+    /// [`ReleaseError::DenialMissing`] when it lists a denial that was not handed in. It then counts as little as if it had not
+    /// come.
     pub fn accept_lease(&mut self, envelope: &[u8], now: BootMillis) -> Result<Accepted, ReleaseError> {
         let lease: Verified<Lease> = self.root.open(envelope)?;
+        self.check_lease(&lease, now)?;
+        match lease.denials.iter().find(|digest| !self.denials.contains(digest)) {
+            Some(missing) => Err(ReleaseError::DenialMissing(*missing)),
+            None => self.count(&lease),
+        }
+    }
+
+    /// As [`Self::accept_lease`], for a partner. The enclave that shows the lease has checked its denials, and the partner has
+    /// proven the enclave.
+    pub(super) fn accept_shown_lease(
+        &mut self,
+        envelope: &[u8],
+        now: BootMillis,
+    ) -> Result<Accepted, ReleaseError> {
+        let lease: Verified<Lease> = self.root.open(envelope)?;
+        self.check_lease(&lease, now)?;
+        self.count(&lease)
+    }
+
+    /// Whether the lease is for this nonce, root and release, and covers `now`.
+    fn check_lease(&self, lease: &Lease, now: BootMillis) -> Result<(), ReleaseError> {
         let exchange = self.exchange.as_ref().ok_or(ReleaseError::NoLeaseAsked)?;
         let newest = &self.newest.as_ref().ok_or(ReleaseError::NoRelease)?.release;
         if lease.nonce != exchange.nonce {
             return Err(ReleaseError::WrongNonce);
         }
-        if lease.root_version != self.root.version {
-            return Err(ReleaseError::LeaseRoot { current: self.root.version, actual: lease.root_version });
+        if lease.root.sha256 != self.root.digest() || lease.root.version != self.root.version {
+            return Err(ReleaseError::LeaseRoot { current: self.root.version, actual: lease.root.version });
         }
         if lease.release.sha256 != newest.digest() || lease.release.version != newest.version {
             return Err(ReleaseError::LeaseRelease {
@@ -301,27 +341,46 @@ impl TrustedState {
         if now >= end {
             return Err(ReleaseError::LeaseLate(now.0.saturating_sub(end.0)));
         }
+        Ok(())
+    }
 
-        let release = newest.digest();
-        let needed = issuers_needed(&self.root, newest);
-        self.keep_denials(lease.denials.iter().map(|notice| (notice.denial, notice.halt.clone())))?;
-        let Some(exchange) = &mut self.exchange else { return Err(ReleaseError::NoLeaseAsked) };
-        let before = exchange.answers.len();
+    /// Counts a checked lease towards the number of issuers that it takes.
+    fn count(&mut self, lease: &Verified<Lease>) -> Result<Accepted, ReleaseError> {
+        let newest = &self.newest.as_ref().ok_or(ReleaseError::NoRelease)?.release;
+        let needed = usize::try_from(issuers_needed(&self.root, newest)).unwrap_or(usize::MAX);
+        let exchange = self.exchange.as_mut().ok_or(ReleaseError::NoLeaseAsked)?;
+        let envelope: Arc<[u8]> = lease.counted_envelope().to_json().into();
         for signer in lease.signers() {
-            if exchange.answers.iter().all(|(issuer, _)| *issuer != signer.spki) {
-                exchange.answers.push((signer.spki.clone(), lease.digest()));
+            let statement = Statement {
+                issuer: signer.spki.clone(),
+                seconds: lease.seconds,
+                payload: lease.digest(),
+                envelope: Arc::clone(&envelope),
+            };
+            match exchange.statements.iter_mut().find(|other| other.issuer == statement.issuer) {
+                None => exchange.statements.push(statement),
+                Some(other) if other.seconds < statement.seconds => *other = statement,
+                Some(_) => {}
             }
         }
-        exchange.seconds = exchange.seconds.min(lease.seconds);
-        if (exchange.answers.len() as u64) < needed {
+        let mut longest = exchange.statements.clone();
+        longest.sort_by_key(|statement| core::cmp::Reverse(statement.seconds));
+        longest.truncate(needed);
+        let Some(last) = longest.last().filter(|_| longest.len() == needed) else {
             return Ok(Accepted::MoreIssuersNeeded);
+        };
+        let end = exchange.sent.plus(last.seconds.saturating_mul(1000));
+        let (release, begin) = (newest.digest(), exchange.sent);
+        let live = Some(LiveLease { release, begin, end, statements: longest });
+        if self.live == live {
+            return Ok(Accepted::Known);
         }
-        let known = exchange.answers.len() == before;
-        let end = exchange.sent.plus(exchange.seconds.saturating_mul(1000));
-        let answers = exchange.answers.clone();
-        self.live = Some(LiveLease { release, begin: exchange.sent, end, answers });
-        self.leased = None;
-        Ok(if known { Accepted::Known } else { Accepted::New })
+        (self.live, self.leased) = (live, None);
+        // The issuers know the root that this lease names, so what its keys no longer sign goes now.
+        if self.denials.drop_unsigned() {
+            self.mark();
+        }
+        Ok(Accepted::New)
     }
 
     /// The root.
@@ -349,28 +408,43 @@ impl TrustedState {
         [&self.newest, &self.leased]
             .into_iter()
             .flatten()
-            .map(|standing| &standing.release)
-            .find(|r| r.digest() == digest)
+            .map(|indexed| &indexed.release)
+            .find(|release| release.digest() == digest)
     }
 
-    /// Every denial known since boot, by digest, lifted ones too.
+    /// How many denials were handed in since boot, lifted ones too.
     #[must_use]
-    pub const fn denials(&self) -> &BTreeMap<Sha256Digest, Target> {
-        &self.denials
+    pub fn denials_known(&self) -> usize {
+        self.denials.len()
+    }
+
+    /// Whether the denial with this digest was handed in with a good signature.
+    #[must_use]
+    pub fn knows_denial(&self, digest: &Sha256Digest) -> bool {
+        self.denials.contains(digest)
     }
 
     /// The denials that the newest release does not lift.
     pub fn denials_in_force(&self) -> impl Iterator<Item = (&Sha256Digest, &Target)> {
-        let lifted = self.newest.as_ref().map(|newest| &newest.release.supersedes_denials);
-        self.denials.iter().filter(move |(digest, _)| lifted.is_none_or(|lifted| !lifted.contains(digest)))
+        self.denials.halted(self.newest.as_ref().map_or(&*NOTHING, |newest| &newest.lifted))
+    }
+
+    /// What a lease for the newest release lists: one denial for each model and partner of it that is halted.
+    ///
+    /// A halt of something that the release does not name has no effect under it, and need not be listed.
+    pub(super) fn denials_to_list(&self) -> Result<Vec<Sha256Digest>, LeaseRefusal> {
+        let newest = self.newest.as_ref().ok_or(LeaseRefusal::NoRelease)?;
+        let denials = self.denials.by_target(&newest.lifted);
+        let listed = newest.halted().map(|target| denials.get(&target).copied().flatten());
+        listed.map(|digest| digest.ok_or(LeaseRefusal::DenialUnsigned)).collect()
     }
 
     /// The model `id` in the newest release. A model that has to be erased is one whose state is [`ModelState::Revoked`].
     #[must_use]
-    pub fn model(&self, id: &str) -> Option<ModelStanding> {
+    pub fn model(&self, id: &str) -> Option<ModelStatus> {
         let newest = self.newest.as_ref()?;
         let model = newest.release.model(id)?;
-        Some(ModelStanding { sha256: model.sha256, state: model.state, denied: newest.model_denied(id) })
+        Some(ModelStatus { sha256: model.sha256, state: model.state, denied: newest.model_denied(id) })
     }
 
     /// The partner with this key in the newest release.
@@ -379,37 +453,14 @@ impl TrustedState {
         self.newest.as_ref()?.partner(key)
     }
 
-    /// Whether more denials came than can be kept, which halts everything.
-    #[must_use]
-    pub const fn halted_by_overflow(&self) -> bool {
-        self.too_many_denials
-    }
-
     fn release_with(&self, digest: &Sha256Digest) -> Option<&Release> {
-        let standings = [&self.newest, &self.leased].into_iter().flatten();
-        standings
-            .map(|standing| &standing.release)
-            .find(|release| release.digest() == *digest)
-            .map(|found| &**found)
+        let both = [&self.newest, &self.leased].into_iter().flatten();
+        both.map(|indexed| &indexed.release).find(|release| release.digest() == *digest).map(|found| &**found)
     }
 
-    fn keep_denials(
-        &mut self,
-        denials: impl IntoIterator<Item = (Sha256Digest, Target)>,
-    ) -> Result<(), ReleaseError> {
-        let before = self.denials.len();
-        for (digest, target) in denials {
-            if self.denials.len() >= DENIALS_LIMIT && !self.denials.contains_key(&digest) {
-                self.too_many_denials = true;
-                return Err(ReleaseError::TooManyDenials(DENIALS_LIMIT));
-            }
-            self.denials.insert(digest, target);
+    fn mark(&mut self) {
+        for indexed in [&mut self.newest, &mut self.leased].into_iter().flatten() {
+            indexed.mark(&self.denials);
         }
-        if self.denials.len() > before {
-            for standing in [&mut self.newest, &mut self.leased].into_iter().flatten() {
-                standing.apply(&self.denials);
-            }
-        }
-        Ok(())
     }
 }

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::manifest::Limits;
-use super::time::BootMillis;
+use crate::release::documents::{BootMillis, Limits};
 
 /// The use that one partner makes of one enclave, over all its sessions.
 ///

@@ -1,20 +1,18 @@
-//! The partner's side: what a release and a lease that an enclave shows are worth to whoever pins only the root.
+//! The partner's side: what a release and a lease that an enclave shows are worth to somebody who pins only the root.
 
 use super::decision::{Decision, Question};
-use super::error::ReleaseError;
-use super::lease::Lease;
-use super::manifest::Release;
-use super::open::Verified;
-use super::root::Root;
 use super::state::{Accepted, TrustedState};
-use super::time::{BootMillis, UnixMillis};
 use crate::channel::ShownLease;
 use crate::digest::Sha256Digest;
+use crate::release::documents::{BootMillis, Lease, Release, ReleaseError, Root, UnixMillis, Verified};
 
 /// A release and the lease for it, whose signatures have been counted under one root.
 ///
 /// The same [`TrustedState`] judges them that the enclave uses, so the two cannot drift apart. Its clock begins when the enclave
 /// sent the nonce; where it stands now follows from the time that the enclave says is left.
+///
+/// A lease lists denials by digest. The partner does not see them. The measured code holds every one of them, or it would not
+/// have accepted the lease, and it shows nothing to a partner that one of them halts.
 #[derive(Debug, Clone)]
 pub struct ShownTerms {
     state: TrustedState,
@@ -46,7 +44,7 @@ impl ShownTerms {
         state.begin_lease(first.nonce, BootMillis(0))?;
         let mut live = false;
         for envelope in &lease.envelopes {
-            live = state.accept_lease(envelope, BootMillis(0))? != Accepted::MoreIssuersNeeded;
+            live = state.accept_shown_lease(envelope, BootMillis(0))? != Accepted::MoreIssuersNeeded;
         }
         let (true, Some(lease_now)) = (live, state.lease()) else { return Err(ShownError::Issuers) };
         let end = lease_now.end().0;

@@ -2,15 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::denial::DenialNotice;
-use super::envelope::to_json;
-use super::error::{ReleaseError, in_range};
-use super::fields::List;
-use super::lease::{Lease, NOTICES_LIMIT, Nonce, ReleaseName};
-use super::root::VERSION_LIMIT;
 use super::state::TrustedState;
-use super::time::UnixMillis;
 use crate::digest::Sha256Digest;
+use crate::release::documents::{
+    DocumentName, Lease, List, Nonce, ReleaseError, UnixMillis, VERSION_LIMIT, in_range, to_json,
+};
 
 /// What an enclave asks an issuer for, as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +14,10 @@ use crate::digest::Sha256Digest;
 pub struct LeaseRequest {
     /// The nonce that the enclave drew.
     pub nonce: Nonce,
-    /// Version of the root that it holds.
+    /// Version of the root that it holds, for people.
     pub root_version: u64,
+    /// SHA-256 of that root's payload.
+    pub root_sha256: Sha256Digest,
     /// SHA-256 of the payload of the newest release that it holds.
     pub release_sha256: Sha256Digest,
 }
@@ -73,9 +71,17 @@ pub enum LeaseRefusal {
     /// The enclave holds another release.
     #[error("this issuer holds another release; give the enclave the newest one")]
     ReleaseOutdated,
-    /// More denials are in force than a lease can repeat.
-    #[error("more denials are in force than a lease can repeat; the authorities have to sign a release")]
+    /// More models and partners are halted than a lease can list.
+    #[error(
+        "more models and partners are halted than a lease can list; a release has to lift some or leave them out"
+    )]
     TooManyDenials,
+    /// A halt that an enclave could not check, because the deny key that signed it has left the root.
+    #[error(
+        "something is halted by a denial whose key has left the root: halt it again with a key of the newest root, lift that \
+         denial in a release, or take its file away from every lease service"
+    )]
+    DenialUnsigned,
 }
 
 impl LeaseRefusal {
@@ -90,6 +96,7 @@ impl LeaseRefusal {
             Self::RootOutdated => "root-outdated",
             Self::ReleaseOutdated => "release-outdated",
             Self::TooManyDenials => "too-many-denials",
+            Self::DenialUnsigned => "denial-unsigned",
         }
     }
 }
@@ -109,23 +116,18 @@ impl TrustedState {
             |expires: UnixMillis| Some(expires.0.saturating_sub(unix.0) / 1000).filter(|left| *left > 0);
         let root_left = seconds_left(self.root().expires).ok_or(LeaseRefusal::RootExpired)?;
         let release_left = seconds_left(release.expires).ok_or(LeaseRefusal::ReleaseExpired)?;
-        if request.root_version != self.root().version {
+        let root = DocumentName { version: self.root().version, sha256: self.root().digest() };
+        if (request.root_version, request.root_sha256) != (root.version, root.sha256) {
             return Err(LeaseRefusal::RootOutdated);
         }
         if request.release_sha256 != release.digest() {
             return Err(LeaseRefusal::ReleaseOutdated);
         }
-        let notices = self.denials_in_force().take(NOTICES_LIMIT + 1);
-        let notices =
-            notices.map(|(denial, halt)| DenialNotice { denial: *denial, halt: halt.clone() }).collect();
-        let denials = List::new(notices).ok_or(LeaseRefusal::TooManyDenials)?;
-        if self.halted_by_overflow() {
-            return Err(LeaseRefusal::TooManyDenials);
-        }
+        let denials = List::new(self.denials_to_list()?).ok_or(LeaseRefusal::TooManyDenials)?;
         Ok(Lease {
             nonce: request.nonce,
-            root_version: self.root().version,
-            release: ReleaseName { version: release.version, sha256: release.digest() },
+            root,
+            release: DocumentName { version: release.version, sha256: release.digest() },
             // No lease outlives what it is for.
             seconds: release.lease.seconds.min(root_left).min(release_left),
             denials,

@@ -1,0 +1,17 @@
+//! What follows from the documents: what is accepted, what may run, what an issuer may sign, what a partner may believe.
+//!
+//! Pure: every time and every random byte comes from the caller.
+
+mod decision;
+mod denials;
+mod issue;
+mod meter;
+mod shown;
+mod state;
+
+pub use decision::{Decision, Phase, Question, Refusal};
+pub use denials::{DENIALS_LIMIT, DENIALS_PER_KEY};
+pub use issue::{LeaseRefusal, LeaseRequest};
+pub use meter::{LimitReached, Meter};
+pub use shown::{ShownError, ShownTerms};
+pub use state::{Accepted, LiveLease, ModelStatus, TrustedState};

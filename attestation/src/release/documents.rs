@@ -1,0 +1,36 @@
+//! What the authorities sign, and how their signatures are counted.
+//!
+//! Dependencies go one way: small types ([`fields`], [`key`], [`time`], [`payload_type`], [`role`]), then [`error`] and
+//! [`envelope`], then [`root`], then [`verified`], which counts signatures, then the three documents that roles sign.
+
+mod denial;
+mod envelope;
+mod error;
+mod fields;
+mod key;
+mod lease;
+mod payload_type;
+mod release;
+mod role;
+mod root;
+mod time;
+mod verified;
+
+pub use denial::{Denial, Target};
+pub(super) use envelope::to_json;
+pub use envelope::{Envelope, SIGNATURES_LIMIT, Signature};
+pub use error::ReleaseError;
+pub(super) use error::in_range;
+pub use fields::{Id, Label, List, TEXT_LIMIT, TextError};
+pub use key::{Algorithm, KeyError, PublicKey};
+pub use lease::{DocumentName, LEASE_DENIALS_LIMIT, Lease, Nonce, issuers_needed, lease_digest};
+pub use payload_type::PayloadType;
+pub use release::{
+    AuditRules, DEPLOYMENTS_LIMIT, Deployment, EGRESS_LIMIT, Egress, IMAGES_LIMIT, Image,
+    LEASE_SECONDS_LIMIT, LeaseRules, Limits, MODELS_LIMIT, Model, ModelState, PARTNER_KEYS_LIMIT,
+    PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Release, SUPERSEDED_LIMIT, WITNESSES_LIMIT, Witness,
+};
+pub use role::Role;
+pub use root::{KEYS_LIMIT, ROLE_KEYS_LIMIT, RoleRule, Roles, Root, RootKey, VERSION_LIMIT};
+pub use time::{BootMillis, TimeError, UnixMillis};
+pub use verified::{Payload, Verified};
