@@ -7,8 +7,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use clap::Args;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Denial, Envelope, Id, Label, List, Payload as _, PayloadType, Release, ReleaseError, Role, RootKey,
-    Target, UnixMillis,
+    Denial, Envelope, Id, Label, List, Payload as _, PayloadType, Release, Role, RootKey, Target, UnixMillis,
 };
 use cleanroom_program::file;
 use serde_json::json;
@@ -152,15 +151,19 @@ impl Halt {
     }
 }
 
+/// The code of [`ReleaseError::TooManyDenials`](cleanroom_attestation::release::ReleaseError::TooManyDenials).
+const TOO_MANY: &str = "too-many-denials";
+
 impl Halt {
     /// Refuses a denial that no enclave would take, because its key has as many in force as it may have. Nothing else that is
     /// wrong with the folder keeps anybody from halting.
     fn check_room_for(&self, denial: &Envelope) -> Result<(), Failure> {
-        let Ok(mut state) = self.root.state_with(self.release.as_deref(), Some(&self.out)) else {
-            return Ok(());
-        };
-        match state.accept_denial(&denial.to_json()) {
-            Err(error @ ReleaseError::TooManyDenials { .. }) => Err(Failure::refused("the denial", &error)),
+        let state = self.root.state_with(self.release.as_deref(), Some(&self.out));
+        let accepted = state.and_then(|mut state| {
+            state.accept_denial(&denial.to_json()).map_err(|error| Failure::refused("the denial", &error))
+        });
+        match accepted {
+            Err(failure @ Failure::Refused { code: TOO_MANY, .. }) => Err(failure),
             _ => Ok(()),
         }
     }

@@ -257,7 +257,8 @@ impl Issuer {
         Err(Refusal {
             kind: Kind::Unusable,
             code: "inputs-unusable",
-            message: "this issuer's documents cannot be used; its operator finds the reason in its log".to_owned(),
+            message: "this issuer's documents cannot be used; its operator finds the reason in its log"
+                .to_owned(),
         })
     }
 

@@ -19,6 +19,8 @@ pub struct Authorities {
     online: [Ed25519KeyPair; 3],
     /// What the third authority's keys become in root 2.
     next: [Ed25519KeyPair; 2],
+    /// When the keys were made, in milliseconds: the roots must be the same bytes whenever they are asked for.
+    made_ms: u64,
     /// How far the clocks of the authorities are ahead of this machine's, in milliseconds.
     pub shift_ms: i64,
 }
@@ -35,7 +37,7 @@ impl Authorities {
     pub fn new() -> Self {
         let keys = || std::array::from_fn(|_| Ed25519KeyPair::generate().unwrap());
         let next = std::array::from_fn(|_| Ed25519KeyPair::generate().unwrap());
-        Self { offline: keys(), online: keys(), next, shift_ms: 0 }
+        Self { offline: keys(), online: keys(), next, made_ms: now_ms(), shift_ms: 0 }
     }
 
     /// Root 1, signed.
@@ -69,7 +71,7 @@ impl Authorities {
         let root = Root {
             room: "grid-forecast".parse().unwrap(),
             version,
-            expires: in_years(10),
+            expires: UnixMillis((self.made_ms / 1000 + 10 * 365 * 24 * 3600) * 1000),
             minimum_release: 1,
             keys: list(offline.chain(online)),
             roles: Roles {

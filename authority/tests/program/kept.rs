@@ -105,7 +105,7 @@ fn a_denial_that_nobody_signed_is_not_kept_even_if_its_digest_is_known() {
     let kept = folder.read("denials/x.json");
     forged["signatures"][0]["sig"] = "AAAA".into();
     // It is on the disk already, by the name that somebody gave it.
-    assert_eq!(send(&service, forged.to_string().as_bytes()), Some(200));
+    assert_eq!(send(&service, forged.to_string().as_bytes()), Some(403));
     assert_eq!(send(&service, &kept), Some(200));
     assert_eq!(files(&folder.path("denials")).len(), 1);
     // The file goes. Whatever is written then has a signature.

@@ -77,8 +77,8 @@ async fn a_hostile_issuer_and_a_routine_release_lift_no_halt() {
     assert_eq!(room.hand(ControlKind::Denial, &denial).await, NEW);
     assert_eq!(room.asked().await, "model-denied");
 
-    for version in [1, 2] {
-        let release = of_two_issuers(&room, version);
+    let routine = of_two_issuers(&room, 2);
+    for (version, release) in [(1, release), (2, routine)] {
         let _ = room.hand(ControlKind::Release, &release).await;
         let request = room.control.ask().await;
         let says = notice(&room, &request, version, digest);

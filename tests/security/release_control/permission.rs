@@ -157,16 +157,20 @@ async fn a_lease_of_one_boot_is_worth_nothing_in_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_denial_that_the_host_withholds_comes_with_the_lease_and_only_a_release_lifts_it() {
+async fn a_denial_that_the_host_withholds_ends_the_leases_and_only_a_release_lifts_it() {
     let mut room = Room::start().await;
     let release = room.release(1);
     let release = room.run(&release).await;
     let (denial, digest) = room.authorities.deny_model();
     let request = room.control.ask().await;
     let lease = room.authorities.lease(&request, &release, &[&denial]);
-    assert_eq!(room.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
-    assert_eq!(room.asked().await, "model-denied");
-    // A lease that does not repeat it does not lift it.
+    assert_eq!(room.refused(ControlKind::Lease, &lease).await, "denial-missing");
+    room.pass_time(LEASE_MS - 1);
+    assert_eq!(room.asked().await, "served", "as long as the lease that was given before");
+    room.pass_time(1);
+    assert_eq!(room.asked().await, "lease-lapsed");
+    let _ = room.hand(ControlKind::Denial, &denial).await;
+    // A lease that does not list it does not lift it.
     room.renew(&release).await;
     assert_eq!(room.asked().await, "model-denied");
 
