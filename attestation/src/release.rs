@@ -22,8 +22,8 @@ pub use control::{
     CONTROL_ANSWER_LIMIT, CONTROL_HEADER_BYTES, ControlAnswer, ControlError, ControlKind, ControlState,
 };
 pub use decisions::{
-    Accepted, DENIALS_LIMIT, DENIALS_PER_KEY, Decision, LeaseRefusal, LeaseRequest, LimitReached, LiveLease, Meter,
-    ModelStatus, Phase, Question, Refusal, ShownError, ShownTerms, TrustedState,
+    Accepted, DENIALS_LIMIT, DENIALS_PER_KEY, Decision, LeaseRefusal, LeaseRequest, LimitReached, LiveLease,
+    Meter, ModelStatus, Phase, Question, Refusal, ShownError, ShownTerms, TrustedState,
 };
 pub use documents::{
     Algorithm, AuditRules, BootMillis, DEPLOYMENTS_LIMIT, Denial, Deployment, DocumentName, EGRESS_LIMIT,

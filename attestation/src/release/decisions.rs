@@ -2,6 +2,7 @@
 //!
 //! Pure: every time and every random byte comes from the caller.
 
+mod accepted;
 mod decision;
 mod denials;
 mod issue;
@@ -9,9 +10,10 @@ mod meter;
 mod shown;
 mod state;
 
+pub use accepted::Accepted;
 pub use decision::{Decision, Phase, Question, Refusal};
 pub use denials::{DENIALS_LIMIT, DENIALS_PER_KEY};
 pub use issue::{LeaseRefusal, LeaseRequest};
 pub use meter::{LimitReached, Meter};
 pub use shown::{ShownError, ShownTerms};
-pub use state::{Accepted, LiveLease, ModelStatus, TrustedState};
+pub use state::{LiveLease, ModelStatus, TrustedState};

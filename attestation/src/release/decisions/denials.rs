@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::state::Accepted;
+use super::accepted::Accepted;
 use crate::digest::Sha256Digest;
 use crate::release::documents::{
     Denial, PublicKey, ROLE_KEYS_LIMIT, ReleaseError, SUPERSEDED_LIMIT, Target, Verified,
@@ -70,6 +70,11 @@ impl Denials {
     /// Whether the denial with this digest was handed in.
     pub(super) fn contains(&self, digest: &Sha256Digest) -> bool {
         self.0.contains_key(digest)
+    }
+
+    /// Whether a deny key of the current root signed the denial with this digest.
+    pub(super) fn is_signed(&self, digest: &Sha256Digest) -> bool {
+        self.0.get(digest).is_some_and(|held| !held.signers.is_empty())
     }
 
     /// How many there are, lifted ones too.

@@ -123,7 +123,9 @@ impl TrustedState {
         if request.release_sha256 != release.digest() {
             return Err(LeaseRefusal::ReleaseOutdated);
         }
-        let denials = List::new(self.denials_to_list()?).ok_or(LeaseRefusal::TooManyDenials)?;
+        let denials = self.denials_to_list().ok_or(LeaseRefusal::NoRelease)?.into_iter();
+        let denials = denials.collect::<Option<Vec<_>>>().ok_or(LeaseRefusal::DenialUnsigned)?;
+        let denials = List::new(denials).ok_or(LeaseRefusal::TooManyDenials)?;
         Ok(Lease {
             nonce: request.nonce,
             root,

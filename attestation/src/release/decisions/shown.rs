@@ -1,7 +1,8 @@
 //! The partner's side: what a release and a lease that an enclave shows are worth to somebody who pins only the root.
 
+use super::accepted::Accepted;
 use super::decision::{Decision, Question};
-use super::state::{Accepted, TrustedState};
+use super::state::TrustedState;
 use crate::channel::ShownLease;
 use crate::digest::Sha256Digest;
 use crate::release::documents::{BootMillis, Lease, Release, ReleaseError, Root, UnixMillis, Verified};

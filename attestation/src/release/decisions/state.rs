@@ -5,9 +5,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
+use super::accepted::Accepted;
 use super::decision::{Decision, IndexedRelease, Question, Refusal};
 use super::denials::Denials;
-use super::issue::LeaseRefusal;
 use crate::digest::Sha256Digest;
 use crate::release::documents::{
     BootMillis, Denial, Envelope, Lease, ModelState, Nonce, Partner, PayloadType, PublicKey, Release,
@@ -28,18 +28,6 @@ pub struct TrustedState {
     denials: Denials,
     exchange: Option<Exchange>,
     live: Option<LiveLease>,
-}
-
-/// What [`TrustedState`] did with something that it did not refuse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accepted {
-    /// It was new and counts from now on.
-    New,
-    /// Its payload was there already, byte for byte. The signatures that came with it this time were not looked at: to pass it
-    /// on, take the envelope that is held here.
-    Known,
-    /// A good lease, and other issuers' leases for the same nonce are still needed.
-    MoreIssuersNeeded,
 }
 
 /// A nonce that was sent, and the statements that answered it.
@@ -296,7 +284,8 @@ impl TrustedState {
     pub fn accept_lease(&mut self, envelope: &[u8], now: BootMillis) -> Result<Accepted, ReleaseError> {
         let lease: Verified<Lease> = self.root.open(envelope)?;
         self.check_lease(&lease, now)?;
-        match lease.denials.iter().find(|digest| !self.denials.contains(digest)) {
+        // A denial that only a key of an earlier root signed goes with this lease. So it does not count as held.
+        match lease.denials.iter().find(|digest| !self.denials.is_signed(digest)) {
             Some(missing) => Err(ReleaseError::DenialMissing(*missing)),
             None => self.count(&lease),
         }
@@ -429,14 +418,14 @@ impl TrustedState {
         self.denials.halted(self.newest.as_ref().map_or(&*NOTHING, |newest| &newest.lifted))
     }
 
-    /// What a lease for the newest release lists: one denial for each model and partner of it that is halted.
+    /// What a lease for the newest release lists: for each model and partner of it that is halted one denial, or `None` where no
+    /// key of the root stands by the halt any more. `None` for all of it without a release.
     ///
     /// A halt of something that the release does not name has no effect under it, and need not be listed.
-    pub(super) fn denials_to_list(&self) -> Result<Vec<Sha256Digest>, LeaseRefusal> {
-        let newest = self.newest.as_ref().ok_or(LeaseRefusal::NoRelease)?;
+    pub(super) fn denials_to_list(&self) -> Option<Vec<Option<Sha256Digest>>> {
+        let newest = self.newest.as_ref()?;
         let denials = self.denials.by_target(&newest.lifted);
-        let listed = newest.halted().map(|target| denials.get(&target).copied().flatten());
-        listed.map(|digest| digest.ok_or(LeaseRefusal::DenialUnsigned)).collect()
+        Some(newest.halted().map(|target| denials.get(&target).copied().flatten()).collect())
     }
 
     /// The model `id` in the newest release. A model that has to be erased is one whose state is [`ModelState::Revoked`].

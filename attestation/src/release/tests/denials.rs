@@ -219,3 +219,28 @@ fn signatures_of_one_denial_add_up() {
     world.renew(&mut state, nonce(1), NOW);
     assert_eq!(ask(&state, "p", "m", NOW), Decision::Refuse(Refusal::PartnerDenied));
 }
+
+/// The issuer has a signature of the denial that the enclave was not given. The enclave's own copy goes with the lease, so it
+/// must not stand for the issuer's.
+#[test]
+fn a_denial_that_only_a_key_of_an_earlier_root_signed_is_missing_for_a_lease_that_lists_it() {
+    let world = World::new();
+    let mut root = world.root();
+    root.version = 2;
+    root.roles.deny.keys = list(["b-offline", "c-offline"].map(id));
+    let root = world.seal_root(&root);
+    let denial = world.denial(partner("p"), "1");
+    let (first, second) = (world.seal_denial(&denial, 0), world.seal_denial(&denial, 1));
+    let [mut state, mut issuer] = [world.released(), world.released()];
+    state.accept_denial(&first).unwrap();
+    issuer.accept_denial(&second).unwrap();
+    state.accept_root(&root).unwrap();
+    issuer.accept_root(&root).unwrap();
+
+    state.begin_lease(nonce(1), NOW).unwrap();
+    let lease = world.seal_lease(&world.answer(&issuer, nonce(1)), 0);
+    assert_eq!(state.accept_lease(&lease, NOW), Err(ReleaseError::DenialMissing(World::digest_of(&denial))));
+    state.accept_denial(&second).unwrap();
+    assert_eq!(state.accept_lease(&lease, NOW), Ok(Accepted::New));
+    assert_eq!(ask(&state, "p", "m", NOW), Decision::Refuse(Refusal::PartnerDenied));
+}
