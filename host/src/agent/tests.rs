@@ -87,8 +87,8 @@ pub(super) fn denial(number: u32) -> Vec<u8> {
 fn lease(seconds: u64) -> Vec<u8> {
     let nonce = Sha256Digest::of(&[b"nonce"]);
     let payload = format!(
-        r#"{{"nonce": "{nonce}", "root_version": 1, "release": {{"version": 1, "sha256": "{}"}},
-            "seconds": {seconds}, "denials": []}}"#,
+        r#"{{"nonce": "{nonce}", "root": {{"version": 1, "sha256": "{0}"}},
+            "release": {{"version": 1, "sha256": "{0}"}}, "seconds": {seconds}, "denials": []}}"#,
         release()
     );
     document(PayloadType::Lease, &payload)

@@ -10,7 +10,7 @@
 //! * **stopped by nobody**: from here, the two honest issuers alone bring the service back, for a whole lease. So whatever was
 //!   done lasts no longer than one of the two is missing.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
@@ -103,6 +103,8 @@ struct Adversary {
     denial: Denial,
     sealed_denial: Vec<u8>,
     releases: HashMap<u64, Vec<u8>>,
+    /// What issuers signed, so that each lease is signed once.
+    leases: RefCell<HashMap<(usize, Vec<u8>), Vec<u8>>>,
     served: Cell<u64>,
     halted: Cell<u64>,
 }
@@ -121,7 +123,14 @@ impl Adversary {
         });
         let releases = releases.collect();
         let sealed_denial = world.seal_denial(&denial, 2);
-        Self { world, denial, sealed_denial, releases, served: Cell::new(0), halted: Cell::new(0) }
+        let (served, halted) = (Cell::new(0), Cell::new(0));
+        Self { world, denial, sealed_denial, releases, leases: RefCell::default(), served, halted }
+    }
+
+    fn sealed(&self, lease: &Lease, issuer: usize) -> Vec<u8> {
+        let mut leases = self.leases.borrow_mut();
+        let sealed = leases.entry((issuer, lease.to_payload()));
+        sealed.or_insert_with(|| self.world.seal_lease(lease, issuer)).clone()
     }
 
     /// Release 1 is leased for a minute by the two honest issuers.
@@ -205,7 +214,7 @@ impl Adversary {
         if state.knows_denial(&World::digest_of(&self.denial)) && !lifted {
             scene.informed.insert(Sha256Digest::of(&[&lease.to_payload()]));
         }
-        Some(self.world.seal_lease(&lease, issuer))
+        Some(self.sealed(&lease, issuer))
     }
 
     fn hostile(&self, scene: &mut Scene, lists: Lists, seconds: u64) {
@@ -225,7 +234,7 @@ impl Adversary {
             seconds,
             denials: list(denials),
         };
-        let lease = self.world.seal_lease(&lease, 0);
+        let lease = self.sealed(&lease, 0);
         self.deliver(scene, &lease);
     }
 
