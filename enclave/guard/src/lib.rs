@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use cleanroom_attestation::channel::{ModelId, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, BootMillis, ControlKind, ControlState, Decision, Id, LeaseRequest, Limits, LiveLease, ModelState,
-    Nonce, Phase, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified,
+    Accepted, BootMillis, ControlKind, ControlState, Decision, Id, LeaseRequest, Limits, LiveLease,
+    ModelState, Nonce, Phase, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified,
 };
 use cleanroom_protocol::Change;
 use rustix::time::{ClockId, clock_gettime};
@@ -251,12 +251,7 @@ impl Guard {
             let release_sha256 = state.release().map(Verified::digest).ok_or(ReleaseError::NoRelease)?;
             state.begin_lease(nonce, sent)?;
             let root = state.root();
-            Ok(LeaseRequest {
-                nonce,
-                root_version: root.version,
-                root_sha256: root.digest(),
-                release_sha256,
-            })
+            Ok(LeaseRequest { nonce, root_version: root.version, root_sha256: root.digest(), release_sha256 })
         })
     }
 
