@@ -1,8 +1,8 @@
 //! What sequences remember: keys and values of their positions, in half precision, in pages from one pool.
 //!
-//! A page holds all layers and heads of [`PAGE`] positions. It belongs to one owner, and is overwritten with zeros before it is free for
-//! another. Pages that are full of a prompt may be kept after it has been read, for a later prompt of the same owner that begins with the same
-//! tokens.
+//! A page holds all layers and heads of [`PAGE`] positions. It belongs to one owner, and is overwritten with
+//! zeros before it is free for another. Pages that are full of a prompt may be kept after it has been read,
+//! for a later prompt of the same owner that begins with the same tokens.
 
 mod kept;
 
@@ -19,8 +19,8 @@ pub(crate) const PAGE: usize = 32;
 /// The number of a page in the pool.
 type Page = usize;
 
-/// The key-value caches of a fixed number of sequences. The pool's memory is reserved once; the operating system provides it as it is first
-/// written. Wiped on drop.
+/// The key-value caches of a fixed number of sequences. The pool's memory is reserved once; the operating
+/// system provides it as it is first written. Wiped on drop.
 pub(crate) struct Cache {
     /// All pages, one after the other.
     pool: Vec<u16>,
@@ -66,7 +66,8 @@ impl Cache {
         }
     }
 
-    /// Gives a sequence pages for its first `positions` positions, as far as it has none. Takes kept ones when no other is free.
+    /// Gives a sequence pages for its first `positions` positions, as far as it has none. Takes kept ones
+    /// when no other is free.
     ///
     /// # Errors
     /// [`Exhausted`]; the sequence keeps what it has.
@@ -84,8 +85,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Gives a sequence that has no pages those that are kept of its owner's earlier prompts and begin its own. Returns how many positions need
-    /// not be computed: never the last one, whose scores are wanted.
+    /// Gives a sequence that has no pages those that are kept of its owner's earlier prompts and begin its
+    /// own. Returns how many positions need not be computed: never the last one, whose scores are wanted.
     pub(crate) fn reuse(&mut self, sequence: usize, owner: Owner, prompt: &[u32]) -> usize {
         let mut before = None;
         for tokens in prompt[..prompt.len().saturating_sub(1)].chunks_exact(PAGE) {
@@ -98,8 +99,8 @@ impl Cache {
         self.tables[sequence].len() * PAGE
     }
 
-    /// Keeps the pages that are full of a sequence's prompt for later ones of the same owner. Where another page with the same tokens is
-    /// kept already, the sequence goes on with that one.
+    /// Keeps the pages that are full of a sequence's prompt for later ones of the same owner. Where another
+    /// page with the same tokens is kept already, the sequence goes on with that one.
     pub(crate) fn keep(&mut self, sequence: usize, owner: Owner, prompt: &[u32], now: Instant) {
         let mut before = None;
         for (index, tokens) in prompt.chunks_exact(PAGE).enumerate() {

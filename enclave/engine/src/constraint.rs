@@ -1,12 +1,14 @@
 //! Answers of a stated form: JSON, or the JSON that a schema describes.
 //!
-//! A schema comes from a stranger and runs on the thread that all share. So it is compiled elsewhere, into a [`Grammar`] of a bounded number
-//! of states; what follows a token is found in bounded time and memory ([`walker`]); and there is no text for which any of it panics.
+//! A schema comes from a stranger and runs on the thread that all share. So it is compiled elsewhere, into a
+//! [`Grammar`] of a bounded number of states; what follows a token is found in bounded time and memory
+//! ([`walker`]); and there is no text for which any of it panics.
 //!
-//! `llguidance` was weighed for this. It understands more of JSON Schema (several `allOf`, `not`, `patternProperties`). With its two companions it
-//! is 25 000 lines, relies on `catch_unwind` where its 450 assertions fail, which in a program that aborts on panic would let any partner
-//! halt the enclave, prints warnings about what it was given, and would change the order of `serde_json`'s objects in the whole program. This
-//! is 1500 lines with tests.
+//! `llguidance` was weighed for this. It understands more of JSON Schema (several `allOf`, `not`,
+//! `patternProperties`). With its two companions it is 25 000 lines, relies on `catch_unwind` where its 450
+//! assertions fail, which in a program that aborts on panic would let any partner halt the enclave, prints
+//! warnings about what it was given, and would change the order of `serde_json`'s objects in the whole
+//! program. This is 1500 lines with tests.
 
 mod grammar;
 mod json;

@@ -2,7 +2,8 @@
 
 use crate::{model::Pooling, scratch::Scratch};
 
-/// The direction of a text: as many numbers as the model is wide, of length 1. It tells much of the text, so it is erased like it.
+/// The direction of a text: as many numbers as the model is wide, of length 1. It tells much of the text, so
+/// it is erased like it.
 pub struct Embedding(Scratch<f32>);
 
 impl Embedding {

@@ -15,7 +15,8 @@ use crate::{
 /// Tokens computed in one step.
 const STEP: usize = 128;
 
-/// Computes the scores (logits) of sequences that grow token by token. An engine serves requests; this serves measurements.
+/// Computes the scores (logits) of sequences that grow token by token. An engine serves requests; this serves
+/// measurements.
 pub struct Evaluator<'m> {
     model: &'m Model,
     forward: Forward,
@@ -90,7 +91,8 @@ impl<'m> Evaluator<'m> {
         })
     }
 
-    /// Appends tokens to their sequences and calls `each` with the index of every scored token and its scores.
+    /// Appends tokens to their sequences and calls `each` with the index of every scored token and its
+    /// scores.
     ///
     /// # Errors
     /// [`EvaluateError`]; sequences then keep what was appended before.
@@ -140,7 +142,8 @@ impl<'m> Evaluator<'m> {
 }
 
 impl Model {
-    /// The tokens of plain text, without any that a prompt begins with. Control tokens written in it stay text.
+    /// The tokens of plain text, without any that a prompt begins with. Control tokens written in it stay
+    /// text.
     pub fn tokens_of_text(&self, text: &str) -> Zeroizing<Vec<u32>> {
         let mut tokens = Scratch::new();
         self.tokenizer().encode_text(text, &mut tokens);

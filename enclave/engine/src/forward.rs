@@ -1,7 +1,8 @@
 //! One step of the transformer over any mix of sequences: prompt pieces and single new tokens together.
 //!
-//! A row is one token of one sequence. Rows share the reading of the weights and nothing else: every number of a row is
-//! computed from that row and its own sequence's pages alone, in an order that does not depend on the other rows.
+//! A row is one token of one sequence. Rows share the reading of the weights and nothing else: every number
+//! of a row is computed from that row and its own sequence's pages alone, in an order that does not depend on
+//! the other rows.
 
 use std::ops::ControlFlow;
 
@@ -19,14 +20,16 @@ use crate::{
 pub(crate) struct Row {
     /// Whose part of the cache it reads and writes.
     pub(crate) sequence: usize,
-    /// Where in the sequence it stands; the positions before are in the cache or earlier in this step, which has room for it.
+    /// Where in the sequence it stands; the positions before are in the cache or earlier in this step, which
+    /// has room for it.
     pub(crate) position: usize,
     pub(crate) token: u32,
     /// Whether the scores of the token after it are wanted.
     pub(crate) scored: bool,
 }
 
-/// A step that was interrupted: what its rows are after so many halves of layers. What they wrote into the cache is there.
+/// A step that was interrupted: what its rows are after so many halves of layers. What they wrote into the
+/// cache is there.
 pub(crate) struct Interrupted {
     rows: Scratch<Row>,
     /// Their residual streams.
@@ -119,10 +122,11 @@ impl Forward {
         }
     }
 
-    /// Computes the rows. Rows of one sequence must come in the order of their positions, all below the context length.
+    /// Computes the rows. Rows of one sequence must come in the order of their positions, all below the
+    /// context length.
     ///
-    /// `goes_on` is asked before every half of a layer. When it says no, the step is interrupted there. Other rows may be computed before
-    /// [`Forward::resume`] goes on with it, but none of its sequences.
+    /// `goes_on` is asked before every half of a layer. When it says no, the step is interrupted there. Other
+    /// rows may be computed before [`Forward::resume`] goes on with it, but none of its sequences.
     pub(crate) fn step(
         &mut self,
         model: &Model,
@@ -142,7 +146,8 @@ impl Forward {
         })
     }
 
-    /// Goes on where a step was interrupted, as [`Forward::step`] would have. Gives the rows once they are computed.
+    /// Goes on where a step was interrupted, as [`Forward::step`] would have. Gives the rows once they are
+    /// computed.
     pub(crate) fn resume(
         &mut self,
         model: &Model,
@@ -162,7 +167,8 @@ impl Forward {
         }
     }
 
-    /// Takes the rows, whose residual stream has so many halves of layers behind it, through the others. Breaks with how many it has then.
+    /// Takes the rows, whose residual stream has so many halves of layers behind it, through the others.
+    /// Breaks with how many it has then.
     fn go_through(
         &mut self,
         model: &Model,
@@ -207,8 +213,8 @@ impl Forward {
         self.kernels.rms_norm(values, &model.weights().output_norm, shape.norm_epsilon, output);
     }
 
-    /// Overwrites what the steps since the last time left in the buffers. Nothing of an interrupted step is lost: it has
-    /// its rows and their streams with it.
+    /// Overwrites what the steps since the last time left in the buffers. Nothing of an interrupted step is
+    /// lost: it has its rows and their streams with it.
     pub(crate) fn erase(&mut self) {
         // A buffer that is added and not named here does not compile.
         let Self {
@@ -240,7 +246,8 @@ impl Forward {
         products.into_iter().chain([scores]).for_each(Product::erase);
     }
 
-    /// For searching memory: what the buffers hold of the last step's row of this number, the first scored one, by name.
+    /// For searching memory: what the buffers hold of the last step's row of this number, the first scored
+    /// one, by name.
     #[cfg(test)]
     pub(crate) fn last_row(&self, shape: &Hyperparameters, row: usize) -> Vec<(&'static str, Vec<f32>)> {
         let of_row = |numbers: &[f32], width: usize| numbers[row * width..][..width].to_vec();

@@ -9,8 +9,8 @@
 //! padding to general.alignment, then the tensor data; offsets count from here
 //! ```
 //!
-//! Nothing is allocated from a number in the file before that number was held against a limit and against the bytes
-//! that are left. Strings and arrays stay borrowed from the file.
+//! Nothing is allocated from a number in the file before that number was held against a limit and against the
+//! bytes that are left. Strings and arrays stay borrowed from the file.
 
 #![warn(clippy::indexing_slicing)]
 

@@ -1,14 +1,15 @@
 //! The arithmetic that takes the time, for the processor at hand.
 //!
-//! There is one definition of every result, down to the last bit: the scalar kernels. A vector kernel performs the same
-//! operations in the same order for each number (a fused multiply-add where the scalar one has `mul_add`, eight lanes
-//! where it has arrays of eight), so an answer depends neither on the processor nor on what else is in the batch.
-//! Property tests hold the kernels to that.
+//! There is one definition of every result, down to the last bit: the scalar kernels. A vector kernel
+//! performs the same operations in the same order for each number (a fused multiply-add where the scalar one
+//! has `mul_add`, eight lanes where it has arrays of eight), so an answer depends neither on the processor
+//! nor on what else is in the batch. Property tests hold the kernels to that.
 //!
-//! A further instruction set is one more module and one more arm in [`dispatch`]; a further weight format is one more
-//! tile, one more variant of [`crate::matrix::Matrix`]'s tiles and one more kernel.
+//! A further instruction set is one more module and one more arm in [`dispatch`]; a further weight format is
+//! one more tile, one more variant of [`crate::matrix::Matrix`]'s tiles and one more kernel.
 
-/// Compiles the kernels that are plain Rust for further instructions, which makes the compiler use wider vectors.
+/// Compiles the kernels that are plain Rust for further instructions, which makes the compiler use wider
+/// vectors.
 #[cfg(target_arch = "x86_64")]
 macro_rules! widened {
     ($features:literal) => {
@@ -142,7 +143,8 @@ fn vector_kernels() -> Vec<Kernels> {
 }
 
 impl Kernels {
-    /// The fastest kernels that this processor runs and that give the results of the scalar ones; see `check`.
+    /// The fastest kernels that this processor runs and that give the results of the scalar ones; see
+    /// `check`.
     pub(crate) fn best() -> Self {
         static BEST: OnceLock<Kernels> = OnceLock::new();
         *BEST.get_or_init(|| Self::within(Instructions::Avx512Vnni))
@@ -165,8 +167,8 @@ impl Kernels {
         }
     }
 
-    /// `output[m] = tiles · activations[m]` for the 16 rows of one row of tiles; `activations` are rows of `tiles.len()`
-    /// blocks. So for the other formats.
+    /// `output[m] = tiles · activations[m]` for the 16 rows of one row of tiles; `activations` are rows of
+    /// `tiles.len()` blocks. So for the other formats.
     pub(crate) fn q8_tile(self, tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]) {
         dispatch!(self, q8_tile(tiles, activations, output));
     }
@@ -234,8 +236,9 @@ impl Kernels {
         dispatch!(self, softmax(values));
     }
 
-    /// Attention of several queries to the keys and values of one head, which come in pieces of rows of half-precision numbers.
-    /// However the positions are cut and whichever queries come together, the results are the same.
+    /// Attention of several queries to the keys and values of one head, which come in pieces of rows of
+    /// half-precision numbers. However the positions are cut and whichever queries come together, the results
+    /// are the same.
     pub(crate) fn attend<'a>(
         self,
         queries: &mut [Query<'_>],

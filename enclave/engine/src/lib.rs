@@ -1,7 +1,7 @@
 //! The inference engine: bytes of a model in, tokens out.
 //!
-//! This crate knows nothing of networks, keys, enclaves or partners. It reads a GGUF file that is assumed hostile, and runs
-//! it for many sequences at once:
+//! This crate knows nothing of networks, keys, enclaves or partners. It reads a GGUF file that is assumed
+//! hostile, and runs it for many sequences at once:
 //!
 //! ```text
 //! Model::from_gguf(bytes) ─► Model ─► Prompt (tokens, zeroised)
@@ -9,7 +9,8 @@
 //!                       Engine::start ─► Engine::submit(Job) ─► Sink::event(Text …) … Sink::event(Finished)
 //! ```
 //!
-//! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on drop.
+//! Prompts and completions are held in types that have neither `Debug` nor `Display` and are zeroised on
+//! drop.
 
 #![warn(clippy::undocumented_unsafe_blocks)]
 
@@ -55,8 +56,8 @@ pub use scheduling::{
 pub use template::TemplateError;
 pub use tokenizer::TokenizerError;
 
-/// How many processors this process may use. The system is asked once, through files: a process that is confined later can still know
-/// what it was told before.
+/// How many processors this process may use. The system is asked once, through files: a process that is
+/// confined later can still know what it was told before.
 pub fn processors() -> NonZeroUsize {
     static PROCESSORS: OnceLock<NonZeroUsize> = OnceLock::new();
     *PROCESSORS.get_or_init(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))

@@ -13,11 +13,11 @@ pub struct ScoredToken {
     pub top: Vec<TokenScore>,
 }
 
-/// A token, and the natural logarithm of its probability in the model's own distribution: before temperature, penalties, biases,
-/// constraints and limits on what is chosen from.
+/// A token, and the natural logarithm of its probability in the model's own distribution: before temperature,
+/// penalties, biases, constraints and limits on what is chosen from.
 pub struct TokenScore {
-    /// The logarithm in four bytes, little-endian, and then the text: in one place that is erased, since what stands in
-    /// the structure itself stays behind wherever the structure is moved from.
+    /// The logarithm in four bytes, little-endian, and then the text: in one place that is erased, since what
+    /// stands in the structure itself stays behind wherever the structure is moved from.
     told: Scratch<u8>,
     is_text: bool,
 }

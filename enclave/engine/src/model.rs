@@ -99,7 +99,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads a GGUF file. The weights are copied into the kernels' layout, so `bytes` may be dropped afterwards.
+    /// Reads a GGUF file. The weights are copied into the kernels' layout, so `bytes` may be dropped
+    /// afterwards.
     ///
     /// # Errors
     /// [`ModelError`] names what was expected and what came.
@@ -137,8 +138,8 @@ impl Model {
         })
     }
 
-    /// The same model with a shorter context, which makes each sequence's cache smaller. A limit above the model's own
-    /// context length changes nothing; the least is 2 tokens.
+    /// The same model with a shorter context, which makes each sequence's cache smaller. A limit above the
+    /// model's own context length changes nothing; the least is 2 tokens.
     #[must_use]
     pub fn with_context_limit(mut self, tokens: u32) -> Model {
         self.facts.context_length = self.facts.context_length.min(tokens.max(2));
@@ -146,7 +147,8 @@ impl Model {
         self
     }
 
-    /// The same model, computed with no more than these instructions: for comparing them. The answers are the same.
+    /// The same model, computed with no more than these instructions: for comparing them. The answers are the
+    /// same.
     #[must_use]
     pub fn with_instructions(mut self, most: Instructions) -> Model {
         self.kernels = Kernels::within(most);
@@ -162,8 +164,8 @@ impl Model {
         self
     }
 
-    /// Whether the file has a chat template, and why it cannot be used. A model with one that cannot be used still
-    /// continues text and makes embeddings.
+    /// Whether the file has a chat template, and why it cannot be used. A model with one that cannot be used
+    /// still continues text and makes embeddings.
     ///
     /// # Errors
     /// [`TemplateError`] says where it does not parse.
@@ -196,8 +198,8 @@ impl Model {
         Ok(self.prompt(tokens))
     }
 
-    /// Tokenises plain text. Control tokens written in it stay text. Where the file says `add_eos_token` the text ends with
-    /// that token, as models for embeddings want it.
+    /// Tokenises plain text. Control tokens written in it stay text. Where the file says `add_eos_token` the
+    /// text ends with that token, as models for embeddings want it.
     ///
     /// # Errors
     /// [`PromptError`], never with any of the text.

@@ -1,8 +1,8 @@
 //! Threads for parallel loops that are over in microseconds.
 //!
-//! A step of a small model is several hundred such loops, one after the other. Waking a sleeping thread costs about as much as
-//! one of them takes, so the threads here wait for the next loop awake, and go to sleep only when none has come for a
-//! while: an engine without work uses no processor.
+//! A step of a small model is several hundred such loops, one after the other. Waking a sleeping thread costs
+//! about as much as one of them takes, so the threads here wait for the next loop awake, and go to sleep only
+//! when none has come for a while: an engine without work uses no processor.
 
 use std::{
     cell::Cell,
@@ -16,7 +16,8 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-/// Rounds of waiting awake before a thread sleeps: some hundred microseconds, longer than what a step does between loops.
+/// Rounds of waiting awake before a thread sleeps: some hundred microseconds, longer than what a step does
+/// between loops.
 const ROUNDS_AWAKE: u32 = 20_000;
 /// Rounds of waiting after which a thread lets others run, in case the processors are shared.
 const ROUNDS_ALONE: u32 = 2_000;
@@ -90,8 +91,8 @@ impl Pool {
     /// Calls `body` on every thread at once, and returns when the last is done.
     fn everywhere(&self, body: &(dyn Fn() + Sync)) {
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes. Helpers use `body` between `start` and the end of their part of this loop, and
-        // `AwaitHelpers` waits for that before this function returns or unwinds.
+        // SAFETY: only the lifetime changes. Helpers use `body` between `start` and the end of their part of
+        // this loop, and `AwaitHelpers` waits for that before this function returns or unwinds.
         #[expect(unsafe_code, reason = "threads that outlive the loop borrow what it borrows")]
         let erased = unsafe { std::mem::transmute::<&(dyn Fn() + Sync), Loop>(body) };
         let awaited = AwaitHelpers(shared);

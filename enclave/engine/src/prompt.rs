@@ -8,13 +8,15 @@ pub enum PromptError {
     /// The model file has no chat template.
     #[error("the model has no chat template; send text instead of messages")]
     NoTemplate,
-    /// The model file has a chat template that does not parse; see [`Model::chat_template`](crate::Model::chat_template).
+    /// The model file has a chat template that does not parse; see
+    /// [`Model::chat_template`](crate::Model::chat_template).
     #[error("the model's chat template cannot be used; send text instead of messages")]
     UnusableTemplate,
     /// A role other than `system`, `developer`, `user`, `assistant` and `tool`.
     #[error("expected the role system, developer, user, assistant or tool")]
     Role,
-    /// The model's chat template refused the messages (for example their order) or used too much work or output.
+    /// The model's chat template refused the messages (for example their order) or used too much work or
+    /// output.
     #[error("the model's chat template does not accept these messages: {0}")]
     Template(&'static str),
     /// More text than any context of this model can hold; not tokenised at all.

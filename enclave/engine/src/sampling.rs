@@ -8,7 +8,8 @@ use crate::{
     scratch::Scratch,
 };
 
-/// Greedy, or random with a temperature, limits on what is chosen from, and a seed; penalties for repetition in either case.
+/// Greedy, or random with a temperature, limits on what is chosen from, and a seed; penalties for repetition
+/// in either case.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
     temperature: f32,
@@ -58,7 +59,8 @@ impl Sampling {
         Ok(Self { temperature, top_p, seed, ..Self::greedy() })
     }
 
-    /// The same with a generator of its own for each choice of a request. The first choice's is the request's.
+    /// The same with a generator of its own for each choice of a request. The first choice's is the
+    /// request's.
     #[must_use]
     pub fn for_choice(self, index: u32) -> Self {
         // Far from each other on the generator's way, and no multiple of its step.
@@ -82,8 +84,8 @@ impl Sampling {
         Ok(Self { min_p, ..self })
     }
 
-    /// Lowers the score of each token that the answer has already: once by `presence`, and by `frequency` for each time. The
-    /// prompt does not count.
+    /// Lowers the score of each token that the answer has already: once by `presence`, and by `frequency` for
+    /// each time. The prompt does not count.
     ///
     /// # Errors
     /// [`SamplingError::Penalty`] outside -2 to 2.
@@ -109,7 +111,8 @@ pub(crate) struct Sampler {
     /// Tokens, and what is added to their scores.
     bias: Scratch<(u32, f32)>,
     random: SplitMix,
-    /// The probabilities of the whole vocabulary once they are used, in an order that begins with those that are drawn from.
+    /// The probabilities of the whole vocabulary once they are used, in an order that begins with those that
+    /// are drawn from.
     candidates: Scratch<(f32, u32)>,
     /// How often the answer has each token; empty while there is no penalty.
     counts: Scratch<u32>,
@@ -186,8 +189,8 @@ impl Sampler {
         }
     }
 
-    /// Brings to the front the `top_k` most likely tokens, of these those whose probabilities just reach `top_p` of theirs,
-    /// and of these those above `min_p`. Returns how many they are.
+    /// Brings to the front the `top_k` most likely tokens, of these those whose probabilities just reach
+    /// `top_p` of theirs, and of these those above `min_p`. Returns how many they are.
     fn gather_candidates(&mut self, probabilities: &[f32]) -> usize {
         self.candidates.replace(probabilities.len(), probabilities.iter().copied().zip(0..));
         let limit = match self.sampling.top_k {
@@ -218,8 +221,8 @@ impl Sampler {
         }
     }
 
-    /// Brings the `count` most likely candidates to the front, by falling probability, then by rising token: one order for
-    /// every processor.
+    /// Brings the `count` most likely candidates to the front, by falling probability, then by rising token:
+    /// one order for every processor.
     fn sort_first(&mut self, count: usize) {
         let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         let candidates = &mut *self.candidates;
@@ -259,7 +262,8 @@ fn pick(candidates: impl Iterator<Item = (f32, u32)>, point: f32) -> u32 {
     last
 }
 
-/// `SplitMix64` (Steele, Lea and Flood, 2014): small, and good enough to draw from a distribution. Not for keys.
+/// `SplitMix64` (Steele, Lea and Flood, 2014): small, and good enough to draw from a distribution. Not for
+/// keys.
 struct SplitMix(u64);
 
 impl SplitMix {

@@ -1,17 +1,20 @@
 //! Running a model for many requests at once.
 //!
-//! One worker thread takes jobs from a bounded queue and computes, step by step, one token for every answer under way
-//! together with a piece of the prompts that are being read, so that all of them share one pass over the weights.
+//! One worker thread takes jobs from a bounded queue. It computes step by step. Each step has the next token
+//! of every answer under way and a piece of the prompts that are being read, so that all of them share one
+//! pass over the weights.
 //!
-//! Keys and values live in pages from one pool of a stated size. A job starts once there are pages for its prompt, and its
-//! answer gets one after the other as it grows. Where there are none left, the youngest answer of the owner who has most for its
-//! share is paused: its pages are freed, and it is computed again from its tokens once there is room. It goes on exactly as it
-//! would have, since what is computed depends on its tokens alone. A page belongs to one job, and is wiped before another gets it. What is full of a prompt may be kept for the same owner's next prompt, while that owner is present
+//! Keys and values live in pages from one pool of a stated size. A job starts when there are pages for its
+//! prompt. Its answer gets further pages as it grows. If there are none left, the scheduler pauses the
+//! youngest answer of the owner who has most pages for its share. It frees these pages, and computes the
+//! answer's tokens again when there is room. The answer then goes on as it would have, because a result
+//! depends on its own tokens alone. A page belongs to one job, and is wiped before another job gets it. Full
+//! pages of a prompt may be kept for the same owner's next prompt, while that owner is present
 //! ([`Engine::presence`]).
 //!
-//! Jobs have owners, and owners have shares, equal unless jobs say otherwise: of the sequences and pages that become free, whoever queued first, and of the prompt
-//! tokens in a step. One owner's many jobs or long prompts take from that owner's share; an owner who asked for little lately
-//! goes first.
+//! Jobs have owners, and owners have shares. Shares are equal unless jobs say otherwise. They divide the
+//! sequences and pages that become free, and the prompt tokens of a step. Many jobs or long prompts of one
+//! owner take from that owner's share. An owner who asked for little lately goes first.
 
 mod answer;
 mod clock;
@@ -55,16 +58,17 @@ pub struct EngineConfig {
     pub threads: NonZeroUsize,
     /// Sequences that run at once.
     pub max_sequences: NonZeroUsize,
-    /// Sequences of one owner that run at once, and so of the pages; with fewer than [`max_sequences`](Self::max_sequences) an owner
-    /// who has none running never waits for one who has many.
+    /// Sequences of one owner that run at once, and so of the pages; with fewer than
+    /// [`max_sequences`](Self::max_sequences) an owner who has none running never waits for one who has many.
     pub max_per_owner: NonZeroUsize,
     /// Jobs that may wait for a free sequence.
     pub max_queued: usize,
-    /// Bytes for keys and values, of all sequences together. What whole contexts for all sequences need is the most that is taken.
-    /// One owner may have the part of it that it may have of the sequences, and no job is longer than what fits there.
+    /// Bytes for keys and values, of all sequences together. What whole contexts for all sequences need is
+    /// the most that is taken. One owner may have the part of it that it may have of the sequences, and no
+    /// job is longer than what fits there.
     pub kv_memory: u64,
-    /// How long pages of a prompt that has been read are kept for later prompts of the same owner without being used, if no running job
-    /// needs their memory; nothing is kept for no time at all.
+    /// How long pages of a prompt that has been read are kept for later prompts of the same owner without
+    /// being used, if no running job needs their memory; nothing is kept for no time at all.
     pub prefix_time: Duration,
 }
 
@@ -168,7 +172,8 @@ pub const MAX_STOP_BYTES: usize = 1024;
 pub struct Job {
     /// Whose share it takes from.
     pub owner: Owner,
-    /// How large that share is: who has 2 gets twice the sequences and tokens of who has 1, when both want more than there are.
+    /// How large that share is: who has 2 gets twice the sequences and tokens of who has 1, when both want
+    /// more than there are.
     pub share: NonZeroU8,
     /// When it ends whether it is complete or not, by the engine's [`clock`](Engine::clock).
     pub deadline: Option<Instant>,
@@ -180,11 +185,11 @@ pub struct Job {
     pub sampling: Sampling,
     /// Added to the scores of these tokens before anything else.
     pub bias: Zeroizing<Vec<(u32, f32)>>,
-    /// The form that the answer must have, made by the model that the engine runs. An answer that ends with [`FinishReason::Stop`] has
-    /// it; one of another length or with a stop string is a beginning of one.
+    /// The form that the answer must have, made by the model that the engine runs. An answer that ends with
+    /// [`FinishReason::Stop`] has it; one of another length or with a stop string is a beginning of one.
     pub constraint: Option<Constraint>,
-    /// Whether each piece of the answer comes with its tokens' probabilities, and with how many likelier ones:
-    /// at most [`MAX_TOP_LOGPROBS`](crate::MAX_TOP_LOGPROBS).
+    /// Whether each piece of the answer comes with its tokens' probabilities, and with how many likelier
+    /// ones: at most [`MAX_TOP_LOGPROBS`](crate::MAX_TOP_LOGPROBS).
     pub logprobs: Option<u8>,
     /// Whether the prompt's embedding is wanted instead of an answer.
     pub embedding: bool,
@@ -195,7 +200,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// The likeliest continuation of `prompt` to its end, for nobody in particular; everything else is set in the fields.
+    /// The likeliest continuation of `prompt` to its end, for nobody in particular; everything else is set in
+    /// the fields.
     #[must_use]
     pub fn new(prompt: Prompt, sink: Box<dyn Sink>) -> Self {
         Self {
@@ -217,14 +223,15 @@ impl Job {
 
 /// Receives the events of one job.
 pub trait Sink: Send {
-    /// Permits the next token before any of it is emitted; `Break` cancels the job and the token is dropped. Called on the
-    /// engine's thread, so it must not block.
+    /// Permits the next token before any of it is emitted; `Break` cancels the job and the token is dropped.
+    /// Called on the engine's thread, so it must not block.
     fn token(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
-    /// Takes one event; `Break` cancels the job. Called on the engine's thread, so it must not block.
-    /// A sink that is dropped without [`Event::Finished`] belongs to a job that was cancelled or whose engine stopped.
+    /// Takes one event; `Break` cancels the job. Called on the engine's thread, so it must not block. A sink
+    /// that is dropped without [`Event::Finished`] belongs to a job that was cancelled or whose engine
+    /// stopped.
     fn event(&mut self, event: Event) -> ControlFlow<()>;
 }
 
@@ -383,8 +390,8 @@ impl Engine {
         &self.model
     }
 
-    /// Says that an owner is there, until the last presence of this owner is dropped. Then all that is kept of its prompts is wiped, at the end
-    /// of the step that the engine is at.
+    /// Says that an owner is there, until the last presence of this owner is dropped. Then all that is kept
+    /// of its prompts is wiped, at the end of the step that the engine is at.
     pub fn presence(&self, owner: Owner) -> Presence {
         self.queue.enter(owner);
         Presence { queue: Arc::clone(&self.queue), owner }

@@ -1,12 +1,13 @@
 //! Memory for what is made of prompts and answers. It erases itself.
 //!
-//! Every buffer that ever holds text, tokens, positions, activations, keys, values, scores or the state of a constraint is
-//! one of the types here. Each erases the elements that leave it: when it shrinks, when it moves to a larger allocation and
-//! when it is dropped. So the memory behind its length never holds what it held before, and a buffer that is reused for
-//! another request begins with nothing of the last one.
+//! Every buffer that ever holds text, tokens, positions, activations, keys, values, scores or the state of a
+//! constraint is one of the types here. Each erases the elements that leave it: when it shrinks, when it
+//! moves to a larger allocation and when it is dropped. So the memory behind its length never holds what it
+//! held before, and a buffer that is reused for another request begins with nothing of the last one.
 //!
-//! [`Zeroizing`] alone does not do that. It erases when it is dropped, and leaves what `clear`, `truncate` and a growing
-//! allocation left behind. A test in this file reads the crate's source and fails where a plain buffer comes back.
+//! [`Zeroizing`] alone does not do that. It erases when it is dropped, and leaves what `clear`, `truncate`
+//! and a growing allocation left behind. A test in this file reads the crate's source and fails where a plain
+//! buffer comes back.
 
 use std::{
     collections::BinaryHeap,
@@ -84,8 +85,8 @@ impl<T: Copy> Scratch<T> {
         self.truncate(0);
     }
 
-    /// `length` other elements in the place of all. They are written over the old ones, so that the same number costs
-    /// nothing more.
+    /// `length` other elements in the place of all. They are written over the old ones, so that the same
+    /// number costs nothing more.
     pub(crate) fn replace(&mut self, length: usize, elements: impl Iterator<Item = T>) {
         let mut elements = elements.take(length);
         self.truncate(length);
@@ -244,9 +245,11 @@ impl From<&str> for ScratchText {
     }
 }
 
-/// A priority queue, the greatest element first, that erases what it held when it moves and when it is dropped.
+/// A priority queue, the greatest element first, that erases what it held when it moves and when it is
+/// dropped.
 ///
-/// The place of an element that was popped is erased with the rest: a queue lives no longer than the text it is made for.
+/// The place of an element that was popped is erased with the rest: a queue lives no longer than the text it
+/// is made for.
 pub(crate) struct ScratchHeap<T: Copy + Ord>(BinaryHeap<T>);
 
 impl<T: Copy + Ord> ScratchHeap<T> {
@@ -283,8 +286,8 @@ impl<T: Copy + Ord> Drop for ScratchHeap<T> {
 
 /// Room for the rows of one step: of a fixed length, and zeros until something is written.
 ///
-/// Whoever writes says how much of it, so that [`StepBuffer::erase`] costs no more than what was written since the last
-/// time. It never moves.
+/// Whoever writes says how much of it, so that [`StepBuffer::erase`] costs no more than what was written
+/// since the last time. It never moves.
 pub(crate) struct StepBuffer<T: DefaultIsZeroes> {
     elements: Vec<T>,
     /// Elements, from the first on, that may have been written since they were erased.

@@ -1,10 +1,10 @@
 //! The chat template of a model file: messages to tokens.
 //!
-//! A template is Jinja that joins message contents and control tokens into one string. If that string were simply
-//! searched for control tokens, a user who writes `<|im_end|>` could end the turn and speak as somebody else. So each
-//! character of a message that could be part of a control token is exchanged for a stand-in before the template runs
-//! ([`guard`]). Control tokens are then found among the characters the template wrote itself, whatever it did with the
-//! contents, and the stand-ins become text again afterwards.
+//! A template is Jinja that joins message contents and control tokens into one string. If that string were
+//! simply searched for control tokens, a user who writes `<|im_end|>` could end the turn and speak as
+//! somebody else. So each character of a message that could be part of a control token is exchanged for a
+//! stand-in before the template runs ([`guard`]). Control tokens are then found among the characters the
+//! template wrote itself, whatever it did with the contents, and the stand-ins become text again afterwards.
 
 mod guard;
 mod python;
@@ -30,9 +30,11 @@ use crate::{
 const FUEL: u64 = 4_000_000;
 /// Nesting of template calls.
 const RECURSION: usize = 64;
-/// Bytes a template may write beyond four times the longest text a context can hold (a stand-in takes four bytes).
+/// Bytes a template may write beyond four times the longest text a context can hold (a stand-in takes four
+/// bytes).
 const OUTPUT_ALLOWANCE: usize = 64 * 1024;
-/// Roles a template may see. They are compared, not guarded, because some templates build control tokens from them.
+/// Roles a template may see. They are compared, not guarded, because some templates build control tokens from
+/// them.
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
 const NAME: &str = "chat";
@@ -87,8 +89,8 @@ impl ChatTemplate {
         });
     }
 
-    /// The tokens of a chat up to where the assistant's answer begins. `text_limit` is the most bytes of text that can
-    /// fit into the model's context.
+    /// The tokens of a chat up to where the assistant's answer begins. `text_limit` is the most bytes of text
+    /// that can fit into the model's context.
     pub(crate) fn tokens(
         &self,
         tokenizer: &Tokenizer,
@@ -140,8 +142,9 @@ impl ChatTemplate {
     }
 }
 
-/// The template without the tags of Transformers that mark what an assistant said: `{% generation %}` and its end. They change
-/// nothing of the text, so a condition that always holds takes their place and keeps their white space control.
+/// The template without the tags of Transformers that mark what an assistant said: `{% generation %}` and its
+/// end. They change nothing of the text, so a condition that always holds takes their place and keeps their
+/// white space control.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;

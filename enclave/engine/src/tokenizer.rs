@@ -1,8 +1,8 @@
 //! The tokenizer of a model file, byte-level BPE or `SentencePiece`: text to tokens, tokens to text.
 //!
-//! Two ways in, and the difference is a security boundary: [`Tokenizer::encode_text`] can never produce a control
-//! token, whatever the text says. Control tokens come only from [`Tokenizer::control`] matches, which the chat template
-//! makes for the characters it wrote itself (see `template`).
+//! Two ways in, and the difference is a security boundary: [`Tokenizer::encode_text`] can never produce a
+//! control token, whatever the text says. Control tokens come only from [`Tokenizer::control`] matches, which
+//! the chat template makes for the characters it wrote itself (see `template`).
 
 #![warn(clippy::indexing_slicing)]
 
@@ -99,7 +99,8 @@ pub(crate) struct Tokenizer {
     add_eos: bool,
 }
 
-/// Keys under `tokenizer.ggml.` that are read here or say nothing about how text becomes tokens. Any other is refused.
+/// Keys under `tokenizer.ggml.` that are read here or say nothing about how text becomes tokens. Any other is
+/// refused.
 const KNOWN: [&str; 37] = [
     "model",
     "pre",
@@ -225,7 +226,8 @@ impl Tokenizer {
         self.vocabulary.len()
     }
 
-    /// Bytes of the longest token: no text shorter than `n` times this can be refused for having more than `n` tokens.
+    /// Bytes of the longest token: no text shorter than `n` times this can be refused for having more than
+    /// `n` tokens.
     pub(crate) fn longest_token(&self) -> usize {
         self.vocabulary.longest()
     }
@@ -284,7 +286,8 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes a generated token stands for; none for a control token. A user-defined token stands for its text.
+    /// The bytes a generated token stands for; none for a control token. A user-defined token stands for its
+    /// text.
     pub(crate) fn bytes_of(&self, token: u32) -> &[u8] {
         self.vocabulary.bytes(token)
     }

@@ -1,5 +1,5 @@
-//! Model files that are cut, corrupted or made to mislead: always a typed error or a working model, never a panic. And files
-//! whose settings change results: each is honoured or refused.
+//! Model files that are cut, corrupted or made to mislead: always a typed error or a working model, never a
+//! panic. And files whose settings change results: each is honoured or refused.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -260,7 +260,8 @@ fn a_factor_of_the_rotation_without_a_type_is_linear() {
     assert_ne!(scores(&factor), scores(&demo()));
 }
 
-/// The demo model, in whose usual answer ` which` is a user-defined token of another text, as `</think>` is elsewhere.
+/// The demo model, in whose usual answer ` which` is a user-defined token of another text, as `</think>` is
+/// elsewhere.
 fn with_a_user_defined_token() -> (Model, u32) {
     let mut writer = demo();
     let mut entry = |key: &str, change: &mut dyn FnMut(&mut Meta)| {

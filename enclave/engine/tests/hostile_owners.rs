@@ -1,4 +1,5 @@
-//! What an owner who wants to harm the others cannot do: keep memory, keep sequences, or keep anybody waiting.
+//! What an owner who wants to harm the others cannot do: keep memory, keep sequences, or keep anybody
+//! waiting.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -149,7 +150,8 @@ fn whoever_floods_the_engine_costs_a_newcomer_no_more_than_the_step_under_way() 
     let kept: Arc<Mutex<Vec<JobHandle>>> = Arc::default();
     let asked = Arc::new(AtomicUsize::new(0));
 
-    // Runs on the engine's thread, with the first of the flood's tokens of every twentieth step: no clock decides when a question comes.
+    // Runs on the engine's thread, with the first of the flood's tokens of every twentieth step: no clock
+    // decides when a question comes.
     let ask = {
         let (engine, loud_tokens, kept, asked) =
             (Arc::clone(&engine), Arc::clone(&loud_tokens), Arc::clone(&kept), Arc::clone(&asked));
@@ -190,7 +192,8 @@ fn whoever_floods_the_engine_costs_a_newcomer_no_more_than_the_step_under_way() 
     }
     for _ in 0..QUESTIONS {
         let tokens = waits.recv().unwrap();
-        // The rest of the step that the question came in. In the next one it is read, and the flood's answers wait.
+        // The rest of the step that the question came in. In the next one it is read, and the flood's answers
+        // wait.
         assert!(tokens < FLOOD * 2, "{tokens} tokens of the flood came first");
     }
     drop(flood);

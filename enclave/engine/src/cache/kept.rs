@@ -1,7 +1,8 @@
 //! Which pages are kept after their prompt has been read, whose they are, and what is in them.
 //!
-//! The pages of one owner's prompts form a tree: a page follows the page before it, since keys and values depend on everything before.
-//! A page is found by its owner, the page before and its own tokens, all compared and none of it by a digest.
+//! The pages of one owner's prompts form a tree: a page follows the page before it, since keys and values
+//! depend on everything before. A page is found by its owner, the page before and its own tokens, all
+//! compared and none of it by a digest.
 
 use std::{
     cmp::Reverse,
@@ -90,8 +91,8 @@ impl Kept {
         true
     }
 
-    /// Keeps one page less: of the owner with most pages that nobody reads the one that nobody has read for longest, and of several the one
-    /// with none behind it.
+    /// Keeps one page less: of the owner with most pages that nobody reads the one that nobody has read for
+    /// longest, and of several the one with none behind it.
     pub(super) fn evict(&mut self) -> Option<Page> {
         let mut by_owner: HashMap<Owner, usize> = HashMap::new();
         self.unread_entries().for_each(|(_, entry)| *by_owner.entry(entry.place.owner).or_default() += 1);
@@ -110,7 +111,8 @@ impl Kept {
         old
     }
 
-    /// Keeps no page of this owner any longer. Gives those that nobody reads; the others are free once they are not read.
+    /// Keeps no page of this owner any longer. Gives those that nobody reads; the others are free once they
+    /// are not read.
     pub(super) fn forget(&mut self, owner: Owner) -> Vec<Page> {
         let of_owner: Vec<(Page, usize)> = self
             .entries

@@ -1,4 +1,5 @@
-//! A language of bytes as states: an automaton whose states may call others, as JSON needs for what is nested.
+//! A language of bytes as states: an automaton whose states may call others, as JSON needs for what is
+//! nested.
 
 use super::SchemaError;
 use crate::scratch::Scratch;
@@ -60,7 +61,8 @@ pub(super) const TAIL_F4: StateId = 9;
 /// A finished language. What it was made of is a partner's, and erased with it.
 pub(super) struct Grammar {
     states: Vec<State>,
-    /// How many calls must be nested at least to get from each state to its [`State::Return`] or [`State::End`].
+    /// How many calls must be nested at least to get from each state to its [`State::Return`] or
+    /// [`State::End`].
     heights: Scratch<u32>,
     root: StateId,
 }
@@ -178,7 +180,8 @@ impl Builder {
         self.add(State::Call { rule, then })
     }
 
-    /// White space and then `next`: nothing, one space, or a line break and an indentation. Bounded, since a model may never stop.
+    /// White space and then `next`: nothing, one space, or a line break and an indentation. Bounded, since a
+    /// model may never stop.
     pub(super) fn white_space(&mut self, next: StateId) -> Result<StateId, SchemaError> {
         self.call(self.white_space, next)
     }
@@ -276,7 +279,8 @@ fn bytes(ranges: &[Range]) -> State {
     State::Bytes(Scratch::from(ranges))
 }
 
-/// For each state the least number of nested calls to its end, [`ENDLESS`] where there is none within [`MAX_DEPTH`].
+/// For each state the least number of nested calls to its end, [`ENDLESS`] where there is none within
+/// [`MAX_DEPTH`].
 fn heights(states: &[State]) -> Scratch<u32> {
     let mut before: Vec<Vec<StateId>> = vec![Vec::new(); states.len()];
     for (id, state) in (0..).zip(states) {
@@ -295,7 +299,8 @@ fn heights(states: &[State]) -> Scratch<u32> {
             }
         }
     }
-    // A height only ever falls, and from at most MAX_DEPTH, so each state is looked at a bounded number of times.
+    // A height only ever falls, and from at most MAX_DEPTH, so each state is looked at a bounded number of
+    // times.
     let mut heights: Scratch<u32> = states.iter().map(|_| ENDLESS).collect();
     let mut changed: Vec<StateId> = (0..states.len() as StateId).collect();
     while let Some(id) = changed.pop() {

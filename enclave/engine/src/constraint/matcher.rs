@@ -9,8 +9,8 @@ use super::{
 };
 use crate::scratch::Scratch;
 
-/// Sets of permitted tokens that are remembered: in a string, or from one item of an array to the next, an answer stands where it stood
-/// before.
+/// Sets of permitted tokens that are remembered: in a string, or from one item of an array to the next, an
+/// answer stands where it stood before.
 const REMEMBERED: usize = 8;
 
 /// Follows one answer.

@@ -346,7 +346,8 @@ impl Fractions {
         Ok(Self { next, free })
     }
 
-    /// What may follow `read` digits: the end, or further digits (before the first of them the point). None where nothing may.
+    /// What may follow `read` digits: the end, or further digits (before the first of them the point). None
+    /// where nothing may.
     fn within(
         &mut self,
         builder: &mut Builder,

@@ -1,9 +1,9 @@
-//! The keyword `pattern`: regular expressions of ECMA-262, as far as they describe regular languages, for the inside of a JSON
-//! string.
+//! The keyword `pattern`: regular expressions of ECMA-262, as far as they describe regular languages, for the
+//! inside of a JSON string.
 //!
-//! What is understood: characters and their escapes, `.`, classes, `\d`, `\w`, `\s` and their opposites, groups,
-//! alternatives, `?`, `*`, `+`, counts, and `^` and `$` at the two ends. Anything else (looking ahead or behind, references
-//! back, the ends of words, properties of Unicode) is refused.
+//! What is understood: characters and their escapes, `.`, classes, `\d`, `\w`, `\s` and their opposites,
+//! groups, alternatives, `?`, `*`, `+`, counts, and `^` and `$` at the two ends. Anything else (looking ahead
+//! or behind, references back, the ends of words, properties of Unicode) is refused.
 
 use super::SchemaError;
 use super::grammar::{Builder, State, StateId};
@@ -14,8 +14,8 @@ const MAX_DEPTH: usize = 24;
 /// Longest count of a repetition.
 const MAX_COUNT: u32 = 4096;
 
-/// Patterns with more than a regular language in them that programs send all the same, and ones that describe a part of what
-/// they do: of Pydantic's `Decimal`, and of Zod's `email`.
+/// Patterns with more than a regular language in them that programs send all the same, and ones that describe
+/// a part of what they do: of Pydantic's `Decimal`, and of Zod's `email`.
 const KNOWN: [(&str, &str); 2] = [
     (r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$", r"^[+-]?(\d{1,15}(\.\d{0,15})?|\.\d{1,15})$"),
     (
@@ -130,7 +130,8 @@ fn anything() -> Pattern {
     Pattern::Repeat(Box::new(Pattern::Set(everything())), 0, None)
 }
 
-/// All characters that may stand in a string: no halves of pairs, no control characters without an escape of their own.
+/// All characters that may stand in a string: no halves of pairs, no control characters without an escape of
+/// their own.
 fn everything() -> Scratch<(u32, u32)> {
     Scratch::from([(0x08, 0x0a), (0x0c, 0x0d), (0x20, 0xd7ff), (0xe000, 0x10_ffff)].as_slice())
 }

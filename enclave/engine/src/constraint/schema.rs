@@ -1,14 +1,16 @@
 //! JSON Schema to a grammar: the part of it that programs send to have their answers shaped.
 //!
-//! What is understood: `type`, `properties`, `required`, `additionalProperties`, `propertyNames` that are strings or listed,
-//! `items`, `prefixItems`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern`, `format`, `minimum`, `maximum`,
-//! `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`, `enum`, `const`, `anyOf`, `oneOf` of what cannot be both, `allOf` of one,
-//! `$ref` to `#` and into `$defs` or `definitions`, and annotations. Any other keyword is refused by name: one that was ignored
-//! could make the answer invalid. Beside `pattern`, `format` is an annotation, as the specification has it.
+//! What is understood: `type`, `properties`, `required`, `additionalProperties`, `propertyNames` that are
+//! strings or listed, `items`, `prefixItems`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern`,
+//! `format`, `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`, `enum`, `const`,
+//! `anyOf`, `oneOf` of what cannot be both, `allOf` of one, `$ref` to `#` and into `$defs` or `definitions`,
+//! and annotations. Any other keyword is refused by name: one that was ignored could make the answer invalid.
+//! Beside `pattern`, `format` is an annotation, as the specification has it.
 //!
-//! Of what a schema allows, an answer may be a part: an object that names its properties gets no others, properties come in the
-//! schema's order, numbers without bounds have at most 15 digits before the point, those with bounds have no exponent, a list
-//! with `prefixItems` has these alone, a format has texts of a usual length, and nothing nests deeper than [`MAX_DEPTH`](super::grammar::MAX_DEPTH).
+//! Of what a schema allows, an answer may be a part: an object that names its properties gets no others,
+//! properties come in the schema's order, numbers without bounds have at most 15 digits before the point,
+//! those with bounds have no exponent, a list with `prefixItems` has these alone, a format has texts of a
+//! usual length, and nothing nests deeper than [`MAX_DEPTH`](super::grammar::MAX_DEPTH).
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -26,7 +28,8 @@ use crate::scratch::Scratch;
 pub(super) const MAX_BYTES: usize = 64 * 1024;
 /// Most items of a list with `prefixItems`.
 const MAX_TUPLE: usize = 1024;
-/// Levels of references and properties that are followed to see whether two schemas can both hold, and pairs that are looked at.
+/// Levels of references and properties that are followed to see whether two schemas can both hold, and pairs
+/// that are looked at.
 const MAX_REFERENCES: usize = 8;
 const MAX_COMPARED: usize = 10_000;
 
@@ -417,7 +420,8 @@ impl<'a> Compiler<'a> {
         self.builder.literals(&mut texts, RETURN)
     }
 
-    /// A list of these values, one after the other. Others may follow by the schema, and do only where `minItems` asks for them.
+    /// A list of these values, one after the other. Others may follow by the schema, and do only where
+    /// `minItems` asks for them.
     fn tuple(
         &mut self,
         prefix: &'a [Json],
@@ -514,8 +518,8 @@ fn member<'a>(json: &'a Json, name: &str) -> Option<&'a Json> {
     }
 }
 
-/// Refuses keywords that are not understood, in the order in which they are written: the first error is the one that is told.
-/// Definitions are looked at when something refers to them.
+/// Refuses keywords that are not understood, in the order in which they are written: the first error is the
+/// one that is told. Definitions are looked at when something refers to them.
 fn check_keywords(schema: &Json) -> Result<(), SchemaError> {
     let Json::Object(members) = schema else { return Ok(()) };
     for (name, value) in members {
@@ -604,7 +608,8 @@ impl<'a> Keywords<'a> {
 
     /// Refuses what was not taken.
     fn finish(&self) -> Result<(), SchemaError> {
-        /// Understood, and left over all the same: beside a type that they say nothing of, or beside `$ref`, `anyOf` and `enum`.
+        /// Understood, and left over all the same: beside a type that they say nothing of, or beside `$ref`,
+        /// `anyOf` and `enum`.
         const KNOWN: [&str; 21] = [
             "type",
             "enum",

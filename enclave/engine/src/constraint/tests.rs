@@ -595,7 +595,8 @@ fn what_the_mask_permits_is_what_is_accepted() {
 /// The demo model with a token `"}`, which ends a string and what the string is in, in the place of another.
 fn model_whose_tokens_end_two_things() -> Model {
     let mut bytes = include_bytes!("../../../../models/demo.gguf").to_vec();
-    // A text in GGUF is its length in eight bytes and itself. The first is the token, the second what it is joined of.
+    // A text in GGUF is its length in eight bytes and itself. The first is the token, the second what it is
+    // joined of.
     for (old, new) in [(b".\"".as_slice(), b"\"}".as_slice()), (b". \"", b"\" }")] {
         let text = |text: &[u8]| [&(text.len() as u64).to_le_bytes(), text].concat();
         let (old, new) = (text(old), text(new));

@@ -6,15 +6,15 @@ use crate::tokenizer::Tokenizer;
 
 /// The tokens of one model.
 ///
-/// In a string nearly all tokens may come, so those are not walked: tokens that are plain are known by how long they are, and of the others
-/// only what follows their plain beginning is looked into.
+/// In a string nearly all tokens may come, so those are not walked: tokens that are plain are known by how
+/// long they are, and of the others only what follows their plain beginning is looked into.
 pub(crate) struct TokenTable {
     /// All tokens that stand for a text.
     pub(super) all: Tree,
     /// Tokens that are nothing but whole characters as they may stand in a JSON string.
     pub(super) plain: PlainTokens,
-    /// What follows the plain characters that tokens begin with, of those in which that can go on in a string: for each number of
-    /// characters, and whatever the number is.
+    /// What follows the plain characters that tokens begin with, of those in which that can go on in a
+    /// string: for each number of characters, and whatever the number is.
     pub(super) rests: Vec<(u32, Tree)>,
     pub(super) rest: Tree,
     /// Tokens that end a turn.
@@ -107,7 +107,8 @@ fn plain_from(bytes: &[u8]) -> usize {
     from
 }
 
-/// Whether a text can come after whole characters in a JSON string by its first byte: a quote, a backslash, a character's first byte.
+/// Whether a text can come after whole characters in a JSON string by its first byte: a quote, a backslash, a
+/// character's first byte.
 fn goes_on_in_strings(text: &[u8]) -> bool {
     matches!(text.first(), Some(b'"' | b'\\' | 0xc2..=0xf4))
 }

@@ -1,8 +1,9 @@
 //! The places where an answer stands in its language, and where a byte more would lead from them.
 //!
-//! An answer can stand at several places at once, as in the middle of two texts that begin alike. Each is a thread: a state, and the calls
-//! that are under way. Threads beyond [`MAX_THREADS`] and work beyond [`MAX_WORK`] are left out. That makes the choice narrower, never
-//! wrong: every thread that is kept leads to an end, and one token of one byte is always found.
+//! An answer can stand at several places at once, as in the middle of two texts that begin alike. Each is a
+//! thread: a state, and the calls that are under way. Threads beyond [`MAX_THREADS`] and work beyond
+//! [`MAX_WORK`] are left out. That makes the choice narrower, never wrong: every thread that is kept leads to
+//! an end, and one token of one byte is always found.
 
 use std::ops::Range;
 
@@ -14,7 +15,8 @@ use crate::scratch::Scratch;
 
 /// Most places where an answer can stand at once.
 const MAX_THREADS: usize = 128;
-/// Most states that are looked into for one token: three milliseconds, where usual schemas take a tenth of one (`scripts/bench constraint`).
+/// Most states that are looked into for one token: three milliseconds, where usual schemas take a tenth of
+/// one (`scripts/bench constraint`).
 const MAX_WORK: usize = 1 << 18;
 /// The same for one byte.
 const MAX_WORK_PER_BYTE: usize = 1 << 16;
@@ -154,7 +156,8 @@ impl Walker {
         }
     }
 
-    /// Permits the tokens of a tree that may come after the threads behind those where the answer stands, and drops these.
+    /// Permits the tokens of a tree that may come after the threads behind those where the answer stands, and
+    /// drops these.
     fn walk(&mut self, grammar: &Grammar, tree: &Tree, permitted: &mut [u64]) {
         let frames = self.frames.len();
         let base = self.standing..self.threads.len();

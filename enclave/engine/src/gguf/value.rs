@@ -111,7 +111,8 @@ fn read_array<'a>(cursor: &mut Cursor<'a>, key: &str) -> Result<Array<'a>, GgufE
         types::U32 | types::I32 | types::F32 => 4,
         types::U64 | types::I64 | types::F64 => 8,
         types::STRING => {
-            // Each string takes at least its length field: a count the file cannot hold is refused before the allocation.
+            // Each string takes at least its length field: a count the file cannot hold is refused before the
+            // allocation.
             let least = count * 8;
             let left = cursor.rest().len() as u64;
             if least > left {

@@ -1,7 +1,8 @@
 //! The kernels for x86-64 processors with AVX2, FMA and F16C.
 //!
-//! The unsafe code here is of three kinds: vector loads and stores through references to arrays of exactly the vector's
-//! size, calls into functions compiled for these features, which [`Avx2`] proves present, and an empty piece of assembly.
+//! The unsafe code here is of three kinds: vector loads and stores through references to arrays of exactly
+//! the vector's size, calls into functions compiled for these features, which [`Avx2`] proves present, and an
+//! empty piece of assembly.
 
 #![expect(unsafe_code, reason = "vector instructions; every block states why it is sound")]
 
@@ -45,7 +46,8 @@ macro_rules! kernels {
     ($($name:ident ( $($argument:ident : $type:ty),* );)*) => {
         impl Avx2 {
             $(pub(super) fn $name(self, $($argument: $type),*) {
-                // SAFETY: a value of this type exists only if the processor has the features the function is compiled for.
+                // SAFETY: a value of this type exists only if the processor has the features the function is
+                // compiled for.
                 unsafe { $name($($argument),*) }
             })*
         }
@@ -120,7 +122,8 @@ fn add_values(weights: &[f32], values: &[f32], output: &mut [f32]) {
     add_columns::<1>(weights, values, first, output);
 }
 
-/// Adds the weighted sum of the values in the columns from `first` on, `C` times eight at once. Returns the first of those that are left.
+/// Adds the weighted sum of the values in the columns from `first` on, `C` times eight at once. Returns the
+/// first of those that are left.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_columns<const C: usize>(weights: &[f32], values: &[f32], first: usize, output: &mut [f32]) -> usize {
     let width = output.len();

@@ -1,8 +1,9 @@
-//! The tile kernels for x86-64 processors with AVX-512 and its products of bytes (VNNI), and what the compiler
-//! widens by itself. Attention is done as with AVX2: there the order of summation, eight lanes, is what defines the result.
+//! The tile kernels for x86-64 processors with AVX-512 and its products of bytes (VNNI), and what the
+//! compiler widens by itself. Attention is done as with AVX2: there the order of summation, eight lanes, is
+//! what defines the result.
 //!
-//! All 16 rows of a tile fit one vector. As in the AVX2 kernels, a weight that is unpacked serves several rows of
-//! activations, here up to eight.
+//! All 16 rows of a tile fit one vector. As in the AVX2 kernels, a weight that is unpacked serves several
+//! rows of activations, here up to eight.
 
 #![expect(unsafe_code, reason = "vector instructions; every block states why it is sound")]
 
@@ -48,7 +49,8 @@ macro_rules! kernels {
     ) => {
         impl Avx512 {
             $(pub(super) fn $name(self, $($argument: $type),*) {
-                // SAFETY: a value of this type exists only if the processor has the features the function is compiled for.
+                // SAFETY: a value of this type exists only if the processor has the features the function is
+                // compiled for.
                 unsafe { $name($($argument),*) }
             })*
             $(pub(super) fn $lent(self, $($given: $of),*) {
@@ -87,7 +89,8 @@ kernels! {
 /// Columns whose weights stay in the nearest cache while all rows of activations pass by.
 const COLUMNS_AT_ONCE: usize = 1024;
 
-/// Defines a tile kernel: piece after piece of the columns, eight rows of activations at a time, then four, two, one.
+/// Defines a tile kernel: piece after piece of the columns, eight rows of activations at a time, then four,
+/// two, one.
 macro_rules! tile_kernel {
     ($name:ident, $kernel:ident, $tile:ty, $activation:ty, $columns:expr) => {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -247,7 +250,8 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
                 dots[m] = _mm512_add_epi32(dots[m], _mm512_mullo_epi32(partial[m], scales));
             }
         }
-        // The codes stand 32 too high: what that adds is the sum of the activations of each part times its scale.
+        // The codes stand 32 too high: what that adds is the sum of the activations of each part times its
+        // scale.
         let mut excess = [_mm512_setzero_si512(); M];
         for (pair, scales) in tile.part_scales.as_chunks::<2>().0.iter().enumerate() {
             let [first, last] = scales.map(|scales| load_16(&scales.map(i8::cast_unsigned)));

@@ -1,6 +1,7 @@
 //! The definition of every kernel's result.
 //!
-//! Functions marked `inline(always)` are also compiled into the vector modules, where the compiler widens them.
+//! Functions marked `inline(always)` are also compiled into the vector modules, where the compiler widens
+//! them.
 
 mod tiles;
 
@@ -158,7 +159,8 @@ pub(super) fn add(results: Results<'_>, output: &mut [f32]) {
     }
 }
 
-/// Gives `each` a tile's part of a row: an array's number of numbers, which the compiler sees, unless the row ends before.
+/// Gives `each` a tile's part of a row: an array's number of numbers, which the compiler sees, unless the row
+/// ends before.
 #[inline(always)]
 fn of_tile(row: &mut [f32], tile: usize, each: impl Fn(&mut [f32])) {
     let part = &mut row[tile * TILE_ROWS..];
@@ -203,13 +205,14 @@ fn sum_lanes([a, b, c, d, e, f, g, h]: [f32; LANES]) -> f32 {
     a + b
 }
 
-// Integer arithmetic here is written as wrapping: a check for overflow would keep the compiler from computing eight
-// numbers at once.
+// Integer arithmetic here is written as wrapping: a check for overflow would keep the compiler from computing
+// eight numbers at once.
 
 /// Adding this to a number of at most 2^22 leaves the nearest integer, to even on a tie, in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// A number up to 127 as the nearest byte, never -128, whose sign cannot be turned; what is no number is -127.
+/// A number up to 127 as the nearest byte, never -128, whose sign cannot be turned; what is no number is
+/// -127.
 #[inline(always)]
 fn quant(value: f32) -> i8 {
     nearest(if value > -127.0 { value } else { -127.0 }) as i8
@@ -220,8 +223,8 @@ fn nearest(value: f32) -> i32 {
     (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }
 
-/// e^x with a relative error below 2e-7, by the same few operations everywhere (a system's own `exp` may differ in the
-/// last bit). Arguments outside -87 to 88 are taken as the nearer of the two.
+/// e^x with a relative error below 2e-7, by the same few operations everywhere (a system's own `exp` may
+/// differ in the last bit). Arguments outside -87 to 88 are taken as the nearer of the two.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     let x = if x > -87.0 { x } else { -87.0 };

@@ -56,7 +56,8 @@ fn raw_tiles(count: usize, block: usize) -> impl Strategy<Value = Vec<RawTile>> 
     prop::collection::vec((blocks, any::<[u16; 2]>()), count)
 }
 
-/// Tiles of random codes, and of finite scales that differ from row to row and stand at these places of a block.
+/// Tiles of random codes, and of finite scales that differ from row to row and stand at these places of a
+/// block.
 fn tiles<const BYTES: usize, T: Tile<BYTES>>(raw: &[RawTile], scale_places: &[usize]) -> Vec<T> {
     let tile = |(blocks, scales): &RawTile| {
         let mut tile = T::default();
@@ -78,7 +79,8 @@ fn activations(count: usize) -> impl Strategy<Value = Vec<f32>> {
     prop_oneof![3 => floats(count), 1 => Just(vec![1.0; count]), 1 => Just(vec![-1.0; count])]
 }
 
-/// Checks one kernel: every vector version against the scalar one, and every row alone against all rows together.
+/// Checks one kernel: every vector version against the scalar one, and every row alone against all rows
+/// together.
 fn check_tile_kernel<T, A: Clone>(
     tiles: &[T],
     activations: &[A],
@@ -161,8 +163,8 @@ proptest! {
         prop_assert_eq!(bits(outputs[0].as_flattened()), bits(outputs[1].as_flattened()));
     }
 
-    /// Against one query that attends to everything in one piece: whatever else is asked, whatever comes after what a query
-    /// sees, and however the positions are cut.
+    /// Against one query that attends to everything in one piece: whatever else is asked, whatever comes
+    /// after what a query sees, and however the positions are cut.
     #[test]
     fn attention_agrees(
         (width, queries, keys, values) in (1..18_usize, 1..5_usize, 1..40_usize).prop_flat_map(|(eights, queries, positions)| {

@@ -1,8 +1,8 @@
 //! The layouts that kernels read and write.
 //!
-//! A tile is 16 rows of a weight matrix by as many columns as one block of the file's format holds. Inside it, the rows
-//! are interleaved in groups of four columns, so that one vector load holds four products for each of eight or sixteen
-//! rows and no sum ever runs across a vector.
+//! A tile is 16 rows of a weight matrix by as many columns as one block of the file's format holds. Inside
+//! it, the rows are interleaved in groups of four columns, so that one vector load holds four products for
+//! each of eight or sixteen rows and no sum ever runs across a vector.
 
 mod float;
 mod k_quants;
@@ -76,8 +76,8 @@ pub(crate) type Four = i32;
 /// Two signed 16-bit numbers, the first lowest.
 pub(crate) type Pair = i32;
 
-/// One block of each row. A closure would be compiled for the instructions of the kernel that it stands in, and then not be inlined into the
-/// library's code between the two.
+/// One block of each row. A closure would be compiled for the instructions of the kernel that it stands in,
+/// and then not be inlined into the library's code between the two.
 #[inline(always)]
 pub(crate) fn blocks_at<'a, T, const M: usize>(rows: &[&'a [T]; M], index: usize) -> [&'a T; M] {
     rows.map(|row| &row[index])
@@ -140,7 +140,8 @@ impl Default for SuperBlock {
 
 impl DefaultIsZeroes for SuperBlock {}
 
-/// Two codes to a byte: of every eight columns the first four in the low halves, the last four in the high ones.
+/// Two codes to a byte: of every eight columns the first four in the low halves, the last four in the high
+/// ones.
 fn pack_nibbles(groups: &mut [Group], row: usize, codes: &[u8]) {
     for (group, [low, high]) in groups.iter_mut().zip(codes.as_chunks::<4>().0.as_chunks::<2>().0) {
         let place = group.iter_mut().skip(4 * row);

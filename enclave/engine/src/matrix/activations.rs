@@ -45,7 +45,8 @@ impl Inputs {
         }
     }
 
-    /// Lets `fill` write `rows` rows, some at a time, of which it is told the first, and quantises them in these forms.
+    /// Lets `fill` write `rows` rows, some at a time, of which it is told the first, and quantises them in
+    /// these forms.
     pub(crate) fn fill(
         &mut self,
         kernels: Kernels,
@@ -74,7 +75,8 @@ impl Inputs {
         });
     }
 
-    /// As [`Inputs::fill`], in units of `width` numbers (a divisor of the columns) that `fill` writes on its own threads.
+    /// As [`Inputs::fill`], in units of `width` numbers (a divisor of the columns) that `fill` writes on its
+    /// own threads.
     pub(crate) fn fill_units(
         &mut self,
         kernels: Kernels,
@@ -126,8 +128,8 @@ fn pieces<T>(slice: &mut [T], length: usize) -> impl Iterator<Item = &mut [T]> {
     cut.chunks_mut(length.max(1)).chain(std::iter::repeat_with(Default::default))
 }
 
-/// The product of a matrix with [`Inputs`]: tile after tile, in a tile row after row of the inputs, so that every task
-/// writes one piece of its own.
+/// The product of a matrix with [`Inputs`]: tile after tile, in a tile row after row of the inputs, so that
+/// every task writes one piece of its own.
 pub(crate) struct Product {
     pub(super) rows: usize,
     /// Tiles of a row.

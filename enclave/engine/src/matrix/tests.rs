@@ -18,8 +18,8 @@ const TYPES: [TensorType; 8] = [
     TensorType::Q6_K,
 ];
 
-/// The number of a weight in a block, written from the format's description and not from the tiles: the bytes of a block
-/// and the column in it.
+/// The number of a weight in a block, written from the format's description and not from the tiles: the bytes
+/// of a block and the column in it.
 fn weight(tensor_type: TensorType, block: &[u8], column: usize) -> f32 {
     let f16 = |at: usize| crate::kernels::f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
     let nibble = |at: usize, high: bool| f32::from(if high { block[at] >> 4 } else { block[at] & 15 });

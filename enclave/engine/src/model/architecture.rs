@@ -39,7 +39,8 @@ impl Architecture {
         }
     }
 
-    /// Whether queries, keys and values have biases. A file of the llama kind with biases has tensors that nobody asks for.
+    /// Whether queries, keys and values have biases. A file of the llama kind with biases has tensors that
+    /// nobody asks for.
     pub(super) fn has_biases(self) -> bool {
         self == Architecture::Qwen2
     }

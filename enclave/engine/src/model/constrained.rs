@@ -14,7 +14,8 @@ impl Model {
         Constraint::objects(self.token_table())
     }
 
-    /// Answers that are JSON and valid for a JSON Schema. Takes some milliseconds, so not on a thread that others wait for.
+    /// Answers that are JSON and valid for a JSON Schema. Takes some milliseconds, so not on a thread that
+    /// others wait for.
     ///
     /// # Errors
     /// [`SchemaError`] says what is not supported.
@@ -22,7 +23,8 @@ impl Model {
         Constraint::of_schema(schema, self.token_table())
     }
 
-    /// What every token stands for, by their numbers, and whether it ends a turn. For measuring and for comparing with others.
+    /// What every token stands for, by their numbers, and whether it ends a turn. For measuring and for
+    /// comparing with others.
     pub fn tokens(&self) -> impl ExactSizeIterator<Item = (&[u8], bool)> {
         let tokenizer = self.tokenizer();
         (0..tokenizer.len()).map(|token| {
@@ -31,8 +33,8 @@ impl Model {
         })
     }
 
-    /// An answer of at most `tokens` tokens, each drawn from those that the constraint permits, without asking the model. For measuring and
-    /// for testing constraints.
+    /// An answer of at most `tokens` tokens, each drawn from those that the constraint permits, without
+    /// asking the model. For measuring and for testing constraints.
     pub fn random_answer(&self, constraint: &Constraint, seed: u64, tokens: usize) -> RandomAnswer {
         let mut matcher = constraint.matcher();
         let mut scores = vec![0.0; self.tokenizer().len()];

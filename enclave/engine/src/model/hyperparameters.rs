@@ -32,8 +32,8 @@ pub(crate) enum Pooling {
     Last,
 }
 
-/// Keys, after the architecture's name, that do not change what is computed here, or whose value is checked below. Any
-/// other would.
+/// Keys, after the architecture's name, that do not change what is computed here, or whose value is checked
+/// below. Any other would.
 const KNOWN: [&str; 19] = [
     "context_length",
     "embedding_length",

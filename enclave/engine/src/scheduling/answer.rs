@@ -71,7 +71,8 @@ impl Answer {
         }
     }
 
-    /// Where the first stop string begins, and which it is: of several that begin there, the first in the list.
+    /// Where the first stop string begins, and which it is: of several that begin there, the first in the
+    /// list.
     fn stop(&self) -> Option<(usize, usize)> {
         let found = self.stops.iter().zip(0..);
         found.filter_map(|(stop, index)| Some((self.held.find(stop.as_str())?, index))).min()

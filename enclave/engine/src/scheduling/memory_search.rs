@@ -1,16 +1,17 @@
 //! What a process's memory holds of a sequence that has ended, while another goes on.
 //!
-//! The test starts itself as a second process, whose memory it reads. That process runs an engine with two jobs. One goes
-//! on for the whole time. The other one is searched for: it must be found while it runs, or the search proves nothing, and
-//! must not be found once it has ended. Both times the engine's thread stands still inside a sink.
+//! The test starts itself as a second process, whose memory it reads. That process runs an engine with two
+//! jobs. One goes on for the whole time. The other one is searched for: it must be found while it runs, or
+//! the search proves nothing, and must not be found once it has ended. Both times the engine's thread stands
+//! still inside a sink.
 //!
-//! The searching process computes by itself what the searched one computes, since every number of a row depends on that row
-//! and its own sequence alone. So it knows the activations down to the last bit, and nothing in the searched process's
-//! memory is there because of the search.
+//! The searching process computes by itself what the searched one computes, since every number of a row
+//! depends on that row and its own sequence alone. So it knows the activations down to the last bit, and
+//! nothing in the searched process's memory is there because of the search.
 //!
-//! Activations are not searched for on the stacks of threads: a kernel has its last results there until the next one writes
-//! over them, as `docs/threat-model.md` says of all copies that a compiler makes. What was submitted is searched for
-//! everywhere.
+//! Activations are not searched for on the stacks of threads: a kernel has its last results there until the
+//! next one writes over them, as `docs/threat-model.md` says of all copies that a compiler makes. What was
+//! submitted is searched for everywhere.
 
 use std::{
     fs::File,
@@ -122,8 +123,8 @@ fn nothing_of_a_sequence_is_left_once_it_has_ended_whatever_runs_on() {
 struct Needle {
     name: String,
     bytes: Vec<u8>,
-    /// For tokens: 16-bit numbers that stand at equal distances, whatever lies between them. Rows of tokens of any integer
-    /// type are such, and so are tokens in structures.
+    /// For tokens: 16-bit numbers that stand at equal distances, whatever lies between them. Rows of tokens
+    /// of any integer type are such, and so are tokens in structures.
     is_strided: bool,
     /// Part of what was submitted, and so there before anything is computed.
     is_of_the_job: bool,
@@ -141,7 +142,8 @@ const MAX_STRIDE: usize = 64;
 /// So many tokens at equal distances are no accident.
 const RUN: usize = 8;
 
-/// Which of the needles are in memory. Everything that is searched for lies at addresses that are multiples of two.
+/// Which of the needles are in memory. Everything that is searched for lies at addresses that are multiples
+/// of two.
 fn found(needles: &[Needle], memory: &[Region]) -> Vec<bool> {
     let mut by_beginning: Vec<Vec<usize>> = vec![Vec::new(); 1 << 16];
     for (index, needle) in needles.iter().enumerate() {

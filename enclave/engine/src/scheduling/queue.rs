@@ -82,7 +82,8 @@ pub(super) struct Waiting {
     passed: usize,
 }
 
-/// How often a job is passed before no other may start in front of it. Those that run all end, so it will start then.
+/// How often a job is passed before no other may start in front of it. Those that run all end, so it will
+/// start then.
 const MAX_PASSED: usize = 64;
 
 /// Says whether nobody wants a job any more.
@@ -123,9 +124,9 @@ impl State {
         self.running.get(&owner).copied().unwrap_or_default()
     }
 
-    /// Jobs that may start as far as sequences and their owners' parts go, in the order of their turns: first those whose
-    /// owners have fewest running for their share, of these those of an owner whose turn it was not just now, and of these
-    /// those that have waited longest.
+    /// Jobs that may start as far as sequences and their owners' parts go, in the order of their turns: first
+    /// those whose owners have fewest running for their share, of these those of an owner whose turn it was
+    /// not just now, and of these those that have waited longest.
     fn turns(&self, limits: &EngineConfig, room: &Room) -> Vec<usize> {
         if self.running() >= limits.max_sequences.get() {
             return Vec::new();
@@ -143,8 +144,8 @@ impl State {
         turns
     }
 
-    /// The job to start next: the first in turn for which there are pages. One that has been passed too often lets nobody
-    /// pass any more.
+    /// The job to start next: the first in turn for which there are pages. One that has been passed too often
+    /// lets nobody pass any more.
     fn next(&self, limits: &EngineConfig, room: &Room) -> Option<usize> {
         let turns = self.turns(limits, room);
         let fits = |waiting: &Waiting| self.reserved() + waiting.need.pages <= room.pages;
@@ -230,7 +231,8 @@ impl Queue {
         drop(removed);
     }
 
-    /// For the worker: what to do next. Waits while there is nothing to do and nothing runs, at most `until`; `None` when closed.
+    /// For the worker: what to do next. Waits while there is nothing to do and nothing runs, at most `until`;
+    /// `None` when closed.
     pub(super) fn next(&self, memory: MemoryUse, until: Option<Instant>) -> Option<Work> {
         let idle = |state: &mut State| {
             state.open && state.waiting.is_empty() && state.running.is_empty() && state.forgotten.is_empty()
@@ -279,7 +281,8 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// For the worker: whether something may be kept of this owner's prompts. Whoever leaves afterwards is forgotten afterwards.
+    /// For the worker: whether something may be kept of this owner's prompts. Whoever leaves afterwards is
+    /// forgotten afterwards.
     pub(super) fn is_present(&self, owner: Owner) -> bool {
         self.lock().present.contains_key(&owner)
     }
@@ -331,8 +334,8 @@ impl Queue {
         }
     }
 
-    /// For the worker: so many pages for a paused job of `owner`, if there are. Some must be left over while others run, so
-    /// that it is not paused again at once.
+    /// For the worker: so many pages for a paused job of `owner`, if there are. Some must be left over while
+    /// others run, so that it is not paused again at once.
     pub(super) fn resume(&self, owner: Owner, pages: usize) -> bool {
         /// One part in so many of all pages.
         const LEFT_OVER: usize = 8;

@@ -50,8 +50,8 @@ pub(super) struct Scheduler<'a> {
     recent: HashMap<Owner, usize>,
     /// Whether answers waited in the step before, as they never do twice in a row.
     answers_waited: bool,
-    /// Steps that wait for others, none with a sequence of another and so no more than there are sequences; and whether others had one
-    /// since the last was interrupted.
+    /// Steps that wait for others, none with a sequence of another and so no more than there are sequences;
+    /// and whether others had one since the last was interrupted.
     interrupted: VecDeque<Interrupted>,
     others_had_a_step: bool,
     /// The rows of the step under way; empty between steps.
@@ -136,7 +136,8 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Lets paused answers go on for which there is room, and makes room for a job whose owner has less than others.
+    /// Lets paused answers go on for which there is room, and makes room for a job whose owner has less than
+    /// others.
     fn share_memory(&mut self) {
         self.resume_paused();
         self.make_room();
@@ -160,8 +161,8 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Pauses answers for the first job in turn, if it waits for nothing but memory: only answers of owners who have more for
-    /// their share than its owner would have, and only if that is enough.
+    /// Pauses answers for the first job in turn, if it waits for nothing but memory: only answers of owners
+    /// who have more for their share than its owner would have, and only if that is enough.
     fn make_room(&mut self) {
         let Some(wanted) = self.queue.wanted() else { return };
         let mut victims = Vec::new();
@@ -183,8 +184,8 @@ impl<'a> Scheduler<'a> {
         self.sequences.get(index).and_then(Option::as_ref).map_or(0, |sequence| sequence.need.pages)
     }
 
-    /// The youngest answer of the owner with most pages for its share, of those owners that `may` says yes to. What is
-    /// already chosen counts as paused. One that was paused often is chosen last.
+    /// The youngest answer of the owner with most pages for its share, of those owners that `may` says yes
+    /// to. What is already chosen counts as paused. One that was paused often is chosen last.
     fn youngest_of_the_largest(&self, chosen: &[usize], may: impl Fn(Owner, usize) -> bool) -> Option<usize> {
         let running = self.sequences.iter().enumerate().filter_map(|(index, sequence)| {
             let sequence = sequence.as_ref().filter(|sequence| sequence.can_pause())?;
@@ -202,7 +203,8 @@ impl<'a> Scheduler<'a> {
         candidates.max_by_key(order).map(|(index, ..)| index)
     }
 
-    /// Frees a sequence's pages. It goes on later as if it had not been paused: its tokens stay, and are computed again.
+    /// Frees a sequence's pages. It goes on later as if it had not been paused: its tokens stay, and are
+    /// computed again.
     fn pause(&mut self, index: usize) {
         let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { return };
         let (owner, pages) = (sequence.owner, std::mem::take(&mut sequence.need.pages));
@@ -221,8 +223,8 @@ impl<'a> Scheduler<'a> {
         self.cache.release(index, self.now());
     }
 
-    /// Gets the answers among the chosen rows the pages that they come to. Where there are none left, others are paused for
-    /// them, or they for others.
+    /// Gets the answers among the chosen rows the pages that they come to. Where there are none left, others
+    /// are paused for them, or they for others.
     fn grow(&mut self) {
         let growing: Vec<usize> = self
             .rows
@@ -303,8 +305,9 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Goes on with a step that was interrupted: with a part of it where others have something to do, so that neither keeps the other
-    /// waiting for long, and nothing that was computed is lost however many newcomers come.
+    /// Goes on with a step that was interrupted: with a part of it where others have something to do, so that
+    /// neither keeps the other waiting for long, and nothing that was computed is lost however many newcomers
+    /// come.
     fn go_on(&mut self, step: Interrupted) {
         let others = self.sequences.iter().enumerate().any(|(index, s)| s.is_some() && !step.has(index));
         let part = (self.model.shape().layers * 2).div_ceil(PARTS);
@@ -340,7 +343,8 @@ impl<'a> Scheduler<'a> {
         answering.into_iter().for_each(|index| self.tell_token(index));
     }
 
-    /// Makes room in the cache for the chosen rows. It is reserved for every sequence, so none is ever broken off here.
+    /// Makes room in the cache for the chosen rows. It is reserved for every sequence, so none is ever broken
+    /// off here.
     fn extend_cache(&mut self) {
         let mut broken = Vec::new();
         for row in self.rows.iter() {
@@ -448,9 +452,9 @@ impl<'a> Scheduler<'a> {
         standings
     }
 
-    /// One row for every answer, then prompt rows for the owners who had fewest rows lately, starting with another sequence each time.
-    /// Where an owner with credit has a prompt, that is read first, and the answers of owners without wait for one step. Nothing is chosen of
-    /// the sequences whose step waits.
+    /// One row for every answer, then prompt rows for the owners who had fewest rows lately, starting with
+    /// another sequence each time. Where an owner with credit has a prompt, that is read first, and the
+    /// answers of owners without wait for one step. Nothing is chosen of the sequences whose step waits.
     fn choose_rows(&mut self) {
         self.rows.clear();
         let waits = |index: usize| self.interrupted.iter().any(|step| step.has(index));
@@ -529,7 +533,8 @@ impl<'a> Scheduler<'a> {
         scored
     }
 
-    /// Ends a sequence whose prompt is read, with its embedding. Its place is free before its sink hears of it.
+    /// Ends a sequence whose prompt is read, with its embedding. Its place is free before its sink hears of
+    /// it.
     fn tell_embedding(&mut self, index: usize) {
         let Some(Sequence { prompt, text, pooler: Some(pooler), mut sink, .. }) = self.release(index) else {
             return;
@@ -582,8 +587,8 @@ impl<'a> Scheduler<'a> {
         let _ = sink.event(Event::Finished { reason, usage });
     }
 
-    /// Frees a sequence's place and erases what it left in what all share, whoever else runs. Between the rows of a step and
-    /// its results nothing is released.
+    /// Frees a sequence's place and erases what it left in what all share, whoever else runs. Between the
+    /// rows of a step and its results nothing is released.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
         self.stop_computing(index);

@@ -7,12 +7,14 @@ use crate::owner::Owner;
 
 /// Prompt tokens in one step while nobody waits for a next token: enough for the processor to be the limit.
 pub(super) const PROMPT_ROWS: usize = 128;
-/// Prompt tokens in one step beside answers, which go on only as fast as the steps, as does whoever comes in the middle of one.
+/// Prompt tokens in one step beside answers, which go on only as fast as the steps, as does whoever comes in
+/// the middle of one.
 const PROMPT_ROWS_BESIDE_ANSWERS: usize = 16;
 /// Prompt tokens in one step beside answers for owners with credit: a short question is read at once.
 const PROMPT_ROWS_IN_A_HURRY: usize = 64;
-/// Tokens that an owner who had none lately may have read before others', divided among its sequences: who asks for much at once is in less
-/// of a hurry. What it had lately for its share, answers included, is taken off.
+/// Tokens that an owner who had none lately may have read before others', divided among its sequences: who
+/// asks for much at once is in less of a hurry. What it had lately for its share, answers included, is taken
+/// off.
 const CREDIT: usize = 128;
 
 /// How an owner stands among the others.
@@ -35,8 +37,9 @@ pub(super) fn credit(standings: &Standings, owner: Owner) -> usize {
     })
 }
 
-/// How many prompt rows a step may have, when sequences want so many each. Where only some owners have credit, those rows and no more,
-/// so that nobody who has some is kept by anybody who has none; beside answers few.
+/// How many prompt rows a step may have, when sequences want so many each. Where only some owners have
+/// credit, those rows and no more, so that nobody who has some is kept by anybody who has none; beside
+/// answers few.
 pub(super) fn budget(answering: bool, wanted: &[(Owner, usize)], standings: &Standings) -> usize {
     let mut by_owner: HashMap<Owner, usize> = HashMap::new();
     wanted.iter().for_each(|(owner, rows)| *by_owner.entry(*owner).or_default() += rows);
@@ -50,8 +53,9 @@ pub(super) fn budget(answering: bool, wanted: &[(Owner, usize)], standings: &Sta
     }
 }
 
-/// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner that has fewest for its share,
-/// recent ones included, and there to the sequence that has fewest; of equals, to the first.
+/// Divides `budget` among sequences that want so many rows each: one row after the other goes to the owner
+/// that has fewest for its share, recent ones included, and there to the sequence that has fewest; of equals,
+/// to the first.
 pub(super) fn shares(budget: usize, wanted: &[(Owner, usize)], standings: &Standings) -> Vec<usize> {
     let mut shares = vec![0; wanted.len()];
     let mut of_owner = standings.clone();

@@ -12,7 +12,8 @@ fn marks(count: usize) -> impl Iterator<Item = u64> {
     (0..count as u64).map(|index| MARK.wrapping_mul(2 * index + 3))
 }
 
-/// How many of the marks stand, at their places, in the memory from `address` on. Memory that is no longer mapped holds none.
+/// How many of the marks stand, at their places, in the memory from `address` on. Memory that is no longer
+/// mapped holds none.
 fn marks_at(address: usize, count: usize) -> usize {
     let memory = File::open("/proc/self/mem").unwrap();
     let mut bytes = vec![0; count * size_of::<u64>()];
@@ -147,7 +148,8 @@ fn a_steps_buffer_erases_what_was_written() {
     assert_eq!(StepBuffer::<u64>::new(3).first_mut(9).len(), 3);
 }
 
-/// Files that hold a model, a processor's arithmetic or the measuring of both, and nothing that a partner wrote.
+/// Files that hold a model, a processor's arithmetic or the measuring of both, and nothing that a partner
+/// wrote.
 const WITHOUT_SECRETS: [&str; 16] = [
     "gguf",
     "scheduling/memory_search.rs",
@@ -210,7 +212,8 @@ const EXCEPTIONS: [(&str, &str, &str); 20] = [
     ("template/python.rs", "let mut out = String::new();", "a date"),
 ];
 
-/// Forgetting is a failure: whoever adds a plain buffer to a file that handles text, tokens or activations meets this test.
+/// Forgetting is a failure: whoever adds a plain buffer to a file that handles text, tokens or activations
+/// meets this test.
 #[test]
 fn what_is_made_of_prompts_and_answers_is_held_in_scratch_memory() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -12,8 +12,8 @@ const STAND_INS: [RangeInclusive<char>; 2] = ['\u{f0000}'..='\u{ffffd}', '\u{100
 
 /// A one-to-one exchange of characters, made for one set of messages.
 ///
-/// The stand-ins occur in none of these messages and in no control token. White space stays itself, so that templates
-/// can trim; a control token has at least one other character.
+/// The stand-ins occur in none of these messages and in no control token. White space stays itself, so that
+/// templates can trim; a control token has at least one other character.
 pub(super) struct Guard {
     to_stand_in: HashMap<char, char>,
     from_stand_in: HashMap<char, char>,

@@ -218,7 +218,8 @@ fn days_before(year: u64) -> Option<u64> {
     (year * 365 + leap_days).checked_sub(1970 * 365 + 477)
 }
 
-/// The year, the month and the day, the latter two from 1, of a day that is so many after the first of January 1970.
+/// The year, the month and the day, the latter two from 1, of a day that is so many after the first of
+/// January 1970.
 fn date(days: u64) -> Option<(u64, u64, u64)> {
     /// Some ten thousand years.
     const MOST: u64 = 4_000_000;

@@ -49,7 +49,8 @@ pub(super) struct Merger<'a> {
     candidates: ScratchHeap<Candidate>,
 }
 
-/// A part of the word: a doubly linked list inside a vector. A symbol merged into its left neighbour is marked.
+/// A part of the word: a doubly linked list inside a vector. A symbol merged into its left neighbour is
+/// marked.
 #[derive(Clone, Copy, Default)]
 struct Symbol {
     token: u32,

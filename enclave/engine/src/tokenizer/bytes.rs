@@ -1,7 +1,8 @@
-//! The byte alphabet of byte-level BPE: every byte has a visible character, so that token texts are valid strings.
+//! The byte alphabet of byte-level BPE: every byte has a visible character, so that token texts are valid
+//! strings.
 //!
-//! Printable Latin-1 characters stand for themselves; the other 68 bytes, in order, for U+0100 onwards (GPT-2's
-//! `bytes_to_unicode`).
+//! Printable Latin-1 characters stand for themselves; the other 68 bytes, in order, for U+0100 onwards
+//! (GPT-2's `bytes_to_unicode`).
 
 /// The byte that `character` stands for.
 pub(super) fn byte_of(character: char) -> Option<u8> {

@@ -1,4 +1,5 @@
-//! `SentencePiece`: the neighbours whose joined text is the token of the highest score are joined first, the leftmost of equals.
+//! `SentencePiece`: the neighbours whose joined text is the token of the highest score are joined first, the
+//! leftmost of equals.
 
 use super::{
     TokenizerError,
@@ -28,8 +29,8 @@ impl Pieces {
         Ok(Self { ranks: ranks.collect::<Result<_, _>>()?, space_prefix })
     }
 
-    /// Appends the tokens of a text. Takes time in proportion to `n log n`. A character that is no token becomes the
-    /// tokens of its bytes.
+    /// Appends the tokens of a text. Takes time in proportion to `n log n`. A character that is no token
+    /// becomes the tokens of its bytes.
     pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, tokens: &mut Scratch<u32>) {
         if text.is_empty() {
             return;
@@ -68,7 +69,8 @@ struct Joiner<'a> {
     candidates: ScratchHeap<Candidate>,
 }
 
-/// A part of the text: a doubly linked list inside a vector. A symbol joined to its left neighbour has no length.
+/// A part of the text: a doubly linked list inside a vector. A symbol joined to its left neighbour has no
+/// length.
 #[derive(Clone, Copy, Default)]
 struct Symbol {
     start: u32,

@@ -1,4 +1,5 @@
-//! Cutting text into the words that merges never cross, as the regular expressions of `tokenizer.ggml.pre` do.
+//! Cutting text into the words that merges never cross, as the regular expressions of `tokenizer.ggml.pre`
+//! do.
 
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
@@ -13,7 +14,8 @@ pub(super) enum Split {
     Smollm,
     /// `[\p{P}\$\+<=>\^~\|]+`, then as [`Split::Gpt2`], then `\p{N}+`, then `[0-9][0-9][0-9]`.
     Default,
-    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+    /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|
+    /// ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
     Llama3,
     /// As [`Split::Llama3`], with every `\p{N}` alone.
     Qwen2,

@@ -81,8 +81,8 @@ pub(crate) fn job(prompt: Prompt) -> (Job, mpsc::Receiver<Heard>) {
     job_with(prompt, |_| ControlFlow::Continue(()))
 }
 
-/// A job whose sink waits in its first text event until the returned gate is dropped, so that a test decides when the
-/// engine goes on.
+/// A job whose sink waits in its first text event until the returned gate is dropped, so that a test decides
+/// when the engine goes on.
 pub(crate) fn gated_job(prompt: Prompt) -> (Job, mpsc::Receiver<Heard>, mpsc::Sender<()>) {
     let (gate, wait) = mpsc::channel::<()>();
     let (job, heard) = job_with(prompt, move |_| {

@@ -1,4 +1,5 @@
-//! Writes GGUF files: well-formed ones for benchmarks, and ones that are wrong in exactly one place for tests.
+//! Writes GGUF files: well-formed ones for benchmarks, and ones that are wrong in exactly one place for
+//! tests.
 
 /// One metadata value.
 #[derive(Clone)]

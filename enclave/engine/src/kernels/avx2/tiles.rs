@@ -1,8 +1,8 @@
 //! Products of weights and activations.
 //!
-//! Each kernel computes 16 results for up to four rows of activations, so that a weight that is loaded and unpacked serves
-//! them all, and an activation that is spread over a vector serves two vectors of weights. Sums of products of codes stay
-//! in 16 bits as long as they surely fit.
+//! Each kernel computes 16 results for up to four rows of activations, so that a weight that is loaded and
+//! unpacked serves them all, and an activation that is spread over a vector serves two vectors of weights.
+//! Sums of products of codes stay in 16 bits as long as they surely fit.
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_add_epi16,
@@ -26,7 +26,8 @@ use crate::kernels::{
 /// Columns whose weights stay in the nearest cache while all rows of activations pass by.
 const COLUMNS_AT_ONCE: usize = 1024;
 
-/// Defines a tile kernel: piece after piece of the columns, four rows of activations at a time, then two, then one.
+/// Defines a tile kernel: piece after piece of the columns, four rows of activations at a time, then two,
+/// then one.
 macro_rules! tile_kernel {
     ($name:ident, $kernel:ident, $tile:ty, $activation:ty, $columns:expr) => {
         #[target_feature(enable = "avx2,fma,f16c")]
@@ -77,8 +78,8 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
         let blocks = blocks_at(&rows, index);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (group, quants) in tile.quants.iter().enumerate() {
-            // The instruction for products of bytes takes the first without a sign, so the second takes it over. Two products are
-            // at most 2 · 128 · 127, which fits.
+            // The instruction for products of bytes takes the first without a sign, so the second takes it
+            // over. Two products are at most 2 · 128 · 127, which fits.
             let weights = load_group(&quants.map(i8::cast_unsigned));
             let sizes = weights.map(|weights| _mm256_abs_epi8(weights));
             for m in 0..M {
@@ -242,7 +243,8 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
                 }
             }
         }
-        // The codes stand 32 too high: what that adds is the sum of the activations of each part times its scale.
+        // The codes stand 32 too high: what that adds is the sum of the activations of each part times its
+        // scale.
         let mut excess: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (pair, scales) in tile.part_scales.as_chunks::<2>().0.iter().enumerate() {
             let [first, last] = scales.map(|scales| load_16(&scales.map(i8::cast_unsigned)));
@@ -294,8 +296,8 @@ float_rows!(f32_rows, F32Column, load_row);
 float_rows!(f16_rows, F16Column, widen_row);
 float_rows!(bf16_rows, Bf16Column, widen_brief_row);
 
-/// Adds the products of eight columns: the low halves of the bytes with the first four activations, the high halves with
-/// the last four.
+/// Adds the products of eight columns: the low halves of the bytes with the first four activations, the high
+/// halves with the last four.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn add_nibbles<const M: usize>(sums: &mut Sums<__m256i, M>, nibbles: &[u8; 64], quants: [&[Four; 2]; M]) {
@@ -438,8 +440,8 @@ fn store_sums<const M: usize>(sums: &Sums<__m256, M>, output: &mut [TileOutput])
     }
 }
 
-/// The same number, which the compiler takes for another: it would otherwise add products to each other before it adds
-/// them to the sums, and keep more of them than there are registers.
+/// The same number, which the compiler takes for another: it would otherwise add products to each other
+/// before it adds them to the sums, and keep more of them than there are registers.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 #[expect(unsafe_code, reason = "an empty piece of assembly")]

@@ -24,7 +24,8 @@ pub(crate) struct Affine {
     pub(crate) minima: [u16; TILE_ROWS],
 }
 
-/// `Q4_K`: codes from 0 to 15. In the file: scale, minimum, 12 bytes of part scales and minima, 128 bytes of codes.
+/// `Q4_K`: codes from 0 to 15. In the file: scale, minimum, 12 bytes of part scales and minima, 128 bytes of
+/// codes.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Q4KTile {
@@ -51,8 +52,8 @@ pub(crate) struct Q5KPart {
     pub(crate) nibbles: [Group; 32 / 8],
 }
 
-/// `Q6_K`: codes from 0 to 63; a weight is `scale · part scale · (code - 32)`. In the file: 128 bytes of low halves,
-/// 64 bytes of high bits, 16 signed part scales, the scale.
+/// `Q6_K`: codes from 0 to 63; a weight is `scale · part scale · (code - 32)`. In the file: 128 bytes of low
+/// halves, 64 bytes of high bits, 16 signed part scales, the scale.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(crate) struct Q6KTile {
@@ -125,8 +126,9 @@ impl Affine {
     }
 }
 
-/// Eight scales and eight minima of six bits in twelve bytes: the first four of each lie in the low six bits of bytes 0 to
-/// 3 and 4 to 7; of the last four, the low halves share bytes 8 to 11 and the rest fills the high bits of bytes 0 to 7.
+/// Eight scales and eight minima of six bits in twelve bytes: the first four of each lie in the low six bits
+/// of bytes 0 to 3 and 4 to 7; of the last four, the low halves share bytes 8 to 11 and the rest fills the
+/// high bits of bytes 0 to 7.
 fn part_scales_and_minima(packed: &[u8; 12]) -> [(u8, u8); PARTS] {
     std::array::from_fn(|part| match part.checked_sub(4) {
         None => (packed[part] & 63, packed[part + 4] & 63),
@@ -234,8 +236,9 @@ impl Tile<210> for Q6KTile {
         for (place, scale) in self.part_scales.iter_mut().zip(part_scales) {
             place[row] = scale.cast_signed();
         }
-        // Each half of 128 columns has 64 bytes of low halves and 32 bytes of high bits: column `32 k + l` of it has its
-        // low bits in byte `l` (k = 0, 2) or `32 + l` (k = 1, 3), and its high bits at `2 k` of byte `l`.
+        // Each half of 128 columns has 64 bytes of low halves and 32 bytes of high bits: column `32 k + l` of
+        // it has its low bits in byte `l` (k = 0, 2) or `32 + l` (k = 1, 3), and its high bits at `2 k` of
+        // byte `l`.
         let mut codes = [0; SUPER_BLOCK];
         let halves = lows.as_chunks::<64>().0.iter().zip(highs.as_chunks::<32>().0);
         for ((lows, highs), codes) in halves.zip(codes.as_chunks_mut::<128>().0) {

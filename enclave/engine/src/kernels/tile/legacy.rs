@@ -15,8 +15,8 @@ pub(crate) struct Q8Tile {
     pub(crate) scales: [u16; TILE_ROWS],
 }
 
-/// `Q4_0`: a weight is a code from 0 to 15, less 8, times the scale. In the file: the scale, then 16 bytes with columns 0
-/// to 15 in the low halves and 16 to 31 in the high ones.
+/// `Q4_0`: a weight is a code from 0 to 15, less 8, times the scale. In the file: the scale, then 16 bytes
+/// with columns 0 to 15 in the low halves and 16 to 31 in the high ones.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
 pub(crate) struct Q4Tile {
