@@ -13,12 +13,7 @@ use crate::repository::Repository;
 type Natural = (&'static str, &'static [&'static str], &'static str);
 
 /// Modules that are one idea in several files.
-const NATURAL: [Natural; 5] = [
-    (
-        "attestation/",
-        &["release::envelope", "release::error", "release::open", "release::root"],
-        "errors name the document and the role that they are about",
-    ),
+const NATURAL: [Natural; 3] = [
     ("enclave/init/", &["console", "halt"], "a halt is a line of the console"),
     (
         "enclave/worker/",
@@ -26,7 +21,6 @@ const NATURAL: [Natural; 5] = [
         "an error has the shape of the API that the request came by",
     ),
     ("host/", &["agent::delivery", "agent::service"], "a service is a source of what is delivered"),
-    ("partner/", &["channel", "terms"], "terms that are not met are a refusal of the channel"),
 ];
 
 /// Looks for circles in each crate.
