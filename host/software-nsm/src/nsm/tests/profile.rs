@@ -62,12 +62,16 @@ fn certificates_have_the_extensions_that_aws_gives() {
     assert_eq!(ours[3]["key usage"], (true, vec![0x03, 0x02, 0x02, 0x04]), "the instance only issues");
     assert_eq!(ours[4].len(), 2, "the leaf has no key identifiers");
 
-    let folder = std::env::var_os("CLEANROOM_AWS_VECTORS").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors")),
-        PathBuf::from,
-    );
-    let Ok(entries) = std::fs::read_dir(&folder) else {
-        eprintln!("no documents of AWS in {}: the profile is not compared", folder.display());
+    // Beside the repository, or beside the folder of its work trees.
+    let beside = ["../../../shared/vectors", "../../../../shared/vectors"];
+    let beside = beside.map(|beside| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(beside));
+    let named = std::env::var_os("CLEANROOM_AWS_VECTORS").map(PathBuf::from);
+    let found = named.into_iter().chain(beside).find_map(|folder| std::fs::read_dir(folder).ok());
+    let Some(entries) = found else {
+        let missing = "the documents of AWS are absent: set CLEANROOM_AWS_VECTORS to their folder";
+        // A gate that passes by not testing is none.
+        assert!(!std::env::var_os("CI").is_some_and(|value| value == "true" || value == "1"), "{missing}");
+        eprintln!("NOT TESTED: {missing}");
         return;
     };
     let mut compared = 0;
@@ -83,5 +87,5 @@ fn certificates_have_the_extensions_that_aws_gives() {
         assert_eq!(chain(&AttestationDoc::from_binary(&payload).unwrap()), ours, "{name}");
         compared += 1;
     }
-    assert!(compared > 10, "only {compared} documents compared in {}", folder.display());
+    assert!(compared > 10, "only {compared} documents compared");
 }
