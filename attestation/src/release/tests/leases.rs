@@ -25,6 +25,10 @@ fn the_lease_counts_from_the_sending_however_late_it_comes() {
         assert!(serves(ask(&state, "p", "m", SENT.plus(59_999))));
         assert_eq!(ask(&state, "p", "m", SENT.plus(60_000)), Decision::Refuse(Refusal::LeaseLapsed));
         assert_eq!(ask(&state, "p", "m", BootMillis(SENT.0 - 1)), Decision::Refuse(Refusal::ClockWentBack));
+        // What evidence shows is the lease in force: none before it begins, and none from its end on.
+        assert!(state.lease_in_force(SENT.plus(59_999)).is_ok());
+        assert_eq!(state.lease_in_force(SENT.plus(60_000)), Err(Refusal::LeaseLapsed));
+        assert_eq!(state.lease_in_force(BootMillis(SENT.0 - 1)), Err(Refusal::ClockWentBack));
         let live = state.lease().unwrap();
         assert_eq!((live.begin(), live.end()), (SENT, SENT.plus(60_000)));
     }
