@@ -1,7 +1,5 @@
 //! What keys without any right cannot do to partners: take their sessions, their handshakes or the security module.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
-
 use std::time::Duration;
 
 use cleanroom_channel::identity::Identity;

@@ -98,13 +98,16 @@ struct Scene {
     handed: bool,
 }
 
+/// Envelopes by issuer and payload.
+type SignedLeases = HashMap<(usize, Vec<u8>), Vec<u8>>;
+
 struct Adversary {
     world: World,
     denial: Denial,
     sealed_denial: Vec<u8>,
     releases: HashMap<u64, Vec<u8>>,
     /// What issuers signed, so that each lease is signed once.
-    leases: RefCell<HashMap<(usize, Vec<u8>), Vec<u8>>>,
+    leases: RefCell<SignedLeases>,
     served: Cell<u64>,
     halted: Cell<u64>,
 }
