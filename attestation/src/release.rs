@@ -6,10 +6,10 @@
 //! authority signs a [`Denial`], which halts a model or a partner until a later release lifts it by its digest. All four travel
 //! as DSSE [`Envelope`]s through a host that is trusted with nothing.
 //!
-//! * [`documents`]: what is signed, and how signatures are counted. No state.
-//! * [`decisions`]: what follows from what was accepted. [`TrustedState`] takes documents in, refuses what breaks a rule, and
+//! * `documents`: what is signed, and how signatures are counted. No state.
+//! * `decisions`: what follows from what was accepted. [`TrustedState`] takes documents in, refuses what breaks a rule, and
 //!   answers a [`Question`] with a [`Decision`].
-//! * [`control`]: the frames in which a host hands documents to its enclave. Nothing else depends on them.
+//! * `control`: the frames in which a host hands documents to its enclave. Nothing else depends on them.
 
 mod control;
 mod decisions;

@@ -4,8 +4,8 @@
 //! acknowledges something after one of them returned has kept it. When one of them fails, the old file is as
 //! it was, or the new one is there whole; calling it again is always right.
 //!
-//! With the feature `fault-injection`, [`fault`] makes a chosen operation fail, so that a program can be
-//! tested at every write that it does.
+//! With the feature `fault-injection`, the module `fault` makes a chosen operation fail, so that a program can
+//! be tested at every write that it does.
 
 #[cfg(feature = "fault-injection")]
 pub mod fault;

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`log`] | `let _log = log::start(Format::Text, "info")?;` |
 //! | [`output`] | `output::print(&text)?;` |
-//! | [`file`] | `file::replace(&path, &bytes, 0o644)?;` |
+//! | [`mod@file`] | `file::replace(&path, &bytes, 0o644)?;` |
 //! | [`lock`] | `let _lock = FolderLock::take(&folder)?;` |
 //! | [`clock`] | `clock.timeout_at(deadline, work).await?` |
 //! | [`limits`] | `limits::require_open_files(4096)?;` |

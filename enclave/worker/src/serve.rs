@@ -1,5 +1,5 @@
 //! Accepting connections, in bounded numbers and for bounded times. A stranger's connections never take a partner's place:
-//! [`places`](crate::places) divides them.
+//! The module `places` divides them.
 
 use std::convert::Infallible;
 use std::future::Future;
