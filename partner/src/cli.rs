@@ -37,10 +37,6 @@ struct Arguments {
 }
 
 #[derive(Subcommand)]
-#[cfg_attr(
-    not(feature = "online"),
-    expect(clippy::large_enum_variant, reason = "there is one, for as long as the program runs")
-)]
 enum Command {
     #[cfg(feature = "online")]
     Key(key::Key),
