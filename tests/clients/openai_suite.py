@@ -239,7 +239,7 @@ def a_schema_that_is_not_understood_is_refused():
 
     param = "response_format.json_schema.schema"
     error = refused(
-        BadRequestError, lambda: ask({"type": "string", "pattern": SECRET}), "invalid_schema", param
+        BadRequestError, lambda: ask({"type": "string", "pattern": f"(?={SECRET})"}), "invalid_schema", param
     )
     assert "pattern" in str(error), error
     refused(BadRequestError, lambda: ask({"const": SECRET * 5000}), "invalid_value", param)

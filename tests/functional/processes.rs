@@ -129,7 +129,7 @@ fn the_partner_proves_uses_and_after_a_swap_refuses() {
     assert_ne!(std::fs::read_to_string(path.join("state/measurements.json")).unwrap(), before);
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{message}");
-    assert!(message.contains("pcr0-mismatch") && message.contains("Nothing was sent"), "{message}");
+    assert!(message.contains("pcr0-mismatch") && message.contains("was not sent"), "{message}");
 }
 
 /// Prompts of many requests are prepared side by side: the worker has more threads at work than in any other

@@ -135,14 +135,14 @@ async fn who_is_not_listed_gets_evidence_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_sessions_are_shed() {
+async fn too_many_sessions_hear_that_the_enclave_is_busy() {
     let house = House::start("[limits]\nsessions = 1\n").await;
     let first = house.proxy(&Identity::generate().unwrap()).await;
     assert_eq!(send(first, "GET", "/v1/models", "").await.status(), StatusCode::OK);
     let second = house.proxy(&Identity::generate().unwrap()).await;
     let (status, body) = json(send(second, "GET", "/v1/models", "").await).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(body["error"]["code"], "truncated");
+    assert_eq!(body["error"]["code"], "unproven/busy");
     // The first session is not touched.
     assert_eq!(send(first, "GET", "/v1/models", "").await.status(), StatusCode::OK);
 }

@@ -281,7 +281,7 @@ async fn an_answer_has_the_form_that_was_asked_for() {
 async fn a_schema_that_cannot_shape_an_answer_is_refused_and_takes_no_place() {
     let api = Api::new(1);
     for schema in [
-        json!({"type": "string", "pattern": "a*"}),
+        json!({"type": "string", "pattern": "a(?=b)"}),
         json!({"type": "string", "maxLength": 4_000_000_000_u32}),
         json!({"$ref": "#"}),
     ] {
