@@ -195,13 +195,17 @@ fn shown(text: &str) -> String {
         .collect()
 }
 
-/// Cuts the data of the next whole event off `pending` (HTML standard, section 9.2).
+/// Cuts whole events off `pending` up to the first that has data, and returns the data (HTML standard, section 9.2). An event
+/// without data is a comment, which keeps a connection alive or hides the length of an answer.
 fn next_event(pending: &mut BytesMut) -> Option<Bytes> {
-    let end = pending.windows(2).position(|pair| pair == b"\n\n")?;
-    let event = pending.split_to(end.saturating_add(2)).freeze();
-    let data = event.strip_prefix(b"data: ").unwrap_or_default();
-    let data = data.strip_suffix(b"\n\n").unwrap_or(data);
-    Some(event.slice_ref(data))
+    loop {
+        let end = pending.windows(2).position(|pair| pair == b"\n\n")?;
+        let event = pending.split_to(end.saturating_add(2)).freeze();
+        let data = event.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"data: "));
+        if let Some(data) = data {
+            return Some(event.slice_ref(data));
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -281,6 +285,15 @@ fn broken(message: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn comments_are_no_events() {
+        let mut pending = BytesMut::from(&b": filled\n\n:\ndata: {\"a\":1}\n\n: filled"[..]);
+        assert_eq!(next_event(&mut pending).as_deref(), Some(&b"{\"a\":1}"[..]));
+        assert_eq!(next_event(&mut pending), None);
+        pending.extend_from_slice(b"\n\nevent: error\ndata: {}\n\n");
+        assert_eq!(next_event(&mut pending).as_deref(), Some(&b"{}"[..]));
+    }
 
     #[test]
     fn events_are_cut_at_blank_lines_only() {
