@@ -44,7 +44,8 @@ impl Grants {
         let meter = Arc::clone(lock(&self.meters).entry(name).or_default());
         lock(&meter).admit(&limits, self.guard.now())?;
         let (guard, transcript) = (Arc::clone(&self.guard), session.transcript);
-        Ok(Grant { guard, meter, partner_key, transcript, generation, until, limits })
+        let permission = Permission { guard, partner_key, transcript, generation, until, limits };
+        Ok(Grant { permission, meter })
     }
 }
 
@@ -55,8 +56,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// One running request. It counts as running until it is dropped.
 pub struct Grant {
-    guard: Arc<Guard>,
+    permission: Permission,
     meter: Arc<Mutex<Meter>>,
+}
+
+/// Whether what a request has made may still leave. It counts nothing.
+#[derive(Clone)]
+pub(crate) struct Permission {
+    guard: Arc<Guard>,
     partner_key: Sha256Digest,
     transcript: Sha384Digest,
     /// Of the decision that `until` and `limits` are from.
@@ -93,12 +100,12 @@ impl Grant {
     ///
     /// [`Stop`] when the limit is reached.
     pub fn prompt(&self, tokens: usize) -> Result<(), Stop> {
-        Ok(lock(&self.meter).spend(tokens as u64, &self.limits, self.guard.now())?)
+        Ok(lock(&self.meter).spend(tokens as u64, &self.permission.limits, self.permission.guard.now())?)
     }
 
     /// The partner's share of what the enclave can do.
     pub(crate) fn share(&self) -> NonZeroU8 {
-        self.limits.share()
+        self.permission.limits.share()
     }
 
     /// Permits the next token. Two loads and a clock while nothing has changed.
@@ -107,11 +114,29 @@ impl Grant {
     ///
     /// [`Stop`] says why the request ends here.
     pub fn next_token(&mut self) -> Result<(), Stop> {
-        let now = self.still_permitted()?;
-        Ok(lock(&self.meter).spend(1, &self.limits, now)?)
+        let now = self.permission.still_permitted()?;
+        Ok(lock(&self.meter).spend(1, &self.permission.limits, now)?)
     }
 
-    /// Whether the request may go on. It counts nothing, and returns the time at which it was asked.
+    /// The permission by itself, for what was made under this grant and leaves later.
+    pub(crate) fn permission(&self) -> Permission {
+        self.permission.clone()
+    }
+
+    /// What the keeper is asked to sign when the stream `stream` ends because of `stop`.
+    pub(crate) fn end(&self, stream: &str, stop: Stop) -> EndQuestion {
+        self.permission.end(stream, stop)
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        lock(&self.meter).finish();
+    }
+}
+
+impl Permission {
+    /// Whether the request may go on. Returns the time at which it was asked.
     ///
     /// # Errors
     ///
@@ -132,11 +157,5 @@ impl Grant {
             Stop::Limit(limit) => EndReason::from(limit),
         };
         EndQuestion { transcript: self.transcript, stream: stream.to_owned(), reason }
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        lock(&self.meter).finish();
     }
 }

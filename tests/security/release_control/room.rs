@@ -86,6 +86,16 @@ impl Room {
     }
 
     pub(crate) async fn on(world: World, authorities: Authorities, identity: Identity) -> Self {
+        Self::configured(world, authorities, identity, "").await
+    }
+
+    /// A clean room whose answers leave slowly: 1024 bytes every two seconds.
+    pub(crate) async fn slow() -> Self {
+        let traffic = "[traffic]\nstep = 1024\ncadence = \"2s\"\n";
+        Self::configured(World::new(), Authorities::new(), Identity::generate().unwrap(), traffic).await
+    }
+
+    async fn configured(world: World, authorities: Authorities, identity: Identity, more: &str) -> Self {
         let clock = Arc::new(AtomicU64::new(1_000_000));
         let hold = Arc::new(Hold::default());
         let (now, held) = (Arc::clone(&clock), Arc::clone(&hold));
@@ -93,7 +103,7 @@ impl Room {
             held.pass();
             BootMillis(now.load(Ordering::SeqCst))
         });
-        let config = format!("[release]\nroot = '''{}'''\n", authorities.root_text());
+        let config = format!("[release]\nroot = '''{}'''\n{more}", authorities.root_text());
         let house = House::start_on(world, &config, clock_of_room).await;
         let control = house.control().await;
         Self { authorities, house, control, identity, clock, hold }

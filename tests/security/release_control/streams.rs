@@ -40,7 +40,7 @@ async fn signed_end(
         return None;
     }
     assert!(!text.contains(r#""finish_reason":""#), "{text}");
-    let event = text.trim_end().rsplit("data: ").next().unwrap();
+    let event = text.rsplit("data: ").next().unwrap().split("\n\n").next().unwrap();
     let event: serde_json::Value = serde_json::from_str(event).unwrap();
     let end = &event["cleanroom_stream_end"];
     assert_eq!(end["reason"], event["error"]["code"]);
@@ -86,6 +86,18 @@ async fn a_denial_ends_a_running_stream_with_a_signed_reason() {
     let denial = room.authorities.deny_model().0;
     assert_eq!(room.hand(ControlKind::Denial, &denial).await, ControlAnswer::Accepted(Accepted::New));
     room.hold.release();
+    assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-denied"));
+}
+
+/// The engine has made the whole answer long before its second frame leaves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_holds_back_what_was_made_before_it_and_has_not_left() {
+    let mut room = Room::slow().await;
+    let release = room.release(1);
+    room.run(&release).await;
+    let (session, response) = stream(&room).await;
+    let denial = room.authorities.deny_model().0;
+    assert_eq!(room.hand(ControlKind::Denial, &denial).await, ControlAnswer::Accepted(Accepted::New));
     assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-denied"));
 }
 

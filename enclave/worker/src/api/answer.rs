@@ -122,7 +122,10 @@ impl Service {
         let request_id = HeaderValue::try_from(answer_id).map_err(|_| ApiError::Failed)?;
         let (slots, grants): (Vec<_>, Vec<_>) =
             admitted.into_iter().map(|Admitted { slot, grant }| (slot, grant)).unzip();
-        let (writers, reader) = stream::answer(shapes.into_iter().zip(slots).collect());
+        let (writers, mut reader) = stream::answer(shapes.into_iter().zip(slots).collect());
+        if let (Some(Some(grant)), Some((_, keeper))) = (grants.first(), &self.control) {
+            reader = reader.under(grant.permission(), keeper.clone(), answer_id.to_owned());
+        }
         let sinks = writers.into_iter().zip(grants).map(|(writer, grant)| -> Box<dyn Sink> {
             Box::new(match (grant, &self.control) {
                 (Some(grant), Some((_, keeper))) => writer.under(grant, keeper.clone(), answer_id.to_owned()),

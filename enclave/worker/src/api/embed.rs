@@ -52,7 +52,7 @@ impl Service {
         let embedding = embedding.await;
         drop(running);
         if let Some(grant) = &mut slot.grant {
-            grant.still_permitted().map_err(ApiError::Stopped)?;
+            grant.permission().still_permitted().map_err(ApiError::Stopped)?;
         }
         let embedding = embedding.map_err(|_| ApiError::Failed)?.ok_or(ApiError::RequestTime)?;
         Ok((embedding, tokens as u64))

@@ -10,8 +10,8 @@
 //! An answer ends in one of four ways:
 //!
 //! * With its finish reason, and HTTP ends in order.
-//! * Under release control, when a token is not permitted: a stream gets an event that says why, signed by the keeper, and
-//!   ends without a finish reason. The backend does not wait for the signature.
+//! * Under release control, when a token may not be made or text that was made may not leave any more: a stream gets an event
+//!   that says why, signed by the keeper, and ends without a finish reason. The backend does not wait for the signature.
 //! * When its time is over: an event says so, and there is no finish reason.
 //! * When the backend drops its end early: a stream gets an error event and is broken off, so that no client takes a part
 //!   for the whole.
@@ -30,7 +30,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cleanroom_backend::{Event, FinishReason, Piece, Sink, Usage};
 use cleanroom_config::Traffic;
-use cleanroom_protocol::SignedEnd;
+use cleanroom_protocol::{EndQuestion, SignedEnd};
 
 use self::events::EventStream;
 pub(crate) use self::pace::fill_whole;
@@ -38,7 +38,7 @@ use super::error::ApiError;
 use super::secret::SecretBuffer;
 use super::shape::{Dialect, Shape};
 use crate::admission::Slot;
-use crate::grant::{Grant, Stop};
+use crate::grant::{Grant, Permission, Stop};
 use crate::keeper::Keeper;
 
 /// Makes the ends of one answer: one to write each choice, and one to read all. Every choice has a place of its own.
@@ -66,6 +66,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>) -> (Vec<Writer>, Reader) {
         end: None,
         waker: None,
         abandoned: false,
+        stopping: false,
     };
     let shared = Arc::new(Shared(Mutex::new(state)));
     let (shapes, slots): (Vec<_>, Vec<_>) =
@@ -80,7 +81,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>) -> (Vec<Writer>, Reader) {
         stopped: false,
     };
     let writers = shapes.into_iter().zip(&slots).enumerate().map(writer).collect();
-    (writers, Reader { shared, slots, dialect })
+    (writers, Reader { shared, slots, dialect, control: None })
 }
 
 struct Shared(Mutex<State>);
@@ -99,6 +100,8 @@ struct State {
     waker: Option<Waker>,
     /// The reader is gone.
     abandoned: bool,
+    /// Nothing more may leave, and the keeper has been asked to sign that.
+    stopping: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -163,27 +166,20 @@ impl Sink for Writer {
     fn token(&mut self) -> ControlFlow<()> {
         let Some((grant, keeper, id)) = &mut self.grant else { return ControlFlow::Continue(()) };
         let Err(stop) = grant.next_token() else { return ControlFlow::Continue(()) };
-        let (id, dialect, shared) = (id.clone(), self.shape.dialect(), Arc::clone(&self.shared));
-        keeper.sign_end(grant.end(&id, stop), move |signed| match signed {
-            Ok(end) => {
-                let mut state = shared.lock();
-                // Another choice may have said so.
-                if state.end.is_none() {
-                    state.ready.push(stream_end(&end, &id, stop, dialect).as_bytes());
-                }
-                drop(state);
-                shared.end(End::Stopped(stop));
-            }
-            // Nobody can say any more why it ends, so it must not end in order.
-            Err(_) => shared.end(End::Broken),
-        });
+        // Another choice, or the reader, may have asked already.
+        if !std::mem::replace(&mut self.shared.lock().stopping, true) {
+            sign_end(keeper, grant.end(id, stop), &self.shared, id, stop, self.shape.dialect());
+        }
         (self.slot, self.grant, self.stopped) = (None, None, true);
         ControlFlow::Break(())
     }
 
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         let mut state = self.shared.lock();
-        if state.abandoned || state.end.is_some() {
+        if state.stopping {
+            self.stopped = true;
+        }
+        if state.abandoned || state.stopping || state.end.is_some() {
             return ControlFlow::Break(());
         }
         let State { ready, whole, .. } = &mut *state;
@@ -218,7 +214,7 @@ impl Drop for Writer {
             return;
         }
         let _ = self.token();
-        if !self.stopped {
+        if !self.stopped && !self.shared.lock().stopping {
             self.shared.end(End::Broken); // Without effect after another end.
         }
     }
@@ -230,6 +226,8 @@ pub(crate) struct Reader {
     dialect: Dialect,
     /// Until the last byte has left.
     slots: Vec<Arc<Slot>>,
+    /// Under release control: whether the rest may still leave, who signs when it may not, and the answer's id.
+    control: Option<(Permission, Keeper, String)>,
 }
 
 impl Drop for Reader {
@@ -241,19 +239,44 @@ impl Drop for Reader {
 }
 
 impl Reader {
+    /// The same end, which asks `permission` before anything of the answer called `id` leaves. An answer can be made long
+    /// before it leaves: at the pace of `[traffic]`, or as fast as a slow client reads.
+    pub(crate) fn under(mut self, permission: Permission, keeper: Keeper, id: String) -> Self {
+        self.control = Some((permission, keeper, id));
+        self
+    }
+
     /// The whole answer, once it is complete.
-    pub(crate) async fn whole(self) -> Result<Bytes, ApiError> {
+    pub(crate) async fn whole(mut self) -> Result<Bytes, ApiError> {
         std::future::poll_fn(|context| {
             let mut state = self.shared.lock();
             match state.end {
-                Some(End::Complete) => Poll::Ready(Ok(state.ready.take())),
+                Some(End::Complete) => Poll::Ready(Ok(())),
                 Some(End::Broken) => Poll::Ready(Err(ApiError::Failed)),
                 Some(End::Stopped(stop)) => Poll::Ready(Err(ApiError::Stopped(stop))),
                 Some(End::Late) => Poll::Ready(Err(ApiError::RequestTime)),
                 None => state.wait(context),
             }
         })
-        .await
+        .await?;
+        if let Some((permission, ..)) = &mut self.control {
+            permission.still_permitted().map_err(ApiError::Stopped)?;
+        }
+        Ok(self.shared.lock().ready.take())
+    }
+
+    /// Throws away what has not left, if it may not leave any more, and has the end of the stream signed.
+    fn stop_if_refused(&mut self, state: &mut State) -> bool {
+        let Some((permission, keeper, id)) = &mut self.control else { return false };
+        let is_over = matches!(state.end, Some(End::Broken | End::Stopped(_) | End::Late));
+        if is_over || state.stopping {
+            return false;
+        }
+        let Err(stop) = permission.still_permitted() else { return false };
+        drop(state.ready.take());
+        (state.stopping, state.end) = (true, None);
+        sign_end(keeper, permission.end(id, stop), &self.shared, id, stop, self.dialect);
+        true
     }
 
     /// The answer as a stream, with the shape of `traffic` if there is one. `running` is kept until the stream is dropped: dropping it
@@ -300,6 +323,30 @@ impl State {
         }
         Poll::Pending
     }
+}
+
+/// Has the keeper sign that the stream called `id` ends because of `stop`, and ends the stream with that.
+fn sign_end(
+    keeper: &Keeper,
+    question: EndQuestion,
+    shared: &Arc<Shared>,
+    id: &str,
+    stop: Stop,
+    dialect: Dialect,
+) {
+    let (id, shared) = (id.to_owned(), Arc::clone(shared));
+    keeper.sign_end(question, move |signed| match signed {
+        Ok(end) => {
+            let mut state = shared.lock();
+            if state.end.is_none() {
+                state.ready.push(stream_end(&end, &id, stop, dialect).as_bytes());
+            }
+            drop(state);
+            shared.end(End::Stopped(stop));
+        }
+        // Nobody can say any more why it ends, so it must not end in order.
+        Err(_) => shared.end(End::Broken),
+    });
 }
 
 /// The one point at which text enters an answer. Whatever must hold text back stands here.

@@ -2,6 +2,7 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(crate) struct EventStream<R> {
     pace: Option<Pace>,
     /// Taken from the buffer, and too long for one frame.
     leaving: Bytes,
+    /// The last two bytes that left. An event ends with an empty line.
+    last: [u8; 2],
     farewell: Farewell,
     _running: R,
 }
@@ -35,7 +38,14 @@ pub(crate) struct EventStream<R> {
 impl<R> EventStream<R> {
     pub(super) fn new(reader: Reader, traffic: Option<Traffic>, running: R) -> Self {
         let pace = traffic.map(Pace::new);
-        Self { reader, pace, leaving: Bytes::new(), farewell: Farewell::Due, _running: running }
+        Self {
+            reader,
+            pace,
+            leaving: Bytes::new(),
+            last: *b"\n\n",
+            farewell: Farewell::Due,
+            _running: running,
+        }
     }
 }
 
@@ -65,21 +75,32 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ApiError>>> {
         let this = &mut *self;
-        let mut state = this.reader.shared.lock();
+        let shared = Arc::clone(&this.reader.shared);
+        let mut state = shared.lock();
         // What has ended and left needs no further tick.
         if let Some(pace) = &mut this.pace
             && !(is_drained(&this.leaving, &state) && state.end.is_some_and(|end| this.farewell.is_over(end)))
         {
             ready!(pace.ticks.poll_tick(context));
         }
+        let is_drained_already = is_drained(&this.leaving, &state) && state.end.is_some();
+        if !is_drained_already && this.reader.stop_if_refused(&mut state) {
+            this.leaving.truncate(end_of_event(this.last, &this.leaving));
+        }
         refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
         let frame = match &this.pace {
-            None => this.leaving.split_to(this.leaving.len().min(MAX_FRAME)),
+            None => {
+                let frame = this.leaving.split_to(this.leaving.len().min(MAX_FRAME));
+                this.last = last_two(this.last, &frame);
+                frame
+            }
             Some(pace) => {
                 let mut frame = SecretBuffer::with_capacity(pace.step);
                 while frame.len() < pace.step && !this.leaving.is_empty() {
                     let room = pace.step - frame.len();
-                    frame.push(&this.leaving.split_to(this.leaving.len().min(room)));
+                    let part = this.leaving.split_to(this.leaving.len().min(room));
+                    this.last = last_two(this.last, &part);
+                    frame.push(&part);
                     refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
                 }
                 if !frame.is_empty() || state.end.is_none() {
@@ -124,6 +145,27 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
 /// Whether everything that was written has left.
 fn is_drained(leaving: &Bytes, state: &State) -> bool {
     leaving.is_empty() && state.ready.is_empty()
+}
+
+/// The last two bytes once `part` has left as well.
+fn last_two(before: [u8; 2], part: &[u8]) -> [u8; 2] {
+    match part {
+        [] => before,
+        [only] => [before[1], *only],
+        [.., first, second] => [*first, *second],
+    }
+}
+
+/// How much of `leaving` belongs to the event that has begun to leave. `last` are the bytes before it.
+fn end_of_event(last: [u8; 2], leaving: &[u8]) -> usize {
+    match (last, leaving) {
+        ([b'\n', b'\n'], _) => 0,
+        ([_, b'\n'], [b'\n', ..]) => 1,
+        _ => {
+            let end = leaving.windows(2).position(|pair| pair == b"\n\n");
+            end.map_or(leaving.len(), |end| end.saturating_add(2))
+        }
+    }
 }
 
 /// Gets what leaves next, when nothing is leaving.
