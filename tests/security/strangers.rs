@@ -65,13 +65,13 @@ async fn strangers_do_not_keep_the_security_module_from_a_partner() {
     const ANSWER: Duration = Duration::from_millis(10);
     let listed = Identity::generate().unwrap();
     let config =
-        format!("partners = [\"{}\"]\n[limits]\nsessions = 512\nhandshakes = 512", listed.key_digest());
+        format!("partners = [\"{}\"]\n[limits]\nsessions = 1024\nhandshakes = 1024", listed.key_digest());
     let clock = cleanroom_guard::Clock::boot();
     let house = House::start_on(World::new().slow(ANSWER), &config, clock).await;
     let partner = house.party(&listed);
-    // Sixteen strangers ask for evidence again and again, for as long as the partner works.
+    // More strangers than requests can wait ask for evidence again and again, for as long as the partner works.
     let mut strangers = JoinSet::new();
-    for _ in 0..16 {
+    for _ in 0..96 {
         let (stranger, address) = (house.party(&Identity::generate().unwrap()), house.path());
         strangers.spawn(async move {
             loop {
