@@ -34,8 +34,17 @@ async fn signed_end(
     session: &session::Session,
     response: http::Response<hyper::body::Incoming>,
 ) -> Option<String> {
+    signed_end_of(session, &rest(response).await)
+}
+
+/// Everything that comes of a stream until it ends.
+async fn rest(response: http::Response<hyper::body::Incoming>) -> String {
     let rest = response.into_body().collect().await.unwrap().to_bytes();
-    let text = String::from_utf8(rest.to_vec()).unwrap();
+    String::from_utf8(rest.to_vec()).unwrap()
+}
+
+/// The same, of the rest of a stream.
+fn signed_end_of(session: &session::Session, text: &str) -> Option<String> {
     if text.contains("[DONE]") {
         return None;
     }
@@ -89,16 +98,23 @@ async fn a_denial_ends_a_running_stream_with_a_signed_reason() {
     assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-denied"));
 }
 
-/// The engine has made the whole answer long before its second frame leaves.
+/// Twenty tokens are made, and at most the events of a few have left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_holds_back_what_was_made_before_it_and_has_not_left() {
     let mut room = Room::slow().await;
     let release = room.release(1);
     room.run(&release).await;
+    room.hold.after(20);
     let (session, response) = stream(&room).await;
+    room.hold.reached().await;
     let denial = room.authorities.deny_model().0;
     assert_eq!(room.hand(ControlKind::Denial, &denial).await, ControlAnswer::Accepted(Accepted::New));
-    assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-denied"));
+    room.hold.release();
+    let rest = rest(response).await;
+    assert_eq!(signed_end_of(&session, &rest).as_deref(), Some("model-denied"));
+    // The event that had begun to leave is the last one with text.
+    let events = rest.matches(r#""finish_reason":null"#).count();
+    assert!(events <= 1, "{events} events left after the denial: {rest}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,6 +67,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>) -> (Vec<Writer>, Reader) {
         waker: None,
         abandoned: false,
         stopping: false,
+        held_back: false,
     };
     let shared = Arc::new(Shared(Mutex::new(state)));
     let (shapes, slots): (Vec<_>, Vec<_>) =
@@ -102,6 +103,8 @@ struct State {
     abandoned: bool,
     /// Nothing more may leave, and the keeper has been asked to sign that.
     stopping: bool,
+    /// The reader is to let go of what it has taken and not sent, but for the event that has begun to leave.
+    held_back: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -167,7 +170,14 @@ impl Sink for Writer {
         let Some((grant, keeper, id)) = &mut self.grant else { return ControlFlow::Continue(()) };
         let Err(stop) = grant.next_token() else { return ControlFlow::Continue(()) };
         // Another choice, or the reader, may have asked already.
-        if !std::mem::replace(&mut self.shared.lock().stopping, true) {
+        let mut state = self.shared.lock();
+        let is_first = !std::mem::replace(&mut state.stopping, true);
+        // Text within a limit is the partner's, also once the limit is reached.
+        if is_first && matches!(stop, Stop::Refused(_)) {
+            state.hold_back();
+        }
+        drop(state);
+        if is_first {
             sign_end(keeper, grant.end(id, stop), &self.shared, id, stop, self.shape.dialect());
         }
         (self.slot, self.grant, self.stopped) = (None, None, true);
@@ -266,17 +276,16 @@ impl Reader {
     }
 
     /// Throws away what has not left, if it may not leave any more, and has the end of the stream signed.
-    fn stop_if_refused(&mut self, state: &mut State) -> bool {
-        let Some((permission, keeper, id)) = &mut self.control else { return false };
+    fn stop_if_refused(&mut self, state: &mut State) {
+        let Some((permission, keeper, id)) = &mut self.control else { return };
         let is_over = matches!(state.end, Some(End::Broken | End::Stopped(_) | End::Late));
         if is_over || state.stopping {
-            return false;
+            return;
         }
-        let Err(stop) = permission.still_permitted() else { return false };
-        drop(state.ready.take());
+        let Err(stop) = permission.still_permitted() else { return };
+        state.hold_back();
         (state.stopping, state.end) = (true, None);
         sign_end(keeper, permission.end(id, stop), &self.shared, id, stop, self.dialect);
-        true
     }
 
     /// The answer as a stream, with the shape of `traffic` if there is one. `running` is kept until the stream is dropped: dropping it
@@ -291,6 +300,12 @@ impl Reader {
 }
 
 impl State {
+    /// Lets go of everything that has not left.
+    fn hold_back(&mut self) {
+        drop(self.ready.take());
+        self.held_back = true;
+    }
+
     /// Counts a choice that has ended; the last one ends the answer.
     fn finish_choice(
         &mut self,

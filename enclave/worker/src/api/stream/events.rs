@@ -84,7 +84,10 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
             ready!(pace.ticks.poll_tick(context));
         }
         let is_drained_already = is_drained(&this.leaving, &state) && state.end.is_some();
-        if !is_drained_already && this.reader.stop_if_refused(&mut state) {
+        if !is_drained_already {
+            this.reader.stop_if_refused(&mut state);
+        }
+        if std::mem::take(&mut state.held_back) {
             this.leaving.truncate(end_of_event(this.last, &this.leaving));
         }
         refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
