@@ -68,6 +68,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>) -> (Vec<Writer>, Reader) {
         abandoned: false,
         stopping: false,
         held_back: false,
+        halted: false,
     };
     let shared = Arc::new(Shared(Mutex::new(state)));
     let (shapes, slots): (Vec<_>, Vec<_>) =
@@ -105,6 +106,8 @@ struct State {
     stopping: bool,
     /// The reader is to let go of what it has taken and not sent, but for the event that has begun to leave.
     held_back: bool,
+    /// Release control has ended the answer.
+    halted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -278,8 +281,8 @@ impl Reader {
     /// Throws away what has not left, if it may not leave any more, and has the end of the stream signed.
     fn stop_if_refused(&mut self, state: &mut State) {
         let Some((permission, keeper, id)) = &mut self.control else { return };
-        let is_over = matches!(state.end, Some(End::Broken | End::Stopped(_) | End::Late));
-        if is_over || state.stopping {
+        // What was made before a limit or a deadline ended the answer may still be waiting to leave.
+        if state.halted || state.end == Some(End::Broken) {
             return;
         }
         let Err(stop) = permission.still_permitted() else { return };
@@ -303,7 +306,7 @@ impl State {
     /// Lets go of everything that has not left.
     fn hold_back(&mut self) {
         drop(self.ready.take());
-        self.held_back = true;
+        (self.held_back, self.halted) = (true, true);
     }
 
     /// Counts a choice that has ended; the last one ends the answer.
