@@ -5,12 +5,12 @@
 //! durations only.
 //!
 //! The enclave hears of a connection when its first bytes are there, so silent connections take none of its
-//! places.
+//! slots.
 
 mod connection;
 mod counters;
 mod pipe;
-mod places;
+mod slots;
 
 use std::io;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub use connection::{Carried, Ended, Times, carry};
 pub use counters::{Counters, Snapshot};
 pub use pipe::pass;
 
-use places::{Client, NoPlace, Place, Places};
+use slots::{Client, NoSlot, Slot, Slots};
 
 /// A stream of bytes in both directions.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -66,11 +66,11 @@ pub trait Dial: Send + Sync + 'static {
 /// Limits of a relay.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections. When there are so many, a new one takes the place of one of the client that has
+    /// Open connections. When there are so many, a new one takes the slot of one of the client that has
     /// most, or is closed at once.
     pub connections: NonZeroUsize,
     /// Open connections of one client: an IPv4 address, or the first 64 bits of an IPv6 address. A further
-    /// one takes the place of one that is silent, or is closed at once.
+    /// one takes the slot of one that is silent, or is closed at once.
     pub per_client: NonZeroUsize,
     /// How long the enclave may take to accept a connection. Until then it is tried again.
     pub connect: Duration,
@@ -101,7 +101,7 @@ pub async fn serve<D: Dial>(
     counters: Arc<Counters>,
     stop: impl Future<Output = ()>,
 ) -> u64 {
-    let places = Places::new(limits.connections.get(), limits.per_client.get());
+    let slots = Slots::new(limits.connections.get(), limits.per_client.get());
     let connections = TaskTracker::new();
     let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
     let mut stop = std::pin::pin!(stop);
@@ -128,13 +128,13 @@ pub async fn serve<D: Dial>(
             }
         };
         let Accepted { stream: partner, from } = partner;
-        let place = match places.take(Client::new(from)) {
-            Ok(place) => place,
-            Err(NoPlace::Full) => {
+        let slot = match slots.take(Client::new(from)) {
+            Ok(slot) => slot,
+            Err(NoSlot::Full) => {
                 counters.shed();
                 continue;
             }
-            Err(NoPlace::Client) => {
+            Err(NoSlot::Client) => {
                 counters.shed_by_client();
                 continue;
             }
@@ -143,7 +143,7 @@ pub async fn serve<D: Dial>(
         next_id += 1;
         let (enclave, counters) = (Arc::clone(&enclave), Arc::clone(&counters));
         let ends = Ends { stopping: stopping.clone(), cut: cut.clone() };
-        connections.spawn(connection(next_id, place, partner, enclave, limits, counters, ends));
+        connections.spawn(connection(next_id, slot, partner, enclave, limits, counters, ends));
     }
     drop(listener);
     connections.close();
@@ -164,24 +164,24 @@ struct Ends {
     cut: CancellationToken,
 }
 
-/// One connection from its beginning to its end; it gives its place back then.
+/// One connection from its beginning to its end; it gives its slot back then.
 async fn connection<D: Dial>(
     id: u64,
-    place: Place,
+    slot: Slot,
     partner: impl Stream,
     enclave: Arc<D>,
     limits: Limits,
     counters: Arc<Counters>,
     ends: Ends,
 ) {
-    let carried = Arc::clone(&place.carried);
+    let carried = Arc::clone(&slot.carried);
     let ended = tokio::select! {
         biased;
         () = ends.cut.cancelled() => Ended::Drained,
-        () = place.displaced.cancelled() => Ended::Displaced,
+        () = slot.displaced.cancelled() => Ended::Displaced,
         ended = relayed(partner, &*enclave, &limits, &ends.stopping, &carried) => ended,
     };
-    drop(place);
+    drop(slot);
     let (to_enclave, to_partner) =
         (carried.to_enclave.load(Ordering::Relaxed), carried.to_partner.load(Ordering::Relaxed));
     counters.ended(ended, to_enclave, to_partner);

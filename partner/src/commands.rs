@@ -10,7 +10,7 @@ pub mod explain;
 #[cfg(feature = "online")]
 pub mod key;
 pub mod measure;
-#[cfg(feature = "online")]
-mod party;
 mod policy_file;
+#[cfg(feature = "online")]
+mod relying_party;
 pub mod verify;

@@ -1,6 +1,6 @@
 //! What the commands print: text for people, in aligned columns, or one JSON object.
 //!
-//! A command builds a [`Page`] and a serialisable value of the same content and hands both to the
+//! A command builds a [`Listing`] and a serialisable value of the same content and hands both to the
 //! [`Terminal`]. Text from files and peers passes through [`printable`], so that nobody writes escape
 //! sequences to the user's terminal.
 
@@ -49,7 +49,7 @@ const BOLD_RED: &str = "\x1b[1;31m";
 
 /// Text for people: headings, and under each of them lines in aligned columns.
 #[derive(Debug, Default)]
-pub struct Page {
+pub struct Listing {
     blocks: Vec<Block>,
 }
 
@@ -69,8 +69,8 @@ enum Line {
     Note(String),
 }
 
-impl Page {
-    /// An empty page.
+impl Listing {
+    /// An empty listing.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -105,7 +105,7 @@ impl Page {
         }
     }
 
-    /// The page as text that ends in a line break, with escape sequences for colours if `colour`.
+    /// The listing as text that ends in a line break, with escape sequences for colours if `colour`.
     #[must_use]
     pub fn render(&self, colour: bool) -> String {
         let mut text = String::new();
@@ -252,16 +252,16 @@ impl Terminal {
         Self { out: Box::new(out), errors: Box::new(io::stderr()), json, colour }
     }
 
-    /// Prints a result: `value` as JSON if that was asked for, `page` otherwise.
+    /// Prints a result: `value` as JSON if that was asked for, `listing` otherwise.
     ///
     /// # Errors
     ///
     /// [`Failure`] when it could not be written, for instance to a full disk.
-    pub fn report(&mut self, value: &impl Serialize, page: &Page) -> Result<(), Failure> {
+    pub fn report(&mut self, value: &impl Serialize, listing: &Listing) -> Result<(), Failure> {
         let text = if self.json {
             serde_json::to_string_pretty(value).map(|json| json + "\n").map_err(io::Error::other)
         } else {
-            Ok(page.render(self.colour))
+            Ok(listing.render(self.colour))
         };
         text.and_then(|text| self.write(&text)).map_err(unwritable)
     }
@@ -306,16 +306,16 @@ fn unwritable(error: io::Error) -> Failure {
 mod tests {
     use super::*;
 
-    fn page() -> Page {
-        let mut page = Page::new();
-        page.field("file", "a.eif");
-        page.heading("Checks");
-        page.check(Mark::Ok, "signature", "verified");
-        page.check(Mark::Fail, "PCR0", "expected aa\ngot      bb");
-        page.check(Mark::NotAsked, "nonce", "");
-        page.field("note", "x");
-        page.note("A sentence.");
-        page
+    fn listing() -> Listing {
+        let mut listing = Listing::new();
+        listing.field("file", "a.eif");
+        listing.heading("Checks");
+        listing.check(Mark::Ok, "signature", "verified");
+        listing.check(Mark::Fail, "PCR0", "expected aa\ngot      bb");
+        listing.check(Mark::NotAsked, "nonce", "");
+        listing.field("note", "x");
+        listing.note("A sentence.");
+        listing
     }
 
     #[test]
@@ -331,18 +331,18 @@ Checks
              note       x
   A sentence.
 ";
-        assert_eq!(page().render(false), expected);
+        assert_eq!(listing().render(false), expected);
     }
 
     #[test]
     fn colours_change_nothing_but_colours() {
-        let coloured = page().render(true);
+        let coloured = listing().render(true);
         assert!(coloured.contains("\x1b[1;31mFAIL\x1b[0m"));
         let mut plain = coloured;
         for style in [RESET, BOLD_RED, BOLD, DIM, GREEN, YELLOW] {
             plain = plain.replace(style, "");
         }
-        assert_eq!(plain, page().render(false));
+        assert_eq!(plain, listing().render(false));
     }
 
     #[test]

@@ -5,8 +5,8 @@
 
 mod answer;
 mod local;
-mod places;
 mod problem;
+mod slots;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -31,8 +31,8 @@ use tokio::time::timeout;
 
 use self::answer::{AnswerBody, Events, Reset, answer_cut};
 use self::local::{Client, Rules};
-use self::places::{Kept, Place, Places};
 use self::problem::{Dialect, Problem};
+use self::slots::{Kept, Slot, Slots};
 use crate::session::{Answer, Sessions};
 
 pub use self::local::{Origin, OriginError};
@@ -104,7 +104,7 @@ impl Proxy {
     /// minute.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let proxy = Arc::new(self);
-        let places = Places::new(MAX_CONNECTIONS);
+        let slots = Slots::new(MAX_CONNECTIONS);
         let (stop, stopped) = tokio::sync::watch::channel(());
         let (mut connections, mut turned_away) = (JoinSet::new(), JoinSet::new());
         let mut shutdown = pin!(shutdown);
@@ -121,10 +121,10 @@ impl Proxy {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             };
-            if let Some(place) = places.take() {
+            if let Some(slot) = slots.take() {
                 let (proxy, mut stopped) = (Arc::clone(&proxy), stopped.clone());
                 connections.spawn(async move {
-                    proxy.connection(stream, place, async move { _ = stopped.changed().await }).await;
+                    proxy.connection(stream, slot, async move { _ = stopped.changed().await }).await;
                 });
             } else if turned_away.len() < MAX_TURNED_AWAY {
                 turned_away.spawn(timeout(TURN_AWAY_TIMEOUT, turn_away(stream)));
@@ -135,26 +135,26 @@ impl Proxy {
         let _ = timeout(DRAIN, drained).await;
     }
 
-    /// Serves one connection until it ends, loses its place, or the proxy stops.
-    async fn connection(&self, stream: TcpStream, place: Place, stop: impl Future<Output = ()>) {
+    /// Serves one connection until it ends, loses its slot, or the proxy stops.
+    async fn connection(&self, stream: TcpStream, slot: Slot, stop: impl Future<Output = ()>) {
         let _ = stream.set_nodelay(true);
         let Ok(local) = stream.local_addr() else { return };
         let reset = Reset::of(&stream);
-        let (place, reset) = (&place, &reset);
+        let (slot, reset) = (&slot, &reset);
         let service = service_fn(|request| async move {
-            Ok::<_, Infallible>(self.answer(request, local, place, reset).await)
+            Ok::<_, Infallible>(self.answer(request, local, slot, reset).await)
         });
         let mut connection = pin!(http1_server().serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             // A client that breaks off tells nobody anything.
             _ = &mut connection => return,
-            () = place.lost() => return,
+            () = slot.lost() => return,
             () = stop => {}
         }
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             _ = connection => {}
-            () = place.lost() => {}
+            () = slot.lost() => {}
         }
     }
 
@@ -163,7 +163,7 @@ impl Proxy {
         &self,
         request: Request<Incoming>,
         local: SocketAddr,
-        place: &Place,
+        slot: &Slot,
         reset: &Reset,
     ) -> Response<AnswerBody> {
         let dialect = Dialect::of(request.uri().path());
@@ -178,7 +178,7 @@ impl Proxy {
             *permission.status_mut() = StatusCode::NO_CONTENT;
             permission
         } else {
-            let forwarded = self.forward(request, dialect, place, reset).await;
+            let forwarded = self.forward(request, dialect, slot, reset).await;
             forwarded.unwrap_or_else(|problem| of_proxy(&problem))
         };
         local::allow(&client, response.headers_mut());
@@ -190,12 +190,12 @@ impl Proxy {
         &self,
         request: Request<Incoming>,
         dialect: Dialect,
-        place: &Place,
+        slot: &Slot,
         reset: &Reset,
     ) -> Result<Response<AnswerBody>, Problem> {
         let request = whole_request(request).await?;
-        // A connection that just lost its place is about to be closed.
-        let kept = place.keep().ok_or_else(Problem::busy)?;
+        // A connection that just lost its slot is about to be closed.
+        let kept = slot.keep().ok_or_else(Problem::busy)?;
         match self.sessions.send(&request).await {
             Ok(answer) => returned(answer, dialect, kept, reset).await,
             Err(error) => Err(Problem::from_send(&error)),
@@ -272,7 +272,7 @@ fn only(names: &[HeaderName], headers: &HeaderMap) -> HeaderMap {
     picked.collect()
 }
 
-/// HTTP/2 wants a scheme and an authority. They name the protocol, not a place.
+/// HTTP/2 wants a scheme and an authority. They name the protocol, not a slot.
 fn absolute(uri: &Uri) -> Option<Uri> {
     let path = uri.path_and_query()?.clone();
     Uri::builder().scheme("https").authority("cleanroom").path_and_query(path).build().ok()

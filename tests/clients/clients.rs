@@ -12,9 +12,9 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_config::Limits;
 use cleanroom_engine::{Engine, EngineConfig, Model};
 use cleanroom_native::Native;
-use cleanroom_tests::house::{House, model};
+use cleanroom_tests::clean_room::{CleanRoom, model};
 use cleanroom_tests::official::{self, Package};
-use cleanroom_tests::room::model_id;
+use cleanroom_tests::platform::model_id;
 use cleanroom_worker::api::{self, Service};
 use cleanroom_worker::{PartnerId, SessionIdentity};
 use tokio::net::TcpListener;
@@ -65,8 +65,8 @@ async fn anthropic_against_the_api_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_through_the_attested_path() {
-    let house = House::start(&format!("[limits]\nsequences = {SEQUENCES}\nqueued = {QUEUED}")).await;
-    let proxy = house.proxy(&Identity::generate().unwrap()).await;
+    let clean_room = CleanRoom::start(&format!("[limits]\nsequences = {SEQUENCES}\nqueued = {QUEUED}")).await;
+    let proxy = clean_room.proxy(&Identity::generate().unwrap()).await;
     run(Package::OpenAi, format!("http://{proxy}/v1")).await;
     run(Package::Anthropic, format!("http://{proxy}/v1")).await;
 }

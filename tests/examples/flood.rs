@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use cleanroom_channel::identity::Identity;
 use cleanroom_guard::Clock;
+use cleanroom_tests::clean_room::CleanRoom;
 use cleanroom_tests::client::send;
-use cleanroom_tests::house::House;
-use cleanroom_tests::room::World;
+use cleanroom_tests::platform::World;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::task::JoinSet;
@@ -80,9 +80,9 @@ async fn main() -> ExitCode {
         eprintln!("flood: expected a model file, and how many questions to ask in each turn");
         return ExitCode::from(2);
     };
-    let house = House::start_with(World::new(), CONFIGURATION, Clock::boot(), model).await;
+    let clean_room = CleanRoom::start_with(World::new(), CONFIGURATION, Clock::boot(), model).await;
     let identities = [(); 2].map(|()| Identity::generate().expect("keys can be made"));
-    let [quiet, loud] = [house.proxy(&identities[0]).await, house.proxy(&identities[1]).await];
+    let [quiet, loud] = [clean_room.proxy(&identities[0]).await, clean_room.proxy(&identities[1]).await];
     let counts = [(); 2].map(|()| Arc::new(Counts::default()));
     let mut alone = QUESTIONS.map(|_| Vec::new());
     let mut beside = FLOODS.map(|_| QUESTIONS.map(|_| Vec::new()));

@@ -26,7 +26,7 @@ use cleanroom_partner::session::{Session, Sessions};
 use cleanroom_partner::stream_end::{Ended, SignedEnd};
 use cleanroom_tests::ceremony::{Ceremony, NAMES, Terms};
 use cleanroom_tests::client::send;
-use cleanroom_tests::room::model_id;
+use cleanroom_tests::platform::model_id;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;

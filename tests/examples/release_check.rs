@@ -12,7 +12,7 @@ use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::release::{Limits, List, Nonce, Partner, UnixMillis};
 use cleanroom_guard::{Clock, Guard};
 use cleanroom_tests::authorities::Authorities;
-use cleanroom_tests::room::{World, model_digest, model_id};
+use cleanroom_tests::platform::{World, model_digest, model_id};
 use cleanroom_worker::{Grants, PartnerId, SessionIdentity};
 
 const PARTNERS: usize = 10_000;

@@ -2,7 +2,7 @@
 //! table says what the vectors are.
 
 use cleanroom_forge::conformance::{self, Coverage};
-use cleanroom_tests::house::repository;
+use cleanroom_tests::clean_room::repository;
 use cleanroom_tests::processes;
 
 #[test]

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use cleanroom_tests::clean_room::repository;
 use cleanroom_tests::client::{json, question, send};
-use cleanroom_tests::house::repository;
 use cleanroom_tests::official::{self, Package};
 use cleanroom_tests::processes::{Running, file, only_child_of, output, program, succeed};
 use http::StatusCode;

@@ -9,7 +9,7 @@ use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::session::{Reach, Sessions};
 use cleanroom_tests::ceremony::{Ceremony, Terms};
 use cleanroom_tests::client::{json, question};
-use cleanroom_tests::room::model_id;
+use cleanroom_tests::platform::model_id;
 use http::StatusCode;
 use http_body_util::Full;
 

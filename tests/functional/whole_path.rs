@@ -11,9 +11,9 @@ use cleanroom_config::Limits;
 use cleanroom_engine::{Engine, EngineConfig, Model};
 use cleanroom_native::Native;
 use cleanroom_partner::clock::now;
+use cleanroom_tests::clean_room::{CleanRoom, Recorder, model};
 use cleanroom_tests::client::{json, question, send, send_on};
-use cleanroom_tests::house::{House, Recorder, model};
-use cleanroom_tests::room::model_id;
+use cleanroom_tests::platform::model_id;
 use cleanroom_worker::api::{self, Service};
 use cleanroom_worker::{PartnerId, SessionIdentity};
 use http::StatusCode;
@@ -28,21 +28,21 @@ const PIECE: &[u8] = b"measurements";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_carries_neither_prompt_nor_answer_nor_key() {
-    let house = House::start("").await;
+    let clean_room = CleanRoom::start("").await;
     let identity = Identity::generate().unwrap();
-    let proxy = house.proxy(&identity).await;
+    let proxy = clean_room.proxy(&identity).await;
     let (status, answer) =
         json(send(proxy, "POST", "/v1/chat/completions", &question(QUESTION, false)).await).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
     assert_eq!(answer["choices"][0]["message"]["content"], ANSWER);
-    assert!(!house.recorder.is_empty());
+    assert!(!clean_room.recorder.is_empty());
     for secret in
         [QUESTION.as_bytes(), ANSWER.as_bytes(), PIECE, b"chat/completions", identity.to_pem().as_bytes()]
     {
-        assert!(!house.recorder.saw(secret), "{}", String::from_utf8_lossy(secret));
+        assert!(!clean_room.recorder.saw(secret), "{}", String::from_utf8_lossy(secret));
     }
     // What the relay does carry in the clear: the first bytes of a TLS handshake record.
-    assert!(house.recorder.saw(&[0x16, 0x03, 0x01]));
+    assert!(clean_room.recorder.saw(&[0x16, 0x03, 0x01]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,8 +72,8 @@ async fn the_recorder_finds_plaintext_when_tls_is_taken_away() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_ends_with_done_and_a_cut_one_with_an_error() {
-    let house = House::start("").await;
-    let proxy = house.proxy(&Identity::generate().unwrap()).await;
+    let clean_room = CleanRoom::start("").await;
+    let proxy = clean_room.proxy(&Identity::generate().unwrap()).await;
     let whole = send(proxy, "POST", "/v1/chat/completions", &question(QUESTION, true)).await;
     let whole = whole.into_body().collect().await.unwrap().to_bytes();
     assert!(whole.ends_with(b"data: [DONE]\n\n"));
@@ -83,7 +83,7 @@ async fn a_stream_ends_with_done_and_a_cut_one_with_an_error() {
         send(proxy, "POST", "/v1/chat/completions", &question("Tell me a short story.", true)).await;
     let first = response.body_mut().frame().await.unwrap().unwrap();
     assert!(first.data_ref().is_some_and(|data| data.starts_with(b"data: ")));
-    house.recorder.cut_after(500);
+    clean_room.recorder.cut_after(500);
     let rest = response.into_body().collect().await;
     assert!(rest.is_err(), "a cut answer must not look like a finished one");
 }
@@ -91,11 +91,11 @@ async fn a_stream_ends_with_done_and_a_cut_one_with_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_listed_gets_evidence_and_nothing_else() {
     let listed = Identity::generate().unwrap();
-    let house = House::start(&format!("partners = [\"{}\"]", listed.key_digest())).await;
-    let (status, _) = json(send(house.proxy(&listed).await, "GET", "/v1/models", "").await).await;
+    let clean_room = CleanRoom::start(&format!("partners = [\"{}\"]", listed.key_digest())).await;
+    let (status, _) = json(send(clean_room.proxy(&listed).await, "GET", "/v1/models", "").await).await;
     assert_eq!(status, StatusCode::OK);
 
-    let stranger = house.proxy(&Identity::generate().unwrap()).await;
+    let stranger = clean_room.proxy(&Identity::generate().unwrap()).await;
     for (method, path) in [("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/healthz")] {
         let (status, body) = json(send(stranger, method, path, &question(QUESTION, false)).await).await;
         assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
@@ -125,7 +125,7 @@ async fn who_is_not_listed_gets_evidence_and_nothing_else() {
         public_key: Some(request.public_key()),
         ..Expectation::default()
     };
-    let verdict = appraise(&decode("document"), &house.policy(), &expected, now(), None);
+    let verdict = appraise(&decode("document"), &clean_room.policy(), &expected, now(), None);
     assert!(verdict.accepted().is_ok(), "{:?}", verdict.accepted().err());
 
     for nonce in ["", "?nonce=", "?nonce=00", "?nonce=zz", "?other=1"] {
@@ -136,10 +136,10 @@ async fn who_is_not_listed_gets_evidence_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_sessions_hear_that_the_enclave_is_busy() {
-    let house = House::start("[limits]\nsessions = 1\n").await;
-    let first = house.proxy(&Identity::generate().unwrap()).await;
+    let clean_room = CleanRoom::start("[limits]\nsessions = 1\n").await;
+    let first = clean_room.proxy(&Identity::generate().unwrap()).await;
     assert_eq!(send(first, "GET", "/v1/models", "").await.status(), StatusCode::OK);
-    let second = house.proxy(&Identity::generate().unwrap()).await;
+    let second = clean_room.proxy(&Identity::generate().unwrap()).await;
     let (status, body) = json(send(second, "GET", "/v1/models", "").await).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(body["error"]["code"], "unproven/busy");

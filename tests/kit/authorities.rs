@@ -8,7 +8,7 @@ use cleanroom_attestation::release::{
     RootKey, Target, TrustedState, UnixMillis,
 };
 
-use crate::room::now_ms;
+use crate::platform::now_ms;
 
 /// How long every lease runs, in milliseconds.
 pub const LEASE_MS: u64 = 60_000;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_channel::identity::Identity;
 
-use crate::house::repository;
+use crate::clean_room::repository;
 use crate::processes::{Running, file, succeed};
 
 /// The authorities, and their folders.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::room::{SoftwareDevice, model_digest, model_id};
+use crate::platform::{SoftwareDevice, model_digest, model_id};
 
 /// What the liar lies about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

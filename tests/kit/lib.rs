@@ -1,6 +1,6 @@
-//! What the end-to-end tests share: the attester's end alone ([`room`]), an attester that lies on request ([`liar`]), one whose HTTP/2
+//! What the end-to-end tests share: the attester's end alone ([`platform`]), an attester that lies on request ([`liar`]), one whose HTTP/2
 //! is scripted ([`scripted`]), a whole clean
-//! room behind a recording relay ([`house`]), a plain client ([`client`]), the official ones
+//! room behind a recording relay ([`clean_room`]), a plain client ([`client`]), the official ones
 //! ([`official`]), and the project's programs as processes ([`processes`]).
 
 #![forbid(unsafe_code)]
@@ -14,10 +14,10 @@
 
 pub mod authorities;
 pub mod ceremony;
+pub mod clean_room;
 pub mod client;
-pub mod house;
 pub mod liar;
 pub mod official;
+pub mod platform;
 pub mod processes;
-pub mod room;
 pub mod scripted;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::house::repository;
+use crate::clean_room::repository;
 
 /// How a suite went.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use crate::house::repository;
+use crate::clean_room::repository;
 
 /// The folder of the programs, built if they are not there or out of date.
 fn programs() -> &'static Path {

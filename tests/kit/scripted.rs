@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 use crate::liar::{Liar, Lie};
-use crate::room::{World, model_digest};
+use crate::platform::{World, model_digest};
 
 /// Types of frames (RFC 9113 section 6).
 pub const DATA: u8 = 0;

@@ -15,7 +15,7 @@ use cleanroom_channel::tls;
 use cleanroom_partner::channel::{ChannelError, RelyingParty};
 use cleanroom_partner::clock::now;
 use cleanroom_tests::liar::{Liar, Lie, after};
-use cleanroom_tests::room::{World, model_digest};
+use cleanroom_tests::platform::{World, model_digest};
 use rustls::crypto::aws_lc_rs::kx_group::{SECP384R1, X25519};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;

@@ -9,9 +9,9 @@ use cleanroom_attestation::channel::{FrameKind, HelloFrame, ModelId, Nonce};
 use cleanroom_channel::frames::Frame;
 use cleanroom_channel::identity::Identity;
 use cleanroom_channel::tls;
+use cleanroom_tests::clean_room::CleanRoom;
 use cleanroom_tests::client::{json, question, send as send_request};
-use cleanroom_tests::house::House;
-use cleanroom_tests::room::{World, model_id};
+use cleanroom_tests::platform::{World, model_id};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -118,8 +118,8 @@ async fn thousands_of_cancellations_leave_every_place_free_and_the_next_answer_w
     const CANCELLATIONS: usize = 2000;
     // One partner's share of 4 + 4 places.
     const PLACES: usize = 6;
-    let house = House::start("[limits]\nsequences = 4\nqueued = 4").await;
-    let partner = house.proxy(&Identity::generate().unwrap()).await;
+    let clean_room = CleanRoom::start("[limits]\nsequences = 4\nqueued = 4").await;
+    let partner = clean_room.proxy(&Identity::generate().unwrap()).await;
     let ask = move || async move {
         send_request(partner, "POST", "/v1/chat/completions", &question("What is attestation?", true)).await
     };
@@ -167,8 +167,8 @@ async fn prompts_and_bodies_at_their_limits_are_taken_and_one_more_is_refused() 
     /// The demo model's context, and the longest body.
     const CONTEXT: usize = 512;
     const BODY: usize = 1024 * 1024;
-    let house = House::start("").await;
-    let partner = house.proxy(&Identity::generate().unwrap()).await;
+    let clean_room = CleanRoom::start("").await;
+    let partner = clean_room.proxy(&Identity::generate().unwrap()).await;
     // One token for each character.
     let body = |tokens: usize| {
         let prompt = "!?".chars().cycle().take(tokens).collect::<String>();
@@ -200,10 +200,10 @@ async fn prompts_and_bodies_at_their_limits_are_taken_and_one_more_is_refused() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_partner_asked_spares_another_nothing() {
-    let house = House::start("[limits]\nsequences = 4").await;
+    let clean_room = CleanRoom::start("[limits]\nsequences = 4").await;
     let [one, other] = [
-        house.proxy(&Identity::generate().unwrap()).await,
-        house.proxy(&Identity::generate().unwrap()).await,
+        clean_room.proxy(&Identity::generate().unwrap()).await,
+        clean_room.proxy(&Identity::generate().unwrap()).await,
     ];
     let text = question(&"The enclave measures the image. ".repeat(40), false);
     let cached = async |partner| {

@@ -25,8 +25,8 @@ use cleanroom_protocol::{
     Kind as _, ProtocolError, Start, WorkerKind,
 };
 use cleanroom_tests::authorities::Authorities;
-use cleanroom_tests::house::Control;
-use cleanroom_tests::room::{SoftwareDevice, World, model_id};
+use cleanroom_tests::clean_room::Control;
+use cleanroom_tests::platform::{SoftwareDevice, World, model_id};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;

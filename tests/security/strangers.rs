@@ -5,54 +5,54 @@ use std::time::Duration;
 use cleanroom_channel::identity::Identity;
 use cleanroom_partner::channel::{Attested, ChannelError, RelyingParty};
 use cleanroom_partner::clock::now;
-use cleanroom_tests::house::House;
-use cleanroom_tests::room::World;
+use cleanroom_tests::clean_room::CleanRoom;
+use cleanroom_tests::platform::World;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 /// One proven session, or why there is none.
-async fn session(house: &House, party: &RelyingParty) -> Result<Attested<UnixStream>, ChannelError> {
-    let stream = house.stream().await;
+async fn session(clean_room: &CleanRoom, party: &RelyingParty) -> Result<Attested<UnixStream>, ChannelError> {
+    let stream = clean_room.stream().await;
     party.challenge(stream).await?.appraise(now())?.confirm().await
 }
 
-async fn listing(listed: &Identity, limits: &str) -> House {
+async fn listing(listed: &Identity, limits: &str) -> CleanRoom {
     let partners = format!("partners = [\"{}\"]\n[limits]\n{limits}", listed.key_digest());
-    House::start(&partners).await
+    CleanRoom::start(&partners).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_hold_their_own_places_and_no_partners() {
     let listed = Identity::generate().unwrap();
-    let house = listing(&listed, "sessions = 8\nhandshakes = 64").await;
-    let (partner, stranger) = (house.party(&listed), house.party(&Identity::generate().unwrap()));
-    let held = session(&house, &stranger).await.unwrap();
+    let clean_room = listing(&listed, "sessions = 8\nhandshakes = 64").await;
+    let (partner, stranger) = (clean_room.party(&listed), clean_room.party(&Identity::generate().unwrap()));
+    let held = session(&clean_room, &stranger).await.unwrap();
     // The class of strangers is full, whichever keys they have, and they hear so.
-    for stranger in [&stranger, &house.party(&Identity::generate().unwrap())] {
-        let refused = session(&house, stranger).await.err().unwrap();
+    for stranger in [&stranger, &clean_room.party(&Identity::generate().unwrap())] {
+        let refused = session(&clean_room, stranger).await.err().unwrap();
         assert_eq!(refused.code(), "unproven/busy", "{refused}");
     }
     let mut sessions = Vec::new();
     for _ in 0..6 {
-        sessions.push(session(&house, &partner).await.unwrap());
+        sessions.push(session(&clean_room, &partner).await.unwrap());
     }
     // One partner leaves places for the others.
-    assert_eq!(session(&house, &partner).await.err().unwrap().code(), "unproven/busy");
+    assert_eq!(session(&clean_room, &partner).await.err().unwrap().code(), "unproven/busy");
     drop((held, sessions));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_make_space_for_a_partner() {
     let listed = Identity::generate().unwrap();
-    let house = listing(&listed, "handshakes = 4\nhandshake_timeout = \"1h\"").await;
-    let partner = house.party(&listed);
+    let clean_room = listing(&listed, "handshakes = 4\nhandshake_timeout = \"1h\"").await;
+    let partner = clean_room.party(&listed);
     let mut silent = Vec::new();
     for _ in 0..4 {
-        silent.push(house.stream().await);
+        silent.push(clean_room.stream().await);
     }
     // Until the oldest has had its second, new connections are closed. Afterwards each new one takes the oldest's place.
     let connected = async {
-        while session(&house, &partner).await.is_err() {
+        while session(&clean_room, &partner).await.is_err() {
             tokio::task::yield_now().await;
         }
     };
@@ -67,12 +67,12 @@ async fn strangers_do_not_keep_the_security_module_from_a_partner() {
     let config =
         format!("partners = [\"{}\"]\n[limits]\nsessions = 1024\nhandshakes = 1024", listed.key_digest());
     let clock = cleanroom_guard::Clock::boot();
-    let house = House::start_on(World::new().slow(ANSWER), &config, clock).await;
-    let partner = house.party(&listed);
+    let clean_room = CleanRoom::start_on(World::new().slow(ANSWER), &config, clock).await;
+    let partner = clean_room.party(&listed);
     // More strangers than requests can wait ask for evidence again and again, for as long as the partner works.
     let mut strangers = JoinSet::new();
     for _ in 0..96 {
-        let (stranger, address) = (house.party(&Identity::generate().unwrap()), house.path());
+        let (stranger, address) = (clean_room.party(&Identity::generate().unwrap()), clean_room.path());
         strangers.spawn(async move {
             loop {
                 let Ok(stream) = UnixStream::connect(&address).await else { continue };
@@ -81,7 +81,7 @@ async fn strangers_do_not_keep_the_security_module_from_a_partner() {
         });
     }
     for _ in 0..30 {
-        let session = session(&house, &partner).await;
+        let session = session(&clean_room, &partner).await;
         assert!(session.is_ok(), "{}", session.err().unwrap());
     }
     strangers.shutdown().await;

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use cleanroom_channel::identity::Identity;
+use cleanroom_tests::clean_room::CleanRoom;
 use cleanroom_tests::client::send;
-use cleanroom_tests::house::House;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 
@@ -59,14 +59,14 @@ async fn lengths_tell_topics_apart_unless_they_are_padded() {
 
 /// The part of new answers whose topic the classifier finds.
 async fn accuracy(configuration: &str, padding: bool) -> f64 {
-    let house = House::start(configuration).await;
-    let partner = house.proxy(&Identity::generate().unwrap()).await;
+    let clean_room = CleanRoom::start(configuration).await;
+    let partner = clean_room.proxy(&Identity::generate().unwrap()).await;
     // The session is set up, and with it all that is not an answer.
     answer(partner, TOPICS[0][0], 0, padding).await;
     let mut traces = [const { Vec::new() }; TOPICS.len()];
     for (questions, traces) in TOPICS.iter().zip(&mut traces) {
         for (seed, question) in (0..2 * ANSWERS).zip(questions.iter().cycle()) {
-            traces.push(trace(&house, partner, question, seed, padding).await);
+            traces.push(trace(&clean_room, partner, question, seed, padding).await);
         }
     }
     let (known, asked): (Vec<Vec<Trace>>, Vec<Vec<Trace>>) = traces
@@ -84,12 +84,18 @@ async fn accuracy(configuration: &str, padding: bool) -> f64 {
 }
 
 /// The trace of an answer as a host sees it that looks at many.
-async fn trace(house: &House, partner: SocketAddr, question: &str, seed: u64, padding: bool) -> Trace {
+async fn trace(
+    clean_room: &CleanRoom,
+    partner: SocketAddr,
+    question: &str,
+    seed: u64,
+    padding: bool,
+) -> Trace {
     let mut longest = Trace::new();
     for _ in 0..LOOKS {
-        let before = house.recorder.records_from_enclave().len();
+        let before = clean_room.recorder.records_from_enclave().len();
         answer(partner, question, seed, padding).await;
-        let trace = house.recorder.records_from_enclave().split_off(before);
+        let trace = clean_room.recorder.records_from_enclave().split_off(before);
         if trace.len() > longest.len() {
             longest = trace;
         }

@@ -96,12 +96,12 @@ struct Arguments {
 
 impl Arguments {
     fn parse(given: &[&str]) -> Result<Self, Box<dyn Error>> {
-        let house = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let clean_room = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let mut arguments = Self {
             json: false,
             only: None,
-            model: house.join("target/bench/model.gguf"),
-            small_model: house.join("models/demo.gguf"),
+            model: clean_room.join("target/bench/model.gguf"),
+            small_model: clean_room.join("models/demo.gguf"),
             set_ups: 400,
             sessions: 200,
             rounds: 16,

@@ -8,7 +8,7 @@ mod kept;
 
 use std::time::{Duration, Instant};
 
-use kept::{Kept, Place};
+use kept::{Contents, Kept};
 use zeroize::Zeroize;
 
 use crate::{model::Hyperparameters, owner::Owner};
@@ -107,7 +107,7 @@ impl Cache {
             let own = self.tables[sequence][index];
             let page = match self.kept.find(owner, before, tokens) {
                 None => {
-                    self.kept.insert(own, Place::new(owner, before, tokens), self.readers[own], now);
+                    self.kept.insert(own, Contents::new(owner, before, tokens), self.readers[own], now);
                     own
                 }
                 Some(page) => page,

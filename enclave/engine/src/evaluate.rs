@@ -68,7 +68,7 @@ pub enum EvaluateError {
 }
 
 impl<'m> Evaluator<'m> {
-    /// Room for `sequences` sequences of the model's context length.
+    /// Capacity for `sequences` sequences of the model's context length.
     ///
     /// # Errors
     /// [`EvaluateError::Threads`].

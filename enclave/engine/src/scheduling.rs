@@ -7,7 +7,7 @@
 //! Keys and values live in pages from one pool of a stated size. A job starts when there are pages for its
 //! prompt. Its answer gets further pages as it grows. If there are none left, the scheduler pauses the
 //! youngest answer of the owner who has most pages for its share. It frees these pages, and computes the
-//! answer's tokens again when there is room. The answer then goes on as it would have, because a result
+//! answer's tokens again when there is capacity. The answer then goes on as it would have, because a result
 //! depends on its own tokens alone. A page belongs to one job, and is wiped before another job gets it. Full
 //! pages of a prompt may be kept for the same owner's next prompt, while that owner is present
 //! ([`Engine::presence`]).
@@ -333,7 +333,7 @@ impl Drop for Presence {
 pub struct Engine {
     model: Arc<Model>,
     queue: Arc<Queue>,
-    room: Room,
+    capacity: Capacity,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -355,17 +355,17 @@ impl Engine {
         config: EngineConfig,
         clock: Clock,
     ) -> Result<Engine, StartError> {
-        let room = Room::new(&model, config)?;
-        let queue = Arc::new(Queue::new(config, room, clock));
+        let capacity = Capacity::new(&model, config)?;
+        let queue = Arc::new(Queue::new(config, capacity, clock));
         let (started, starting) = mpsc::channel();
         let worker = {
             let (model, queue) = (Arc::clone(&model), Arc::clone(&queue));
             let builder = thread::Builder::new().name("engine".into());
             builder
-                .spawn(move || work(&model, &queue, config, room, &started))
+                .spawn(move || work(&model, &queue, config, capacity, &started))
                 .map_err(StartError::Threads)?
         };
-        let engine = Engine { model, queue, room, worker: Some(worker) };
+        let engine = Engine { model, queue, capacity, worker: Some(worker) };
         match starting.recv() {
             Ok(Ok(())) => Ok(engine),
             Ok(Err(error)) => Err(StartError::Threads(error)),
@@ -412,7 +412,7 @@ impl Engine {
     /// # Errors
     /// [`SubmitError`] says what to change or whether to try again.
     pub fn submit(&self, job: Job) -> Result<JobHandle, SubmitError> {
-        let (limit, fits) = (self.model.shape().context - 1, self.room.positions - 1);
+        let (limit, fits) = (self.model.shape().context - 1, self.capacity.positions - 1);
         let stops_are_valid = job.stop.len() <= MAX_STOP_STRINGS
             && job.stop.iter().all(|stop| (1..=MAX_STOP_BYTES).contains(&stop.len()));
         let vocabulary = self.model.tokenizer().len();
@@ -426,7 +426,7 @@ impl Engine {
                 Err(SubmitError::BiasToken { vocabulary })
             }
             _ => {
-                let need = self.room.need(&job);
+                let need = self.capacity.need(&job);
                 let cancelled = self.queue.push(job, need)?;
                 Ok(JobHandle { queue: Arc::clone(&self.queue), cancelled })
             }
@@ -457,7 +457,7 @@ fn work(
     model: &Model,
     queue: &Queue,
     config: EngineConfig,
-    room: Room,
+    capacity: Capacity,
     started: &mpsc::Sender<io::Result<()>>,
 ) {
     let _close = CloseOnDrop(queue);
@@ -469,7 +469,7 @@ fn work(
             return;
         }
     };
-    let mut scheduler = Scheduler::new(model, queue, pool, config, room);
+    let mut scheduler = Scheduler::new(model, queue, pool, config, capacity);
     if started.send(Ok(())).is_ok() {
         scheduler.run();
     }
@@ -477,7 +477,7 @@ fn work(
 
 /// What fits into the memory for keys and values.
 #[derive(Debug, Clone, Copy)]
-struct Room {
+struct Capacity {
     /// Pages in the pool.
     pages: usize,
     /// Pages that one owner may have.
@@ -486,7 +486,7 @@ struct Room {
     positions: usize,
 }
 
-impl Room {
+impl Capacity {
     /// Asks for the memory once, so that too large a configuration is an error and not an abort.
     fn new(model: &Model, config: EngineConfig) -> Result<Self, StartError> {
         let (context, page) = (model.shape().context, Cache::page_bytes(model.shape()));
@@ -511,8 +511,8 @@ impl Room {
 
     /// What a job whose prompt fits needs to begin, and how long its answer can be.
     fn need(&self, job: &Job) -> Need {
-        let room = u32::try_from(self.positions - job.prompt.len()).unwrap_or(u32::MAX);
-        let limit = job.max_tokens.map_or(room, |tokens| tokens.min(room));
+        let capacity = u32::try_from(self.positions - job.prompt.len()).unwrap_or(u32::MAX);
+        let limit = job.max_tokens.map_or(capacity, |tokens| tokens.min(capacity));
         // The last token of an answer is never computed.
         let positions = job.prompt.len() + usize::from(limit > 1);
         Need { tokens: limit, pages: positions.div_ceil(PAGE) }

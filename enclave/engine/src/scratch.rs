@@ -284,7 +284,7 @@ impl<T: Copy + Ord> Drop for ScratchHeap<T> {
     }
 }
 
-/// Room for the rows of one step: of a fixed length, and zeros until something is written.
+/// Capacity for the rows of one step: of a fixed length, and zeros until something is written.
 ///
 /// Whoever writes says how much of it, so that [`StepBuffer::erase`] costs no more than what was written
 /// since the last time. It never moves.

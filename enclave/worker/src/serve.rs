@@ -25,7 +25,7 @@ use tower::ServiceExt as _;
 
 use crate::api::{self, Service};
 use crate::channel::{Acceptor, Session};
-use crate::places::{Class, Handshake, Handshakes, Sessions};
+use crate::connections::{Class, Handshake, Handshakes, Sessions};
 use crate::public_attestation::{self, Facts, PublicAttestations};
 use crate::session::PartnerId;
 

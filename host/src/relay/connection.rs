@@ -38,7 +38,7 @@ pub enum Ended {
     Idle,
     /// It lived too long.
     Expired,
-    /// Its client had most connections, and another client needed a place.
+    /// Its client had most connections, and another client needed a slot.
     Displaced,
     /// The host is going down, and the connection had its time to end.
     Drained,

@@ -29,9 +29,9 @@ pub struct Counters {
 /// The counters' values at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Snapshot {
-    /// Connections that were accepted and got a place.
+    /// Connections that were accepted and got a slot.
     pub accepted: u64,
-    /// Connections that were closed at once because every place was taken.
+    /// Connections that were closed at once because every slot was taken.
     pub shed: u64,
     /// Connections that were closed at once because their client had as many as one may.
     pub shed_by_client: u64,
@@ -49,7 +49,7 @@ pub struct Snapshot {
     pub idle: u64,
     /// Connections that were ended because they lived too long.
     pub expired: u64,
-    /// Connections that were ended because another client needed a place and theirs had most.
+    /// Connections that were ended because another client needed a slot and theirs had most.
     pub displaced: u64,
     /// Connections that were ended because the host went down.
     pub drained: u64,
@@ -146,13 +146,13 @@ impl Snapshot {
         family(
             "cleanroom_relay_connections_accepted_total",
             "counter",
-            "Connections that got a place.",
+            "Connections that got a slot.",
             &[("", self.accepted)],
         );
         family(
             "cleanroom_relay_connections_shed_total",
             "counter",
-            "Connections closed at once, by reason: every place was taken, or their client had its share.",
+            "Connections closed at once, by reason: every slot was taken, or their client had its share.",
             &[("{reason=\"full\"}", self.shed), ("{reason=\"client\"}", self.shed_by_client)],
         );
         family(

@@ -118,7 +118,7 @@ async fn one_connection_more_than_there_are_places_is_closed_at_once() {
     let snapshot = world.counters.snapshot();
     assert_eq!((snapshot.accepted, snapshot.active, snapshot.shed), (2, 2, 1));
 
-    // The place of a connection that ended is free again.
+    // The slot of a connection that ended is free again.
     first.0.shutdown().await.unwrap();
     first.1.shutdown().await.unwrap();
     assert_closed(&mut first.0).await;

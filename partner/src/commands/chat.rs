@@ -11,8 +11,8 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::party::{Party, runtime};
 use super::policy_file::usage;
+use super::relying_party::{PartyArguments, runtime};
 use crate::address::Address;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Terminal, printable};
@@ -47,7 +47,7 @@ pub struct Chat {
     max_tokens: u32,
 
     #[command(flatten)]
-    party: Party,
+    party: PartyArguments,
 }
 
 #[derive(Serialize)]

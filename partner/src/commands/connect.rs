@@ -14,11 +14,11 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use super::party::{Party, no_session, runtime};
 use super::policy_file::usage;
+use super::relying_party::{PartyArguments, no_session, runtime};
 use crate::address::Address;
 use crate::outcome::{Failure, Outcome};
-use crate::output::{Page, Terminal};
+use crate::output::{Listing, Terminal};
 use crate::proxy::{self, Origin, Proxy};
 use crate::session::{Session, Sessions};
 
@@ -67,7 +67,7 @@ pub struct Connect {
     wait: Option<Duration>,
 
     #[command(flatten)]
-    party: Party,
+    party: PartyArguments,
 }
 
 #[derive(Serialize)]
@@ -131,7 +131,7 @@ impl Connect {
             tier: evidence.tier(),
         };
         // Clients can connect whether or not anybody reads this.
-        if let Err(failure) = terminal.report(&ready, &page(&ready)) {
+        if let Err(failure) = terminal.report(&ready, &listing(&ready)) {
             tracing::warn!(code = failure.code, "{failure}");
         }
         drop(session);
@@ -175,12 +175,12 @@ async fn serve(proxy: Proxy, listener: TcpListener, signals: &mut Signals) {
     }
 }
 
-fn page(ready: &Ready) -> Page {
-    let mut page = Page::new();
-    page.field("proven", format!("{} ({:?})", ready.image, ready.tier));
-    page.field("model", format!("{} {}", ready.model, ready.model_sha256));
-    page.field("ready", ready.base_url.as_str());
-    page
+fn listing(ready: &Ready) -> Listing {
+    let mut listing = Listing::new();
+    listing.field("proven", format!("{} ({:?})", ready.image, ready.tier));
+    listing.field("model", format!("{} {}", ready.model, ready.model_sha256));
+    listing.field("ready", ready.base_url.as_str());
+    listing
 }
 
 fn occupied(listen: SocketAddr, error: &std::io::Error) -> Failure {

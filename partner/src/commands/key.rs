@@ -7,10 +7,10 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_program::file::create_secret;
 use serde::Serialize;
 
-use super::party::load_key;
 use super::policy_file::usage;
+use super::relying_party::load_key;
 use crate::outcome::{Failure, Outcome};
-use crate::output::{Page, Terminal};
+use crate::output::{Listing, Terminal};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,10 +65,10 @@ impl Key {
             }
         };
         let report = Report { file, key_sha256: identity.key_digest().to_string() };
-        let mut page = Page::new();
-        page.field("key", report.file.display().to_string());
-        page.field("sha256", report.key_sha256.as_str());
-        terminal.report(&report, &page)?;
+        let mut listing = Listing::new();
+        listing.field("key", report.file.display().to_string());
+        listing.field("sha256", report.key_sha256.as_str());
+        terminal.report(&report, &listing)?;
         Ok(Outcome::Pass)
     }
 }

@@ -20,7 +20,7 @@ use self::deployment::{Deployment, DeploymentArguments};
 use self::shared_source::SharedSource;
 use crate::clock::now;
 use crate::outcome::{Failure, Outcome};
-use crate::output::{self, Page, Terminal, printable};
+use crate::output::{self, Listing, Terminal, printable};
 
 /// Print the PCRs of an enclave image: what an enclave started from it will be able to prove
 ///
@@ -87,12 +87,12 @@ impl Measure {
             terminal.text(&policy_tables(name, measurement, &deployment))?;
             return Ok(Outcome::Pass);
         }
-        let mut page = Page::new();
+        let mut listing = Listing::new();
         if let Some((path, measurement)) = &image {
-            describe(&mut page, path, measurement);
+            describe(&mut listing, path, measurement);
         }
-        deployment.add_to(&mut page);
-        terminal.report(&Report { image: measurement, deployment: &deployment }, &page)?;
+        deployment.add_to(&mut listing);
+        terminal.report(&Report { image: measurement, deployment: &deployment }, &listing)?;
         Ok(Outcome::Pass)
     }
 }
@@ -194,11 +194,11 @@ fn progress_bar(length: Option<u64>) -> ProgressBar {
     bar
 }
 
-fn describe(page: &mut Page, path: &Path, measurement: &Measurement) {
-    page.field("image", printable(&path.display().to_string()));
-    page.field("length", output::bytes(measurement.file_length));
-    page.field("format", format!("version {}, {}", measurement.version, measurement.architecture));
-    page.field(
+fn describe(listing: &mut Listing, path: &Path, measurement: &Measurement) {
+    listing.field("image", printable(&path.display().to_string()));
+    listing.field("length", output::bytes(measurement.file_length));
+    listing.field("format", format!("version {}, {}", measurement.version, measurement.architecture));
+    listing.field(
         "signed",
         match &measurement.signing_certificate {
             Some(certificate) => format!(
@@ -212,9 +212,9 @@ fn describe(page: &mut Page, path: &Path, measurement: &Measurement) {
             None => "no: PCR8 will be zero".into(),
         },
     );
-    page.heading("");
+    listing.heading("");
     for (name, value, _) in pcrs(measurement) {
-        page.field(name, value.to_string());
+        listing.field(name, value.to_string());
     }
 }
 

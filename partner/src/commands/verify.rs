@@ -1,16 +1,16 @@
 //! `cleanroom verify`: the verdict on a clean room, or on a document in a file.
 
 mod document;
-mod page;
+mod listing;
 #[cfg(feature = "online")]
 mod room;
 
 use clap::Args;
 
-#[cfg(feature = "online")]
-use super::party::Party;
 #[cfg(not(feature = "online"))]
 use super::policy_file::PolicyFile;
+#[cfg(feature = "online")]
+use super::relying_party::PartyArguments;
 #[cfg(feature = "online")]
 use crate::address::Address;
 use crate::outcome::{Failure, Outcome};
@@ -30,7 +30,7 @@ pub struct Verify {
 
     #[cfg(feature = "online")]
     #[command(flatten)]
-    party: Party,
+    party: PartyArguments,
 
     #[cfg(not(feature = "online"))]
     #[command(flatten)]

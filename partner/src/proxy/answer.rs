@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming};
 use tokio::time::{Sleep, sleep};
 
-use super::places::Kept;
 use super::problem::{Dialect, Problem};
+use super::slots::Kept;
 use crate::session::{Reach, SendError, Session, SessionError};
 
 /// The longest event that is held until it is whole, in bytes.
@@ -23,7 +23,7 @@ const LAST_EVENT: Duration = Duration::from_millis(250);
 /// The body of an answer.
 pub(super) struct AnswerBody {
     kind: Kind,
-    /// Keeps the connection's place until the last byte is on its way.
+    /// Keeps the connection's slot until the last byte is on its way.
     _kept: Option<Kept>,
 }
 

@@ -5,13 +5,13 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::session::{self};
 use cleanroom_tests::authorities::Authorities;
-use cleanroom_tests::room::{World, model_id};
+use cleanroom_tests::platform::{World, model_id};
 
-use crate::room::Room;
+use crate::released_room::ReleasedRoom;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_makes_nobody_forget_a_halt() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     let release = room.run(&release).await;
     let denial = room.authorities.deny_model().0;
@@ -19,8 +19,8 @@ async fn a_restart_makes_nobody_forget_a_halt() {
     assert_eq!(room.asked().await, "model-denied");
 
     // The enclave forgets; whoever gives it a lease does not.
-    let Room { authorities, identity, .. } = room;
-    let mut again = Room::of(authorities, identity).await;
+    let ReleasedRoom { authorities, identity, .. } = room;
+    let mut again = ReleasedRoom::of(authorities, identity).await;
     let _ = again.hand(ControlKind::Release, &release).await;
     let request = again.control.ask().await;
     let lease = again.authorities.lease(&request, &release, &[&denial]);
@@ -33,18 +33,18 @@ async fn a_restart_makes_nobody_forget_a_halt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_of_one_enclave_is_worth_nothing_in_another_that_runs_beside_it() {
-    let mut one = Room::start().await;
+    let mut one = ReleasedRoom::start().await;
     let release = one.release(1);
     let release = one.run(&release).await;
     let other_authorities = Authorities::new();
-    let mut other = Room::on(World::new(), other_authorities, Identity::generate().unwrap()).await;
+    let mut other = ReleasedRoom::on(World::new(), other_authorities, Identity::generate().unwrap()).await;
     // Of the same authorities: both trust the same root.
     std::mem::swap(&mut one.authorities, &mut other.authorities);
     assert_eq!(other.refused(ControlKind::Release, &release).await, "threshold");
     std::mem::swap(&mut one.authorities, &mut other.authorities);
 
-    let Room { authorities, identity, mut control, .. } = one;
-    let mut second = Room::of(authorities, identity).await;
+    let ReleasedRoom { authorities, identity, mut control, .. } = one;
+    let mut second = ReleasedRoom::of(authorities, identity).await;
     let _ = second.hand(ControlKind::Release, &release).await;
     let (for_first, for_second) = (control.ask().await, second.control.ask().await);
     assert_ne!(for_first.nonce, for_second.nonce);
@@ -58,7 +58,7 @@ async fn a_lease_of_one_enclave_is_worth_nothing_in_another_that_runs_beside_it(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_root_is_left_behind_and_the_keys_that_left_it_count_no_more() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let first = room.release(1);
     // Signed by two, of which one leaves with root 2.
     let first = room.run(&first).await;
@@ -82,9 +82,9 @@ async fn an_old_root_is_left_behind_and_the_keys_that_left_it_count_no_more() {
     // A partner that pins the new root goes on, and one that still pins the old one has to take the new one first.
     let next = String::from_utf8(next).unwrap();
     let code = async |root: &str| {
-        let policy = room.house.world().policy_under(root);
+        let policy = room.clean_room.world().policy_under(root);
         let party = RelyingParty::new(&room.identity, policy, model_id()).unwrap();
-        match session::appraise(&party, &room.house.address()).await {
+        match session::appraise(&party, &room.clean_room.address()).await {
             Ok(appraised) => appraised.accepted().err().map(|refused| refused.code()),
             Err(error) => Some(error.code()),
         }
@@ -95,7 +95,7 @@ async fn an_old_root_is_left_behind_and_the_keys_that_left_it_count_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_withholds_a_new_root_gets_no_more_leases() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.authorities.sign_as([0, 1], &room.release(1));
     let _ = room.hand(ControlKind::Release, &release).await;
     let request = room.control.ask().await;
@@ -113,13 +113,13 @@ async fn a_host_that_withholds_a_new_root_gets_no_more_leases() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn several_issuers_make_a_lease_and_one_twice_does_not() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let mut release = room.release(1);
     release.lease.issuers = 2;
     let release = room.authorities.sign(&release);
     let _ = room.hand(ControlKind::Release, &release).await;
     let early = room.control.ask().await;
-    let of = |room: &Room, issuer, request: &LeaseRequest| {
+    let of = |room: &ReleasedRoom, issuer, request: &LeaseRequest| {
         room.authorities.lease_of(issuer, request, &release, &[])
     };
     let earlier = of(&room, 1, &early);
@@ -142,7 +142,7 @@ async fn several_issuers_make_a_lease_and_one_twice_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partner_is_shown_the_statement_of_every_issuer() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let mut release = room.release(1);
     release.lease.issuers = 2;
     let release = room.authorities.sign(&release);

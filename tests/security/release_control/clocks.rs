@@ -9,21 +9,21 @@ use cleanroom_attestation::time::Timestamp;
 use cleanroom_partner::dial::Dialer;
 use cleanroom_partner::session::{self};
 use cleanroom_tests::client::{json, question};
-use cleanroom_tests::room::now_ms;
+use cleanroom_tests::platform::now_ms;
 use http::StatusCode;
 use http_body_util::Full;
 
-use crate::room::Room;
+use crate::released_room::ReleasedRoom;
 
-/// As [`Room::asked`], of a partner whose clock is right, whatever this machine's says.
-async fn asked_at_the_right_time(room: &Room) -> String {
+/// As [`ReleasedRoom::asked`], of a partner whose clock is right, whatever this machine's says.
+async fn asked_at_the_right_time(room: &ReleasedRoom) -> String {
     let party = room.party(&room.identity);
-    let stream = Dialer::from(room.house.address()).connect().await.unwrap();
+    let stream = Dialer::from(room.clean_room.address()).connect().await.unwrap();
     let challenged = match party.challenge(stream).await {
         Ok(challenged) => challenged,
         Err(error) => return error.code().trim_start_matches("unproven/").to_owned(),
     };
-    let appraised = challenged.appraise(Timestamp::from_millis(room.house.world().now_ms())).unwrap();
+    let appraised = challenged.appraise(Timestamp::from_millis(room.clean_room.world().now_ms())).unwrap();
     if let Err(refused) = appraised.accepted() {
         return refused.code().to_owned();
     }
@@ -43,7 +43,7 @@ const YEAR_MS: i64 = 365 * DAY_MS;
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hosts_clock_decides_nothing() {
     // The host sets its clock back by a year, to before the end of a release that has ended.
-    let mut room = Room::at(YEAR_MS).await;
+    let mut room = ReleasedRoom::at(YEAR_MS).await;
     let mut release = room.release(1);
     release.expires = UnixMillis((now_ms() + 30 * DAY_MS as u64) / 1000 * 1000);
     let release = room.authorities.sign(&release);
@@ -56,7 +56,7 @@ async fn the_hosts_clock_decides_nothing() {
     assert_eq!(asked_at_the_right_time(&room).await, "release-expired");
 
     // The host sets its clock on by a year: what is in force stays in force.
-    let mut room = Room::at(-YEAR_MS).await;
+    let mut room = ReleasedRoom::at(-YEAR_MS).await;
     let mut release = room.release(1);
     release.expires = UnixMillis((now_ms() - 335 * DAY_MS as u64) / 1000 * 1000);
     room.run(&release).await;
@@ -65,7 +65,7 @@ async fn the_hosts_clock_decides_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_boot_clock_that_jumps_can_only_end_the_service() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     let release = room.run(&release).await;
     let begin = room.clock.load(Ordering::SeqCst);

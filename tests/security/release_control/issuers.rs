@@ -4,7 +4,7 @@
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, LeaseRequest, Target};
 
-use crate::room::Room;
+use crate::released_room::ReleasedRoom;
 
 const NEW: ControlAnswer = ControlAnswer::Accepted(Accepted::New);
 const MORE: ControlAnswer = ControlAnswer::Accepted(Accepted::MoreIssuersNeeded);
@@ -13,21 +13,21 @@ const MORE: ControlAnswer = ControlAnswer::Accepted(Accepted::MoreIssuersNeeded)
 const HOSTILE: usize = 0;
 
 /// A clean room in which release 1 was handed in.
-async fn released() -> (Room, Vec<u8>) {
-    let mut room = Room::start().await;
+async fn released() -> (ReleasedRoom, Vec<u8>) {
+    let mut room = ReleasedRoom::start().await;
     let release = of_two_issuers(&room, 1);
     let _ = room.hand(ControlKind::Release, &release).await;
     (room, release)
 }
 
-fn of_two_issuers(room: &Room, version: u64) -> Vec<u8> {
+fn of_two_issuers(room: &ReleasedRoom, version: u64) -> Vec<u8> {
     let mut release = room.release(version);
     release.lease.issuers = 2;
     room.authorities.sign(&release)
 }
 
 /// Hands in the leases of two honest issuers that know `denials`; what the enclave says to the second.
-async fn honest(room: &mut Room, release: &[u8], denials: &[&[u8]]) -> ControlAnswer {
+async fn honest(room: &mut ReleasedRoom, release: &[u8], denials: &[&[u8]]) -> ControlAnswer {
     let request = room.control.ask().await;
     let first = room.authorities.lease_of(1, &request, release, denials);
     let _ = room.hand(ControlKind::Lease, &first).await;
@@ -36,7 +36,7 @@ async fn honest(room: &mut Room, release: &[u8], denials: &[&[u8]]) -> ControlAn
 }
 
 /// A lease in which the hostile issuer says what a denial halts, as leases once did.
-fn notice(room: &Room, request: &LeaseRequest, version: u64, denial: Sha256Digest) -> Vec<u8> {
+fn notice(room: &ReleasedRoom, request: &LeaseRequest, version: u64, denial: Sha256Digest) -> Vec<u8> {
     let LeaseRequest { nonce, root_version, root_sha256, release_sha256 } = request;
     let denials = format!(r#"[{{"denial":"{denial}","halt":{{"partner":"nobody"}}}}]"#);
     let release = format!(r#"{{"version":{version},"sha256":"{release_sha256}"}}"#);

@@ -6,5 +6,5 @@ mod changes;
 mod clocks;
 mod issuers;
 mod permission;
-mod room;
+mod released_room;
 mod streams;

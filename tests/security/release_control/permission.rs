@@ -5,14 +5,14 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::session::{self, SessionError};
 use cleanroom_tests::authorities::{Authorities, LEASE_MS};
-use cleanroom_tests::house::House;
-use cleanroom_tests::room::model_id;
+use cleanroom_tests::clean_room::CleanRoom;
+use cleanroom_tests::platform::model_id;
 
-use crate::room::Room;
+use crate::released_room::ReleasedRoom;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_runs_before_it_is_released_and_leased_and_then_the_partner_sees_the_terms() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     assert_eq!(room.asked().await, "no-release");
     let release = room.authorities.sign(&room.release(1));
     assert_eq!(room.refused(ControlKind::Ask, b"").await, "no-release");
@@ -23,7 +23,7 @@ async fn nothing_runs_before_it_is_released_and_leased_and_then_the_partner_sees
 
     let party = room.party(&room.identity);
     room.pass_time(20_000);
-    let appraised = session::appraise(&party, &room.house.address()).await.unwrap();
+    let appraised = session::appraise(&party, &room.clean_room.address()).await.unwrap();
     assert!(appraised.accepted().is_ok(), "{:?}", appraised.accepted().err());
     let permitted = appraised.permitted().unwrap().as_ref().unwrap();
     assert_eq!((permitted.partner.as_str(), permitted.release_version), ("p", 1));
@@ -33,27 +33,27 @@ async fn nothing_runs_before_it_is_released_and_leased_and_then_the_partner_sees
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partner_that_pins_no_root_refuses_a_release_and_one_that_pins_another_root_too() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     room.run(&release).await;
     let code = |result: Result<_, SessionError>| result.err().map_or("accepted", |error| error.code());
 
-    let party = RelyingParty::new(&room.identity, room.house.policy(), model_id()).unwrap();
-    let appraised = session::appraise(&party, &room.house.address()).await.unwrap();
+    let party = RelyingParty::new(&room.identity, room.clean_room.policy(), model_id()).unwrap();
+    let appraised = session::appraise(&party, &room.clean_room.address()).await.unwrap();
     assert_eq!(appraised.accepted().unwrap_err().code(), "unexpected-release");
 
-    let other = room.house.world().policy_under(&Authorities::new().root_text());
+    let other = room.clean_room.world().policy_under(&Authorities::new().root_text());
     let party = RelyingParty::new(&room.identity, other, model_id()).unwrap();
-    assert_eq!(code(session::appraise(&party, &room.house.address()).await), "threshold");
+    assert_eq!(code(session::appraise(&party, &room.clean_room.address()).await), "threshold");
 
     // A key that the release does not know gets evidence, for auditing, and no more.
     let stranger = Identity::generate().unwrap();
-    let appraised = session::appraise(&room.party(&stranger), &room.house.address()).await.unwrap();
+    let appraised = session::appraise(&room.party(&stranger), &room.clean_room.address()).await.unwrap();
     assert!(appraised.verdict().accepted().is_ok());
     assert_eq!(appraised.accepted().unwrap_err().code(), "partner-unknown");
 
     // And a clean room without release control shows nothing to a partner that pins a root.
-    let plain = House::start("").await;
+    let plain = CleanRoom::start("").await;
     let policy = plain.world().policy_under(&room.authorities.root_text());
     let party = RelyingParty::new(&room.identity, policy, model_id()).unwrap();
     assert_eq!(code(session::appraise(&party, &plain.address()).await), "no-release");
@@ -61,7 +61,7 @@ async fn a_partner_that_pins_no_root_refuses_a_release_and_one_that_pins_another
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lapsed_lease_stops_everything_and_only_a_new_one_resumes() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     let release = room.run(&release).await;
     // The partner counts the rest from its question: so much is left that a busy machine gets its answer within it.
@@ -75,7 +75,7 @@ async fn a_lapsed_lease_stops_everything_and_only_a_new_one_resumes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn time_before_the_answer_counts_and_a_late_answer_is_none() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.authorities.sign(&room.release(1));
     let _ = room.hand(ControlKind::Release, &release).await;
     let request = room.control.ask().await;
@@ -94,7 +94,7 @@ async fn time_before_the_answer_counts_and_a_late_answer_is_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_host_replays_reorders_or_mixes_is_refused() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let (first, second) = (room.release(1), room.release(2));
     let (first, second) = (room.authorities.sign(&first), room.authorities.sign(&second));
     let alone = room.authorities.sign_alone(&room.release(3));
@@ -138,7 +138,7 @@ async fn what_a_host_replays_reorders_or_mixes_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_of_one_boot_is_worth_nothing_in_another() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.authorities.sign(&room.release(1));
     let _ = room.hand(ControlKind::Release, &release).await;
     let request = room.control.ask().await;
@@ -146,8 +146,8 @@ async fn a_lease_of_one_boot_is_worth_nothing_in_another() {
     assert_eq!(room.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
 
     // The same authorities and partner, booted again: it has forgotten everything and begins with nothing.
-    let Room { authorities, identity, .. } = room;
-    let mut again = Room::of(authorities, identity).await;
+    let ReleasedRoom { authorities, identity, .. } = room;
+    let mut again = ReleasedRoom::of(authorities, identity).await;
     assert_eq!(again.asked().await, "no-release");
     let _ = again.hand(ControlKind::Release, &release).await;
     assert_eq!(again.refused(ControlKind::Lease, &lease).await, "no-lease-asked");
@@ -158,7 +158,7 @@ async fn a_lease_of_one_boot_is_worth_nothing_in_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_that_the_host_withholds_ends_the_leases_and_only_a_release_lifts_it() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     let release = room.run(&release).await;
     let (denial, digest) = room.authorities.deny_model();
@@ -182,7 +182,7 @@ async fn a_denial_that_the_host_withholds_ends_the_leases_and_only_a_release_lif
 
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_hold_inside_the_enclave() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let mut release = room.release(1);
     let mut partner = release.partners[0].clone();
     partner.limits.requests_per_minute = 2;

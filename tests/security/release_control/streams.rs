@@ -13,11 +13,11 @@ use cleanroom_tests::client::{question, send};
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
 
-use crate::room::Room;
+use crate::released_room::ReleasedRoom;
 
 /// A running stream, read up to its first event with text.
-async fn stream(room: &Room) -> (Arc<session::Session>, http::Response<hyper::body::Incoming>) {
-    let sessions = Sessions::new(room.party(&room.identity), room.house.address());
+async fn stream(room: &ReleasedRoom) -> (Arc<session::Session>, http::Response<hyper::body::Incoming>) {
+    let sessions = Sessions::new(room.party(&room.identity), room.clean_room.address());
     let session = sessions.get().await.unwrap();
     let request = http::Request::post("https://cleanroom/v1/chat/completions")
         .header("content-type", "application/json")
@@ -72,8 +72,8 @@ fn signed_end_of(session: &session::Session, text: &str) -> Option<String> {
 }
 
 /// A room in the middle of an answer: three tokens are out, and the engine waits before the fourth.
-async fn in_the_middle() -> (Room, Arc<session::Session>, http::Response<hyper::body::Incoming>) {
-    let mut room = Room::start().await;
+async fn in_the_middle() -> (ReleasedRoom, Arc<session::Session>, http::Response<hyper::body::Incoming>) {
+    let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     room.run(&release).await;
     room.hold.after(3);
@@ -101,7 +101,7 @@ async fn a_denial_ends_a_running_stream_with_a_signed_reason() {
 /// Twenty tokens are made, and at most the events of a few have left.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_holds_back_what_was_made_before_it_and_has_not_left() {
-    let mut room = Room::slow().await;
+    let mut room = ReleasedRoom::slow().await;
     let release = room.release(1);
     room.run(&release).await;
     room.hold.after(20);
@@ -150,10 +150,10 @@ async fn a_revocation_ends_a_running_stream_and_the_weights_are_gone_for_good() 
     assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-revoked"));
 
     // A release that takes it back does not bring them back: this enclave has to be started again.
-    let Room { authorities, house, control, identity, clock, hold } = room;
+    let ReleasedRoom { authorities, clean_room, control, identity, clock, hold } = room;
     drop(control);
-    let control = house.control().await;
-    let mut room = Room { authorities, house, control, identity, clock, hold };
+    let control = clean_room.control().await;
+    let mut room = ReleasedRoom { authorities, clean_room, control, identity, clock, hold };
     let third = room.release(3);
     room.run(&third).await;
     assert_eq!(room.asked().await, "model-revoked");
@@ -186,7 +186,7 @@ async fn a_suspension_ends_a_running_stream_with_a_signed_reason() {
 }
 
 /// A stream through the local proxy, read up to its first event with text.
-async fn proxied(room: &Room) -> http::Response<hyper::body::Incoming> {
+async fn proxied(room: &ReleasedRoom) -> http::Response<hyper::body::Incoming> {
     let proxy = room.proxy().await;
     let question = question("Tell me a short story.", true);
     let mut response = send(proxy, "POST", "/v1/chat/completions", &question).await;
@@ -197,7 +197,7 @@ async fn proxied(room: &Room) -> http::Response<hyper::body::Incoming> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_cuts_what_runs_when_the_lease_it_was_shown_ends_and_no_other_is_proven() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     room.run(&release).await;
     // So much is left that the session is proven, and so little that its end comes soon.
@@ -213,17 +213,17 @@ async fn the_proxy_cuts_what_runs_when_the_lease_it_was_shown_ends_and_no_other_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again() {
-    let mut room = Room::start().await;
+    let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     let release = room.run(&release).await;
     room.pass_time(LEASE_MS - 2_000);
     room.hold.after(3);
     let response = proxied(&room).await;
     room.hold.reached().await;
-    let proven = room.house.recorder.len();
+    let proven = room.clean_room.recorder.len();
     room.renew(&release).await;
     let hold = Arc::clone(&room.hold);
-    let recorder = room.house.recorder.clone();
+    let recorder = room.clean_room.recorder.clone();
     // Another handshake went by: the clean room was proven again while the stream waited.
     tokio::task::spawn_blocking(move || {
         while recorder.len() < proven + 4_096 {

@@ -18,19 +18,19 @@ use crate::{owner::Owner, scratch::Scratch};
 /// The kept pages of all owners.
 #[derive(Default)]
 pub(super) struct Kept {
-    by_place: HashMap<Arc<Place>, Page>,
+    by_contents: HashMap<Arc<Contents>, Page>,
     entries: HashMap<Page, Entry>,
 }
 
 /// What is in a page. Two that are equal hold the same keys and values.
-pub(super) struct Place {
+pub(super) struct Contents {
     owner: Owner,
     before: Option<Page>,
     tokens: Scratch<u32>,
 }
 
 struct Entry {
-    place: Arc<Place>,
+    contents: Arc<Contents>,
     /// Pages between this one and the first of its prompt.
     depth: usize,
     /// Sequences that read it. Whoever reads a page reads all before it.
@@ -39,22 +39,22 @@ struct Entry {
     unread_since: Instant,
 }
 
-impl Place {
+impl Contents {
     pub(super) fn new(owner: Owner, before: Option<Page>, tokens: &[u32]) -> Self {
         Self { owner, before, tokens: Scratch::from(tokens) }
     }
 }
 
-impl PartialEq for Place {
+impl PartialEq for Contents {
     fn eq(&self, other: &Self) -> bool {
         let Self { owner, before, tokens } = self;
         (owner, before, &**tokens) == (&other.owner, &other.before, &*other.tokens)
     }
 }
 
-impl Eq for Place {}
+impl Eq for Contents {}
 
-impl Hash for Place {
+impl Hash for Contents {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { owner, before, tokens } = self;
         (owner, before, &**tokens).hash(state);
@@ -64,16 +64,16 @@ impl Hash for Place {
 impl Kept {
     /// The owner's page of these tokens that follows `before`.
     pub(super) fn find(&self, owner: Owner, before: Option<Page>, tokens: &[u32]) -> Option<Page> {
-        self.by_place.get(&Place::new(owner, before, tokens)).copied()
+        self.by_contents.get(&Contents::new(owner, before, tokens)).copied()
     }
 
     /// Keeps a page that so many sequences read.
-    pub(super) fn insert(&mut self, page: Page, place: Place, readers: usize, now: Instant) {
-        let before = place.before.and_then(|before| self.entries.get(&before));
+    pub(super) fn insert(&mut self, page: Page, contents: Contents, readers: usize, now: Instant) {
+        let before = contents.before.and_then(|before| self.entries.get(&before));
         let depth = before.map_or(0, |before| before.depth + 1);
-        let place = Arc::new(place);
-        self.by_place.insert(Arc::clone(&place), page);
-        self.entries.insert(page, Entry { place, depth, readers, unread_since: now });
+        let contents = Arc::new(contents);
+        self.by_contents.insert(Arc::clone(&contents), page);
+        self.entries.insert(page, Entry { contents, depth, readers, unread_since: now });
     }
 
     /// Notes that one more sequence reads a page.
@@ -95,9 +95,9 @@ impl Kept {
     /// longest, and of several the one with none behind it.
     pub(super) fn evict(&mut self) -> Option<Page> {
         let mut by_owner: HashMap<Owner, usize> = HashMap::new();
-        self.unread_entries().for_each(|(_, entry)| *by_owner.entry(entry.place.owner).or_default() += 1);
+        self.unread_entries().for_each(|(_, entry)| *by_owner.entry(entry.contents.owner).or_default() += 1);
         let (owner, _) = by_owner.into_iter().max_by_key(|(owner, pages)| (*pages, owner.0))?;
-        let of_owner = self.unread_entries().filter(|(_, entry)| entry.place.owner == owner);
+        let of_owner = self.unread_entries().filter(|(_, entry)| entry.contents.owner == owner);
         let page = of_owner.min_by_key(|(_, entry)| (entry.unread_since, Reverse(entry.depth)))?.0;
         self.remove(page);
         Some(page)
@@ -117,7 +117,7 @@ impl Kept {
         let of_owner: Vec<(Page, usize)> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.place.owner == owner)
+            .filter(|(_, entry)| entry.contents.owner == owner)
             .map(|(page, entry)| (*page, entry.readers))
             .collect();
         of_owner.iter().for_each(|(page, _)| self.remove(*page));
@@ -140,7 +140,7 @@ impl Kept {
 
     fn remove(&mut self, page: Page) {
         if let Some(entry) = self.entries.remove(&page) {
-            self.by_place.remove(&entry.place);
+            self.by_contents.remove(&entry.contents);
         }
     }
 }

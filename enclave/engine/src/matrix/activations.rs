@@ -32,7 +32,7 @@ pub(crate) struct Inputs {
 }
 
 impl Inputs {
-    /// Room for `rows` rows of `columns` numbers, in the forms that any later call asks for.
+    /// Capacity for `rows` rows of `columns` numbers, in the forms that any later call asks for.
     pub(crate) fn new(rows: usize, columns: usize, forms: Forms) -> Self {
         let blocks = if forms.blocks { rows * (columns / BLOCK) } else { 0 };
         let super_blocks = if forms.super_blocks { rows * (columns / SUPER_BLOCK) } else { 0 };
@@ -138,7 +138,7 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    /// Room for `rows` products with a matrix of `outputs` rows.
+    /// Capacity for `rows` products with a matrix of `outputs` rows.
     pub(crate) fn new(rows: usize, outputs: usize) -> Self {
         let width = outputs.div_ceil(TILE_ROWS);
         Self { rows: 0, width, numbers: StepBuffer::new(rows * width * TILE_ROWS) }

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use super::{Clock, EngineConfig, Job, MemoryUse, Room, SubmitError};
+use super::{Capacity, Clock, EngineConfig, Job, MemoryUse, SubmitError};
 use crate::owner::Owner;
 
 /// The jobs that wait, and how many run.
@@ -19,7 +19,7 @@ pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     limits: EngineConfig,
-    room: Room,
+    capacity: Capacity,
     clock: Clock,
 }
 
@@ -127,13 +127,14 @@ impl State {
     /// Jobs that may start as far as sequences and their owners' parts go, in the order of their turns: first
     /// those whose owners have fewest running for their share, of these those of an owner whose turn it was
     /// not just now, and of these those that have waited longest.
-    fn turns(&self, limits: &EngineConfig, room: &Room) -> Vec<usize> {
+    fn turns(&self, limits: &EngineConfig, capacity: &Capacity) -> Vec<usize> {
         if self.running() >= limits.max_sequences.get() {
             return Vec::new();
         }
         let may = self.waiting.iter().enumerate().filter(|(_, waiting)| {
             let used = self.used(waiting.job.owner);
-            used.sequences < limits.max_per_owner.get() && used.pages + waiting.need.pages <= room.per_owner
+            used.sequences < limits.max_per_owner.get()
+                && used.pages + waiting.need.pages <= capacity.per_owner
         });
         let mut turns: Vec<usize> = may.map(|(index, _)| index).collect();
         turns.sort_by_key(|index| {
@@ -146,9 +147,9 @@ impl State {
 
     /// The job to start next: the first in turn for which there are pages. One that has been passed too often
     /// lets nobody pass any more.
-    fn next(&self, limits: &EngineConfig, room: &Room) -> Option<usize> {
-        let turns = self.turns(limits, room);
-        let fits = |waiting: &Waiting| self.reserved() + waiting.need.pages <= room.pages;
+    fn next(&self, limits: &EngineConfig, capacity: &Capacity) -> Option<usize> {
+        let turns = self.turns(limits, capacity);
+        let fits = |waiting: &Waiting| self.reserved() + waiting.need.pages <= capacity.pages;
         let next = turns.into_iter().filter_map(|index| Some((index, self.waiting.get(index)?)));
         let mut next = next.skip_while(|(_, waiting)| !fits(waiting) && waiting.passed < MAX_PASSED);
         next.next().filter(|(_, waiting)| fits(waiting)).map(|(index, _)| index)
@@ -174,9 +175,9 @@ impl State {
         }
     }
 
-    fn start_next(&mut self, limits: &EngineConfig, room: &Room) -> Option<Waiting> {
-        let turns = self.turns(limits, room);
-        let next = self.next(limits, room)?;
+    fn start_next(&mut self, limits: &EngineConfig, capacity: &Capacity) -> Option<Waiting> {
+        let turns = self.turns(limits, capacity);
+        let next = self.next(limits, capacity)?;
         for passed in turns.into_iter().take_while(|index| *index != next) {
             if let Some(waiting) = self.waiting.get_mut(passed) {
                 waiting.passed += 1;
@@ -192,17 +193,17 @@ impl State {
 }
 
 impl Queue {
-    pub(super) fn new(limits: EngineConfig, room: Room, clock: Clock) -> Self {
+    pub(super) fn new(limits: EngineConfig, capacity: Capacity, clock: Clock) -> Self {
         let state = State {
             waiting: VecDeque::new(),
             running: HashMap::new(),
             last: None,
             present: HashMap::new(),
             forgotten: Vec::new(),
-            memory: MemoryUse { pages: room.pages, free: room.pages, kept: 0 },
+            memory: MemoryUse { pages: capacity.pages, free: capacity.pages, kept: 0 },
             open: true,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), limits, room, clock }
+        Self { state: Mutex::new(state), changed: Condvar::new(), limits, capacity, clock }
     }
 
     pub(super) fn push(&self, job: Job, need: Need) -> Result<Cancelled, SubmitError> {
@@ -251,7 +252,7 @@ impl Queue {
         }
         let forgotten = std::mem::take(&mut state.forgotten);
         let late = state.take_late(self.clock.now());
-        let jobs = iter::from_fn(|| state.start_next(&self.limits, &self.room)).collect();
+        let jobs = iter::from_fn(|| state.start_next(&self.limits, &self.capacity)).collect();
         Some(Work { jobs, late, forgotten })
     }
 
@@ -298,7 +299,7 @@ impl Queue {
     /// For the worker: whether the next job to start can, and its owner has none running.
     pub(super) fn has_newcomer(&self) -> bool {
         let state = self.lock();
-        let next = state.next(&self.limits, &self.room).and_then(|next| state.waiting.get(next));
+        let next = state.next(&self.limits, &self.capacity).and_then(|next| state.waiting.get(next));
         next.is_some_and(|next| !state.running.contains_key(&next.job.owner))
     }
 
@@ -317,10 +318,10 @@ impl Queue {
     /// For the worker: one more page for a running job of `owner`.
     pub(super) fn grow(&self, owner: Owner) -> Result<(), Short> {
         let mut state = self.lock();
-        if state.used(owner).pages >= self.room.per_owner {
+        if state.used(owner).pages >= self.capacity.per_owner {
             return Err(Short::Owner);
         }
-        if state.reserved() >= self.room.pages {
+        if state.reserved() >= self.capacity.pages {
             return Err(Short::All);
         }
         state.running.entry(owner).or_default().pages += 1;
@@ -341,9 +342,9 @@ impl Queue {
         const LEFT_OVER: usize = 8;
         let mut state = self.lock();
         let reserved = state.reserved();
-        let left_over = if reserved == 0 { 0 } else { self.room.pages / LEFT_OVER };
-        let fits = reserved + pages + left_over <= self.room.pages
-            && state.used(owner).pages + pages <= self.room.per_owner;
+        let left_over = if reserved == 0 { 0 } else { self.capacity.pages / LEFT_OVER };
+        let fits = reserved + pages + left_over <= self.capacity.pages
+            && state.used(owner).pages + pages <= self.capacity.per_owner;
         if fits {
             state.running.entry(owner).or_default().pages += pages;
         }
@@ -353,10 +354,10 @@ impl Queue {
     /// For the worker: what is missing for the first job in turn, where that is nothing but memory.
     pub(super) fn wanted(&self) -> Option<Wanted> {
         let state = self.lock();
-        let next = *state.turns(&self.limits, &self.room).first()?;
+        let next = *state.turns(&self.limits, &self.capacity).first()?;
         let Waiting { job, need, .. } = state.waiting.get(next)?;
         let missing =
-            (state.reserved() + need.pages).checked_sub(self.room.pages).filter(|pages| *pages > 0)?;
+            (state.reserved() + need.pages).checked_sub(self.capacity.pages).filter(|pages| *pages > 0)?;
         let weight = weighted(state.used(job.owner).pages + need.pages, job.share);
         Some(Wanted { owner: job.owner, missing, weight })
     }
@@ -412,8 +413,8 @@ mod tests {
             max_queued: 3,
             ..EngineConfig::new(NonZeroUsize::MIN, max_sequences)
         };
-        let room = Room { pages: 8, per_owner: 6, positions: 6 * crate::cache::PAGE };
-        Queue::new(limits, room, Clock::monotonic())
+        let capacity = Capacity { pages: 8, per_owner: 6, positions: 6 * crate::cache::PAGE };
+        Queue::new(limits, capacity, Clock::monotonic())
     }
 
     fn push(queue: &Queue, owner: u8, pages: usize) -> Cancelled {

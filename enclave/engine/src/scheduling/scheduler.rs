@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    EngineConfig, Event, FinishReason, Job, MemoryUse, Room, Sink, Usage,
+    Capacity, EngineConfig, Event, FinishReason, Job, MemoryUse, Sink, Usage,
     answer::{Answer, Piece},
     queue::{Cancelled, Need, Queue, Short, Waiting, Work, weighted},
     sharing::{PROMPT_ROWS, Standing, Standings, budget, credit, shares},
@@ -38,7 +38,7 @@ pub(super) struct Scheduler<'a> {
     queue: &'a Queue,
     forward: Forward,
     cache: Cache,
-    room: Room,
+    capacity: Capacity,
     prefix_time: Duration,
     /// One for each sequence of the cache.
     sequences: Vec<Option<Sequence>>,
@@ -106,15 +106,15 @@ impl<'a> Scheduler<'a> {
         queue: &'a Queue,
         pool: Pool,
         config: EngineConfig,
-        room: Room,
+        capacity: Capacity,
     ) -> Self {
         let sequences = config.max_sequences.get();
         Self {
             model,
             queue,
             forward: Forward::new(model, pool, sequences + PROMPT_ROWS, sequences),
-            cache: Cache::new(model.shape(), sequences, room.pages),
-            room,
+            cache: Cache::new(model.shape(), sequences, capacity.pages),
+            capacity,
             prefix_time: config.prefix_time,
             sequences: (0..sequences).map(|_| None).collect(),
             begun: 0,
@@ -136,7 +136,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Lets paused answers go on for which there is room, and makes room for a job whose owner has less than
+    /// Lets paused answers go on for which there is capacity, and makes room for a job whose owner has less than
     /// others.
     fn share_memory(&mut self) {
         self.resume_paused();
@@ -284,7 +284,7 @@ impl<'a> Scheduler<'a> {
 
     fn memory(&self) -> MemoryUse {
         let (free, kept) = self.cache.free_and_kept();
-        MemoryUse { pages: self.room.pages, free, kept }
+        MemoryUse { pages: self.capacity.pages, free, kept }
     }
 
     /// When something expires that is kept, if nothing happens before.

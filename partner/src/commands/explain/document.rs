@@ -10,7 +10,7 @@ use cleanroom_attestation::verdict::{Axis, Check, Expectation, appraise};
 use serde::Serialize;
 
 use crate::outcome::{Failure, Outcome};
-use crate::output::{self, Mark, Page, Terminal, printable};
+use crate::output::{self, Listing, Mark, Terminal, printable};
 
 /// Trusts the roots that AWS published and accepts whatever is under them. Only for display: of the verdict that it leads to,
 /// nothing is used but whether the document is genuine.
@@ -37,7 +37,7 @@ pub(super) fn explain(path: &Path, bytes: &[u8], terminal: &mut Terminal) -> Res
     let mut genuine = verdict.checks().to_vec();
     genuine.retain(|check| check.axis() == Axis::Platform && check.rejection() != Some("debug-enclave"));
     let explanation = Explanation::of(bytes, &survey, &genuine);
-    terminal.report(&explanation, &page(path, &explanation))?;
+    terminal.report(&explanation, &listing(path, &explanation))?;
     Ok(if explanation.refused.is_none() { Outcome::Pass } else { Outcome::Refused })
 }
 
@@ -89,68 +89,68 @@ impl<'a> Explanation<'a> {
 /// What stands for a value that the document does not have or that could not be read.
 const UNKNOWN: &str = "(none that can be read)";
 
-fn page(path: &Path, explanation: &Explanation<'_>) -> Page {
-    let mut page = Page::new();
-    page.heading(format!("Attestation document {}", printable(&path.display().to_string())));
+fn listing(path: &Path, explanation: &Explanation<'_>) -> Listing {
+    let mut listing = Listing::new();
+    listing.heading(format!("Attestation document {}", printable(&path.display().to_string())));
     if let Some(Refused { code, message }) = &explanation.refused {
-        page.field(
+        listing.field(
             "REFUSED",
             format!("{code}: {}\nno verifier takes it; this is what can be read of it", printable(message)),
         );
     }
-    page.field("length", output::bytes(explanation.length as u64));
-    page.field("module", printable(explanation.module_id.unwrap_or(UNKNOWN)));
-    page.field("time stamp", explanation.timestamp.map_or(UNKNOWN.to_owned(), |time| time.to_string()));
+    listing.field("length", output::bytes(explanation.length as u64));
+    listing.field("module", printable(explanation.module_id.unwrap_or(UNKNOWN)));
+    listing.field("time stamp", explanation.timestamp.map_or(UNKNOWN.to_owned(), |time| time.to_string()));
     if !explanation.unread.is_empty() {
         let names: Vec<String> =
             explanation.unread.iter().map(|name| format!("`{}`", printable(name))).collect();
-        page.field("not understood", names.join(", "));
+        listing.field("not understood", names.join(", "));
     }
     if explanation.debug {
-        page.field(
+        listing.field(
             "DEBUG",
             "PCR 0, 1 or 2 is zero or absent: no image is proven, its operator can read its console",
         );
     }
 
-    page.heading("Genuine at its own time, under a root of AWS?");
+    listing.heading("Genuine at its own time, under a root of AWS?");
     for check in explanation.genuine {
         match check.rejection() {
-            None => page.check(Mark::Ok, check.what(), printable(check.actual())),
+            None => listing.check(Mark::Ok, check.what(), printable(check.actual())),
             Some(code) => {
                 let found = format!("{}\n{code}", printable(check.actual()));
-                page.check(Mark::Fail, check.what(), found);
+                listing.check(Mark::Fail, check.what(), found);
             }
         }
     }
 
-    page.heading("Certificates, root first");
+    listing.heading("Certificates, root first");
     for certificate in &explanation.certificates {
         let name = match certificate.position {
             Position::Leaf => "leaf".to_owned(),
             Position::Bundle(0) => "root".to_owned(),
             Position::Bundle(index) => format!("CA {index}"),
         };
-        page.field(name, describe(certificate));
+        listing.field(name, describe(certificate));
     }
 
     if let Some(pcrs) = explanation.pcrs {
         let (kind, registers) = registers(pcrs);
-        page.heading(format!("Registers of {kind}"));
+        listing.heading(format!("Registers of {kind}"));
         for (index, value, meaning) in registers {
-            page.field(format!("PCR{index}"), format!("{value}\n{meaning}").trim_end().to_owned());
+            listing.field(format!("PCR{index}"), format!("{value}\n{meaning}").trim_end().to_owned());
         }
     }
 
-    page.heading("What the enclave put in");
+    listing.heading("What the enclave put in");
     for (name, value) in [
         ("nonce", &explanation.nonce),
         ("user data", &explanation.user_data),
         ("public key", &explanation.public_key),
     ] {
-        page.field(name, contents(value.as_deref()));
+        listing.field(name, contents(value.as_deref()));
     }
-    page
+    listing
 }
 
 fn describe(certificate: &CertificateView) -> String {

@@ -8,7 +8,7 @@ use cleanroom_attestation::measurement::{Measurement, SectionKind};
 use crate::clock::now;
 use crate::commands::measure::{measure_path, measure_source, pcrs, signer};
 use crate::outcome::{Failure, Outcome};
-use crate::output::{self, Mark, Page, Terminal, printable};
+use crate::output::{self, Listing, Mark, Terminal, printable};
 
 pub(super) fn explain(path: &Path, terminal: &mut Terminal) -> Result<Outcome, Failure> {
     report(path, &measure_path(path)?, terminal)
@@ -24,17 +24,17 @@ pub(super) fn explain_source(
 }
 
 fn report(path: &Path, measurement: &Measurement, terminal: &mut Terminal) -> Result<Outcome, Failure> {
-    terminal.report(measurement, &page(path, measurement))?;
+    terminal.report(measurement, &listing(path, measurement))?;
     Ok(Outcome::Pass)
 }
 
-fn page(path: &Path, measurement: &Measurement) -> Page {
-    let mut page = Page::new();
-    page.heading(format!("Enclave image {}", printable(&path.display().to_string())));
-    page.field("length", output::bytes(measurement.file_length));
-    page.field("format", format!("version {}", measurement.version));
-    page.field("architecture", measurement.architecture.to_string());
-    page.field(
+fn listing(path: &Path, measurement: &Measurement) -> Listing {
+    let mut listing = Listing::new();
+    listing.heading(format!("Enclave image {}", printable(&path.display().to_string())));
+    listing.field("length", output::bytes(measurement.file_length));
+    listing.field("format", format!("version {}", measurement.version));
+    listing.field("architecture", measurement.architecture.to_string());
+    listing.field(
         "suggests",
         format!(
             "{} of memory, {} processors",
@@ -43,26 +43,26 @@ fn page(path: &Path, measurement: &Measurement) -> Page {
         ),
     );
 
-    page.heading("Checks");
-    page.check(Mark::Ok, "layout", "sections follow each other, nothing between or behind them");
-    page.check(Mark::Ok, "CRC-32", format!("{:08x}", measurement.crc32));
+    listing.heading("Checks");
+    listing.check(Mark::Ok, "layout", "sections follow each other, nothing between or behind them");
+    listing.check(Mark::Ok, "CRC-32", format!("{:08x}", measurement.crc32));
     match &measurement.signing_certificate {
-        Some(certificate) => page.check(
+        Some(certificate) => listing.check(
             Mark::Ok,
             "signature",
             format!("over this PCR0, by the {} key of the certificate below", certificate.curve),
         ),
-        None => page.check(Mark::NotAsked, "signature", "the image is not signed"),
+        None => listing.check(Mark::NotAsked, "signature", "the image is not signed"),
     }
 
-    page.heading("Measurements");
+    listing.heading("Measurements");
     for (name, value, meaning) in pcrs(measurement) {
         let unsigned = name == "PCR8" && measurement.pcr8.is_none();
         let meaning = if unsigned { "zero, because the image is not signed" } else { meaning };
-        page.field(name, format!("{value}\n{meaning}"));
+        listing.field(name, format!("{value}\n{meaning}"));
     }
 
-    page.heading("Sections");
+    listing.heading("Sections");
     for (index, section) in measurement.sections.iter().enumerate() {
         let covered = match section.kind {
             SectionKind::Kernel | SectionKind::CommandLine => "PCR0, PCR1",
@@ -72,18 +72,18 @@ fn page(path: &Path, measurement: &Measurement) -> Page {
             SectionKind::Metadata => "no PCR",
         };
         let found = format!("{} at byte {}, in {covered}", output::bytes(section.length), section.offset);
-        page.field(section.kind.to_string(), found);
+        listing.field(section.kind.to_string(), found);
     }
 
-    page.heading("Kernel command line");
-    page.note(printable(&measurement.command_line));
+    listing.heading("Kernel command line");
+    listing.note(printable(&measurement.command_line));
 
     if let Some(certificate) = &measurement.signing_certificate {
-        page.heading("Signing certificate");
-        signer::fields(&mut page, certificate, now());
+        listing.heading("Signing certificate");
+        signer::fields(&mut listing, certificate, now());
     }
     if let Some(metadata) = &measurement.metadata {
-        page.heading("Metadata (in no PCR: the builder says so, nothing proves it)");
+        listing.heading("Metadata (in no PCR: the builder says so, nothing proves it)");
         let build = &metadata.build;
         for (name, value) in [
             ("image", format!("{} {}", metadata.image_name, metadata.image_version)),
@@ -91,10 +91,10 @@ fn page(path: &Path, measurement: &Measurement) -> Page {
             ("with", format!("{} {}", build.tool, build.tool_version)),
             ("kernel", format!("{} {}", build.operating_system, build.kernel_version)),
         ] {
-            page.field(name, printable(&value));
+            listing.field(name, printable(&value));
         }
     }
-    page
+    listing
 }
 
 fn is_first_ramdisk(measurement: &Measurement, index: usize) -> bool {

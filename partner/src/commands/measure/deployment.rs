@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::signer;
 use crate::clock::now;
 use crate::outcome::{Failure, Outcome};
-use crate::output::{Page, printable};
+use crate::output::{Listing, printable};
 
 /// The longest certificate file, in bytes.
 const MAX_CERTIFICATE_FILE: u64 = 64 << 10;
@@ -85,7 +85,7 @@ impl Deployment {
         self.pcr3.is_none() && self.pcr4.is_none() && self.pcr8.is_none()
     }
 
-    pub(super) fn add_to(&self, page: &mut Page) {
+    pub(super) fn add_to(&self, listing: &mut Listing) {
         let registers = [
             ("PCR3", self.pcr3, self.role.as_deref()),
             ("PCR4", self.pcr4, self.instance.as_deref()),
@@ -93,12 +93,12 @@ impl Deployment {
         ];
         for (name, value, of) in registers {
             if let Some(value) = value {
-                page.field(name, format!("{value}\n{}", printable(of.unwrap_or_default())));
+                listing.field(name, format!("{value}\n{}", printable(of.unwrap_or_default())));
             }
         }
         if let Some(certificate) = &self.signing_certificate {
-            page.heading("Signing certificate");
-            signer::fields(page, certificate, now());
+            listing.heading("Signing certificate");
+            signer::fields(listing, certificate, now());
         }
     }
 }

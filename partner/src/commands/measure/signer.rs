@@ -3,17 +3,17 @@
 use cleanroom_attestation::measurement::SigningCertificate;
 use cleanroom_attestation::time::Timestamp;
 
-use crate::output::{Page, printable};
+use crate::output::{Listing, printable};
 
 /// Everything that people ask about a signer.
-pub(crate) fn fields(page: &mut Page, certificate: &SigningCertificate, now: Timestamp) {
-    page.field("subject", printable(&certificate.subject));
-    page.field("issuer", printable(&certificate.issuer));
-    page.field("valid", validity(certificate, now));
-    page.field("key", certificate.curve.to_string());
-    page.field("SHA-256", certificate.sha256.to_string());
-    page.field("SHA-384", certificate.sha384.to_string());
-    page.note("A name in a certificate is its maker's own account. PCR8 pins this one certificate.");
+pub(crate) fn fields(listing: &mut Listing, certificate: &SigningCertificate, now: Timestamp) {
+    listing.field("subject", printable(&certificate.subject));
+    listing.field("issuer", printable(&certificate.issuer));
+    listing.field("valid", validity(certificate, now));
+    listing.field("key", certificate.curve.to_string());
+    listing.field("SHA-256", certificate.sha256.to_string());
+    listing.field("SHA-384", certificate.sha384.to_string());
+    listing.note("A name in a certificate is its maker's own account. PCR8 pins this one certificate.");
 }
 
 /// When the certificate is in force, and whether it is now.

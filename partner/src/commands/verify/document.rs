@@ -8,7 +8,7 @@ use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
 
-use super::page::{outcome, page};
+use super::listing::{listing, outcome};
 use crate::clock::{self, now};
 use crate::commands::document_file;
 use crate::outcome::{Failure, Outcome};
@@ -81,7 +81,7 @@ impl Document {
             pcr17: self.pcr17,
         };
         let verdict = appraise(&document, policy, &expected, at, None);
-        terminal.report(&verdict, &page(&verdict))?;
+        terminal.report(&verdict, &listing(&verdict))?;
         Ok(Some(outcome(&verdict)))
     }
 }

@@ -7,13 +7,13 @@ use cleanroom_attestation::verdict::Verdict;
 use cleanroom_channel::tls::Established;
 use serde::Serialize;
 
-use super::page::{outcome, page};
+use super::listing::{listing, outcome};
 use crate::address::Address;
 use crate::channel::{Refused, RelyingParty};
-use crate::commands::party::{no_session, runtime};
+use crate::commands::relying_party::{no_session, runtime};
 use crate::dial::Dialer;
 use crate::outcome::{Failure, Outcome};
-use crate::output::{Mark, Page, Terminal, printable};
+use crate::output::{Listing, Mark, Terminal, printable};
 use crate::permission::Permitted;
 use crate::session;
 
@@ -58,49 +58,53 @@ pub(super) fn run(
         release: appraised.permitted().and_then(|permitted| permitted.as_ref().ok()),
         verdict,
     };
-    let mut page = page(verdict);
+    let mut listing = listing(verdict);
     if let Some(permitted) = appraised.permitted() {
-        terms(&mut page, permitted);
+        terms(&mut listing, permitted);
     }
-    channel(&mut page, established, accepted.as_ref().err());
-    terminal.report(&report, &page)?;
+    channel(&mut listing, established, accepted.as_ref().err());
+    terminal.report(&report, &listing)?;
     Ok(if accepted.is_ok() { outcome(verdict) } else { Outcome::Refused })
 }
 
 /// Release, lease and partner, with the time that is left for each.
-fn terms(page: &mut Page, permitted: &Result<Permitted, Refused>) {
+fn terms(listing: &mut Listing, permitted: &Result<Permitted, Refused>) {
     let left = |seconds| format!("{} left", humantime::format_duration(Duration::from_secs(seconds)));
     match permitted {
         Err(refused) => {
-            page.heading("release, lease, partner");
-            page.check(Mark::Fail, refused.code(), printable(&refused.to_string()));
+            listing.heading("release, lease, partner");
+            listing.check(Mark::Fail, refused.code(), printable(&refused.to_string()));
         }
         Ok(permitted) => {
-            page.heading("release");
+            listing.heading("release");
             let release = format!("version {} of {}", permitted.release_version, permitted.room);
-            page.check(Mark::Ok, release, left(permitted.release_seconds_left));
-            page.heading("lease");
-            page.check(Mark::Ok, "signed for this enclave", left(permitted.lease_seconds_left));
-            page.heading("partner");
-            page.check(Mark::Ok, permitted.partner.as_str(), left(permitted.partner_seconds_left));
+            listing.check(Mark::Ok, release, left(permitted.release_seconds_left));
+            listing.heading("lease");
+            listing.check(Mark::Ok, "signed for this enclave", left(permitted.lease_seconds_left));
+            listing.heading("partner");
+            listing.check(Mark::Ok, permitted.partner.as_str(), left(permitted.partner_seconds_left));
         }
     }
 }
 
-fn channel(page: &mut Page, established: &Established, refused: Option<&Refused>) {
-    page.heading("channel");
-    page.check(
+fn channel(listing: &mut Listing, established: &Established, refused: Option<&Refused>) {
+    listing.heading("channel");
+    listing.check(
         Mark::Ok,
         "TLS 1.3",
         format!("cipher suite {:#06x}, mutual certificates", established.cipher_suite),
     );
-    page.check(Mark::Ok, "key exchange", format!("X25519MLKEM768 ({:#06x})", established.group));
-    page.check(Mark::Ok, "protocol", String::from_utf8_lossy(ALPN));
+    listing.check(Mark::Ok, "key exchange", format!("X25519MLKEM768 ({:#06x})", established.group));
+    listing.check(Mark::Ok, "protocol", String::from_utf8_lossy(ALPN));
     match refused {
         None => {
-            page.check(Mark::Ok, "session", "the evidence is of this connection; the receipt key signed it");
+            listing.check(
+                Mark::Ok,
+                "session",
+                "the evidence is of this connection; the receipt key signed it",
+            );
         }
-        Some(refused) => page.check(Mark::Fail, "session", format!("{}\n{refused}", refused.code())),
+        Some(refused) => listing.check(Mark::Fail, "session", format!("{}\n{refused}", refused.code())),
     }
-    page.note("Nothing but the challenge was sent.");
+    listing.note("Nothing but the challenge was sent.");
 }

@@ -23,7 +23,7 @@ impl Sink for Ends {
 struct Bench {
     model: Model,
     config: EngineConfig,
-    room: Room,
+    capacity: Capacity,
     queue: Queue,
 }
 
@@ -39,14 +39,14 @@ impl Bench {
         let kv_memory = pages * Cache::page_bytes(model.shape()) as u64;
         let config = EngineConfig::new(NonZeroUsize::MIN, three);
         let config = EngineConfig { max_queued: 8, kv_memory, ..config };
-        let room = Room::new(&model, config).unwrap();
-        let queue = Queue::new(config, room, Clock::monotonic());
-        Self { model, config, room, queue }
+        let capacity = Capacity::new(&model, config).unwrap();
+        let queue = Queue::new(config, capacity, Clock::monotonic());
+        Self { model, config, capacity, queue }
     }
 
     fn scheduler(&self) -> Scheduler<'_> {
         let pool = Pool::new(NonZeroUsize::MIN).unwrap();
-        Scheduler::new(&self.model, &self.queue, pool, self.config, self.room)
+        Scheduler::new(&self.model, &self.queue, pool, self.config, self.capacity)
     }
 
     /// A job of so many tokens to read and one to answer.
@@ -54,7 +54,7 @@ impl Bench {
         let prompt = self.model.prompt_from_text(&"!?".repeat(tokens / 2)).unwrap();
         assert_eq!(prompt.len(), tokens);
         let job = Job { owner, max_tokens: Some(1), ..Job::new(prompt, Box::new(Ends(ends.clone()))) };
-        let need = self.room.need(&job);
+        let need = self.capacity.need(&job);
         self.queue.push(job, need).unwrap()
     }
 
@@ -64,7 +64,7 @@ impl Bench {
         let job = Job { owner, max_tokens: Some(answer), ..Job::new(prompt, Box::new(Ends(ends.clone()))) };
         // The end of a turn is never the likeliest token.
         let job = Job { bias: Zeroizing::new(vec![(40, 100.0)]), ..job };
-        let need = self.room.need(&job);
+        let need = self.capacity.need(&job);
         self.queue.push(job, need).unwrap()
     }
 

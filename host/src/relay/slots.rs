@@ -3,7 +3,7 @@
 //! A client is an address, since that is all that the relay knows. While there is room, a client may have up
 //! to its own bound. When there is none, somebody makes room:
 //!
-//! 1. A client that holds fewer places than another displaces a connection of the client that holds most:
+//! 1. A client that holds fewer slots than another displaces a connection of the client that holds most:
 //!    first one that never got as far as a TLS session, then the one on which nothing has moved for the
 //!    longest time.
 //! 2. Otherwise the oldest connection makes room that had [`GRACE`] and still is no TLS session. A client
@@ -49,18 +49,18 @@ impl Client {
     }
 }
 
-/// Why there is no place.
+/// Why there is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoPlace {
-    /// Every place is taken, and no client holds more than this one would.
+pub(super) enum NoSlot {
+    /// Every slot is taken, and no client holds more than this one would.
     Full,
     /// The client has as many connections as one may.
     Client,
 }
 
-/// All places of a relay.
+/// All slots of a relay.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct Slots {
     total: usize,
     per_client: usize,
     taken: Mutex<Taken>,
@@ -70,7 +70,7 @@ pub(super) struct Places {
 struct Taken {
     next: u64,
     connections: HashMap<u64, Connection>,
-    /// How many places each client has. A client without any is not in it.
+    /// How many slots each client has. A client without any is not in it.
     counts: HashMap<Client, usize>,
 }
 
@@ -81,32 +81,32 @@ struct Connection {
     displaced: CancellationToken,
 }
 
-/// A place of a connection. Dropping it gives the place back.
+/// A slot of a connection. Dropping it gives the slot back.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Arc<Places>,
+pub(super) struct Slot {
+    slots: Arc<Slots>,
     number: u64,
     /// What the connection carries, by which it is compared with others.
     pub(super) carried: Arc<Carried>,
-    /// Cancelled when another client takes the place. The connection ends then.
+    /// Cancelled when another client takes the slot. The connection ends then.
     pub(super) displaced: CancellationToken,
 }
 
-impl Places {
+impl Slots {
     pub(super) fn new(total: usize, per_client: usize) -> Arc<Self> {
         Arc::new(Self { total, per_client, taken: Mutex::default() })
     }
 
-    /// A place for a new connection of `client`.
-    pub(super) fn take(self: &Arc<Self>, client: Client) -> Result<Place, NoPlace> {
+    /// A slot for a new connection of `client`.
+    pub(super) fn take(self: &Arc<Self>, client: Client) -> Result<Slot, NoSlot> {
         let mut taken = self.lock();
         let held = taken.counts.get(&client).copied().unwrap_or(0);
         if client != Client::Local && held >= self.per_client && !taken.displace_silent(Some(client)) {
-            return Err(NoPlace::Client);
+            return Err(NoSlot::Client);
         }
         if taken.connections.len() >= self.total && !taken.displace_for(held) && !taken.displace_silent(None)
         {
-            return Err(NoPlace::Full);
+            return Err(NoSlot::Full);
         }
         let number = taken.next;
         taken.next += 1;
@@ -114,7 +114,7 @@ impl Places {
         let connection = Connection { client, carried: Arc::clone(&carried), displaced: displaced.clone() };
         taken.connections.insert(number, connection);
         *taken.counts.entry(client).or_default() += 1;
-        Ok(Place { places: Arc::clone(self), number, carried, displaced })
+        Ok(Slot { slots: Arc::clone(self), number, carried, displaced })
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -123,7 +123,7 @@ impl Places {
 }
 
 impl Taken {
-    /// Ends a connection of the client that has most, if it has more than a newcomer with `held` places would
+    /// Ends a connection of the client that has most, if it has more than a newcomer with `held` slots would
     /// have.
     fn displace_for(&mut self, held: usize) -> bool {
         let most = self.counts.values().copied().max().unwrap_or(0);
@@ -171,10 +171,10 @@ impl Taken {
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        // A connection that was displaced has given its place back already.
-        let _ = self.places.lock().give_back(self.number);
+        // A connection that was displaced has given its slot back already.
+        let _ = self.slots.lock().give_back(self.number);
     }
 }
 
@@ -201,60 +201,59 @@ mod tests {
 
     #[test]
     fn one_client_has_its_own_bound_and_programs_on_this_machine_have_none() {
-        let places = Places::new(4, 2);
-        let held = [places.take(ONE).unwrap(), places.take(ONE).unwrap()];
-        assert_eq!(places.take(ONE).unwrap_err(), NoPlace::Client);
-        let _two = places.take(TWO).unwrap();
+        let slots = Slots::new(4, 2);
+        let held = [slots.take(ONE).unwrap(), slots.take(ONE).unwrap()];
+        assert_eq!(slots.take(ONE).unwrap_err(), NoSlot::Client);
+        let _two = slots.take(TWO).unwrap();
         drop(held);
-        let _local: Vec<_> = (0..3).map(|_| places.take(Client::Local).unwrap()).collect();
-        assert_eq!(places.take(Client::Local).unwrap_err(), NoPlace::Full);
-        assert!(!places.lock().counts.contains_key(&ONE), "who has no place is forgotten");
+        let _local: Vec<_> = (0..3).map(|_| slots.take(Client::Local).unwrap()).collect();
+        assert_eq!(slots.take(Client::Local).unwrap_err(), NoSlot::Full);
+        assert!(!slots.lock().counts.contains_key(&ONE), "who has no slot is forgotten");
     }
 
     #[test]
     fn a_client_that_takes_every_place_makes_room_for_others_until_all_have_as_many() {
-        let places = Places::new(4, 4);
-        let ones: Vec<_> = (0..4).map(|_| places.take(ONE).unwrap()).collect();
+        let slots = Slots::new(4, 4);
+        let ones: Vec<_> = (0..4).map(|_| slots.take(ONE).unwrap()).collect();
         // Two of them have sessions. Of the others, the older is ended first.
         for number in [0, 2] {
             ones[number].carried.to_enclave.store(5000, Ordering::Relaxed);
             ones[number].carried.to_partner.store(5000, Ordering::Relaxed);
         }
-        let displaced = |ones: &[Place]| -> Vec<bool> {
-            ones.iter().map(|place| place.displaced.is_cancelled()).collect()
-        };
-        let _first = places.take(TWO).unwrap();
+        let displaced =
+            |ones: &[Slot]| -> Vec<bool> { ones.iter().map(|slot| slot.displaced.is_cancelled()).collect() };
+        let _first = slots.take(TWO).unwrap();
         assert_eq!(displaced(&ones), [false, true, false, false]);
-        let _second = places.take(TWO).unwrap();
+        let _second = slots.take(TWO).unwrap();
         assert_eq!(displaced(&ones), [false, true, false, true]);
-        // Both have two places now.
-        assert_eq!(places.take(TWO).unwrap_err(), NoPlace::Full);
-        assert_eq!(places.take(ONE).unwrap_err(), NoPlace::Full);
+        // Both have two slots now.
+        assert_eq!(slots.take(TWO).unwrap_err(), NoSlot::Full);
+        assert_eq!(slots.take(ONE).unwrap_err(), NoSlot::Full);
         // A third client gets one of its own; giving back what was displaced changes nothing.
         drop(ones);
-        let ones: Vec<_> = (0..2).map(|_| places.take(ONE).unwrap()).collect();
-        let _third = places.take(client("192.0.2.3")).unwrap();
-        assert_eq!(places.lock().connections.len(), 4);
+        let ones: Vec<_> = (0..2).map(|_| slots.take(ONE).unwrap()).collect();
+        let _third = slots.take(client("192.0.2.3")).unwrap();
+        assert_eq!(slots.lock().connections.len(), 4);
         drop(ones);
     }
 
     #[tokio::test(start_paused = true)]
     async fn silent_connections_make_room_once_they_had_their_time() {
-        let places = Places::new(4, 2);
-        let silent = [places.take(ONE).unwrap(), places.take(ONE).unwrap()];
+        let slots = Slots::new(4, 2);
+        let silent = [slots.take(ONE).unwrap(), slots.take(ONE).unwrap()];
         tokio::time::advance(GRACE.checked_sub(Duration::from_millis(1)).unwrap()).await;
-        assert_eq!(places.take(ONE).unwrap_err(), NoPlace::Client);
+        assert_eq!(slots.take(ONE).unwrap_err(), NoSlot::Client);
         tokio::time::advance(Duration::from_millis(1)).await;
-        let third = places.take(ONE).unwrap();
+        let third = slots.take(ONE).unwrap();
         assert!(silent[0].displaced.is_cancelled() && !silent[1].displaced.is_cancelled());
-        // A session keeps its place, and so does a newcomer.
+        // A session keeps its slot, and so does a newcomer.
         silent[1].carried.to_enclave.store(5000, Ordering::Relaxed);
         silent[1].carried.to_partner.store(5000, Ordering::Relaxed);
-        assert_eq!(places.take(ONE).unwrap_err(), NoPlace::Client);
-        // With every place taken and equal shares, the oldest silent connection of anybody makes room.
-        let _two = [places.take(TWO).unwrap(), places.take(TWO).unwrap()];
+        assert_eq!(slots.take(ONE).unwrap_err(), NoSlot::Client);
+        // With every slot taken and equal shares, the oldest silent connection of anybody makes room.
+        let _two = [slots.take(TWO).unwrap(), slots.take(TWO).unwrap()];
         tokio::time::advance(GRACE).await;
-        let _other = places.take(client("192.0.2.3")).unwrap();
+        let _other = slots.take(client("192.0.2.3")).unwrap();
         assert!(third.displaced.is_cancelled());
         drop(silent);
     }

@@ -11,15 +11,15 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_guard::Clock;
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_tests::authorities::Authorities;
+use cleanroom_tests::clean_room::{CleanRoom, Control, model};
 use cleanroom_tests::client::{json, question, send};
-use cleanroom_tests::house::{Control, House, model};
-use cleanroom_tests::room::{World, model_id};
+use cleanroom_tests::platform::{World, model_id};
 use http::StatusCode;
 
 /// A clean room under a root, its partner, and a clock that the test moves.
-pub(crate) struct Room {
+pub(crate) struct ReleasedRoom {
     pub(crate) authorities: Authorities,
-    pub(crate) house: House,
+    pub(crate) clean_room: CleanRoom,
     pub(crate) control: Control,
     pub(crate) identity: Identity,
     pub(crate) clock: Arc<AtomicU64>,
@@ -67,7 +67,7 @@ impl Hold {
     }
 }
 
-impl Room {
+impl ReleasedRoom {
     pub(crate) async fn start() -> Self {
         let authorities = Authorities::new();
         Self::of(authorities, Identity::generate().unwrap()).await
@@ -104,13 +104,13 @@ impl Room {
             BootMillis(now.load(Ordering::SeqCst))
         });
         let config = format!("[release]\nroot = '''{}'''\n{more}", authorities.root_text());
-        let house = House::start_on(world, &config, clock_of_room).await;
-        let control = house.control().await;
-        Self { authorities, house, control, identity, clock, hold }
+        let clean_room = CleanRoom::start_on(world, &config, clock_of_room).await;
+        let control = clean_room.control().await;
+        Self { authorities, clean_room, control, identity, clock, hold }
     }
 
     pub(crate) fn release(&self, version: u64) -> Release {
-        let image = self.house.world().image();
+        let image = self.clean_room.world().image();
         self.authorities.release(version, image, model_digest(&model()), self.identity.key_digest())
     }
 
@@ -149,7 +149,7 @@ impl Room {
     }
 
     pub(crate) fn policy(&self) -> Policy {
-        self.house.world().policy_under(&self.authorities.root_text())
+        self.clean_room.world().policy_under(&self.authorities.root_text())
     }
 
     pub(crate) fn party(&self, identity: &Identity) -> RelyingParty {
@@ -157,7 +157,7 @@ impl Room {
     }
 
     pub(crate) async fn proxy(&self) -> SocketAddr {
-        self.house.proxy_under(&self.identity, self.policy()).await
+        self.clean_room.proxy_under(&self.identity, self.policy()).await
     }
 
     /// The code with which a request of the partner, on a session of its own, is refused; `served` if it is not.

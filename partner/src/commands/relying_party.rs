@@ -19,7 +19,7 @@ const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Who asks, under which policy, for which model.
 #[derive(clap::Args)]
-pub(super) struct Party {
+pub(super) struct PartyArguments {
     #[command(flatten)]
     policy: PolicyFile,
 
@@ -38,7 +38,7 @@ pub(super) struct Party {
     proxy: Option<String>,
 }
 
-impl Party {
+impl PartyArguments {
     /// Reads the files.
     ///
     /// # Errors

@@ -1,12 +1,12 @@
-//! Places for local connections: a bounded number, of which those that only wait give way to newcomers.
+//! Slots for local connections: a bounded number, of which those that only wait give way to newcomers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// The places of one proxy.
-pub(super) struct Places {
+/// The slots of one proxy.
+pub(super) struct Slots {
     limit: usize,
     taken: Mutex<Taken>,
 }
@@ -24,7 +24,7 @@ struct Connection {
     shed: CancellationToken,
 }
 
-impl Places {
+impl Slots {
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, taken: Mutex::default() })
     }
@@ -33,9 +33,9 @@ impl Places {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a new connection. If all are taken, the connection that has waited longest for its client
+    /// A slot for a new connection. If all are taken, the connection that has waited longest for its client
     /// loses its own. `None` if requests are under way on all of them.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
+    pub(super) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut taken = self.taken();
         if taken.connections.len() >= self.limit {
             let waiting = taken.connections.iter().filter_map(|(id, one)| Some((one.waiting_since?, *id)));
@@ -48,46 +48,46 @@ impl Places {
         let (id, shed) = (taken.turn, CancellationToken::new());
         let connection = Connection { waiting_since: Some(id), shed: shed.clone() };
         taken.connections.insert(id, connection);
-        Some(Place { places: Arc::clone(self), id, shed })
+        Some(Slot { slots: Arc::clone(self), id, shed })
     }
 }
 
-/// The place of one connection. It is free once this is dropped.
-pub(super) struct Place {
-    places: Arc<Places>,
+/// The slot of one connection. It is free once this is dropped.
+pub(super) struct Slot {
+    slots: Arc<Slots>,
     id: u64,
     shed: CancellationToken,
 }
 
-impl Place {
-    /// Waits until the place is lost to a newcomer.
+impl Slot {
+    /// Waits until the slot is lost to a newcomer.
     pub(super) async fn lost(&self) {
         self.shed.cancelled().await;
     }
 
-    /// Keeps the place while a request is under way. `None` if it is lost already.
+    /// Keeps the slot while a request is under way. `None` if it is lost already.
     pub(super) fn keep(&self) -> Option<Kept> {
-        let mut taken = self.places.taken();
+        let mut taken = self.slots.taken();
         taken.connections.get_mut(&self.id)?.waiting_since = None;
-        Some(Kept { places: Arc::clone(&self.places), id: self.id })
+        Some(Kept { slots: Arc::clone(&self.slots), id: self.id })
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.places.taken().connections.remove(&self.id);
+        self.slots.taken().connections.remove(&self.id);
     }
 }
 
 /// A request is under way on a connection.
 pub(super) struct Kept {
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     id: u64,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let mut taken = self.places.taken();
+        let mut taken = self.slots.taken();
         taken.turn += 1;
         let turn = taken.turn;
         if let Some(connection) = taken.connections.get_mut(&self.id) {
@@ -102,30 +102,30 @@ mod tests {
 
     #[test]
     fn the_one_that_has_waited_longest_gives_way() {
-        let places = Places::new(3);
-        let (first, second, third) = (places.take().unwrap(), places.take().unwrap(), places.take().unwrap());
+        let slots = Slots::new(3);
+        let (first, second, third) = (slots.take().unwrap(), slots.take().unwrap(), slots.take().unwrap());
         // A request of the first is under way, and the second had one since the third came.
         let kept = first.keep().unwrap();
         drop(second.keep().unwrap());
-        let fourth = places.take().unwrap();
-        assert_eq!([&first, &second, &third].map(|place| place.shed.is_cancelled()), [false, false, true]);
+        let fourth = slots.take().unwrap();
+        assert_eq!([&first, &second, &third].map(|slot| slot.shed.is_cancelled()), [false, false, true]);
         assert!(third.keep().is_none());
-        // The end of one that lost its place frees nobody else's.
+        // The end of one that lost its slot frees nobody else's.
         drop(third);
-        let fifth = places.take().unwrap();
+        let fifth = slots.take().unwrap();
         assert!(second.shed.is_cancelled() && !fourth.shed.is_cancelled());
         drop((kept, fifth));
-        assert_eq!(places.taken().connections.len(), 2);
+        assert_eq!(slots.taken().connections.len(), 2);
     }
 
     #[test]
     fn requests_under_way_keep_their_places() {
-        let places = Places::new(2);
-        let (first, second) = (places.take().unwrap(), places.take().unwrap());
+        let slots = Slots::new(2);
+        let (first, second) = (slots.take().unwrap(), slots.take().unwrap());
         let kept = [first.keep().unwrap(), second.keep().unwrap()];
-        assert!(places.take().is_none());
+        assert!(slots.take().is_none());
         drop(kept);
-        assert!(places.take().is_some());
+        assert!(slots.take().is_some());
         assert!(first.shed.is_cancelled() && !second.shed.is_cancelled());
     }
 }

@@ -4,7 +4,7 @@ use cleanroom_attestation::chain::Tier;
 use cleanroom_attestation::verdict::{self, Axis, AxisStatus, Verdict};
 
 use crate::outcome::Outcome;
-use crate::output::{Mark, Page, printable};
+use crate::output::{Listing, Mark, printable};
 
 /// The exit code of a verdict.
 pub(super) fn outcome(verdict: &Verdict) -> Outcome {
@@ -16,26 +16,26 @@ pub(super) fn outcome(verdict: &Verdict) -> Outcome {
 }
 
 /// A verdict for people.
-pub(super) fn page(verdict: &Verdict) -> Page {
-    let mut page = Page::new();
-    page.heading(match verdict.outcome() {
+pub(super) fn listing(verdict: &Verdict) -> Listing {
+    let mut listing = Listing::new();
+    listing.heading(match verdict.outcome() {
         verdict::Outcome::Pass => "PASS: everything was asked and holds",
         verdict::Outcome::Partial => "PARTIAL: nothing failed, and something was not asked about",
         verdict::Outcome::Fail => "FAIL: do not trust this document",
     });
     if let Err(rejection) = verdict.accepted() {
-        page.field("because", printable(&rejection.to_string()));
+        listing.field("because", printable(&rejection.to_string()));
     }
-    page.field("judged at", verdict.judged_at().to_string());
-    page.field("by the policy", format!("SHA-256 {}", verdict.policy_sha256()));
+    listing.field("judged at", verdict.judged_at().to_string());
+    listing.field("by the policy", format!("SHA-256 {}", verdict.policy_sha256()));
     if verdict.tier() == Some(Tier::Development) {
-        page.field("DEVELOPMENT", "no hardware vouches for this: the policy trusts a development root");
+        listing.field("DEVELOPMENT", "no hardware vouches for this: the policy trusts a development root");
     }
     if verdict.debug() {
-        page.field("DEBUG", "no image is proven, and the enclave's operator can read its console");
+        listing.field("DEBUG", "no image is proven, and the enclave's operator can read its console");
     }
     for axis in Axis::ALL {
-        page.heading(axis.as_str());
+        listing.heading(axis.as_str());
         if verdict.axis(axis) == AxisStatus::NotAsked {
             // Without a tier the document is not genuine, and nothing else about it was looked at.
             let why = if verdict.tier().is_none() {
@@ -43,16 +43,16 @@ pub(super) fn page(verdict: &Verdict) -> Page {
             } else {
                 hint(axis)
             };
-            page.check(Mark::NotAsked, why, "");
+            listing.check(Mark::NotAsked, why, "");
         }
         for check in verdict.checks().iter().filter(|check| check.axis() == axis) {
             let (expected, actual) = (printable(check.expected()), printable(check.actual()));
             match check.rejection() {
-                None => page.check(Mark::Ok, check.what(), actual),
+                None => listing.check(Mark::Ok, check.what(), actual),
                 Some(code) if check.explained() => {
-                    page.check(Mark::Fail, check.what(), format!("{code}\n{actual}"));
+                    listing.check(Mark::Fail, check.what(), format!("{code}\n{actual}"));
                 }
-                Some(code) => page.check(
+                Some(code) => listing.check(
                     Mark::Fail,
                     check.what(),
                     format!("{code}\nexpected  {expected}\ngot       {actual}"),
@@ -60,7 +60,7 @@ pub(super) fn page(verdict: &Verdict) -> Page {
             }
         }
     }
-    page
+    listing
 }
 
 /// How to ask about an axis.

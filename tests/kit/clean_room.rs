@@ -20,7 +20,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 
-use crate::room::{World, model_id};
+use crate::platform::{World, model_id};
 
 /// The repository's root.
 #[must_use]
@@ -35,7 +35,7 @@ pub fn model() -> Vec<u8> {
 }
 
 /// A running clean room and the relay before it.
-pub struct House {
+pub struct CleanRoom {
     world: World,
     folder: tempfile::TempDir,
     /// The identity of its model.
@@ -44,7 +44,7 @@ pub struct House {
     pub recorder: Recorder,
 }
 
-impl House {
+impl CleanRoom {
     /// Starts the enclave with `configuration` lines appended to the shortest configuration that admits everybody.
     pub async fn start(configuration: &str) -> Self {
         Self::start_on(World::new(), configuration, Clock::boot()).await
@@ -116,7 +116,7 @@ impl House {
         RelyingParty::new(identity, self.policy(), model_id()).unwrap()
     }
 
-    /// The policy that accepts this house.
+    /// The policy that accepts this clean_room.
     #[must_use]
     pub fn policy(&self) -> Policy {
         self.world.policy_for(self.model_digest)
