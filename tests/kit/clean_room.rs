@@ -116,7 +116,7 @@ impl CleanRoom {
         RelyingParty::new(identity, self.policy(), model_id()).unwrap()
     }
 
-    /// The policy that accepts this clean_room.
+    /// The policy that accepts this clean room.
     #[must_use]
     pub fn policy(&self) -> Policy {
         self.world.policy_for(self.model_digest)
