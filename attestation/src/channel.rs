@@ -17,6 +17,7 @@ mod exchange;
 mod frame;
 mod key;
 mod purpose;
+mod shared_nonce;
 mod shown_lease;
 mod stream_end;
 mod transcript;
@@ -29,6 +30,7 @@ pub use frame::{
 };
 pub use key::key_digest;
 pub use purpose::{EvidenceRequest, PublicAttestation, Purpose, boot_measurement};
+pub use shared_nonce::{NoncePath, SharedNonces};
 pub use shown_lease::ShownLease;
 pub use stream_end::{STREAM_END_TAG, StreamEnd};
 pub use transcript::{Binder, ModelId, ModelIdError, Nonce, Transcript};

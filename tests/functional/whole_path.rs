@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use cleanroom_attestation::channel::{Nonce, PublicAttestation};
+use cleanroom_attestation::channel::Nonce;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::verdict::{Expectation, appraise};
 use cleanroom_channel::identity::Identity;
@@ -14,6 +14,7 @@ use cleanroom_partner::clock::now;
 use cleanroom_tests::clean_room::{CleanRoom, Recorder, model};
 use cleanroom_tests::client::{json, question, send, send_on};
 use cleanroom_tests::platform::model_id;
+use cleanroom_tests::stranger::Statement;
 use cleanroom_worker::api::{self, Service};
 use cleanroom_worker::{PartnerId, SessionIdentity};
 use http::StatusCode;
@@ -105,27 +106,15 @@ async fn who_is_not_listed_gets_evidence_and_nothing_else() {
     let path = format!("/.well-known/cleanroom/attestation?nonce={}", "a5".repeat(32));
     let (status, evidence) = json(send(stranger, "GET", &path, "").await).await;
     assert_eq!(status, StatusCode::OK);
-    let decode = |name: &str| {
-        use base64::Engine as _;
-        base64::engine::general_purpose::STANDARD.decode(evidence[name].as_str().unwrap()).unwrap()
-    };
-    let receipt_key = decode("receipt_key");
-    let request = PublicAttestation {
-        nonce: &Nonce::from_bytes(nonce),
-        model_id: &model_id(),
-        model_digest: cleanroom_attestation::model::model_digest(&model()),
-        release: None,
-        lease: None,
-        receipt_key: &receipt_key,
-    }
-    .evidence_request();
+    let statement = Statement::of(&evidence, &Nonce::from_bytes(nonce));
     let expected = Expectation {
-        nonce: Some(request.nonce()),
-        user_data: Some(request.user_data()),
-        public_key: Some(request.public_key()),
+        nonce: Some(statement.root.as_bytes()),
+        user_data: Some(&statement.user_data),
+        public_key: Some(&statement.receipt_key),
         ..Expectation::default()
     };
-    let verdict = appraise(&decode("document"), &clean_room.policy(), &expected, now(), None);
+    assert_eq!((statement.release, statement.lease), (None, None));
+    let verdict = appraise(&statement.document, &clean_room.policy(), &expected, now(), None);
     assert!(verdict.accepted().is_ok(), "{:?}", verdict.accepted().err());
 
     for nonce in ["", "?nonce=", "?nonce=00", "?nonce=zz", "?other=1"] {

@@ -1,5 +1,6 @@
 //! A clean room in this process: a real attester on a software security module under a root of its own.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,8 @@ pub struct SoftwareDevice {
     module: Arc<Mutex<SoftwareNsm>>,
     shift_ms: i64,
     delay: Duration,
+    requests: Arc<AtomicUsize>,
+    held: Arc<AtomicBool>,
 }
 
 impl SoftwareDevice {
@@ -64,7 +67,11 @@ impl SoftwareDevice {
 impl Device for SoftwareDevice {
     fn process(&mut self, request: Request) -> Response {
         let request = serde_cbor::to_vec(&request).unwrap();
+        self.requests.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(self.delay);
+        while self.held.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let now = now_ms().saturating_add_signed(self.shift_ms);
         let answer = self.module.lock().unwrap().process(&request, now);
         serde_cbor::from_slice(&answer).unwrap_or(Response::Error(ErrorCode::InternalError))
@@ -79,6 +86,8 @@ pub struct World {
     pcrs: [Sha384Digest; 3],
     shift_ms: i64,
     delay: Duration,
+    requests: Arc<AtomicUsize>,
+    held: Arc<AtomicBool>,
 }
 
 impl World {
@@ -100,6 +109,8 @@ impl World {
             pcrs,
             shift_ms,
             delay: Duration::ZERO,
+            requests: Arc::default(),
+            held: Arc::default(),
         }
     }
 
@@ -108,6 +119,17 @@ impl World {
     pub fn slow(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self
+    }
+
+    /// How many requests the security modules have begun.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+
+    /// Whether the security modules keep back every answer.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
     }
 
     /// Milliseconds since the Unix epoch by the clock of the security modules.
@@ -137,7 +159,13 @@ impl World {
     #[must_use]
     pub fn device(&self, measurements: Measurements) -> SoftwareDevice {
         let nsm = SoftwareNsm::builder(Arc::clone(&self.root), measurements).start(self.now_ms()).unwrap();
-        SoftwareDevice { module: Arc::new(Mutex::new(nsm)), shift_ms: self.shift_ms, delay: self.delay }
+        SoftwareDevice {
+            module: Arc::new(Mutex::new(nsm)),
+            shift_ms: self.shift_ms,
+            delay: self.delay,
+            requests: Arc::clone(&self.requests),
+            held: Arc::clone(&self.held),
+        }
     }
 
     /// An enclave with `measurements`, booted and ready.

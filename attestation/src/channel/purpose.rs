@@ -84,7 +84,7 @@ impl Transcript<'_> {
 /// credentials.
 #[derive(Debug, Clone, Copy)]
 pub struct PublicAttestation<'a> {
-    /// The auditor's challenge.
+    /// The challenge: the root of every auditor's nonce that this document answers ([`super::SharedNonces`]).
     pub nonce: &'a Nonce,
     /// The model that the enclave serves.
     pub model_id: &'a ModelId,

@@ -125,14 +125,14 @@ impl Attester {
         Ok(Evidence { transcript, body: evidence.encode() })
     }
 
-    /// Evidence for anybody who has a nonce.
+    /// Evidence for everybody whose nonce stands behind `nonce` ([`cleanroom_attestation::channel::SharedNonces`]).
     pub(super) async fn public(&self, nonce: &Nonce) -> Result<PublicEvidence, RefusalCode> {
         let shown = self.guard.as_ref().and_then(|guard| guard.shown());
         let (release, lease) = shown.map(|shown| (shown.release_digest, shown.lease_digest)).unzip();
         let attestation = self.public_attestation(nonce, release, lease);
         let document = self
             .security_module
-            .evidence(&attestation.evidence_request(), Precedence::Stranger)
+            .evidence(&attestation.evidence_request(), Precedence::Public)
             .await
             .map_err(|error| refusal(&error))?;
         Ok(PublicEvidence { document, release, lease })

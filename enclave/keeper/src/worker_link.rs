@@ -162,6 +162,7 @@ pub(super) async fn answer(
     link: &Arc<Link>,
 ) -> Result<(), WorkerEnd> {
     let partners = Arc::new(Semaphore::new(Precedence::Partner.limit()));
+    let public = Arc::new(Semaphore::new(Precedence::Public.limit()));
     let strangers = Arc::new(Semaphore::new(Precedence::Stranger.limit()));
     let mut answers = JoinSet::new();
     loop {
@@ -189,9 +190,13 @@ pub(super) async fn answer(
         };
         let precedence = match &question {
             Question::Channel(question) => attester.precedence(question),
-            Question::Public(_) => Precedence::Stranger,
+            Question::Public(_) => Precedence::Public,
         };
-        let slots = if precedence == Precedence::Partner { &partners } else { &strangers };
+        let slots = match precedence {
+            Precedence::Partner => &partners,
+            Precedence::Public => &public,
+            Precedence::Enclave | Precedence::Stranger => &strangers,
+        };
         let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
             link.reply(id, &FromKeeper::Refused(RefusalCode::Busy)).await;
             continue;

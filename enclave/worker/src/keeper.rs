@@ -115,7 +115,7 @@ impl Keeper {
         }
     }
 
-    /// Evidence for anybody who has a nonce.
+    /// Evidence for everybody whose nonce stands behind `nonce`.
     ///
     /// # Errors
     /// The keeper's refusal.

@@ -1,5 +1,5 @@
 //! Accepting connections, in bounded numbers and for bounded times. A stranger's connections never take a partner's place:
-//! The module `places` divides them.
+//! The module `connections` divides them.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -161,8 +161,10 @@ impl Shared {
         let listed = self.partners.admit(partner.digest());
         // What the engine keeps of this partner's prompts is wiped when its last session has ended.
         let _presence = self.service.presence(partner);
+        let turn = public_attestation::Turn::new();
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(identity);
+            request.extensions_mut().insert(turn.clone());
             let router = self.router.clone();
             let permitted = self.service.check(partner);
             async move {

@@ -89,9 +89,9 @@ impl ReleasedRoom {
         Self::configured(world, authorities, identity, "").await
     }
 
-    /// A clean room whose answers leave slowly: 1024 bytes every two seconds.
+    /// A clean room whose answers leave slowly: 1024 bytes, some three events, every five seconds.
     pub(crate) async fn slow() -> Self {
-        let traffic = "[traffic]\nstep = 1024\ncadence = \"2s\"\n";
+        let traffic = "[traffic]\nstep = 1024\ncadence = \"5s\"\n";
         Self::configured(World::new(), Authorities::new(), Identity::generate().unwrap(), traffic).await
     }
 

@@ -1,9 +1,9 @@
 //! The line in front of the security module: one bounded queue for each kind of asker.
 //!
-//! Requests of the enclave itself go first, then those of partners, then those of strangers. Strangers also get at most a
-//! tenth of the device's time: after each of their requests the device is kept from them for nine times as long as the
-//! request took. So a partner waits for at most one request of a stranger, however many strangers ask and however slow the
-//! device is.
+//! Requests of the enclave itself go first, then those of partners, then the public statement, then those of strangers. The
+//! last two also get at most a tenth of the device's time: after each of their requests the device is kept from them for
+//! nine times as long as the request took. So a partner waits for at most one request of somebody without rights, however
+//! many ask and however slow the device is. The public statement answers everybody who asked, and there is one at a time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,6 +21,8 @@ pub enum Precedence {
     Enclave,
     /// A partner's that may use the model.
     Partner,
+    /// The statement that everybody may have, partners among them.
+    Public,
     /// Anybody else's.
     Stranger,
 }
@@ -31,12 +33,14 @@ impl Precedence {
         match self {
             Self::Enclave => 8,
             Self::Partner => 64,
+            // One that is asked for, and one whose answer is on its way to the worker.
+            Self::Public => 2,
             Self::Stranger => 8,
         }
     }
 }
 
-/// After a stranger's request, the device is kept from strangers for so many times as long as the request took.
+/// After a request without rights, the device is kept from all such for so many times as long as the request took.
 const REST: u32 = 9;
 
 pub(super) struct Job {
@@ -48,8 +52,9 @@ pub(super) struct Job {
 struct Waiting {
     enclave: VecDeque<Job>,
     partners: VecDeque<Job>,
+    public: VecDeque<Job>,
     strangers: VecDeque<Job>,
-    /// Before this time no stranger is served.
+    /// Before this time neither a stranger nor the public statement is served.
     strangers_from: Option<Instant>,
     closed: bool,
 }
@@ -87,6 +92,7 @@ impl Queue {
         let queue = match precedence {
             Precedence::Enclave => &mut waiting.enclave,
             Precedence::Partner => &mut waiting.partners,
+            Precedence::Public => &mut waiting.public,
             Precedence::Stranger => &mut waiting.strangers,
         };
         // A caller that went away wants no answer any more, and takes no space.
@@ -117,7 +123,7 @@ impl Jobs {
             }
             let begun = Instant::now();
             let response = process(request);
-            if precedence == Precedence::Stranger {
+            if matches!(precedence, Precedence::Public | Precedence::Stranger) {
                 let now = Instant::now();
                 let rest = now.duration_since(begun).saturating_mul(REST);
                 self.0.lock().strangers_from = now.checked_add(rest);
@@ -137,15 +143,18 @@ impl Jobs {
                 return Some((Precedence::Partner, job));
             }
             let rest = waiting.rest();
-            if rest.is_none()
-                && let Some(job) = waiting.strangers.pop_front()
-            {
-                return Some((Precedence::Stranger, job));
+            if rest.is_none() {
+                if let Some(job) = waiting.public.pop_front() {
+                    return Some((Precedence::Public, job));
+                }
+                if let Some(job) = waiting.strangers.pop_front() {
+                    return Some((Precedence::Stranger, job));
+                }
             }
             if waiting.closed {
                 return None;
             }
-            waiting = match rest.filter(|_| !waiting.strangers.is_empty()) {
+            waiting = match rest.filter(|_| !(waiting.public.is_empty() && waiting.strangers.is_empty())) {
                 Some(rest) => {
                     let result = self.0.changed.wait_timeout(waiting, rest);
                     result.unwrap_or_else(PoisonError::into_inner).0
@@ -161,7 +170,7 @@ impl Drop for Jobs {
         // A device that panicked answers nobody any more.
         let mut waiting = self.0.lock();
         waiting.closed = true;
-        (waiting.enclave, waiting.partners, waiting.strangers) = Default::default();
+        (waiting.enclave, waiting.partners, waiting.public, waiting.strangers) = Default::default();
     }
 }
 
@@ -190,10 +199,11 @@ mod tests {
     }
 
     #[test]
-    fn the_enclave_goes_first_then_partners_then_strangers() {
+    fn the_enclave_goes_first_then_partners_then_the_public_statement_then_strangers() {
         let (queue, jobs) = Queue::new();
         let asked = [
-            (Precedence::Stranger, 3),
+            (Precedence::Stranger, 4),
+            (Precedence::Public, 3),
             (Precedence::Partner, 2),
             (Precedence::Enclave, 1),
             (Precedence::Partner, 2),
@@ -212,7 +222,7 @@ mod tests {
             order.push(index(&request));
             Response::LockPCR
         });
-        assert_eq!(order, [1, 2, 2, 3]);
+        assert_eq!(order, [1, 2, 2, 3, 4]);
         drop(answers);
     }
 
