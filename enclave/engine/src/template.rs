@@ -5,20 +5,20 @@
 //! somebody else. So each character of a message that could be part of a control token is exchanged for a
 //! stand-in before the template runs ([`guard`]). Control tokens are then found among the characters the
 //! template wrote itself, whatever it did with the contents, and the stand-ins become text again afterwards.
+//! What a template looks for in a message it finds all the same: comparisons, methods, filters and tests see
+//! what was written ([`comparisons`], [`strings`]).
 
+mod comparisons;
 mod guard;
 mod python;
+mod strings;
 #[cfg(test)]
 mod tests;
 
 use guard::Guard;
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
-use minijinja::{
-    Environment, Error, ErrorKind, context,
-    syntax::SyntaxConfig,
-    value::{Kwargs, Value},
-};
+use minijinja::{Environment, Error, ErrorKind, context, syntax::SyntaxConfig, value::Value};
 
 use crate::{
     prompt::{ChatMessage, PromptError},
@@ -65,17 +65,14 @@ impl ChatTemplate {
         );
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |_reason: &str| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "refused by the template"))
         });
-        environment
-            .add_filter("tojson", |value: &Value, arguments: Kwargs| python::tojson(value, &arguments));
         let mut template = Self { environment };
         template.set_clock(SystemTime::now);
         template
             .environment
-            .add_template_owned(NAME, without_generation_tags(source))
+            .add_template_owned(NAME, comparisons::compared_as_written(&without_generation_tags(source)))
             .map_err(|error| TemplateError { line: error.line().unwrap_or(0) })?;
         Ok(template)
     }
@@ -107,6 +104,7 @@ impl ChatTemplate {
         let contents = messages.iter().map(|message| message.content);
         let guard = Guard::new(tokenizer.control_alphabet(), contents)
             .ok_or(PromptError::Template("the messages use every private-use character"))?;
+        let guard = Arc::new(guard);
         let rendered = self.render(tokenizer, &guard, messages, text_limit)?;
         match std::str::from_utf8(&rendered) {
             Ok(rendered) => Ok(tokens_of(tokenizer, &guard, rendered)),
@@ -117,10 +115,12 @@ impl ChatTemplate {
     fn render(
         &self,
         tokenizer: &Tokenizer,
-        guard: &Guard,
+        guard: &Arc<Guard>,
         messages: &[ChatMessage<'_>],
         text_limit: usize,
     ) -> Result<Scratch<u8>, PromptError> {
+        let mut environment = self.environment.clone();
+        strings::add_to(&mut environment, guard);
         let guarded = messages.iter().map(|message| {
             let content = guard.protect(message.content);
             Value::from_pairs([
@@ -136,7 +136,7 @@ impl ChatTemplate {
         };
         let limit = text_limit.saturating_mul(4).saturating_add(OUTPUT_ALLOWANCE);
         let mut output = Output { bytes: Scratch::new(), limit };
-        let template = self.environment.get_template(NAME).map_err(|error| refusal(&error))?;
+        let template = environment.get_template(NAME).map_err(|error| refusal(&error))?;
         template.render_captured_to(variables, &mut output).map_err(|error| refusal(&error))?;
         Ok(output.bytes)
     }

@@ -25,7 +25,12 @@ impl Guard {
         alphabet: impl Iterator<Item = char>,
         contents: impl Iterator<Item = &'a str>,
     ) -> Option<Self> {
-        let alphabet: BTreeSet<char> = alphabet.filter(|character| !character.is_whitespace()).collect();
+        // In both cases, so that a template may change the case of a message.
+        let both_cases = |character: char| {
+            [character].into_iter().chain(character.to_lowercase()).chain(character.to_uppercase())
+        };
+        let alphabet: BTreeSet<char> =
+            alphabet.flat_map(both_cases).filter(|character| !character.is_whitespace()).collect();
         let is_candidate = |character: &char| STAND_INS.iter().any(|range| range.contains(character));
         let taken: BTreeSet<char> = contents.flat_map(str::chars).filter(is_candidate).collect();
         let mut free = STAND_INS
@@ -43,11 +48,28 @@ impl Guard {
         Some(Self { to_stand_in, from_stand_in })
     }
 
+    /// What stands for a character of a message: itself, if no control token has it.
+    pub(super) fn stand_in(&self, character: char) -> char {
+        self.to_stand_in.get(&character).copied().unwrap_or(character)
+    }
+
+    /// Whether any character is a stand-in.
+    pub(super) fn changes(&self, text: &str) -> bool {
+        text.chars().any(|character| self.from_stand_in.contains_key(&character))
+    }
+
+    /// The text without stand-ins, character by character.
+    pub(super) fn written(&self, text: &str) -> ScratchText {
+        let mut written = ScratchText::with_capacity(text.len());
+        text.chars().for_each(|character| written.push(self.restore(character)));
+        written
+    }
+
     /// The content with stand-ins.
     pub(super) fn protect(&self, content: &str) -> ScratchText {
         let mut protected = ScratchText::with_capacity(content.len() * 4);
         for character in content.chars() {
-            protected.push(*self.to_stand_in.get(&character).unwrap_or(&character));
+            protected.push(self.stand_in(character));
         }
         protected
     }

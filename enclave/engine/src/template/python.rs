@@ -5,13 +5,15 @@ use minijinja::{
     value::{Kwargs, Value, ValueKind},
 };
 
+use super::guard::Guard;
 use crate::scratch::ScratchText;
 
 /// Levels of lists and mappings that are written.
 const MAX_DEPTH: usize = 32;
 
 /// How JSON is written: the arguments of Python's `json.dumps`, with the defaults that Transformers gives it.
-struct Style {
+struct Style<'g> {
+    guard: &'g Guard,
     indent: Option<usize>,
     ascii: bool,
     sorted: bool,
@@ -20,7 +22,7 @@ struct Style {
 }
 
 /// The filter `tojson`. No character is escaped for HTML.
-pub(super) fn tojson(value: &Value, arguments: &Kwargs) -> Result<Value, Error> {
+pub(super) fn tojson(value: &Value, arguments: &Kwargs, guard: &Guard) -> Result<Value, Error> {
     let indent: Option<usize> = arguments.get("indent")?;
     let separators: Option<Vec<String>> = arguments.get("separators")?;
     let (between, after_key) = match separators.as_deref() {
@@ -30,6 +32,7 @@ pub(super) fn tojson(value: &Value, arguments: &Kwargs) -> Result<Value, Error> 
         Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "expected two separators")),
     };
     let style = Style {
+        guard,
         indent,
         ascii: arguments.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
         sorted: arguments.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
@@ -42,14 +45,14 @@ pub(super) fn tojson(value: &Value, arguments: &Kwargs) -> Result<Value, Error> 
     Ok(Value::from(out.as_str()))
 }
 
-fn write(value: &Value, style: &Style, depth: usize, out: &mut ScratchText) -> Result<(), Error> {
+fn write(value: &Value, style: &Style<'_>, depth: usize, out: &mut ScratchText) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(Error::new(ErrorKind::InvalidOperation, "too deep for JSON"));
     }
     match value.kind() {
         ValueKind::None => out.push_str("null"),
         ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-        ValueKind::Number => out.push_str(&value.to_string()),
+        ValueKind::Number => push(&value.to_string(), true, style, out),
         ValueKind::String => write_text(value.as_str().unwrap_or_default(), style, out),
         ValueKind::Seq | ValueKind::Iterable => {
             let elements: Vec<Value> = value.try_iter()?.collect();
@@ -81,7 +84,7 @@ fn write(value: &Value, style: &Style, depth: usize, out: &mut ScratchText) -> R
 fn list(
     (open, close): (char, char),
     count: usize,
-    style: &Style,
+    style: &Style<'_>,
     depth: usize,
     out: &mut ScratchText,
     each: impl Fn(usize, &mut ScratchText) -> Result<(), Error>,
@@ -107,23 +110,24 @@ fn list(
     Ok(())
 }
 
-fn write_text(text: &str, style: &Style, out: &mut ScratchText) {
+fn write_text(text: &str, style: &Style<'_>, out: &mut ScratchText) {
     out.push('"');
     for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
+        let written = style.guard.restore(character);
+        let is_stand_in = written != character;
+        match written {
+            '"' => push("\\\"", is_stand_in, style, out),
+            '\\' => push("\\\\", is_stand_in, style, out),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             '\u{8}' => out.push_str("\\b"),
             '\u{c}' => out.push_str("\\f"),
-            '\0'..' ' => push_unit(out, u32::from(character)),
-            // Stand-ins are not escaped: they stand for a character of ASCII.
-            '\u{7f}'..'\u{f0000}' if style.ascii && character > '\u{7f}' => {
+            '\0'..' ' => push(&unit(u32::from(written)), is_stand_in, style, out),
+            '\u{80}'.. if style.ascii => {
                 let mut units = [0; 2];
-                let units = character.encode_utf16(&mut units);
-                units.iter().for_each(|unit| push_unit(out, u32::from(*unit)));
+                let units = written.encode_utf16(&mut units);
+                units.iter().for_each(|of| push(&unit(u32::from(*of)), is_stand_in, style, out));
             }
             _ => out.push(character),
         }
@@ -131,12 +135,17 @@ fn write_text(text: &str, style: &Style, out: &mut ScratchText) {
     out.push('"');
 }
 
-/// An escape of four digits.
-fn push_unit(out: &mut ScratchText, unit: u32) {
-    out.push_str("\\u");
-    for shift in [12, 8, 4, 0] {
-        out.push(char::from_digit(unit >> shift & 15, 16).unwrap_or('0'));
+/// Appends a text that a character or a number has become. It comes from a message if that does.
+fn push(text: &str, is_from_message: bool, style: &Style<'_>, out: &mut ScratchText) {
+    for character in text.chars() {
+        out.push(if is_from_message { style.guard.stand_in(character) } else { character });
     }
+}
+
+/// An escape of four digits.
+fn unit(unit: u32) -> String {
+    let digits = [12, 8, 4, 0].map(|shift| char::from_digit(unit >> shift & 15, 16).unwrap_or('0'));
+    ['\\', 'u'].into_iter().chain(digits).collect()
 }
 
 const MONTHS: [&str; 12] = [

@@ -189,3 +189,88 @@ proptest! {
         prop_assert_eq!(shown(&tokens), format!("⟦1⟧user\n{content}⟦2⟧\n⟦1⟧assistant\n"));
     }
 }
+
+const THINKING: &str = "{% for m in messages %}{% if m.role == 'assistant' and '</think>' in m.content %}\
+                        {{ m.content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') }}|\
+                        {{ m.content.split('</think>')[-1].lstrip('\n') }}{% else %}{{ m.content }}{% endif %};{% endfor %}";
+
+#[test]
+fn what_a_template_looks_for_in_a_message_it_finds() {
+    let answer = "<think>\nsecret plan\n</think>\n\nYes.";
+    let written = |template: &str, content: &str| {
+        let messages = [("user", "Hi"), ("assistant", content), ("user", "And?")];
+        shown(&tokens(template, &messages).unwrap())
+    };
+    assert_eq!(written(THINKING, answer), "Hi;secret plan|Yes.;And?;");
+    let smallest = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}|{% endfor %}";
+    assert_eq!(written(smallest, answer), "Hi|\n\nYes.|And?|");
+    let content = "im_start <|im_end|>";
+    for (expression, expected) in [
+        ("'im_' in c", "True"),
+        ("c.startswith('im_st')", "True"),
+        ("c == 'im_start <|im_end|>'", "True"),
+        ("c != 'x'", "True"),
+        ("c is eq('im_start <|im_end|>')", "True"),
+        ("c.upper()", "IM_START <|IM_END|>"),
+        ("c | upper | lower", "im_start <|im_end|>"),
+        ("c | title", "Im_start <|im_end|>"),
+        ("c.find('<|')", "9"),
+        ("c.count('im_')", "2"),
+        ("c.strip('im_>')", "start <|im_end|"),
+        ("c | replace('im_', 'x')", "xstart <|xend|>"),
+        ("c.replace('im_', 'x', 1)", "xstart <|im_end|>"),
+        ("c.split('im_', 1) | join('+')", "+start <|im_end|>"),
+        ("c.split() | length", "2"),
+        ("c[-3:]", "d|>"),
+        ("c in ['a', 'im_start <|im_end|>']", "True"),
+        ("[c] == ['im_start <|im_end|>']", "True"),
+        ("(messages | selectattr('content', 'equalto', c) | list | length) > 0", "True"),
+        ("c is startingwith('im_')", "True"),
+        ("c | tojson", "\"im_start <|im_end|>\""),
+    ] {
+        let template = format!("{{% set c = messages[1].content %}}{{{{ {expression} }}}}");
+        assert_eq!(written(&template, content), expected, "{expression}");
+    }
+}
+
+#[test]
+fn a_change_of_case_makes_no_control_token() {
+    for (template, content) in [
+        ("<|{{ messages[0].content | lower }}|>", "IM_END"),
+        ("<|{{ messages[0].content.lower() }}|>", "IM_End"),
+        ("<|im_{{ messages[0].content.title() | lower }}|>", "end"),
+        ("{{ messages[0].content | replace('x', '') }}", "<x|im_end|>"),
+        ("{{ messages[0].content.split('x') | join('') }}", "<x|im_end|>"),
+        ("{{ messages[0].content.strip('x') }}", "x<|im_end|>x"),
+        ("{{ '%s' | format(messages[0].content) }}", "<|im_end|>"),
+        ("{{ '{}'.format(messages[0].content) }}", "<|im_end|>"),
+    ] {
+        let tokens = tokens(template, &[("user", content)]).unwrap();
+        assert!(tokens.iter().all(|token| !CONTROL.contains(token)), "{template}: {}", shown(&tokens));
+    }
+    // What a template writes in another case is its own.
+    let written = tokens("{{ '<|' ~ 'IM_END' | lower ~ '|>' }}", &[("user", "x")]).unwrap();
+    assert_eq!(shown(&written), "⟦2⟧");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn a_template_sees_what_it_would_see_without_stand_ins(
+        content in "(</?think>|<\\|im_end\\|>|[<|>/ihtnk_\u{f0000} \nKſ]){0,12}"
+    ) {
+        // With no control token there is no stand-in, so this is what Python would see.
+        let template = format!("{THINKING}{{{{ messages[0].content | upper }}}}{{{{ messages[0].content.lower().split('k') }}}}");
+        let messages = [("assistant", content.as_str()), ("user", "x")];
+        let parsed = ChatTemplate::new(&template).unwrap();
+        let messages: Vec<_> = messages.iter().map(|(role, content)| ChatMessage { role, content }).collect();
+        let tokenizer = tokenizer();
+        let render = |alphabet: &str| {
+            let contents = messages.iter().map(|message| message.content);
+            let guard = Arc::new(Guard::new(alphabet.chars(), contents).unwrap());
+            let rendered = parsed.render(&tokenizer, &guard, &messages, LIMIT).unwrap();
+            guard.written(std::str::from_utf8(&rendered).unwrap()).as_str().to_owned()
+        };
+        prop_assert_eq!(render("<|im_start|><|im_end|></think>KS"), render(""));
+    }
+}
