@@ -62,6 +62,12 @@ def models_are_listed():
     assert model.id == MODEL and model.display_name and model.created_at.year >= 2020, model
 
 
+def query_parameters_are_ignored_as_in_the_original():
+    assert [model.id for model in client.models.list(limit=5)] == [MODEL]
+    message = client.beta.messages.create(model=MODEL, max_tokens=9, messages=QUESTION)
+    assert message.content[0].text, message
+
+
 def an_unknown_model_is_not_found():
     kind = refused(NotFoundError, lambda: client.models.retrieve("claude"), "model_not_found", "model")
     assert kind == "not_found_error", kind
@@ -238,6 +244,7 @@ def too_many_at_once_are_told_when_to_come_back():
 
 CASES = [
     models_are_listed,
+    query_parameters_are_ignored_as_in_the_original,
     an_unknown_model_is_not_found,
     a_message_is_answered_whole,
     a_message_is_streamed_alike,

@@ -24,7 +24,7 @@ use std::future::Future;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use zeroize::Zeroizing;
 
@@ -37,8 +37,8 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Runs one model for many requests at once.
 pub trait Backend: Send + Sync + 'static {
-    /// The width of the model's embeddings. `None` for a model that is not made for embeddings.
-    fn embedding_width(&self) -> Option<u32>;
+    /// What the model can be asked for.
+    fn abilities(&self) -> Abilities;
 
     /// Reads a request as far as its tokens can be counted: the template, the tokenizer, the form of the answer. This can
     /// take as long as a prompt is long, and must not block the caller's runtime.
@@ -98,16 +98,34 @@ pub struct Settings {
     pub prefix_time: Duration,
 }
 
+/// What a model can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether the model's file has a template for conversations; if it has one that cannot be used, why not.
+    pub chat: Result<bool, String>,
+    /// The width of the model's embeddings. `None` for a model that is not made for embeddings.
+    pub embedding_width: Option<u32>,
+}
+
+/// Absolute time.
+pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
 /// Makes a backend of a model file.
 pub trait Loader: Send {
     /// Asks the system everything that a confined process can no longer ask. Called before a byte of the model is read.
     fn before_confinement(&self);
 
-    /// Reads the file, which is hostile until proven otherwise, and starts the backend.
+    /// Reads the file, which is hostile until proven otherwise, and starts the backend. `clock` is what a prompt that
+    /// tells the date goes by.
     ///
     /// # Errors
     /// Why not, in words that do not repeat the file.
-    fn load(self, file: Zeroizing<Vec<u8>>, settings: Settings) -> Result<Arc<dyn Backend>, LoadError>;
+    fn load(
+        self,
+        file: Zeroizing<Vec<u8>>,
+        settings: Settings,
+        clock: WallClock,
+    ) -> Result<Arc<dyn Backend>, LoadError>;
 }
 
 /// Why a model cannot be served, in the backend's own words.

@@ -164,6 +164,13 @@ impl Guard {
         self.clock.now()
     }
 
+    /// Absolute time by the security module's clock. `None` until it was told.
+    #[must_use]
+    pub fn wall_time(&self) -> Option<UnixMillis> {
+        let is_known = self.time.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        is_known.then(|| self.unix(self.clock.now()))
+    }
+
     /// A number that rises with every change. A decision holds until its time is over or this number has changed.
     #[must_use]
     pub fn generation(&self) -> u64 {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cleanroom_backend::{
-    Backend, Form, Handle, Input, LoadError, Loader, Output, Owner, Pending, PrepareError, Prepared,
-    Settings, Sink, StartError, Task,
+    Abilities, Backend, Form, Handle, Input, LoadError, Loader, Output, Owner, Pending, PrepareError,
+    Prepared, Settings, Sink, StartError, Task, WallClock,
 };
 use cleanroom_engine::{
     ChatMessage, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt, PromptError, Sampling,
@@ -42,8 +42,13 @@ impl Loader for NativeLoader {
         let _ = cleanroom_engine::processors();
     }
 
-    fn load(self, file: Zeroizing<Vec<u8>>, settings: Settings) -> Result<Arc<dyn Backend>, LoadError> {
-        let model = Model::from_gguf(&file).map_err(NotLoaded::Model)?;
+    fn load(
+        self,
+        file: Zeroizing<Vec<u8>>,
+        settings: Settings,
+        clock: WallClock,
+    ) -> Result<Arc<dyn Backend>, LoadError> {
+        let model = Model::from_gguf(&file).map_err(NotLoaded::Model)?.with_wall_clock(move || clock());
         // The engine has laid the weights out anew; the file must not outlive that.
         drop(file);
         let Settings { threads, sequences, per_owner, queued, kv_memory, prefix_time } = settings;
@@ -69,8 +74,12 @@ enum NotLoaded {
 }
 
 impl Backend for Native {
-    fn embedding_width(&self) -> Option<u32> {
-        self.engine.model().facts().embedding
+    fn abilities(&self) -> Abilities {
+        let model = self.engine.model();
+        Abilities {
+            chat: model.chat_template().map_err(|error| error.to_string()),
+            embedding_width: model.facts().embedding,
+        }
     }
 
     fn prepare(&self, task: Task) -> Pending<'_, Result<Box<dyn Prepared>, PrepareError>> {

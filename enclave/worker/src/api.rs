@@ -76,23 +76,22 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/embeddings", post(text_embeddings))
         .route("/v1/messages", post(anthropic_messages))
         .route("/v1/messages/count_tokens", post(count_tokens))
-        .fallback(async || ApiError::UnknownUrl)
-        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .fallback(async |headers: HeaderMap| ApiError::UnknownUrl.respond(dialect(&headers)))
+        .method_not_allowed_fallback(async |headers: HeaderMap| {
+            ApiError::MethodNotAllowed.respond(dialect(&headers))
+        })
         .with_state(service)
 }
 
-/// The session behind a request that is well formed up to its body.
+/// The session behind a request.
 struct Caller(SessionIdentity);
 
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let session = parts.extensions.get::<SessionIdentity>().copied().ok_or(ApiError::NoPartner)?;
-        if parts.uri.query().is_some() {
-            return Err(ApiError::QueryNotSupported);
-        }
-        Ok(Self(session))
+        // Query parameters that an endpoint does not have are ignored, as both originals do.
+        parts.extensions.get::<SessionIdentity>().copied().map(Self).ok_or(ApiError::NoPartner)
     }
 }
 
@@ -116,31 +115,41 @@ impl IntoResponse for AnthropicError {
 }
 
 /// Whose clients ask. The lists of models have one path in both APIs, and Anthropic's clients name the version of theirs.
-fn dialect(headers: &HeaderMap) -> Dialect {
+pub(crate) fn dialect(headers: &HeaderMap) -> Dialect {
     if headers.contains_key("anthropic-version") { Dialect::Anthropic } else { Dialect::OpenAi }
 }
 
-async fn list_models(State(service): State<Arc<Service>>, headers: HeaderMap, _: Caller) -> Response {
-    match dialect(&headers) {
-        Dialect::OpenAi => Json(service.model.list()).into_response(),
-        Dialect::Anthropic => Json(service.model.list_to_anthropic()).into_response(),
+async fn list_models(
+    State(service): State<Arc<Service>>,
+    headers: HeaderMap,
+    caller: Result<Caller, ApiError>,
+) -> Response {
+    let dialect = dialect(&headers);
+    match (caller.and_then(|_| service.abilities()), dialect) {
+        (Err(error), dialect) => error.respond(dialect),
+        (Ok(abilities), Dialect::OpenAi) => Json(service.model.list(&abilities)).into_response(),
+        (Ok(abilities), Dialect::Anthropic) => {
+            Json(service.model.list_to_anthropic(&abilities)).into_response()
+        }
     }
 }
 
 async fn retrieve_model(
     State(service): State<Arc<Service>>,
     headers: HeaderMap,
-    _: Caller,
+    caller: Result<Caller, ApiError>,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let dialect = dialect(&headers);
     // A path that is not UTF-8 names no model either.
-    match service.model.check(id.as_ref().map_or("", |Path(id)| id.as_str())) {
-        Err(error) => error.respond(dialect),
-        Ok(()) if dialect == Dialect::Anthropic => {
-            Json(service.model.describe_to_anthropic()).into_response()
+    let id = id.as_ref().map_or("", |Path(id)| id.as_str());
+    let abilities = caller.and_then(|_| service.model.check(id)).and_then(|()| service.abilities());
+    match (abilities, dialect) {
+        (Err(error), dialect) => error.respond(dialect),
+        (Ok(abilities), Dialect::OpenAi) => Json(service.model.describe(&abilities)).into_response(),
+        (Ok(abilities), Dialect::Anthropic) => {
+            Json(service.model.describe_to_anthropic(&abilities)).into_response()
         }
-        Ok(()) => Json(service.model.describe()).into_response(),
     }
 }
 
@@ -154,7 +163,7 @@ async fn chat_completions(
         ChatRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
     drop(body);
     let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    service.answer(Endpoint::OpenAi(&chat::WORDING), parameters, Input::Chat(messages), slots).await
+    service.answer(Endpoint::OpenAi(&chat::WORDING), parameters, vec![Input::Chat(messages)], slots).await
 }
 
 async fn text_completions(
@@ -163,11 +172,12 @@ async fn text_completions(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let body = service.receive(&session, request).await?;
-    let CompletionRequest { parameters, prompt } =
+    let CompletionRequest { parameters, prompts } =
         CompletionRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
     drop(body);
-    let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    service.answer(Endpoint::OpenAi(&completions::WORDING), parameters, Input::Text(prompt), slots).await
+    let answers = parameters.choices.saturating_mul(u32::try_from(prompts.len()).unwrap_or(u32::MAX));
+    let slots = service.admit(&session, &parameters.model, answers)?;
+    service.answer(Endpoint::OpenAi(&completions::WORDING), parameters, prompts, slots).await
 }
 
 async fn text_embeddings(
@@ -193,8 +203,8 @@ async fn anthropic_messages(
         MessagesRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
     drop(body);
     let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    let input = Input::Chat(conversation.turns);
-    Ok(service.answer(Endpoint::Messages, parameters, input, slots).await?)
+    let inputs = vec![Input::Chat(conversation.turns)];
+    Ok(service.answer(Endpoint::Messages, parameters, inputs, slots).await?)
 }
 
 async fn count_tokens(

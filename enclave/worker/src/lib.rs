@@ -26,8 +26,9 @@ mod session;
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use cleanroom_backend::{Backend, LoadError, Loader, Settings};
+use cleanroom_backend::{Backend, LoadError, Loader, Settings, WallClock};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_config::{Config, ConfigError, Limits};
 use cleanroom_guard::{Clock, Guard};
@@ -118,12 +119,6 @@ async fn prepare(
     let _ = clock.now();
     confine().map_err(WorkerError::Confinement)?;
 
-    let file = model(keeper, start.model_bytes).await?;
-    let backend: Arc<dyn Backend> =
-        loader.load(file, settings(&config.limits)).map_err(WorkerError::Backend)?;
-    tracing::info!(model = %config.model, digest = %start.model_digest, "model loaded");
-    let service = Service::new(backend, config.model.clone(), start.model_digest, &config.limits)
-        .shaped(config.traffic);
     let guard = match &config.release_root {
         None => None,
         // The keeper has read the same root from the same configuration.
@@ -132,7 +127,25 @@ async fn prepare(
                 .map_err(|_| KeeperGone)?,
         ),
     };
+    let file = model(keeper, start.model_bytes).await?;
+    let backend: Arc<dyn Backend> = loader
+        .load(file, settings(&config.limits), wall_clock(guard.clone()))
+        .map_err(WorkerError::Backend)?;
+    tracing::info!(model = %config.model, digest = %start.model_digest, "model loaded");
+    let service = Service::new(backend, config.model.clone(), start.model_digest, &config.limits)
+        .shaped(config.traffic);
     Ok(Prepared { identity, start, config, service, guard, clock })
+}
+
+/// The security module's time under release control, which the host cannot set; else the machine's own.
+fn wall_clock(guard: Option<Arc<Guard>>) -> WallClock {
+    match guard {
+        Some(guard) => Arc::new(move || {
+            let since = guard.wall_time().map_or(0, |time| time.0);
+            SystemTime::UNIX_EPOCH + Duration::from_millis(since)
+        }),
+        None => Arc::new(SystemTime::now),
+    }
 }
 
 /// The backend's part of the configured limits.

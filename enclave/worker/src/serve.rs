@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use cleanroom_config::{Config, Limits, Partners};
 use cleanroom_guard::Clock;
 use cleanroom_link::listener::Listener;
@@ -168,16 +168,17 @@ impl Shared {
             let router = self.router.clone();
             let permitted = self.service.check(partner);
             async move {
+                let dialect = api::dialect(request.headers());
                 if request.uri().path() == public_attestation::PATH {
                     return router.oneshot(request).await;
                 }
                 if let Err(refused) = permitted {
-                    return Ok(refused.into_response());
+                    return Ok(refused.respond(dialect));
                 }
                 if listed {
                     router.oneshot(request).await
                 } else {
-                    Ok::<Response, Infallible>(api::error::partner_not_listed().into_response())
+                    Ok::<Response, Infallible>(api::error::partner_not_listed().respond(dialect))
                 }
             }
         });

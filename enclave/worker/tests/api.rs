@@ -25,6 +25,8 @@ async fn the_model_is_listed_and_found_by_its_name() {
     let [model] = list["data"].as_array().unwrap().as_slice() else { panic!("{list}") };
     assert_eq!((&model["id"], &model["object"]), (&json!(MODEL), &json!("model")));
     assert!(model["created"].is_u64() && model["owned_by"].is_string());
+    let capabilities = &model["cleanroom_capabilities"];
+    assert_eq!((&capabilities["chat"], &capabilities["embeddings"]), (&json!(true), &json!(false)));
     assert_eq!(&api.get("/v1/models/cleanroom/demo").await.ok().await, model);
     assert_eq!(&api.get("/v1/models/cleanroom%2Fdemo").await.ok().await, model, "as clients escape it");
 }
@@ -39,7 +41,7 @@ async fn the_router_answers_health_without_an_identity() {
 // ---- What there is not ----
 
 #[tokio::test]
-async fn other_models_paths_methods_and_queries_are_refused() {
+async fn other_models_paths_and_methods_are_refused() {
     let api = Api::new(1);
     api.get("/v1/models/gpt-5").await.refused(404, "model_not_found", Some("model")).await;
     api.get("/v1/models/%ff").await.refused(404, "model_not_found", Some("model")).await;
@@ -55,11 +57,53 @@ async fn other_models_paths_methods_and_queries_are_refused() {
     assert_eq!(headers["allow"], "POST");
     let headers = api.post("/v1/models", &json!({})).await.refused(405, "method_not_allowed", None).await;
     assert_eq!(headers["allow"], "GET,HEAD");
-    api.get("/v1/models?limit=1").await.refused(400, "unsupported_parameter", None).await;
-    api.post("/v1/completions?a", &text("x", &json!({})))
-        .await
-        .refused(400, "unsupported_parameter", None)
+}
+
+#[tokio::test]
+async fn query_parameters_are_ignored() {
+    let api = Api::new(1);
+    api.get("/v1/models?limit=5").await.ok().await;
+    api.post("/v1/completions?a", &text("x", &json!({}))).await.ok().await;
+    let question = json!({
+        "model": MODEL, "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}],
+    });
+    assert_eq!(api.post("/v1/messages?beta=true", &question).await.ok().await["type"], "message");
+}
+
+#[tokio::test]
+async fn refusals_are_in_the_dialect_of_who_asks() {
+    let api = Api::new(1);
+    for (method, path, status) in
+        [("GET", "/v1/nothing", 404), ("GET", "/v1/messages", 405), ("GET", "/v1/models/claude", 404)]
+    {
+        let mut request = request(partner(1), method, path, Body::empty());
+        request.headers_mut().insert("anthropic-version", "2023-06-01".parse().unwrap());
+        let answer = api.send(request).await;
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.json().await["type"], "error", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn several_prompts_get_their_answers_in_one() {
+    let api = Api::new(4);
+    let limits = json!({"max_tokens": 6, "n": 2});
+    let both = api
+        .post(TEXT, &text("x", &merged(limits.clone(), &json!({"prompt": ["Once", "The platform"]}))))
         .await;
+    let both = both.ok().await;
+    let mut usage = (0, 0);
+    for (prompt, place) in [("Once", 0), ("The platform", 2)] {
+        let alone = api.post(TEXT, &text(prompt, &limits)).await.ok().await;
+        assert_eq!(both["choices"][place]["text"], alone["choices"][0]["text"]);
+        assert_eq!(both["choices"][place + 1]["index"], place + 1);
+        usage.0 += alone["usage"]["prompt_tokens"].as_u64().unwrap();
+        usage.1 += alone["usage"]["completion_tokens"].as_u64().unwrap();
+    }
+    assert_eq!(both["usage"]["prompt_tokens"], usage.0, "each prompt counts once");
+    assert_eq!(both["usage"]["completion_tokens"], usage.1);
+    let tokens = api.post(TEXT, &text("x", &merged(limits, &json!({"prompt": [300, 301]})))).await.ok().await;
+    assert_eq!(tokens["usage"]["prompt_tokens"], 2);
 }
 
 #[tokio::test]

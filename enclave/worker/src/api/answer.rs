@@ -1,8 +1,10 @@
 //! One answer, from parameters and a prompt to a response.
 
+use std::collections::VecDeque;
+
 use axum::body::Body;
 use axum::response::Response;
-use cleanroom_backend::{Form, Input, Output, Prepared, Sink, Task};
+use cleanroom_backend::{Form, Input, Output, Prepared, Sampling, Sink, Task};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 
@@ -49,6 +51,15 @@ struct Asked {
     stop: Vec<SecretString>,
 }
 
+/// What is ready to start.
+struct Prompts {
+    prompts: Vec<Box<dyn Prepared>>,
+    /// Answers to each.
+    choices: usize,
+    /// The parameter that holds them.
+    param: &'static str,
+}
+
 /// Names of the parameters that a refusal may have to name.
 struct Names {
     prompt: &'static str,
@@ -56,25 +67,33 @@ struct Names {
 }
 
 impl Service {
-    /// Answers a request that holds `admitted`, one slot for each choice.
+    /// Answers a request that holds `admitted`, one slot for each choice. Every prompt gets as many choices as the
+    /// others, one prompt's after the other's.
     pub(super) async fn answer(
         &self,
         endpoint: Endpoint,
         parameters: Parameters,
-        input: Input,
+        inputs: Vec<Input>,
         mut admitted: Vec<Admitted>,
     ) -> Result<Response, ApiError> {
-        let (task, asked, names) = self.task(parameters, input, &admitted)?;
-        let prepared = self.prepare(task, names.prompt, names.schema).await?;
-        let tokens = prepared.prompt_tokens();
-        count(&mut admitted, tokens)?;
+        let choices = (parameters.choices as usize).max(1);
+        let [first, ..] = admitted.as_slice() else { return Err(ApiError::Failed) };
+        let (asked, names, tasks) = self.tasks(parameters, inputs, first);
+        let mut prompts = Vec::with_capacity(tasks.len());
+        for (task, admitted) in tasks.into_iter().zip(admitted.chunks_mut(choices)) {
+            let prepared = self.prepare(task, names.prompt, names.schema).await?;
+            count(admitted, prepared.prompt_tokens())?;
+            prompts.push(prepared);
+        }
+        let tokens = prompts.iter().map(|prepared| prepared.prompt_tokens()).sum();
 
         let id = format!("{:016x}{:016x}", random()?, random()?);
         let answer_id = endpoint.answer_id(&id);
         let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
         let identity = Identity { id: &id, created: now(), model, fingerprint };
         let shapes = endpoint.shapes(&identity, admitted.len(), &asked, tokens);
-        self.start(prepared, names.prompt, &answer_id, asked.delivery, shapes, admitted).await
+        let prompts = Prompts { prompts, choices, param: names.prompt };
+        self.start(prompts, &answer_id, asked.delivery, shapes, admitted).await
     }
 
     /// How many tokens a conversation has.
@@ -85,18 +104,17 @@ impl Service {
         Ok(self.prepare(task, "messages", "messages").await?.prompt_tokens())
     }
 
-    /// What the backend is asked for.
-    fn task(
+    /// What the backend is asked for, once for each prompt.
+    fn tasks(
         &self,
         parameters: Parameters,
-        input: Input,
-        admitted: &[Admitted],
-    ) -> Result<(Task, Asked, Names), ApiError> {
-        let [first, ..] = admitted else { return Err(ApiError::Failed) };
+        inputs: Vec<Input>,
+        admitted: &Admitted,
+    ) -> (Asked, Names, Vec<Task>) {
         let Parameters { max_tokens, sampling, bias, stop, form, logprobs, delivery, .. } = parameters;
-        let prompt = match &input {
-            Input::Chat(_) => "messages",
-            Input::Text(_) | Input::Tokens(_) => "prompt",
+        let prompt = match inputs.first() {
+            Some(Input::Chat(_)) => "messages",
+            _ => "prompt",
         };
         let (form, schema) = match form {
             request::Form::Text => (Form::Text, prompt),
@@ -104,16 +122,21 @@ impl Service {
             request::Form::JsonSchema { schema, param } => (Form::JsonSchema(schema), param),
         };
         let asked = Asked { delivery, logprobs, stop: stop.clone() };
-        let output = Output::Answer { max_tokens, sampling, bias, form, logprobs, stop };
-        let (owner, share, time) = (first.owner(), first.share(), self.limits.request_time);
-        Ok((Task { owner, share, input, output, time }, asked, Names { prompt, schema }))
+        let (owner, share, time) = (admitted.owner(), admitted.share(), self.limits.request_time);
+        let task = |(index, input)| {
+            let (bias, form, stop) = (bias.clone(), form.clone(), stop.clone());
+            // Equal prompts get answers of their own, as the choices of one do.
+            let sampling = Sampling { seed: sampling.seed.wrapping_add(index), ..sampling };
+            let output = Output::Answer { max_tokens, sampling, bias, form, logprobs, stop };
+            Task { owner, share, input, output, time }
+        };
+        (asked, Names { prompt, schema }, (0..).zip(inputs).map(task).collect())
     }
 
     /// Starts the backend and makes the response that follows it.
     async fn start(
         &self,
-        prepared: Box<dyn Prepared>,
-        param: &'static str,
+        Prompts { prompts, choices, param }: Prompts,
         answer_id: &str,
         delivery: Delivery,
         shapes: Vec<Shape>,
@@ -122,7 +145,7 @@ impl Service {
         let request_id = HeaderValue::try_from(answer_id).map_err(|_| ApiError::Failed)?;
         let (slots, grants): (Vec<_>, Vec<_>) =
             admitted.into_iter().map(|Admitted { slot, grant }| (slot, grant)).unzip();
-        let (writers, mut reader) = stream::answer(shapes.into_iter().zip(slots).collect());
+        let (writers, mut reader) = stream::answer(shapes.into_iter().zip(slots).collect(), choices);
         if let (Some(Some(grant)), Some((_, keeper))) = (grants.first(), &self.control) {
             reader = reader.under(grant.permission(), keeper.clone(), answer_id.to_owned());
         }
@@ -132,7 +155,13 @@ impl Service {
                 _ => writer,
             })
         });
-        let running = prepared.start(sinks.collect()).map_err(|error| self.not_started(param, error))?;
+        let mut sinks: VecDeque<Box<dyn Sink>> = sinks.collect();
+        let mut running = Vec::with_capacity(sinks.len());
+        for prepared in prompts {
+            let sinks = sinks.drain(..choices.min(sinks.len())).collect();
+            // If one is not taken, dropping the others cancels them.
+            running.extend(prepared.start(sinks).map_err(|error| self.not_started(param, error))?);
+        }
         let (media_type, body) = match delivery {
             Delivery::Stream { .. } => {
                 ("text/event-stream; charset=utf-8", Body::new(reader.into_body(self.traffic, running)))

@@ -4,7 +4,7 @@ use cleanroom_backend::{MAX_TOP_LOGPROBS, Message};
 
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Form, Parameters, RequestLimits, tokens, top_logprobs, without_stop};
+use super::request::{Form, Parameters, RequestLimits, limit, top_logprobs, without_stop};
 use super::scores::ScoresForm;
 use super::secret::SecretString;
 use super::shape::Wording;
@@ -34,11 +34,9 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("moderation", &[]),
     ("parallel_tool_calls", &["true"]),
     ("prediction", &[]),
-    ("prompt_cache_key", &[]),
     ("prompt_cache_options", &[]),
     ("prompt_cache_retention", &[]),
     ("reasoning_effort", &[r#""none""#]),
-    ("safety_identifier", &[]),
     ("service_tier", &[r#""auto""#, r#""default""#]),
     ("store", &["false"]),
     ("tool_choice", &[r#""none""#, r#""auto""#]),
@@ -82,7 +80,7 @@ impl ChatRequest {
             (Some(field), Some(_)) => {
                 return Err(field.invalid("only one of max_tokens and max_completion_tokens"));
             }
-            (Some(field), None) => Some(tokens(&field)?),
+            (Some(field), None) => limit(&field)?,
             (None, older) => older,
         };
         parameters.logprobs = logprobs(&mut object)?;

@@ -1,10 +1,12 @@
 //! `POST /v1/completions`: a text, continued.
 
+use cleanroom_backend::Input;
+
+use super::embeddings::inputs;
 use super::error::ApiError;
 use super::json::Object;
 use super::request::{Parameters, RequestLimits, top_logprobs};
 use super::scores::ScoresForm;
-use super::secret::SecretString;
 use super::shape::Wording;
 
 /// The answer around its text.
@@ -32,7 +34,8 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[("best_of", &["1"]), ("echo", &["false
 /// A request that may be served.
 pub(crate) struct CompletionRequest {
     pub(crate) parameters: Parameters,
-    pub(crate) prompt: SecretString,
+    /// At least one: texts, or tokens.
+    pub(crate) prompts: Vec<Input>,
 }
 
 impl CompletionRequest {
@@ -41,22 +44,18 @@ impl CompletionRequest {
         for (name, accepts) in UNSUPPORTED {
             object.take_neutral(name, accepts)?;
         }
+        let says_how_many = object.has("max_tokens");
         let mut parameters = Parameters::take(&mut object, limits, default_seed)?;
-        parameters.max_tokens = Some(parameters.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+        if !says_how_many {
+            parameters.max_tokens = Some(DEFAULT_MAX_TOKENS);
+        }
         let logprobs = object.take("logprobs");
         parameters.logprobs = logprobs.map(|field| top_logprobs(&field, MAX_LOGPROBS)).transpose()?;
         parameters.limit_scores()?;
         let prompt = object.require("prompt")?;
         object.finish()?;
-        let prompt = if prompt.is_array() {
-            // One request is one prompt; an array with another number of elements is refused as such.
-            match prompt.array(1..=1)?.first() {
-                Some(only) => only.string(limits.text_bytes)?,
-                None => return Err(prompt.invalid("one prompt")),
-            }
-        } else {
-            prompt.string(limits.text_bytes)?
-        };
-        Ok(Self { parameters, prompt })
+        // Each prompt takes as much as a choice does.
+        let prompts = inputs(&prompt, limits, limits.choices as usize)?;
+        Ok(Self { parameters, prompts })
     }
 }

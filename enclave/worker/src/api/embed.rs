@@ -21,7 +21,7 @@ impl Service {
         mut admitted: Vec<Admitted>,
     ) -> Result<Response, ApiError> {
         let Some(slot) = admitted.first_mut() else { return Err(ApiError::Failed) };
-        let width = self.backend()?.embedding_width().ok_or(ApiError::NoEmbeddings)?;
+        let width = self.abilities()?.embedding_width.ok_or(ApiError::NoEmbeddings)?;
         if dimensions.is_some_and(|dimensions| dimensions != width) {
             return Err(ApiError::InvalidValue {
                 param: ParameterName::known("dimensions"),

@@ -47,7 +47,7 @@ impl EmbeddingsRequest {
         let encoding =
             object.take("encoding_format").map_or(Ok(Encoding::Float), |field| encoding(&field))?;
         let dimensions = object.take("dimensions").map(|field| dimensions(&field)).transpose()?;
-        let inputs = inputs(&object.require("input")?, limits)?;
+        let inputs = inputs(&object.require("input")?, limits, limits.inputs)?;
         object.finish()?;
         Ok(Self { model, inputs, encoding, dimensions })
     }
@@ -67,8 +67,8 @@ fn dimensions(field: &Field<'_>) -> Result<u32, ApiError> {
     u32::try_from(value).map_err(|_| field.invalid("a number of dimensions"))
 }
 
-/// A text, tokens, or several of either.
-fn inputs(field: &Field<'_>, limits: &RequestLimits) -> Result<Vec<Input>, ApiError> {
+/// A text, tokens, or up to `most` of either.
+pub(crate) fn inputs(field: &Field<'_>, limits: &RequestLimits, most: usize) -> Result<Vec<Input>, ApiError> {
     if field.is_string() {
         return Ok(vec![Input::Text(field.string(limits.text_bytes)?)]);
     }
@@ -79,8 +79,8 @@ fn inputs(field: &Field<'_>, limits: &RequestLimits) -> Result<Vec<Input>, ApiEr
     if !elements.iter().any(|element| element.is_string() || element.is_array()) {
         return Ok(vec![tokens(&elements)?]);
     }
-    if elements.len() > limits.inputs {
-        return Err(field.invalid(format!("at most {} inputs", limits.inputs)));
+    if elements.len() > most {
+        return Err(field.invalid(format!("at most {most} texts")));
     }
     let input = |element: &Field<'_>| {
         if element.is_array() {

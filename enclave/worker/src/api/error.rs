@@ -123,9 +123,6 @@ pub enum ApiError {
     /// A body that is not plain JSON.
     #[error("expected the headers `content-type: application/json` and no content-encoding")]
     UnsupportedMediaType,
-    /// A query string, which no endpoint has.
-    #[error("no query parameters are supported here: leave out everything from the question mark on")]
-    QueryNotSupported,
     /// A path that does not exist.
     #[error(
         "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/messages, /v1/messages/count_tokens or /healthz"
@@ -225,7 +222,7 @@ impl ApiError {
         match self {
             Self::Json { .. } => "invalid_json",
             Self::UnknownParameter(_) => "unknown_parameter",
-            Self::UnsupportedParameter { .. } | Self::QueryNotSupported => "unsupported_parameter",
+            Self::UnsupportedParameter { .. } => "unsupported_parameter",
             Self::DuplicateParameter(_) => "duplicate_parameter",
             Self::MissingParameter(_) => "missing_required_parameter",
             Self::InvalidValue { .. } | Self::PromptEmpty { .. } | Self::PromptRefused { .. } => {

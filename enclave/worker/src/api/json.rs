@@ -106,6 +106,11 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Whether the member `name` is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|(member, raw)| member == name && raw.get() != "null")
+    }
+
     /// All members that were not taken, of an object whose names are data.
     pub(crate) fn into_members(self) -> impl Iterator<Item = (String, Field<'a>)> {
         let Self { path, members } = self;
@@ -200,7 +205,7 @@ impl<'a> Field<'a> {
     }
 
     /// Whether this is the JSON value `other`, up to white space and the spelling of numbers.
-    fn is(&self, other: &str) -> bool {
+    pub(crate) fn is(&self, other: &str) -> bool {
         /// Longer than any value that this is asked about.
         const MAX: usize = 64;
         let raw = self.raw.get();

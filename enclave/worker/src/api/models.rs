@@ -2,6 +2,7 @@
 
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_backend::Abilities;
 use serde::Serialize;
 use serde_json::json;
 
@@ -36,31 +37,39 @@ impl PublicModel {
         if id == self.id() { Ok(()) } else { Err(ApiError::ModelNotFound { served: self.id.clone() }) }
     }
 
-    pub(crate) fn describe(&self) -> Description<'_> {
-        Description { id: self.id(), object: "model", created: self.created, owned_by: "cleanroom" }
+    pub(crate) fn describe(&self, abilities: &Abilities) -> Description<'_> {
+        let capabilities = Capabilities::of(abilities);
+        Description {
+            id: self.id(),
+            object: "model",
+            created: self.created,
+            owned_by: "cleanroom",
+            capabilities,
+        }
     }
 
-    pub(crate) fn list(&self) -> List<'_> {
-        List { object: "list", data: [self.describe()] }
+    pub(crate) fn list(&self, abilities: &Abilities) -> List<'_> {
+        List { object: "list", data: [self.describe(abilities)] }
     }
 }
 
 impl PublicModel {
     /// The model as Anthropic's clients are told of it.
-    pub(crate) fn describe_to_anthropic(&self) -> serde_json::Value {
+    pub(crate) fn describe_to_anthropic(&self, abilities: &Abilities) -> serde_json::Value {
         let created = std::time::UNIX_EPOCH + std::time::Duration::from_secs(self.created);
         json!({
             "type": "model",
             "id": self.id(),
             "display_name": self.id(),
+            "cleanroom_capabilities": Capabilities::of(abilities),
             "created_at": humantime::format_rfc3339_seconds(created).to_string(),
         })
     }
 
     /// The only page of the list.
-    pub(crate) fn list_to_anthropic(&self) -> serde_json::Value {
+    pub(crate) fn list_to_anthropic(&self, abilities: &Abilities) -> serde_json::Value {
         json!({
-            "data": [self.describe_to_anthropic()],
+            "data": [self.describe_to_anthropic(abilities)],
             "has_more": false,
             "first_id": self.id(),
             "last_id": self.id(),
@@ -74,6 +83,28 @@ pub(crate) struct Description<'a> {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    #[serde(rename = "cleanroom_capabilities")]
+    capabilities: Capabilities,
+}
+
+/// What the model can be asked for. A member of our own, which clients ignore that do not know it.
+#[derive(Serialize)]
+pub(crate) struct Capabilities {
+    chat: bool,
+    /// Why there is no chat, if the model's file has a template for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chat_refused: Option<String>,
+    embeddings: bool,
+}
+
+impl Capabilities {
+    fn of(Abilities { chat, embedding_width }: &Abilities) -> Self {
+        Self {
+            chat: *chat == Ok(true),
+            chat_refused: chat.clone().err(),
+            embeddings: embedding_width.is_some(),
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -1,8 +1,8 @@
 //! The parameters that chat and text completions share, read into types that cannot hold a wrong value.
 //!
 //! Three kinds of parameter: those we implement; those OpenAI defines and we do not, which may only have a value that means
-//! nothing; and all others, which are refused as unknown. Nothing is ignored, except `user`, which
-//! OpenAI defines as a label without effect on the answer.
+//! nothing; and all others, which are refused as unknown. Nothing is ignored, except [`LABELS`], which
+//! OpenAI defines as labels without effect on the answer.
 
 use cleanroom_backend::{Bias, Sampling};
 
@@ -45,7 +45,9 @@ impl Default for RequestLimits {
 
 /// Longest model id that is read (bytes).
 pub(crate) const MAX_MODEL: usize = 256;
-/// Longest `user` (bytes).
+/// Parameters that say who asks, for a provider's own statistics and caches.
+const LABELS: [&str; 3] = ["user", "safety_identifier", "prompt_cache_key"];
+/// Longest label (bytes).
 pub(crate) const MAX_USER: usize = 512;
 /// Most stop sequences (OpenAI's number).
 const MAX_STOP: usize = 4;
@@ -103,12 +105,14 @@ impl Parameters {
         limits: &RequestLimits,
         default_seed: u64,
     ) -> Result<Self, ApiError> {
-        if let Some(user) = object.take("user") {
-            user.string(MAX_USER)?;
+        for label in LABELS {
+            if let Some(label) = object.take(label) {
+                label.string(MAX_USER)?;
+            }
         }
         Ok(Self {
             model: object.require("model")?.string(MAX_MODEL)?,
-            max_tokens: object.take("max_tokens").map(|field| tokens(&field)).transpose()?,
+            max_tokens: object.take("max_tokens").map_or(Ok(None), |field| limit(&field))?,
             sampling: sampling(object, default_seed)?,
             bias: bias(object)?,
             stop: stop(object, limits)?,
@@ -150,6 +154,11 @@ fn choices(field: &Field<'_>, limits: &RequestLimits) -> Result<u32, ApiError> {
 pub(crate) fn top_logprobs(field: &Field<'_>, most: u8) -> Result<u8, ApiError> {
     let value = field.integer(0..=i64::from(most))?;
     u8::try_from(value).map_err(|_| field.invalid("a number of tokens"))
+}
+
+/// A number of tokens to generate at most; none for -1, which older clients send for it.
+pub(crate) fn limit(field: &Field<'_>) -> Result<Option<u32>, ApiError> {
+    if field.is("-1") { Ok(None) } else { tokens(field).map(Some) }
 }
 
 /// A number of tokens to generate at most.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
-use cleanroom_backend::{Backend, Handle, Owner, PrepareError, Prepared, StartError, Task};
+use cleanroom_backend::{Abilities, Backend, Handle, Owner, PrepareError, Prepared, StartError, Task};
 use cleanroom_config::{self as config, Traffic};
 use http::Request;
 
@@ -173,6 +173,11 @@ impl Service {
     pub(super) fn backend(&self) -> Result<Arc<dyn Backend>, ApiError> {
         let backend = self.backend.read().unwrap_or_else(PoisonError::into_inner).clone();
         backend.ok_or(ApiError::Stopped(Stop::Refused(Refusal::ModelRevoked)))
+    }
+
+    /// What the model can be asked for.
+    pub(super) fn abilities(&self) -> Result<Abilities, ApiError> {
+        self.backend().map(|backend| backend.abilities())
     }
 
     /// Requests that hold a slot in the backend, or an answer that is still being read.

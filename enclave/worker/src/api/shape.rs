@@ -27,6 +27,15 @@ pub(crate) enum Dialect {
 }
 
 impl Dialect {
+    /// What a stream says that has no news.
+    pub(crate) const fn ping(self) -> &'static [u8] {
+        match self {
+            // A comment, which clients of server-sent events ignore.
+            Self::OpenAi => b": ping\n\n",
+            Self::Anthropic => b"event: ping\ndata: {\"type\":\"ping\"}\n\n",
+        }
+    }
+
     /// An event in place of the rest of a stream. `members` of our own stand beside the error.
     pub(crate) fn failure(self, error: &ApiError, members: &[(&str, serde_json::Value)]) -> String {
         let mut object = error.to_value(self);

@@ -41,8 +41,9 @@ use crate::admission::Slot;
 use crate::grant::{Grant, Permission, Stop};
 use crate::keeper::Keeper;
 
-/// Makes the ends of one answer: one to write each choice, and one to read all. Every choice has a place of its own.
-pub(crate) fn answer(choices: Vec<(Shape, Slot)>) -> (Vec<Writer>, Reader) {
+/// Makes the ends of one answer: one to write each choice, and one to read all. Every choice has a place of its own. Each
+/// `per_prompt` of them continue one prompt.
+pub(crate) fn answer(choices: Vec<(Shape, Slot)>, per_prompt: usize) -> (Vec<Writer>, Reader) {
     let mut ready = SecretBuffer::default();
     let dialect = choices.first().map_or(Dialect::OpenAi, |(shape, _)| shape.dialect());
     if let Some((shape, _)) = choices.first() {
@@ -62,7 +63,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>) -> (Vec<Writer>, Reader) {
         ready,
         whole,
         unfinished: choices.len(),
-        usage: Usage::default(),
+        usage: vec![Usage::default(); choices.len().div_ceil(per_prompt.max(1))],
         end: None,
         waker: None,
         abandoned: false,
@@ -76,6 +77,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>) -> (Vec<Writer>, Reader) {
     let writer = |(index, (shape, slot)): (usize, (Shape, &Arc<Slot>))| Writer {
         shape,
         index,
+        prompt: index / per_prompt.max(1),
         shared: Arc::clone(&shared),
         slot: Some(Arc::clone(slot)),
         grant: None,
@@ -95,8 +97,8 @@ struct State {
     whole: Vec<SecretBuffer>,
     /// Choices that have not ended.
     unfinished: usize,
-    /// Of the choices that have. They have one prompt.
-    usage: Usage,
+    /// Of the choices that have, for each prompt.
+    usage: Vec<Usage>,
     /// Set once; nothing is written afterwards.
     end: Option<End>,
     waker: Option<Waker>,
@@ -147,8 +149,9 @@ impl Shared {
 /// The engine's end.
 pub(crate) struct Writer {
     shape: Shape,
-    /// Which choice it writes.
+    /// Which choice it writes, and to which prompt.
     index: usize,
+    prompt: usize,
     shared: Arc<Shared>,
     /// Until the finish reason.
     slot: Option<Arc<Slot>>,
@@ -210,7 +213,7 @@ impl Sink for Writer {
             Event::Finished { reason, usage } => {
                 (self.slot, self.grant, self.finished) = (None, None, true);
                 self.shape.close_choice(out, reason);
-                state.finish_choice(usage, &self.shape);
+                state.finish_choice(self.prompt, usage, &self.shape);
             }
         }
         let waker = state.waker.take();
@@ -312,15 +315,18 @@ impl State {
     /// Counts a choice that has ended; the last one ends the answer.
     fn finish_choice(
         &mut self,
+        prompt: usize,
         Usage { prompt_tokens, cached_tokens, completion_tokens }: Usage,
         shape: &Shape,
     ) {
-        // The prompt is counted once, and so is what one choice at least had to compute.
-        let is_first = self.usage.prompt_tokens == 0;
-        let least = if is_first { cached_tokens } else { self.usage.cached_tokens.min(cached_tokens) };
-        self.usage.cached_tokens = least;
-        self.usage.prompt_tokens = prompt_tokens;
-        self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(completion_tokens);
+        if let Some(usage) = self.usage.get_mut(prompt) {
+            // A prompt is counted once, and so is what one choice at least had to compute.
+            let is_first = usage.prompt_tokens == 0;
+            let least = if is_first { cached_tokens } else { usage.cached_tokens.min(cached_tokens) };
+            usage.cached_tokens = least;
+            usage.prompt_tokens = prompt_tokens;
+            usage.completion_tokens = usage.completion_tokens.saturating_add(completion_tokens);
+        }
         self.unfinished = self.unfinished.saturating_sub(1);
         if self.unfinished > 0 {
             return;
@@ -331,7 +337,12 @@ impl State {
             }
             self.ready.push(choice.as_slice());
         }
-        shape.close(&mut self.ready, self.usage);
+        let sum = |all: Usage, one: &Usage| Usage {
+            prompt_tokens: all.prompt_tokens.saturating_add(one.prompt_tokens),
+            cached_tokens: all.cached_tokens.saturating_add(one.cached_tokens),
+            completion_tokens: all.completion_tokens.saturating_add(one.completion_tokens),
+        };
+        shape.close(&mut self.ready, self.usage.iter().fold(Usage::default(), sum));
         self.end = Some(End::Complete);
     }
 

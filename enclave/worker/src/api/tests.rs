@@ -7,7 +7,7 @@ use super::completions::CompletionRequest;
 use super::error::ApiError;
 use super::request::{Delivery, Form, Parameters, RequestLimits};
 use super::secret::SecretString;
-use cleanroom_backend::Sampling;
+use cleanroom_backend::{Input, Sampling};
 
 /// Occurs in every refused request below, and must occur in no refusal.
 const SECRET: &str = "Dornröschen-4711";
@@ -133,6 +133,8 @@ fn values_that_mean_nothing_are_accepted() {
         r#""parallel_tool_calls":true"#,
         r#""reasoning_effort":"none""#,
         r#""response_format":{ "type" : "text" }"#,
+        r#""prompt_cache_key":"k""#,
+        r#""safety_identifier":"s""#,
         r#""service_tier":"auto""#,
         r#""store":false"#,
         r#""tool_choice":"none""#,
@@ -159,11 +161,9 @@ fn what_openai_defines_and_we_do_not_is_refused_by_name() {
         ("moderation", r#"{"model":"m"}"#),
         ("parallel_tool_calls", "false"),
         ("prediction", r#"{"type":"content","content":"x"}"#),
-        ("prompt_cache_key", r#""k""#),
         ("prompt_cache_options", r#"{"mode":"a"}"#),
         ("prompt_cache_retention", r#""24h""#),
         ("reasoning_effort", r#""high""#),
-        ("safety_identifier", r#""s""#),
         ("service_tier", r#""priority""#),
         ("store", "true"),
         ("tool_choice", r#""required""#),
@@ -220,7 +220,7 @@ fn wrong_values_are_refused() {
         ("seed", "0.5"),
         ("seed", "9223372036854775808"),
         ("max_tokens", "0"),
-        ("max_tokens", "-1"),
+        ("max_tokens", "-2"),
         ("max_tokens", "4294967296"),
         ("max_completion_tokens", "0"),
         ("max_completion_tokens", secret.as_str()),
@@ -472,22 +472,44 @@ fn an_array_longer_than_any_limit_is_never_cut_short_in_silence() {
 
 #[test]
 fn prompts_arrive() {
-    for prompt in [r#""abc""#, r#"["abc"]"#] {
+    let kinds = |prompt: &str| {
         let request = completion(&format!(r#"{{"model":"m","prompt":{prompt}}}"#));
-        assert_eq!(request.unwrap_or_else(|error| panic!("{error}")).prompt.as_str(), "abc");
-    }
+        let prompts = request.unwrap_or_else(|error| panic!("{error}")).prompts;
+        let kind = |input: &Input| match input {
+            Input::Text(text) => text.as_str().to_owned(),
+            Input::Tokens(tokens) => format!("{:?}", &**tokens),
+            Input::Chat(_) => panic!("no chat"),
+        };
+        prompts.iter().map(kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(r#""abc""#), ["abc"]);
+    assert_eq!(kinds(r#"["abc"]"#), ["abc"]);
+    assert_eq!(kinds(r#"["a","b"]"#), ["a", "b"]);
+    assert_eq!(kinds("[1,2]"), ["[1, 2]"]);
+    assert_eq!(kinds("[[1],[2,3]]"), ["[1]", "[2, 3]"]);
 }
 
 #[test]
 fn wrong_prompts_are_refused() {
     let cases = [
         ("[]", "prompt"),
-        (r#"["a","b"]"#, "prompt"),
-        ("[1,2]", "prompt"),
-        ("[[1]]", "prompt[0]"),
+        (r#"["1","2","3","4","5","6","7","8","9"]"#, "prompt"),
+        (r#"["a",[null]]"#, "prompt[1][0]"),
+        ("[1.5]", "prompt[0]"),
+        ("[-1]", "prompt[0]"),
+        ("[[]]", "prompt[0]"),
         ("7", "prompt"),
     ];
     for (prompt, param) in cases {
         refused(completion, &format!(r#"{{"model":"m","prompt":{prompt}}}"#), "invalid_value", Some(param));
     }
+}
+
+#[test]
+fn no_limit_of_tokens_can_be_said_as_older_clients_do() {
+    assert_eq!(parameters(r#","max_tokens":-1"#).max_tokens, None);
+    assert_eq!(parameters(r#","max_completion_tokens":-1"#).max_tokens, None);
+    let completion = |extra: &str| completion(&completion_with(extra)).ok().unwrap().parameters.max_tokens;
+    assert_eq!((completion(""), completion(r#","max_tokens":-1"#)), (Some(16), None));
+    refused(chat, &chat_with(r#","max_tokens":-2"#), "invalid_value", Some("max_tokens"));
 }

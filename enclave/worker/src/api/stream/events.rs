@@ -23,6 +23,9 @@ pub(super) const MAX_FRAME: usize = 16 * 1024;
 /// How long the event about a failure has to get on its way: breaking a stream off discards what has not been sent.
 pub(super) const FAREWELL: Duration = Duration::from_millis(50);
 
+/// How long a stream is silent before it says that it is there: some clients end one that is silent for minutes.
+pub(super) const QUIET: Duration = Duration::from_secs(15);
+
 /// The body of a streamed answer (`text/event-stream`).
 pub(crate) struct EventStream<R> {
     reader: Reader,
@@ -31,6 +34,8 @@ pub(crate) struct EventStream<R> {
     leaving: Bytes,
     /// The last two bytes that left. An event ends with an empty line.
     last: [u8; 2],
+    /// When nothing will have left for [`QUIET`]. A stream with a pace is never silent.
+    quiet: Option<Pin<Box<Sleep>>>,
     farewell: Farewell,
     _running: R,
 }
@@ -43,6 +48,7 @@ impl<R> EventStream<R> {
             pace,
             leaving: Bytes::new(),
             last: *b"\n\n",
+            quiet: None,
             farewell: Farewell::Due,
             _running: running,
         }
@@ -123,9 +129,18 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
                 }
                 _ => {}
             }
+            this.quiet = None;
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
+        let mut is_quiet = || {
+            let quiet = this.quiet.get_or_insert_with(|| Box::pin(sleep(QUIET)));
+            quiet.as_mut().poll(context).is_ready()
+        };
         match (state.end, &mut this.farewell) {
+            (None, _) if is_quiet() => {
+                this.quiet = None;
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(this.reader.dialect.ping())))))
+            }
             (None, _) => state.wait(context),
             (Some(End::Broken), Farewell::Sent(sent)) => {
                 sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed)))

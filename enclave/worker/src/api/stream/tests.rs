@@ -5,7 +5,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
-use super::events::{FAREWELL, MAX_FRAME};
+use super::events::{FAREWELL, MAX_FRAME, QUIET};
 use super::*;
 use crate::admission::{Admission, AdmissionLimits};
 use crate::api::chat;
@@ -21,7 +21,7 @@ fn ends(delivery: Delivery) -> (Writer, Reader, Arc<Admission>) {
     let slot = admission.admit(PartnerId::from(Sha256Digest::from_bytes([1; 32]))).ok().unwrap();
     let identity = Identity { id: "1", created: 0, model: "m", fingerprint: "fp_0" };
     let shape = Shape::new(&chat::WORDING, &identity, delivery, 0, None);
-    let (mut writers, reader) = answer(vec![(shape, slot)]);
+    let (mut writers, reader) = answer(vec![(shape, slot)], 1);
     (writers.remove(0), reader, admission)
 }
 
@@ -34,7 +34,7 @@ fn two(delivery: Delivery) -> (Writer, Writer, Reader, Arc<Admission>) {
         let slot = admission.admit(PartnerId::from(Sha256Digest::from_bytes([1; 32]))).ok().unwrap();
         (Shape::new(&chat::WORDING, &identity, delivery, index, None), slot)
     });
-    let (mut writers, reader) = answer(choices.collect());
+    let (mut writers, reader) = answer(choices.collect(), 2);
     let second = writers.pop().unwrap();
     (writers.pop().unwrap(), second, reader, admission)
 }
@@ -311,5 +311,27 @@ impl Reader {
     async fn whole_stream(self) -> String {
         let body = self.into_body(None, ()).collect().await.ok().unwrap();
         String::from_utf8(body.to_bytes().to_vec()).unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_news_says_that_it_is_there() {
+    for (dialect_of, expected) in
+        [("openai", ": ping\n\n"), ("anthropic", "event: ping\ndata: {\"type\":\"ping\"}\n\n")]
+    {
+        let (mut writer, mut reader, _admission) = ends(STREAM);
+        if dialect_of == "anthropic" {
+            reader.dialect = Dialect::Anthropic;
+        }
+        let mut body = reader.into_body(None, ());
+        assert!(frame(&mut body).await.contains("assistant"));
+        let start = tokio::time::Instant::now();
+        for _ in 0..3 {
+            assert_eq!(frame(&mut body).await, expected);
+        }
+        assert_eq!(start.elapsed(), 3 * QUIET);
+        assert!(finish(&mut writer).is_continue());
+        assert!(frame(&mut body).await.ends_with("data: [DONE]\n\n"));
+        assert_eq!(start.elapsed(), 3 * QUIET, "news do not wait");
     }
 }
