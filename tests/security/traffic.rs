@@ -9,7 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use cleanroom_channel::identity::Identity;
@@ -55,6 +55,59 @@ async fn lengths_tell_topics_apart_unless_they_are_padded() {
         "expected no more than chance from padded events, {most:.2} at most, got {padded}"
     );
     assert!(shaped < most, "expected no more than chance from one rhythm, {most:.2} at most, got {shaped}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_and_counts_have_one_length() {
+    let plain = lengths_of_whole_answers("").await;
+    let shaped = lengths_of_whole_answers(SHAPED).await;
+    let distinct = |lengths: &[usize]| lengths.iter().collect::<HashSet<_>>().len();
+    assert!(distinct(&plain) > plain.len() / 2, "there must be something to see, got {plain:?}");
+    assert_eq!(distinct(&shaped), 1, "{shaped:?}");
+}
+
+/// How many bytes the enclave sends for each of some refusals and counts, at the least of some looks: what the date and the
+/// connection's own frames add has nothing to do with the answer.
+async fn lengths_of_whole_answers(configuration: &str) -> Vec<usize> {
+    let chat = |changes: serde_json::Value| {
+        let mut request =
+            serde_json::json!({ "model": "demo", "messages": [{ "role": "user", "content": "Hi" }] });
+        request.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        ("/v1/chat/completions", request)
+    };
+    let count = |words: usize| {
+        let content = "word ".repeat(words);
+        let request =
+            serde_json::json!({ "model": "demo", "messages": [{ "role": "user", "content": content }] });
+        ("/v1/messages/count_tokens", request)
+    };
+    let requests = [
+        chat(serde_json::json!({ "unheard_of": 1 })),
+        chat(serde_json::json!({ "messages": [] })),
+        chat(serde_json::json!({ "temperature": 7 })),
+        chat(serde_json::json!({ "model": "another" })),
+        chat(serde_json::json!({ "messages": [{ "role": "user", "content": "word ".repeat(2000) }] })),
+        count(1),
+        count(20),
+        count(200),
+    ];
+    let clean_room = CleanRoom::start(configuration).await;
+    let partner = clean_room.proxy(&Identity::generate().unwrap()).await;
+    let mut lengths = vec![usize::MAX; requests.len()];
+    // The first look warms the compression of heads.
+    for look in 0..=2 * LOOKS {
+        for ((path, request), least) in requests.iter().zip(&mut lengths) {
+            let before = clean_room.recorder.records_from_enclave().len();
+            let response = send(partner, "POST", path, &request.to_string()).await;
+            assert_eq!(response.status() == StatusCode::OK, path.ends_with("count_tokens"), "{request}");
+            response.into_body().collect().await.unwrap();
+            let trace = clean_room.recorder.records_from_enclave().split_off(before);
+            if look > 0 {
+                *least = trace.iter().copied().map(usize::from).sum::<usize>().min(*least);
+            }
+        }
+    }
+    lengths
 }
 
 /// The part of new answers whose topic the classifier finds.

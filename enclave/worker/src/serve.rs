@@ -127,6 +127,7 @@ impl Shared {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let stream = handshake.heard(stream);
         let place = |partner: PartnerId| self.sessions.begin(partner, self.class(partner));
         let accepted = tokio::select! {
             accepted = timeout(self.limits.handshake_timeout, self.acceptor.accept_if(stream, place)) => {
@@ -166,20 +167,16 @@ impl Shared {
             request.extensions_mut().insert(identity);
             request.extensions_mut().insert(turn.clone());
             let router = self.router.clone();
-            let permitted = self.service.check(partner);
+            let (permitted, service) = (self.service.check(partner), Arc::clone(&self.service));
             async move {
                 let dialect = api::dialect(request.headers());
-                if request.uri().path() == public_attestation::PATH {
-                    return router.oneshot(request).await;
-                }
-                if let Err(refused) = permitted {
-                    return Ok(refused.respond(dialect));
-                }
-                if listed {
-                    router.oneshot(request).await
-                } else {
-                    Ok::<Response, Infallible>(api::error::partner_not_listed().respond(dialect))
-                }
+                let answer = match permitted {
+                    _ if request.uri().path() == public_attestation::PATH => router.oneshot(request).await?,
+                    Err(refused) => refused.respond(dialect),
+                    Ok(()) if listed => router.oneshot(request).await?,
+                    Ok(()) => api::error::partner_not_listed().respond(dialect),
+                };
+                Ok::<Response, Infallible>(service.uniform(answer).await)
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -169,7 +169,7 @@ impl Service {
             Delivery::Whole => {
                 let whole = reader.whole().await?;
                 drop(running);
-                ("application/json", Body::from(self.filled(whole)))
+                ("application/json", Body::from(whole))
             }
         };
         let mut response = response(media_type, body);

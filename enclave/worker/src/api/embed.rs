@@ -35,7 +35,7 @@ impl Service {
             answer.push(&embedding);
         }
         let body = answer.finish(self.model.id(), tokens).take();
-        Ok(response("application/json", Body::from(self.filled(body))))
+        Ok(response("application/json", Body::from(body)))
     }
 
     /// One embedding, and the tokens of its text. It leaves only if it is still permitted once it is computed.

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
-use bytes::Bytes;
+use axum::response::Response;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
@@ -19,7 +19,7 @@ use super::json::ParameterName;
 use super::models::PublicModel;
 use super::request::RequestLimits;
 use super::secret::{SecretBuffer, SecretString};
-use super::stream;
+use super::uniform::uniform;
 use crate::admission::{Admission, AdmissionLimits, Full, Slot, partners_share};
 use crate::grant::{Grant, Grants, Stop};
 use crate::keeper::Keeper;
@@ -239,11 +239,11 @@ impl Service {
         })
     }
 
-    /// A whole answer, as long as the traffic's shape has it.
-    pub(super) fn filled(&self, whole: Bytes) -> Bytes {
+    /// An answer as long as the traffic's shape has it.
+    pub(crate) async fn uniform(&self, answer: Response) -> Response {
         match self.traffic {
-            Some(traffic) => stream::fill_whole(&whole, traffic.step()),
-            None => whole,
+            Some(traffic) => uniform(answer, traffic).await,
+            None => answer,
         }
     }
 

@@ -39,7 +39,7 @@ pub(super) fn fill(frame: &mut SecretBuffer, step: usize) {
 
 /// `answer`, whose length is made a multiple of `step` with the white space that may follow a JSON text (RFC 8259, section 2).
 pub(crate) fn fill_whole(answer: &Bytes, step: NonZeroUsize) -> Bytes {
-    let length = answer.len().next_multiple_of(step.get());
+    let length = answer.len().max(1).next_multiple_of(step.get());
     let mut filled = SecretBuffer::with_capacity(length);
     filled.push(answer);
     filled.push(&vec![b' '; length - answer.len()]);
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn a_whole_answer_is_filled_up_to_a_step() {
         let step = NonZeroUsize::new(8).unwrap();
-        for (answer, length) in [("{}", 8), ("{\"a\":12}", 8), ("{\"a\":123}", 16)] {
+        for (answer, length) in [("", 8), ("{}", 8), ("{\"a\":12}", 8), ("{\"a\":123}", 16)] {
             let filled = fill_whole(&Bytes::from(answer), step);
             assert_eq!(filled.len(), length);
             assert_eq!(std::str::from_utf8(&filled).unwrap().trim_end(), answer);
