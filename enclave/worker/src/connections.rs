@@ -1,15 +1,21 @@
 //! Who may hold a connection, and how many.
 //!
-//! A connection passes two bounds. While it is set up, it holds a *handshake*; when all are held, the oldest one that has
-//! had its second makes space for a new one, so that silent connections keep nobody out. Once its key is known, it holds a
+//! A connection passes two bounds. While it is set up, it holds a *handshake*. When all are held, a connection that has said
+//! nothing makes space for a new one soon, and any other after a second, the oldest first. So silent connections keep nobody
+//! out, also when new ones come all the time. Once its key is known, it holds a
 //! *session* of its class: partners that may use the model have seven eighths, and all other keys together have the rest.
 //! No partner has more than three quarters of the partners' part.
 
 use std::collections::{HashMap, VecDeque};
+use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -18,6 +24,8 @@ use crate::session::PartnerId;
 
 /// How long a handshake is left alone when others wait for its place. An honest one takes a few round trips.
 const GRACE: Duration = Duration::from_secs(1);
+/// The same for one of which no byte has come. A client speaks first, and what it says is with the host when the host connects.
+const SILENT_GRACE: Duration = Duration::from_millis(100);
 
 /// Connections that are being set up.
 pub(crate) struct Handshakes {
@@ -28,8 +36,23 @@ pub(crate) struct Handshakes {
 #[derive(Default)]
 struct Running {
     last: u64,
-    /// The oldest first. A handshake is told to end by dropping its sender.
-    oldest: VecDeque<(u64, Instant, oneshot::Sender<()>)>,
+    /// The oldest first.
+    oldest: VecDeque<Begun>,
+}
+
+struct Begun {
+    id: u64,
+    at: Instant,
+    spoken: Arc<AtomicBool>,
+    /// Dropped to tell the handshake to end.
+    _keep: oneshot::Sender<()>,
+}
+
+impl Begun {
+    fn may_be_shed(&self) -> bool {
+        let grace = if self.spoken.load(Ordering::Relaxed) { GRACE } else { SILENT_GRACE };
+        self.at.elapsed() >= grace
+    }
 }
 
 /// A handshake's place, given back when dropped.
@@ -37,6 +60,7 @@ pub(crate) struct Handshake {
     handshakes: Arc<Handshakes>,
     id: u64,
     shed: oneshot::Receiver<()>,
+    spoken: Arc<AtomicBool>,
 }
 
 impl Handshakes {
@@ -44,24 +68,26 @@ impl Handshakes {
         Arc::new(Self { limit: limit.get(), running: Mutex::default() })
     }
 
-    /// A place for a new connection. `None` when every place is held and the oldest has not had its second.
+    /// A place for a new connection. `None` when every place is held and none has had its time.
     pub(crate) fn begin(self: &Arc<Self>) -> Option<Handshake> {
         let mut running = lock(&self.running);
         if running.oldest.len() >= self.limit {
-            let is_old = |(_, begun, _): &(u64, Instant, oneshot::Sender<()>)| begun.elapsed() >= GRACE;
-            if !running.oldest.front().is_some_and(is_old) {
-                return None;
-            }
-            running.oldest.pop_front();
+            let shed = running.oldest.iter().position(Begun::may_be_shed)?;
+            running.oldest.remove(shed);
         }
         running.last = running.last.wrapping_add(1);
-        let (id, (keep, shed)) = (running.last, oneshot::channel());
-        running.oldest.push_back((id, Instant::now(), keep));
-        Some(Handshake { handshakes: Arc::clone(self), id, shed })
+        let (id, (keep, shed), spoken) = (running.last, oneshot::channel(), Arc::<AtomicBool>::default());
+        running.oldest.push_back(Begun { id, at: Instant::now(), spoken: Arc::clone(&spoken), _keep: keep });
+        Some(Handshake { handshakes: Arc::clone(self), id, shed, spoken })
     }
 }
 
 impl Handshake {
+    /// The connection, which is seen to speak.
+    pub(crate) fn heard<S>(&self, stream: S) -> Heard<S> {
+        Heard { stream, spoken: Arc::clone(&self.spoken) }
+    }
+
     /// Returns when the place is needed for another connection.
     pub(crate) async fn shed(&mut self) {
         let _ = (&mut self.shed).await;
@@ -70,7 +96,58 @@ impl Handshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        lock(&self.handshakes.running).oldest.retain(|(id, ..)| *id != self.id);
+        lock(&self.handshakes.running).oldest.retain(|begun| begun.id != self.id);
+    }
+}
+
+/// A connection that notes its first byte.
+pub(crate) struct Heard<S> {
+    stream: S,
+    spoken: Arc<AtomicBool>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.spoken.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -166,6 +243,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use cleanroom_attestation::digest::Sha256Digest;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     fn partner(byte: u8) -> PartnerId {
@@ -213,5 +292,22 @@ mod tests {
         assert_eq!(lock(&handshakes.running).oldest.len(), 2);
         drop((second, third));
         assert!(lock(&handshakes.running).oldest.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_makes_space_before_who_speaks() {
+        let handshakes = Handshakes::new(NonZeroUsize::new(2).unwrap());
+        let mut speaking = handshakes.begin().unwrap();
+        let (mut client, enclave) = tokio::io::duplex(8);
+        let mut enclave = speaking.heard(enclave);
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(enclave.read_u8().await.unwrap(), b'x');
+        let mut silent = handshakes.begin().unwrap();
+        tokio::time::advance(SILENT_GRACE).await;
+        let newcomer = handshakes.begin().unwrap();
+        silent.shed().await;
+        drop(silent);
+        assert!(tokio::time::timeout(Duration::ZERO, speaking.shed()).await.is_err(), "it goes on");
+        drop(newcomer);
     }
 }

@@ -1,0 +1,36 @@
+//! What a partner notices of others who flood the enclave, through the whole attested path: in quiet and beside the flood, in turns.
+//!
+//! ```text
+//! flood MODEL [--strangers] [QUESTIONS]
+//! ```
+//!
+//! Without `--strangers` another partner floods the engine ([`partners`]), and the time to the first token counts. With it,
+//! keys without rights keep the enclave as busy as they can ([`strangers`]), and the time to set a session up counts as well.
+//! Exit status 1 when the 95th percentile beside a flood is over twice the quiet one.
+
+#![expect(clippy::expect_used, reason = "a measurement that cannot be made has failed")]
+
+mod measure;
+mod partners;
+mod strangers;
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    let model = arguments.next().and_then(|path| std::fs::read(path).ok());
+    let by_strangers = arguments.next_if_eq("--strangers").is_some();
+    let questions = arguments.next().map_or(Ok(8), |count| count.parse());
+    let (Some(model), Ok(questions), None) = (model, questions, arguments.next()) else {
+        eprintln!(
+            "flood: expected a model file, --strangers or nothing, and how many questions to ask in each turn"
+        );
+        return ExitCode::from(2);
+    };
+    let met = match by_strangers {
+        true => strangers::run(model, questions).await,
+        false => partners::run(model, questions).await,
+    };
+    if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,166 @@
+//! Keys without rights keep the enclave busy.
+//!
+//! They hold every session that they can get and ask for public attestations on all of them, they open sessions again and again,
+//! and they fill all handshakes with connections that say nothing. The security module takes ten milliseconds for an answer.
+//!
+//! This measures what is divided inside the enclave. Strangers run on the machine that they attack and pay for their half of each TLS
+//! handshake there, so there are not so many of these that the processor itself is what they take.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cleanroom_attestation::channel::Nonce;
+use cleanroom_channel::identity::Identity;
+use cleanroom_guard::Clock;
+use cleanroom_partner::channel::RelyingParty;
+use cleanroom_partner::clock::now;
+use cleanroom_tests::clean_room::CleanRoom;
+use cleanroom_tests::platform::World;
+use cleanroom_tests::stranger::{Stranger, ask_attestation};
+use http::StatusCode;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use crate::measure::{AGAIN, ONE_THREAD, QUESTIONS, THINKS, TURNS, compare, print_head, time_to_first_token};
+
+/// What the security module takes for an answer.
+const ANSWER: Duration = Duration::from_millis(10);
+/// As many sessions as keys without rights can have by default.
+const HOLDERS: usize = 64;
+/// Strangers who open a session, leave, and come again, each ten times a second at most.
+const COMERS: usize = 4;
+/// As many silent connections as there are handshakes by default, and more.
+const SILENT: usize = 192;
+/// How long strangers have until they count: their sessions get a tenth of the security module.
+const SETTLE: Duration = Duration::from_secs(8);
+/// How long a stranger waits who got no session to hold, or whose silent connection was cut.
+const REFUSED: Duration = Duration::from_secs(1);
+/// Sessions that the partner sets up for each question.
+const SESSIONS: usize = 4;
+
+/// What became of what strangers tried.
+#[derive(Default)]
+struct Counts {
+    sessions: AtomicU64,
+    refused: AtomicU64,
+    attested: AtomicU64,
+    put_off: AtomicU64,
+    shed: AtomicU64,
+}
+
+impl Counts {
+    fn count(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Measures. Whether both ratios are within their limit.
+pub(crate) async fn run(model: Vec<u8>, questions: usize) -> bool {
+    let identity = Identity::generate().expect("keys can be made");
+    let configuration = format!("partners = [\"{}\"]\n{ONE_THREAD}", identity.key_digest());
+    let world = World::new().slow(ANSWER);
+    let clean_room = CleanRoom::start_with(world, &configuration, Clock::boot(), model).await;
+    let (party, proxy) = (clean_room.party(&identity), clean_room.proxy(&identity).await);
+    let counts = Arc::new(Counts::default());
+    let [mut set_up, mut first_token] = [(); 2].map(|()| [Vec::new(), Vec::new()]);
+    // The first sets the proxy's session up.
+    time_to_first_token(proxy, QUESTIONS[0].1).await;
+    for _ in 0..TURNS {
+        for beside in [false, true] {
+            let mut strangers = if beside { strangers(clean_room.path(), &counts) } else { JoinSet::new() };
+            tokio::time::sleep(SETTLE).await;
+            for _ in 0..questions {
+                tokio::time::sleep(THINKS).await;
+                first_token[usize::from(beside)].push(time_to_first_token(proxy, QUESTIONS[0].1).await);
+                for _ in 0..SESSIONS {
+                    set_up[usize::from(beside)].push(time_to_session(&party, clean_room.path()).await);
+                }
+            }
+            strangers.shutdown().await;
+        }
+    }
+    print_head();
+    let mut met = true;
+    for (what, [quiet, loud]) in [("session set up", &mut set_up), ("first token", &mut first_token)] {
+        met &= compare(what, quiet, &mut [("beside strangers", loud)]);
+    }
+    let [sessions, refused, attested, put_off, shed] =
+        [&counts.sessions, &counts.refused, &counts.attested, &counts.put_off, &counts.shed]
+            .map(|count| count.load(Ordering::Relaxed));
+    println!(
+        "strangers: {sessions} sessions, {refused} refused or cut; {attested} public attestations, {put_off} put off;"
+    );
+    println!("           {shed} silent connections shed");
+    met
+}
+
+/// A session from the connection to the partner's confirmation.
+async fn time_to_session(party: &RelyingParty, path: PathBuf) -> Duration {
+    let begun = Instant::now();
+    let stream = UnixStream::connect(path).await.expect("the host listens");
+    let challenged = party.challenge(stream).await.expect("a listed partner gets evidence");
+    let appraised = challenged.appraise(now()).expect("the evidence can be appraised");
+    let attested = appraised.confirm().await.expect("the evidence is good");
+    let time = begun.elapsed();
+    drop(attested);
+    time
+}
+
+fn strangers(path: PathBuf, counts: &Arc<Counts>) -> JoinSet<()> {
+    let mut strangers = JoinSet::new();
+    for _ in 0..HOLDERS {
+        strangers.spawn(hold(path.clone(), Arc::clone(counts)));
+    }
+    for _ in 0..COMERS {
+        strangers.spawn(come_and_go(path.clone(), Arc::clone(counts)));
+    }
+    for _ in 0..SILENT {
+        strangers.spawn(say_nothing(path.clone(), Arc::clone(counts)));
+    }
+    strangers
+}
+
+/// Holds a session, and asks for public attestations for as long as it lasts.
+async fn hold(path: PathBuf, counts: Arc<Counts>) {
+    let (stranger, nonce) = (Stranger::new(), Nonce::from_bytes([7; Nonce::LENGTH]));
+    loop {
+        let stream = UnixStream::connect(&path).await.expect("the host listens");
+        if let Ok(mut requests) = stranger.requests(stream).await {
+            Counts::count(&counts.sessions);
+            while let Ok(response) = ask_attestation(&mut requests, &nonce).await {
+                if response.status() == StatusCode::OK {
+                    Counts::count(&counts.attested);
+                } else {
+                    Counts::count(&counts.put_off);
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        } else {
+            Counts::count(&counts.refused);
+        }
+        tokio::time::sleep(REFUSED).await;
+    }
+}
+
+/// Wants evidence for a session of its own, again and again.
+async fn come_and_go(path: PathBuf, counts: Arc<Counts>) {
+    loop {
+        let stream = UnixStream::connect(&path).await.expect("the host listens");
+        let came = Stranger::new().session(stream).await.is_ok();
+        Counts::count(if came { &counts.sessions } else { &counts.refused });
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Connects and says nothing, until the connection is shed.
+async fn say_nothing(path: PathBuf, counts: Arc<Counts>) {
+    loop {
+        let mut stream = UnixStream::connect(&path).await.expect("the host listens");
+        let _ = stream.read(&mut [0]).await;
+        Counts::count(&counts.shed);
+        tokio::time::sleep(REFUSED).await;
+    }
+}
