@@ -40,6 +40,7 @@ mod shape;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod uniform;
 
 use std::sync::Arc;
 

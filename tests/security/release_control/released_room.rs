@@ -89,10 +89,15 @@ impl ReleasedRoom {
         Self::configured(world, authorities, identity, "").await
     }
 
-    /// A clean room whose answers leave slowly: 1024 bytes, some three events, every five seconds.
+    /// A clean room whose answers leave slowly: 1024 bytes, some three events, every ten seconds.
     pub(crate) async fn slow() -> Self {
-        let traffic = "[traffic]\nstep = 1024\ncadence = \"5s\"\n";
-        Self::configured(World::new(), Authorities::new(), Identity::generate().unwrap(), traffic).await
+        Self::slow_and("").await
+    }
+
+    /// The same, with more lines of configuration.
+    pub(crate) async fn slow_and(more: &str) -> Self {
+        let traffic = format!("[traffic]\nstep = 1024\ncadence = \"10s\"\n{more}");
+        Self::configured(World::new(), Authorities::new(), Identity::generate().unwrap(), &traffic).await
     }
 
     async fn configured(world: World, authorities: Authorities, identity: Identity, more: &str) -> Self {

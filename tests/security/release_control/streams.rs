@@ -6,14 +6,17 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use bytes::Bytes;
 use cleanroom_attestation::channel::StreamEnd;
-use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, List, ModelState};
+use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, List, ModelState, Release};
 use cleanroom_partner::session::{self, Sessions};
 use cleanroom_tests::authorities::LEASE_MS;
-use cleanroom_tests::client::{question, send};
+use cleanroom_tests::client::{json, question, send};
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
 
 use crate::released_room::ReleasedRoom;
+
+/// What is asked. The answer has some dozens of tokens.
+const STORY: &str = "Tell me a short story.";
 
 /// A running stream, read up to its first event with text.
 async fn stream(room: &ReleasedRoom) -> (Arc<session::Session>, http::Response<hyper::body::Incoming>) {
@@ -21,7 +24,7 @@ async fn stream(room: &ReleasedRoom) -> (Arc<session::Session>, http::Response<h
     let session = sessions.get().await.unwrap();
     let request = http::Request::post("https://cleanroom/v1/chat/completions")
         .header("content-type", "application/json")
-        .body(Full::<Bytes>::from(question("Tell me a short story.", true)))
+        .body(Full::<Bytes>::from(question(STORY, true)))
         .unwrap();
     let mut response = session.send(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -141,6 +144,62 @@ async fn a_denial_holds_back_what_was_made_before_it_and_has_not_left() {
     denial_holds_back(&mut room, &session, response).await;
 }
 
+/// Lets the partner have one request at a time, so that another one is refused for that reason for as long as one is made.
+fn one_at_a_time(room: &ReleasedRoom, version: u64, tokens_per_day: u64) -> Release {
+    let mut release = room.release(version);
+    let mut partner = release.partners[0].clone();
+    (partner.limits.concurrency, partner.limits.requests_per_minute) = (1, 10_000);
+    partner.limits.tokens_per_day = tokens_per_day;
+    release.partners = List::new(vec![partner]).unwrap();
+    release
+}
+
+/// Waits until the engine has ended the answer that it stood still in.
+async fn made(room: &ReleasedRoom) {
+    room.hold.release();
+    while room.asked().await == "concurrency-limit" {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_holds_back_what_a_limit_had_let_through() {
+    const TOKENS: u64 = 14;
+    let mut room = ReleasedRoom::slow().await;
+    let release = room.release(1);
+    room.run(&release).await;
+    // How many tokens the prompt has.
+    let mut first: serde_json::Value = serde_json::from_str(&question(STORY, false)).unwrap();
+    first["max_tokens"] = 1.into();
+    let proxy = room.proxy().await;
+    let (_, answer) = json(send(proxy, "POST", "/v1/chat/completions", &first.to_string()).await).await;
+    let prompt = answer["usage"]["prompt_tokens"].as_u64().unwrap();
+
+    let release = one_at_a_time(&room, 2, prompt + 1 + prompt + TOKENS);
+    room.run(&release).await;
+    room.hold.after(u32::try_from(TOKENS).unwrap());
+    let (session, response) = stream(&room).await;
+    room.hold.reached().await;
+    made(&room).await;
+    assert_eq!(room.asked().await, "tokens-per-day-limit");
+    denial_holds_back(&mut room, &session, response).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_holds_back_what_a_deadline_had_let_through() {
+    const TIME: std::time::Duration = std::time::Duration::from_secs(5);
+    let mut room =
+        ReleasedRoom::slow_and(&format!("[limits]\nrequest_time = \"{}s\"\n", TIME.as_secs())).await;
+    let release = one_at_a_time(&room, 1, 100_000);
+    room.run(&release).await;
+    room.hold.after(14);
+    let begun = tokio::time::Instant::now();
+    let (session, response) = stream(&room).await;
+    room.hold.reached().await;
+    // The engine stands still until the request's time is over.
+    tokio::time::sleep_until(begun + TIME).await;
+    made(&room).await;
+    denial_holds_back(&mut room, &session, response).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lapse_ends_a_running_stream_with_a_signed_reason() {
     let (room, session, response) = in_the_middle().await;
@@ -212,7 +271,7 @@ async fn a_suspension_ends_a_running_stream_with_a_signed_reason() {
 /// A stream through the local proxy, read up to its first event with text.
 async fn proxied(room: &ReleasedRoom) -> http::Response<hyper::body::Incoming> {
     let proxy = room.proxy().await;
-    let question = question("Tell me a short story.", true);
+    let question = question(STORY, true);
     let mut response = send(proxy, "POST", "/v1/chat/completions", &question).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(response.body_mut().frame().await.unwrap().unwrap().is_data());
