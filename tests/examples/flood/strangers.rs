@@ -6,7 +6,7 @@
 //! This measures what is divided inside the enclave. Strangers run on the machine that they attack and pay for their half of each TLS
 //! handshake there, so there are not so many of these that the processor itself is what they take.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ pub(crate) async fn run(model: Vec<u8>, questions: usize) -> bool {
     time_to_first_token(proxy, QUESTIONS[0].1).await;
     for _ in 0..TURNS {
         for beside in [false, true] {
-            let mut strangers = if beside { strangers(clean_room.path(), &counts) } else { JoinSet::new() };
+            let mut strangers = if beside { strangers(&clean_room.path(), &counts) } else { JoinSet::new() };
             tokio::time::sleep(SETTLE).await;
             for _ in 0..questions {
                 tokio::time::sleep(THINKS).await;
@@ -109,16 +109,16 @@ async fn time_to_session(party: &RelyingParty, path: PathBuf) -> Duration {
     time
 }
 
-fn strangers(path: PathBuf, counts: &Arc<Counts>) -> JoinSet<()> {
+fn strangers(path: &Path, counts: &Arc<Counts>) -> JoinSet<()> {
     let mut strangers = JoinSet::new();
     for _ in 0..HOLDERS {
-        strangers.spawn(hold(path.clone(), Arc::clone(counts)));
+        strangers.spawn(hold(path.to_path_buf(), Arc::clone(counts)));
     }
     for _ in 0..COMERS {
-        strangers.spawn(come_and_go(path.clone(), Arc::clone(counts)));
+        strangers.spawn(come_and_go(path.to_path_buf(), Arc::clone(counts)));
     }
     for _ in 0..SILENT {
-        strangers.spawn(say_nothing(path.clone(), Arc::clone(counts)));
+        strangers.spawn(say_nothing(path.to_path_buf(), Arc::clone(counts)));
     }
     strangers
 }
