@@ -31,6 +31,14 @@ async fn run(package: Package, base_url: String) {
 #[path = "../../enclave/engine/tests/support/embedding_model.rs"]
 mod embedding_model;
 
+#[path = "../../enclave/engine/tests/support/template_model.rs"]
+mod template_model;
+
+/// A model that calls tools and tells what it thinks.
+fn tools_model() -> Vec<u8> {
+    template_model::with_template(&model(), template_model::TOOLS_AND_THOUGHTS)
+}
+
 /// The address of the API by itself, with a partner as the channel would have proven one.
 async fn api_alone(model: Vec<u8>) -> String {
     let sequences = NonZeroUsize::new(SEQUENCES).unwrap();
@@ -61,6 +69,11 @@ async fn openai_against_the_api_of_a_model_that_gives_embeddings() {
 #[tokio::test(flavor = "multi_thread")]
 async fn anthropic_against_the_api_alone() {
     run(Package::Anthropic, api_alone(model()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openai_and_anthropic_call_tools_of_the_api_alone() {
+    run(Package::Tools, api_alone(tools_model()).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,8 @@ pub enum Package {
     OpenAiEmbeddings,
     /// `anthropic`
     Anthropic,
+    /// Both, against a model that calls tools and tells what it thinks
+    Tools,
 }
 
 /// Runs the suite of a package against the API at `base_url` (with `/v1`). Blocks for some seconds; the first
@@ -39,6 +41,7 @@ pub fn run(package: Package, base_url: &str) -> io::Result<Outcome> {
         Package::OpenAi => "openai_suite.py",
         Package::OpenAiEmbeddings => "embeddings_suite.py",
         Package::Anthropic => "anthropic_suite.py",
+        Package::Tools => "tools_suite.py",
     };
     let clients = repository().join("tests/clients");
     let python = match environment(&clients.join("requirements.txt"))? {

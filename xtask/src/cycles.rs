@@ -17,7 +17,7 @@ const NATURAL: [Natural; 3] = [
     ("enclave/init/", &["console", "halt"], "a halt is a line of the console"),
     (
         "enclave/worker/",
-        &["api::error", "api::json", "api::request", "api::scores", "api::shape"],
+        &["api::error", "api::json", "api::request", "api::shape"],
         "an error has the shape of the API that the request came by",
     ),
     ("host/", &["agent::delivery", "agent::service"], "a service is a source of what is delivered"),

@@ -176,7 +176,7 @@ pub fn answers(file: &str) -> Outcome<bool> {
         let tokens = llama.model().vocab().tokenize(text.as_bytes(), false, true);
         let tokens: Vec<u32> =
             tokens.into_iter().map(|token| u32::try_from(token.0)).collect::<Result<_, _>>()?;
-        let prompt = model.prompt_from_chat(&[ChatMessage { role: "user", content: question }])?;
+        let prompt = model.prompt_from_chat(&[ChatMessage::new("user", question)])?;
         let found = greedy(&mut Ours::new(&model, 2)?, &tokens)?;
         let expected = greedy(&mut llama.start(2)?, &tokens)?;
         let same = found == expected && prompt.len() == tokens.len();

@@ -20,6 +20,12 @@ pub trait Sink: Send {
 pub enum Event<'a> {
     /// The next piece of text.
     Text(Piece<'a>),
+    /// More of what the model thinks before it speaks.
+    Reasoning(&'a str),
+    /// A call of the tool with this name begins.
+    Call(&'a str),
+    /// More of the last call's arguments, which are JSON.
+    Arguments(&'a str),
     /// The embedding, of a request that asked for it.
     Embedding(&'a [f32]),
     /// The answer is complete. Nothing follows.

@@ -30,7 +30,10 @@ use zeroize::Zeroizing;
 
 pub use self::event::{Event, FinishReason, Piece, ScoredToken, Sink, TokenScore, Usage};
 pub use self::secret::SecretString;
-pub use self::task::{Bias, Form, Input, MAX_TOP_LOGPROBS, Message, Output, Owner, Sampling, Task};
+pub use self::task::{
+    Bias, Conversation, Form, Input, MAX_TOP_LOGPROBS, Message, Output, Owner, Sampling, Task, Tool,
+    ToolCall, ToolChoice,
+};
 
 /// A future that a trait object can return.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -103,6 +106,14 @@ pub struct Settings {
 pub struct Abilities {
     /// Whether the model's file has a template for conversations; if it has one that cannot be used, why not.
     pub chat: Result<bool, String>,
+    /// Whether it can be told of tools, and its calls can be told from text.
+    pub tools: bool,
+    /// Whether what it thinks can be told from what it says.
+    pub reasoning: bool,
+    /// Whether it can be told to think or not to.
+    pub has_switch: bool,
+    /// Whether it can be told how much to think.
+    pub has_effort: bool,
     /// The width of the model's embeddings. `None` for a model that is not made for embeddings.
     pub embedding_width: Option<u32>,
 }
@@ -148,6 +159,14 @@ pub enum PrepareError {
     /// The schema cannot shape an answer.
     #[error("{0}")]
     Schema(String),
+    /// The schema of a tool's arguments cannot shape a call.
+    #[error("{reason}")]
+    Tool {
+        /// Which tool, from 0.
+        index: usize,
+        /// Why.
+        reason: String,
+    },
     /// The backend failed or has ended. Nothing about the request caused it.
     #[error("the backend has stopped")]
     Stopped,

@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 /// Text of a prompt: UTF-8, exactly as long as needed, no `Debug`, no `Display`, erased on drop.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct SecretString(Zeroizing<String>);
 
 impl SecretString {

@@ -31,12 +31,31 @@ pub struct Task {
 
 /// A prompt.
 pub enum Input {
-    /// A conversation, for the model's chat template. At least one message.
-    Chat(Vec<Message>),
+    /// A conversation, for the model's chat template.
+    Chat(Conversation),
     /// Text to continue.
     Text(SecretString),
     /// Tokens to continue.
     Tokens(Zeroizing<Vec<u32>>),
+}
+
+/// A conversation, and what its next turn may be.
+#[derive(Default)]
+pub struct Conversation {
+    /// At least one.
+    pub messages: Vec<Message>,
+    /// The tools that the model is told of.
+    pub tools: Vec<Tool>,
+    /// Whether it calls one.
+    pub choice: ToolChoice,
+    /// Whether it may call several at once.
+    pub parallel: bool,
+    /// Whether the model is to think first, where its template can tell it. `None` leaves it to the template.
+    pub thinks: Option<bool>,
+    /// How much it is to think, where its template can tell it.
+    pub effort: Option<&'static str>,
+    /// More variables for the model's template: a JSON object.
+    pub variables: Option<SecretString>,
 }
 
 /// One message of a conversation.
@@ -45,6 +64,58 @@ pub struct Message {
     pub role: &'static str,
     /// The text. Control tokens that are written in it stay text.
     pub content: SecretString,
+    /// Who speaks, among several of one role.
+    pub name: Option<SecretString>,
+    /// What the assistant thought before it spoke.
+    pub reasoning: Option<SecretString>,
+    /// The tools that the assistant called.
+    pub calls: Vec<ToolCall>,
+    /// The id of the call that a tool's message answers.
+    pub answers: Option<SecretString>,
+}
+
+impl Message {
+    /// A message that is nothing but text.
+    #[must_use]
+    pub const fn new(role: &'static str, content: SecretString) -> Self {
+        Self { role, content, name: None, reasoning: None, calls: Vec::new(), answers: None }
+    }
+}
+
+/// A call of a tool.
+pub struct ToolCall {
+    /// What the tool's answer refers to.
+    pub id: SecretString,
+    /// The tool.
+    pub name: SecretString,
+    /// JSON, usually an object.
+    pub arguments: SecretString,
+}
+
+/// A tool that a model may call.
+pub struct Tool {
+    /// 1 to 64 letters, digits, `_` and `-`.
+    pub name: SecretString,
+    /// What it is for.
+    pub description: Option<SecretString>,
+    /// The JSON Schema of its arguments; `None` for any object.
+    pub parameters: Option<SecretString>,
+    /// Whether a schema that the backend does not understand is an error. Otherwise arguments are any object then.
+    pub strict: bool,
+}
+
+/// Whether a model calls a tool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ToolChoice {
+    /// As it likes.
+    #[default]
+    Auto,
+    /// It does not.
+    None,
+    /// It must.
+    Required,
+    /// It must, and this one: an index into the tools.
+    Named(usize),
 }
 
 /// What is wanted.

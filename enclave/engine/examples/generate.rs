@@ -87,7 +87,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let mut handles = Vec::new();
     for index in 0..arguments.sequences.get() {
         let prompt = if arguments.chat {
-            engine.model().prompt_from_chat(&[ChatMessage { role: "user", content: &arguments.prompt }])?
+            engine.model().prompt_from_chat(&[ChatMessage::new("user", &arguments.prompt)])?
         } else {
             engine.model().prompt_from_text(&arguments.prompt)?
         };

@@ -10,8 +10,9 @@
 //! warnings about what it was given, and would change the order of `serde_json`'s objects in the whole
 //! program. This is 1500 lines with tests.
 
+mod calls;
 mod grammar;
-mod json;
+pub(crate) mod json;
 mod matcher;
 mod numbers;
 mod pattern;
@@ -23,16 +24,22 @@ mod walker;
 
 use std::sync::Arc;
 
+pub use calls::{CallableTool, CallsWanted};
 use grammar::Grammar;
 pub use matcher::Matcher;
+use matcher::Waiting;
 pub(crate) use tokens::TokenTable;
 use zeroize::Zeroizing;
+
+use crate::forms::CallForm;
 
 /// What form an answer must have. Cheap to clone, and erased with the last clone.
 #[derive(Clone)]
 pub struct Constraint {
     grammar: Arc<Grammar>,
     tokens: Arc<TokenTable>,
+    /// What the form follows, if any text may come before it.
+    waiting: Option<Waiting>,
 }
 
 /// Why a schema cannot shape an answer. Never repeats any of it but the names of JSON Schema's own keywords.
@@ -77,18 +84,50 @@ pub enum SchemaError {
 impl Constraint {
     /// Answers that are JSON objects.
     pub(crate) fn objects(tokens: Arc<TokenTable>) -> Result<Self, SchemaError> {
-        Ok(Self { grammar: Arc::new(schema::any_object()?), tokens })
+        Ok(Self { grammar: Arc::new(schema::any_object()?), tokens, waiting: None })
     }
 
     /// Answers that are valid for a JSON Schema.
     pub(crate) fn of_schema(schema: &str, tokens: Arc<TokenTable>) -> Result<Self, SchemaError> {
-        Ok(Self { grammar: Arc::new(schema::compile(schema)?), tokens })
+        Ok(Self { grammar: Arc::new(schema::compile(schema)?), tokens, waiting: None })
+    }
+
+    /// Answers that are calls of tools, or any text in which calls have their form. The error comes with the index of the
+    /// tool whose schema is at fault.
+    pub(crate) fn calls(
+        form: CallForm,
+        wanted: &CallsWanted<'_>,
+        tokens: Arc<TokenTable>,
+    ) -> Result<Self, (usize, SchemaError)> {
+        let may_speak = !wanted.must && wanted.otherwise.is_none();
+        let grammar = calls::compile(form, wanted, may_speak)?;
+        let waiting = may_speak.then(|| Waiting {
+            marker: calls::marker(form),
+            at_start: form == CallForm::Llama,
+            may_end: true,
+        });
+        Ok(Self { grammar: Arc::new(grammar), tokens, waiting })
+    }
+
+    /// The same form in answers that show marks.
+    pub(crate) fn with_tokens(self, tokens: Arc<TokenTable>) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// The same form after the first `marker`, before which any text comes.
+    #[must_use]
+    pub(crate) fn after(self, marker: &'static str) -> Self {
+        // What may come anywhere may come there.
+        match self.waiting {
+            Some(_) => self,
+            None => Self { waiting: Some(Waiting { marker, at_start: false, may_end: false }), ..self },
+        }
     }
 
     /// Follows one answer from its beginning.
     #[must_use]
     pub fn matcher(&self) -> Matcher {
-        Matcher::new(Arc::clone(&self.grammar), Arc::clone(&self.tokens))
+        Matcher::new(Arc::clone(&self.grammar), Arc::clone(&self.tokens), self.waiting)
     }
 }
 

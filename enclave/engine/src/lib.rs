@@ -18,9 +18,11 @@ use std::num::NonZeroUsize;
 use std::sync::OnceLock;
 
 mod cache;
+mod chat;
 mod constraint;
 mod embedding;
 mod evaluate;
+mod forms;
 mod forward;
 pub mod gguf;
 #[cfg(test)]
@@ -40,14 +42,16 @@ mod scratch;
 mod template;
 mod tokenizer;
 
-pub use constraint::{Constraint, Matcher, RandomAnswer, SchemaError};
+pub use chat::{Chat, ChatCall, ChatMessage, ChatTool};
+pub use constraint::{CallableTool, CallsWanted, Constraint, Matcher, RandomAnswer, SchemaError};
 pub use embedding::Embedding;
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
+pub use forms::{AnswerReader, Part};
 pub use kernels::Instructions;
 pub use logprobs::{MAX_TOP_LOGPROBS, ScoredToken, TokenScore};
-pub use model::{Facts, Model, ModelError, Progress};
+pub use model::{ChatPrompt, Facts, Model, ModelError, Progress, Speech};
 pub use owner::Owner;
-pub use prompt::{ChatMessage, Prompt, PromptError};
+pub use prompt::{Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};
 pub use scheduling::{
     Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,

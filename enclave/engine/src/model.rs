@@ -3,6 +3,7 @@
 mod architecture;
 mod constrained;
 mod hyperparameters;
+mod speech;
 mod weights;
 
 use std::{
@@ -13,14 +14,16 @@ use std::{
 
 pub(crate) use architecture::{Architecture, Pairs};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
+pub use speech::{ChatPrompt, Speech};
 pub(crate) use weights::{Layer, Weights};
 use zeroize::Zeroizing;
 
 use crate::{
+    chat::{Chat, ChatMessage},
     constraint::TokenTable,
     gguf::{Gguf, GgufError, TensorType},
     kernels::{Instructions, Kernels},
-    prompt::{ChatMessage, Prompt, PromptError},
+    prompt::{Prompt, PromptError},
     scratch::Scratch,
     template::{ChatTemplate, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
@@ -96,6 +99,10 @@ pub struct Model {
     kernels: Kernels,
     /// Made when the first answer is to have a form.
     token_table: OnceLock<Arc<TokenTable>>,
+    /// Made when the first answer that shows marks is to have one.
+    shown_token_table: OnceLock<Arc<TokenTable>>,
+    /// Control tokens that answers to chats show by their text, so that they can be read.
+    marks: Vec<u32>,
 }
 
 impl Model {
@@ -126,6 +133,12 @@ impl Model {
         let shape = Hyperparameters::from_gguf(&file, architecture, tokenizer.len())?;
         let weights = Weights::from_gguf(&file, architecture, &shape, tokenizer.len(), &mut progress)?;
         let facts = facts(&file, architecture, &shape, tokenizer.len())?;
+        let marks = match &template {
+            Some(Ok(template)) => {
+                template.forms().marks().filter_map(|mark| tokenizer.control_named(mark)).collect()
+            }
+            _ => Vec::new(),
+        };
         Ok(Self {
             facts,
             architecture,
@@ -135,6 +148,8 @@ impl Model {
             template,
             kernels: Kernels::best(),
             token_table: OnceLock::new(),
+            shown_token_table: OnceLock::new(),
+            marks,
         })
     }
 
@@ -192,10 +207,8 @@ impl Model {
     /// # Errors
     /// [`PromptError`], never with any of the text.
     pub fn prompt_from_chat(&self, messages: &[ChatMessage<'_>]) -> Result<Prompt, PromptError> {
-        let template = self.template.as_ref().ok_or(PromptError::NoTemplate)?;
-        let template = template.as_ref().map_err(|_| PromptError::UnusableTemplate)?;
-        let tokens = template.tokens(&self.tokenizer, messages, self.text_limit())?;
-        Ok(self.prompt(tokens))
+        let chat = Chat { messages, ..Chat::default() };
+        self.prompt_from_conversation(&chat).map(|chat| chat.prompt)
     }
 
     /// Tokenises plain text. Control tokens written in it stay text. Where the file says `add_eos_token` the
@@ -250,7 +263,7 @@ impl Model {
     }
 
     pub(crate) fn token_table(&self) -> Arc<TokenTable> {
-        Arc::clone(self.token_table.get_or_init(|| Arc::new(TokenTable::new(&self.tokenizer))))
+        Arc::clone(self.token_table.get_or_init(|| Arc::new(TokenTable::new(&self.tokenizer, &[]))))
     }
 
     /// Text of more bytes than this has more tokens than the context.

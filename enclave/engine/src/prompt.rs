@@ -19,6 +19,12 @@ pub enum PromptError {
     /// output.
     #[error("the model's chat template does not accept these messages: {0}")]
     Template(&'static str),
+    /// A tool whose parameters are no JSON object.
+    #[error("expected the parameters of a tool as a JSON object")]
+    Tool,
+    /// Variables for the template that are no JSON object, or that have a name which the template knows already.
+    #[error("expected variables for the template as a JSON object, with no name that templates know already")]
+    Variables,
     /// More text than any context of this model can hold; not tokenised at all.
     #[error("the text has {bytes} bytes, more than {limit} can never fit into the context")]
     TooLong {
@@ -33,15 +39,6 @@ pub enum PromptError {
         /// How many tokens the model has.
         vocabulary: usize,
     },
-}
-
-/// One message of a chat.
-#[derive(Clone, Copy)]
-pub struct ChatMessage<'a> {
-    /// `system`, `developer`, `user`, `assistant` or `tool`.
-    pub role: &'a str,
-    /// The text. Control tokens written in it stay text.
-    pub content: &'a str,
 }
 
 /// The tokens of a prompt, erased on drop.

@@ -191,6 +191,9 @@ pub struct Job {
     /// Whether each piece of the answer comes with its tokens' probabilities, and with how many likelier
     /// ones: at most [`MAX_TOP_LOGPROBS`](crate::MAX_TOP_LOGPROBS).
     pub logprobs: Option<u8>,
+    /// Whether the answer shows the control tokens by which its parts are told apart, for
+    /// [`Model::answer_reader`].
+    pub shows_marks: bool,
     /// Whether the prompt's embedding is wanted instead of an answer.
     pub embedding: bool,
     /// Texts that end the answer and are never emitted; at most [`MAX_STOP_STRINGS`].
@@ -214,6 +217,7 @@ impl Job {
             bias: Zeroizing::default(),
             constraint: None,
             logprobs: None,
+            shows_marks: false,
             embedding: false,
             stop: Vec::new(),
             sink,

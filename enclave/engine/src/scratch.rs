@@ -215,6 +215,12 @@ impl ScratchText {
     }
 }
 
+impl Clone for ScratchText {
+    fn clone(&self) -> Self {
+        Self::from(self.as_str())
+    }
+}
+
 /// Text as it is formatted, a piece at a time. Nothing fails.
 impl fmt::Write for ScratchText {
     fn write_str(&mut self, more: &str) -> fmt::Result {

@@ -10,18 +10,22 @@
 
 mod comparisons;
 mod guard;
+mod input;
 mod python;
 mod strings;
 #[cfg(test)]
 mod tests;
 
 use guard::Guard;
+use input::Input;
 use std::{sync::Arc, time::SystemTime};
 
-use minijinja::{Environment, Error, ErrorKind, context, syntax::SyntaxConfig, value::Value};
+use minijinja::{Environment, Error, ErrorKind, syntax::SyntaxConfig, value::Value};
 
 use crate::{
-    prompt::{ChatMessage, PromptError},
+    chat::Chat,
+    forms::Forms,
+    prompt::PromptError,
     scratch::{Scratch, ScratchText},
     tokenizer::Tokenizer,
 };
@@ -50,6 +54,14 @@ pub struct TemplateError {
 /// A parsed chat template.
 pub(crate) struct ChatTemplate {
     environment: Environment<'static>,
+    forms: Forms,
+}
+
+/// A chat as tokens.
+pub(crate) struct Rendered {
+    pub(crate) tokens: Scratch<u32>,
+    /// The mark that ends the thought in the middle of which the prompt leaves the model.
+    pub(crate) thought_ends_with: Option<&'static str>,
 }
 
 impl ChatTemplate {
@@ -68,13 +80,18 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |_reason: &str| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "refused by the template"))
         });
-        let mut template = Self { environment };
+        let mut template = Self { environment, forms: Forms::of_template(source) };
         template.set_clock(SystemTime::now);
         template
             .environment
             .add_template_owned(NAME, comparisons::compared_as_written(&without_generation_tags(source)))
             .map_err(|error| TemplateError { line: error.line().unwrap_or(0) })?;
         Ok(template)
+    }
+
+    /// How answers say more than text.
+    pub(crate) fn forms(&self) -> Forms {
+        self.forms
     }
 
     /// What `strftime_now` goes by.
@@ -91,23 +108,27 @@ impl ChatTemplate {
     pub(crate) fn tokens(
         &self,
         tokenizer: &Tokenizer,
-        messages: &[ChatMessage<'_>],
+        chat: &Chat<'_>,
         text_limit: usize,
-    ) -> Result<Scratch<u32>, PromptError> {
-        if messages.iter().any(|message| !ROLES.contains(&message.role)) {
+    ) -> Result<Rendered, PromptError> {
+        if chat.messages.iter().any(|message| !ROLES.contains(&message.role)) {
             return Err(PromptError::Role);
         }
-        let bytes = messages.iter().map(|message| message.content.len()).fold(0, usize::saturating_add);
+        let input = Input::read(chat)?;
+        let mut bytes = 0_usize;
+        input.each_text(&mut |text| bytes = bytes.saturating_add(text.len()));
         if bytes > text_limit {
             return Err(PromptError::TooLong { bytes, limit: text_limit });
         }
-        let contents = messages.iter().map(|message| message.content);
-        let guard = Guard::new(tokenizer.control_alphabet(), contents)
+        let guard = Guard::new(tokenizer.control_alphabet(), |each| input.each_text(each))
             .ok_or(PromptError::Template("the messages use every private-use character"))?;
         let guard = Arc::new(guard);
-        let rendered = self.render(tokenizer, &guard, messages, text_limit)?;
+        let rendered = self.render(tokenizer, &guard, &input, text_limit)?;
         match std::str::from_utf8(&rendered) {
-            Ok(rendered) => Ok(tokens_of(tokenizer, &guard, rendered)),
+            Ok(rendered) => Ok(Rendered {
+                tokens: tokens_of(tokenizer, &guard, rendered),
+                thought_ends_with: self.forms.opened_by(rendered),
+            }),
             Err(_) => Err(PromptError::Template("its output is not UTF-8")),
         }
     }
@@ -116,24 +137,16 @@ impl ChatTemplate {
         &self,
         tokenizer: &Tokenizer,
         guard: &Arc<Guard>,
-        messages: &[ChatMessage<'_>],
+        input: &Input<'_>,
         text_limit: usize,
     ) -> Result<Scratch<u8>, PromptError> {
         let mut environment = self.environment.clone();
         strings::add_to(&mut environment, guard);
-        let guarded = messages.iter().map(|message| {
-            let content = guard.protect(message.content);
-            Value::from_pairs([
-                ("role", Value::from(message.role)),
-                ("content", Value::from(content.as_str())),
-            ])
-        });
-        let variables = context! {
-            messages => guarded.collect::<Vec<_>>(),
-            add_generation_prompt => true,
-            bos_token => tokenizer.bos_text(),
-            eos_token => tokenizer.eos_text(),
-        };
+        let mut variables = input.variables(guard, self.forms);
+        variables.push(("add_generation_prompt".to_owned(), Value::from(true)));
+        variables.push(("bos_token".to_owned(), Value::from(tokenizer.bos_text())));
+        variables.push(("eos_token".to_owned(), Value::from(tokenizer.eos_text())));
+        let variables = Value::from_pairs(variables);
         let limit = text_limit.saturating_mul(4).saturating_add(OUTPUT_ALLOWANCE);
         let mut output = Output { bytes: Scratch::new(), limit };
         let template = environment.get_template(NAME).map_err(|error| refusal(&error))?;

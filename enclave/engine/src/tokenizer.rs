@@ -76,7 +76,7 @@ pub enum TokenizerError {
 }
 
 /// Texts of control tokens that end a turn, whatever the file's own ids say.
-const END_TOKENS: [&str; 7] = [
+const END_TOKENS: [&str; 9] = [
     "<|im_end|>",
     "<|eot_id|>",
     "<|end|>",
@@ -84,7 +84,13 @@ const END_TOKENS: [&str; 7] = [
     "<|end_of_text|>",
     "<end_of_turn>",
     "<|eom_id|>",
+    "<|return|>",
+    "<|call|>",
 ];
+
+/// Ends a message and not a turn where turns end with [`RETURN`] (gpt-oss).
+const END_OF_MESSAGE: &str = "<|end|>";
+const RETURN: &str = "<|return|>";
 
 /// The tokenizer of one model.
 pub(crate) struct Tokenizer {
@@ -202,8 +208,9 @@ impl Tokenizer {
         let bos = id("tokenizer.ggml.bos_token_id")?;
         let eos = id("tokenizer.ggml.eos_token_id")?;
         let ends = [eos, id("tokenizer.ggml.eot_token_id")?, id("tokenizer.ggml.eom_token_id")?];
-        let named =
-            vocabulary.controls().filter(|(text, _)| END_TOKENS.contains(text)).map(|(_, token)| token);
+        let has_messages = vocabulary.controls().any(|(text, _)| text == RETURN);
+        let ends_turn = |text: &str| END_TOKENS.contains(&text) && !(has_messages && text == END_OF_MESSAGE);
+        let named = vocabulary.controls().filter(|(text, _)| ends_turn(text)).map(|(_, token)| token);
         let mut end_tokens: Vec<u32> = ends.into_iter().flatten().chain(named).collect();
         end_tokens.sort_unstable();
         end_tokens.dedup();
@@ -260,6 +267,11 @@ impl Tokenizer {
     /// Every character that occurs in a control token.
     pub(crate) fn control_alphabet(&self) -> impl Iterator<Item = char> {
         self.controls.values().flatten().flat_map(|control| control.text.chars())
+    }
+
+    /// The control token with exactly this text.
+    pub(crate) fn control_named(&self, text: &str) -> Option<u32> {
+        self.control(text).filter(|(_, length)| *length == text.len()).map(|(token, _)| token)
     }
 
     /// The longest control token that `text` begins with, and its length in bytes.

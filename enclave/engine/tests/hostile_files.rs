@@ -46,7 +46,7 @@ fn a_corrupt_header_never_panics() {
             match Model::from_gguf(&file) {
                 Ok(model) => {
                     // A changed token text or name may well be a valid model; it must then work.
-                    let _ = model.prompt_from_chat(&[ChatMessage { role: "user", content: "Hello!" }]);
+                    let _ = model.prompt_from_chat(&[ChatMessage::new("user", "Hello!")]);
                 }
                 Err(_) => refused += 1,
             }
@@ -198,7 +198,7 @@ fn a_template_that_does_not_parse_stops_chats_and_nothing_else() {
     let writer = changed("tokenizer.chat_template", Meta::Str("fine\n{% if".into()));
     let model = Model::from_gguf(&writer.bytes()).unwrap();
     assert_eq!(model.chat_template().err().map(|error| error.line), Some(2));
-    let chat = model.prompt_from_chat(&[ChatMessage { role: "user", content: "Hello!" }]);
+    let chat = model.prompt_from_chat(&[ChatMessage::new("user", "Hello!")]);
     assert_eq!(chat.err(), Some(PromptError::UnusableTemplate));
     assert!(!model.prompt_from_text("Hello!").unwrap().is_empty());
     assert_eq!(Model::from_gguf(DEMO).unwrap().chat_template(), Ok(true));
@@ -232,7 +232,7 @@ fn settings_of_the_tokenizer_are_honoured_or_refused() {
     let tokens = |model: &Model, text: &str| model.prompt_from_text(text).unwrap().len();
     assert_eq!(tokens(&with, "What is attestation?"), tokens(&without, "What is attestation?") + 1);
     assert_eq!(tokens(&with, ""), 0);
-    let chat = [ChatMessage { role: "user", content: "Hello!" }];
+    let chat = [ChatMessage::new("user", "Hello!")];
     assert_eq!(with.prompt_from_chat(&chat).unwrap().len(), without.prompt_from_chat(&chat).unwrap().len());
     let mut nameless = changed(key, Meta::Bool(true));
     nameless.metadata.retain(|(known, _)| known != "tokenizer.ggml.eos_token_id");
@@ -304,7 +304,7 @@ fn a_user_defined_token_is_text_in_an_answer_and_ends_it_where_it_is_a_stop_stri
     let engine = Engine::start(Arc::clone(&model), config).unwrap();
     let answer = |stop: &[&str]| {
         let (events, heard) = mpsc::channel();
-        let question = [ChatMessage { role: "user", content: "What is attestation?" }];
+        let question = [ChatMessage::new("user", "What is attestation?")];
         let mut job = Job::new(model.prompt_from_chat(&question).unwrap(), Box::new(Heard(events)));
         job.max_tokens = Some(9);
         job.stop = stop.iter().map(|stop| Zeroizing::new((*stop).to_owned())).collect();

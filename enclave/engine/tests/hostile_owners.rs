@@ -31,7 +31,7 @@ fn count(number: usize) -> NonZeroUsize {
 }
 
 fn question(text: &str) -> Prompt {
-    MODEL.prompt_from_chat(&[ChatMessage { role: "user", content: text }]).unwrap()
+    MODEL.prompt_from_chat(&[ChatMessage::new("user", text)]).unwrap()
 }
 
 /// Calls a function with the number of every token, and tells when it is dropped.

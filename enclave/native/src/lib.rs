@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod conversation;
 mod sink;
 
 use std::sync::{Arc, Weak};
@@ -12,8 +13,8 @@ use cleanroom_backend::{
     Prepared, Settings, Sink, StartError, Task, WallClock,
 };
 use cleanroom_engine::{
-    ChatMessage, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt, PromptError, Sampling,
-    SamplingError, SubmitError,
+    AnswerReader, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt, PromptError, Sampling,
+    SamplingError, Speech, SubmitError,
 };
 use zeroize::Zeroizing;
 
@@ -76,8 +77,13 @@ enum NotLoaded {
 impl Backend for Native {
     fn abilities(&self) -> Abilities {
         let model = self.engine.model();
+        let Speech { tools, reasoning, has_switch, has_effort } = model.speech();
         Abilities {
             chat: model.chat_template().map_err(|error| error.to_string()),
+            tools,
+            reasoning,
+            has_switch,
+            has_effort,
             embedding_width: model.facts().embedding,
         }
     }
@@ -111,6 +117,8 @@ struct Ready {
     engine: Weak<Engine>,
     prompt: Prompt,
     constraint: Option<Constraint>,
+    /// Where answers are more than text.
+    reader: Option<AnswerReader>,
     task: Rest,
 }
 
@@ -125,13 +133,21 @@ struct Rest {
 impl Ready {
     fn new(engine: Weak<Engine>, model: &Model, task: Task) -> Result<Self, PrepareError> {
         let Task { owner, share, input, output, time } = task;
-        let prompt = prompt(model, input)?;
-        let constraint = match &output {
-            Output::Answer { form, .. } => constraint(model, form)?,
-            Output::Embedding => None,
+        let form = match &output {
+            Output::Answer { form, .. } => form,
+            Output::Embedding => &Form::Text,
+        };
+        let Begun { prompt, constraint, reader } = match input {
+            Input::Chat(conversation) => conversation::begin(model, &conversation, form)?,
+            Input::Text(text) => {
+                Begun::plain(model.prompt_from_text(text.as_str()), constraint(model, form)?)?
+            }
+            Input::Tokens(tokens) => {
+                Begun::plain(model.prompt_from_tokens(tokens), constraint(model, form)?)?
+            }
         };
         let owner = cleanroom_engine::Owner(owner.0);
-        Ok(Self { engine, prompt, constraint, task: Rest { owner, share, time, output } })
+        Ok(Self { engine, prompt, constraint, reader, task: Rest { owner, share, time, output } })
     }
 }
 
@@ -141,12 +157,13 @@ impl Prepared for Ready {
     }
 
     fn start(self: Box<Self>, sinks: Vec<Box<dyn Sink>>) -> Result<Vec<Handle>, StartError> {
-        let Self { engine, prompt, constraint, task: Rest { owner, share, time, output } } = *self;
+        let Self { engine, prompt, constraint, reader, task: Rest { owner, share, time, output } } = *self;
         let engine = engine.upgrade().ok_or(StartError::Stopped)?;
         let deadline = engine.clock().now().checked_add(time);
         let mut running = Vec::with_capacity(sinks.len());
         for (index, sink) in (0..).zip(sinks) {
-            let mut job = Job::new(prompt.clone(), Box::new(Translate(sink)));
+            let mut job = Job::new(prompt.clone(), Box::new(Translate::new(sink, reader.clone())));
+            job.shows_marks = reader.is_some();
             (job.owner, job.share, job.deadline) = (owner, share, deadline);
             job.constraint.clone_from(&constraint);
             match &output {
@@ -170,22 +187,28 @@ impl Prepared for Ready {
     }
 }
 
-fn prompt(model: &Model, input: Input) -> Result<Prompt, PrepareError> {
-    let prompt = match input {
-        Input::Chat(messages) => {
-            let turns: Vec<_> = messages
-                .iter()
-                .map(|message| ChatMessage { role: message.role, content: message.content.as_str() })
-                .collect();
-            model.prompt_from_chat(&turns)
-        }
-        Input::Text(text) => model.prompt_from_text(text.as_str()),
-        Input::Tokens(tokens) => model.prompt_from_tokens(tokens),
-    };
-    prompt.map_err(|error| match error {
+/// A prompt, and what becomes of its answers.
+struct Begun {
+    prompt: Prompt,
+    constraint: Option<Constraint>,
+    reader: Option<AnswerReader>,
+}
+
+impl Begun {
+    /// Answers that are text and nothing else.
+    fn plain(
+        prompt: Result<Prompt, PromptError>,
+        constraint: Option<Constraint>,
+    ) -> Result<Self, PrepareError> {
+        Ok(Self { prompt: prompt.map_err(not_prompted)?, constraint, reader: None })
+    }
+}
+
+fn not_prompted(error: PromptError) -> PrepareError {
+    match error {
         PromptError::TooLong { bytes, limit } => PrepareError::TooLong { bytes, limit },
         other => PrepareError::Prompt(other.to_string()),
-    })
+    }
 }
 
 fn constraint(model: &Model, form: &Form) -> Result<Option<Constraint>, PrepareError> {

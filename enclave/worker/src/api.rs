@@ -6,6 +6,7 @@
 //! | `GET /v1/models`, `GET /v1/models/{id}` | the model served |
 //! | `POST /v1/chat/completions` | a conversation, continued; whole or streamed |
 //! | `POST /v1/completions` | a text, continued; whole or streamed |
+//! | `POST /v1/responses` | a conversation in OpenAI's newer form, continued; whole or streamed |
 //! | `POST /v1/embeddings` | the direction of texts, where the model's file says that it is made for it |
 //! | `POST /v1/messages` | a conversation in Anthropic's form, continued; whole or streamed |
 //! | `POST /v1/messages/count_tokens` | the length of such a conversation |
@@ -23,16 +24,20 @@
 //! preparation, the backend's start. Prompts and completions are held in types without `Debug` and are never logged.
 
 mod answer;
+mod beside;
 mod body;
 mod chat;
 mod completions;
+mod delivery;
 mod embed;
 mod embeddings;
 pub(crate) mod error;
+mod identity;
 mod json;
 mod messages;
 mod models;
 mod request;
+mod responses;
 mod scores;
 mod secret;
 mod service;
@@ -40,6 +45,8 @@ mod shape;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod text;
+mod tools;
 mod uniform;
 
 use std::sync::Arc;
@@ -62,6 +69,7 @@ pub use self::error::ApiError;
 pub use self::json::ParameterName;
 use self::messages::{CountRequest, MessagesRequest};
 pub use self::request::RequestLimits;
+use self::responses::ResponsesRequest;
 pub use self::service::{Limits, Service};
 use self::shape::Dialect;
 use crate::session::SessionIdentity;
@@ -75,6 +83,7 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(text_completions))
         .route("/v1/embeddings", post(text_embeddings))
+        .route("/v1/responses", post(openai_responses))
         .route("/v1/messages", post(anthropic_messages))
         .route("/v1/messages/count_tokens", post(count_tokens))
         .fallback(async |headers: HeaderMap| ApiError::UnknownUrl.respond(dialect(&headers)))
@@ -160,11 +169,13 @@ async fn chat_completions(
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let body = service.receive(&session, request).await?;
-    let ChatRequest { parameters, messages } =
+    let ChatRequest { parameters, mut conversation, thinking } =
         ChatRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
     drop(body);
+    service.model.check(parameters.model.as_str())?;
+    tools::settle(&mut conversation, thinking, &service.abilities()?, &chat::ABILITIES)?;
     let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    service.answer(Endpoint::OpenAi(&chat::WORDING), parameters, vec![Input::Chat(messages)], slots).await
+    service.answer(Endpoint::OpenAi(&chat::WORDING), parameters, vec![Input::Chat(conversation)], slots).await
 }
 
 async fn text_completions(
@@ -193,6 +204,21 @@ async fn text_embeddings(
     service.embed(request, slots).await
 }
 
+async fn openai_responses(
+    State(service): State<Arc<Service>>,
+    Caller(session): Caller,
+    request: Request<Body>,
+) -> Result<Response, ApiError> {
+    let body = service.receive(&session, request).await?;
+    let ResponsesRequest { parameters, mut conversation, thinking } =
+        ResponsesRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
+    drop(body);
+    service.model.check(parameters.model.as_str())?;
+    tools::settle(&mut conversation, thinking, &service.abilities()?, &responses::ABILITIES)?;
+    let slots = service.admit(&session, &parameters.model, parameters.choices)?;
+    service.answer(Endpoint::Responses, parameters, vec![Input::Chat(conversation)], slots).await
+}
+
 async fn anthropic_messages(
     State(service): State<Arc<Service>>,
     caller: Result<Caller, ApiError>,
@@ -200,11 +226,13 @@ async fn anthropic_messages(
 ) -> Result<Response, AnthropicError> {
     let Caller(session) = caller?;
     let body = service.receive(&session, request).await?;
-    let MessagesRequest { parameters, conversation } =
+    let MessagesRequest { parameters, mut conversation, thinking } =
         MessagesRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
     drop(body);
+    service.model.check(parameters.model.as_str())?;
+    tools::settle(&mut conversation, thinking, &service.abilities()?, &messages::ABILITIES)?;
     let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    let inputs = vec![Input::Chat(conversation.turns)];
+    let inputs = vec![Input::Chat(conversation)];
     Ok(service.answer(Endpoint::Messages, parameters, inputs, slots).await?)
 }
 
@@ -215,10 +243,13 @@ async fn count_tokens(
 ) -> Result<Response, AnthropicError> {
     let Caller(session) = caller?;
     let body = service.receive(&session, request).await?;
-    let CountRequest { model, conversation } = CountRequest::parse(body.as_slice(), &service.limits.request)?;
+    let CountRequest { model, mut conversation, thinking } =
+        CountRequest::parse(body.as_slice(), &service.limits.request)?;
     drop(body);
+    service.model.check(model.as_str())?;
+    tools::settle(&mut conversation, thinking, &service.abilities()?, &messages::ABILITIES)?;
     // Tokenising takes a processor as an answer does, so it takes a slot as well.
     let slots = service.admit(&session, &model, 1)?;
-    let tokens = service.count(Input::Chat(conversation.turns), &slots).await?;
+    let tokens = service.count(Input::Chat(conversation), &slots).await?;
     Ok(Json(CountRequest::answer(tokens)).into_response())
 }

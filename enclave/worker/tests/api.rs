@@ -201,7 +201,7 @@ async fn bodies_being_received_are_limited_in_number_for_each_partner() {
 async fn refusals_of_syntax_reach_the_client() {
     let api = Api::new(1);
     api.send(upload(Body::from("{"))).await.refused(400, "invalid_json", None).await;
-    let tools = chat(QUESTION, &json!({"tools": [{"type": "function"}]}));
+    let tools = chat(QUESTION, &json!({"tools": [weather()]}));
     api.post(CHAT, &tools).await.refused(400, "unsupported_parameter", Some("tools")).await;
     let hot = text("x", &json!({"temperature": 3}));
     api.post(TEXT, &hot).await.refused(400, "invalid_value", Some("temperature")).await;
@@ -547,4 +547,149 @@ async fn eight_at_once_get_what_each_would_get_alone() {
     }));
     assert_eq!(together.await, alone);
     api.idle().await;
+}
+
+// ---- Tools and thoughts ----
+
+/// A tool with a schema that leaves little to say.
+fn weather() -> Value {
+    let properties = json!({
+        "city": {"type": "string", "maxLength": 4},
+        "unit": {"enum": ["C", "F"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 5},
+    });
+    let parameters = json!({
+        "type": "object", "properties": properties, "required": ["city", "unit", "days"], "additionalProperties": false,
+    });
+    json!({"type": "function", "function": {"name": "get_weather", "description": "d", "parameters": parameters}})
+}
+
+fn is_weather(arguments: &Value) -> bool {
+    let json = arguments.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    json.is_some_and(|weather| {
+        weather["city"].as_str().is_some_and(|city| city.chars().count() <= 4)
+            && weather["unit"].as_str().is_some_and(|unit| ["C", "F"].contains(&unit))
+            && weather["days"].as_i64().is_some_and(|days| (1..=5).contains(&days))
+    })
+}
+
+#[tokio::test]
+async fn a_call_that_must_come_has_the_form_of_its_schema_whole_and_streamed() {
+    let api = Api::with_tools(2);
+    for (seed, choice) in
+        [(1, json!("required")), (2, json!({"type": "function", "function": {"name": "get_weather"}}))]
+    {
+        let asked = json!({
+            "tools": [weather()], "tool_choice": choice, "parallel_tool_calls": false, "temperature": 1.5, "seed": seed,
+            "max_tokens": 300,
+        });
+        let whole = api.post(CHAT, &chat(QUESTION, &asked)).await.ok().await;
+        let choice = &whole["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls", "{whole}");
+        assert_eq!(choice["message"]["content"], Value::Null);
+        let [call] = choice["message"]["tool_calls"].as_array().unwrap().as_slice() else {
+            panic!("{whole}")
+        };
+        assert_eq!(call["function"]["name"], "get_weather");
+        assert!(is_weather(&call["function"]["arguments"]), "{call}");
+
+        let streamed = merged(asked, &json!({"stream": true}));
+        let chunks = api.post(CHAT, &chat(QUESTION, &streamed)).await.chunks().await;
+        assert_eq!(finish_reason(&chunks), "tool_calls");
+        let parts: Vec<&Value> =
+            chunks.iter().filter_map(|chunk| chunk.pointer("/choices/0/delta/tool_calls/0")).collect();
+        assert_eq!(parts[0]["function"]["name"], "get_weather");
+        assert!(parts.len() > 2, "arguments come in pieces");
+        let arguments: String =
+            parts.iter().filter_map(|part| part["function"]["arguments"].as_str()).collect();
+        assert_eq!(arguments, call["function"]["arguments"].as_str().unwrap());
+        assert_eq!(content(&chunks), "");
+    }
+}
+
+#[tokio::test]
+async fn tools_that_may_be_called_change_the_prompt_and_those_that_may_not_do_not() {
+    let api = Api::with_tools(1);
+    let tokens = |answer: Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    let plain = tokens(api.post(CHAT, &chat(QUESTION, &json!({}))).await.ok().await);
+    let none = json!({"tools": [weather()], "tool_choice": "none"});
+    assert_eq!(tokens(api.post(CHAT, &chat(QUESTION, &none)).await.ok().await), plain);
+    let auto = api.post(CHAT, &chat(QUESTION, &json!({"tools": [weather()]}))).await.ok().await;
+    assert!(auto["choices"][0]["message"]["content"].is_string(), "text stays text: {auto}");
+    assert!(tokens(auto) > plain);
+    // A schema that is not understood is an error where it was to be kept to, and else any object.
+    let odd = |strict: bool| {
+        let parameters = json!({"type": "object", "minProperties": 1});
+        json!({"tools": [{"type": "function", "function": {"name": "f", "strict": strict, "parameters": parameters}}]})
+    };
+    api.post(CHAT, &chat(QUESTION, &odd(true))).await.refused(400, "invalid_schema", Some("tools")).await;
+    api.post(CHAT, &chat(QUESTION, &odd(false))).await.ok().await;
+}
+
+#[tokio::test]
+async fn a_conversation_with_calls_goes_on_in_both_apis() {
+    let api = Api::with_tools(1);
+    let history = json!({"max_tokens": 4, "tools": [weather()], "messages": [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": "{\"city\":\"x\"}"}}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "3"},
+    ]});
+    let openai = api.post(CHAT, &chat(QUESTION, &history)).await.ok().await;
+    let function = weather()["function"].clone();
+    let history = json!({"model": MODEL, "max_tokens": 4,
+    "tools": [{"name": "get_weather", "description": "d", "input_schema": function["parameters"]}],
+    "messages": [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "get_weather", "input": {"city": "x"}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "3"}]},
+    ]});
+    let anthropic = api.post("/v1/messages", &history).await.ok().await;
+    let usage = &anthropic["usage"];
+    let cached = usage["cache_read_input_tokens"].as_u64().unwrap_or(0);
+    assert_eq!(
+        openai["usage"]["prompt_tokens"],
+        usage["input_tokens"].as_u64().unwrap() + cached,
+        "both are the same prompt"
+    );
+}
+
+#[tokio::test]
+async fn thoughts_are_told_apart_from_what_is_said() {
+    let api = Api::with_tools(1);
+    // This model never ends what it thinks, so all of it is a thought.
+    let asked = json!({"max_tokens": 12, "enable_thinking": true});
+    let thinking = api.post(CHAT, &chat(QUESTION, &asked)).await.ok().await;
+    let message = &thinking["choices"][0]["message"];
+    assert_eq!(message["content"], "");
+    assert!(!message["reasoning_content"].as_str().unwrap().is_empty(), "{thinking}");
+    let streamed = merged(asked, &json!({"stream": true}));
+    let chunks = api.post(CHAT, &chat(QUESTION, &streamed)).await.chunks().await;
+    let thought: String = chunks
+        .iter()
+        .filter_map(|chunk| chunk.pointer("/choices/0/delta/reasoning_content")?.as_str())
+        .collect();
+    assert_eq!(thought, message["reasoning_content"].as_str().unwrap());
+    let not = api
+        .post(CHAT, &chat(QUESTION, &json!({"max_tokens": 12, "reasoning_effort": "none"})))
+        .await
+        .ok()
+        .await;
+    assert!(not["choices"][0]["message"].get("reasoning_content").is_none(), "{not}");
+    let template = json!({"max_tokens": 12, "chat_template_kwargs": {"enable_thinking": true}});
+    let told = api.post(CHAT, &chat(QUESTION, &template)).await.ok().await;
+    assert_eq!(told["choices"][0]["message"]["reasoning_content"], message["reasoning_content"]);
+
+    let ask = |thinking: Value| {
+        json!({
+            "model": MODEL, "max_tokens": 12, "temperature": 0, "thinking": thinking,
+            "messages": [{"role": "user", "content": QUESTION}],
+        })
+    };
+    let on =
+        api.post("/v1/messages", &ask(json!({"type": "enabled", "budget_tokens": 1024}))).await.ok().await;
+    assert_eq!(on["content"][0]["type"], "thinking", "{on}");
+    assert_eq!(on["content"][0]["thinking"], message["reasoning_content"]);
+    let off = api.post("/v1/messages", &ask(json!({"type": "disabled"}))).await.ok().await;
+    assert_eq!(off["content"][0]["type"], "text", "{off}");
 }

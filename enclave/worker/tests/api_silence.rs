@@ -70,6 +70,15 @@ async fn converse(api: &Api, http2: bool) -> String {
         (CHAT, chat(&question, &json!({"tools": [SECRET]})).to_string()),
         (
             CHAT,
+            chat(
+                &question,
+                &json!({"tools": [{"type": "function", "function": {"name": "f", "description": SECRET}}]}),
+            )
+            .to_string(),
+        ),
+        (CHAT, chat(&question, &json!({"chat_template_kwargs": {SECRET: SECRET}})).to_string()),
+        (
+            CHAT,
             merged(chat("", &json!({})), &json!({"messages": [{"role": SECRET, "content": SECRET}]}))
                 .to_string(),
         ),

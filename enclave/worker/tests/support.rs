@@ -71,6 +71,19 @@ pub(crate) fn endless_model() -> Arc<Model> {
 #[path = "../../engine/tests/support/embedding_model.rs"]
 mod embedding_model;
 
+#[path = "../../engine/tests/support/template_model.rs"]
+mod template_model;
+
+/// The same weights in a file whose template tells of tools and of thoughts.
+fn tools_model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    let make = || {
+        let file = template_model::with_template(&demo(), template_model::TOOLS_AND_THOUGHTS);
+        Arc::new(Model::from_gguf(&file).unwrap())
+    };
+    Arc::clone(MODEL.get_or_init(make))
+}
+
 /// The same weights in a file that says that they are made for embeddings.
 fn embedding_model() -> Arc<Model> {
     Arc::new(Model::from_gguf(&embedding_model::for_embeddings(&demo(), 1)).unwrap())
@@ -97,6 +110,11 @@ impl Api {
     /// With a model that gives embeddings.
     pub(crate) fn embedding(sequences: usize) -> Self {
         Self::start(embedding_model(), sequences, Self::one_for_all(sequences))
+    }
+
+    /// With a model that calls tools and tells what it thinks.
+    pub(crate) fn with_tools(sequences: usize) -> Self {
+        Self::start(tools_model(), sequences, Self::one_for_all(sequences))
     }
 
     pub(crate) fn with_limits(sequences: usize, limits: Limits) -> Self {

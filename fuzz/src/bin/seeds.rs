@@ -33,6 +33,7 @@ fn main() -> std::io::Result<()> {
         ("policy", policies()),
         ("keeper", questions()),
         ("schema", schemas()),
+        ("chat", chats()),
         ("sealing", sealed_files()),
     ] {
         let folder = corpus.join(target);
@@ -247,6 +248,25 @@ fn schemas() -> Seeds {
         ("values", seed(values)),
         ("bounds", seed(bounds)),
         ("any", seed("{}")),
+    ]
+}
+
+/// Chats: a byte that chooses the form of calls, and parts between zeros: a text, a schema, arguments, variables.
+fn chats() -> Seeds {
+    let seed = |form: u8, parts: [&str; 4]| [vec![form], parts.join("\0").into_bytes()].concat();
+    let schema = r#"{"type":"object","properties":{"a":{"enum":[1,2]}},"required":["a"]}"#;
+    let hermes = "Hm.\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+    let thought = "<think>\nhm\n</think>\n\nYes.";
+    let mistral = "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {}}]";
+    let harmony = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f \
+                   <|constrain|>json<|message|>{}<|call|>";
+    vec![
+        ("hermes", seed(0, [hermes, schema, r#"{"a":1}"#, r#"{"colour":"<end>"}"#])),
+        ("thought", seed(1, [thought, schema, "[]", "{}"])),
+        ("llama", seed(2, [r#"{"name": "f", "parameters": {}}"#, schema, "x", "{}"])),
+        ("mistral", seed(3, [mistral, "{}", r#"{"<end>":["<end>"]}"#, r#"{"x":[1,null]}"#])),
+        ("named", seed(4, ["[TOOL_CALLS]f[ARGS]{}", "{}", "{}", "{}"])),
+        ("harmony", seed(5, [harmony, "{}", "{}", "{}"])),
     ]
 }
 

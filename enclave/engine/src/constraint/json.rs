@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::scratch::{Scratch, ScratchText};
 
 /// One value. Texts are erased when it is dropped.
-pub(super) enum Json {
+pub(crate) enum Json {
     Null,
     Boolean(bool),
     Number(Number),
@@ -19,7 +19,26 @@ pub(super) enum Json {
 }
 
 impl Json {
-    pub(super) fn text(&self) -> Option<&str> {
+    pub(crate) const fn is_object(&self) -> bool {
+        matches!(self, Self::Object(_))
+    }
+
+    /// Calls `each` with every text and every name in it.
+    pub(crate) fn each_text(&self, each: &mut dyn FnMut(&str)) {
+        match self {
+            Self::Null | Self::Boolean(_) | Self::Number(_) => {}
+            Self::Text(text) => each(text),
+            Self::Array(elements) => elements.iter().for_each(|element| element.each_text(each)),
+            Self::Object(members) => {
+                for (name, value) in members {
+                    each(name);
+                    value.each_text(each);
+                }
+            }
+        }
+    }
+
+    pub(in crate::constraint) fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
             _ => None,
@@ -27,7 +46,7 @@ impl Json {
     }
 
     /// Appends the value as JSON without white space.
-    pub(super) fn write(&self, out: &mut Scratch<u8>) {
+    pub(in crate::constraint) fn write(&self, out: &mut Scratch<u8>) {
         match self {
             Self::Null => out.extend_from_slice(b"null"),
             Self::Boolean(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),

@@ -20,6 +20,28 @@ pub struct Matcher {
     walker: Walker,
     /// The one used last comes first.
     remembered: Vec<Permitted>,
+    /// While any text may come.
+    free: Option<Free>,
+}
+
+/// What a form follows.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting {
+    /// The form begins behind this text.
+    pub(super) marker: &'static str,
+    /// Whether the marker counts at the beginning of the answer only.
+    pub(super) at_start: bool,
+    /// Whether the answer may end without it.
+    pub(super) may_end: bool,
+}
+
+/// Text before a form.
+struct Free {
+    waiting: Waiting,
+    /// The last bytes of the text, fewer than the marker has.
+    last: Scratch<u8>,
+    /// Whether nothing but white space has come.
+    is_start: bool,
 }
 
 /// The tokens that may come where an answer stands.
@@ -31,12 +53,18 @@ struct Permitted {
 }
 
 impl Matcher {
-    pub(super) fn new(grammar: Arc<Grammar>, tokens: Arc<TokenTable>) -> Self {
-        Self { walker: Walker::new(&grammar), remembered: Vec::new(), grammar, tokens }
+    pub(super) fn new(grammar: Arc<Grammar>, tokens: Arc<TokenTable>, waiting: Option<Waiting>) -> Self {
+        let free = waiting.map(|waiting| Free { waiting, last: Scratch::new(), is_start: true });
+        Self { walker: Walker::new(&grammar), remembered: Vec::new(), grammar, tokens, free }
     }
 
     /// Lowers the scores of all tokens that must not come next to minus infinity.
     pub(crate) fn mask(&mut self, scores: &mut [f32]) {
+        if let Some(free) = &self.free {
+            let Self { walker, grammar, tokens, .. } = self;
+            free.mask(walker, grammar, tokens, scores);
+            return;
+        }
         for (scores, permitted) in scores.chunks_mut(64).zip(self.permitted()) {
             match *permitted {
                 0 => scores.fill(f32::NEG_INFINITY),
@@ -83,11 +111,28 @@ impl Matcher {
             return self.is_complete();
         }
         let bytes = self.tokens.text(token);
+        if let Some(free) = &mut self.free {
+            if let Some(rest) = free.push(bytes) {
+                self.free = None;
+                return rest == 0
+                    || self
+                        .walker
+                        .accept(&self.grammar, bytes.get(bytes.len() - rest..).unwrap_or_default());
+            }
+            if !free.can_come() {
+                // From here on the answer is text.
+                free.last.clear();
+            }
+            return true;
+        }
         !bytes.is_empty() && self.walker.accept(&self.grammar, bytes)
     }
 
     /// A token that may come next, whatever the scores are.
     pub(crate) fn any_token(&self) -> u32 {
+        if self.free.is_some() {
+            return self.tokens.of_byte(b' ');
+        }
         let byte = self.states().find_map(|state| match state {
             State::Bytes(ranges) => ranges.first().map(|range| range.first),
             State::Characters { close, .. } => Some(if close.is_some() { b'"' } else { b' ' }),
@@ -101,11 +146,85 @@ impl Matcher {
 
     /// Whether the answer may end here.
     pub(crate) fn is_complete(&self) -> bool {
+        if let Some(free) = &self.free {
+            return free.waiting.may_end;
+        }
         self.states().any(|state| matches!(state, State::End))
     }
 
     fn states(&self) -> impl Iterator<Item = &State> {
         self.walker.standing().iter().filter_map(|thread| self.grammar.state(thread.state))
+    }
+}
+
+impl Free {
+    /// Whether the marker can still come.
+    fn can_come(&self) -> bool {
+        !self.waiting.at_start || self.is_start
+    }
+
+    /// Takes more text. Once the marker has come: how many bytes follow it.
+    fn push(&mut self, bytes: &[u8]) -> Option<usize> {
+        if !self.can_come() {
+            return None;
+        }
+        let marker = self.waiting.marker.as_bytes();
+        for (index, byte) in bytes.iter().enumerate() {
+            if self.waiting.at_start && self.last.is_empty() && byte.is_ascii_whitespace() {
+                continue;
+            }
+            self.last.push(*byte);
+            let begins = |last: &[u8]| marker.starts_with(last);
+            if self.waiting.at_start {
+                self.is_start = begins(&self.last);
+                if !self.is_start {
+                    return None;
+                }
+            } else {
+                // The longest end of the text that begins the marker.
+                let kept =
+                    (0..self.last.len()).find(|from| begins(self.last.get(*from..).unwrap_or_default()));
+                let rest = Scratch::from(kept.and_then(|from| self.last.get(from..)).unwrap_or_default());
+                self.last = rest;
+            }
+            if self.last.len() == marker.len() {
+                return Some(bytes.len() - index - 1);
+            }
+        }
+        None
+    }
+
+    /// Refuses tokens that complete the marker and go on as the form does not, and the end where it may not come.
+    fn mask(&self, walker: &mut Walker, grammar: &Grammar, tokens: &TokenTable, scores: &mut [f32]) {
+        let mut refuse = |token: u32| {
+            if let Some(score) = scores.get_mut(token as usize) {
+                *score = f32::NEG_INFINITY;
+            }
+        };
+        if !self.waiting.may_end {
+            tokens.ends.iter().for_each(|token| refuse(*token));
+        }
+        if !self.can_come() {
+            return;
+        }
+        let marker = self.waiting.marker.as_bytes();
+        // How much of the marker stands there already, for each way in which it can.
+        let begun: Vec<usize> = (0..=self.last.len())
+            .filter(|from| self.last.get(*from..).is_some_and(|last| marker.starts_with(last)))
+            .map(|from| self.last.len() - from)
+            .collect();
+        for token in 0..tokens.len() as u32 {
+            let bytes = tokens.text(token);
+            let completes = |begun: &usize| {
+                let missing = marker.get(*begun..).unwrap_or_default();
+                (bytes.len() > missing.len() && bytes.starts_with(missing)).then_some(missing.len())
+            };
+            if let Some(length) = begun.iter().find_map(completes)
+                && !walker.permits(grammar, bytes.get(length..).unwrap_or_default())
+            {
+                refuse(token);
+            }
+        }
     }
 }
 

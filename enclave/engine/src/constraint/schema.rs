@@ -110,16 +110,12 @@ pub(super) fn compile(schema: &str) -> Result<Grammar, SchemaError> {
     let root: Json = serde_json::from_str(schema).map_err(|_| SchemaError::Json)?;
     check_keywords(&root)?;
     let mut compiler = Compiler::new(&root)?;
-    let rule = compiler.rule("#")?;
-    while let Some((rule, schema)) = compiler.waiting.pop() {
-        let body = compiler.value(schema, RETURN)?;
-        compiler.builder.set(rule, State::Split([body].into()));
-    }
+    let rule = compiler.compile_root(&root)?;
     compiler.builder.finish(rule)
 }
 
-struct Compiler<'a> {
-    builder: Builder,
+pub(super) struct Compiler<'a> {
+    pub(super) builder: Builder,
     root: &'a Json,
     /// The rules of the places that were referred to.
     rules: HashMap<&'a str, StateId>,
@@ -136,7 +132,7 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn new(root: &'a Json) -> Result<Self, SchemaError> {
+    pub(super) fn new(root: &'a Json) -> Result<Self, SchemaError> {
         let mut builder = Builder::new();
         let content = builder.characters(0, None, RETURN)?;
         let string = builder.byte(b'"', content)?;
@@ -163,6 +159,23 @@ impl<'a> Compiler<'a> {
             integer,
             number,
         })
+    }
+
+    /// The rule of a whole schema.
+    pub(super) fn compile_root(&mut self, root: &'a Json) -> Result<StateId, SchemaError> {
+        self.root = root;
+        self.rules.clear();
+        let whole = self.rule("#")?;
+        while let Some((rule, schema)) = self.waiting.pop() {
+            let body = self.value(schema, RETURN)?;
+            self.builder.set(rule, State::Split([body].into()));
+        }
+        Ok(whole)
+    }
+
+    /// The rule of any JSON object.
+    pub(super) fn any_object(&self) -> StateId {
+        self.any_object
     }
 
     /// The rule of a place in the schema, which is compiled once.

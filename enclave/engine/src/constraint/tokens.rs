@@ -27,13 +27,18 @@ pub(crate) struct TokenTable {
 }
 
 impl TokenTable {
-    pub(crate) fn new(tokenizer: &Tokenizer) -> Self {
+    /// `shown` are control tokens that stand for their text.
+    pub(crate) fn new(tokenizer: &Tokenizer, shown: &[u32]) -> Self {
         let count = tokenizer.len();
         let (mut all, mut plain) = (Vec::new(), Vec::new());
         let mut rests: BTreeMap<u32, Vec<(&[u8], u32)>> = BTreeMap::new();
         let (mut texts, mut text_ends) = (Vec::new(), Vec::with_capacity(count));
         for token in 0..count as u32 {
-            let bytes = tokenizer.bytes_of(token);
+            let bytes = if shown.contains(&token) {
+                tokenizer.text_of(token).as_bytes()
+            } else {
+                tokenizer.bytes_of(token)
+            };
             texts.extend_from_slice(bytes);
             text_ends.push(texts.len());
             if bytes.is_empty() || tokenizer.ends_turn(token) {
@@ -58,6 +63,12 @@ impl TokenTable {
             texts,
             text_ends,
         }
+    }
+
+    /// Tokens that end a turn.
+    #[cfg(test)]
+    pub(crate) fn ends(&self) -> &[u32] {
+        &self.ends
     }
 
     pub(super) fn len(&self) -> usize {

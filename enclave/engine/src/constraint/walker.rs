@@ -99,6 +99,21 @@ impl Walker {
         true
     }
 
+    /// Whether some bytes may come next. Nothing changes.
+    pub(super) fn permits(&mut self, grammar: &Grammar, bytes: &[u8]) -> bool {
+        let frames = self.frames.len();
+        let mut from = 0..self.standing;
+        for byte in bytes {
+            self.begin_byte();
+            let start = self.threads.len();
+            self.step(grammar, from, *byte);
+            from = start..self.threads.len();
+        }
+        self.threads.truncate(self.standing);
+        self.frames.truncate(frames);
+        !from.is_empty()
+    }
+
     /// Permits all tokens with a text that may come next.
     pub(super) fn find_permitted(&mut self, grammar: &Grammar, tokens: &TokenTable, permitted: &mut [u64]) {
         self.work = 0;

@@ -400,7 +400,7 @@ mod tests {
 
     fn job(owner: u8) -> Job {
         let model = Model::from_gguf(include_bytes!("../../../../models/demo.gguf")).unwrap();
-        let prompt = model.prompt_from_chat(&[ChatMessage { role: "user", content: "?" }]).unwrap();
+        let prompt = model.prompt_from_chat(&[ChatMessage::new("user", "?")]).unwrap();
         Job { owner: Owner([owner; 32]), ..Job::new(prompt, Box::new(Deaf)) }
     }
 

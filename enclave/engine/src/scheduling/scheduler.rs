@@ -85,6 +85,7 @@ struct Sequence {
     scored: Option<ScoredToken>,
     generated: u32,
     logprobs: Option<u8>,
+    shows_marks: bool,
     /// What becomes of the prompt where an embedding is wanted.
     pooler: Option<Pooler>,
     sampler: Sampler,
@@ -402,6 +403,7 @@ impl<'a> Scheduler<'a> {
             scored: None,
             generated: 0,
             logprobs: job.logprobs,
+            shows_marks: job.shows_marks,
             pooler: self
                 .model
                 .shape()
@@ -636,7 +638,9 @@ impl Sequence {
         }
         self.generated += 1;
         self.text.push(token);
-        let Piece { text, stopped } = self.answer.push(model.tokenizer().bytes_of(token), scored);
+        let bytes =
+            if self.shows_marks { model.shown_bytes(token) } else { model.tokenizer().bytes_of(token) };
+        let Piece { text, stopped } = self.answer.push(bytes, scored);
         if let Some(text) = text
             && self.sink.event(Event::Text(text)) == ControlFlow::Break(())
         {

@@ -20,10 +20,10 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// `None` when the messages leave too few private-use characters.
-    pub(super) fn new<'a>(
+    /// `each_text` shows every text of the messages. `None` when they leave too few private-use characters.
+    pub(super) fn new(
         alphabet: impl Iterator<Item = char>,
-        contents: impl Iterator<Item = &'a str>,
+        each_text: impl FnOnce(&mut dyn FnMut(&str)),
     ) -> Option<Self> {
         // In both cases, so that a template may change the case of a message.
         let both_cases = |character: char| {
@@ -32,7 +32,8 @@ impl Guard {
         let alphabet: BTreeSet<char> =
             alphabet.flat_map(both_cases).filter(|character| !character.is_whitespace()).collect();
         let is_candidate = |character: &char| STAND_INS.iter().any(|range| range.contains(character));
-        let taken: BTreeSet<char> = contents.flat_map(str::chars).filter(is_candidate).collect();
+        let mut taken = BTreeSet::new();
+        each_text(&mut |text| taken.extend(text.chars().filter(is_candidate)));
         let mut free = STAND_INS
             .iter()
             .cloned()

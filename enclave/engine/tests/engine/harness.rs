@@ -34,7 +34,7 @@ pub(crate) fn engine_with(
 }
 
 pub(crate) fn question(text: &str) -> Prompt {
-    MODEL.prompt_from_chat(&[ChatMessage { role: "user", content: text }]).unwrap()
+    MODEL.prompt_from_chat(&[ChatMessage::new("user", text)]).unwrap()
 }
 
 /// What a test hears of a job. The channel closes when the sink is dropped.

@@ -11,6 +11,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use super::error::ApiError;
 use super::messages;
 use super::request::{self, Delivery, Parameters};
+use super::responses;
 use super::secret::SecretString;
 use super::service::{Admitted, Service, now, random};
 use super::shape::{Identity, Shape, Wording};
@@ -20,6 +21,7 @@ use super::stream;
 pub(super) enum Endpoint {
     OpenAi(&'static Wording),
     Messages,
+    Responses,
 }
 
 impl Endpoint {
@@ -28,6 +30,16 @@ impl Endpoint {
         match self {
             Self::OpenAi(wording) => wording.answer_id(id),
             Self::Messages => format!("{}{id}", messages::ID_PREFIX),
+            Self::Responses => format!("{}{id}", responses::ID_PREFIX),
+        }
+    }
+
+    /// The parameter that holds the prompt.
+    fn prompt(&self, input: Option<&Input>) -> &'static str {
+        match (self, input) {
+            (Self::Responses, _) => "input",
+            (_, Some(Input::Chat(_))) => "messages",
+            _ => "prompt",
         }
     }
 
@@ -40,6 +52,7 @@ impl Endpoint {
                 .map(|index| Shape::new(wording, identity, *delivery, index, *logprobs))
                 .collect(),
             Self::Messages => vec![messages::shape(identity, *delivery, prompt, stop.clone())],
+            Self::Responses => vec![responses::shape(identity, *delivery)],
         }
     }
 }
@@ -78,7 +91,7 @@ impl Service {
     ) -> Result<Response, ApiError> {
         let choices = (parameters.choices as usize).max(1);
         let [first, ..] = admitted.as_slice() else { return Err(ApiError::Failed) };
-        let (asked, names, tasks) = self.tasks(parameters, inputs, first);
+        let (asked, names, tasks) = self.tasks(&endpoint, parameters, inputs, first);
         let mut prompts = Vec::with_capacity(tasks.len());
         for (task, admitted) in tasks.into_iter().zip(admitted.chunks_mut(choices)) {
             let prepared = self.prepare(task, names.prompt, names.schema).await?;
@@ -107,15 +120,13 @@ impl Service {
     /// What the backend is asked for, once for each prompt.
     fn tasks(
         &self,
+        endpoint: &Endpoint,
         parameters: Parameters,
         inputs: Vec<Input>,
         admitted: &Admitted,
     ) -> (Asked, Names, Vec<Task>) {
         let Parameters { max_tokens, sampling, bias, stop, form, logprobs, delivery, .. } = parameters;
-        let prompt = match inputs.first() {
-            Some(Input::Chat(_)) => "messages",
-            _ => "prompt",
-        };
+        let prompt = endpoint.prompt(inputs.first());
         let (form, schema) = match form {
             request::Form::Text => (Form::Text, prompt),
             request::Form::JsonObject => (Form::JsonObject, prompt),

@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`: what a conversation may look like, and how its answer does.
 
-use cleanroom_backend::{MAX_TOP_LOGPROBS, Message};
+use cleanroom_backend::{Conversation, MAX_TOP_LOGPROBS, Message, ToolCall};
 
 use super::error::ApiError;
 use super::json::{Field, Object};
@@ -8,12 +8,13 @@ use super::request::{Form, Parameters, RequestLimits, limit, top_logprobs, witho
 use super::scores::ScoresForm;
 use super::secret::SecretString;
 use super::shape::Wording;
+use super::tools::{self, AbilityNames, Thinking};
 
 /// The answer around its text.
 pub(crate) const WORDING: Wording = Wording {
     id_prefix: "chatcmpl-",
     whole_object: "chat.completion",
-    whole: [r#","message":{"role":"assistant","content":""#, r#"","refusal":null},"logprobs":"#],
+    whole: [r#","message":{"role":"assistant""#, r#"},"logprobs":"#],
     chunk_object: "chat.completion.chunk",
     first: Some(
         r#","delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}"#,
@@ -21,6 +22,7 @@ pub(crate) const WORDING: Wording = Wording {
     piece: [r#","delta":{"content":""#, r#""},"logprobs":"#],
     last: r#","delta":{}"#,
     scores: ScoresForm::List,
+    is_chat: true,
 };
 
 /// Defined by OpenAI for this endpoint and not implemented: the parameter, and the JSON values that mean the same as
@@ -32,31 +34,20 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("metadata", &["{}"]),
     ("modalities", &[r#"["text"]"#]),
     ("moderation", &[]),
-    ("parallel_tool_calls", &["true"]),
     ("prediction", &[]),
     ("prompt_cache_options", &[]),
     ("prompt_cache_retention", &[]),
-    ("reasoning_effort", &[r#""none""#]),
     ("service_tier", &[r#""auto""#, r#""default""#]),
     ("store", &["false"]),
-    ("tool_choice", &[r#""none""#, r#""auto""#]),
-    ("tools", &["[]"]),
     ("verbosity", &[r#""medium""#]),
     ("web_search_options", &[]),
 ];
 
 /// The same for one message. Clients send an assistant's message back as they got it, with these members empty.
-const UNSUPPORTED_IN_MESSAGE: &[(&str, &[&str])] = &[
-    ("annotations", &["[]"]),
-    ("audio", &[]),
-    ("function_call", &[]),
-    ("name", &[]),
-    ("refusal", &[]),
-    ("tool_call_id", &[]),
-    ("tool_calls", &["[]"]),
-];
+const UNSUPPORTED_IN_MESSAGE: &[(&str, &[&str])] =
+    &[("annotations", &["[]"]), ("audio", &[]), ("function_call", &[]), ("refusal", &[])];
 
-const ROLES: &str = "'system', 'developer', 'user' or 'assistant'";
+const ROLES: &str = "'system', 'developer', 'user', 'assistant' or 'tool'";
 
 /// Longest role that is read (bytes).
 const MAX_ROLE: usize = 32;
@@ -64,9 +55,20 @@ const MAX_ROLE: usize = 32;
 /// A request that may be served.
 pub(crate) struct ChatRequest {
     pub(crate) parameters: Parameters,
-    /// At least one.
-    pub(crate) messages: Vec<Message>,
+    pub(crate) conversation: Conversation,
+    pub(crate) thinking: Thinking,
 }
+
+/// Names of parameters that ask for what not every model can do.
+pub(crate) const ABILITIES: AbilityNames = AbilityNames {
+    tools: "tools",
+    messages: "messages",
+    thinking: "enable_thinking",
+    effort: "reasoning_effort",
+};
+
+/// Longest variables for a template (bytes).
+const MAX_VARIABLES: usize = 16 * 1024;
 
 impl ChatRequest {
     pub(crate) fn parse(body: &[u8], limits: &RequestLimits, default_seed: u64) -> Result<Self, ApiError> {
@@ -88,10 +90,36 @@ impl ChatRequest {
         if let Some(format) = object.take("response_format") {
             parameters.form = without_stop(form(&format, limits)?, &parameters, "stop")?;
         }
+        let thinking = thinking(&mut object)?;
+        let mut conversation = Conversation { parallel: true, ..Conversation::default() };
+        if let Some(tools) = object.take("tools") {
+            conversation.tools = tools::list(&tools, limits, tools::openai_tool)?;
+        }
+        if let Some(choice) = object.take("tool_choice") {
+            conversation.choice = tools::openai_choice(&choice, &conversation.tools, true)?;
+        }
+        if let Some(parallel) = object.take("parallel_tool_calls") {
+            conversation.parallel = parallel.boolean()?;
+        }
+        if let Some(variables) = object.take("chat_template_kwargs") {
+            conversation.variables = Some(variables.object_text(MAX_VARIABLES)?);
+        }
         let messages = object.require("messages")?.array(1..=limits.messages)?;
         object.finish()?;
-        let messages = messages.iter().map(|field| message(field, limits)).collect::<Result<_, _>>()?;
-        Ok(Self { parameters, messages })
+        conversation.messages =
+            messages.iter().map(|field| message(field, limits)).collect::<Result<_, _>>()?;
+        Ok(Self { parameters, conversation, thinking })
+    }
+}
+
+/// `reasoning_effort` of OpenAI's, and `enable_thinking`, which others' clients send.
+fn thinking(object: &mut Object<'_>) -> Result<Thinking, ApiError> {
+    let effort = object.take("reasoning_effort").map(|field| Thinking::effort(&field)).transpose()?;
+    let Some(switch) = object.take("enable_thinking") else { return Ok(effort.unwrap_or(Thinking::Unsaid)) };
+    match (switch.boolean()?, effort) {
+        (_, Some(_)) => Err(switch.invalid("only one of enable_thinking and reasoning_effort")),
+        (true, None) => Ok(Thinking::On),
+        (false, None) => Ok(Thinking::Off),
     }
 }
 
@@ -143,18 +171,63 @@ fn message(field: &Field<'_>, limits: &RequestLimits) -> Result<Message, ApiErro
         object.take_neutral(name, accepts)?;
     }
     let role = role(&object.require("role")?)?;
-    let content = content(&object.require("content")?, limits, &[])?;
+    let mut message = Message::new(role, SecretString::default());
+    message.name = object.take("name").map(|name| name.string(MAX_LABEL)).transpose()?;
+    if role == "assistant" {
+        // What it thought comes back under either name.
+        for name in ["reasoning_content", "reasoning"] {
+            if let Some(reasoning) = object.take(name) {
+                message.reasoning = Some(reasoning.string(limits.text_bytes)?);
+            }
+        }
+        if let Some(calls) = object.take("tool_calls") {
+            let calls = calls.array(0..=limits.tools)?;
+            message.calls = calls.iter().map(|field| call(field, limits)).collect::<Result<_, _>>()?;
+        }
+    } else {
+        object.take_neutral("tool_calls", &["[]"])?;
+    }
+    if role == "tool" {
+        message.answers = Some(object.require("tool_call_id")?.string(tools::MAX_ID)?);
+    }
+    match object.take("content") {
+        Some(text) => message.content = content(&text, limits, &[])?,
+        // Who calls need not speak.
+        None if !message.calls.is_empty() => {}
+        None => return Err(object.missing("content")),
+    }
     object.finish()?;
-    Ok(Message { role, content })
+    Ok(message)
 }
 
-fn role(field: &Field<'_>) -> Result<&'static str, ApiError> {
+/// A call that the assistant made.
+fn call(field: &Field<'_>, limits: &RequestLimits) -> Result<ToolCall, ApiError> {
+    let mut object = field.object()?;
+    if let Some(kind) = object.take("type")
+        && kind.string(MAX_ROLE).map_or(true, |kind| kind.as_str() != "function")
+    {
+        return Err(kind.invalid("'function', the only kind of call that is supported"));
+    }
+    if let Some(index) = object.take("index") {
+        index.integer(0..=i64::MAX)?;
+    }
+    let id = object.require("id")?.string(tools::MAX_ID)?;
+    let mut function = object.require("function")?.object()?;
+    object.finish()?;
+    let name = tools::name(&function.require("name")?)?;
+    let arguments = function.require("arguments")?.string(limits.text_bytes)?;
+    function.finish()?;
+    Ok(ToolCall { id, name, arguments })
+}
+
+pub(crate) fn role(field: &Field<'_>) -> Result<&'static str, ApiError> {
     let invalid = |_| field.invalid(ROLES);
     match field.string(MAX_ROLE).map_err(invalid)?.as_str() {
         // Since its reasoning models OpenAI calls the system's messages the developer's; templates know the older name.
         "system" | "developer" => Ok("system"),
         "user" => Ok("user"),
         "assistant" => Ok("assistant"),
+        "tool" => Ok("tool"),
         _ => Err(field.invalid(ROLES)),
     }
 }
@@ -166,6 +239,16 @@ pub(crate) fn content(
     limits: &RequestLimits,
     neutral: &[(&str, &'static [&'static str])],
 ) -> Result<SecretString, ApiError> {
+    content_of(field, limits, &["text"], neutral)
+}
+
+/// The same with parts of these kinds.
+pub(crate) fn content_of(
+    field: &Field<'_>,
+    limits: &RequestLimits,
+    kinds: &[&str],
+    neutral: &[(&str, &'static [&'static str])],
+) -> Result<SecretString, ApiError> {
     if field.is_string() {
         return field.string(limits.text_bytes);
     }
@@ -175,8 +258,9 @@ pub(crate) fn content(
     let text = |part: &Field<'_>| {
         let mut part = part.object()?;
         let kind = part.require("type")?;
-        if kind.string(MAX_ROLE).map_or(true, |kind| kind.as_str() != "text") {
-            return Err(kind.invalid("'text', the only kind of content that is supported"));
+        if kind.string(MAX_ROLE).map_or(true, |kind| !kinds.contains(&kind.as_str())) {
+            let kinds = kinds.join("' or '");
+            return Err(kind.invalid(format!("'{kinds}', the only kind of content that is supported")));
         }
         let text = part.require("text")?.string(limits.text_bytes)?;
         for (name, accepts) in neutral {

@@ -19,6 +19,7 @@ pub(crate) const WORDING: Wording = Wording {
     piece: [r#","text":""#, r#"","logprobs":"#],
     last: r#","text":"""#,
     scores: ScoresForm::Columns,
+    is_chat: false,
 };
 
 /// Most likelier tokens that this endpoint tells. OpenAI's number.

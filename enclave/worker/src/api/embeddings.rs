@@ -117,7 +117,9 @@ impl Receiver {
 impl Sink for Receiver {
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         let embedding = match event {
-            Event::Text(_) => return ControlFlow::Continue(()),
+            Event::Text(_) | Event::Reasoning(_) | Event::Call(_) | Event::Arguments(_) => {
+                return ControlFlow::Continue(());
+            }
             Event::Embedding(embedding) => Some(Zeroizing::new(embedding.to_vec())),
             Event::Finished { .. } => None,
         };

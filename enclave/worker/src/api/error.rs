@@ -40,6 +40,14 @@ pub enum ApiError {
         /// The JSON values that mean the same as leaving it out.
         accepts: &'static [&'static str],
     },
+    /// A parameter that asks for what the model served cannot do.
+    #[error("{param} cannot be honoured: this model cannot {what}")]
+    ModelCannot {
+        /// The parameter.
+        param: ParameterName,
+        /// What, in fixed words.
+        what: &'static str,
+    },
     /// A parameter given twice.
     #[error("{0} is given more than once")]
     DuplicateParameter(ParameterName),
@@ -125,7 +133,7 @@ pub enum ApiError {
     UnsupportedMediaType,
     /// A path that does not exist.
     #[error(
-        "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/messages, /v1/messages/count_tokens or /healthz"
+        "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/messages/count_tokens or /healthz"
     )]
     UnknownUrl,
     /// A method that the path does not have.
@@ -222,7 +230,7 @@ impl ApiError {
         match self {
             Self::Json { .. } => "invalid_json",
             Self::UnknownParameter(_) => "unknown_parameter",
-            Self::UnsupportedParameter { .. } => "unsupported_parameter",
+            Self::UnsupportedParameter { .. } | Self::ModelCannot { .. } => "unsupported_parameter",
             Self::DuplicateParameter(_) => "duplicate_parameter",
             Self::MissingParameter(_) => "missing_required_parameter",
             Self::InvalidValue { .. } | Self::PromptEmpty { .. } | Self::PromptRefused { .. } => {
@@ -252,6 +260,7 @@ impl ApiError {
         match self {
             Self::UnknownParameter(param)
             | Self::UnsupportedParameter { param, .. }
+            | Self::ModelCannot { param, .. }
             | Self::DuplicateParameter(param)
             | Self::MissingParameter(param)
             | Self::InvalidValue { param, .. } => Some(param.as_str()),

@@ -89,7 +89,12 @@ impl<'a> Object<'a> {
 
     /// The member `name`, which must be there.
     pub(crate) fn require(&mut self, name: &str) -> Result<Field<'a>, ApiError> {
-        self.take(name).ok_or_else(|| ApiError::MissingParameter(ParameterName::member(&self.path, name)))
+        self.take(name).ok_or_else(|| self.missing(name))
+    }
+
+    /// That the member `name` is not there.
+    pub(crate) fn missing(&self, name: &str) -> ApiError {
+        ApiError::MissingParameter(ParameterName::member(&self.path, name))
     }
 
     /// Takes a member that OpenAI defines and we do not implement: it may only have a value that means nothing.

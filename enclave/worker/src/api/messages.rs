@@ -4,9 +4,10 @@
 //! nothing, refused by name. Nothing is ignored, except two labels that have no effect on an answer: `metadata.user_id`, and
 //! `cache_control`, which is about Anthropic's own prices.
 
-use cleanroom_backend::{Bias, Message, Sampling};
+use cleanroom_backend::{Bias, Conversation, Message, Sampling, Tool, ToolCall, ToolChoice};
 use serde_json::json;
 
+use super::beside::{AFTER_DELTA, Beside};
 use super::chat::content;
 use super::error::ApiError;
 use super::json::{Field, Object};
@@ -15,6 +16,7 @@ use super::request::{
 };
 use super::secret::SecretString;
 use super::shape::{Ending, Identity, Shape};
+use super::tools::{self, AbilityNames, Thinking};
 
 /// Defined by Anthropic for this endpoint and not implemented: the parameter, and the JSON values that mean the same as
 /// leaving it out.
@@ -27,15 +29,25 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("output_format", &[]),
     ("service_tier", &[r#""auto""#, r#""standard_only""#]),
     ("speed", &[r#""standard""#]),
-    ("thinking", &[r#"{"type":"disabled"}"#]),
-    ("tool_choice", &[r#"{"type":"none"}"#, r#"{"type":"auto"}"#]),
-    ("tools", &["[]"]),
     ("user_profile_id", &[]),
     ("workspace_id", &[]),
 ];
 
 /// The same for what may stand in a block of text.
 const UNSUPPORTED_IN_BLOCK: &[(&str, &[&str])] = &[("citations", &["[]"]), ("cache_control", CACHE_CONTROL)];
+
+/// Blocks that a message may have.
+const USER_BLOCKS: &str = "'text' or 'tool_result'";
+const ASSISTANT_BLOCKS: &str = "'text', 'thinking' or 'tool_use'";
+
+/// The same for what may stand in a tool.
+const UNSUPPORTED_IN_TOOL: &[(&str, &[&str])] = &[
+    ("allowed_callers", &[r#"["direct"]"#]),
+    ("cache_control", CACHE_CONTROL),
+    ("defer_loading", &["false"]),
+    ("eager_input_streaming", &["true", "false"]),
+    ("input_examples", &["[]"]),
+];
 
 /// Marks for a cache that this server does not have.
 const CACHE_CONTROL: &[&str] =
@@ -50,13 +62,16 @@ const MAX_ROLE: usize = 32;
 pub(crate) struct MessagesRequest {
     pub(crate) parameters: Parameters,
     pub(crate) conversation: Conversation,
+    pub(crate) thinking: Thinking,
 }
 
-/// A conversation to continue.
-pub(crate) struct Conversation {
-    /// The system's turn, if there is one, and then the others. At least one.
-    pub(crate) turns: Vec<Message>,
-}
+/// Names of parameters that ask for what not every model can do.
+pub(crate) const ABILITIES: AbilityNames = AbilityNames {
+    tools: "tools",
+    messages: "messages",
+    thinking: "thinking",
+    effort: "output_config.effort",
+};
 
 impl MessagesRequest {
     pub(crate) fn parse(body: &[u8], limits: &RequestLimits, default_seed: u64) -> Result<Self, ApiError> {
@@ -73,7 +88,7 @@ impl MessagesRequest {
             metadata.finish()?;
         }
         let stream = object.take("stream").map_or(Ok(false), |field| field.boolean())?;
-        let form = form(&mut object, limits)?;
+        let (form, effort) = output(&mut object, limits)?;
         let mut parameters = Parameters {
             model: object.require("model")?.string(MAX_MODEL)?,
             max_tokens: Some(tokens(&object.require("max_tokens")?)?),
@@ -92,9 +107,10 @@ impl MessagesRequest {
             },
         };
         parameters.form = without_stop(form, &parameters, "stop_sequences")?;
-        let conversation = Conversation::take(&mut object, limits)?;
+        let thinking = thinking(&mut object, effort)?;
+        let conversation = conversation(&mut object, limits)?;
         object.finish()?;
-        Ok(Self { parameters, conversation })
+        Ok(Self { parameters, conversation, thinking })
     }
 }
 
@@ -102,6 +118,7 @@ impl MessagesRequest {
 pub(crate) struct CountRequest {
     pub(crate) model: SecretString,
     pub(crate) conversation: Conversation,
+    pub(crate) thinking: Thinking,
 }
 
 impl CountRequest {
@@ -112,11 +129,12 @@ impl CountRequest {
         }
         object.take_neutral("cache_control", CACHE_CONTROL)?;
         // It shapes the answer; the prompt stays as it is.
-        form(&mut object, limits)?;
+        let (_, effort) = output(&mut object, limits)?;
         let model = object.require("model")?.string(MAX_MODEL)?;
-        let conversation = Conversation::take(&mut object, limits)?;
+        let thinking = thinking(&mut object, effort)?;
+        let conversation = conversation(&mut object, limits)?;
         object.finish()?;
-        Ok(Self { model, conversation })
+        Ok(Self { model, conversation, thinking })
     }
 
     /// The answer.
@@ -125,15 +143,15 @@ impl CountRequest {
     }
 }
 
-/// `output_config`, of which the format is supported.
-fn form(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Form, ApiError> {
+/// `output_config`: the form of the answer, and how much the model is to think.
+fn output(object: &mut Object<'_>, limits: &RequestLimits) -> Result<(Form, Option<Thinking>), ApiError> {
     const KIND: &str = "'json_schema'";
-    let Some(config) = object.take("output_config") else { return Ok(Form::Text) };
+    let Some(config) = object.take("output_config") else { return Ok((Form::Text, None)) };
     let mut config = config.object()?;
-    config.take_neutral("effort", &[])?;
+    let effort = config.take("effort").map(|field| Thinking::effort(&field)).transpose()?;
     let format = config.take("format");
     config.finish()?;
-    let Some(format) = format else { return Ok(Form::Text) };
+    let Some(format) = format else { return Ok((Form::Text, effort)) };
     let mut format = format.object()?;
     let kind = format.require("type")?;
     if kind.string(MAX_ROLE).map_or(true, |kind| kind.as_str() != "json_schema") {
@@ -141,33 +159,98 @@ fn form(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Form, ApiErro
     }
     let schema = format.require("schema")?.object_text(limits.schema_bytes)?;
     format.finish()?;
-    Ok(Form::JsonSchema { schema, param: "output_config.format.schema" })
+    Ok((Form::JsonSchema { schema, param: "output_config.format.schema" }, effort))
 }
 
-impl Conversation {
-    fn take(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Self, ApiError> {
-        let mut turns = Vec::new();
-        if let Some(system) = object.take("system") {
-            turns.push(Message { role: "system", content: content(&system, limits, UNSUPPORTED_IN_BLOCK)? });
+/// `thinking`. Its budget is a wish; `max_tokens` is what bounds an answer with its thoughts. Without it a model that can be
+/// told not to think does not, as in Anthropic's API.
+fn thinking(object: &mut Object<'_>, effort: Option<Thinking>) -> Result<Thinking, ApiError> {
+    const KINDS: &str = "'enabled', 'adaptive' or 'disabled'";
+    let Some(field) = object.take("thinking") else { return Ok(effort.unwrap_or(Thinking::Off)) };
+    let mut thinking = field.object()?;
+    let kind = thinking.require("type")?;
+    let is_on = match kind.string(MAX_ROLE).map_err(|_| kind.invalid(KINDS))?.as_str() {
+        "enabled" => {
+            thinking.require("budget_tokens")?.integer(1..=i64::from(u32::MAX))?;
+            true
         }
-        let messages = object.require("messages")?.array(1..=limits.messages)?;
-        let mut last = None;
-        for message in &messages {
-            let (role, message) = turn(message, limits)?;
-            last = Some(role);
-            turns.push(message);
+        "adaptive" => true,
+        "disabled" => false,
+        _ => return Err(kind.invalid(KINDS)),
+    };
+    if let Some(display) = thinking.take("display") {
+        display.string(MAX_ROLE)?;
+    }
+    thinking.finish()?;
+    Ok(match (is_on, effort) {
+        (true, Some(effort)) => effort,
+        (true, None) => Thinking::On,
+        (false, _) => Thinking::Off,
+    })
+}
+
+/// The system's turn, if there is one, the others, and the tools.
+fn conversation(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Conversation, ApiError> {
+    let mut conversation = Conversation { parallel: true, ..Conversation::default() };
+    if let Some(tools) = object.take("tools") {
+        conversation.tools = tools::list(&tools, limits, tool)?;
+    }
+    if let Some(choice) = object.take("tool_choice") {
+        (conversation.choice, conversation.parallel) = choice_of(&choice, &conversation.tools)?;
+    }
+    let turns = &mut conversation.messages;
+    if let Some(system) = object.take("system") {
+        turns.push(Message::new("system", content(&system, limits, UNSUPPORTED_IN_BLOCK)?));
+    }
+    let messages = object.require("messages")?.array(1..=limits.messages)?;
+    for message in &messages {
+        turn(message, limits, turns)?;
+    }
+    match (turns.last().map(|turn| turn.role), messages.last()) {
+        (Some("assistant"), Some(message)) => {
+            Err(message.invalid("a last message by the user: an answer cannot be begun for the model here"))
         }
-        match (last, messages.last()) {
-            (Some("assistant"), Some(message)) => {
-                Err(message
-                    .invalid("a last message by the user: an answer cannot be begun for the model here"))
-            }
-            _ => Ok(Self { turns }),
-        }
+        _ => Ok(conversation),
     }
 }
 
-fn turn(field: &Field<'_>, limits: &RequestLimits) -> Result<(&'static str, Message), ApiError> {
+fn tool(field: &Field<'_>, limits: &RequestLimits) -> Result<Tool, ApiError> {
+    let mut object = field.object()?;
+    if let Some(kind) = object.take("type")
+        && kind.string(tools::MAX_NAME).map_or(true, |kind| kind.as_str() != "custom")
+    {
+        return Err(kind.invalid("'custom': tools of Anthropic's own are not here"));
+    }
+    for (name, accepts) in UNSUPPORTED_IN_TOOL {
+        object.take_neutral(name, accepts)?;
+    }
+    let tool = tools::described(&mut object, "input_schema", limits)?;
+    object.finish()?;
+    Ok(tool)
+}
+
+/// Whether a tool is called, and whether several may be at once.
+fn choice_of(field: &Field<'_>, tools: &[Tool]) -> Result<(ToolChoice, bool), ApiError> {
+    const KINDS: &str = "'auto', 'any', 'tool' or 'none'";
+    let mut object = field.object()?;
+    let kind = object.require("type")?;
+    let one = object.take("disable_parallel_tool_use").map_or(Ok(false), |field| field.boolean())?;
+    let name = object.take("name");
+    object.finish()?;
+    let choice = match (kind.string(MAX_ROLE).map_err(|_| kind.invalid(KINDS))?.as_str(), name) {
+        ("auto", None) => ToolChoice::Auto,
+        ("none", None) => ToolChoice::None,
+        ("any", None) => tools::must(field, tools)?,
+        ("tool", Some(name)) => tools::named(&name, tools)?,
+        ("tool", None) => return Err(field.invalid("the name of a tool")),
+        ("auto" | "none" | "any", Some(name)) => return Err(name.invalid("no name beside this type")),
+        _ => return Err(kind.invalid(KINDS)),
+    };
+    Ok((choice, !one))
+}
+
+/// One message of Anthropic's: what it answers of tools, and what it says.
+fn turn(field: &Field<'_>, limits: &RequestLimits, turns: &mut Vec<Message>) -> Result<(), ApiError> {
     let mut object = field.object()?;
     let role = object.require("role")?;
     let role = match role.string(MAX_ROLE).map_err(|_| role.invalid(ROLES))?.as_str() {
@@ -175,9 +258,67 @@ fn turn(field: &Field<'_>, limits: &RequestLimits) -> Result<(&'static str, Mess
         "assistant" => "assistant",
         _ => return Err(role.invalid(ROLES)),
     };
-    let content = content(&object.require("content")?, limits, UNSUPPORTED_IN_BLOCK)?;
+    let said = object.require("content")?;
     object.finish()?;
-    Ok((role, Message { role, content }))
+    if !said.is_array() {
+        turns.push(Message::new(role, content(&said, limits, UNSUPPORTED_IN_BLOCK)?));
+        return Ok(());
+    }
+    let mut message = Message::new(role, SecretString::default());
+    let (mut texts, mut thoughts) = (Vec::new(), Vec::new());
+    for block in &said.array(1..=limits.parts)? {
+        let mut members = block.object()?;
+        let kind = members.require("type")?;
+        let invalid = || kind.invalid(if role == "user" { USER_BLOCKS } else { ASSISTANT_BLOCKS });
+        let word = kind.string(MAX_ROLE).map_err(|_| invalid())?;
+        for (name, accepts) in UNSUPPORTED_IN_BLOCK {
+            members.take_neutral(name, accepts)?;
+        }
+        match (role, word.as_str()) {
+            (_, "text") => texts.push(members.require("text")?.string(limits.text_bytes)?),
+            ("user", "tool_result") => turns.push(tool_result(&mut members, limits)?),
+            ("assistant", "tool_use") => message.calls.push(tool_use(&mut members, limits)?),
+            ("assistant", "thinking") => {
+                thoughts.push(members.require("thinking")?.string(limits.text_bytes)?);
+                if let Some(signature) = members.take("signature") {
+                    signature.string(limits.text_bytes)?;
+                }
+            }
+            _ => return Err(invalid()),
+        }
+        members.finish()?;
+    }
+    let only_results = texts.is_empty() && role == "user";
+    message.content = SecretString::concat(&texts);
+    message.reasoning = (!thoughts.is_empty()).then(|| SecretString::concat(&thoughts));
+    if !only_results {
+        turns.push(message);
+    }
+    Ok(())
+}
+
+fn tool_use(members: &mut Object<'_>, limits: &RequestLimits) -> Result<ToolCall, ApiError> {
+    members.take_neutral("caller", &[r#"{"type":"direct"}"#])?;
+    Ok(ToolCall {
+        id: members.require("id")?.string(tools::MAX_ID)?,
+        name: tools::name(&members.require("name")?)?,
+        arguments: members.require("input")?.object_text(limits.text_bytes)?,
+    })
+}
+
+fn tool_result(members: &mut Object<'_>, limits: &RequestLimits) -> Result<Message, ApiError> {
+    let answers = members.require("tool_use_id")?.string(tools::MAX_ID)?;
+    let is_error = members.take("is_error").map_or(Ok(false), |field| field.boolean())?;
+    let mut text = match members.take("content") {
+        Some(field) if field.is("[]") => SecretString::default(),
+        Some(field) => content(&field, limits, UNSUPPORTED_IN_BLOCK)?,
+        None => SecretString::default(),
+    };
+    if is_error {
+        // Templates know no other way to say so.
+        text = SecretString::concat(&[SecretString::new("Error: "), text]);
+    }
+    Ok(Message { answers: Some(answers), ..Message::new("tool", text) })
 }
 
 fn sampling(object: &mut Object<'_>, seed: u64) -> Result<Sampling, ApiError> {
@@ -206,43 +347,41 @@ pub(crate) fn shape(
         Delivery::Whole => Shape {
             whole: true,
             opening: format!("{{{message}"),
-            first: "{\"type\":\"text\",\"text\":\"".to_owned(),
+            first: String::new(),
             before: String::new(),
             after: String::new(),
             scores: None,
             after_scores: String::new(),
             after_padding: None,
             before_whole_scores: String::new(),
-            before_reason: "\"}],\"stop_reason\":\"".to_owned(),
+            before_reason: "],\"stop_reason\":\"".to_owned(),
             after_reason: "",
             before_usage: ",\"usage\":".to_owned(),
             after_usage: Some("}"),
             ending,
+            beside: Beside::message_whole(identity),
         },
         Delivery::Stream { .. } => Shape {
             whole: false,
             opening: format!(
                 "event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{{message}],\"stop_reason\":null,\
-                 \"stop_sequence\":null,\"usage\":{{\"input_tokens\":{input_tokens},\"output_tokens\":0}}}}}}\n\n\
-                 event: content_block_start\ndata: {{\"type\":\"content_block_start\",\"index\":0,\
-                 \"content_block\":{{\"type\":\"text\",\"text\":\"\"}}}}\n\n"
+                 \"stop_sequence\":null,\"usage\":{{\"input_tokens\":{input_tokens},\"output_tokens\":0}}}}}}\n\n"
             ),
             first: String::new(),
-            before: "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\
-                     \"delta\":{\"type\":\"text_delta\",\"text\":\""
-                .to_owned(),
-            after: "\"},\"obfuscation\":\"".to_owned(),
+            before: String::new(),
+            after: AFTER_DELTA.to_owned(),
             scores: None,
             after_scores: String::new(),
             after_padding: Some("\"}\n\n"),
             before_whole_scores: String::new(),
-            before_reason: "event: content_block_stop\ndata: {\"type\":\"content_block_stop\",\"index\":0}\n\n\
-                            event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\""
-                .to_owned(),
+            before_reason:
+                "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\""
+                    .to_owned(),
             after_reason: "",
             before_usage: "},\"usage\":".to_owned(),
             after_usage: Some("}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
             ending,
+            beside: Beside::message_stream(identity),
         },
     }
 }
@@ -338,7 +477,7 @@ mod tests {
         );
         assert_eq!(request.parameters.stop.len(), 2);
         let turns: Vec<_> =
-            request.conversation.turns.iter().map(|turn| (turn.role, turn.content.as_str())).collect();
+            request.conversation.messages.iter().map(|turn| (turn.role, turn.content.as_str())).collect();
         assert_eq!(turns[..2], [("system", "be kind"), ("user", SECRET)]);
     }
 
@@ -353,9 +492,6 @@ mod tests {
             ("output_format", "{}"),
             ("service_tier", r#""priority""#),
             ("speed", r#""fast""#),
-            ("thinking", r#"{"type":"enabled","budget_tokens":1024}"#),
-            ("tool_choice", r#"{"type":"any"}"#),
-            ("tools", r#"[{"name":"Dornröschen-4711"}]"#),
             ("user_profile_id", r#""u""#),
             ("workspace_id", r#""w""#),
         ];
@@ -365,8 +501,6 @@ mod tests {
             assert!(!format!("{error:?}{error}").contains("4711"));
         }
         assert_eq!(cases.len(), UNSUPPORTED.len());
-        let Err(error) = parse(r#","output_config":{"effort":"high"}"#) else { panic!("accepted") };
-        assert_eq!((error.code(), error.param()), ("unsupported_parameter", Some("output_config.effort")));
         let Err(error) = parse(r#","n":1"#) else { panic!("accepted") };
         assert_eq!((error.code(), error.param()), ("unknown_parameter", Some("n")));
     }
@@ -415,6 +549,126 @@ mod tests {
         assert_eq!(parse("[]"), Some(("invalid_value", "messages".to_owned())));
         let image = r#"[{"role":"user","content":[{"type":"image","source":{}}]}]"#;
         assert_eq!(parse(image), Some(("invalid_value", "messages[0].content[0].type".to_owned())));
+    }
+
+    #[test]
+    fn tools_results_and_thoughts_arrive() {
+        let body = r#"{"model":"m","max_tokens":5,"thinking":{"type":"enabled","budget_tokens":1024},
+            "tools":[{"name":"f","input_schema":{"type":"object"},"cache_control":{"type":"ephemeral"}}],
+            "tool_choice":{"type":"tool","name":"f","disable_parallel_tool_use":true},
+            "messages":[{"role":"user","content":"x"},
+              {"role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":""},{"type":"text","text":"a"},
+                {"type":"tool_use","id":"t","name":"f","input":{"b": 1}}]},
+              {"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"3"}],"is_error":true},
+                {"type":"text","text":"And?"}]}]}"#;
+        let request = MessagesRequest::parse(body.as_bytes(), &RequestLimits::default(), 1)
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(request.thinking, Thinking::On);
+        let Conversation { messages, tools, choice, parallel, .. } = request.conversation;
+        assert_eq!((tools.len(), choice, parallel), (1, ToolChoice::Named(0), false));
+        let told: Vec<_> = messages.iter().map(|message| (message.role, message.content.as_str())).collect();
+        assert_eq!(told, [("user", "x"), ("assistant", "a"), ("tool", "Error: 3"), ("user", "And?")]);
+        assert_eq!(messages[1].calls[0].arguments.as_str(), r#"{"b": 1}"#);
+        assert_eq!(messages[1].reasoning.as_ref().map(SecretString::as_str), Some("hm"));
+        assert_eq!(messages[2].answers.as_ref().map(SecretString::as_str), Some("t"));
+    }
+
+    #[test]
+    fn what_cannot_be_called_is_refused_with_its_place() {
+        for (extra, param) in [
+            (r#","tools":[{"type":"web_search_20250305","name":"web_search"}]"#, "tools[0].type"),
+            (r#","tools":[{"name":"Dornröschen-4711","input_schema":{}}]"#, "tools[0].name"),
+            (r#","tool_choice":{"type":"any"}"#, "tool_choice"),
+            (r#","tool_choice":{"type":"tool","name":"g"}"#, "tool_choice.name"),
+            (r#","tool_choice":{"type":"auto","name":"g"}"#, "tool_choice.name"),
+            (r#","thinking":{"type":"enabled","budget_tokens":0}"#, "thinking.budget_tokens"),
+            (r#","thinking":{"type":"some"}"#, "thinking.type"),
+        ] {
+            let Err(error) = parse(extra) else { panic!("accepted: {extra}") };
+            assert_eq!((error.code(), error.param()), ("invalid_value", Some(param)), "{extra}");
+            assert!(!format!("{error:?}{error}").contains("4711"));
+        }
+    }
+
+    /// What a message is when the model thinks, speaks and calls twice.
+    fn speak(delivery: Delivery) -> String {
+        let mut shape = shape(&IDENTITY, delivery, 3, Vec::new());
+        let mut out = SecretBuffer::default();
+        shape.open(&mut out);
+        shape.open_choice(&mut out);
+        shape.reasoning(&mut out, "h");
+        shape.reasoning(&mut out, "m");
+        shape.piece(&mut out, "a", &[]);
+        for name in ["f", "g"] {
+            shape.call(&mut out, name);
+            shape.arguments(&mut out, "{\"x\": ");
+            shape.arguments(&mut out, "\"y\"}");
+        }
+        shape.close_choice(&mut out, FinishReason::Stop);
+        shape.close(&mut out, Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 });
+        String::from_utf8(out.take().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_whole_message_has_a_block_for_each_part() {
+        let value: Value = serde_json::from_str(&speak(Delivery::Whole)).unwrap();
+        let tool =
+            |id: &str, name: &str| json!({"type": "tool_use", "id": id, "name": name, "input": {"x": "y"}});
+        assert_eq!(
+            value["content"],
+            json!([
+                {"type": "thinking", "thinking": "hm", "signature": ""},
+                {"type": "text", "text": "a"},
+                tool("toolu_0ax0", "f"),
+                tool("toolu_0ax1", "g"),
+            ])
+        );
+        assert_eq!(value["stop_reason"], "tool_use");
+    }
+
+    #[test]
+    fn a_stream_has_a_block_for_each_part() {
+        let stream = speak(Delivery::Stream { include_usage: true, include_obfuscation: true });
+        let events: Vec<Value> = stream
+            .split_terminator("\n\n")
+            .map(|event| serde_json::from_str(event.split_once("data: ").unwrap().1).unwrap())
+            .collect();
+        let told: Vec<String> = events
+            .iter()
+            .filter_map(|event| {
+                let index = event["index"].as_u64()?;
+                let what = match event["type"].as_str()? {
+                    "content_block_start" => event["content_block"]["type"].to_string(),
+                    "content_block_delta" => {
+                        let delta = event["delta"].as_object()?;
+                        delta.iter().find(|(name, _)| *name != "type")?.1.to_string()
+                    }
+                    _ => "end".to_owned(),
+                };
+                Some(format!("{index} {}", what.trim_matches('"')))
+            })
+            .collect();
+        let expected = [
+            "0 thinking",
+            "0 h",
+            "0 m",
+            "0 ",
+            "0 end",
+            "1 text",
+            "1 a",
+            "1 end",
+            "2 tool_use",
+            "2 {\\\"x\\\": ",
+            "2 \\\"y\\\"}",
+            "2 end",
+            "3 tool_use",
+            "3 {\\\"x\\\": ",
+            "3 \\\"y\\\"}",
+            "3 end",
+        ];
+        assert_eq!(told, expected);
+        let last = events.iter().find(|event| event["type"] == "message_delta").unwrap();
+        assert_eq!(last["delta"]["stop_reason"], "tool_use");
     }
 
     #[test]

@@ -94,14 +94,20 @@ pub(crate) struct Capabilities {
     /// Why there is no chat, if the model's file has a template for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     chat_refused: Option<String>,
+    tools: bool,
+    reasoning: bool,
     embeddings: bool,
 }
 
 impl Capabilities {
-    fn of(Abilities { chat, embedding_width }: &Abilities) -> Self {
+    fn of(
+        Abilities { chat, tools, reasoning, has_switch: _, has_effort: _, embedding_width }: &Abilities,
+    ) -> Self {
         Self {
             chat: *chat == Ok(true),
             chat_refused: chat.clone().err(),
+            tools: *tools,
+            reasoning: *reasoning,
             embeddings: embedding_width.is_some(),
         }
     }

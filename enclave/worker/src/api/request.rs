@@ -6,6 +6,7 @@
 
 use cleanroom_backend::{Bias, Sampling};
 
+pub(crate) use super::delivery::Delivery;
 use super::error::ApiError;
 use super::json::{Field, Object, ParameterName};
 use super::secret::SecretString;
@@ -23,6 +24,8 @@ pub struct RequestLimits {
     pub stop_bytes: usize,
     /// Bytes of one JSON Schema.
     pub schema_bytes: usize,
+    /// Tools that one request may offer, and calls that one message may have.
+    pub tools: usize,
     /// Choices that one request may ask for (`n`).
     pub choices: u32,
     /// Texts that one request may have embedded.
@@ -37,6 +40,7 @@ impl Default for RequestLimits {
             text_bytes: 512 * 1024,
             stop_bytes: 256,
             schema_bytes: 64 * 1024,
+            tools: 128,
             choices: 8,
             inputs: 64,
         }
@@ -81,20 +85,6 @@ pub(crate) enum Form {
         schema: SecretString,
         /// The parameter that holds it.
         param: &'static str,
-    },
-}
-
-/// How the answer travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Delivery {
-    /// In one piece, once it is complete.
-    Whole,
-    /// Token by token.
-    Stream {
-        /// A last chunk with the token counts.
-        include_usage: bool,
-        /// Pad each event so that its length on the wire does not tell the length of its text.
-        include_obfuscation: bool,
     },
 }
 

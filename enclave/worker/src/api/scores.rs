@@ -5,7 +5,7 @@
 use cleanroom_backend::{ScoredToken, TokenScore};
 
 use super::secret::SecretBuffer;
-use super::shape::escape;
+use super::text::escape;
 
 /// How probabilities are put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

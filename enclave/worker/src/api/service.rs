@@ -234,6 +234,9 @@ impl Service {
         prepared.map_err(|error| match error {
             PrepareError::TooLong { bytes, limit } => ApiError::PromptTooLong { param, bytes, limit },
             PrepareError::Prompt(reason) => ApiError::PromptRefused { param, reason },
+            PrepareError::Tool { index, reason } => {
+                ApiError::SchemaRefused { param: "tools", reason: format!("tools[{index}]: {reason}") }
+            }
             PrepareError::Schema(reason) => ApiError::SchemaRefused { param: schema, reason },
             PrepareError::Stopped => ApiError::Failed,
         })

@@ -6,16 +6,13 @@
 
 use cleanroom_backend::{FinishReason, ScoredToken, Usage};
 
+use super::beside::Beside;
 use super::error::ApiError;
+pub(crate) use super::identity::Identity;
 use super::request::Delivery;
 use super::scores::{Scores, ScoresForm};
 use super::secret::{SecretBuffer, SecretString};
-
-/// Padding rounds the text of an event up to a multiple of this many bytes, so that nearly every token looks alike.
-///
-/// Without it, the lengths of the TLS records tell the host the length of each token, from which much of an answer can be
-/// reconstructed (Weiss, Ayub, Mirsky: "What Was Your Prompt?", USENIX Security 2024).
-pub(super) const PADDING: usize = 32;
+use super::text::{PADDING, escape};
 
 /// Whose clients an answer is for: which JSON goes around the text, and how an event is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +61,8 @@ pub(crate) struct Wording {
     pub(crate) last: &'static str,
     /// How probabilities are put.
     pub(crate) scores: ScoresForm,
+    /// Whether the answer can be more than text.
+    pub(crate) is_chat: bool,
 }
 
 impl Wording {
@@ -71,16 +70,6 @@ impl Wording {
     pub(crate) fn answer_id(&self, id: &str) -> String {
         format!("{}{id}", self.id_prefix)
     }
-}
-
-/// What identifies one answer.
-pub(crate) struct Identity<'a> {
-    /// Unpredictable, and in need of no escaping in JSON, as are the model and the fingerprint.
-    pub(crate) id: &'a str,
-    /// Seconds since 1970 by the enclave's clock: for people to read, not evidence.
-    pub(crate) created: u64,
-    pub(crate) model: &'a str,
-    pub(crate) fingerprint: &'a str,
 }
 
 /// Everything around the text of one choice of an answer.
@@ -107,6 +96,8 @@ pub(crate) struct Shape {
     /// What comes after the token counts; `None` for no token counts.
     pub(super) after_usage: Option<&'static str>,
     pub(super) ending: Ending,
+    /// What stands beside the text.
+    pub(super) beside: Beside,
 }
 
 /// How the end of an answer is put.
@@ -142,7 +133,7 @@ impl Shape {
         let [before_text, before_scores] = wording.whole;
         Self {
             whole: true,
-            opening: format!("{{{},\"choices\":[", identity.members(wording, wording.whole_object)),
+            opening: format!("{{{},\"choices\":[", wording.members(identity, wording.whole_object)),
             first: format!("{{\"index\":{index}{before_text}"),
             before: String::new(),
             after: String::new(),
@@ -155,6 +146,10 @@ impl Shape {
             before_usage: "],\"usage\":".to_owned(),
             after_usage: Some("}"),
             ending: Ending::OpenAi,
+            beside: match wording.is_chat {
+                true => Beside::chat_whole(identity, index),
+                false => Beside::Nothing,
+            },
         }
     }
 
@@ -166,7 +161,7 @@ impl Shape {
         usage: bool,
         obfuscation: bool,
     ) -> Self {
-        let members = identity.members(wording, wording.chunk_object);
+        let members = wording.members(identity, wording.chunk_object);
         let chunk = format!("data: {{{members},\"choices\":[");
         let start = format!("{chunk}{{\"index\":{index}");
         // When counts are asked for, OpenAI puts `"usage": null` into every chunk but the last.
@@ -191,6 +186,10 @@ impl Shape {
             before_usage: if usage { format!("{chunk}],\"usage\":") } else { "data: [DONE]\n\n".to_owned() },
             after_usage: usage.then_some("}\n\ndata: [DONE]\n\n"),
             ending: Ending::OpenAi,
+            beside: match wording.is_chat {
+                true => Beside::chat_stream(identity, index, start),
+                false => Beside::Nothing,
+            },
         }
     }
 
@@ -212,6 +211,19 @@ impl Shape {
     }
 
     pub(crate) fn piece(&mut self, out: &mut SecretBuffer, text: &str, tokens: &[ScoredToken]) {
+        if let Some(answer) = self.beside.response() {
+            return answer.text(out, text);
+        }
+        if let Some(kept) = self.beside.kept() {
+            escape(&mut kept.text, text);
+            if let Some(scores) = &mut self.scores {
+                scores.add(tokens);
+            }
+            return;
+        }
+        if let Some(before) = self.beside.begin_text(out) {
+            self.before = before;
+        }
         out.push(self.before.as_bytes());
         let start = out.len();
         escape(out, text);
@@ -227,6 +239,59 @@ impl Shape {
                 step = scores.padding();
             }
         }
+        self.pad(out, length, step);
+    }
+
+    /// More of what the model thinks.
+    pub(crate) fn reasoning(&mut self, out: &mut SecretBuffer, text: &str) {
+        if let Some(answer) = self.beside.response() {
+            return answer.reasoning(out, text);
+        }
+        if let Some(kept) = self.beside.kept() {
+            return escape(&mut kept.reasoning, text);
+        }
+        if let Some(around) = self.beside.reasoning(out) {
+            self.padded(out, &around, text);
+        }
+    }
+
+    /// A call of the tool called `name` begins.
+    pub(crate) fn call(&mut self, out: &mut SecretBuffer, name: &str) {
+        if let Some(answer) = self.beside.response() {
+            return answer.call(out, name);
+        }
+        if let Some(around) = self.beside.call(out) {
+            self.padded(out, &around, name);
+        }
+        if let Some(kept) = self.beside.kept() {
+            kept.begin_call(name);
+        }
+    }
+
+    /// More of the arguments of the last call.
+    pub(crate) fn arguments(&mut self, out: &mut SecretBuffer, text: &str) {
+        if let Some(answer) = self.beside.response() {
+            return answer.arguments(out, text);
+        }
+        if let Some(kept) = self.beside.kept() {
+            return kept.arguments(text);
+        }
+        if let Some(around) = self.beside.arguments(out) {
+            self.padded(out, &around, text);
+        }
+    }
+
+    /// An event around some text, whose length it does not tell.
+    fn padded(&self, out: &mut SecretBuffer, (before, after): &(String, String), text: &str) {
+        out.push(before.as_bytes());
+        let start = out.len();
+        escape(out, text);
+        let length = out.len().saturating_sub(start);
+        out.push(after.as_bytes());
+        self.pad(out, length, PADDING);
+    }
+
+    fn pad(&self, out: &mut SecretBuffer, length: usize, step: usize) {
         out.push(self.after_scores.as_bytes());
         if let Some(after_padding) = self.after_padding {
             out.fill(b'.', step - length % step);
@@ -236,18 +301,25 @@ impl Shape {
 
     /// Ends the choice.
     pub(crate) fn close_choice(&mut self, out: &mut SecretBuffer, reason: FinishReason) {
+        if let Some(answer) = self.beside.response() {
+            return answer.close(out, reason);
+        }
+        self.beside.close(out);
         out.push(self.before_whole_scores.as_bytes());
         if let Some(scores) = self.scores.as_mut().filter(|_| self.whole) {
             scores.write(out);
         }
         out.push(self.before_reason.as_bytes());
-        out.push(self.ending.reason(reason));
+        out.push(self.ending.reason(reason, self.beside.calls() > 0));
         self.ending.stop_string(out, reason);
         out.push(self.after_reason.as_bytes());
     }
 
     /// Ends the answer. `usage` is that of all choices.
-    pub(crate) fn close(&self, out: &mut SecretBuffer, usage: Usage) {
+    pub(crate) fn close(&mut self, out: &mut SecretBuffer, usage: Usage) {
+        if let Some(answer) = self.beside.response() {
+            return answer.finish(out, usage);
+        }
         out.push(self.before_usage.as_bytes());
         if let Some(after_usage) = self.after_usage {
             out.push(self.ending.counts(usage).as_bytes());
@@ -261,8 +333,10 @@ const fn null_unless(scores: &Option<Scores>) -> &'static str {
 }
 
 impl Ending {
-    const fn reason(&self, reason: FinishReason) -> &'static [u8] {
+    const fn reason(&self, reason: FinishReason, has_calls: bool) -> &'static [u8] {
         match (self, reason) {
+            (Self::OpenAi, FinishReason::Stop) if has_calls => b"tool_calls",
+            (Self::Anthropic { .. }, FinishReason::Stop) if has_calls => b"tool_use",
             (Self::OpenAi, FinishReason::Stop | FinishReason::StopString(_)) => b"stop",
             // One whose time is over is ended by another event.
             (Self::OpenAi, FinishReason::Length | FinishReason::Deadline) => b"length",
@@ -309,35 +383,14 @@ impl Ending {
     }
 }
 
-impl Identity<'_> {
-    fn members(&self, wording: &Wording, object: &str) -> String {
-        let Self { id, created, model, fingerprint } = self;
-        let prefix = wording.id_prefix;
+impl Wording {
+    /// The members that every object of an answer has.
+    fn members(&self, identity: &Identity<'_>, object: &str) -> String {
+        let Identity { id, created, model, fingerprint } = identity;
+        let prefix = self.id_prefix;
         format!(
             "\"id\":\"{prefix}{id}\",\"object\":\"{object}\",\"created\":{created},\"model\":\"{model}\",\"system_fingerprint\":\"{fingerprint}\""
         )
-    }
-}
-
-/// Appends `text` as the inside of a JSON string (RFC 8259, section 7), straight into the buffer it leaves in.
-pub(super) fn escape(out: &mut SecretBuffer, text: &str) {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let is_plain = |&&byte: &&u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
-    let mut rest = text.as_bytes();
-    loop {
-        let (plain, special) = rest.split_at(rest.iter().take_while(is_plain).count());
-        out.push(plain);
-        let Some((&byte, after)) = special.split_first() else { return };
-        match byte {
-            b'"' => out.push(b"\\\""),
-            b'\\' => out.push(b"\\\\"),
-            b'\n' => out.push(b"\\n"),
-            control => {
-                let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'0');
-                out.push(&[b'\\', b'u', b'0', b'0', digit(control >> 4), digit(control & 15)]);
-            }
-        }
-        rest = after;
     }
 }
 
@@ -379,6 +432,64 @@ mod tests {
         assert_eq!(counts(&Ending::OpenAi), openai);
         let anthropic = json!({"input_tokens": 6, "output_tokens": 2, "cache_read_input_tokens": 64});
         assert_eq!(counts(&Ending::Anthropic { stop: Vec::new() }), anthropic);
+    }
+
+    /// What an answer is when the model thinks, speaks and calls twice.
+    fn speak(delivery: Delivery) -> String {
+        let mut shape = Shape::new(&chat::WORDING, &IDENTITY, delivery, 0, None);
+        let mut out = SecretBuffer::default();
+        shape.open(&mut out);
+        shape.open_choice(&mut out);
+        shape.reasoning(&mut out, "h\"");
+        shape.reasoning(&mut out, "m");
+        shape.piece(&mut out, "a", &[]);
+        for name in ["f", "g"] {
+            shape.call(&mut out, name);
+            shape.arguments(&mut out, "{\"x\": ");
+            shape.arguments(&mut out, "\"y\"}");
+        }
+        shape.close_choice(&mut out, FinishReason::Stop);
+        shape.close(&mut out, USAGE);
+        String::from_utf8(out.take().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_whole_answer_has_a_member_for_each_part() {
+        let value: Value = serde_json::from_str(&speak(Delivery::Whole)).unwrap();
+        let call = |id: &str, name: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": "{\"x\": \"y\"}"}});
+        let message = json!({
+            "role": "assistant", "content": "a", "refusal": null, "reasoning_content": "h\"m",
+            "tool_calls": [call("call_0a0x0", "f"), call("call_0a0x1", "g")],
+        });
+        assert_eq!(value["choices"][0]["message"], message);
+        assert_eq!(value["choices"][0]["finish_reason"], "tool_calls");
+    }
+
+    #[test]
+    fn a_stream_has_a_chunk_for_each_part() {
+        let events = events(&speak(stream(false, true)));
+        let deltas: Vec<_> = events.iter().map(|event| event["choices"][0]["delta"].clone()).collect();
+        let begun = |index: usize, name: &str| json!({"tool_calls": [{"index": index, "id": format!("call_0a0x{index}"), "type": "function", "function": {"name": name, "arguments": ""}}]});
+        let more = |index: usize, text: &str| json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]});
+        let expected = [
+            json!({"role": "assistant", "content": "", "refusal": null}),
+            json!({"reasoning_content": "h\""}),
+            json!({"reasoning_content": "m"}),
+            json!({"content": "a"}),
+            begun(0, "f"),
+            more(0, "{\"x\": "),
+            more(0, "\"y\"}"),
+            begun(1, "g"),
+            more(1, "{\"x\": "),
+            more(1, "\"y\"}"),
+            json!({}),
+        ];
+        assert_eq!(deltas, expected);
+        assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+        assert!(
+            events[1..10].iter().all(|event| !event["obfuscation"].as_str().unwrap().is_empty()),
+            "all are padded"
+        );
     }
 
     const fn stream(include_usage: bool, include_obfuscation: bool) -> Delivery {

@@ -28,7 +28,7 @@ use std::task::{Context, Poll, Waker};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use cleanroom_backend::{Event, FinishReason, Piece, Sink, Usage};
+use cleanroom_backend::{Event, FinishReason, Sink, Usage};
 use cleanroom_config::Traffic;
 use cleanroom_protocol::{EndQuestion, SignedEnd};
 
@@ -201,7 +201,9 @@ impl Sink for Writer {
         let State { ready, whole, .. } = &mut *state;
         let out = whole.get_mut(self.index).unwrap_or(ready);
         match event {
-            Event::Text(piece) => release(&mut self.shape, out, &piece),
+            Event::Text(_) | Event::Reasoning(_) | Event::Call(_) | Event::Arguments(_) => {
+                release(&mut self.shape, out, &event);
+            }
             // Nobody asked for one.
             Event::Embedding(_) => {}
             Event::Finished { reason: FinishReason::Deadline, .. } => {
@@ -213,7 +215,7 @@ impl Sink for Writer {
             Event::Finished { reason, usage } => {
                 (self.slot, self.grant, self.finished) = (None, None, true);
                 self.shape.close_choice(out, reason);
-                state.finish_choice(self.prompt, usage, &self.shape);
+                state.finish_choice(self.prompt, usage, &mut self.shape);
             }
         }
         let waker = state.waker.take();
@@ -317,7 +319,7 @@ impl State {
         &mut self,
         prompt: usize,
         Usage { prompt_tokens, cached_tokens, completion_tokens }: Usage,
-        shape: &Shape,
+        shape: &mut Shape,
     ) {
         if let Some(usage) = self.usage.get_mut(prompt) {
             // A prompt is counted once, and so is what one choice at least had to compute.
@@ -378,9 +380,15 @@ fn sign_end(
     });
 }
 
-/// The one point at which text enters an answer. Whatever must hold text back stands here.
-fn release(shape: &mut Shape, out: &mut SecretBuffer, piece: &Piece<'_>) {
-    shape.piece(out, piece.text, piece.tokens);
+/// The one point at which anything that the model says enters an answer. Whatever must hold text back stands here.
+fn release(shape: &mut Shape, out: &mut SecretBuffer, event: &Event<'_>) {
+    match event {
+        Event::Text(piece) => shape.piece(out, piece.text, piece.tokens),
+        Event::Reasoning(text) => shape.reasoning(out, text),
+        Event::Call(name) => shape.call(out, name),
+        Event::Arguments(text) => shape.arguments(out, text),
+        Event::Embedding(_) | Event::Finished { .. } => {}
+    }
 }
 
 /// The event that ends a stream before its time, see `docs/protocol.md`.

@@ -7,7 +7,8 @@ use super::completions::CompletionRequest;
 use super::error::ApiError;
 use super::request::{Delivery, Form, Parameters, RequestLimits};
 use super::secret::SecretString;
-use cleanroom_backend::{Input, Sampling};
+use super::tools::settle;
+use cleanroom_backend::{Abilities, Conversation, Input, Sampling, ToolChoice};
 
 /// Occurs in every refused request below, and must occur in no refusal.
 const SECRET: &str = "Dornröschen-4711";
@@ -151,7 +152,6 @@ fn values_that_mean_nothing_are_accepted() {
 
 #[test]
 fn what_openai_defines_and_we_do_not_is_refused_by_name() {
-    let tools = format!(r#"[{{"type":"function","function":{{"name":"{SECRET}"}}}}]"#);
     let chat_cases = [
         ("audio", r#"{"voice":"a"}"#),
         ("function_call", r#"{"name":"f"}"#),
@@ -159,15 +159,11 @@ fn what_openai_defines_and_we_do_not_is_refused_by_name() {
         ("metadata", r#"{"a":"b"}"#),
         ("modalities", r#"["text","audio"]"#),
         ("moderation", r#"{"model":"m"}"#),
-        ("parallel_tool_calls", "false"),
         ("prediction", r#"{"type":"content","content":"x"}"#),
         ("prompt_cache_options", r#"{"mode":"a"}"#),
         ("prompt_cache_retention", r#""24h""#),
-        ("reasoning_effort", r#""high""#),
         ("service_tier", r#""priority""#),
         ("store", "true"),
-        ("tool_choice", r#""required""#),
-        ("tools", tools.as_str()),
         ("verbosity", r#""low""#),
         ("web_search_options", "{}"),
     ];
@@ -360,7 +356,7 @@ fn bodies_that_are_not_one_object_are_refused_with_a_position_only() {
 fn deep_nesting_is_refused_without_recursion() {
     let depth = 200_000;
     let deep = "[".repeat(depth) + &"]".repeat(depth);
-    refused(chat, &chat_with(&format!(",\"tools\":{deep}")), "unsupported_parameter", Some("tools"));
+    refused(chat, &chat_with(&format!(",\"tools\":{deep}")), "invalid_value", Some("tools[0]"));
     refused(chat, &chat_with(&format!(",\"stop\":{deep}")), "invalid_value", Some("stop[0]"));
 }
 
@@ -389,7 +385,7 @@ fn conversations_arrive() {
             {"role":"system","content":""}]"#,
     );
     let request = chat(&body).unwrap_or_else(|error| panic!("{error}"));
-    let turns: Vec<_> = request.messages.iter().map(|m| (m.role, m.content.as_str())).collect();
+    let turns: Vec<_> = request.conversation.messages.iter().map(|m| (m.role, m.content.as_str())).collect();
     assert_eq!(turns, [("system", "be kind"), ("user", "aç\n"), ("assistant", "b"), ("system", "")]);
 }
 
@@ -403,15 +399,15 @@ fn wrong_messages_are_refused_with_their_place() {
         (r#"{"content":"x"}"#, "missing_required_parameter", "messages[1].role"),
         (r#"{"role":"user"}"#, "missing_required_parameter", "messages[1].content"),
         (r#"{"role":"assistant","content":null}"#, "missing_required_parameter", "messages[1].content"),
-        (r#"{"role":"tool","content":"x"}"#, "invalid_value", "messages[1].role"),
+        (r#"{"role":"tool","content":"x"}"#, "missing_required_parameter", "messages[1].tool_call_id"),
         (r#"{"role":7,"content":"x"}"#, "invalid_value", "messages[1].role"),
         (r#"{"role":"user","content":7}"#, "invalid_value", "messages[1].content"),
         (r#"{"role":"user","content":"\ud800"}"#, "invalid_value", "messages[1].content"),
-        (r#"{"role":"user","content":"x","name":"n"}"#, "unsupported_parameter", "messages[1].name"),
+        (r#"{"role":"user","content":"x","name":7}"#, "invalid_value", "messages[1].name"),
         (
             r#"{"role":"assistant","content":"x","tool_calls":[{}]}"#,
-            "unsupported_parameter",
-            "messages[1].tool_calls",
+            "missing_required_parameter",
+            "messages[1].tool_calls[0].id",
         ),
         (r#"{"role":"user","content":"x","more":1}"#, "unknown_parameter", "messages[1].more"),
         (r#"{"role":"user","content":[]}"#, "invalid_value", "messages[1].content"),
@@ -512,4 +508,136 @@ fn no_limit_of_tokens_can_be_said_as_older_clients_do() {
     let completion = |extra: &str| completion(&completion_with(extra)).ok().unwrap().parameters.max_tokens;
     assert_eq!((completion(""), completion(r#","max_tokens":-1"#)), (Some(16), None));
     refused(chat, &chat_with(r#","max_tokens":-2"#), "invalid_value", Some("max_tokens"));
+}
+
+// ---- Tools ----
+
+const TOOL: &str =
+    r#"{"type":"function","function":{"name":"f","description":"d","parameters":{"b": 1},"strict":true}}"#;
+
+fn conversation(extra: &str) -> Conversation {
+    chat(&chat_with(extra)).unwrap_or_else(|error| panic!("{extra}: {error}")).conversation
+}
+
+#[test]
+fn tools_and_choices_arrive() {
+    let given =
+        conversation(&format!(r#","tools":[{TOOL},{}]"#, r#"{"type":"function","function":{"name":"g"}}"#));
+    let [f, g] = given.tools.as_slice() else { panic!("two tools") };
+    assert_eq!(
+        (f.name.as_str(), f.description.as_ref().map(SecretString::as_str), f.strict),
+        ("f", Some("d"), true)
+    );
+    assert_eq!(f.parameters.as_ref().map(SecretString::as_str), Some(r#"{"b": 1}"#));
+    assert!(g.parameters.is_none() && !g.strict);
+    assert_eq!((given.choice, given.parallel), (ToolChoice::Auto, true));
+    for (choice, expected) in [
+        (r#""auto""#, ToolChoice::Auto),
+        (r#""none""#, ToolChoice::None),
+        (r#""required""#, ToolChoice::Required),
+        (r#"{"type":"function","function":{"name":"f"}}"#, ToolChoice::Named(0)),
+    ] {
+        let given =
+            conversation(&format!(r#","tools":[{TOOL}],"tool_choice":{choice},"parallel_tool_calls":false"#));
+        assert_eq!((given.choice, given.parallel), (expected, false));
+    }
+}
+
+#[test]
+fn wrong_tools_and_choices_are_refused_with_their_place() {
+    let long = "x".repeat(129);
+    for (extra, code, param) in [
+        (
+            format!(r#""tools":[{{"type":"function","function":{{"name":"{SECRET}"}}}}]"#),
+            "invalid_value",
+            "tools[0].function.name",
+        ),
+        (
+            format!(r#""tools":[{{"type":"function","function":{{"name":"{long}"}}}}]"#),
+            "invalid_value",
+            "tools[0].function.name",
+        ),
+        (format!(r#""tools":[{TOOL},{TOOL}]"#), "invalid_value", "tools[1]"),
+        (r#""tools":[{"type":"web_search"}]"#.to_owned(), "invalid_value", "tools[0].type"),
+        (r#""tools":[{"type":"function"}]"#.to_owned(), "missing_required_parameter", "tools[0].function"),
+        (r#""tool_choice":"required""#.to_owned(), "invalid_value", "tool_choice"),
+        (r#""tool_choice":"any""#.to_owned(), "invalid_value", "tool_choice"),
+        (
+            format!(r#""tools":[{TOOL}],"tool_choice":{{"type":"function","function":{{"name":"g"}}}}"#),
+            "invalid_value",
+            "tool_choice.function.name",
+        ),
+        (r#""reasoning_effort":"some""#.to_owned(), "invalid_value", "reasoning_effort"),
+        (r#""reasoning_effort":"low","enable_thinking":true"#.to_owned(), "invalid_value", "enable_thinking"),
+        (r#""chat_template_kwargs":[]"#.to_owned(), "invalid_value", "chat_template_kwargs"),
+    ] {
+        refused(chat, &chat_with(&format!(",{extra}")), code, Some(param));
+    }
+}
+
+#[test]
+fn calls_their_answers_and_names_arrive() {
+    let body = messages(
+        r#"[{"role":"user","name":"Ann","content":"x"},
+            {"role":"assistant","content":null,"reasoning_content":"hm","tool_calls":[{"id":"c","type":"function","index":0,"function":{"name":"f","arguments":"{}"}}]},
+            {"role":"tool","tool_call_id":"c","content":"3"}]"#,
+    );
+    let request = chat(&body).unwrap_or_else(|error| panic!("{error}"));
+    let [user, assistant, tool] = request.conversation.messages.as_slice() else { panic!("three messages") };
+    let text = |text: &Option<SecretString>| text.as_ref().map(|text| text.as_str().to_owned());
+    assert_eq!(text(&user.name).as_deref(), Some("Ann"));
+    assert_eq!((assistant.content.as_str(), text(&assistant.reasoning).as_deref()), ("", Some("hm")));
+    let [call] = assistant.calls.as_slice() else { panic!("one call") };
+    assert_eq!((call.id.as_str(), call.name.as_str(), call.arguments.as_str()), ("c", "f", "{}"));
+    assert_eq!((tool.role, text(&tool.answers).as_deref()), ("tool", Some("c")));
+    for (list, code, param) in [
+        (r#"[{"role":"tool","content":"x"}]"#, "missing_required_parameter", "messages[0].tool_call_id"),
+        (r#"[{"role":"assistant","content":null}]"#, "missing_required_parameter", "messages[0].content"),
+        (
+            r#"[{"role":"assistant","tool_calls":[{"id":"c","function":{"name":"f"}}]}]"#,
+            "missing_required_parameter",
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (
+            r#"[{"role":"user","content":"x","tool_calls":[{}]}]"#,
+            "unsupported_parameter",
+            "messages[0].tool_calls",
+        ),
+    ] {
+        refused(chat, &messages(list), code, Some(param));
+    }
+}
+
+#[test]
+fn what_the_model_cannot_do_is_refused_by_name() {
+    let none = Abilities {
+        chat: Ok(true),
+        tools: false,
+        reasoning: false,
+        has_switch: false,
+        has_effort: false,
+        embedding_width: None,
+    };
+    let switch = Abilities { tools: true, reasoning: true, has_switch: true, ..none.clone() };
+    let effort = Abilities { tools: true, reasoning: true, has_effort: true, ..none.clone() };
+    let settled = |extra: &str, abilities: &Abilities| {
+        let Ok(ChatRequest { mut conversation, thinking, .. }) = chat(&chat_with(extra)) else {
+            panic!("{extra}")
+        };
+        settle(&mut conversation, thinking, abilities, &super::chat::ABILITIES)
+            .map(|()| (conversation.thinks, conversation.effort))
+            .map_err(|error| (error.code(), error.param().unwrap_or_default().to_owned()))
+    };
+    let refused = |param: &str| Err(("unsupported_parameter", param.to_owned()));
+    let tools = format!(r#","tools":[{TOOL}]"#);
+    assert_eq!(settled(&tools, &none), refused("tools"));
+    assert_eq!(settled(&format!(r#"{tools},"tool_choice":"none""#), &none), Ok((None, None)));
+    assert_eq!(settled(&tools, &switch), Ok((None, None)));
+    assert_eq!(settled(r#","reasoning_effort":"high""#, &none), refused("reasoning_effort"));
+    assert_eq!(settled(r#","reasoning_effort":"none""#, &none), Ok((None, None)));
+    assert_eq!(settled(r#","reasoning_effort":"high""#, &switch), Ok((Some(true), None)));
+    assert_eq!(settled(r#","reasoning_effort":"minimal""#, &switch), Ok((Some(false), None)));
+    assert_eq!(settled(r#","reasoning_effort":"high""#, &effort), Ok((None, Some("high"))));
+    assert_eq!(settled(r#","enable_thinking":true"#, &none), refused("enable_thinking"));
+    assert_eq!(settled(r#","enable_thinking":false"#, &switch), Ok((Some(false), None)));
 }
