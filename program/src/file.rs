@@ -7,6 +7,7 @@
 //! With the feature `fault-injection`, the module `fault` makes a chosen operation fail, so that a program can
 //! be tested at every write that it does.
 
+mod append;
 #[cfg(feature = "fault-injection")]
 pub mod fault;
 
@@ -18,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use zeroize::Zeroizing;
+
+pub use append::Appender;
 
 /// The permissions of a file for everybody to read.
 pub const PUBLIC: u32 = 0o644;
