@@ -20,17 +20,18 @@ mod tests;
 
 pub use control::{
     CONTROL_ANSWER_LIMIT, CONTROL_HEADER_BYTES, ControlAnswer, ControlError, ControlKind, ControlState,
+    ShareMessage, ShareState,
 };
 pub use decisions::{
     Accepted, DENIALS_LIMIT, DENIALS_PER_KEY, Decision, LeaseRefusal, LeaseRequest, LimitReached, LiveLease,
     Meter, ModelStatus, Phase, Question, Refusal, ShownError, ShownTerms, TrustedState,
 };
 pub use documents::{
-    Algorithm, AuditRules, BootMillis, DEPLOYMENTS_LIMIT, Denial, Deployment, DocumentName, EGRESS_LIMIT,
-    Egress, Envelope, IMAGES_LIMIT, Id, Image, KEYS_LIMIT, KeyError, LEASE_DENIALS_LIMIT,
-    LEASE_SECONDS_LIMIT, Label, Lease, LeaseRules, Limits, List, MODELS_LIMIT, Model, ModelState, Nonce,
-    PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Payload, PayloadType, PublicKey,
-    ROLE_KEYS_LIMIT, Release, ReleaseError, Role, RoleRule, Roles, Root, RootKey, SIGNATURES_LIMIT,
-    SUPERSEDED_LIMIT, Signature, TEXT_LIMIT, Target, TextError, TimeError, UnixMillis, VERSION_LIMIT,
-    Verified, WITNESSES_LIMIT, Witness, issuers_needed, lease_digest,
+    Algorithm, AuditRules, BROKERS_LIMIT, BootMillis, Broker, Brokers, DEPLOYMENTS_LIMIT, Denial, Deployment,
+    DocumentName, EGRESS_LIMIT, Egress, Envelope, IMAGES_LIMIT, Id, Image, KEYS_LIMIT, KeyError,
+    LEASE_DENIALS_LIMIT, LEASE_SECONDS_LIMIT, Label, Lease, LeaseRules, Limits, List, MODELS_LIMIT, Model,
+    ModelState, Nonce, PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Payload,
+    PayloadType, PublicKey, ROLE_KEYS_LIMIT, Release, ReleaseError, Role, RoleRule, Roles, Root, RootKey,
+    SIGNATURES_LIMIT, SUPERSEDED_LIMIT, Signature, TEXT_LIMIT, Target, TextError, TimeError, UnixMillis,
+    VERSION_LIMIT, Verified, WITNESSES_LIMIT, Weights, Witness, issuers_needed, lease_digest,
 };

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model, ModelState,
-    Partner, Payload as _, PayloadType, Release, Role, Root, RootKey, UnixMillis,
+    Partner, Payload as _, PayloadType, Release, Role, Root, RootKey, UnixMillis, Weights,
 };
 use cleanroom_program::file;
 use serde_json::json;
@@ -78,7 +78,9 @@ Examples:
       --model forecast-8b=forecast-8b.gguf \\
       --partner north-power=north-power.pub --grant north-power=forecast-8b
   cleanroom-authority release draft --root root.json --from release.json --state forecast-8b=draining \\
-      --out next.draft.json";
+      --out next.draft.json
+  cleanroom-authority release draft --root root.json --from release.json --weights forecast-8b=weights.json \\
+      --out sealed.draft.json";
 
 const SIGN_EXAMPLES: &str = "\
 Examples:
@@ -129,6 +131,13 @@ pub(crate) struct Draft {
     /// Set a model's state: active, draining, suspended or revoked.
     #[arg(long = "state", value_name = "MODEL=STATE")]
     states: Vec<Named>,
+    /// A model whose weights are sealed, and the file that says which brokers hold shares of their key: `weights.json`, as
+    /// `broker secret new` writes it.
+    #[arg(long = "weights", value_name = "MODEL=FILE")]
+    weights: Vec<Named>,
+    /// A model whose weights are no longer sealed.
+    #[arg(long = "unsealed", value_name = "MODEL")]
+    unsealed: Vec<Id>,
     /// A partner and its keys: SHA-256 of the `SubjectPublicKeyInfo`, or a public key in PEM.
     #[arg(long = "partner", value_name = "ID=KEY[,KEY...]")]
     partners: Vec<Named>,
@@ -376,16 +385,23 @@ impl Draft {
         let mut models = release.models.to_vec();
         for model in &self.models {
             let id: Id = model.name()?;
-            models.retain(|present: &Model| present.id != id);
+            let before = models.iter().position(|present: &Model| present.id == id);
+            let before = before.map(|at| models.remove(at));
             let state = model.values.get(1).map_or(Ok(ModelState::Active), |state| state_of(state))?;
             let sha256 = measured::model(&model.value::<String>(0, "SHA256 or FILE")?)?;
-            models.push(Model { id, sha256, state });
+            // Other weights have another key, so its shares go with the weights.
+            let weights = before.filter(|before| before.sha256 == sha256).and_then(|before| before.weights);
+            models.push(Model { id, sha256, state, weights });
+        }
+        for sealed in &self.weights {
+            let weights = read_weights(Path::new(&sealed.value::<String>(0, "FILE")?))?;
+            model_of(&mut models, &sealed.name()?)?.weights = Some(weights);
+        }
+        for id in &self.unsealed {
+            model_of(&mut models, id)?.weights = None;
         }
         for change in &self.states {
-            let id: Id = change.name()?;
-            let model = models.iter_mut().find(|model| model.id == id);
-            let model = model.ok_or_else(|| Failure::usage(format!("the release has no model {id}")))?;
-            model.state = state_of(&change.value::<String>(0, "STATE")?)?;
+            model_of(&mut models, &change.name()?)?.state = state_of(&change.value::<String>(0, "STATE")?)?;
         }
         release.models = limited(models, "models")?;
         Ok(())
@@ -475,6 +491,22 @@ fn limited<T, const MAX: usize>(items: Vec<T>, what: &str) -> Result<List<T, MAX
     List::new(items).ok_or_else(|| Failure::usage(format!("a release has at most {MAX} {what}")))
 }
 
+fn model_of<'m>(models: &'m mut [Model], id: &Id) -> Result<&'m mut Model, Failure> {
+    let model = models.iter_mut().find(|model| model.id == *id);
+    model.ok_or_else(|| Failure::usage(format!("the release has no model {id}")))
+}
+
+/// Where the key of a model's sealed weights comes from, as `broker secret new` writes it.
+fn read_weights(path: &Path) -> Result<Weights, Failure> {
+    /// Sixteen brokers, each with a name of 128 bytes and a digest, and room for indentation.
+    const LIMIT: usize = 16 << 10;
+    serde_json::from_slice(&files::read(path, LIMIT)?).map_err(|error| Failure::Refused {
+        what: path.display().to_string(),
+        code: "form",
+        problem: format!("expected a weights.json of `broker secret new`: {error}"),
+    })
+}
+
 fn state_of(text: &str) -> Result<ModelState, Failure> {
     let states = [ModelState::Active, ModelState::Draining, ModelState::Suspended, ModelState::Revoked];
     let state = states.into_iter().find(|state| state.name() == text);
@@ -508,6 +540,14 @@ fn describe(release: &Release) -> String {
     }
     for model in &release.models {
         text += &format!("  model       {} {} (SHA-256 {})\n", model.id, model.state.name(), model.sha256);
+        if let Some(Weights { brokers }) = &model.weights {
+            let names: Vec<&str> = brokers.of.iter().map(|broker| broker.name.as_str()).collect();
+            text += &format!(
+                "              sealed; {} of the brokers {} open it\n",
+                brokers.needed,
+                names.join(", ")
+            );
+        }
     }
     /// More partners than a person reads.
     const SHOWN: usize = 50;

@@ -108,7 +108,12 @@ impl Authorities {
             supersedes_denials: List::default(),
             images: list([Image { name: "the image".parse().unwrap(), pcr0, pcr1, pcr2 }]),
             deployments: None,
-            models: list([Model { id: "demo".parse().unwrap(), sha256: model, state: ModelState::Active }]),
+            models: list([Model {
+                id: "demo".parse().unwrap(),
+                sha256: model,
+                state: ModelState::Active,
+                weights: None,
+            }]),
             partners: list([Partner {
                 id: "p".parse().unwrap(),
                 keys: list([key]),

@@ -6,6 +6,7 @@
 use super::transcript::optional;
 use super::{ModelId, Nonce, Transcript, length_prefixed};
 use crate::digest::{Sha256Digest, Sha384Digest};
+use crate::release::Id;
 
 /// What a piece of evidence was made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Purpose {
     Channel,
     /// An answer to anybody who asks, bound to a nonce but to no connection.
     PublicAttestation,
+    /// A request for a share of a key.
+    KeyRelease,
 }
 
 impl Purpose {
@@ -23,13 +26,14 @@ impl Purpose {
         match self {
             Self::Channel => "cleanroom/channel/1",
             Self::PublicAttestation => "cleanroom/attestation/1",
+            Self::KeyRelease => "cleanroom/key-release/1",
         }
     }
 
     /// The purpose that some `user_data` claims, to explain a refusal; nothing is proven by it.
     #[must_use]
     pub fn claimed_by(user_data: &[u8]) -> Option<Self> {
-        [Self::Channel, Self::PublicAttestation]
+        [Self::Channel, Self::PublicAttestation, Self::KeyRelease]
             .into_iter()
             .find(|purpose| user_data.starts_with(&length_prefixed(&[purpose.tag().as_bytes()])))
     }
@@ -61,7 +65,7 @@ impl EvidenceRequest {
         &self.user_data
     }
 
-    /// The receipt key, DER of its `SubjectPublicKeyInfo`.
+    /// The receipt key, DER of its `SubjectPublicKeyInfo`. Empty for [`Purpose::KeyRelease`], which has none.
     #[must_use]
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
@@ -116,6 +120,73 @@ impl PublicAttestation<'_> {
             nonce: nonce.as_bytes().to_vec(),
             user_data: Purpose::PublicAttestation.user_data(&digest),
             public_key: receipt_key.to_vec(),
+        }
+    }
+}
+
+/// What an enclave without a model asks a broker with: who it is, under which root, release and lease it asks, for which model,
+/// and to which key the answer must be sealed.
+///
+/// No receipt key is in it. An enclave asks before it has committed to a model and to that key. So a broker also asks that PCR 16
+/// and PCR 17 are untouched.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyReleaseEvidence<'a> {
+    /// The broker's challenge.
+    pub nonce: &'a Nonce,
+    /// What the key is for.
+    pub purpose: &'a str,
+    /// The broker that is asked.
+    pub broker: &'a Id,
+    /// The model that the enclave is to serve.
+    pub model_id: &'a ModelId,
+    /// The identity that the weights must have.
+    pub model_digest: Sha256Digest,
+    /// Version of the newest root that the enclave holds.
+    pub root_version: u64,
+    /// Digest of that root's payload.
+    pub root: Sha256Digest,
+    /// The release in force.
+    pub release: Sha256Digest,
+    /// SHA-256 of the lease field that is shown.
+    pub lease: Sha256Digest,
+    /// The HPKE key that the share is to be sealed to. It is longer than a document's `public_key` may be.
+    pub recipient: &'a [u8],
+}
+
+impl KeyReleaseEvidence<'_> {
+    /// The evidence to ask for.
+    #[must_use]
+    pub fn evidence_request(&self) -> EvidenceRequest {
+        // Destructured, so that a new field cannot be forgotten here.
+        let Self {
+            nonce,
+            purpose,
+            broker,
+            model_id,
+            model_digest,
+            root_version,
+            root,
+            release,
+            lease,
+            recipient,
+        } = self;
+        let digest = Sha384Digest::of(&[&length_prefixed(&[
+            Purpose::KeyRelease.tag().as_bytes(),
+            nonce.as_bytes(),
+            purpose.as_bytes(),
+            broker.as_str().as_bytes(),
+            model_id.as_str().as_bytes(),
+            model_digest.as_bytes(),
+            &root_version.to_be_bytes(),
+            root.as_bytes(),
+            release.as_bytes(),
+            lease.as_bytes(),
+            recipient,
+        ])]);
+        EvidenceRequest {
+            nonce: nonce.as_bytes().to_vec(),
+            user_data: Purpose::KeyRelease.user_data(&digest),
+            public_key: Vec::new(),
         }
     }
 }

@@ -7,15 +7,23 @@
 use serde::{Deserialize, Serialize};
 
 use super::decisions::{Accepted, LeaseRequest};
-use super::documents::PayloadType;
-use crate::channel::MAX_RELEASE_BYTES;
+use super::documents::{Id, PayloadType, TEXT_LIMIT};
+use crate::channel::{
+    Fields, MAX_DOCUMENT_BYTES, MAX_LEASE_BYTES, MAX_RELEASE_BYTES, Nonce, length_prefixed,
+};
 use crate::digest::Sha256Digest;
 
 /// The length of a frame's header in bytes.
 pub const CONTROL_HEADER_BYTES: usize = 5;
 
-/// The longest answer, in bytes.
+/// The longest answer, in bytes, but for a request for a share.
 pub const CONTROL_ANSWER_LIMIT: usize = 4 << 10;
+
+/// The longest request for a share, in bytes: a lease, a document, a key, and names.
+const SHARE_REQUEST_LIMIT: usize = MAX_LEASE_BYTES + MAX_DOCUMENT_BYTES + (4 << 10);
+
+/// The longest share, in bytes, sealed as it is.
+const SHARE_LIMIT: usize = 2 << 10;
 
 /// What a host may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +40,26 @@ pub enum ControlKind {
     Denial,
     /// Hands in one issuer's lease.
     Lease,
+    /// Asks which shares the enclave waits for. Answer: [`ShareState`].
+    Shares,
+    /// Brings a broker's challenge, a [`ShareMessage`]. Answer: the request that the broker is to get.
+    ShareAsk,
+    /// Hands in a broker's share, sealed, a [`ShareMessage`]. Answer: [`ShareState`].
+    Share,
 }
 
 impl ControlKind {
-    const ALL: [Self; 6] = [Self::State, Self::Ask, Self::Root, Self::Release, Self::Denial, Self::Lease];
+    const ALL: [Self; 9] = [
+        Self::State,
+        Self::Ask,
+        Self::Root,
+        Self::Release,
+        Self::Denial,
+        Self::Lease,
+        Self::Shares,
+        Self::ShareAsk,
+        Self::Share,
+    ];
 
     /// The kind's code on the wire.
     #[must_use]
@@ -47,6 +71,9 @@ impl ControlKind {
             Self::Release => 4,
             Self::Denial => 5,
             Self::Lease => 6,
+            Self::Shares => 7,
+            Self::ShareAsk => 8,
+            Self::Share => 9,
         }
     }
 
@@ -54,7 +81,9 @@ impl ControlKind {
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {
-            Self::State | Self::Ask => 0,
+            Self::State | Self::Ask | Self::Shares => 0,
+            Self::ShareAsk => 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
+            Self::Share => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
             Self::Root => PayloadType::Root.envelope_limit(),
             Self::Release => MAX_RELEASE_BYTES,
             Self::Denial => PayloadType::Denial.envelope_limit(),
@@ -92,6 +121,46 @@ pub enum ControlAnswer {
     Ask(LeaseRequest),
     /// What is in force.
     State(ControlState),
+    /// Which shares are waited for.
+    Shares(ShareState),
+    /// What a broker is to get, byte for byte.
+    ShareRequest(Vec<u8>),
+}
+
+/// The shares that an enclave waits for before it opens sealed weights. Nothing in it is secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShareState {
+    /// So many shares are still needed.
+    pub needed: u64,
+    /// The brokers whose shares are not there yet.
+    pub missing: Vec<Id>,
+}
+
+/// Something of one broker: `LP(broker) LP(bytes)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareMessage {
+    /// The broker, as the release names it.
+    pub broker: Id,
+    /// Its challenge, or its share, sealed.
+    pub bytes: Vec<u8>,
+}
+
+impl ShareMessage {
+    /// The message's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        length_prefixed(&[self.broker.as_str().as_bytes(), &self.bytes])
+    }
+
+    /// Reads a message; `None` when it is none.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(bytes);
+        let broker = core::str::from_utf8(fields.next(TEXT_LIMIT)?).ok()?.parse().ok()?;
+        let bytes = fields.next(SHARE_LIMIT)?.to_vec();
+        fields.is_at_end().then_some(Self { broker, bytes })
+    }
 }
 
 /// What is in force, for the host's agent and its operator. Nothing in it is secret, and nobody has to believe it.
@@ -122,6 +191,8 @@ impl ControlAnswer {
             Self::Ask(request) => frame(0x82, &request.to_json()),
             // A type of numbers and digests serialises always.
             Self::State(state) => frame(0x83, &serde_json::to_vec(state).unwrap_or_default()),
+            Self::Shares(state) => frame(0x84, &serde_json::to_vec(state).unwrap_or_default()),
+            Self::ShareRequest(request) => frame(0x85, request),
         }
     }
 
@@ -132,7 +203,8 @@ impl ControlAnswer {
     /// [`ControlError::TooLong`].
     pub fn parse_header(header: [u8; CONTROL_HEADER_BYTES]) -> Result<(u8, usize), ControlError> {
         let [code, length @ ..] = header;
-        Ok((code, body_length(length, CONTROL_ANSWER_LIMIT)?))
+        let limit = if code == 0x85 { SHARE_REQUEST_LIMIT } else { CONTROL_ANSWER_LIMIT };
+        Ok((code, body_length(length, limit)?))
     }
 
     /// Reads an answer.
@@ -154,6 +226,10 @@ impl ControlAnswer {
             (0x83, json) => {
                 serde_json::from_slice(json).map(Self::State).map_err(|_| ControlError::Malformed)
             }
+            (0x84, json) => {
+                serde_json::from_slice(json).map(Self::Shares).map_err(|_| ControlError::Malformed)
+            }
+            (0x85, request) => Ok(Self::ShareRequest(request.to_vec())),
             (code, _) => Err(ControlError::Kind(code)),
         }
     }
@@ -208,7 +284,7 @@ mod tests {
             let error = ControlError::TooLong { limit: kind.limit(), actual: limit + 1 };
             assert_eq!(ControlKind::parse(header(limit + 1)), Err(error));
         }
-        assert_eq!(ControlKind::parse([9, 0, 0, 0, 0]), Err(ControlError::Kind(9)));
+        assert_eq!(ControlKind::parse([10, 0, 0, 0, 0]), Err(ControlError::Kind(10)));
         assert!(ControlAnswer::parse_header([0x81, 0, 1, 0, 0]).is_err());
     }
 
@@ -235,6 +311,8 @@ mod tests {
             ControlAnswer::Refused("rollback".to_owned()),
             ControlAnswer::Ask(request),
             ControlAnswer::State(state),
+            ControlAnswer::Shares(ShareState { needed: 2, missing: vec!["bank".parse().unwrap()] }),
+            ControlAnswer::ShareRequest(vec![0xff; CONTROL_ANSWER_LIMIT + 1]),
         ] {
             let frame = answer.frame();
             let (header, body) = frame.split_first_chunk().unwrap();
@@ -242,5 +320,20 @@ mod tests {
             assert_eq!((length, ControlAnswer::parse(code, body)), (body.len(), Ok(answer)));
         }
         assert_eq!(ControlAnswer::parse(0x80, &[4]), Err(ControlError::Kind(0x80)));
+    }
+
+    #[test]
+    fn what_a_broker_says_is_read_back_and_everything_else_is_refused() {
+        let message = ShareMessage { broker: "bank".parse().unwrap(), bytes: vec![7; SHARE_LIMIT] };
+        let bytes = message.encode();
+        assert!(bytes.len() <= ControlKind::Share.limit());
+        assert_eq!(ShareMessage::decode(&bytes), Some(message));
+        for cut in 0..bytes.len() {
+            assert_eq!(ShareMessage::decode(&bytes[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(ShareMessage::decode(&[bytes.as_slice(), &[0]].concat()), None);
+        for (broker, bytes) in [(&b""[..], &b"x"[..]), (b"a b", b"x"), (b"a", &[7; SHARE_LIMIT + 1])] {
+            assert_eq!(ShareMessage::decode(&length_prefixed(&[broker, bytes])), None);
+        }
     }
 }

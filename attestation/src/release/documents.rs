@@ -26,9 +26,10 @@ pub use key::{Algorithm, KeyError, PublicKey};
 pub use lease::{DocumentName, LEASE_DENIALS_LIMIT, Lease, Nonce, issuers_needed, lease_digest};
 pub use payload_type::PayloadType;
 pub use release::{
-    AuditRules, DEPLOYMENTS_LIMIT, Deployment, EGRESS_LIMIT, Egress, IMAGES_LIMIT, Image,
-    LEASE_SECONDS_LIMIT, LeaseRules, Limits, MODELS_LIMIT, Model, ModelState, PARTNER_KEYS_LIMIT,
-    PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Release, SUPERSEDED_LIMIT, WITNESSES_LIMIT, Witness,
+    AuditRules, BROKERS_LIMIT, Broker, Brokers, DEPLOYMENTS_LIMIT, Deployment, EGRESS_LIMIT, Egress,
+    IMAGES_LIMIT, Image, LEASE_SECONDS_LIMIT, LeaseRules, Limits, MODELS_LIMIT, Model, ModelState,
+    PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Release, SUPERSEDED_LIMIT,
+    WITNESSES_LIMIT, Weights, Witness,
 };
 pub use role::Role;
 pub use root::{KEYS_LIMIT, ROLE_KEYS_LIMIT, RoleRule, Roles, Root, RootKey, VERSION_LIMIT};

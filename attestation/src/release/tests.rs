@@ -148,7 +148,12 @@ impl World {
             },
             expires: NEXT_YEAR,
         };
-        let model = |name: &str| Model { id: id(name), sha256: sha256(name), state: ModelState::Active };
+        let model = |name: &str| Model {
+            id: id(name),
+            sha256: sha256(name),
+            state: ModelState::Active,
+            weights: None,
+        };
         let pcr = |text: &str| Sha384Digest::of(&[text.as_bytes()]);
         Release {
             room: id(ROOM),

@@ -163,6 +163,28 @@ fn a_release_is_drafted_signed_shown_and_verified() {
         assert!(diff.contains(line), "{line}\n{diff}");
     }
     assert_eq!(folder.ok("release diff release.json release.draft.json"), "no change\n");
+    // A model becomes a sealed one, and is that for as long as it is the same weights.
+    let broker = |name: &str, digit: &str| format!(r#"{{"name":"{name}","sha256":"{}"}}"#, digit.repeat(64));
+    let weights = |needed: u32| {
+        format!(r#"{{"brokers":{{"needed":{needed},"of":[{},{}]}}}}"#, broker("a", "1"), broker("b", "2"))
+    };
+    folder.write("weights.json", weights(2).as_bytes());
+    let draft = "release draft --root root.json --from release.json";
+    let sealed = folder.json(&format!("{draft} --weights m=weights.json --out sealed.draft.json"));
+    assert_eq!(sealed["release"]["models"][0]["weights"]["brokers"]["needed"], 2);
+    let shown = folder.ok("release show sealed.draft.json");
+    assert!(shown.contains("sealed; 2 of the brokers a, b open it"), "{shown}");
+    let again = |options: &str, out: &str| {
+        let line = format!("release draft --root root.json --from sealed.draft.json {options} --out {out}");
+        folder.json(&line)["release"]["models"][0]["weights"].clone()
+    };
+    assert!(again(&format!("--model m={}", "cd".repeat(32)), "1.draft.json").is_object());
+    assert!(again(&format!("--model m={}", "ce".repeat(32)), "2.draft.json").is_null());
+    assert!(again("--unsealed m", "3.draft.json").is_null());
+    folder.write("weights.json", weights(3).as_bytes());
+    assert_eq!(folder.refused(&format!("{draft} --weights m=weights.json --out 4.draft.json")), "range");
+    folder.write("weights.json", b"{}");
+    assert_eq!(folder.refused(&format!("{draft} --weights m=weights.json --out 4.draft.json")), "form");
     // What no enclave enforces is not drafted.
     let egress =
         "release draft --root root.json --from release.json --egress kms.example:443 --out egress.draft.json";

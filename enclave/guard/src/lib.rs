@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use cleanroom_attestation::channel::{ModelId, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, BootMillis, ControlKind, ControlState, Decision, Id, LeaseRequest, Limits, LiveLease,
+    Accepted, BootMillis, Brokers, ControlKind, ControlState, Decision, Id, LeaseRequest, Limits, LiveLease,
     ModelState, Nonce, Phase, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified,
 };
 use cleanroom_protocol::Change;
@@ -59,6 +59,7 @@ impl Clock {
 pub struct Guard {
     model: ModelId,
     model_sha256: Sha256Digest,
+    weights: Weights,
     clock: Clock,
     /// Only the control connection changes it.
     held: Mutex<TrustedState>,
@@ -68,6 +69,15 @@ pub struct Guard {
     generation: AtomicU64,
     /// Absolute time by the security module: at this boot time it was not yet later than that.
     time: RwLock<Option<(BootMillis, UnixMillis)>>,
+}
+
+/// How an enclave takes its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// As they are: the host has them.
+    Plain,
+    /// Sealed: the host has a file that it cannot read.
+    Sealed,
 }
 
 /// The release and lease of one session's evidence.
@@ -80,6 +90,22 @@ pub struct ShownRelease {
     pub lease: Vec<u8>,
     /// The digest of the lease that the statements make together.
     pub lease_digest: Sha256Digest,
+}
+
+/// Under what a key may be asked for, and of whom.
+pub struct KeyTerms {
+    /// Version of the newest root.
+    pub root_version: u64,
+    /// Digest of that root.
+    pub root: Sha256Digest,
+    /// Digest of the release, which is the newest and the one that the lease names.
+    pub release: Sha256Digest,
+    /// The lease's statements as [`ShownLease`] encodes them.
+    pub lease: Vec<u8>,
+    /// The digest that the weights must have.
+    pub model: Sha256Digest,
+    /// Who holds shares of the key.
+    pub brokers: Brokers,
 }
 
 /// The time, release and lease in force, for the signed end of a stream.
@@ -102,12 +128,14 @@ impl Guard {
         root: &str,
         model: ModelId,
         model_sha256: Sha256Digest,
+        weights: Weights,
         clock: Clock,
     ) -> Result<Arc<Self>, ReleaseError> {
         let state = TrustedState::new(root.as_bytes())?;
         Ok(Arc::new(Self {
             model,
             model_sha256,
+            weights,
             clock,
             snapshot: RwLock::new(Arc::new(state.clone())),
             held: Mutex::new(state),
@@ -190,6 +218,46 @@ impl Guard {
         })
     }
 
+    /// Under what the key of this enclave's sealed weights may be asked for now.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`], when root, release, lease or a denial would not let the model serve anybody.
+    pub fn key_terms(&self) -> Result<KeyTerms, Refusal> {
+        let (state, now) = (self.snapshot(), self.clock.now());
+        let lease = state.lease_in_force(now)?;
+        let release = state.release().ok_or(Refusal::NoRelease)?;
+        if release.digest() != lease.release() {
+            return Err(Refusal::NoLease);
+        }
+        let (root, unix) = (state.root(), self.unix(now));
+        if unix >= root.expires {
+            return Err(Refusal::RootExpired);
+        }
+        if unix >= release.expires {
+            return Err(Refusal::ReleaseExpired);
+        }
+        let status = state.model(self.model.as_str()).ok_or(Refusal::ModelNotGranted)?;
+        match status.state {
+            _ if status.denied => return Err(Refusal::ModelDenied),
+            ModelState::Active => {}
+            ModelState::Draining => return Err(Refusal::ModelDraining),
+            ModelState::Suspended => return Err(Refusal::ModelSuspended),
+            ModelState::Revoked => return Err(Refusal::ModelRevoked),
+        }
+        let model = release.model(self.model.as_str()).ok_or(Refusal::ModelNotGranted)?;
+        let weights = model.weights.as_ref().ok_or(Refusal::ModelNotGranted)?;
+        let left_ms = lease.end().0.saturating_sub(now.0);
+        Ok(KeyTerms {
+            root_version: root.version,
+            root: root.digest(),
+            release: release.digest(),
+            lease: ShownLease { left_ms, envelopes: lease.envelopes() }.encode(),
+            model: model.sha256,
+            brokers: weights.brokers.clone(),
+        })
+    }
+
     /// What stands now, for the statement that a stream was ended.
     pub fn in_force(&self) -> InForce {
         let snapshot = self.snapshot();
@@ -236,7 +304,11 @@ impl Guard {
                 ControlKind::Release => self.accept_release(envelope),
                 ControlKind::Denial => self.accept_denial(envelope),
                 ControlKind::Lease => self.accept_lease(envelope, *at),
-                ControlKind::State | ControlKind::Ask => Err(ReleaseError::NoLeaseAsked),
+                ControlKind::State
+                | ControlKind::Ask
+                | ControlKind::Shares
+                | ControlKind::ShareAsk
+                | ControlKind::Share => Err(ReleaseError::NoLeaseAsked),
             },
         }
     }
@@ -271,13 +343,24 @@ impl Guard {
         self.change(|state| state.accept_root(envelope))
     }
 
-    /// Takes a release.
+    /// Takes a release that says of this enclave's model what is so: that its weights are sealed, or that they are not.
     ///
     /// # Errors
     ///
-    /// As [`TrustedState::accept_release`].
+    /// As [`TrustedState::accept_release`], and [`ReleaseError::Weights`].
     pub fn accept_release(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
-        self.change(|state| state.accept_release(envelope))
+        self.change(|state| {
+            let mut next = state.clone();
+            let accepted = next.accept_release(envelope)?;
+            let in_release = next.release().and_then(|release| release.seals(self.model.as_str()));
+            match in_release.filter(|sealed| *sealed != (self.weights == Weights::Sealed)) {
+                Some(in_release) => Err(ReleaseError::Weights { in_release }),
+                None => {
+                    *state = next;
+                    Ok(accepted)
+                }
+            }
+        })
     }
 
     /// Takes a denial.

@@ -8,8 +8,7 @@ use cleanroom_attestation::channel::{
     key_digest,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
-use cleanroom_attestation::document::Document;
-use cleanroom_attestation::release::{Refusal, UnixMillis};
+use cleanroom_attestation::release::Refusal;
 use cleanroom_config::Partners;
 use cleanroom_guard::{Guard, InForce, ShownRelease};
 use cleanroom_protocol::{ChannelQuestion, EndQuestion, Evidence, PublicEvidence, SignedEnd};
@@ -146,17 +145,9 @@ impl Attester {
         Some(SignedEnd { at, release, lease, signature: self.receipt_key.sign(&end.message()) })
     }
 
-    /// The security module's clock: the time stamp of a document that never leaves the enclave.
-    pub(super) async fn time(&self) -> Result<UnixMillis, NoTime> {
-        let mut nonce = [0; Nonce::LENGTH];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| NoTime)?;
-        let nonce = Nonce::from_bytes(nonce);
-        let attestation = self.public_attestation(&nonce, None, None);
-        let document =
-            self.security_module.evidence(&attestation.evidence_request(), Precedence::Enclave).await;
-        let document = document.map_err(|_| NoTime)?;
-        let document = Document::parse(&document).map_err(|_| NoTime)?;
-        Ok(UnixMillis(document.timestamp().as_millis()))
+    /// The security module.
+    pub(super) const fn security_module(&self) -> &SecurityModule {
+        &self.security_module
     }
 
     fn public_attestation<'a>(
@@ -189,8 +180,3 @@ fn refusal(error: &SecurityModuleError) -> RefusalCode {
         _ => RefusalCode::NoEvidence,
     }
 }
-
-/// The security module did not say what time it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the security module's time cannot be read")]
-pub(super) struct NoTime;

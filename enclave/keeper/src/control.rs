@@ -12,13 +12,16 @@ use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::attester::{Attester, NoTime};
+use crate::security_module::{SecurityModule, SecurityModuleError};
 use crate::worker_link::{Link, WorkerEnd};
+
+/// The answer to a host that offers shares to an enclave that needs none.
+pub(super) const NO_KEY_NEEDED: &str = "no-key-needed";
 
 /// Who decides about what the host hands in, and who is told.
 pub(super) struct Control {
     pub(super) guard: Arc<Guard>,
-    pub(super) attester: Arc<Attester>,
+    pub(super) security_module: SecurityModule,
     pub(super) link: Arc<Link>,
 }
 
@@ -52,24 +55,16 @@ impl Control {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut header = [0; CONTROL_HEADER_BYTES];
-        stream.read_exact(&mut header).await?;
-        let (kind, length) = ControlKind::parse(header).map_err(|_| ConnectionEnd::Host)?;
-        let body = body::read(stream, length).await?;
-        let answer = self.answer(kind, body.to_vec()).await?;
-        if let ControlAnswer::Refused(code) = &answer {
-            tracing::warn!(what = ?kind, code, "not accepted");
-        }
-        stream.write_all(&answer.frame()).await?;
-        stream.flush().await?;
-        Ok(())
+        let (kind, body) = read_request(stream).await?;
+        let answer = self.answer(kind, body).await?;
+        Ok(write_answer(stream, kind, &answer).await?)
     }
 
     /// What is answered is in force in both processes.
     async fn answer(&self, kind: ControlKind, envelope: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
         Ok(match kind {
             ControlKind::State => ControlAnswer::State(self.guard.state()),
-            ControlKind::Ask => match self.ask().await {
+            ControlKind::Ask => match ask(&self.guard, &self.security_module).await {
                 Ok((request, change)) => {
                     self.link.change(change).await?;
                     ControlAnswer::Ask(request)
@@ -88,20 +83,51 @@ impl Control {
                     Err(error) => ControlAnswer::Refused(error.code().to_owned()),
                 }
             }
+            // The weights are in memory by now, or were never sealed.
+            ControlKind::Shares | ControlKind::ShareAsk | ControlKind::Share => {
+                ControlAnswer::Refused(NO_KEY_NEEDED.to_owned())
+            }
         })
     }
+}
 
-    /// Begins a lease: draws its nonce and notes the time before the nonce can leave.
-    async fn ask(&self) -> Result<(LeaseRequest, Change), AskError> {
-        // Noted before it is asked, so that the error makes things expire early and never late.
-        let read_at = self.guard.now();
-        let unix = self.attester.time().await?;
-        let mut nonce = [0; 32];
-        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AskError::Random)?;
-        let (nonce, sent) = (Nonce::from_bytes(nonce), self.guard.now());
-        let request = self.guard.begin_lease(nonce, sent, (read_at, unix)).map_err(AskError::Release)?;
-        Ok((request, Change::Begin { nonce, sent, unix, read_at }))
+/// Reads what the host asks. A length is compared with its limit before a byte of the body is read.
+pub(super) async fn read_request(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> io::Result<(ControlKind, Vec<u8>)> {
+    let mut header = [0; CONTROL_HEADER_BYTES];
+    stream.read_exact(&mut header).await?;
+    let (kind, length) =
+        ControlKind::parse(header).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok((kind, body::read(stream, length).await?.to_vec()))
+}
+
+/// Answers, and says on the console what was refused.
+pub(super) async fn write_answer(
+    stream: &mut (impl AsyncWrite + Unpin),
+    kind: ControlKind,
+    answer: &ControlAnswer,
+) -> io::Result<()> {
+    if let ControlAnswer::Refused(code) = answer {
+        tracing::warn!(what = ?kind, code, "not accepted");
     }
+    stream.write_all(&answer.frame()).await?;
+    stream.flush().await
+}
+
+/// Begins a lease: draws its nonce and notes the time before the nonce can leave.
+pub(super) async fn ask(
+    guard: &Guard,
+    security_module: &SecurityModule,
+) -> Result<(LeaseRequest, Change), AskError> {
+    // Noted before it is asked, so that the error makes things expire early and never late.
+    let read_at = guard.now();
+    let unix = security_module.time().await?;
+    let mut nonce = [0; 32];
+    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| AskError::Random)?;
+    let (nonce, sent) = (Nonce::from_bytes(nonce), guard.now());
+    let request = guard.begin_lease(nonce, sent, (read_at, unix)).map_err(AskError::Release)?;
+    Ok((request, Change::Begin { nonce, sent, unix, read_at }))
 }
 
 /// Why a control connection ends.
@@ -126,20 +152,20 @@ impl From<WorkerEnd> for ConnectionEnd {
 
 /// Why no lease could be begun.
 #[derive(Debug, thiserror::Error)]
-enum AskError {
+pub(super) enum AskError {
     /// There is no release to ask for.
     #[error(transparent)]
     Release(ReleaseError),
     /// The security module does not say what time it is.
     #[error(transparent)]
-    Time(#[from] NoTime),
+    Time(#[from] SecurityModuleError),
     /// No nonce could be drawn.
     #[error("the system's random number generator failed")]
     Random,
 }
 
 impl AskError {
-    const fn code(&self) -> &'static str {
+    pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Release(error) => error.code(),
             Self::Time(_) => "security-module",

@@ -10,6 +10,7 @@ mod attester;
 pub mod commitment;
 mod control;
 mod halt;
+pub mod keys;
 pub mod receipt_key;
 pub mod security_module;
 mod worker_link;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::ModelDigester;
 use cleanroom_config::Config;
-use cleanroom_guard::{Clock, Guard};
+use cleanroom_guard::{Clock, Guard, Weights};
 use cleanroom_link::listener::Listener;
 use cleanroom_link::model::ModelBytes;
 use cleanroom_protocol::{FromKeeper, Start};
@@ -117,7 +118,7 @@ fn guard(
     has_control: bool,
 ) -> Result<Option<Arc<Guard>>, Halt> {
     let Some(root) = &config.release_root else { return Ok(None) };
-    let guard = Guard::new(root, config.model.clone(), digest, clock).map_err(Halt::Root)?;
+    let guard = Guard::new(root, config.model.clone(), digest, Weights::Plain, clock).map_err(Halt::Root)?;
     if has_control { Ok(Some(guard)) } else { Err(Halt::NoControl) }
 }
 
@@ -170,8 +171,8 @@ async fn serve_control<L: Listener>(
 ) -> WorkerEnd {
     let (Some(guard), Some(listener)) = (&guard, &mut control) else { return std::future::pending().await };
     let guard = Arc::clone(guard);
-    let (attester, link) = (Arc::clone(attester), Arc::clone(link));
-    Control { guard, attester, link }.serve(listener).await
+    let link = Arc::clone(link);
+    Control { guard, security_module: attester.security_module().clone(), link }.serve(listener).await
 }
 
 /// Lets the worker drain after `shutdown`. The worker's last word then ends the keeper.

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use cleanroom_attestation::channel::EvidenceRequest;
 use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::document::Document;
+use cleanroom_attestation::release::UnixMillis;
 use serde_bytes::ByteBuf;
 use tokio::sync::oneshot;
 
@@ -55,10 +57,28 @@ impl SecurityModule {
         let request = Request::Attestation {
             nonce: Some(ByteBuf::from(request.nonce())),
             user_data: Some(ByteBuf::from(request.user_data())),
-            public_key: Some(ByteBuf::from(request.public_key())),
+            public_key: Some(request.public_key())
+                .filter(|key| !key.is_empty())
+                .map(|key| ByteBuf::from(key)),
         };
         match self.process(request, precedence).await? {
             Response::Attestation { document } => Ok(document),
+            other => Err(unexpected("Attestation", &other)),
+        }
+    }
+
+    /// Absolute time by the security module's clock: the time stamp of a document that says nothing else and never leaves the
+    /// enclave.
+    ///
+    /// # Errors
+    /// [`SecurityModuleError`] says what the device did instead.
+    pub async fn time(&self) -> Result<UnixMillis, SecurityModuleError> {
+        let request = Request::Attestation { nonce: None, user_data: None, public_key: None };
+        match self.process(request, Precedence::Enclave).await? {
+            Response::Attestation { document } => match Document::parse(&document) {
+                Ok(document) => Ok(UnixMillis(document.timestamp().as_millis())),
+                Err(_) => Err(SecurityModuleError::Nonsense { expected: "a document with a time" }),
+            },
             other => Err(unexpected("Attestation", &other)),
         }
     }

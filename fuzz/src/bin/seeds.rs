@@ -12,10 +12,11 @@ use cleanroom_attestation::channel::{Binder, FrameKind, HelloFrame, ModelId, Non
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::{Manifest, Measurer};
 use cleanroom_attestation::policy::Policy;
-use cleanroom_attestation::release::Refusal;
+use cleanroom_attestation::release::{ControlAnswer, Id, Refusal, ShareMessage, ShareState};
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_engine::Model;
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
+use cleanroom_key_release::{RecipientKey, ShareRequest};
 use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
 use cleanroom_sealing::{Key, Sealer, WEIGHTS};
 use gguf_writer::{GgufWriter, Meta};
@@ -35,6 +36,7 @@ fn main() -> std::io::Result<()> {
         ("schema", schemas()),
         ("chat", chats()),
         ("sealing", sealed_files()),
+        ("shares", shares()),
     ] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
@@ -379,5 +381,31 @@ fn sealed_files() -> Seeds {
         ("cut-short", message(60, 0, &[5; 5])),
         ("changed-short", message(60, 1, &[5; 5])),
         ("changed-two-chunks", message(200, 1, &two_chunks)),
+    ]
+}
+
+/// A request for a share, a challenge, and answers of an enclave.
+fn shares() -> Seeds {
+    let digest = |text: &str| Sha256Digest::of(&[text.as_bytes()]);
+    let broker: Id = "bank".parse().expect("a name");
+    let request = ShareRequest {
+        nonce: Nonce::from_bytes([7; 32]),
+        broker: broker.clone(),
+        model_id: ModelId::new("demo").expect("a name"),
+        model_digest: digest("model"),
+        root_version: 1,
+        root: digest("root"),
+        release: digest("release"),
+        lease: vec![1, 2, 3],
+        recipient: RecipientKey::read(&[0; RecipientKey::LENGTH]).expect("a key"),
+        document: vec![4; 64],
+    };
+    let message = ShareMessage { broker: broker.clone(), bytes: vec![7; 32] };
+    let state = ControlAnswer::Shares(ShareState { needed: 2, missing: vec![broker] });
+    vec![
+        ("request", [&[0], request.encode().as_slice()].concat()),
+        ("challenge", [&[1], message.encode().as_slice()].concat()),
+        ("state", [&[2], state.frame().as_slice()].concat()),
+        ("answer", [&[2], ControlAnswer::ShareRequest(vec![1; 40]).frame().as_slice()].concat()),
     ]
 }

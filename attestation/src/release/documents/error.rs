@@ -218,6 +218,17 @@ pub enum ReleaseError {
         /// The only value that it may have.
         neutral: &'static str,
     },
+    /// The release says of this enclave's model that its weights are sealed, and the measured configuration says that they are not;
+    /// or the other way round.
+    #[error("the release says that the weights are {}, and this enclave takes them {}; change one of the two", sealed(*in_release), sealed(!*in_release))]
+    Weights {
+        /// Whether the release says that they are sealed.
+        in_release: bool,
+    },
+}
+
+const fn sealed(is: bool) -> &'static str {
+    if is { "sealed" } else { "as they are" }
 }
 
 impl ReleaseError {
@@ -252,7 +263,7 @@ impl ReleaseError {
             Self::ClockWentBack => "clock-went-back",
             Self::DenialMissing(_) => "denial-missing",
             Self::TooManyDenials { .. } => "too-many-denials",
-            Self::NotEnforced { .. } => "not-enforced",
+            Self::NotEnforced { .. } | Self::Weights { .. } => "not-enforced",
         }
     }
 

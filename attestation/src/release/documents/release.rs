@@ -32,6 +32,8 @@ pub const EGRESS_LIMIT: usize = 64;
 pub const WITNESSES_LIMIT: usize = 16;
 /// The most denials that one release lifts.
 pub const SUPERSEDED_LIMIT: usize = 4096;
+/// The most brokers that hold shares of one model's key.
+pub const BROKERS_LIMIT: usize = 16;
 /// The longest lease in seconds: a day.
 pub const LEASE_SECONDS_LIMIT: u64 = 86_400;
 
@@ -107,6 +109,38 @@ pub struct Model {
     pub sha256: Sha256Digest,
     /// Whether it serves.
     pub state: ModelState,
+    /// Present: the weights are sealed, and this says where their key comes from. An enclave that would take them unsealed refuses the
+    /// release, and one that opens sealed weights refuses a release without this.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
+}
+
+/// Where the key of sealed weights comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Weights {
+    /// The brokers that hold shares of it.
+    pub brokers: Brokers,
+}
+
+/// Brokers, some of which together hold a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Brokers {
+    /// How many shares make the secret.
+    pub needed: u64,
+    /// The brokers, each with its share; at least one.
+    pub of: List<Broker, BROKERS_LIMIT>,
+}
+
+/// A broker and the share that it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Broker {
+    /// The broker's name.
+    pub name: Id,
+    /// The commitment to its share, so that an enclave knows a wrong one: `docs/protocol.md` section 12.
+    pub sha256: Sha256Digest,
 }
 
 /// Whether a model serves.
@@ -259,6 +293,12 @@ impl Release {
         self.models.iter().find(|model| model.id.as_str() == id)
     }
 
+    /// Whether the release says that the weights of the model called `id` are sealed. `None` for a model that it does not know.
+    #[must_use]
+    pub fn seals(&self, id: &str) -> Option<bool> {
+        self.model(id).map(|model| model.weights.is_some())
+    }
+
     /// The partner called `id`.
     #[must_use]
     pub fn partner(&self, id: &str) -> Option<&Partner> {
@@ -287,6 +327,25 @@ impl Release {
             "the superseded denial",
             first_repeated(self.supersedes_denials.iter()).map(ToString::to_string),
         )
+    }
+
+    /// Each broker holds one share of a model, and each share is another one.
+    fn check_brokers(&self) -> Result<(), ReleaseError> {
+        for Weights { brokers: Brokers { needed, of } } in
+            self.models.iter().filter_map(|model| model.weights.as_ref())
+        {
+            in_range("number of brokers of a model", of.len() as u64, 1, BROKERS_LIMIT as u64)?;
+            in_range("number of shares needed", *needed, 1, of.len() as u64)?;
+            let repeated = |what, value: Option<String>| match value {
+                Some(value) => Err(ReleaseError::Repeated { what, value }),
+                None => Ok(()),
+            };
+            let name = first_repeated(of.iter().map(|broker| &broker.name));
+            repeated("for one model the broker", name.map(ToString::to_string))?;
+            let share = first_repeated(of.iter().map(|broker| &broker.sha256));
+            repeated("for one model the share", share.map(ToString::to_string))?;
+        }
+        Ok(())
     }
 
     /// Every partner's models exist, each once.
@@ -368,6 +427,7 @@ impl Payload for Release {
     fn check(&self) -> Result<(), ReleaseError> {
         self.check_numbers()?;
         self.check_unique()?;
+        self.check_brokers()?;
         self.check_grants()?;
         self.check_enforced()
     }

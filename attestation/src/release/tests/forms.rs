@@ -209,6 +209,27 @@ fn rules_of_a_release() {
     let twice = release_with(|release| release.supersedes_denials = list([sha256("d"), sha256("d")]));
     assert_eq!(code(twice), "repeated");
     assert_eq!(code(release_with(|release| release.models = list([release.models[1].clone()]))), "dangling");
+    let brokers = |change: &dyn Fn(&mut Brokers)| {
+        release_with(|release| {
+            let broker = |name: &str| Broker { name: id(name), sha256: sha256(name) };
+            let mut brokers = Brokers { needed: 2, of: list([broker("a"), broker("b")]) };
+            change(&mut brokers);
+            let mut models = release.models.to_vec();
+            models[0].weights = Some(Weights { brokers });
+            release.models = list(models);
+        })
+    };
+    assert_eq!(brokers(&|_| {}).unwrap().seals("m"), Some(true));
+    assert_eq!(brokers(&|_| {}).unwrap().seals("n"), Some(false));
+    assert_eq!(code(brokers(&|brokers| brokers.needed = 0)), "range");
+    assert_eq!(code(brokers(&|brokers| brokers.needed = 3)), "range");
+    assert_eq!(code(brokers(&|brokers| brokers.of = List::default())), "range");
+    let repeated = |name: [&'static str; 2], share: [&'static str; 2]| {
+        let of = [0, 1].map(|at| Broker { name: id(name[at]), sha256: sha256(share[at]) });
+        code(brokers(&|brokers| brokers.of = list(of.clone())))
+    };
+    assert_eq!(repeated(["a", "a"], ["1", "2"]), "repeated");
+    assert_eq!(repeated(["a", "b"], ["1", "1"]), "repeated");
     let partners = |change: fn(&mut Vec<Partner>)| {
         release_with(|release| {
             let mut partners = release.partners.to_vec();

@@ -201,6 +201,7 @@ fn limits_in_the_schemas_are_those_of_the_code() {
         ("images", IMAGES_LIMIT),
         ("deployments", DEPLOYMENTS_LIMIT),
         ("models", MODELS_LIMIT),
+        ("models/items/properties/weights/properties/brokers/properties/of", BROKERS_LIMIT),
         ("partners", PARTNERS_LIMIT),
         ("partners/items/properties/keys", PARTNER_KEYS_LIMIT),
         ("partners/items/properties/models", PARTNER_MODELS_LIMIT),

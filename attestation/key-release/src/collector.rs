@@ -1,0 +1,166 @@
+//! The shares that an enclave has, and those that it waits for.
+
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::{Broker, Brokers, Id};
+
+use crate::data_key::{DataKey, Purpose};
+use crate::request::ShareRequest;
+use crate::sealed::{Recipient, RecipientKey, SealedShare};
+use crate::secret::{Secret, Share, ShareOf};
+
+/// Collects the shares of one model's key under one release.
+pub struct Collector {
+    model: Sha256Digest,
+    needed: usize,
+    brokers: Vec<Waiting>,
+    recipient: Recipient,
+}
+
+/// A broker of the release, and how far the enclave is with it.
+struct Waiting {
+    broker: Broker,
+    /// The request that was made last. Only its answer counts.
+    asked: Option<ShareRequest>,
+    share: Option<Share>,
+}
+
+/// What a share that was taken led to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// It counts, and more are needed.
+    MoreNeeded,
+    /// It counts, and it was the last one that was needed.
+    Complete,
+}
+
+/// What came of the shares.
+pub enum Outcome {
+    /// So many more are needed.
+    Needs(usize),
+    /// The key.
+    Key(DataKey),
+}
+
+/// Why a share was not taken. Nothing has changed then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ShareError {
+    /// The release names no such broker for this model.
+    #[error("the release names no broker of this name for the model")]
+    UnknownBroker,
+    /// No request to this broker waits for an answer.
+    #[error("no request to this broker waits for an answer")]
+    NotAsked,
+    /// It was sealed to another key, or for another request: another nonce, document, release, root, model or broker.
+    #[error("the share was sealed to another enclave or for another request")]
+    SealedOtherwise,
+    /// It is not the share that the release commits to.
+    #[error("the share is not the one that the release commits to")]
+    Commitment,
+    /// Another broker's share is at the same place.
+    #[error("two brokers hold the same share; the secret has to be split again")]
+    SamePlace,
+    /// The cryptographic library failed.
+    #[error("the shares do not make a secret")]
+    Join,
+}
+
+impl ShareError {
+    /// The stable code of the reason.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::UnknownBroker => "unknown-broker",
+            Self::NotAsked => "share-not-asked",
+            Self::SealedOtherwise => "share-sealed-otherwise",
+            Self::Commitment => "share-commitment",
+            Self::SamePlace => "share-same-place",
+            Self::Join => "share-join",
+        }
+    }
+}
+
+impl Collector {
+    /// Collects for `model` what `brokers` hold.
+    #[must_use]
+    pub fn new(model: Sha256Digest, brokers: &Brokers) -> Self {
+        let Brokers { needed, of } = brokers;
+        let waiting = |broker: &Broker| Waiting { broker: broker.clone(), asked: None, share: None };
+        Self {
+            model,
+            needed: usize::try_from(*needed).unwrap_or(usize::MAX),
+            brokers: of.iter().map(waiting).collect(),
+            recipient: Recipient::generate(),
+        }
+    }
+
+    /// The key that shares are to be sealed to.
+    #[must_use]
+    pub const fn recipient(&self) -> &RecipientKey {
+        self.recipient.public()
+    }
+
+    /// The brokers whose shares are not there yet.
+    pub fn missing(&self) -> impl Iterator<Item = &Id> {
+        self.brokers.iter().filter(|one| one.share.is_none()).map(|one| &one.broker.name)
+    }
+
+    /// Shares that are there.
+    fn count(&self) -> usize {
+        self.brokers.iter().filter(|one| one.share.is_some()).count()
+    }
+
+    /// Shares that are still needed.
+    #[must_use]
+    pub fn still_needed(&self) -> usize {
+        self.needed.saturating_sub(self.count())
+    }
+
+    /// Notes that `request` leaves. It takes the place of an earlier one to the same broker.
+    ///
+    /// # Errors
+    /// [`ShareError::UnknownBroker`].
+    pub fn ask(&mut self, request: ShareRequest) -> Result<(), ShareError> {
+        let broker = self.brokers.iter_mut().find(|one| one.broker.name == request.broker);
+        broker.ok_or(ShareError::UnknownBroker)?.asked = Some(request);
+        Ok(())
+    }
+
+    /// Takes the answer of `broker` to the request that was made last.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn take(&mut self, broker: &Id, sealed: &SealedShare) -> Result<Given, ShareError> {
+        let at = self.brokers.iter().find(|one| one.broker.name == *broker);
+        let Waiting { broker: Broker { name, sha256 }, asked, .. } = at.ok_or(ShareError::UnknownBroker)?;
+        let request = asked.as_ref().ok_or(ShareError::NotAsked)?;
+        let share = self.recipient.open(sealed, request).ok_or(ShareError::SealedOtherwise)?;
+        let of = ShareOf { purpose: Purpose::Weights, model: &self.model, broker: name };
+        if share.commitment(&of) != *sha256 {
+            return Err(ShareError::Commitment);
+        }
+        let others = self.brokers.iter().filter(|one| one.broker.name != *broker);
+        if others.filter_map(|one| one.share.as_ref()).any(|other| other.is_at_place_of(&share)) {
+            return Err(ShareError::SamePlace);
+        }
+        let at = self.brokers.iter_mut().find(|one| one.broker.name == *broker);
+        let waiting = at.ok_or(ShareError::UnknownBroker)?;
+        (waiting.share, waiting.asked) = (Some(share), None);
+        Ok(if self.still_needed() == 0 { Given::Complete } else { Given::MoreNeeded })
+    }
+
+    /// The key, once enough shares are there.
+    ///
+    /// # Errors
+    /// [`ShareError::Join`].
+    pub fn finish(&self) -> Result<Outcome, ShareError> {
+        match self.still_needed() {
+            0 => {}
+            more => return Ok(Outcome::Needs(more)),
+        }
+        let shares = self.brokers.iter().filter_map(|one| one.share.as_ref());
+        let shares: Vec<&Share> = shares.take(self.needed).collect();
+        let secret = Secret::join(&shares).ok_or(ShareError::Join)?;
+        let key = DataKey::derive(&secret, Purpose::Weights, &self.model).ok_or(ShareError::Join)?;
+        Ok(Outcome::Key(key))
+    }
+}

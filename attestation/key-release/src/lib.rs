@@ -1,0 +1,41 @@
+//! How the key of sealed weights reaches an enclave that a release names, and nobody else.
+//!
+//! A secret is split into shares, and each share lies with another *broker*: a service of one authority. An enclave proves to each
+//! broker what it is, and for which release and lease it asks. A broker that agrees seals its share to a key that this evidence
+//! names. Enough shares make the secret, and the secret makes the [`DataKey`] of one model.
+//!
+//! ```text
+//! broker            host (carries)             enclave
+//!   │ ── nonce ──────────────────────────────►  │  asks the security module for evidence over nonce, release, lease, key
+//!   │  ◄──────────────────────── ShareRequest ─ │
+//!   │ verifies it, writes its log               │
+//!   │ ── SealedShare ────────────────────────►  │  opens it, compares the commitment in the release
+//! ```
+//!
+//! | module | contents |
+//! |---|---|
+//! | `secret` | secrets and shares: split, joined, committed to |
+//! | `data_key` | the key that a secret gives |
+//! | `request` | what an enclave shows to a broker |
+//! | `sealed` | HPKE (RFC 9180): a share for one recipient and one request |
+//! | `collector` | the shares that an enclave has, and those that it waits for |
+//!
+//! `docs/protocol.md` section 12 is the specification. This crate does no I/O and knows no clock.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing)]
+
+mod collector;
+mod data_key;
+mod request;
+mod sealed;
+mod secret;
+
+pub use collector::{Collector, Given, Outcome, ShareError};
+pub use data_key::{DataKey, Purpose};
+pub use request::{RequestError, ShareRequest};
+pub use sealed::{Recipient, RecipientKey, SealedShare};
+pub use secret::{Secret, Share, ShareOf, SplitError};
+
+#[cfg(test)]
+mod tests;

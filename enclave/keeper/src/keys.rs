@@ -1,0 +1,222 @@
+//! The key of sealed weights: asked for with evidence, share by share, before the enclave has a model.
+//!
+//! The host hands in roots, releases, denials and leases as it always does, and carries each broker's challenge and answer. It
+//! cannot read a share, and cannot pass off another one: the share is sealed to a key that exists in this process alone, and the
+//! release has a commitment to it. When enough shares are there, the connection ends, and what was handed in on it is
+//! forgotten. The enclave then boots as it does without sealed weights, and the host begins anew.
+
+use std::io;
+use std::sync::Arc;
+
+use cleanroom_attestation::channel::{ModelId, Nonce};
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::{ControlAnswer, ControlKind, Refusal, ShareMessage, ShareState};
+use cleanroom_config::Config;
+use cleanroom_guard::{Clock, Guard, KeyTerms, Weights};
+use cleanroom_key_release::{Collector, DataKey, Outcome, SealedShare, ShareError, ShareRequest};
+use cleanroom_link::listener::Listener;
+use cleanroom_protocol::Change;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::Halt;
+use crate::control::{ask, read_request, write_answer};
+use crate::security_module::{Precedence, SecurityModule, SecurityModuleError};
+
+/// A key that brokers have released, and the model that it is for.
+pub struct Released {
+    /// The key.
+    pub key: DataKey,
+    /// The digest that the opened weights must have.
+    pub model: Sha256Digest,
+}
+
+/// Waits until enough brokers have released their shares to this enclave.
+///
+/// # Errors
+/// [`Halt`], when the configuration's root is none. Whatever the host and the brokers do is refused with a code and waited out.
+pub async fn obtain(
+    config: &Config,
+    root: &str,
+    clock: Clock,
+    security_module: &SecurityModule,
+    listener: &mut impl Listener,
+) -> Result<Released, Halt> {
+    // The guard decides about one digest. Until the release has said which, it decides about none.
+    let none = Sha256Digest::from_bytes([0; 32]);
+    let guard = Guard::new(root, config.model.clone(), none, Weights::Sealed, clock).map_err(Halt::Root)?;
+    let mut asking = Asking {
+        guard,
+        model_id: config.model.clone(),
+        expected: config.model_sha256,
+        security_module: security_module.clone(),
+        collecting: None,
+    };
+    tracing::info!("the weights are sealed: waiting for the shares of their key");
+    loop {
+        let Ok(stream) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            continue;
+        };
+        // A connection that breaks is followed by the next one.
+        if let Ok(released) = asking.connection(stream).await {
+            tracing::info!("the key of the weights is there");
+            return Ok(released);
+        }
+    }
+}
+
+/// An enclave that has no key yet.
+struct Asking {
+    guard: Arc<Guard>,
+    model_id: ModelId,
+    /// What the measured configuration says about the weights.
+    expected: Option<Sha256Digest>,
+    security_module: SecurityModule,
+    /// The shares, and the release that they are for. Another release begins anew.
+    collecting: Option<(Sha256Digest, Collector)>,
+}
+
+impl Asking {
+    /// Serves one control connection until the key is there, or with an error until it breaks.
+    async fn connection(&mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Released> {
+        loop {
+            let (kind, body) = read_request(&mut stream).await?;
+            let (answer, released) = match self.answer(kind, body).await {
+                Ok(Answer::Goes(answer)) => (answer, None),
+                Ok(Answer::Last(answer, released)) => (answer, Some(released)),
+                Err(refused) => (ControlAnswer::Refused(refused.code().to_owned()), None),
+            };
+            let written = write_answer(&mut stream, kind, &answer).await;
+            match released {
+                // The key is there, whether or not the host still listens.
+                Some(released) => return Ok(released),
+                None => written?,
+            }
+        }
+    }
+
+    async fn answer(&mut self, kind: ControlKind, body: Vec<u8>) -> Result<Answer, Refused> {
+        let goes = |answer| Ok(Answer::Goes(answer));
+        match kind {
+            ControlKind::State => goes(ControlAnswer::State(self.guard.state())),
+            ControlKind::Ask => goes(match ask(&self.guard, &self.security_module).await {
+                Ok((request, _)) => ControlAnswer::Ask(request),
+                Err(error) => ControlAnswer::Refused(error.code().to_owned()),
+            }),
+            ControlKind::Root | ControlKind::Release | ControlKind::Denial | ControlKind::Lease => {
+                let change = Change::Document { kind, at: self.guard.now(), envelope: body };
+                goes(match self.guard.apply(&change) {
+                    Ok(accepted) => ControlAnswer::Accepted(accepted),
+                    Err(error) => ControlAnswer::Refused(error.code().to_owned()),
+                })
+            }
+            ControlKind::Shares => {
+                self.terms()?;
+                goes(ControlAnswer::Shares(self.state()))
+            }
+            ControlKind::ShareAsk => {
+                let request = self.request(&body).await?;
+                goes(ControlAnswer::ShareRequest(request))
+            }
+            ControlKind::Share => self.take(&body),
+        }
+    }
+
+    /// Under what a key may be asked for now. Shares that were collected under another release are dropped.
+    fn terms(&mut self) -> Result<KeyTerms, Refused> {
+        let terms = self.guard.key_terms()?;
+        if self.expected.is_some_and(|expected| expected != terms.model) {
+            return Err(Refused::Terms(Refusal::ModelDigest));
+        }
+        if self.collecting.as_ref().is_none_or(|(release, _)| *release != terms.release) {
+            self.collecting = Some((terms.release, Collector::new(terms.model, &terms.brokers)));
+        }
+        Ok(terms)
+    }
+
+    fn state(&self) -> ShareState {
+        let collector = self.collecting.as_ref().map(|(_, collector)| collector);
+        ShareState {
+            needed: collector.map_or(0, |collector| collector.still_needed() as u64),
+            missing: collector.map_or(Vec::new(), |collector| collector.missing().cloned().collect()),
+        }
+    }
+
+    /// What the broker that gave a challenge is to get: evidence of this enclave, for this challenge.
+    async fn request(&mut self, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        let ShareMessage { broker, bytes } = ShareMessage::decode(body).ok_or(Refused::Form)?;
+        let nonce = <[u8; Nonce::LENGTH]>::try_from(bytes.as_slice()).map_err(|_| Refused::Form)?;
+        let KeyTerms { root_version, root, release, lease, model, brokers: _ } = self.terms()?;
+        let model_id = self.model_id.clone();
+        let security_module = self.security_module.clone();
+        let (_, collector) = self.collecting.as_mut().ok_or(Refused::Form)?;
+        let mut request = ShareRequest {
+            nonce: Nonce::from_bytes(nonce),
+            broker,
+            model_id,
+            model_digest: model,
+            root_version,
+            root,
+            release,
+            lease,
+            recipient: collector.recipient().clone(),
+            document: Vec::new(),
+        };
+        let evidence = request.evidence().evidence_request();
+        request.document = security_module.evidence(&evidence, Precedence::Enclave).await?;
+        let bytes = request.encode();
+        collector.ask(request)?;
+        Ok(bytes)
+    }
+
+    fn take(&mut self, body: &[u8]) -> Result<Answer, Refused> {
+        let ShareMessage { broker, bytes } = ShareMessage::decode(body).ok_or(Refused::Form)?;
+        let sealed = SealedShare::read(&bytes).ok_or(Refused::Form)?;
+        let model = self.terms()?.model;
+        let (_, collector) = self.collecting.as_mut().ok_or(Refused::Form)?;
+        collector.take(&broker, &sealed)?;
+        let outcome = collector.finish()?;
+        tracing::info!(%broker, still_needed = collector.still_needed(), "a share was taken");
+        let answer = ControlAnswer::Shares(self.state());
+        Ok(match outcome {
+            Outcome::Needs(_) => Answer::Goes(answer),
+            Outcome::Key(key) => Answer::Last(answer, Released { key, model }),
+        })
+    }
+}
+
+/// What the host hears.
+enum Answer {
+    /// And more may follow.
+    Goes(ControlAnswer),
+    /// And that was all.
+    Last(ControlAnswer, Released),
+}
+
+/// Why nothing came of what the host brought.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    /// Release, lease or a denial do not permit it.
+    #[error(transparent)]
+    Terms(#[from] Refusal),
+    /// The share does not count.
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    /// The security module gave no evidence.
+    #[error(transparent)]
+    SecurityModule(#[from] SecurityModuleError),
+    /// It is not what it should be.
+    #[error("what the host brought has another form than docs/protocol.md gives it")]
+    Form,
+}
+
+impl Refused {
+    const fn code(&self) -> &'static str {
+        match self {
+            Self::Terms(refusal) => refusal.code(),
+            Self::Share(error) => error.code(),
+            Self::SecurityModule(_) => "security-module",
+            Self::Form => "share-form",
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Bytes as a request for a share, as what a broker says, and as a sealed share: a typed error, never a panic, and what is read is
+//! written back byte for byte.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+use cleanroom_attestation::release::{CONTROL_HEADER_BYTES, ControlAnswer, ShareMessage};
+use cleanroom_key_release::{Recipient, SealedShare, ShareRequest};
+use libfuzzer_sys::fuzz_target;
+
+static RECIPIENT: LazyLock<Recipient> = LazyLock::new(Recipient::generate);
+
+// The first byte says who reads the rest: a broker, an enclave, or a host.
+fuzz_target!(|input: &[u8]| {
+    let Some((reader, rest)) = input.split_first() else { return };
+    match reader % 3 {
+        0 => {
+            if let Ok(request) = ShareRequest::decode(rest) {
+                assert_eq!(request.encode(), rest);
+                assert!(rest.len() <= ShareRequest::LIMIT);
+                assert!(request.evidence().evidence_request().user_data().len() <= 128);
+            }
+        }
+        1 => {
+            if let Some(message) = ShareMessage::decode(rest) {
+                assert_eq!(message.encode(), rest);
+            }
+            // Nobody seals for this process.
+            let request = || ShareRequest::decode(rest).ok();
+            if let Some((sealed, request)) = SealedShare::read(rest).zip(request()) {
+                assert!(RECIPIENT.open(&sealed, &request).is_none());
+            }
+        }
+        _ => {
+            let Some((header, body)) = rest.split_first_chunk::<CONTROL_HEADER_BYTES>() else { return };
+            if let Ok((code, length)) = ControlAnswer::parse_header(*header)
+                && body.len() == length
+            {
+                let _ = ControlAnswer::parse(code, body);
+            }
+        }
+    }
+});
