@@ -1,6 +1,7 @@
 //! The authorities' program: it makes releases, leases and denials. `docs/release.md` describes the documents
 //! and the ceremonies.
 
+mod broker;
 mod chain;
 mod changes;
 mod failure;
@@ -39,6 +40,8 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   lease serve        let enclaves run that release, one minute at a time
 ///   halt, resume       stop a model or a partner at once; go on with the next release
 ///   trust              write a policy for the partners of a simulated clean room
+///   broker secret new  make a model's key, and shares of it
+///   broker serve       release a share to enclaves that prove what they are
 ///   seal, inspect,     keep a model's weights in a file that only a key opens
 ///     verify
 #[derive(Parser)]
@@ -87,6 +90,9 @@ enum Command {
     /// Leases let enclaves run the release for a short time.
     #[command(subcommand)]
     Lease(serve::Command),
+    /// Brokers hold the shares of a sealed model's key, and release them to attested enclaves.
+    #[command(subcommand)]
+    Broker(broker::Command),
     /// Show what is in force, from files or from a lease service.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
@@ -166,6 +172,7 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Halt(halt) => halt.run(),
         Command::Resume(resume) => resume.run(),
         Command::Lease(command) => command.run(json),
+        Command::Broker(command) => command.run(json),
         Command::Status(status) => status.run(),
         Command::Trust(trust) => trust.run(),
         Command::Sealed(command) => command.run(),

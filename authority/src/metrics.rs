@@ -12,11 +12,18 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
-
 /// The type of [`Metrics::page`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Number = Gauge<u64, AtomicU64>;
+
+/// Who hears how many connections there are.
+pub(crate) trait Watcher: Send + Sync {
+    /// So many are open now.
+    fn connections(&self, open: usize);
+    /// One ended so that another client could be served.
+    fn shed(&self);
+}
 
 /// What a lease service counts.
 pub(crate) struct Metrics {
@@ -89,14 +96,6 @@ impl Metrics {
         self.answers.get_or_create(&[("endpoint", endpoint), ("result", result)]).inc();
     }
 
-    pub(crate) fn connections(&self, open: usize) {
-        self.connections.set(open as u64);
-    }
-
-    pub(crate) fn shed(&self) {
-        self.shed.inc();
-    }
-
     /// The page that monitoring reads. `status` is what `Issuer::status` says.
     pub(crate) fn page(&self, status: &Value) -> String {
         let _page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,5 +114,15 @@ impl Metrics {
         // Writing into a string does not fail.
         let _ = encode(&mut page, &self.registry);
         page
+    }
+}
+
+impl Watcher for Metrics {
+    fn connections(&self, open: usize) {
+        self.connections.set(open as u64);
+    }
+
+    fn shed(&self) {
+        self.shed.inc();
     }
 }

@@ -1,6 +1,6 @@
 //! `lease serve`: the online service of one authority.
 
-mod connections;
+pub(crate) mod connections;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,12 +28,12 @@ use crate::Outcome;
 use crate::chain::RootArguments;
 use crate::failure::Failure;
 use crate::issuer::{Issuer, Kind, Refusal};
-use crate::metrics::CONTENT_TYPE;
+use crate::metrics::{CONTENT_TYPE, Metrics, Watcher};
 use crate::signer::SignerArguments;
 
 /// How long a client may take to send a request's head, and its body, and how long a request waits for its
 /// turn.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Open files and sockets beside the connections: documents that are read, a signing command's pipes,
 /// standard streams.
 const OTHER_FILES: u64 = 256;
@@ -116,8 +116,8 @@ async fn serve_on(address: SocketAddr, issuer: Issuer, json: bool) -> Result<(),
         output::announce(format_args!("listening on {url}"));
     }
     tracing::info!(url, "listening");
-    let metrics = Arc::clone(&issuer.metrics);
-    connections::serve(listener, &router(Service::new(issuer)), &metrics, &mut signals).await;
+    let watcher: Arc<dyn Watcher> = Arc::<Metrics>::clone(&issuer.metrics);
+    connections::serve(listener, &router(Service::new(issuer)), &watcher, &mut signals).await;
     Ok(())
 }
 
@@ -233,7 +233,7 @@ async fn health((State(service), Extension(at_work)): Asked) -> Response {
 }
 
 /// At most `limit` bytes, within [`PATIENCE`].
-async fn body(request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
+pub(crate) async fn body(request: Request, limit: usize) -> Result<Vec<u8>, Refusal> {
     let malformed = |code, message: String| Refusal { kind: Kind::Malformed, code, message };
     let collected = timeout(PATIENCE, Limited::new(request.into_body(), limit).collect()).await;
     match collected {
@@ -259,18 +259,23 @@ fn answer(
         }
         Err(refusal) => {
             issuer.metrics.count(endpoint, refusal.code);
-            let status = match refusal.kind {
-                Kind::Malformed => StatusCode::BAD_REQUEST,
-                Kind::Forbidden => StatusCode::FORBIDDEN,
-                Kind::Outdated => StatusCode::CONFLICT,
-                Kind::Unusable => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            json(status, refusal.json().to_string())
+            refused(&refusal)
         }
     }
 }
 
-fn json(status: StatusCode, body: impl Into<Body>) -> Response {
+/// A refusal as an answer.
+pub(crate) fn refused(refusal: &Refusal) -> Response {
+    let status = match refusal.kind {
+        Kind::Malformed => StatusCode::BAD_REQUEST,
+        Kind::Forbidden => StatusCode::FORBIDDEN,
+        Kind::Outdated => StatusCode::CONFLICT,
+        Kind::Unusable => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    json(status, refusal.json().to_string())
+}
+
+pub(crate) fn json(status: StatusCode, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -1,4 +1,4 @@
-//! The connections of the lease service: how many there are, how long each may last, and which one ends when
+//! The connections of a service: how many there are, how long each may last, and which one ends when
 //! more come.
 //!
 //! Anybody may connect, so waiting must not keep others out. When the number is reached and another client
@@ -26,11 +26,12 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower::Service as _;
 
+use crate::metrics::Watcher;
+
 use super::PATIENCE;
-use crate::metrics::Metrics;
 
 /// Connections at the same time.
-pub(super) const CONNECTIONS: usize = 256;
+pub(crate) const CONNECTIONS: usize = 256;
 /// A connection that is older than this ends with the next answer.
 const OLD: Duration = Duration::from_secs(60);
 /// The longest that a connection lasts, whatever its client does.
@@ -42,13 +43,13 @@ const HEAD: usize = 16 << 10;
 
 /// Whether the request of a connection is being worked on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct AtWork(Arc<AtomicUsize>);
+pub(crate) struct AtWork(Arc<AtomicUsize>);
 
 /// The connection is spared for as long as this lives.
-pub(super) struct Spared(Arc<AtomicUsize>);
+pub(crate) struct Spared(Arc<AtomicUsize>);
 
 impl AtWork {
-    pub(super) fn begin(&self) -> Spared {
+    pub(crate) fn begin(&self) -> Spared {
         self.0.fetch_add(1, Ordering::SeqCst);
         Spared(Arc::clone(&self.0))
     }
@@ -65,14 +66,14 @@ impl Drop for Spared {
 }
 
 /// Serves until a signal asks for the end, and drains then. A second signal ends it at once.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     router: &Router,
-    metrics: &Arc<Metrics>,
+    watcher: &Arc<dyn Watcher>,
     signals: &mut Signals,
 ) {
     let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Connections { open: Mutex::default(), metrics: Arc::clone(metrics) });
+    let connections = Arc::new(Connections { open: Mutex::default(), watcher: Arc::clone(watcher) });
     let mut number = 0;
     loop {
         // Signals come first: a crowd of clients must not keep the service from ending.
@@ -109,7 +110,7 @@ pub(super) async fn serve(
 /// The connections that are open, oldest first.
 struct Connections {
     open: Mutex<BTreeMap<u64, Open>>,
-    metrics: Arc<Metrics>,
+    watcher: Arc<dyn Watcher>,
 }
 
 struct Open {
@@ -128,7 +129,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut open = self.connections.lock();
         open.remove(&self.number);
-        self.connections.metrics.connections(open.len());
+        self.connections.watcher.connections(open.len());
     }
 }
 
@@ -158,7 +159,7 @@ impl Connections {
             let _ = timeout(LIFE, connection).await;
         });
         open.insert(number, Open { from, at_work, task: task.abort_handle() });
-        self.metrics.connections(open.len());
+        self.watcher.connections(open.len());
     }
 
     /// Ends one connection that waits for its client if more than `most` are open.
@@ -177,7 +178,7 @@ impl Connections {
         let victim = waiting.rev().max_by_key(|(_, connection)| share(connection)).map(|(number, _)| *number);
         if let Some(connection) = victim.and_then(|number| open.remove(&number)) {
             connection.task.abort();
-            self.metrics.shed();
+            self.watcher.shed();
         }
     }
 
@@ -211,9 +212,16 @@ fn connection(stream: TcpStream, router: Router, at_work: AtWork) -> impl Gracef
 mod tests {
     use super::*;
 
+    struct Nobody;
+
+    impl Watcher for Nobody {
+        fn connections(&self, _: usize) {}
+        fn shed(&self) {}
+    }
+
     /// Connections from these addresses, in this order, that never end by themselves.
     fn open(from: &[u8]) -> Connections {
-        let connections = Connections { open: Mutex::default(), metrics: Arc::new(Metrics::new()) };
+        let connections = Connections { open: Mutex::default(), watcher: Arc::new(Nobody) };
         for (number, last) in (0..).zip(from) {
             let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
             let from = IpAddr::from([10, 0, 0, *last]);

@@ -30,7 +30,7 @@ pub(crate) fn enclave(folder: &Folder, release: &str, nonce: u8) -> (TrustedStat
 }
 
 /// The Ed25519 key in a PEM file.
-fn signing_key(pem: &[u8]) -> Ed25519KeyPair {
+pub(crate) fn signing_key(pem: &[u8]) -> Ed25519KeyPair {
     let text = String::from_utf8(pem.to_vec()).unwrap();
     let base64: String = text.lines().filter(|line| !line.starts_with('-')).collect();
     Ed25519KeyPair::from_pkcs8(&STANDARD.decode(base64).unwrap()).unwrap()

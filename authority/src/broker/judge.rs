@@ -1,0 +1,372 @@
+//! Whether an enclave gets the share: every check, in order, and an entry in the log before any answer.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::document::EnclavePcrs;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::release::{Model, ModelState, Release, ShownTerms, TrustedState, Verified};
+use cleanroom_attestation::time::Timestamp;
+use cleanroom_attestation::verdict::{AcceptedEvidence, Expectation, appraise};
+use cleanroom_key_release::{SealedShare, ShareRequest};
+use cleanroom_program::clock::{BootInstant, Clock};
+use serde_json::{Value, json};
+
+use super::allowed::Allowed;
+use super::challenge::{Challenges, Stale};
+use super::log::{Asked, Entry, Log, Proven, Result as Event, written};
+use super::share_file::HeldShare;
+use crate::chain::{self, RootArguments};
+use crate::issuer::{Kind, Refusal};
+use crate::status::summary;
+
+/// Shares for one security module, which is one boot of one enclave, within [`WINDOW`]. An enclave needs one.
+const SHARES_PER_MODULE: usize = 10;
+/// See [`SHARES_PER_MODULE`].
+const WINDOW: Duration = Duration::from_secs(600);
+/// Security modules that are remembered.
+const MODULES: usize = 4096;
+/// Entries for refusals of requests that prove nothing, within a minute. Anybody can send such requests; they must not fill the
+/// disk.
+const UNPROVEN_PER_MINUTE: u64 = 60;
+
+/// A broker: its share, and what it wants to see before it gives it.
+pub(super) struct Broker {
+    pub(super) roots: RootArguments,
+    pub(super) release: PathBuf,
+    pub(super) denials: PathBuf,
+    pub(super) policy: Policy,
+    pub(super) allowed: Allowed,
+    pub(super) shares: Vec<HeldShare>,
+    pub(super) challenges: Challenges,
+    pub(super) clock: Clock,
+    /// What was read from the files so far. It is only ever added to.
+    pub(super) held: Mutex<Arc<TrustedState>>,
+    pub(super) log: Mutex<Log>,
+    pub(super) rates: Mutex<Rates>,
+}
+
+/// How much was given and refused lately.
+#[derive(Default)]
+pub(super) struct Rates {
+    given: HashMap<String, VecDeque<BootInstant>>,
+    unproven_since: Option<BootInstant>,
+    unproven: u64,
+    left_out: u64,
+}
+
+/// A request that was refused, and how far it came.
+struct Refused {
+    refusal: Refusal,
+    asked: Option<Asked>,
+    proven: Option<Proven>,
+}
+
+impl Broker {
+    /// A challenge: 32 bytes.
+    pub(super) fn challenge(&self) -> Result<Vec<u8>, Refusal> {
+        let nonce = self.challenges.give(self.elapsed());
+        let nonce = nonce.ok_or_else(|| refusal(Kind::Unusable, "random", "no random numbers"))?;
+        Ok(nonce.as_bytes().to_vec())
+    }
+
+    /// The share for the enclave that sent `body`, sealed to it. The log has it, on the disk, when this returns.
+    pub(super) fn share(&self, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+        match self.judge(body) {
+            Ok((sealed, asked, proven)) => {
+                let entry = self.entry(Event::Given, None, Some(asked), Some(proven));
+                // Not in the log: not given.
+                self.append(entry).map_err(|()| {
+                    refusal(
+                        Kind::Unusable,
+                        "not-logged",
+                        "the share could not be put into the log, so it is not given",
+                    )
+                })?;
+                Ok(sealed.as_bytes().to_vec())
+            }
+            Err(Refused { refusal, asked, proven }) => {
+                if proven.is_some() || self.may_log_unproven() {
+                    let code = Some(refusal.code.to_owned());
+                    // It is refused either way; the program's own log says that the disk is full.
+                    let _ = self.append(self.entry(Event::Refused, code, asked, proven));
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    fn judge(&self, body: &[u8]) -> Result<(SealedShare, Asked, Proven), Refused> {
+        let unproven = |refusal| Refused { refusal, asked: None, proven: None };
+        let request = ShareRequest::decode(body)
+            .map_err(|error| unproven(refusal(Kind::Malformed, "share-request", &error.to_string())))?;
+        let asked = asked(&request);
+        let claimed = |refusal| Refused { refusal, asked: Some(asked.clone()), proven: None };
+        self.check_challenge(&request).map_err(claimed)?;
+        let state = self.documents().map_err(claimed)?;
+        let release = check_versions(&state, &request).map_err(claimed)?;
+        let share = self.check_model(&state, release, &request).map_err(claimed)?;
+        let evidence = self.appraise(&request, release).map_err(claimed)?;
+        let proven =
+            Proven { module_id: evidence.module_id().to_owned(), image: evidence.image().to_owned() };
+        let known = |refusal| Refused { refusal, asked: Some(asked.clone()), proven: Some(proven.clone()) };
+        self.check_enclave(&evidence, release).map_err(known)?;
+        check_lease(&state, release, &request).map_err(known)?;
+        self.check_rate(evidence.module_id()).map_err(known)?;
+        let sealed = SealedShare::seal(share, &request)
+            .ok_or_else(|| known(refusal(Kind::Unusable, "library", "the cryptographic library failed")))?;
+        Ok((sealed, asked, proven))
+    }
+
+    /// The challenge is one of this broker's, fresh, and was not answered before.
+    fn check_challenge(&self, request: &ShareRequest) -> Result<(), Refusal> {
+        self.challenges.answer(&request.nonce, self.elapsed()).map_err(|stale| match stale {
+            Stale::Unknown => refusal(
+                Kind::Forbidden,
+                "challenge-unknown",
+                "this broker did not give this challenge within the last minute; ask for another",
+            ),
+            Stale::Answered => {
+                refusal(Kind::Forbidden, "challenge-answered", "this challenge was answered before")
+            }
+        })
+    }
+
+    /// What the authorities have signed, by this broker's own files. Nothing is given while they cannot be read.
+    fn documents(&self) -> Result<Arc<TrustedState>, Refusal> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = TrustedState::clone(&held);
+        let read = self.roots.update(&mut state, Some(&self.release), Some(&self.denials));
+        // Good documents are taken even if others are bad: denials above all.
+        *held = Arc::new(state);
+        read.map_err(|failure| {
+            tracing::error!(%failure, "no shares until this is repaired");
+            refusal(
+                Kind::Unusable,
+                "inputs-unusable",
+                "this broker's documents cannot be used; its operator finds the reason in its log",
+            )
+        })?;
+        Ok(Arc::clone(&held))
+    }
+
+    /// The model is the release's, serves, names this broker and its share, and is on the broker's own list.
+    fn check_model(
+        &self,
+        state: &TrustedState,
+        release: &Release,
+        request: &ShareRequest,
+    ) -> Result<&cleanroom_key_release::Share, Refusal> {
+        let forbidden = |code, message: &str| Err(refusal(Kind::Forbidden, code, message));
+        let (id, sha256) = (&request.model_id, &request.model_digest);
+        let model = release.model(id.as_str()).filter(|model| model.sha256 == *sha256);
+        let Some(Model { weights: Some(weights), state: model_state, .. }) = model else {
+            return forbidden(
+                "model-not-released",
+                "the release has no sealed model of this name and digest",
+            );
+        };
+        if state.model(id.as_str()).is_none_or(|model| model.denied) {
+            return forbidden("model-denied", "an authority has halted this model");
+        }
+        if *model_state != ModelState::Active {
+            return forbidden("model-not-active", "the release does not let this model serve");
+        }
+        if !self.allowed.allows_model(id, sha256) {
+            return forbidden("model-not-allowed", "this model is not on the broker's own list");
+        }
+        let named = weights.brokers.of.iter().find(|broker| broker.name == request.broker);
+        let held = self.shares.iter().find(|held| held.model == *sha256 && held.broker == request.broker);
+        match (named, held) {
+            (Some(named), Some(held)) if held.commitment() == named.sha256 => Ok(&held.share),
+            _ => {
+                forbidden("share-unknown", "this broker has no such share as the release names for the model")
+            }
+        }
+    }
+
+    /// The document is genuine, of an image of the release, and was made for exactly this request.
+    fn appraise(&self, request: &ShareRequest, release: &Release) -> Result<AcceptedEvidence, Refusal> {
+        let expected = request.evidence().evidence_request();
+        let expectation = Expectation {
+            nonce: Some(expected.nonce()),
+            user_data: Some(expected.user_data()),
+            ..Expectation::default()
+        };
+        let at = Timestamp::from_millis(chain::now().0);
+        let policy = self.policy.with_release(release);
+        let verdict = appraise(&request.document, &policy, &expectation, at, None);
+        match verdict.accepted() {
+            Ok(evidence) => Ok(evidence.clone()),
+            Err(rejection) => Err(refusal(Kind::Forbidden, rejection.code(), &rejection.to_string())),
+        }
+    }
+
+    /// The enclave runs where it may, has committed to nothing yet, and its image is on the broker's own list.
+    fn check_enclave(&self, evidence: &AcceptedEvidence, release: &Release) -> Result<(), Refusal> {
+        let forbidden = |code, message: &str| Err(refusal(Kind::Forbidden, code, message));
+        let Some(pcrs) = evidence.pcrs().enclave() else {
+            return forbidden("platform", "this broker gives shares to enclaves alone");
+        };
+        if !release.permits_deployment(pcrs.get(3), pcrs.get(4), pcrs.get(8)) {
+            return forbidden("deployment", "the release does not let its images run there");
+        }
+        if !pcrs.get(0).is_some_and(|pcr0| self.allowed.allows_image(pcr0)) {
+            return forbidden("image-not-allowed", "this image is not on the broker's own list");
+        }
+        // A register that nothing was written into is absent, or zero.
+        let touched =
+            |pcrs: &EnclavePcrs, index| pcrs.get(index).is_some_and(|value: &Sha384Digest| !value.is_zero());
+        if touched(pcrs, 16) || touched(pcrs, 17) {
+            return forbidden(
+                "model-committed",
+                "this enclave has committed to a model already and needs no key",
+            );
+        }
+        Ok(())
+    }
+
+    /// Not more for one boot of an enclave than it can need.
+    fn check_rate(&self, module_id: &str) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        let Rates { given, .. } = &mut *self.rates();
+        given.retain(|_, times| {
+            times.retain(|time| now.since(*time) < WINDOW);
+            !times.is_empty()
+        });
+        let many =
+            refusal(Kind::Forbidden, "too-many-shares", "this enclave had its share often enough; wait");
+        if given.len() >= MODULES && !given.contains_key(module_id) {
+            return Err(many);
+        }
+        let times = given.entry(module_id.to_owned()).or_default();
+        if times.len() >= SHARES_PER_MODULE {
+            return Err(many);
+        }
+        times.push_back(now);
+        Ok(())
+    }
+
+    /// Whether one more request that proves nothing gets an entry. Others are counted in the next entry.
+    fn may_log_unproven(&self) -> bool {
+        let now = self.clock.now();
+        let rates = &mut *self.rates();
+        if rates.unproven_since.is_none_or(|since| now.since(since) >= Duration::from_secs(60)) {
+            (rates.unproven_since, rates.unproven) = (Some(now), 0);
+        }
+        rates.unproven += 1;
+        let may = rates.unproven <= UNPROVEN_PER_MINUTE;
+        rates.left_out += u64::from(!may);
+        may
+    }
+
+    fn entry(
+        &self,
+        result: Event,
+        code: Option<String>,
+        asked: Option<Asked>,
+        enclave: Option<Proven>,
+    ) -> Entry {
+        let left_out = std::mem::take(&mut self.rates().left_out);
+        Entry { result, code, asked, enclave, left_out }
+    }
+
+    fn append(&self, entry: Entry) -> Result<(), ()> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.is_full() {
+            tracing::error!("no shares: the log is full; move it away and start again");
+            return Err(());
+        }
+        log.append(chain::now(), entry).map_err(|error| tracing::error!(%error, "the log cannot be written"))
+    }
+
+    /// What the broker holds, without the share.
+    pub(super) fn status(&self) -> Value {
+        let problem = self.documents().err().map(|refusal| refusal.code);
+        let state = Arc::clone(&self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut status = summary(&state, chain::now());
+        let shares = self.shares.iter().map(|held| {
+            json!({ "broker": held.broker, "model_sha256": held.model, "commitment": held.commitment() })
+        });
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        status["shares"] = shares.collect();
+        status["log"] = json!({ "entries": log.number(), "last": log.last(), "full": log.is_full() });
+        if let Some(code) = problem {
+            status["problem"] = code.into();
+        }
+        status
+    }
+
+    /// Entries of the log.
+    pub(super) fn entries(&self) -> u64 {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).number()
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The machine's own time.
+    fn elapsed(&self) -> Duration {
+        self.clock.now().since(BootInstant::from_millis(0))
+    }
+}
+
+/// The enclave holds the newest root and release, and neither has ended.
+fn check_versions<'s>(
+    state: &'s TrustedState,
+    request: &ShareRequest,
+) -> Result<&'s Verified<Release>, Refusal> {
+    let at = chain::now();
+    let root = state.root();
+    if (request.root_version, request.root) != (root.version, root.digest()) {
+        let message = "this broker holds another version of the root; give the enclave every root up to it";
+        return Err(refusal(Kind::Outdated, "root-outdated", message));
+    }
+    if at >= root.expires {
+        return Err(refusal(Kind::Forbidden, "root-expired", "the root has expired; rotate it"));
+    }
+    let release = state.release();
+    let release =
+        release.ok_or_else(|| refusal(Kind::Unusable, "no-release", "this broker has no release"))?;
+    if request.release != release.digest() {
+        let message = "this broker holds another release; give the enclave the newest one";
+        return Err(refusal(Kind::Outdated, "release-outdated", message));
+    }
+    if at >= release.expires {
+        return Err(refusal(Kind::Forbidden, "release-expired", "the release has expired; sign a newer one"));
+    }
+    Ok(release)
+}
+
+/// The enclave shows a lease for this release that enough issuers gave, and that has not ended.
+fn check_lease(
+    state: &TrustedState,
+    release: &Verified<Release>,
+    request: &ShareRequest,
+) -> Result<(), Refusal> {
+    let shown = ShownTerms::open(state.root(), &release.envelope().to_json(), &request.lease)
+        .map_err(|error| refusal(Kind::Forbidden, error.code(), &error.to_string()))?;
+    if shown.lease_left_ms() == 0 {
+        return Err(refusal(Kind::Forbidden, "lease-lapsed", "the lease that the enclave shows has ended"));
+    }
+    Ok(())
+}
+
+fn asked(request: &ShareRequest) -> Asked {
+    Asked {
+        model: request.model_id.clone(),
+        model_sha256: request.model_digest,
+        root_version: request.root_version,
+        release_sha256: request.release,
+        nonce: written(&request.nonce),
+        document_sha384: Sha384Digest::of(&[&request.document]),
+    }
+}
+
+fn refusal(kind: Kind, code: &'static str, message: &str) -> Refusal {
+    Refusal { kind, code, message: message.to_owned() }
+}
