@@ -4,7 +4,8 @@
 //! ```text
 //! renewal ──────────────┐ its own turn
 //! one task per service ─┤ one turn for all of them ──► control connection ──► enclave
-//! files ────────────────┘
+//! files ────────────────┤
+//! one task per broker ──┘
 //! ```
 //!
 //! Nothing here is trusted. The enclave refuses what is not signed, and ends its service when leases stay
@@ -17,6 +18,7 @@ mod control;
 mod delivery;
 mod renewal;
 mod service;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +39,8 @@ use self::renewal::Renewal;
 use crate::endpoint::EnclaveAddress;
 use crate::relay::Dial as _;
 pub use service::Authority;
+pub use shares::Broker;
+use shares::Shares;
 
 /// How often everything is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -50,6 +54,8 @@ pub struct Settings {
     pub release: Option<PathBuf>,
     /// A folder of denials, beside those that the lease services know.
     pub denials: Option<PathBuf>,
+    /// The brokers that hold shares of the key of sealed weights. All are asked at once.
+    pub brokers: Vec<Broker>,
 }
 
 /// What the enclave said last about its release and its lease.
@@ -109,6 +115,9 @@ where
     let control = Arc::new(Control::new(stream));
     let delivery = Delivery::new(Arc::clone(&control));
     let mut tasks = JoinSet::new();
+    for broker in &settings.brokers {
+        tasks.spawn(Shares::new(Arc::clone(&control), broker.clone()).run());
+    }
     let renewal = Renewal::new(control, settings.authorities.clone(), observed.clone());
     tasks.spawn(renewal.run());
     for authority in &settings.authorities {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cleanroom_attestation::digest::Sha384Digest;
-use cleanroom_host::agent::{self, Authority};
+use cleanroom_host::agent::{self, Authority, Broker};
 use cleanroom_host::doctor::{self, Finding};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::nitro;
@@ -180,6 +180,11 @@ pub(crate) struct RunArguments {
     /// A folder of denials, beside those that the lease services know.
     #[arg(long, value_name = "FOLDER", requires = "authority")]
     denials: Option<PathBuf>,
+
+    /// A broker that holds a share of the key of sealed weights, NAME=http://HOST:PORT with the name that the
+    /// release gives it; may be repeated. The host carries its share, sealed, to the enclave.
+    #[arg(long, value_name = "NAME=URL", requires = "authority")]
+    broker: Vec<Broker>,
 
     /// Give up after starting a failing enclave again this many times. Without it: never.
     #[arg(long, value_name = "NUMBER")]
@@ -391,6 +396,7 @@ impl RunArguments {
             authorities: self.authority.clone(),
             release: self.release.clone(),
             denials: self.denials.clone(),
+            brokers: self.broker.clone(),
         })
     }
 

@@ -126,7 +126,13 @@ impl Authority {
     }
 
     /// One request on a connection of its own, and the answer's body.
-    async fn call(&self, method: Method, path: &str, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, String> {
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        limit: usize,
+    ) -> Result<Vec<u8>, String> {
         let Self(address) = self;
         let exchange = async {
             let stream = connect(address).await?;

@@ -128,7 +128,7 @@ fn renewal(stream: DuplexStream, authorities: Vec<Authority>) -> Renewal<DuplexS
 }
 
 fn settings(authorities: Vec<Authority>) -> Settings {
-    Settings { authorities, release: None, denials: None }
+    Settings { authorities, release: None, denials: None, brokers: Vec::new() }
 }
 
 #[tokio::test]

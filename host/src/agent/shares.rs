@@ -1,0 +1,140 @@
+//! Shares of the key of sealed weights: carried from each broker to the enclave, until the enclave needs no more.
+//!
+//! The host cannot read a share, and an enclave takes none but the one that its release commits to. So the most that a broken
+//! host or broker can do is to keep the weights sealed.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleanroom_attestation::release::{ControlAnswer, ControlKind, Id, ShareMessage};
+use http::Method;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep;
+
+use super::TICK;
+use super::complaint::Complaint;
+use super::control::Control;
+use super::service::Authority;
+
+/// The longest pause before a broker that gave nothing is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest challenge and the longest sealed share, in bytes.
+const ANSWER_LIMIT: usize = 2 << 10;
+/// What an enclave says that needs no key: `docs/protocol.md` section 12.
+const NO_KEY_NEEDED: &str = "no-key-needed";
+
+/// A broker: `NAME=http://HOST:PORT`, with the name that the release gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broker {
+    name: Id,
+    service: Authority,
+}
+
+impl FromStr for Broker {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, url) = text.split_once('=').ok_or("expected NAME=http://HOST:PORT")?;
+        let name =
+            name.parse().map_err(|error: cleanroom_attestation::release::TextError| error.to_string())?;
+        Ok(Self { name, service: url.parse()? })
+    }
+}
+
+impl fmt::Display for Broker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} at {}", self.name, self.service)
+    }
+}
+
+/// How far one look came.
+#[derive(Debug, PartialEq, Eq)]
+enum Looked {
+    /// This enclave needs no key, and never will on this connection.
+    NoKeyNeeded,
+    /// It does not wait for this broker now.
+    NotMissing,
+    /// A share was handed in and counts.
+    Given,
+    /// Nothing came of it.
+    Nothing(String),
+}
+
+/// Carries one broker's share.
+pub(super) struct Shares<S> {
+    control: Arc<Control<S>>,
+    broker: Broker,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
+    pub(super) const fn new(control: Arc<Control<S>>, broker: Broker) -> Self {
+        Self { control, broker }
+    }
+
+    /// Carries the share whenever the enclave waits for it, until the control connection ends, and gives its error.
+    pub(super) async fn run(self) -> io::Error {
+        let broker = &self.broker;
+        let mut complaint = Complaint::default();
+        let mut pause = TICK;
+        loop {
+            match self.look().await {
+                Err(error) => return error,
+                // Another task notices the end of the connection.
+                Ok(Looked::NoKeyNeeded) => return std::future::pending().await,
+                Ok(Looked::NotMissing) => pause = TICK,
+                Ok(Looked::Given) => {
+                    complaint.clear();
+                    pause = TICK;
+                    tracing::info!(%broker, "a share was handed in");
+                }
+                Ok(Looked::Nothing(reason)) => {
+                    if complaint.is_due(&reason) {
+                        tracing::warn!(%broker, reason, "no share");
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// Looks once. An error is one of the control connection.
+    async fn look(&self) -> io::Result<Looked> {
+        let Broker { name, service } = &self.broker;
+        match self.control.ask(ControlKind::Shares, b"").await? {
+            ControlAnswer::Shares(state) if state.missing.contains(name) && state.needed > 0 => {}
+            ControlAnswer::Shares(_) => return Ok(Looked::NotMissing),
+            ControlAnswer::Refused(code) if code == NO_KEY_NEEDED => return Ok(Looked::NoKeyNeeded),
+            // It waits for a release or a lease.
+            _ => return Ok(Looked::NotMissing),
+        }
+        let challenge = match service.call(Method::POST, "/v1/challenge", Vec::new(), ANSWER_LIMIT).await {
+            Ok(bytes) => bytes,
+            Err(reason) => return Ok(Looked::Nothing(reason)),
+        };
+        let message = ShareMessage { broker: name.clone(), bytes: challenge };
+        let request = match self.control.ask(ControlKind::ShareAsk, &message.encode()).await? {
+            ControlAnswer::ShareRequest(request) => request,
+            other => return Ok(Looked::Nothing(refused(&other))),
+        };
+        let share = match service.call(Method::POST, "/v1/share", request, ANSWER_LIMIT).await {
+            Ok(bytes) => bytes,
+            Err(reason) => return Ok(Looked::Nothing(reason)),
+        };
+        let message = ShareMessage { broker: name.clone(), bytes: share };
+        Ok(match self.control.ask(ControlKind::Share, &message.encode()).await? {
+            ControlAnswer::Shares(_) => Looked::Given,
+            other => Looked::Nothing(refused(&other)),
+        })
+    }
+}
+
+fn refused(answer: &ControlAnswer) -> String {
+    match answer {
+        ControlAnswer::Refused(code) => format!("the enclave refused: {code}"),
+        _ => "the enclave gave another answer than was asked for".to_owned(),
+    }
+}
