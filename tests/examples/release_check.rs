@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::release::{Limits, List, Nonce, Partner, UnixMillis};
-use cleanroom_guard::{Clock, Guard, Weights};
+use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::platform::{World, model_digest, model_id};
 use cleanroom_worker::{Grants, PartnerId, SessionIdentity};
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let keys: Vec<Sha256Digest> =
         (0..PARTNERS).map(|number| Sha256Digest::of(&[b"partner", &number.to_be_bytes()])).collect();
     let guard =
-        Guard::new(&authorities.root_text(), model_id(), model_digest(), Weights::Plain, Clock::boot())
+        Guard::new(&authorities.root_text(), model_id(), model_digest(), Sealing::Plain, Clock::boot())
             .unwrap();
     let release = {
         let mut release = authorities.release(1, world.image(), model_digest(), keys[0]);

@@ -3,9 +3,11 @@
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Broker, Brokers, Id};
 
-use crate::data_key::{DataKey, Purpose};
+use crate::data_key::DataKey;
+use crate::purpose::Purpose;
+use crate::recipient::RecipientKey;
 use crate::request::ShareRequest;
-use crate::sealed::{Recipient, RecipientKey, SealedShare};
+use crate::sealed::{Recipient, SealedShare};
 use crate::secret::{Secret, Share, ShareOf};
 
 /// Collects the shares of one model's key under one release.

@@ -5,24 +5,8 @@ use cleanroom_attestation::channel::length_prefixed;
 use cleanroom_attestation::digest::Sha256Digest;
 use zeroize::Zeroizing;
 
+use crate::purpose::Purpose;
 use crate::secret::Secret;
-
-/// What a key may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// To open the sealed weights of one model.
-    Weights,
-}
-
-impl Purpose {
-    /// The word that stands for it wherever something is hashed, and in files.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Weights => "weights",
-        }
-    }
-}
 
 /// The key of one model's sealed weights: 32 bytes, wiped when dropped. It cannot be printed or copied.
 pub struct DataKey(Zeroizing<[u8; 32]>);

@@ -15,9 +15,9 @@
 //! | module | contents |
 //! |---|---|
 //! | `secret` | secrets and shares: split, joined, committed to |
-//! | `data_key` | the key that a secret gives |
+//! | `data_key`, `purpose` | the key that a secret gives, and what it is for |
 //! | `request` | what an enclave shows to a broker |
-//! | `sealed` | HPKE (RFC 9180): a share for one recipient and one request |
+//! | `recipient`, `sealed` | HPKE (RFC 9180): a share for one recipient and one request |
 //! | `collector` | the shares that an enclave has, and those that it waits for |
 //!
 //! `docs/protocol.md` section 12 is the specification. This crate does no I/O and knows no clock.
@@ -27,14 +27,18 @@
 
 mod collector;
 mod data_key;
+mod purpose;
+mod recipient;
 mod request;
 mod sealed;
 mod secret;
 
 pub use collector::{Collector, Given, Outcome, ShareError};
-pub use data_key::{DataKey, Purpose};
+pub use data_key::DataKey;
+pub use purpose::Purpose;
+pub use recipient::RecipientKey;
 pub use request::{RequestError, ShareRequest};
-pub use sealed::{Recipient, RecipientKey, SealedShare};
+pub use sealed::{Recipient, SealedShare};
 pub use secret::{Secret, Share, ShareOf, SplitError};
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use cleanroom_attestation::channel::{
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::release::{Id, TEXT_LIMIT, VERSION_LIMIT};
 
-use crate::data_key::Purpose;
-use crate::sealed::RecipientKey;
+use crate::purpose::Purpose;
+use crate::recipient::RecipientKey;
 
 /// An enclave's request for one broker's share.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use hpke::kem::XWing;
 use hpke::{Deserializable as _, Kem as KemTrait, OpModeR, OpModeS, Serializable as _};
 use zeroize::Zeroizing;
 
+use crate::recipient::RecipientKey;
 use crate::request::ShareRequest;
 use crate::secret::Share;
 
@@ -23,31 +24,9 @@ pub struct Recipient {
     public: RecipientKey,
 }
 
-/// The public half: 1216 bytes. An attestation document has no room for it, so the document has its digest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecipientKey(Vec<u8>);
-
 /// A share that one recipient can open, for one request: the encapsulated key (1120 bytes), then the share and a tag (49 bytes).
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedShare(Vec<u8>);
-
-impl RecipientKey {
-    /// The length in bytes.
-    pub const LENGTH: usize = 1216;
-
-    /// Reads a key. `None` when it has another length or is no key.
-    #[must_use]
-    pub fn read(bytes: &[u8]) -> Option<Self> {
-        PublicKey::from_bytes(bytes).ok()?;
-        Some(Self(bytes.to_vec()))
-    }
-
-    /// The key's bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
 
 impl SealedShare {
     const ENCAPPED_LENGTH: usize = 1120;
@@ -89,7 +68,7 @@ impl Recipient {
     #[must_use]
     pub fn generate() -> Self {
         let (private, public) = XWing::gen_keypair();
-        Self { private, public: RecipientKey(public.to_bytes().to_vec()) }
+        Self { private, public: RecipientKey::of(&public) }
     }
 
     /// The public half.

@@ -8,7 +8,7 @@ use cleanroom_attestation::release::{BROKERS_LIMIT, Id};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use crate::data_key::Purpose;
+use crate::purpose::Purpose;
 
 /// A secret that brokers hold together: 32 random bytes, wiped when dropped.
 pub struct Secret(Zeroizing<[u8; Self::LENGTH]>);

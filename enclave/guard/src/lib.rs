@@ -59,7 +59,7 @@ impl Clock {
 pub struct Guard {
     model: ModelId,
     model_sha256: Sha256Digest,
-    weights: Weights,
+    sealing: Sealing,
     clock: Clock,
     /// Only the control connection changes it.
     held: Mutex<TrustedState>,
@@ -73,7 +73,7 @@ pub struct Guard {
 
 /// How an enclave takes its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weights {
+pub enum Sealing {
     /// As they are: the host has them.
     Plain,
     /// Sealed: the host has a file that it cannot read.
@@ -128,14 +128,14 @@ impl Guard {
         root: &str,
         model: ModelId,
         model_sha256: Sha256Digest,
-        weights: Weights,
+        sealing: Sealing,
         clock: Clock,
     ) -> Result<Arc<Self>, ReleaseError> {
         let state = TrustedState::new(root.as_bytes())?;
         Ok(Arc::new(Self {
             model,
             model_sha256,
-            weights,
+            sealing,
             clock,
             snapshot: RwLock::new(Arc::new(state.clone())),
             held: Mutex::new(state),
@@ -353,7 +353,7 @@ impl Guard {
             let mut next = state.clone();
             let accepted = next.accept_release(envelope)?;
             let in_release = next.release().and_then(|release| release.seals(self.model.as_str()));
-            match in_release.filter(|sealed| *sealed != (self.weights == Weights::Sealed)) {
+            match in_release.filter(|sealed| *sealed != (self.sealing == Sealing::Sealed)) {
                 Some(in_release) => Err(ReleaseError::Weights { in_release }),
                 None => {
                     *state = next;

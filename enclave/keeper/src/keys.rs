@@ -12,7 +12,7 @@ use cleanroom_attestation::channel::{ModelId, Nonce};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{ControlAnswer, ControlKind, Refusal, ShareMessage, ShareState};
 use cleanroom_config::Config;
-use cleanroom_guard::{Clock, Guard, KeyTerms, Weights};
+use cleanroom_guard::{Clock, Guard, KeyTerms, Sealing};
 use cleanroom_key_release::{Collector, DataKey, Outcome, SealedShare, ShareError, ShareRequest};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
@@ -43,7 +43,7 @@ pub async fn obtain(
 ) -> Result<Released, Halt> {
     // The guard decides about one digest. Until the release has said which, it decides about none.
     let none = Sha256Digest::from_bytes([0; 32]);
-    let guard = Guard::new(root, config.model.clone(), none, Weights::Sealed, clock).map_err(Halt::Root)?;
+    let guard = Guard::new(root, config.model.clone(), none, Sealing::Sealed, clock).map_err(Halt::Root)?;
     let mut asking = Asking {
         guard,
         model_id: config.model.clone(),

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::ModelDigester;
 use cleanroom_config::Config;
-use cleanroom_guard::{Clock, Guard, Weights};
+use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
 use cleanroom_link::model::ModelBytes;
 use cleanroom_protocol::{FromKeeper, Start};
@@ -118,7 +118,7 @@ fn guard(
     has_control: bool,
 ) -> Result<Option<Arc<Guard>>, Halt> {
     let Some(root) = &config.release_root else { return Ok(None) };
-    let guard = Guard::new(root, config.model.clone(), digest, Weights::Plain, clock).map_err(Halt::Root)?;
+    let guard = Guard::new(root, config.model.clone(), digest, Sealing::Plain, clock).map_err(Halt::Root)?;
     if has_control { Ok(Some(guard)) } else { Err(Halt::NoControl) }
 }
 

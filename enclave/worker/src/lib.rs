@@ -31,7 +31,7 @@ use std::time::{Duration, SystemTime};
 use cleanroom_backend::{Backend, LoadError, Loader, Settings, WallClock};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_config::{Config, ConfigError, Limits};
-use cleanroom_guard::{Clock, Guard, Weights};
+use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::{self as protocol, FromKeeper, FromWorker, MAX_REASON_BYTES, Start};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -123,7 +123,7 @@ async fn prepare(
         None => None,
         // The keeper has read the same root from the same configuration.
         Some(root) => Some(
-            Guard::new(root, config.model.clone(), start.model_digest, Weights::Plain, clock.clone())
+            Guard::new(root, config.model.clone(), start.model_digest, Sealing::Plain, clock.clone())
                 .map_err(|_| KeeperGone)?,
         ),
     };
