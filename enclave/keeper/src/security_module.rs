@@ -57,9 +57,7 @@ impl SecurityModule {
         let request = Request::Attestation {
             nonce: Some(ByteBuf::from(request.nonce())),
             user_data: Some(ByteBuf::from(request.user_data())),
-            public_key: Some(request.public_key())
-                .filter(|key| !key.is_empty())
-                .map(|key| ByteBuf::from(key)),
+            public_key: Some(request.public_key()).filter(|key| !key.is_empty()).map(ByteBuf::from),
         };
         match self.process(request, precedence).await? {
             Response::Attestation { document } => Ok(document),
