@@ -88,7 +88,8 @@ impl Broker {
                 })?;
                 Ok(sealed.as_bytes().to_vec())
             }
-            Err(Refused { refusal, asked, proven }) => {
+            Err(refused) => {
+                let Refused { refusal, asked, proven } = *refused;
                 if proven.is_some() || self.may_log_unproven() {
                     let code = Some(refusal.code.to_owned());
                     // It is refused either way; the program's own log says that the disk is full.
@@ -99,12 +100,12 @@ impl Broker {
         }
     }
 
-    fn judge(&self, body: &[u8]) -> Result<(SealedShare, Asked, Proven), Refused> {
-        let unproven = |refusal| Refused { refusal, asked: None, proven: None };
+    fn judge(&self, body: &[u8]) -> Result<(SealedShare, Asked, Proven), Box<Refused>> {
+        let unproven = |refusal| Box::new(Refused { refusal, asked: None, proven: None });
         let request = ShareRequest::decode(body)
             .map_err(|error| unproven(refusal(Kind::Malformed, "share-request", &error.to_string())))?;
         let asked = asked(&request);
-        let claimed = |refusal| Refused { refusal, asked: Some(asked.clone()), proven: None };
+        let claimed = |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: None });
         self.check_challenge(&request).map_err(claimed)?;
         let state = self.documents().map_err(claimed)?;
         let release = check_versions(&state, &request).map_err(claimed)?;
@@ -112,7 +113,8 @@ impl Broker {
         let evidence = self.appraise(&request, release).map_err(claimed)?;
         let proven =
             Proven { module_id: evidence.module_id().to_owned(), image: evidence.image().to_owned() };
-        let known = |refusal| Refused { refusal, asked: Some(asked.clone()), proven: Some(proven.clone()) };
+        let known =
+            |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: Some(proven.clone()) });
         self.check_enclave(&evidence, release).map_err(known)?;
         check_lease(&state, release, &request).map_err(known)?;
         self.check_rate(evidence.module_id()).map_err(known)?;
