@@ -1,7 +1,5 @@
 //! What shares, requests and the way of a share from a broker to an enclave must keep.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up has failed")]
-
 use cleanroom_attestation::channel::{ModelId, Nonce, length_prefixed};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Broker, Brokers, Id, List};
@@ -139,7 +137,7 @@ fn a_share_of_another_model_or_broker_or_at_another_place_is_not_taken() {
         assert_eq!(world.collector.take(&id("bank"), &sealed), Err(ShareError::Commitment));
     }
     assert_eq!(world.key(), None);
-    assert_eq!(Share::read(&[0; 33]).is_none(), true, "the place of the secret itself");
+    assert!(Share::read(&[0; 33]).is_none(), "the place of the secret itself");
     assert!(Share::read(&[1; 32]).is_none());
 }
 
