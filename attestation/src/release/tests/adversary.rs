@@ -112,6 +112,22 @@ struct Adversary {
     halted: Cell<u64>,
 }
 
+impl Scene {
+    /// What tells this scene from others: what everybody knows, has, and was given.
+    fn name(&self) -> String {
+        let Self { enclave, honest, now, nonces, published, request, kept, informed, handed } = self;
+        let knows = |state: &TrustedState| {
+            let lease = state.lease().map(|lease| (lease.digest(), lease.begin(), lease.end()));
+            (state.release().map(|release| release.version), state.denials_known(), lease)
+        };
+        let kept = kept.each_ref().map(|kept| kept.as_ref().map(|lease| Sha256Digest::of(&[lease])));
+        let mut informed: Vec<_> = informed.iter().collect();
+        informed.sort();
+        let issuers = honest.each_ref().map(knows);
+        format!("{:?}", (knows(enclave), issuers, now, nonces, published, request, kept, informed, handed))
+    }
+}
+
 impl Adversary {
     fn new() -> Self {
         let world = World { offline: [1, 2, 3].map(Signer::ed25519), ..World::new() };
@@ -303,7 +319,9 @@ fn no_short_history_lifts_prevents_or_stops() {
         &[Step::Tell(1), Step::Tell(2), Step::Ask, Step::Hostile(Lists::TheDenial)],
         &[Step::Tell(1), Step::Deny, Step::Publish(2), Step::HandRelease, Step::Ask],
     ];
-    let mut histories = 0_u64;
+    let mut transitions = 0_u64;
+    // Statements of a lease that is not complete are not told apart, so there are at least so many states.
+    let mut states = HashSet::new();
     for beginning in beginnings {
         let mut scene = adversary.start();
         for step in beginning {
@@ -311,7 +329,7 @@ fn no_short_history_lifts_prevents_or_stops() {
         }
         let mut waiting = vec![(scene, Vec::new())];
         while let Some((scene, steps)) = waiting.pop() {
-            histories += 1;
+            states.insert(scene.name());
             let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| adversary.check(&scene)));
             assert!(checked.is_ok(), "after {beginning:?} {steps:?}");
             if steps.len() == DEPTH {
@@ -319,15 +337,17 @@ fn no_short_history_lifts_prevents_or_stops() {
             }
             for step in ALPHABET {
                 let mut next = scene.clone();
+                transitions += 1;
                 adversary.step(&mut next, step);
                 waiting.push((next, [&steps[..], &[step]].concat()));
             }
         }
     }
     println!(
-        "{histories} histories: {} beginnings, then up to {DEPTH} of {} steps; {} serve, {} are halted; {:.1?}",
-        beginnings.len(),
+        "{} states, {transitions} transitions of {} kinds, depth {DEPTH} from {} beginnings; {} serve, {} are halted; {:.1?}",
+        states.len(),
         ALPHABET.len(),
+        beginnings.len(),
         adversary.served.get(),
         adversary.halted.get(),
         begun.elapsed()
