@@ -35,6 +35,9 @@ mod matrix;
 mod model;
 mod owner;
 mod pool;
+#[cfg(test)]
+mod pool_tests;
+mod primitives;
 mod prompt;
 mod sampling;
 mod scheduling;

@@ -1,24 +1,23 @@
-//! Threads for parallel loops that are over in microseconds.
+//! Threads for parallel loops that take microseconds.
 //!
-//! A step of a small model is several hundred such loops, one after the other. Waking a sleeping thread costs
-//! about as much as one of them takes, so the threads here wait for the next loop awake, and go to sleep only
-//! when none has come for a while: an engine without work uses no processor.
+//! A step of a small model runs several hundred such loops, one after the other. Waking a sleeping thread costs
+//! about as much as one loop. The threads therefore wait awake for the next loop. They sleep only when none has
+//! come for a while, so an idle engine uses no processor.
+//!
+//! `tests/interleavings.rs` compiles this file with loom's primitives and runs it under every order of steps.
 
 use std::{
     cell::Cell,
     marker::PhantomData,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::{PoisonError, atomic::Ordering},
 };
 
-/// Rounds of waiting awake before a thread sleeps: some hundred microseconds, longer than what a step does
-/// between loops.
-const ROUNDS_AWAKE: u32 = 20_000;
+use crate::primitives::{
+    Arc, AtomicBool, AtomicUsize, JoinHandle, Mutex, MutexGuard, ROUNDS_AWAKE, spin_loop, thread,
+};
+
 /// Rounds of waiting after which a thread lets others run, in case the processors are shared.
 const ROUNDS_ALONE: u32 = 2_000;
 
@@ -72,6 +71,12 @@ impl Pool {
         self.helpers.len() + 1
     }
 
+    /// Number of threads that sleep.
+    #[cfg(test)]
+    pub(crate) fn sleeping(&self) -> usize {
+        self.shared.asleep.load(Ordering::Acquire)
+    }
+
     /// Calls `each` once for every item, on whichever thread is free, and returns when all are done.
     pub(crate) fn for_each<T: Send>(&self, items: Vec<T>, each: impl Fn(T) + Sync) {
         if self.helpers.is_empty() || items.len() < 2 {
@@ -107,7 +112,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.closed.store(true, Ordering::Release);
         for helper in self.helpers.drain(..) {
             helper.thread().unpark();
             // A helper catches the panics of its loops; it has none of its own.
@@ -133,9 +138,10 @@ impl Shared {
     fn start(&self, body: Loop, helpers: &[JoinHandle<()>]) {
         *self.lock() = Some(body);
         self.busy.store(helpers.len(), Ordering::Relaxed);
-        // Ordered against `sleep`: either the helper sees the new loop, or this sees that it sleeps.
-        self.started.fetch_add(1, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) > 0 {
+        self.started.fetch_add(1, Ordering::Release);
+        // Adds nothing, but must be a write: it and the one in `sleep` have an order. If this one is first, the
+        // helper sees the new loop. If the helper's is first, this one sees the sleeper.
+        if self.asleep.fetch_add(0, Ordering::AcqRel) > 0 {
             helpers.iter().for_each(|helper| helper.thread().unpark());
         }
     }
@@ -170,78 +176,21 @@ impl Shared {
     }
 
     fn sleep(&self, seen: usize) {
-        self.asleep.fetch_add(1, Ordering::SeqCst);
+        self.asleep.fetch_add(1, Ordering::AcqRel);
         // A wake-up that came before the call ends the parking at once.
-        while self.started.load(Ordering::SeqCst) == seen && !self.closed.load(Ordering::SeqCst) {
+        while self.started.load(Ordering::Acquire) == seen && !self.closed.load(Ordering::Acquire) {
             thread::park();
         }
-        self.asleep.fetch_sub(1, Ordering::SeqCst);
+        self.asleep.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// The place is written by single statements, so a panic does not spoil it.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Loop>> {
+    /// Each change is a single assignment, so a panic leaves no half-made value behind.
+    fn lock(&self) -> MutexGuard<'_, Option<Loop>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn wait(rounds: &mut u32) {
     *rounds = rounds.saturating_add(1);
-    if rounds.is_multiple_of(ROUNDS_ALONE) { thread::yield_now() } else { std::hint::spin_loop() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(threads: usize) -> Pool {
-        Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap()
-    }
-
-    #[test]
-    fn every_item_is_taken_once_in_loop_after_loop() {
-        for threads in [1, 2, 3] {
-            let pool = pool(threads);
-            for length in (0..200).chain([1000]) {
-                let mut numbers = vec![0_usize; length];
-                let items = numbers.iter_mut().enumerate().collect();
-                pool.for_each(items, |(index, number): (usize, &mut usize)| *number += index + 1);
-                assert!(numbers.iter().enumerate().all(|(index, number)| *number == index + 1));
-            }
-        }
-    }
-
-    #[test]
-    fn sleeping_threads_wake_and_all_take_part() {
-        let pool = pool(3);
-        for _ in 0..3 {
-            while pool.shared.asleep.load(Ordering::SeqCst) < 2 {
-                thread::yield_now();
-            }
-            // Nobody passes the barrier before all three are there.
-            let barrier = std::sync::Barrier::new(3);
-            pool.for_each(vec![(); 3], |()| {
-                barrier.wait();
-            });
-        }
-    }
-
-    #[test]
-    fn a_panic_on_any_thread_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = pool(2);
-        for panicking in 0..2 {
-            let barrier = std::sync::Barrier::new(2);
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                pool.for_each(vec![0, 1], |item| {
-                    barrier.wait();
-                    assert_ne!(item, panicking, "as the test wants");
-                });
-            }));
-            assert!(outcome.is_err());
-            let sum = AtomicUsize::new(0);
-            pool.for_each(vec![1, 2, 3], |number| {
-                sum.fetch_add(number, Ordering::Relaxed);
-            });
-            assert_eq!(sum.into_inner(), 6);
-        }
-    }
+    if rounds.is_multiple_of(ROUNDS_ALONE) { thread::yield_now() } else { spin_loop() }
 }
