@@ -41,9 +41,10 @@ macro_rules! digest_type {
                 &self.0
             }
 
-            /// The digest in any form in which people and other tools write it: hexadecimal in either case, with `0x`, with
-            /// colons or spaces between the bytes, behind the algorithm's name; or base64 of either alphabet. For files and
-            /// options that people write. What programs write and sign has one form, which `parse` reads.
+            /// Reads a digest as people and other tools write it. Hexadecimal may be in either case, start
+            /// with `0x` or the algorithm's name, and have colons or spaces between bytes. Base64 may use
+            /// either alphabet. For files and options that people write. What programs write and sign has one
+            /// form, which `parse` reads.
             ///
             /// # Errors
             ///

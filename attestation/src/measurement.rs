@@ -2,8 +2,9 @@
 //!
 //! [`Measurer`] takes an image's bytes in pieces of any size, in one pass and constant memory, and ends in a
 //! [`Measurement`] or in an [`ImageError`]. It follows AWS's specification of the format (README of the crate
-//! `aws-nitro-enclaves-image-format`, dated 2024-06-21) and refuses what that leaves open, because bytes that no PCR
-//! covers and no reader checks are where something hides: gaps, reserved bits, sections of no use, trailing bytes.
+//! `aws-nitro-enclaves-image-format`, dated 2024-06-21). It refuses everything that the specification leaves
+//! open: gaps, reserved bits, unused sections, trailing bytes. Bytes that no PCR covers and no reader checks
+//! could hide something.
 //!
 //! Each PCR of an image is SHA-384(48 zero bytes ‖ SHA-384(contents)), the contents being those of the named sections, without their
 //! headers, in the order of the file:

@@ -1,9 +1,9 @@
 //! A model's identity: a SHA-256 tree over its plaintext.
 //!
-//! The weights are cut into chunks of 16 KiB (the chunk of the sealed form, so that a chunk can be checked as soon as it is
-//! decrypted), and the chunks are the leaves of the Merkle tree of RFC 6962 section 2.1: a leaf hashes as
-//! `SHA-256(0x00 ‖ chunk)`, an inner node as `SHA-256(0x01 ‖ left ‖ right)`, and a tree of n leaves splits at the largest
-//! power of two below n. A release names the root, and PCR 16 commits to it.
+//! The weights are cut into chunks of 16 KiB. Sealed files use the same chunks, so a chunk can be checked as
+//! soon as it is decrypted. The chunks are the leaves of the Merkle tree of RFC 6962 section 2.1: a leaf
+//! hashes as `SHA-256(0x00 ‖ chunk)`, an inner node as `SHA-256(0x01 ‖ left ‖ right)`, and a tree of n leaves
+//! splits at the largest power of two below n. A release names the root, and PCR 16 commits to it.
 
 use crate::digest::{Sha256, Sha256Digest};
 

@@ -1,6 +1,8 @@
 //! The authorities' program: it makes releases, leases and denials. `docs/release.md` describes the documents
 //! and the ceremonies.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 mod broker;
 mod chain;
 mod changes;

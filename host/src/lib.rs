@@ -8,6 +8,7 @@
 //! A fault of this crate can only refuse service. TLS ends inside the enclave, and the enclave proves its
 //! identity with evidence that no host can make for another enclave.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 pub mod agent;

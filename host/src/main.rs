@@ -1,5 +1,7 @@
 //! `cleanroom-host`: the program that an operator runs.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 mod command_line;
 mod image_command;
 

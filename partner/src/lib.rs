@@ -3,6 +3,7 @@
 //! Without the feature `online` it is the auditor's program: it judges documents and images in files, on
 //! either cryptographic backend, and links no network code at all.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "online")]

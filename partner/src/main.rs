@@ -1,5 +1,7 @@
 //! The partner's program: verify, connect, measure, audit.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

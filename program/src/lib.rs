@@ -16,6 +16,7 @@
 //! Two features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and
 //! `signals`). The crate is for Unix systems.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "runtime")]

@@ -55,8 +55,8 @@ pub fn write(bytes: &[u8]) -> Result<(), OutputError> {
     stdout.flush().and_then(|()| write_all(&mut Raw(stdout.as_fd()), bytes)).map_err(OutputError::from)
 }
 
-/// Writes one line (a line feed is added) to standard output for whoever may read it, and goes on after one
-/// second if nobody does: what a service says when it is ready.
+/// Writes one line, with a line feed, to standard output. Gives up after one second if nobody reads. Services
+/// announce with it that they are ready.
 pub fn announce(text: impl Display) {
     let line = format!("{text}\n");
     for_a_moment(move || _ = write(line.as_bytes()));

@@ -12,7 +12,7 @@ use super::window::{Clock, Window};
 /// verifications, and whole chains, which live three hours and save four. An entry holds its certificates and is found only
 /// by certificates that are equal to them, byte by byte. It also holds the time in which all of them are valid, and is used
 /// only for times within it. A policy that does not trust an entry's root does not see the entry. The cache is bounded: a
-/// new entry takes the place of the one that expires first.
+/// new entry replaces the one that expires first.
 ///
 /// A cache changes no answer: a chain that known authorities do not vouch for is validated from the root, as if there were
 /// no cache.
@@ -105,22 +105,22 @@ impl Expires for Chain {
     }
 }
 
-/// Where an entry stands: the last bytes of its last certificate, which belong to a signature and differ from certificate to
-/// certificate. Entries that share a place would replace each other, and are told apart by all their bytes.
-type Place = [u8; 32];
+/// An entry's key: the last bytes of its last certificate. They belong to a signature, so they differ from certificate to
+/// certificate. Entries with equal keys replace each other; a lookup compares all bytes.
+type Key = [u8; 32];
 
-fn place(bundle: &[&[u8]], leaf: &[u8]) -> Place {
+fn key(bundle: &[&[u8]], leaf: &[u8]) -> Key {
     let last = if leaf.is_empty() { bundle.last().copied().unwrap_or_default() } else { leaf };
-    let mut place = Place::default();
-    for (target, source) in place.iter_mut().zip(last.iter().rev()) {
+    let mut key = Key::default();
+    for (target, source) in key.iter_mut().zip(last.iter().rev()) {
         *target = *source;
     }
-    place
+    key
 }
 
 #[derive(Debug)]
 struct Level<T> {
-    entries: HashMap<Place, Entry<T>>,
+    entries: HashMap<Key, Entry<T>>,
     capacity: usize,
     hits: u64,
 }
@@ -146,7 +146,7 @@ impl<T: Expires> Level<T> {
     }
 
     fn get(&mut self, bundle: &[&[u8]], leaf: &[u8], clock: Clock) -> Option<&T> {
-        let entry = self.entries.get(&place(bundle, leaf)).filter(|entry| entry.is_of(bundle, leaf))?;
+        let entry = self.entries.get(&key(bundle, leaf)).filter(|entry| entry.is_of(bundle, leaf))?;
         clock.within(entry.value.window()).ok()?;
         self.hits = self.hits.saturating_add(1);
         Some(&entry.value)
@@ -156,15 +156,15 @@ impl<T: Expires> Level<T> {
         if self.capacity == 0 {
             return;
         }
-        let place = place(bundle, leaf);
-        if self.entries.len() >= self.capacity && !self.entries.contains_key(&place) {
+        let key = key(bundle, leaf);
+        if self.entries.len() >= self.capacity && !self.entries.contains_key(&key) {
             let first = self.entries.iter().min_by_key(|(_, entry)| entry.value.window().not_after);
-            if let Some(first) = first.map(|(place, _)| *place) {
+            if let Some(first) = first.map(|(key, _)| *key) {
                 self.entries.remove(&first);
             }
         }
         let bundle = bundle.iter().map(|der| Box::from(*der)).collect();
-        self.entries.insert(place, Entry { bundle, leaf: leaf.into(), value });
+        self.entries.insert(key, Entry { bundle, leaf: leaf.into(), value });
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
         level.insert(&[b"root"], b"1", Until(20));
         level.insert(&[b"root"], b"2", Until(10));
         level.insert(&[b"root"], b"1", Until(21));
-        assert_eq!(level.entries.len(), 2, "an entry takes its own place");
+        assert_eq!(level.entries.len(), 2, "an entry replaces itself");
         level.insert(&[b"root"], b"3", Until(30));
         assert_eq!(level.get(&[b"root"], b"1", at(5)), Some(&Until(21)));
         assert_eq!(level.get(&[b"root"], b"2", at(5)), None);
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(level.get(&[b"root"], b"3", at(31)), None);
     }
 
-    /// A place is found by a few bytes; an entry is used only for all of its bytes.
+    /// A key is a few bytes; an entry is used only for all of its bytes.
     #[test]
     fn every_byte_counts() {
         let tail = [7; 40];

@@ -1,7 +1,7 @@
 //! One certificate, read in the fixed profile of Nitro's attestation PKI (RFC 5280 narrowed).
 //!
-//! `rustls-webpki` validates the path; this reader exists for what it leaves open (key usage, key identifiers, time
-//! stamps for other purposes) and as a second opinion on what it does not.
+//! `rustls-webpki` validates the path. This reader checks the fields that `rustls-webpki` leaves open (key
+//! usage, key identifiers, time stamps for other purposes), and is a second opinion on the rest.
 
 use super::der::{Malformed, Reader, tag};
 use super::error::CertificateError;

@@ -9,8 +9,9 @@ pub const STREAM_END_TAG: &[u8] = b"cleanroom/stream-end/1";
 
 /// An enclave's statement that it ended a running stream, and why.
 ///
-/// It is bound to one session by the transcript and to one answer by its id, so that it can be neither moved to another
-/// stream nor withheld unnoticed: an answer without it and without its regular end is one that somebody cut.
+/// The transcript binds it to one session, and the id to one answer. It can therefore not be moved to another
+/// stream. It cannot be withheld unnoticed either: an answer that has neither this statement nor its regular
+/// end was cut.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamEnd<'a> {
     /// The transcript of the session that the stream ran on.

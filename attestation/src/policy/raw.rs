@@ -213,8 +213,8 @@ pub enum PolicyError {
         /// The image's name.
         name: String,
     },
-    /// A reference value is all zeros, and what it is compared with always measures something: an enclave that shows zeros
-    /// there is in debug mode, was not signed, or has no role.
+    /// A reference value is all zeros where a zero proves nothing: an enclave that shows zeros there is in
+    /// debug mode, was not signed, or has no role.
     #[error("{subject} is all zeros, which is the value of a register that measured nothing")]
     ZeroReference {
         /// Which value.

@@ -49,9 +49,9 @@ impl Policy {
         });
         let models = release.models.iter();
         let models = models.map(|model| ModelReference { id: model.id.to_string(), sha256: model.sha256 });
-        let places: &[Deployment] = release.deployments.as_ref().map_or(&[], |places| places);
+        let deployments: &[Deployment] = release.deployments.as_ref().map_or(&[], |list| list);
         let values = |register: fn(&Deployment) -> Option<Sha384Digest>| -> Option<Vec<Sha384Digest>> {
-            let values: Option<Vec<_>> = places.iter().map(register).collect();
+            let values: Option<Vec<_>> = deployments.iter().map(register).collect();
             values.filter(|values| !values.is_empty())
         };
         let (pcr3, pcr4, pcr8) = (values(|at| at.pcr3), values(|at| at.pcr4), values(|at| at.pcr8));

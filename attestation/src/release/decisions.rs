@@ -1,4 +1,5 @@
-//! What follows from the documents: what is accepted, what may run, what an issuer may sign, what a partner may believe.
+//! The consequences of accepted documents: for the enclave that runs a model, the issuer that signs a lease,
+//! and the partner that checks both.
 //!
 //! Pure: every time and every random byte comes from the caller.
 

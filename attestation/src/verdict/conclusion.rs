@@ -99,9 +99,10 @@ impl Verdict {
         }
     }
 
-    /// The evidence, if everything that was asked holds **and** everything was asked that a channel needs: platform,
-    /// image, PCR 16 (model), PCR 17 (receipt key), a nonce of at least [`MIN_SESSION_NONCE_LENGTH`](super::MIN_SESSION_NONCE_LENGTH), user data and
-    /// public key. Deployment and greatest age are the policy's choice.
+    /// The evidence, if every asked check holds **and** the checks that a channel needs were all asked:
+    /// platform, image, PCR 16 (model), PCR 17 (receipt key), a nonce of at least
+    /// [`MIN_SESSION_NONCE_LENGTH`](super::MIN_SESSION_NONCE_LENGTH), user data and public key. Deployment
+    /// and greatest age are the policy's choice.
     ///
     /// # Errors
     ///

@@ -12,6 +12,7 @@
 //!
 //! Types that hold a prompt or an answer have neither `Debug` nor `Display`, and erase themselves.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 mod event;

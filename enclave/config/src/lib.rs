@@ -17,15 +17,16 @@
 //! sequences = 8
 //! queued = 16
 //! threads = 2
-//! request_time = "1h"           # a request that has not ended by then is ended with an error
+//! request_time = "1h"           # a longer request ends with an error
 //! prefix_time = "5m"            # prompts are kept so long for the same partner's next one; "0s" keeps none
-//! kv_memory = "2GiB"            # for keys and values: what whole contexts of all sequences need is the most that is taken
+//! kv_memory = "2GiB"            # for keys and values; no more is taken than whole contexts of all sequences need
 //!
 //! [traffic]                     # optional: hide the lengths and the rhythm of answers from the host
 //! step = 1024                   # bytes of every frame of a stream; whole answers have a multiple of it
-//! cadence = "50ms"              # a stream sends one frame this often, whatever there is to say
+//! cadence = "50ms"              # a stream sends one frame this often, full or not
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;

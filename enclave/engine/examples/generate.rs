@@ -124,9 +124,9 @@ fn arguments() -> Result<Arguments, Error> {
     let one = NonZeroUsize::MIN;
     let (mut threads, mut sequences, mut max_tokens, mut chat) = (one, one, None, true);
     let (mut temperature, mut seed) = (0.0, 0);
-    let mut given = std::env::args().skip(1);
-    while let Some(argument) = given.next() {
-        let mut value = || given.next().ok_or(format!("{argument} needs a value"));
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         match argument.as_str() {
             "--threads" => threads = value()?.parse()?,
             "--sequences" => sequences = value()?.parse()?,

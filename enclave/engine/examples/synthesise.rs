@@ -213,9 +213,9 @@ fn arguments() -> Result<(String, String, Shape), Error> {
         context: 4096,
     };
     let mut positional = Vec::new();
-    let mut given = std::env::args().skip(1);
-    while let Some(argument) = given.next() {
-        let mut value = || given.next().ok_or(format!("{argument} needs a value"));
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
         let place = match argument.as_str() {
             "--architecture" => {
                 shape.architecture = value()?;

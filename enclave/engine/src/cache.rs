@@ -1,8 +1,8 @@
-//! What sequences remember: keys and values of their positions, in half precision, in pages from one pool.
+//! The key-value cache: keys and values in half precision, in pages from one pool.
 //!
 //! A page holds all layers and heads of [`PAGE`] positions. It belongs to one owner, and is overwritten with
-//! zeros before it is free for another. Pages that are full of a prompt may be kept after it has been read,
-//! for a later prompt of the same owner that begins with the same tokens.
+//! zeros before another owner can get it. Full pages of a prompt may be kept for a later prompt of the same
+//! owner that begins with the same tokens.
 
 mod kept;
 
@@ -19,8 +19,8 @@ pub(crate) const PAGE: usize = 32;
 /// The number of a page in the pool.
 type Page = usize;
 
-/// The key-value caches of a fixed number of sequences. The pool's memory is reserved once; the operating
-/// system provides it as it is first written. Wiped on drop.
+/// The caches of a fixed number of sequences. The pool's memory is reserved once; the operating system
+/// provides each part at its first write. Wiped on drop.
 pub(crate) struct Cache {
     /// All pages, one after the other.
     pool: Vec<u16>,
@@ -34,7 +34,7 @@ pub(crate) struct Cache {
     kept: Kept,
 }
 
-/// How a page is divided: for each layer and head the keys of all its positions, and then their values.
+/// The layout of a page: for each layer and head, the keys of all its positions, followed by their values.
 #[derive(Clone, Copy)]
 struct Layout {
     kv_heads: usize,
@@ -66,8 +66,8 @@ impl Cache {
         }
     }
 
-    /// Gives a sequence pages for its first `positions` positions, as far as it has none. Takes kept ones
-    /// when no other is free.
+    /// Gives a sequence the missing pages for its first `positions` positions. Takes kept pages when no other
+    /// is free.
     ///
     /// # Errors
     /// [`Exhausted`]; the sequence keeps what it has.
@@ -85,8 +85,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Gives a sequence that has no pages those that are kept of its owner's earlier prompts and begin its
-    /// own. Returns how many positions need not be computed: never the last one, whose scores are wanted.
+    /// Gives a sequence without pages the kept pages that begin its prompt. Returns the number of positions
+    /// that need no computation. The last position always needs it, because its scores are wanted.
     pub(crate) fn reuse(&mut self, sequence: usize, owner: Owner, prompt: &[u32]) -> usize {
         let mut before = None;
         for tokens in prompt[..prompt.len().saturating_sub(1)].chunks_exact(PAGE) {
@@ -99,8 +99,8 @@ impl Cache {
         self.tables[sequence].len() * PAGE
     }
 
-    /// Keeps the pages that are full of a sequence's prompt for later ones of the same owner. Where another
-    /// page with the same tokens is kept already, the sequence goes on with that one.
+    /// Keeps the full pages of a sequence's prompt for later prompts of the same owner. If an equal page is
+    /// already kept, the sequence continues with that one.
     pub(crate) fn keep(&mut self, sequence: usize, owner: Owner, prompt: &[u32], now: Instant) {
         let mut before = None;
         for (index, tokens) in prompt.chunks_exact(PAGE).enumerate() {
@@ -122,18 +122,18 @@ impl Cache {
         }
     }
 
-    /// Frees what has been kept for `time` without having been read.
+    /// Frees the kept pages that nobody has read for `time`.
     pub(crate) fn expire(&mut self, now: Instant, time: Duration) {
         let old = now.checked_sub(time).map(|limit| self.kept.expire(limit)).unwrap_or_default();
         old.into_iter().for_each(|page| self.free(page));
     }
 
-    /// Since when what was kept first has not been read.
+    /// The time since which the oldest kept page has not been read.
     pub(crate) fn oldest_kept(&self) -> Option<Instant> {
         self.kept.oldest()
     }
 
-    /// Frees what is kept for an owner, as far as no sequence reads it, and keeps nothing of the rest.
+    /// Frees an owner's kept pages. Pages that a sequence still reads are freed when it ends.
     pub(crate) fn forget(&mut self, owner: Owner) {
         for page in self.kept.forget(owner) {
             self.free(page);
@@ -145,7 +145,8 @@ impl Cache {
         (self.free.len(), self.kept.unread_pages())
     }
 
-    /// The places for the key and the value of one head at one position, for which the sequence has a page.
+    /// The memory for the key and the value of one head at one position. The sequence must have a page for
+    /// it.
     pub(crate) fn place(
         &mut self,
         sequence: usize,
@@ -178,7 +179,8 @@ impl Cache {
         })
     }
 
-    /// Takes a sequence's pages away, and frees them wiped unless they are kept or another reads them.
+    /// Takes a sequence's pages, and wipes and frees those that are neither kept nor read by another
+    /// sequence.
     pub(crate) fn release(&mut self, sequence: usize, now: Instant) {
         for page in std::mem::take(&mut self.tables[sequence]) {
             self.leave(page, now);
@@ -203,7 +205,7 @@ impl Cache {
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        // What is free is wiped, and most of it was never touched.
+        // Free pages are already wiped, and most were never touched.
         let mut is_used = vec![true; self.readers.len()];
         self.free.iter().for_each(|page| is_used[*page] = false);
         for (page, _) in self.pool.chunks_exact_mut(self.layout.page).zip(is_used).filter(|(_, used)| *used) {

@@ -1,14 +1,15 @@
 //! Answers of a stated form: JSON, or the JSON that a schema describes.
 //!
-//! A schema comes from a stranger and runs on the thread that all share. So it is compiled elsewhere, into a
-//! [`Grammar`] of a bounded number of states; what follows a token is found in bounded time and memory
-//! ([`walker`]); and there is no text for which any of it panics.
+//! A schema comes from a stranger and runs on the thread that all share. Three things follow. Another thread
+//! compiles it, into a [`Grammar`] with a bounded number of states. [`walker`] finds the permitted tokens in
+//! bounded time and memory. No text makes this code panic.
 //!
 //! `llguidance` was weighed for this. It understands more of JSON Schema (several `allOf`, `not`,
-//! `patternProperties`). With its two companions it is 25 000 lines, relies on `catch_unwind` where its 450
-//! assertions fail, which in a program that aborts on panic would let any partner halt the enclave, prints
-//! warnings about what it was given, and would change the order of `serde_json`'s objects in the whole
-//! program. This is 1500 lines with tests.
+//! `patternProperties`). With its two companions it has 25 000 lines. It relies on `catch_unwind` behind its
+//! 450 assertions; this program aborts on panic, so any partner could halt the enclave. It prints warnings
+//! about its input. It would change the order of `serde_json`'s objects in the whole program.
+
+#![deny(clippy::indexing_slicing)]
 
 mod calls;
 mod grammar;
@@ -33,7 +34,7 @@ use zeroize::Zeroizing;
 
 use crate::forms::CallForm;
 
-/// What form an answer must have. Cheap to clone, and erased with the last clone.
+/// The form that an answer must have. Cheap to clone, and erased with the last clone.
 #[derive(Clone)]
 pub struct Constraint {
     grammar: Arc<Grammar>,
@@ -45,7 +46,7 @@ pub struct Constraint {
 /// Why a schema cannot shape an answer. Never repeats any of it but the names of JSON Schema's own keywords.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
-    /// Not JSON, nested too deeply, or with a member twice.
+    /// Not JSON, nested too deeply, or with a repeated member.
     #[error("expected JSON of at most 127 levels, and every member once")]
     Json,
     /// Too long to be read.
@@ -59,13 +60,13 @@ pub enum SchemaError {
     /// Too large once it is compiled: long texts, many properties, high counts.
     #[error("the schema describes too much: fewer properties or values, or lower maxItems and maxLength")]
     TooLarge,
-    /// A place where no schema stands.
+    /// Not a schema.
     #[error("expected a schema: an object, or true")]
     NoSchema,
-    /// A keyword that is not understood.
+    /// An unsupported keyword.
     #[error("the keyword {0} is not supported")]
     Keyword(&'static str),
-    /// A keyword that is understood, and not where it stands.
+    /// A supported keyword in an unsupported position.
     #[error("the keyword {0} is not supported beside the others or for this type")]
     Misplaced(&'static str),
     /// A keyword with a value that it cannot have.
@@ -76,7 +77,7 @@ pub enum SchemaError {
         "the keyword $ref expects \"#\", or a name under \"#/$defs/\" or \"#/definitions/\" that is there"
     )]
     Reference,
-    /// Nothing that ends is valid.
+    /// No finite text is valid.
     #[error("no value that ends, or none that nests less than 48 levels, is valid")]
     Endless,
 }

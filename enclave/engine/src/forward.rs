@@ -1,8 +1,7 @@
 //! One step of the transformer over any mix of sequences: prompt pieces and single new tokens together.
 //!
-//! A row is one token of one sequence. Rows share the reading of the weights and nothing else: every number
-//! of a row is computed from that row and its own sequence's pages alone, in an order that does not depend on
-//! the other rows.
+//! A row is one token of one sequence. Rows share the pass over the weights and nothing else. Each number of
+//! a row depends on that row and its own sequence's pages alone, in an order that other rows do not change.
 
 use std::ops::ControlFlow;
 
@@ -18,18 +17,17 @@ use crate::{
 /// One token to compute.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Row {
-    /// Whose part of the cache it reads and writes.
+    /// The sequence whose cache it reads and writes.
     pub(crate) sequence: usize,
-    /// Where in the sequence it stands; the positions before are in the cache or earlier in this step, which
-    /// has room for it.
+    /// Its position in the sequence. All earlier positions are in the cache or earlier in this step, and the
+    /// cache has room for this one.
     pub(crate) position: usize,
     pub(crate) token: u32,
     /// Whether the scores of the token after it are wanted.
     pub(crate) scored: bool,
 }
 
-/// A step that was interrupted: what its rows are after so many halves of layers. What they wrote into the
-/// cache is there.
+/// An interrupted step: its rows after a number of half layers. Their keys and values are in the cache.
 pub(crate) struct Interrupted {
     rows: Scratch<Row>,
     /// Their residual streams.
@@ -38,12 +36,12 @@ pub(crate) struct Interrupted {
 }
 
 impl Interrupted {
-    /// Whether it computes anything of a sequence.
+    /// Whether it has a row of this sequence.
     pub(crate) fn has(&self, sequence: usize) -> bool {
         self.rows.iter().any(|row| row.sequence == sequence)
     }
 
-    /// What is left of it without a sequence that has ended.
+    /// The step without the rows of a sequence that has ended.
     pub(crate) fn without(mut self, sequence: usize) -> Option<Self> {
         if !self.has(sequence) {
             return Some(self);
@@ -125,8 +123,8 @@ impl Forward {
     /// Computes the rows. Rows of one sequence must come in the order of their positions, all below the
     /// context length.
     ///
-    /// `goes_on` is asked before every half of a layer. When it says no, the step is interrupted there. Other
-    /// rows may be computed before [`Forward::resume`] goes on with it, but none of its sequences.
+    /// The step asks `goes_on` before every half layer, and is interrupted when the answer is no. Other
+    /// sequences' rows may be computed before [`Forward::resume`] continues the step.
     pub(crate) fn step(
         &mut self,
         model: &Model,
@@ -146,8 +144,8 @@ impl Forward {
         })
     }
 
-    /// Goes on where a step was interrupted, as [`Forward::step`] would have. Gives the rows once they are
-    /// computed.
+    /// Continues an interrupted step, as [`Forward::step`] would have. Returns the rows when they are
+    /// complete.
     pub(crate) fn resume(
         &mut self,
         model: &Model,
@@ -167,8 +165,8 @@ impl Forward {
         }
     }
 
-    /// Takes the rows, whose residual stream has so many halves of layers behind it, through the others.
-    /// Breaks with how many it has then.
+    /// Takes the rows through the remaining half layers after the first `halves`. An interruption returns the
+    /// number of completed ones.
     fn go_through(
         &mut self,
         model: &Model,
@@ -213,10 +211,10 @@ impl Forward {
         self.kernels.rms_norm(values, &model.weights().output_norm, shape.norm_epsilon, output);
     }
 
-    /// Overwrites what the steps since the last time left in the buffers. Nothing of an interrupted step is
-    /// lost: it has its rows and their streams with it.
+    /// Overwrites the traces of all steps since the last call. An interrupted step keeps its own rows and
+    /// streams, so it loses nothing.
     pub(crate) fn erase(&mut self) {
-        // A buffer that is added and not named here does not compile.
+        // A new buffer that is not named here breaks the build.
         let Self {
             kernels: _,
             pool: _,
@@ -246,8 +244,8 @@ impl Forward {
         products.into_iter().chain([scores]).for_each(Product::erase);
     }
 
-    /// For searching memory: what the buffers hold of the last step's row of this number, the first scored
-    /// one, by name.
+    /// For the search of memory: the contents of each buffer, by name, for one row of the last step, which
+    /// must be the first scored one.
     #[cfg(test)]
     pub(crate) fn last_row(&self, shape: &Hyperparameters, row: usize) -> Vec<(&'static str, Vec<f32>)> {
         let of_row = |numbers: &[f32], width: usize| numbers[row * width..][..width].to_vec();
@@ -442,7 +440,7 @@ impl Forward {
     }
 }
 
-/// Rows of one sequence whose queries ask the same keys and values, those of one head, together.
+/// Rows of one sequence that attend to the keys and values of one head together.
 struct Run<'a> {
     /// Index of the first row.
     first: usize,
@@ -453,7 +451,7 @@ struct Run<'a> {
     outputs: Vec<&'a mut [f32]>,
 }
 
-/// Cuts the rows into runs for each of `heads`; `units` are the outputs, head after head of row after row.
+/// Cuts the rows into runs for each of `heads`. `units` are the outputs: for each row, all heads in order.
 fn runs<'a>(rows: &'a [Row], heads: usize, units: Vec<&'a mut [f32]>) -> Vec<Run<'a>> {
     let mut runs = Vec::with_capacity(rows.len() * heads);
     let (mut first, mut units) = (0, units.into_iter());
@@ -469,7 +467,7 @@ fn runs<'a>(rows: &'a [Row], heads: usize, units: Vec<&'a mut [f32]>) -> Vec<Run
     runs
 }
 
-/// Rows of a run: more share the widening of keys and values, fewer need less room for scores.
+/// Rows of a run. More rows share the widening of keys and values; fewer need less memory for scores.
 const ROWS_TOGETHER: usize = 8;
 /// Multiplications of attention below which a task is not worth its cost.
 const SERIAL_ATTENTION: usize = 1 << 15;

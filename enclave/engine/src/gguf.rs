@@ -12,7 +12,7 @@
 //! Nothing is allocated from a number in the file before that number was held against a limit and against the
 //! bytes that are left. Strings and arrays stay borrowed from the file.
 
-#![warn(clippy::indexing_slicing)]
+#![deny(clippy::indexing_slicing)]
 
 mod cursor;
 mod error;

@@ -1,15 +1,14 @@
-//! The arithmetic that takes the time, for the processor at hand.
+//! The arithmetic that dominates the running time, chosen for the processor.
 //!
-//! There is one definition of every result, down to the last bit: the scalar kernels. A vector kernel
-//! performs the same operations in the same order for each number (a fused multiply-add where the scalar one
-//! has `mul_add`, eight lanes where it has arrays of eight), so an answer depends neither on the processor
-//! nor on what else is in the batch. Property tests hold the kernels to that.
+//! The scalar kernels define every result, down to the last bit. A vector kernel performs the same operations
+//! in the same order for each number: a fused multiply-add for each `mul_add`, eight lanes for each array of
+//! eight. An answer therefore depends neither on the processor nor on the rest of the batch. Property tests
+//! compare the kernels.
 //!
-//! A further instruction set is one more module and one more arm in [`dispatch`]; a further weight format is
-//! one more tile, one more variant of [`crate::matrix::Matrix`]'s tiles and one more kernel.
+//! A new instruction set needs a module and an arm in [`dispatch`]. A new weight format needs a tile, a
+//! variant of [`crate::matrix::Matrix`]'s tiles, and a kernel.
 
-/// Compiles the kernels that are plain Rust for further instructions, which makes the compiler use wider
-/// vectors.
+/// Compiles the plain Rust kernels for more instructions, so that the compiler uses wider vectors.
 #[cfg(target_arch = "x86_64")]
 macro_rules! widened {
     ($features:literal) => {
@@ -78,24 +77,24 @@ const LANES: usize = 8;
 /// One query of [`Kernels::attend`].
 pub(crate) struct Query<'a> {
     pub(crate) query: &'a [f32],
-    /// Scratch, a number for each position that the query sees; those after them may be in the pieces, too.
+    /// Scratch: one number for each position that the query sees. The pieces may hold later positions, too.
     pub(crate) scores: &'a mut [f32],
     /// As long as the query.
     pub(crate) output: &'a mut [f32],
 }
 
 impl Query<'_> {
-    /// Which of so many positions from `first` on it sees.
+    /// The positions that it sees, out of `positions` from `first` on.
     fn seen(&self, first: usize, positions: usize) -> Range<usize> {
         let all = self.scores.len();
         first.min(all)..(first + positions).min(all)
     }
 }
 
-/// Sets of instructions that there are kernels for, the fewest first. The answers are the same with each.
+/// Instruction sets with kernels, the smallest first. All give the same answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Instructions {
-    /// What the program is compiled for.
+    /// The instructions that the program is compiled for.
     Compiled,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
@@ -236,9 +235,9 @@ impl Kernels {
         dispatch!(self, softmax(values));
     }
 
-    /// Attention of several queries to the keys and values of one head, which come in pieces of rows of
-    /// half-precision numbers. However the positions are cut and whichever queries come together, the results
-    /// are the same.
+    /// Attention of several queries to the keys and values of one head, which come in pieces of
+    /// half-precision rows. The results depend neither on how the positions are cut nor on which queries come
+    /// together.
     pub(crate) fn attend<'a>(
         self,
         queries: &mut [Query<'_>],
@@ -246,7 +245,7 @@ impl Kernels {
     ) {
         let Some(width) = queries.first().map(|query| query.query.len()) else { return };
         let longest = pieces.clone().map(|(keys, _)| keys.len()).max().unwrap_or_default();
-        // What a piece holds is widened once for all queries, into a place that stays in the nearest cache.
+        // A piece is widened once for all queries, into memory that stays in the nearest cache.
         let mut widened = Scratch::filled(longest);
         let mut first = 0;
         for (keys, _) in pieces.clone() {

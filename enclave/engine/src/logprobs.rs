@@ -1,11 +1,11 @@
-//! How likely the model held a token, and which it held likeliest.
+//! Probabilities of an answer's tokens and of their likeliest alternatives.
 
 use crate::{scratch::Scratch, tokenizer::Tokenizer};
 
 /// Most alternatives for one token.
 pub const MAX_TOP_LOGPROBS: u8 = 20;
 
-/// One token of an answer, with what else could have stood there.
+/// One token of an answer, with its alternatives.
 pub struct ScoredToken {
     /// The token that was chosen.
     pub chosen: TokenScore,
@@ -13,11 +13,11 @@ pub struct ScoredToken {
     pub top: Vec<TokenScore>,
 }
 
-/// A token, and the natural logarithm of its probability in the model's own distribution: before temperature,
-/// penalties, biases, constraints and limits on what is chosen from.
+/// A token, and the natural logarithm of its probability in the model's own distribution. Temperature,
+/// penalties, biases, constraints and sampling limits come later and do not enter.
 pub struct TokenScore {
-    /// The logarithm in four bytes, little-endian, and then the text: in one place that is erased, since what
-    /// stands in the structure itself stays behind wherever the structure is moved from.
+    /// The logarithm in four bytes, little-endian, followed by the text. Both are in one erased allocation,
+    /// because a move of the structure leaves a copy of its fields behind.
     told: Scratch<u8>,
     is_text: bool,
 }
@@ -26,24 +26,24 @@ pub struct TokenScore {
 const LOGPROB: usize = size_of::<f32>();
 
 impl TokenScore {
-    /// The bytes that the token stands for, which need not be whole characters; of a control token its name.
+    /// The token's bytes, which need not be whole characters. A control token has its name here.
     pub fn bytes(&self) -> &[u8] {
         self.told.get(LOGPROB..).unwrap_or_default()
     }
 
-    /// Whether these bytes would stand in the answer.
+    /// Whether these bytes would appear in the answer.
     pub fn is_text(&self) -> bool {
         self.is_text
     }
 
-    /// At most 0; minus infinity, or no number, if the model's scores are none.
+    /// At most 0. Minus infinity or NaN if the model's scores are not finite.
     pub fn logprob(&self) -> f32 {
         self.told.first_chunk().map_or(f32::NEG_INFINITY, |bytes| f32::from_le_bytes(*bytes))
     }
 }
 
 impl ScoredToken {
-    /// `scores` are the model's of all tokens.
+    /// `scores` are the model's scores of all tokens.
     pub(crate) fn new(tokenizer: &Tokenizer, scores: &[f32], token: u32, count: u8) -> Self {
         let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = scores.iter().map(|score| f64::from(score - largest).exp()).sum();

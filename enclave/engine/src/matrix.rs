@@ -71,7 +71,7 @@ impl Matrix {
         Self { rows, columns, tiles }
     }
 
-    /// Writes one row as numbers; a row that is not there leaves `output` as it is.
+    /// Writes one row as numbers. A row out of range leaves `output` unchanged.
     pub(crate) fn read_row(&self, row: usize, output: &mut [f32]) {
         on_tiles!(&self.tiles, tiles => read_row(tiles, self.columns, row, output));
     }
@@ -168,7 +168,7 @@ fn read_row<const BYTES: usize, T: Tile<BYTES>>(tiles: &[T], columns: usize, row
     }
 }
 
-/// Multiplications below which the other threads are not asked: some microseconds of one thread.
+/// With fewer multiplications than this, one thread does all: a few microseconds.
 const SERIAL_WORK: usize = 1 << 17;
 /// Tasks per thread and product: more balance better, fewer cost less.
 const TASKS_PER_THREAD: usize = 4;

@@ -1,4 +1,4 @@
-//! How the next token is chosen.
+//! Sampling: the choice of the next token.
 
 use zeroize::Zeroizing;
 
@@ -8,8 +8,7 @@ use crate::{
     scratch::Scratch,
 };
 
-/// Greedy, or random with a temperature, limits on what is chosen from, and a seed; penalties for repetition
-/// in either case.
+/// Greedy, or random with temperature, limits and a seed. Either can have penalties for repetition.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
     temperature: f32,
@@ -45,7 +44,7 @@ impl Sampling {
         Self { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0, presence: 0.0, frequency: 0.0, seed: 0 }
     }
 
-    /// `temperature` 0 is greedy. The same seed gives the same answer, whatever else runs.
+    /// `temperature` 0 is greedy. The same seed gives the same answer, regardless of other jobs.
     ///
     /// # Errors
     /// [`SamplingError`] when a value is out of range or not a number.
@@ -59,11 +58,11 @@ impl Sampling {
         Ok(Self { temperature, top_p, seed, ..Self::greedy() })
     }
 
-    /// The same with a generator of its own for each choice of a request. The first choice's is the
-    /// request's.
+    /// The same with a separate generator for each choice of a request. The first choice has the request's
+    /// own.
     #[must_use]
     pub fn for_choice(self, index: u32) -> Self {
-        // Far from each other on the generator's way, and no multiple of its step.
+        // Far apart in the generator's sequence, and no multiple of its step.
         Self { seed: self.seed.wrapping_add(u64::from(index).wrapping_mul(0xd134_2543_de82_ef95)), ..self }
     }
 
@@ -111,8 +110,7 @@ pub(crate) struct Sampler {
     /// Tokens, and what is added to their scores.
     bias: Scratch<(u32, f32)>,
     random: SplitMix,
-    /// The probabilities of the whole vocabulary once they are used, in an order that begins with those that
-    /// are drawn from.
+    /// The probabilities of the whole vocabulary, with the candidates first. Empty until first used.
     candidates: Scratch<(f32, u32)>,
     /// How often the answer has each token; empty while there is no penalty.
     counts: Scratch<u32>,
@@ -120,7 +118,7 @@ pub(crate) struct Sampler {
     matcher: Option<Matcher>,
 }
 
-/// Most likely tokens that are looked at first; four times as many each time they are not enough.
+/// Number of likeliest tokens that are tried first. Each further try takes four times as many.
 const FIRST_CANDIDATES: usize = 64;
 
 impl Sampler {
@@ -160,7 +158,7 @@ impl Sampler {
         if let Some(matcher) = &mut self.matcher
             && !matcher.accept(token)
         {
-            // Scores that are no numbers, or a draw at the very edge, came upon what must not come.
+            // NaN scores, or a draw at the very edge, led to a token that is not permitted.
             token = matcher.any_token();
             matcher.accept(token);
         }
@@ -189,8 +187,9 @@ impl Sampler {
         }
     }
 
-    /// Brings to the front the `top_k` most likely tokens, of these those whose probabilities just reach
-    /// `top_p` of theirs, and of these those above `min_p`. Returns how many they are.
+    /// Applies the three limits in turn and brings the remaining candidates to the front: the `top_k`
+    /// likeliest tokens, then the smallest set that reaches `top_p` of their probability, then those above
+    /// `min_p`. Returns their number.
     fn gather_candidates(&mut self, probabilities: &[f32]) -> usize {
         self.candidates.replace(probabilities.len(), probabilities.iter().copied().zip(0..));
         let limit = match self.sampling.top_k {

@@ -1,8 +1,7 @@
 //! Running a model for many requests at once.
 //!
 //! One worker thread takes jobs from a bounded queue. It computes step by step. Each step has the next token
-//! of every answer under way and a piece of the prompts that are being read, so that all of them share one
-//! pass over the weights.
+//! of every running answer and a piece of each prompt, so that one pass over the weights serves all of them.
 //!
 //! Keys and values live in pages from one pool of a stated size. A job starts when there are pages for its
 //! prompt. Its answer gets further pages as it grows. If there are none left, the scheduler pauses the
@@ -58,17 +57,18 @@ pub struct EngineConfig {
     pub threads: NonZeroUsize,
     /// Sequences that run at once.
     pub max_sequences: NonZeroUsize,
-    /// Sequences of one owner that run at once, and so of the pages; with fewer than
-    /// [`max_sequences`](Self::max_sequences) an owner who has none running never waits for one who has many.
+    /// Sequences of one owner that run at once; the owner may have the same part of the pages. With fewer
+    /// than [`max_sequences`](Self::max_sequences), an owner who has none running never waits for an owner
+    /// who has many.
     pub max_per_owner: NonZeroUsize,
     /// Jobs that may wait for a free sequence.
     pub max_queued: usize,
-    /// Bytes for keys and values, of all sequences together. What whole contexts for all sequences need is
-    /// the most that is taken. One owner may have the part of it that it may have of the sequences, and no
-    /// job is longer than what fits there.
+    /// Bytes for keys and values of all sequences together. The engine takes no more than whole contexts for
+    /// all sequences need. An owner's part of it is its part of the sequences, and bounds the length of a
+    /// job.
     pub kv_memory: u64,
-    /// How long pages of a prompt that has been read are kept for later prompts of the same owner without
-    /// being used, if no running job needs their memory; nothing is kept for no time at all.
+    /// How long unused pages of a prompt are kept for later prompts of the same owner. A running job that
+    /// needs their memory gets it earlier. Zero keeps nothing.
     pub prefix_time: Duration,
 }
 
@@ -79,7 +79,7 @@ impl EngineConfig {
     /// The pauses of a conversation.
     pub const DEFAULT_PREFIX_TIME: Duration = Duration::from_secs(5 * 60);
 
-    /// Any owner may have all sequences; nothing waits; memory as by default.
+    /// Any owner may have all sequences; no queue; default memory.
     #[must_use]
     pub fn new(threads: NonZeroUsize, max_sequences: NonZeroUsize) -> Self {
         Self {
@@ -170,10 +170,10 @@ pub const MAX_STOP_BYTES: usize = 1024;
 
 /// One request.
 pub struct Job {
-    /// Whose share it takes from.
+    /// The owner whose share it uses.
     pub owner: Owner,
-    /// How large that share is: who has 2 gets twice the sequences and tokens of who has 1, when both want
-    /// more than there are.
+    /// The size of that share. When two owners want more than there is, a share of 2 gets twice the sequences
+    /// and tokens of a share of 1.
     pub share: NonZeroU8,
     /// When it ends whether it is complete or not, by the engine's [`clock`](Engine::clock).
     pub deadline: Option<Instant>,
@@ -227,7 +227,7 @@ impl Job {
 
 /// Receives the events of one job.
 pub trait Sink: Send {
-    /// Permits the next token before any of it is emitted; `Break` cancels the job and the token is dropped.
+    /// Permits the next token before any part of it is emitted. `Break` cancels the job and drops the token.
     /// Called on the engine's thread, so it must not block.
     fn token(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
@@ -290,7 +290,7 @@ pub enum FinishReason {
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// How many of these were not computed, because an earlier prompt of the same owner began with them.
+    /// Prompt tokens that came from kept pages of an earlier prompt of the same owner.
     pub cached_tokens: u32,
     /// Tokens generated; the token that ended the turn is not counted.
     pub completion_tokens: u32,

@@ -1,13 +1,12 @@
-//! Memory for what is made of prompts and answers. It erases itself.
+//! Memory for data derived from prompts and answers. It erases itself.
 //!
 //! Every buffer that ever holds text, tokens, positions, activations, keys, values, scores or the state of a
 //! constraint is one of the types here. Each erases the elements that leave it: when it shrinks, when it
-//! moves to a larger allocation and when it is dropped. So the memory behind its length never holds what it
-//! held before, and a buffer that is reused for another request begins with nothing of the last one.
+//! moves to a larger allocation, and when it is dropped. The memory behind its length therefore never holds
+//! old contents, and a reused buffer begins empty of the last request.
 //!
-//! [`Zeroizing`] alone does not do that. It erases when it is dropped, and leaves what `clear`, `truncate`
-//! and a growing allocation left behind. A test in this file reads the crate's source and fails where a plain
-//! buffer comes back.
+//! [`Zeroizing`] alone is not enough. It erases on drop, and misses the remains of `clear`, `truncate` and a
+//! growing allocation. A test in `scratch/tests.rs` reads the crate's source and fails on a plain buffer.
 
 use std::{
     collections::BinaryHeap,
@@ -18,7 +17,7 @@ use std::{
 
 use zeroize::{DefaultIsZeroes, Zeroize, Zeroizing};
 
-/// A list that erases what leaves it.
+/// A list that erases the elements that leave it.
 pub(crate) struct Scratch<T: Copy>(Vec<T>);
 
 /// Overwrites memory that holds no elements (any more) with zero bytes.
@@ -35,7 +34,7 @@ impl<T: Copy> Scratch<T> {
         Self(Vec::with_capacity(capacity))
     }
 
-    /// Makes room for `additional` more elements. A list that moves erases the place it moved from.
+    /// Makes room for `additional` more elements. A list that moves erases its old allocation.
     pub(crate) fn reserve(&mut self, additional: usize) {
         let needed = self.0.len().saturating_add(additional);
         if needed > self.0.capacity() {
@@ -85,8 +84,8 @@ impl<T: Copy> Scratch<T> {
         self.truncate(0);
     }
 
-    /// `length` other elements in the place of all. They are written over the old ones, so that the same
-    /// number costs nothing more.
+    /// Replaces all elements with `length` new ones. They overwrite the old ones in place, so an equal number
+    /// needs no allocation.
     pub(crate) fn replace(&mut self, length: usize, elements: impl Iterator<Item = T>) {
         let mut elements = elements.take(length);
         self.truncate(length);
@@ -107,7 +106,7 @@ impl<T: Copy> Scratch<T> {
 }
 
 impl<T: Copy + Default> Scratch<T> {
-    /// So many elements, each the default.
+    /// `length` default elements.
     pub(crate) fn filled(length: usize) -> Self {
         Self(vec![T::default(); length])
     }
@@ -170,7 +169,7 @@ impl<T: Copy> FromIterator<T> for Scratch<T> {
     }
 }
 
-/// A text that erases what leaves it.
+/// A text that erases the bytes that leave it.
 #[derive(Default)]
 pub(crate) struct ScratchText(String);
 
@@ -251,11 +250,9 @@ impl From<&str> for ScratchText {
     }
 }
 
-/// A priority queue, the greatest element first, that erases what it held when it moves and when it is
-/// dropped.
+/// A priority queue, greatest element first, that erases its contents when it moves and when it is dropped.
 ///
-/// The place of an element that was popped is erased with the rest: a queue lives no longer than the text it
-/// is made for.
+/// A popped element's memory is erased with the rest; a queue lives no longer than its text.
 pub(crate) struct ScratchHeap<T: Copy + Ord>(BinaryHeap<T>);
 
 impl<T: Copy + Ord> ScratchHeap<T> {
@@ -290,10 +287,10 @@ impl<T: Copy + Ord> Drop for ScratchHeap<T> {
     }
 }
 
-/// Capacity for the rows of one step: of a fixed length, and zeros until something is written.
+/// Memory for the rows of one step: a fixed length, all zeros until written.
 ///
-/// Whoever writes says how much of it, so that [`StepBuffer::erase`] costs no more than what was written
-/// since the last time. It never moves.
+/// A writer states the written length, so [`StepBuffer::erase`] costs no more than the writes since the last
+/// call. The memory never moves.
 pub(crate) struct StepBuffer<T: DefaultIsZeroes> {
     elements: Vec<T>,
     /// Elements, from the first on, that may have been written since they were erased.

@@ -2,11 +2,13 @@
 //!
 //! A template is Jinja that joins message contents and control tokens into one string. If that string were
 //! simply searched for control tokens, a user who writes `<|im_end|>` could end the turn and speak as
-//! somebody else. So each character of a message that could be part of a control token is exchanged for a
-//! stand-in before the template runs ([`guard`]). Control tokens are then found among the characters the
-//! template wrote itself, whatever it did with the contents, and the stand-ins become text again afterwards.
-//! What a template looks for in a message it finds all the same: comparisons, methods, filters and tests see
-//! what was written ([`comparisons`], [`strings`]).
+//! somebody else. Therefore [`guard`] replaces each character of a message that could be part of a control
+//! token with a stand-in before the template runs. Control tokens are then searched for only among the
+//! characters that the template itself wrote. The stand-ins become text again afterwards. A template still
+//! finds the text that it looks for in a message: comparisons, methods, filters and tests see the original
+//! ([`comparisons`], [`strings`]).
+
+#![deny(clippy::indexing_slicing)]
 
 mod comparisons;
 mod guard;
@@ -16,10 +18,10 @@ mod strings;
 #[cfg(test)]
 mod tests;
 
-use guard::Guard;
-use input::Input;
 use std::{sync::Arc, time::SystemTime};
 
+use guard::Guard;
+use input::Input;
 use minijinja::{Environment, Error, ErrorKind, syntax::SyntaxConfig, value::Value};
 
 use crate::{
@@ -94,7 +96,7 @@ impl ChatTemplate {
         self.forms
     }
 
-    /// What `strftime_now` goes by.
+    /// The clock of `strftime_now`.
     pub(crate) fn set_clock(&mut self, now: impl Fn() -> SystemTime + Send + Sync + 'static) {
         self.environment.add_function("strftime_now", move |format: &str| {
             let since = now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -155,9 +157,9 @@ impl ChatTemplate {
     }
 }
 
-/// The template without the tags of Transformers that mark what an assistant said: `{% generation %}` and its
-/// end. They change nothing of the text, so a condition that always holds takes their place and keeps their
-/// white space control.
+/// The template without the tags with which Transformers marks the assistant's text: `{% generation %}` and
+/// its end. They do not change the text. A condition that always holds replaces them and keeps their
+/// white-space control.
 fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -203,7 +205,7 @@ fn tokens_of(tokenizer: &Tokenizer, guard: &Guard, rendered: &str) -> Scratch<u3
     tokens
 }
 
-/// What went wrong, without the interpreter's own message, which may quote the chat.
+/// The kind of error. The interpreter's own message is left out because it may quote the chat.
 fn refusal(error: &Error) -> PromptError {
     PromptError::Template(match error.kind() {
         ErrorKind::OutOfFuel => "it did too much work",

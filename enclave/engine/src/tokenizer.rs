@@ -1,10 +1,10 @@
 //! The tokenizer of a model file, byte-level BPE or `SentencePiece`: text to tokens, tokens to text.
 //!
-//! Two ways in, and the difference is a security boundary: [`Tokenizer::encode_text`] can never produce a
-//! control token, whatever the text says. Control tokens come only from [`Tokenizer::control`] matches, which
-//! the chat template makes for the characters it wrote itself (see `template`).
+//! The two ways in are a security boundary. [`Tokenizer::encode_text`] never produces a control token, for
+//! any text. Control tokens come only from [`Tokenizer::control`], which the chat template calls for the
+//! characters that it wrote itself (see `template`).
 
-#![warn(clippy::indexing_slicing)]
+#![deny(clippy::indexing_slicing)]
 
 mod bpe;
 mod bytes;
@@ -75,7 +75,7 @@ pub enum TokenizerError {
     Unsupported { key: &'static str, expected: &'static str },
 }
 
-/// Texts of control tokens that end a turn, whatever the file's own ids say.
+/// Texts of control tokens that end a turn, even if the file's own ids do not say so.
 const END_TOKENS: [&str; 9] = [
     "<|im_end|>",
     "<|eot_id|>",
@@ -105,8 +105,7 @@ pub(crate) struct Tokenizer {
     add_eos: bool,
 }
 
-/// Keys under `tokenizer.ggml.` that are read here or say nothing about how text becomes tokens. Any other is
-/// refused.
+/// Keys under `tokenizer.ggml.` that are read here or do not affect tokenisation. Any other key is refused.
 const KNOWN: [&str; 37] = [
     "model",
     "pre",
@@ -148,7 +147,7 @@ const KNOWN: [&str; 37] = [
     "normalizer.lowercase",
 ];
 
-/// Refuses what would change how text becomes tokens and is not done here.
+/// Refuses settings that would change tokenisation and are not supported.
 fn check_settings(file: &Gguf<'_>) -> Result<(), TokenizerError> {
     let unknown = file.metadata().find_map(|(key, _)| {
         let setting = key.strip_prefix("tokenizer.ggml.")?;
@@ -217,7 +216,7 @@ impl Tokenizer {
         if end_tokens.is_empty() {
             return Err(TokenizerError::NoEndToken);
         }
-        // A file that does not say so is one of a kind that always has it.
+        // Files without this setting are of a kind that always has it.
         let usual = !matches!(&method, Method::BytePairs { split, .. } if *split != Split::Llama3);
         let add_bos = file.bool("tokenizer.ggml.add_bos_token")?.unwrap_or(usual);
         let add_eos = file.bool("tokenizer.ggml.add_eos_token")?.unwrap_or(false);

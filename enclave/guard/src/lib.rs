@@ -11,6 +11,7 @@
 //! question to another process at every token would cost more than choosing the token. A worker that does not follow
 //! gets no evidence for new sessions.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -14,6 +14,8 @@
 //! The command line is not wholly measured (a virtual machine monitor appends to it), so nothing is read from it but the
 //! context id of the parent, which decides only where the heartbeat goes.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
 mod application;
 mod child;
 mod clock;

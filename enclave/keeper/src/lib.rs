@@ -4,6 +4,7 @@
 //! [`cleanroom_protocol`], and to the host only in those of [`cleanroom_link`] and of release control. It cannot depend on
 //! HTTP, on the API or on an inference engine: `docs/architecture.md` lists its edges, and a test holds it to them.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 mod attester;

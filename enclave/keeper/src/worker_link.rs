@@ -25,8 +25,9 @@ use crate::security_module::Precedence;
 
 /// Answers that wait to be written.
 const REPLIES: usize = 8;
-/// How long a worker may take to put a change in force. An honest one needs milliseconds, or, for a model that is revoked, the time in
-/// which memory can be overwritten; one that was taken over could go on answering whoever was denied for as long as it is waited for.
+/// How long a worker may take to put a change in force. An honest worker needs milliseconds, or, for a
+/// revoked model, the time to overwrite its memory. A compromised worker could serve a denied partner for as
+/// long as the keeper waits.
 pub const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
 
 /// The keeper's words to the worker.

@@ -1,5 +1,6 @@
 //! The project's own engine behind the door that the API knows.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 mod conversation;

@@ -1,5 +1,6 @@
 //! The enclave of an image: a Nitro security module, vsock, and files that the image carries.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 mod nitro;

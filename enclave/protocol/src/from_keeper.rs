@@ -1,4 +1,5 @@
-//! What the keeper says: what to serve, what has been released and leased, and what it shows and signs for a connection.
+//! The keeper's frames: its configuration for the worker, changes of release control, and evidence and
+//! signatures for a connection.
 
 use cleanroom_attestation::channel::{Fields, FrameKind, MAX_DOCUMENT_BYTES, RefusalCode, length_prefixed};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};

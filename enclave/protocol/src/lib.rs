@@ -15,6 +15,7 @@
 //! ([`length_prefixed`](cleanroom_attestation::channel::length_prefixed)), read strictly. Everything here is a pure function of bytes, except
 //! `read` (feature `stream`), which takes a frame from a stream.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 mod frame;

@@ -15,6 +15,7 @@
 //! them. `docs/threat-model.md` argues the split. The programs of the platforms are thin: [`program::main`] is all that they
 //! share. [`run`] is both halves in one process, for tests and measurements.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 pub mod console;

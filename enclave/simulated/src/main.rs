@@ -3,6 +3,7 @@
 //! The host starts this program, measures it and plays the platform. `cleanroom_link` and the host's `launcher::simulated`
 //! write the contract down. No image contains this program.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 mod security_module;

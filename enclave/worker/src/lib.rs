@@ -11,6 +11,7 @@
 //! partners arrive, and the console. [`confinement`] holds it to that. The worker cannot depend on the security module, on
 //! the receipt key or on an engine: `docs/architecture.md` lists its edges, and a test holds it to them.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 mod admission;

@@ -11,6 +11,7 @@
 //! documents are specified in AWS's `attestation_process.md` in the repository of that crate, and their
 //! details follow documents that AWS has signed.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 mod certificates;

@@ -5,8 +5,8 @@ use cleanroom_attestation::measurement;
 
 /// The measurements of one enclave, as PCR values.
 ///
-/// On Nitro these are of an enclave image file (EIF): PCR 0 covers the whole image, PCR 1 the kernel, its
-/// command line and the first ramdisk, PCR 2 the other ramdisks; each is SHA384(0⁴⁸ ‖ SHA384(contents)),
+/// On Nitro these measure an enclave image file (EIF). PCR 0 covers the whole image; PCR 1 the kernel, its
+/// command line and the first ramdisk; PCR 2 the other ramdisks. Each is SHA384(0⁴⁸ ‖ SHA384(contents)),
 /// where 0⁴⁸ is 48 zero bytes and the contents are concatenated without lengths (AWS Nitro Enclaves user
 /// guide, "Cryptographic attestation").
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! The `qemu` tier: the release image in a virtual machine, on any machine and without rights.
 //!
-//! What Nitro's hypervisor does, three processes do here: QEMU's `microvm` runs the image's kernel and
-//! ramdisks, `vhost-device-vsock` gives the guest a real `AF_VSOCK`, and a device of this program is its
-//! `/dev/nsm` (the kernel's own driver talks to it). The image is the one that is deployed, to the bit; what
+//! Three processes stand in for Nitro's hypervisor. QEMU's `microvm` runs the image's kernel and ramdisks.
+//! `vhost-device-vsock` gives the guest a real `AF_VSOCK`. A device of this program is the guest's
+//! `/dev/nsm`; the kernel's own driver talks to it. The image is the one that is deployed, to the bit; what
 //! differs is who vouches for it. The host measures the image and signs under a development root, so this
 //! tier proves that an image works, never where it runs.
 

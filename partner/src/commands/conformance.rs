@@ -22,9 +22,10 @@ const MAX_REQUEST_LENGTH: u64 = (2 * MAX_DOCUMENT_LENGTH + 6 * MAX_POLICY_LENGTH
 
 /// Answer one question of the verification contract, JSON in and JSON out
 ///
-/// Reads one request from standard input and prints one answer, as docs/verification.md describes: a document, a policy,
-/// what the session expects and a time go in; outcome, code and axes come out. The exit code says the outcome too: 0 pass,
-/// 1 fail, 2 the request or its policy is malformed, 3 partial.
+/// Reads one request from standard input and prints one answer, as docs/verification.md describes. The
+/// request has a document, a policy, the session's expectations and a time. The answer has outcome, code and
+/// axes. The exit code says the outcome too: 0 pass, 1 fail, 2 the request or its policy is malformed, 3
+/// partial.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Conformance {}

@@ -142,9 +142,9 @@ impl ProxyChoice {
         Self::default()
     }
 
-    /// A proxy for everything but this machine and what `except` lists, as the variable `NO_PROXY` does:
-    /// names with all names below them, addresses, networks such as `10.0.0.0/8`, or `*`, separated by
-    /// commas.
+    /// A proxy for all destinations except this machine and the entries of `except`. Entries are those of the
+    /// variable `NO_PROXY`, separated by commas: a name with all names below it, an address, a network such
+    /// as `10.0.0.0/8`, or `*`.
     #[must_use]
     pub fn of(proxy: HttpProxy, except: &str) -> Self {
         let except = except.split(',').map(str::trim).filter(|entry| !entry.is_empty());

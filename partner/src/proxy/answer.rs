@@ -74,8 +74,8 @@ impl Body for AnswerBody {
 }
 
 /// Passes whole events on. If the clean room's stream breaks off, the client gets an error event in its own
-/// dialect, and then a connection that is reset: neither a client that looks for events nor one that looks
-/// for the end of the connection can take the answer for a whole one.
+/// dialect, and then the connection is reset. Some clients look at events and others at the end of the
+/// connection; neither can take the answer for a whole one.
 pub(super) struct Events {
     from_room: Incoming,
     session: Arc<Session>,

@@ -1,8 +1,8 @@
 //! Makes a chosen file operation fail. Only in tests: the feature `fault-injection` is for dev-dependencies.
 //!
-//! Every operation that changes the disk, or opens a file, counts: open, write, bring to the disk, rename,
-//! bring the folder to the disk, make a folder, remove. A test runs its work with a fault at the first, then
-//! at the second, and so on until the work passes: it has then failed at every place where it can.
+//! Every operation that opens a file or changes the disk counts: open, write, sync of a file, rename, sync of
+//! a folder, create a folder, remove. A test runs its work with a fault at the first, then at the second, and
+//! so on until the work passes: it has then failed at every place where it can.
 
 use std::cell::Cell;
 use std::io;

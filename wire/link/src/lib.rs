@@ -15,6 +15,7 @@
 //! Nothing in this contract is secret, and neither side believes the other: the enclave measures, checks and bounds
 //! what the host hands over.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "stream")]

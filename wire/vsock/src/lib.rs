@@ -5,6 +5,7 @@
 //! [`WRITE_CAP`], and the enclave's [`Gathered`] streams make few small ones. What that saves is measured in
 //! `docs/performance.md`.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
 use std::io;

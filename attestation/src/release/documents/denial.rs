@@ -58,6 +58,6 @@ impl Payload for Denial {
     }
 
     fn check_against(&self, root: &Root) -> Result<(), ReleaseError> {
-        root.check_room("denial", &self.room)
+        root.check_clean_room("denial", &self.room)
     }
 }

@@ -433,7 +433,7 @@ impl Payload for Release {
     }
 
     fn check_against(&self, root: &Root) -> Result<(), ReleaseError> {
-        root.check_room("release", &self.room)?;
+        root.check_clean_room("release", &self.room)?;
         if self.version < root.minimum_release {
             return Err(ReleaseError::BelowMinimum { minimum: root.minimum_release, actual: self.version });
         }

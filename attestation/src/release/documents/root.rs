@@ -152,7 +152,7 @@ impl Root {
         in_range(role.threshold_name(), rule.threshold, least, rule.keys.len() as u64)
     }
 
-    pub(super) fn check_room(&self, what: &'static str, room: &Id) -> Result<(), ReleaseError> {
+    pub(super) fn check_clean_room(&self, what: &'static str, room: &Id) -> Result<(), ReleaseError> {
         if *room == self.room {
             return Ok(());
         }

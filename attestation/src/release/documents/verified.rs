@@ -142,7 +142,7 @@ impl Root {
         // The old quorum first: nothing that it did not sign is read any further.
         self.verify(Role::Root, &envelope)?;
         let next = Self::from_payload(envelope.payload())?;
-        self.check_room("root", &next.room)?;
+        self.check_clean_room("root", &next.room)?;
         if next.version < self.version {
             return Err(ReleaseError::Rollback { what: "root", current: self.version, actual: next.version });
         }

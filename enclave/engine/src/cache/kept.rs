@@ -1,8 +1,8 @@
-//! Which pages are kept after their prompt has been read, whose they are, and what is in them.
+//! The index of kept pages: owner, tokens and age of each.
 //!
-//! The pages of one owner's prompts form a tree: a page follows the page before it, since keys and values
-//! depend on everything before. A page is found by its owner, the page before and its own tokens, all
-//! compared and none of it by a digest.
+//! The pages of one owner's prompts form a tree: keys and values depend on all earlier tokens, so each page
+//! has a predecessor. A lookup compares owner, predecessor and tokens in full; no digest stands for any of
+//! them.
 
 use std::{
     cmp::Reverse,
@@ -22,7 +22,7 @@ pub(super) struct Kept {
     entries: HashMap<Page, Entry>,
 }
 
-/// What is in a page. Two that are equal hold the same keys and values.
+/// The contents of a page. Equal contents mean equal keys and values.
 pub(super) struct Contents {
     owner: Owner,
     before: Option<Page>,
@@ -31,11 +31,11 @@ pub(super) struct Contents {
 
 struct Entry {
     contents: Arc<Contents>,
-    /// Pages between this one and the first of its prompt.
+    /// Number of predecessors.
     depth: usize,
-    /// Sequences that read it. Whoever reads a page reads all before it.
+    /// Number of sequences that read it. A reader of a page reads all its predecessors.
     readers: usize,
-    /// When the last of them ended.
+    /// The time at which the last reader ended.
     unread_since: Instant,
 }
 
@@ -83,7 +83,7 @@ impl Kept {
         }
     }
 
-    /// Notes that a sequence which read a page has ended. Whether the page is kept.
+    /// Notes that a reader has ended. Returns whether the page is kept.
     pub(super) fn unread(&mut self, page: Page, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(&page) else { return false };
         entry.readers = entry.readers.saturating_sub(1);
@@ -91,8 +91,8 @@ impl Kept {
         true
     }
 
-    /// Keeps one page less: of the owner with most pages that nobody reads the one that nobody has read for
-    /// longest, and of several the one with none behind it.
+    /// Gives up one page: among the unread pages of the owner that has most of them, the one with the oldest
+    /// last reader, and among equals the one without successors.
     pub(super) fn evict(&mut self) -> Option<Page> {
         let mut by_owner: HashMap<Owner, usize> = HashMap::new();
         self.unread_entries().for_each(|(_, entry)| *by_owner.entry(entry.contents.owner).or_default() += 1);
@@ -103,7 +103,7 @@ impl Kept {
         Some(page)
     }
 
-    /// Keeps no page any longer that nobody has read since `limit`.
+    /// Gives up each page that nobody has read since `limit`.
     pub(super) fn expire(&mut self, limit: Instant) -> Vec<Page> {
         let old = self.unread_entries().filter(|(_, entry)| entry.unread_since <= limit);
         let old: Vec<Page> = old.map(|(page, _)| page).collect();
@@ -111,8 +111,8 @@ impl Kept {
         old
     }
 
-    /// Keeps no page of this owner any longer. Gives those that nobody reads; the others are free once they
-    /// are not read.
+    /// Gives up all pages of an owner. Returns the unread ones; the others become free when their readers
+    /// end.
     pub(super) fn forget(&mut self, owner: Owner) -> Vec<Page> {
         let of_owner: Vec<(Page, usize)> = self
             .entries
@@ -124,12 +124,12 @@ impl Kept {
         of_owner.into_iter().filter(|(_, readers)| *readers == 0).map(|(page, _)| page).collect()
     }
 
-    /// Since when nobody has read the page that nobody has read for longest.
+    /// The oldest time at which a kept page lost its last reader.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.unread_entries().map(|(_, entry)| entry.unread_since).min()
     }
 
-    /// How many pages are kept that nobody reads.
+    /// Number of kept pages without a reader.
     pub(super) fn unread_pages(&self) -> usize {
         self.unread_entries().count()
     }

@@ -1,5 +1,4 @@
-//! A language of bytes as states: an automaton whose states may call others, as JSON needs for what is
-//! nested.
+//! A language of bytes as an automaton. Its states can call others, because JSON nests.
 
 use super::SchemaError;
 use crate::scratch::Scratch;
@@ -9,12 +8,12 @@ pub(super) type StateId = u32;
 
 /// Most states of one grammar: about two megabytes.
 const MAX_STATES: usize = 1 << 15;
-/// Calls that may be under way at once: how deep an answer may nest.
+/// The most nested calls: how deep an answer may nest.
 pub(super) const MAX_DEPTH: u32 = 48;
 /// A state from which no end can be reached.
 const ENDLESS: u32 = u32::MAX;
 
-/// What may come at one place.
+/// What a state permits next.
 pub(super) enum State {
     /// One byte out of these.
     Bytes(Scratch<Range>),
@@ -22,18 +21,18 @@ pub(super) enum State {
     Split(Box<[StateId]>),
     /// Everything from `rule` to its [`State::Return`], and then `then`.
     Call { rule: StateId, then: StateId },
-    /// Inside of a JSON string: at least one more character may come, and at most `left`.
+    /// Inside a JSON string: at least one more character may come, and at most `left`.
     Characters {
         /// `u32::MAX` for any number.
         left: u32,
-        /// What the closing quote leads to, where it may come.
+        /// The state after the closing quote; `None` where the quote is not permitted.
         close: Option<StateId>,
-        /// What a character leads to.
+        /// The state after a character.
         after: StateId,
     },
-    /// Back to whoever called.
+    /// Returns to the caller.
     Return,
-    /// All is said.
+    /// The end of the answer.
     End,
 }
 
@@ -58,11 +57,10 @@ pub(super) const TAIL_ED: StateId = 7;
 pub(super) const TAIL_F0: StateId = 8;
 pub(super) const TAIL_F4: StateId = 9;
 
-/// A finished language. What it was made of is a partner's, and erased with it.
+/// A finished language. It contains a partner's text and is erased on drop.
 pub(super) struct Grammar {
     states: Vec<State>,
-    /// How many calls must be nested at least to get from each state to its [`State::Return`] or
-    /// [`State::End`].
+    /// For each state, the least number of nested calls on a way to its [`State::Return`] or [`State::End`].
     heights: Scratch<u32>,
     root: StateId,
 }
@@ -85,7 +83,7 @@ impl Grammar {
     }
 }
 
-/// Puts a grammar together from its end to its beginning: each state is made once what follows it is there.
+/// Builds a grammar backwards: a state is made after the states that follow it.
 pub(super) struct Builder {
     states: Vec<State>,
     white_space: StateId,
@@ -147,20 +145,20 @@ impl Builder {
         next: StateId,
     ) -> Result<StateId, SchemaError> {
         let (Some(first), Some(last)) = (texts.first(), texts.last()) else { return Ok(next) };
-        // In a sorted list, what the first and the last have in common is common to all.
+        // In a sorted list, a prefix of the first and the last is a prefix of all.
         let common = first.iter().zip(last.iter()).skip(from).take_while(|(a, b)| a == b).count();
         let fork = from + common;
         let mut ranges = Vec::new();
         let mut rest = texts;
         let mut ends = false;
-        while let Some(text) = rest.first() {
+        while let [text, others @ ..] = rest {
             let Some(byte) = text.get(fork).copied() else {
-                (ends, rest) = (true, &rest[1..]);
+                (ends, rest) = (true, others);
                 continue;
             };
-            let group = rest.partition_point(|text| text.get(fork) == Some(&byte));
-            ranges.push((byte, byte, self.sorted_literals(&rest[..group], fork + 1, next)?));
-            rest = &rest[group..];
+            let (group, behind) = rest.split_at(rest.partition_point(|text| text.get(fork) == Some(&byte)));
+            ranges.push((byte, byte, self.sorted_literals(group, fork + 1, next)?));
+            rest = behind;
         }
         let mut state = if ranges.is_empty() { next } else { self.ranges(&ranges)? };
         if ends && !ranges.is_empty() {
@@ -245,7 +243,8 @@ impl Builder {
         let two = self.ranges(&hex(one))?;
         let three = self.ranges(&hex(two))?;
         let low = self.ranges(&[(b'0', b'7', two)])?;
-        // No halves of pairs: alone they are no characters, and whole ones can be written as themselves.
+        // No escapes of surrogates: a lone one is no character, and a pair can be written as the character
+        // itself.
         let digits = [
             (b'0', b'9', three),
             (b'A', b'C', three),
@@ -279,7 +278,7 @@ fn bytes(ranges: &[Range]) -> State {
     State::Bytes(Scratch::from(ranges))
 }
 
-/// For each state the least number of nested calls to its end, [`ENDLESS`] where there is none within
+/// For each state the least number of nested calls to its end; [`ENDLESS`] where none exists within
 /// [`MAX_DEPTH`].
 fn heights(states: &[State]) -> Scratch<u32> {
     let mut before: Vec<Vec<StateId>> = vec![Vec::new(); states.len()];

@@ -90,6 +90,7 @@ pub(super) fn write_text(text: &str, out: &mut Scratch<u8>) {
             b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
             b'\n' => out.extend_from_slice(b"\\n"),
             0..0x20 => {
+                #[expect(clippy::indexing_slicing, reason = "four bits are below 16")]
                 let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
                 out.extend_from_slice(b"\\u00");
                 out.extend_from_slice(&digits);

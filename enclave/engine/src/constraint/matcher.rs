@@ -9,8 +9,8 @@ use super::{
 };
 use crate::scratch::Scratch;
 
-/// Sets of permitted tokens that are remembered: in a string, or from one item of an array to the next, an
-/// answer stands where it stood before.
+/// Number of remembered sets of permitted tokens. Inside a string, and from one array item to the next, the
+/// same positions come back.
 const REMEMBERED: usize = 8;
 
 /// Follows one answer.
@@ -44,9 +44,9 @@ struct Free {
     is_start: bool,
 }
 
-/// The tokens that may come where an answer stands.
+/// The tokens that may come at some positions.
 struct Permitted {
-    standing: Scratch<Thread>,
+    current: Scratch<Thread>,
     calls: Scratch<Frame>,
     /// One bit for each token.
     tokens: Scratch<u64>,
@@ -79,9 +79,9 @@ impl Matcher {
 
     /// The tokens that may come next: a bit for each, the lowest of the first word for token 0.
     pub fn permitted(&mut self) -> &[u64] {
-        let (standing, calls) = (self.walker.standing(), self.walker.calls());
-        let stood = |known: &Permitted| *known.standing == *standing && *known.calls == *calls;
-        match self.remembered.iter().position(stood) {
+        let (current, calls) = (self.walker.current(), self.walker.calls());
+        let is_same = |known: &Permitted| *known.current == *current && *known.calls == *calls;
+        match self.remembered.iter().position(is_same) {
             Some(index) => self.remembered.get_mut(..=index).unwrap_or_default().rotate_right(1),
             None => {
                 let found = self.find_permitted();
@@ -101,11 +101,11 @@ impl Matcher {
         if self.states().any(|state| !matches!(state, State::End)) {
             permit(&mut tokens, self.any_token());
         }
-        let standing = Scratch::from(self.walker.standing());
-        Permitted { standing, calls: Scratch::from(self.walker.calls()), tokens }
+        let current = Scratch::from(self.walker.current());
+        Permitted { current, calls: Scratch::from(self.walker.calls()), tokens }
     }
 
-    /// Goes on by a token. If it must not come, nothing changes and the answer is no.
+    /// Advances by a token. Returns `false` and changes nothing if the token is not permitted.
     pub fn accept(&mut self, token: u32) -> bool {
         if self.tokens.ends.contains(&token) {
             return self.is_complete();
@@ -128,7 +128,7 @@ impl Matcher {
         !bytes.is_empty() && self.walker.accept(&self.grammar, bytes)
     }
 
-    /// A token that may come next, whatever the scores are.
+    /// A token that may come next, regardless of scores.
     pub(crate) fn any_token(&self) -> u32 {
         if self.free.is_some() {
             return self.tokens.of_byte(b' ');
@@ -153,7 +153,7 @@ impl Matcher {
     }
 
     fn states(&self) -> impl Iterator<Item = &State> {
-        self.walker.standing().iter().filter_map(|thread| self.grammar.state(thread.state))
+        self.walker.current().iter().filter_map(|thread| self.grammar.state(thread.state))
     }
 }
 

@@ -1,9 +1,8 @@
-//! The keyword `pattern`: regular expressions of ECMA-262, as far as they describe regular languages, for the
-//! inside of a JSON string.
+//! The keyword `pattern`: ECMA-262 expressions that describe regular languages, applied inside a JSON string.
 //!
-//! What is understood: characters and their escapes, `.`, classes, `\d`, `\w`, `\s` and their opposites,
-//! groups, alternatives, `?`, `*`, `+`, counts, and `^` and `$` at the two ends. Anything else (looking ahead
-//! or behind, references back, the ends of words, properties of Unicode) is refused.
+//! Supported: characters and escapes, `.`, classes, `\d`, `\w`, `\s` and their complements, groups,
+//! alternatives, `?`, `*`, `+`, counts, and `^` and `$` at the two ends. Everything else is refused:
+//! lookaround, back-references, word boundaries, Unicode properties.
 
 use super::SchemaError;
 use super::grammar::{Builder, State, StateId};
@@ -14,8 +13,8 @@ const MAX_DEPTH: usize = 24;
 /// Longest count of a repetition.
 const MAX_COUNT: u32 = 4096;
 
-/// Patterns with more than a regular language in them that programs send all the same, and ones that describe
-/// a part of what they do: of Pydantic's `Decimal`, and of Zod's `email`.
+/// Two common patterns that are not regular, each with a regular one that describes a part of it: Pydantic's
+/// `Decimal` and Zod's `email`.
 const KNOWN: [(&str, &str); 2] = [
     (r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$", r"^[+-]?(\d{1,15}(\.\d{0,15})?|\.\d{1,15})$"),
     (
@@ -29,9 +28,9 @@ const REFUSED: SchemaError = SchemaError::Value(
     "a regular expression of characters, classes, groups, alternatives and repetitions, anchored at its ends only",
 );
 
-/// What a pattern describes.
+/// A parsed pattern.
 pub(super) enum Pattern {
-    /// One character of these, first and last included, in rising order and apart from each other.
+    /// One character out of these inclusive ranges, which are in rising order and do not touch.
     Set(Scratch<(u32, u32)>),
     /// One after the other.
     All(Vec<Pattern>),
@@ -42,7 +41,7 @@ pub(super) enum Pattern {
 }
 
 impl Pattern {
-    /// Reads a regular expression. One without anchors describes texts that have a part like it.
+    /// Reads a regular expression. Without anchors it describes every text that contains a match.
     pub(super) fn parse(text: &str) -> Result<Self, SchemaError> {
         let known = KNOWN.iter().find(|(pattern, _)| *pattern == text).map(|(_, part)| *part);
         let mut parser = Parser { rest: known.unwrap_or(text), depth: 0 };
@@ -64,7 +63,7 @@ impl Pattern {
         if parser.rest.is_empty() { Ok(Pattern::Any(branches)) } else { Err(REFUSED) }
     }
 
-    /// How many characters its texts have: at least, and at most where there is a most.
+    /// The least and the greatest number of characters of its texts; `None` when there is no greatest.
     pub(super) fn lengths(&self) -> (u32, Option<u32>) {
         let add = |a: Option<u32>, b: Option<u32>| Some(a?.saturating_add(b?));
         match self {
@@ -90,7 +89,7 @@ impl Pattern {
         }
     }
 
-    /// Its texts inside of a JSON string, and then `next`.
+    /// Its texts inside a JSON string, followed by `next`.
     pub(super) fn states(&self, builder: &mut Builder, next: StateId) -> Result<StateId, SchemaError> {
         match self {
             Pattern::Set(ranges) => set(builder, ranges, next),
@@ -130,8 +129,8 @@ fn anything() -> Pattern {
     Pattern::Repeat(Box::new(Pattern::Set(everything())), 0, None)
 }
 
-/// All characters that may stand in a string: no halves of pairs, no control characters without an escape of
-/// their own.
+/// All characters of a JSON string: no lone surrogates, and only those control characters that have a short
+/// escape.
 fn everything() -> Scratch<(u32, u32)> {
     Scratch::from([(0x08, 0x0a), (0x0c, 0x0d), (0x20, 0xd7ff), (0xe000, 0x10_ffff)].as_slice())
 }
@@ -218,7 +217,7 @@ impl Parser<'_> {
         } else {
             return Ok(part);
         };
-        // How eagerly it is matched says nothing of what matches.
+        // Greedy or lazy makes no difference to the language.
         self.take('?');
         if self.rest.starts_with(['*', '+', '?', '{']) {
             return Err(REFUSED);
@@ -233,7 +232,7 @@ impl Parser<'_> {
         number.parse().ok().filter(|number| *number <= MAX_COUNT).ok_or(REFUSED)
     }
 
-    /// What follows a backslash, and whether it is one character.
+    /// The escape after a backslash, and whether it is one character.
     fn escape(&mut self) -> Result<(Scratch<(u32, u32)>, bool), SchemaError> {
         const DIGITS: [(u32, u32); 1] = [(0x30, 0x39)];
         const WORD: [(u32, u32); 4] = [(0x30, 0x39), (0x41, 0x5a), (0x5f, 0x5f), (0x61, 0x7a)];
@@ -262,7 +261,7 @@ impl Parser<'_> {
             'f' => one(0x0c),
             'x' => self.code(2).and_then(one),
             'u' => self.code(4).and_then(one),
-            // Letters and digits mean something else each, none of which is understood.
+            // Each other letter or digit has a special meaning that is not supported.
             character if character.is_ascii_alphanumeric() => Err(REFUSED),
             character => one(character as u32),
         }
@@ -358,7 +357,7 @@ fn set(builder: &mut Builder, ranges: &[(u32, u32)], next: StateId) -> Result<St
         first_bytes.push((b'\\', b'\\', letters));
     }
     if first_bytes.is_empty() {
-        // No character that may stand in a string: as it is, nothing matches.
+        // No character of a JSON string is left, so nothing matches.
         return Err(REFUSED);
     }
     builder.ranges(&first_bytes)

@@ -1,16 +1,16 @@
-//! JSON Schema to a grammar: the part of it that programs send to have their answers shaped.
+//! Compiles the part of JSON Schema that programs use for answers into a grammar.
 //!
-//! What is understood: `type`, `properties`, `required`, `additionalProperties`, `propertyNames` that are
-//! strings or listed, `items`, `prefixItems`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern`,
+//! Supported keywords: `type`, `properties`, `required`, `additionalProperties`, `propertyNames` with strings
+//! or an enumeration, `items`, `prefixItems`, `minItems`, `maxItems`, `minLength`, `maxLength`, `pattern`,
 //! `format`, `minimum`, `maximum`, `exclusiveMinimum`, `exclusiveMaximum`, `multipleOf`, `enum`, `const`,
-//! `anyOf`, `oneOf` of what cannot be both, `allOf` of one, `$ref` to `#` and into `$defs` or `definitions`,
-//! and annotations. Any other keyword is refused by name: one that was ignored could make the answer invalid.
-//! Beside `pattern`, `format` is an annotation, as the specification has it.
+//! `anyOf`, `oneOf` with exclusive members, `allOf` with one member, `$ref` to `#` and into `$defs` or
+//! `definitions`, and annotations. Any other keyword is refused by name, because ignoring it could make the
+//! answer invalid. Beside `pattern`, `format` is an annotation, as in the specification.
 //!
-//! Of what a schema allows, an answer may be a part: an object that names its properties gets no others,
-//! properties come in the schema's order, numbers without bounds have at most 15 digits before the point,
-//! those with bounds have no exponent, a list with `prefixItems` has these alone, a format has texts of a
-//! usual length, and nothing nests deeper than [`MAX_DEPTH`](super::grammar::MAX_DEPTH).
+//! An answer is always valid, but not every valid answer can come. An object with named properties has no
+//! others, and they come in the schema's order. A number without bounds has at most 15 digits before the
+//! point; a number with bounds has no exponent. A list with `prefixItems` has no further items. Texts of a
+//! format have a usual length. Nothing nests deeper than [`MAX_DEPTH`](super::grammar::MAX_DEPTH).
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -28,8 +28,8 @@ use crate::scratch::Scratch;
 pub(super) const MAX_BYTES: usize = 64 * 1024;
 /// Most items of a list with `prefixItems`.
 const MAX_TUPLE: usize = 1024;
-/// Levels of references and properties that are followed to see whether two schemas can both hold, and pairs
-/// that are looked at.
+/// Limits of the search for a value that satisfies two schemas: levels of references and properties, and
+/// pairs of schemas.
 const MAX_REFERENCES: usize = 8;
 const MAX_COMPARED: usize = 10_000;
 
@@ -55,7 +55,7 @@ const FORMATS: [(&str, &str); 10] = [
 const EMAIL: &str = r"^[A-Za-z0-9_+-]{1,32}(\.[A-Za-z0-9_+-]{1,16}){0,2}@([A-Za-z0-9]{1,32}(-[A-Za-z0-9]{1,16})?\.){1,3}[A-Za-z]{2,12}$";
 const IPV4: &str = r"^((25[0-5]|2[0-4]\d|1\d{2}|[1-9]?\d)\.){3}(25[0-5]|2[0-4]\d|1\d{2}|[1-9]?\d)$";
 
-/// Keywords without effect on what is valid.
+/// Keywords that do not affect validity.
 const ANNOTATIONS: [&str; 11] = [
     "$comment",
     "$id",
@@ -70,7 +70,7 @@ const ANNOTATIONS: [&str; 11] = [
     "discriminator",
 ];
 
-/// Keywords that are known and not understood, so that a refusal may name them.
+/// Known keywords without support. A refusal may name them.
 const UNSUPPORTED: [&str; 22] = [
     "$anchor",
     "$dynamicAnchor",
@@ -117,7 +117,7 @@ pub(super) fn compile(schema: &str) -> Result<Grammar, SchemaError> {
 pub(super) struct Compiler<'a> {
     pub(super) builder: Builder,
     root: &'a Json,
-    /// The rules of the places that were referred to.
+    /// The rules of the referenced schemas.
     rules: HashMap<&'a str, StateId>,
     /// Those without a body yet.
     waiting: Vec<(StateId, &'a Json)>,
@@ -387,7 +387,7 @@ impl<'a> Compiler<'a> {
         if !undefined.is_empty() {
             return Err(SchemaError::Value("required", "names that properties defines"));
         }
-        // From the last property to the first: what may come after it, and what it is itself.
+        // From the last property to the first, because each rule needs the one that follows.
         let end = self.builder.byte(b'}', next)?;
         let ending = self.builder.white_space(end)?;
         let (mut after, mut first, mut choice, mut rest_is_optional) = (ending, end, None, true);
@@ -433,7 +433,7 @@ impl<'a> Compiler<'a> {
         self.builder.literals(&mut texts, RETURN)
     }
 
-    /// A list of these values, one after the other. Others may follow by the schema, and do only where
+    /// A list of these values, in this order. The schema permits further items; they come only where
     /// `minItems` asks for them.
     fn tuple(
         &mut self,
@@ -472,7 +472,7 @@ impl<'a> Compiler<'a> {
         self.builder.byte(b'[', after)
     }
 
-    /// Whether no value can have both schemas, as far as that is plain to see.
+    /// Whether the two schemas plainly exclude each other.
     fn excludes(&self, a: &'a Json, b: &'a Json, references: usize) -> bool {
         let resolved = |schema: &'a Json| match member(schema, "$ref").and_then(Json::text) {
             Some(reference) => find(self.root, reference),
@@ -531,8 +531,8 @@ fn member<'a>(json: &'a Json, name: &str) -> Option<&'a Json> {
     }
 }
 
-/// Refuses keywords that are not understood, in the order in which they are written: the first error is the
-/// one that is told. Definitions are looked at when something refers to them.
+/// Refuses unsupported keywords in written order, so the first one is reported. A definition is checked when
+/// something refers to it.
 fn check_keywords(schema: &Json) -> Result<(), SchemaError> {
     let Json::Object(members) = schema else { return Ok(()) };
     for (name, value) in members {
@@ -584,7 +584,7 @@ fn is_a(value: &Json, kind: &str) -> bool {
     }
 }
 
-/// The place that a reference names: `#`, or one under `$defs` or `definitions`.
+/// The target of a reference: `#`, or an entry of `$defs` or `definitions`.
 fn find<'a>(root: &'a Json, reference: &str) -> Option<&'a Json> {
     if reference == "#" {
         return Some(root);
@@ -595,7 +595,7 @@ fn find<'a>(root: &'a Json, reference: &str) -> Option<&'a Json> {
     ["$defs", "definitions"].contains(&list).then(|| member(member(root, list)?, &name))?
 }
 
-/// The members of a schema that nobody has taken yet.
+/// The members of a schema that are not yet handled.
 struct Keywords<'a>(Vec<(&'a str, &'a Json)>);
 
 impl<'a> Keywords<'a> {
@@ -619,10 +619,10 @@ impl<'a> Keywords<'a> {
         self.0.is_empty()
     }
 
-    /// Refuses what was not taken.
+    /// Refuses the remaining members.
     fn finish(&self) -> Result<(), SchemaError> {
-        /// Understood, and left over all the same: beside a type that they say nothing of, or beside `$ref`,
-        /// `anyOf` and `enum`.
+        /// Supported, but without effect here: beside a type to which they do not apply, or beside `$ref`,
+        /// `anyOf` or `enum`.
         const KNOWN: [&str; 21] = [
             "type",
             "enum",
@@ -665,7 +665,7 @@ impl<'a> Keywords<'a> {
         }
     }
 
-    /// The least and the most of something.
+    /// A lower and an upper bound.
     fn counts(&mut self, least: &'static str, most: &'static str) -> Result<(u32, Option<u32>), SchemaError> {
         let mut count = |name: &'static str| match self.take(name) {
             None => Ok(None),
@@ -691,7 +691,7 @@ impl<'a> Keywords<'a> {
         }
     }
 
-    /// What is said of a number.
+    /// The keywords of a number.
     fn bounds(&mut self) -> Result<Bounds<'a>, SchemaError> {
         let mut number = |name: &'static str| match self.take(name) {
             None => Ok(None),
@@ -770,7 +770,7 @@ fn map(
     builder.byte(b'{', space)
 }
 
-/// A day that there is in every year (RFC 3339, section 5.6).
+/// A day that exists in every year (RFC 3339, section 5.6).
 fn date(builder: &mut Builder, next: StateId) -> Result<StateId, SchemaError> {
     let mut day = |last| -> Result<StateId, SchemaError> {
         let day = two_digits(builder, 1, last, next)?;

@@ -1,4 +1,4 @@
-//! The texts of a model's tokens, sorted so that all which a grammar permits are found in one walk.
+//! The texts of a model's tokens, sorted so that one walk finds all that a grammar permits.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,23 @@ use crate::tokenizer::Tokenizer;
 
 /// The tokens of one model.
 ///
-/// In a string nearly all tokens may come, so those are not walked: tokens that are plain are known by how
-/// long they are, and of the others only what follows their plain beginning is looked into.
+/// Inside a string nearly every token is permitted. A walk over all of them would be slow. A plain token is
+/// therefore permitted by its length alone, and of any other token only the part after its plain beginning is
+/// walked.
 pub(crate) struct TokenTable {
     /// All tokens that stand for a text.
     pub(super) all: Tree,
-    /// Tokens that are nothing but whole characters as they may stand in a JSON string.
+    /// Plain tokens: whole characters that a JSON string may contain without escapes.
     pub(super) plain: PlainTokens,
-    /// What follows the plain characters that tokens begin with, of those in which that can go on in a
-    /// string: for each number of characters, and whatever the number is.
+    /// For tokens that begin plainly and can continue inside a string: the text after the plain beginning, by
+    /// the number of plain characters, and for all numbers together.
     pub(super) rests: Vec<(u32, Tree)>,
     pub(super) rest: Tree,
     /// Tokens that end a turn.
     pub(super) ends: Vec<u32>,
     /// For each byte a token of that byte alone.
     bytes: Vec<u32>,
-    /// The texts of all tokens one after the other, and where each ends.
+    /// The concatenated texts of all tokens, and the end of each.
     texts: Vec<u8>,
     text_ends: Vec<usize>,
 }
@@ -75,7 +76,7 @@ impl TokenTable {
         self.text_ends.len()
     }
 
-    /// What a token stands for; nothing for one that is no text.
+    /// A token's text; empty for a control token.
     pub(super) fn text(&self, token: u32) -> &[u8] {
         let token = token as usize;
         let start = token.checked_sub(1).map_or(Some(0), |before| self.text_ends.get(before).copied());
@@ -88,7 +89,7 @@ impl TokenTable {
     }
 }
 
-/// How many characters the text begins with that a JSON string has without escapes, and what follows them.
+/// The number of plain characters at the beginning of a text, and the rest.
 fn plain_beginning(bytes: &[u8]) -> (u32, &[u8]) {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -102,7 +103,7 @@ fn plain_beginning(bytes: &[u8]) -> (u32, &[u8]) {
     (plain.chars().count() as u32, bytes.get(plain.len()..).unwrap_or_default())
 }
 
-/// From how many bytes on a text is nothing but whole characters that a JSON string has without escapes.
+/// The first offset, in bytes, after which a text is plain.
 fn plain_from(bytes: &[u8]) -> usize {
     let (mut from, mut read) = (0, 0);
     for chunk in bytes.utf8_chunks() {
@@ -118,8 +119,8 @@ fn plain_from(bytes: &[u8]) -> usize {
     from
 }
 
-/// Whether a text can come after whole characters in a JSON string by its first byte: a quote, a backslash, a
-/// character's first byte.
+/// Whether a text's first byte can follow whole characters in a JSON string: a quote, a backslash, or the
+/// first byte of a character.
 fn goes_on_in_strings(text: &[u8]) -> bool {
     matches!(text.first(), Some(b'"' | b'\\' | 0xc2..=0xf4))
 }
@@ -128,12 +129,12 @@ fn goes_on_in_strings(text: &[u8]) -> bool {
 pub(super) struct PlainTokens {
     /// One bit for each token of at most 1, 2 … characters.
     up_to: Vec<Vec<u64>>,
-    /// Longer tokens and their numbers of characters, by these.
+    /// Longer tokens with their numbers of characters, sorted by number.
     longer: Vec<(u32, u32)>,
 }
 
 impl PlainTokens {
-    /// Up to so many characters there is a set for each number. Few tokens are longer.
+    /// The largest number of characters that has a set of its own. Few tokens are longer.
     const SETS: usize = 12;
 
     fn new(tokens: Vec<(u32, u32)>, count: usize) -> Self {
@@ -178,23 +179,24 @@ pub(super) struct Tree {
 /// One byte on the way to some texts.
 pub(super) struct Node {
     pub(super) byte: u8,
-    /// How many bytes stand before it.
+    /// Its distance from the root, in bytes.
     pub(super) depth: u16,
-    /// The first node after those that begin with this one.
+    /// The first node after this node's descendants.
     pub(super) skip: u32,
     tokens: (u32, u32),
-    /// From this many bytes on all texts that begin with this node are plain.
+    /// The offset in bytes after which every text below this node is plain.
     plain_from: u16,
 }
 
 impl Node {
-    /// Whether nothing but plain characters follows in any text.
+    /// Whether every text below continues with plain characters alone.
     pub(super) fn goes_on_plainly(&self) -> bool {
         self.plain_from <= self.depth.saturating_add(1)
     }
 }
 
 impl Tree {
+    #[expect(clippy::indexing_slicing, reason = "an index in `path` was the length of `nodes` before a push")]
     fn new(mut texts: Vec<(&[u8], u32)>) -> Self {
         texts.sort_unstable();
         let mut nodes: Vec<Node> = Vec::new();
@@ -234,7 +236,7 @@ impl Tree {
         self.tokens.get(node.tokens.0 as usize..node.tokens.1 as usize).unwrap_or_default()
     }
 
-    /// The tokens whose text begins with what leads to this node, and the node itself.
+    /// The tokens whose text has this node's path as a prefix, the node's own among them.
     pub(super) fn all_tokens(&self, node: &Node) -> &[u32] {
         let end = self.node(node.skip as usize).map_or(self.tokens.len(), |next| next.tokens.0 as usize);
         self.tokens.get(node.tokens.0 as usize..end).unwrap_or_default()

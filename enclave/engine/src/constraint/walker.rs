@@ -1,9 +1,9 @@
-//! The places where an answer stands in its language, and where a byte more would lead from them.
+//! The positions of an answer in its language, and the positions after one more byte.
 //!
-//! An answer can stand at several places at once, as in the middle of two texts that begin alike. Each is a
-//! thread: a state, and the calls that are under way. Threads beyond [`MAX_THREADS`] and work beyond
-//! [`MAX_WORK`] are left out. That makes the choice narrower, never wrong: every thread that is kept leads to
-//! an end, and one token of one byte is always found.
+//! An answer can have several positions at once, for instance in the middle of two texts that begin alike.
+//! Each is a thread: a state and its open calls. Threads beyond [`MAX_THREADS`] and work beyond [`MAX_WORK`]
+//! are left out. The choice becomes narrower, never wrong: every thread that is kept leads to an end, and at
+//! least one token of one byte is found.
 
 use std::ops::Range;
 
@@ -13,15 +13,15 @@ use super::{
 };
 use crate::scratch::Scratch;
 
-/// Most places where an answer can stand at once.
+/// The most threads of one answer.
 const MAX_THREADS: usize = 128;
-/// Most states that are looked into for one token: three milliseconds, where usual schemas take a tenth of
-/// one (`scripts/bench constraint`).
+/// The most states that are visited for one token. They take three milliseconds; usual schemas take a tenth
+/// of one (`scripts/bench constraint`).
 const MAX_WORK: usize = 1 << 18;
 /// The same for one byte.
 const MAX_WORK_PER_BYTE: usize = 1 << 16;
 
-/// One place where an answer can stand.
+/// One position of an answer.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Thread {
     pub(super) state: StateId,
@@ -41,12 +41,12 @@ pub(super) struct Frame {
 pub(super) struct Walker {
     /// The first is no call.
     frames: Scratch<Frame>,
-    /// Where the answer stands, and, during a walk, where it would.
+    /// The answer's threads, followed during a walk by those that the walk reaches.
     threads: Scratch<Thread>,
-    /// How many of `threads` are where the answer stands.
-    standing: usize,
+    /// How many of `threads` are the answer's own.
+    current: usize,
     pending: Scratch<Thread>,
-    /// For each state the byte for which it was looked into last, and under which call.
+    /// For each state, the byte and the call of its last visit.
     seen: Scratch<(u32, u32)>,
     byte_number: u32,
     work: usize,
@@ -58,7 +58,7 @@ impl Walker {
         let mut walker = Self {
             frames: Scratch::filled(1),
             threads: Scratch::new(),
-            standing: 0,
+            current: 0,
             pending: Scratch::new(),
             seen: Scratch::filled(grammar.len()),
             byte_number: 0,
@@ -66,13 +66,13 @@ impl Walker {
         };
         walker.begin_byte();
         walker.enter(grammar, 0, grammar.root(), 0);
-        walker.standing = walker.threads.len();
+        walker.current = walker.threads.len();
         walker
     }
 
     /// Where the answer stands.
-    pub(super) fn standing(&self) -> &[Thread] {
-        self.threads.get(..self.standing).unwrap_or_default()
+    pub(super) fn current(&self) -> &[Thread] {
+        self.threads.get(..self.current).unwrap_or_default()
     }
 
     /// The calls that are under way.
@@ -80,10 +80,10 @@ impl Walker {
         &self.frames
     }
 
-    /// Goes on by some bytes. If they must not come, nothing changes and the answer is no.
+    /// Advances by some bytes. Returns `false` and changes nothing if they are not permitted.
     pub(super) fn accept(&mut self, grammar: &Grammar, bytes: &[u8]) -> bool {
         let frames = self.frames.len();
-        let mut from = 0..self.standing;
+        let mut from = 0..self.current;
         for byte in bytes {
             self.begin_byte();
             let start = self.threads.len();
@@ -91,7 +91,7 @@ impl Walker {
             from = start..self.threads.len();
         }
         if from.is_empty() {
-            self.threads.truncate(self.standing);
+            self.threads.truncate(self.current);
             self.frames.truncate(frames);
             return false;
         }
@@ -102,14 +102,14 @@ impl Walker {
     /// Whether some bytes may come next. Nothing changes.
     pub(super) fn permits(&mut self, grammar: &Grammar, bytes: &[u8]) -> bool {
         let frames = self.frames.len();
-        let mut from = 0..self.standing;
+        let mut from = 0..self.current;
         for byte in bytes {
             self.begin_byte();
             let start = self.threads.len();
             self.step(grammar, from, *byte);
             from = start..self.threads.len();
         }
-        self.threads.truncate(self.standing);
+        self.threads.truncate(self.current);
         self.frames.truncate(frames);
         !from.is_empty()
     }
@@ -117,15 +117,15 @@ impl Walker {
     /// Permits all tokens with a text that may come next.
     pub(super) fn find_permitted(&mut self, grammar: &Grammar, tokens: &TokenTable, permitted: &mut [u64]) {
         self.work = 0;
-        // Behind those where the answer stands come the ones that have to be walked.
-        for index in 0..self.standing {
+        // The threads to be walked follow the answer's own.
+        for index in 0..self.current {
             let Some(thread) = self.threads.get(index).copied() else { break };
             if !matches!(grammar.state(thread.state), Some(State::End | State::Characters { .. })) {
                 self.threads.push(thread);
             }
         }
         self.walk(grammar, &tokens.all, permitted);
-        for index in 0..self.standing {
+        for index in 0..self.current {
             let Some(thread) = self.threads.get(index).copied() else { break };
             if in_any_string(grammar, thread) {
                 tokens.plain.permit(permitted, u32::MAX);
@@ -133,7 +133,7 @@ impl Walker {
             }
         }
         self.walk(grammar, &tokens.rest, permitted);
-        for index in 0..self.standing {
+        for index in 0..self.current {
             let Some(thread) = self.threads.get(index).copied() else { break };
             match grammar.state(thread.state) {
                 Some(State::Characters { left, .. }) if !in_any_string(grammar, thread) => {
@@ -145,7 +145,8 @@ impl Walker {
         }
     }
 
-    /// What may come in a string whose characters are counted, after each number of plain ones.
+    /// Permits tokens inside a string with a limited number of characters, by their number of plain
+    /// characters.
     fn walk_rests(
         &mut self,
         grammar: &Grammar,
@@ -165,18 +166,17 @@ impl Walker {
             }
             let frames = self.frames.len();
             self.begin_byte();
-            self.enter(grammar, self.standing, state, frame);
+            self.enter(grammar, self.current, state, frame);
             self.walk(grammar, rests, permitted);
             self.frames.truncate(frames);
         }
     }
 
-    /// Permits the tokens of a tree that may come after the threads behind those where the answer stands, and
-    /// drops these.
+    /// Permits the tokens of a tree that may follow the walked threads, and drops those threads.
     fn walk(&mut self, grammar: &Grammar, tree: &Tree, permitted: &mut [u64]) {
         let frames = self.frames.len();
-        let base = self.standing..self.threads.len();
-        // Where the threads and the calls after each byte of the way end.
+        let base = self.current..self.threads.len();
+        // The lengths of `threads` and `calls` after each byte of the path.
         let mut levels: Vec<(Range<usize>, usize)> = Vec::new();
         let mut index = if base.is_empty() { usize::MAX } else { 0 };
         while let Some(node) = tree.node(index) {
@@ -204,7 +204,7 @@ impl Walker {
             levels.push((start..self.threads.len(), self.frames.len()));
             index += 1;
         }
-        self.threads.truncate(self.standing);
+        self.threads.truncate(self.current);
         self.frames.truncate(frames);
     }
 
@@ -218,7 +218,7 @@ impl Walker {
         };
     }
 
-    /// Appends where the threads of `from` are after a byte.
+    /// Appends the threads that `from` reaches by one byte.
     fn step(&mut self, grammar: &Grammar, from: Range<usize>, byte: u8) {
         let start = self.threads.len();
         for index in from {
@@ -257,7 +257,8 @@ impl Walker {
         }
     }
 
-    /// Adds the threads that stand at `state`, or wherever it leads without a byte, to those from `start` on.
+    /// Adds the threads at `state`, and at every state that it reaches without a byte, to those from `start`
+    /// on.
     fn enter(&mut self, grammar: &Grammar, start: usize, state: StateId, frame: u32) {
         self.pending.clear();
         self.pending.push(Thread { state, frame });
@@ -320,13 +321,13 @@ impl Walker {
         (self.frames.len() - 1) as u32
     }
 
-    /// Lets the answer stand at these threads, and forgets all calls that are not under way in one of them.
+    /// Makes these threads the answer's own, and forgets every call that none of them has open.
     fn keep(&mut self, threads: Range<usize>) {
         let mut kept: Scratch<Frame> = Scratch::filled(1);
         let mut places: Scratch<u32> = Scratch::filled(self.frames.len());
-        let mut standing = Scratch::from(self.threads.get(threads).unwrap_or_default());
-        for thread in standing.iter_mut() {
-            // Outwards to a call that is kept already, and back in.
+        let mut current = Scratch::from(self.threads.get(threads).unwrap_or_default());
+        for thread in current.iter_mut() {
+            // Outwards to a call that is already kept, then inwards again.
             let mut way = Scratch::new();
             let mut frame = thread.frame;
             while frame != 0 && places.get(frame as usize) == Some(&0) {
@@ -345,12 +346,12 @@ impl Walker {
             }
             thread.frame = places.get(thread.frame as usize).copied().unwrap_or(0);
         }
-        self.standing = standing.len();
-        (self.threads, self.frames) = (standing, kept);
+        self.current = current.len();
+        (self.threads, self.frames) = (current, kept);
     }
 }
 
-/// Whether a thread stands in a string of any number of characters.
+/// Whether a thread is in a string without a limit on its length.
 fn in_any_string(grammar: &Grammar, thread: Thread) -> bool {
     let state = grammar.state(thread.state);
     matches!(state, Some(State::Characters { left: u32::MAX, after, .. }) if *after == thread.state)
@@ -360,7 +361,7 @@ fn in_any_string(grammar: &Grammar, thread: Thread) -> bool {
 impl Walker {
     /// Whether nothing is larger than it may be after a mask.
     pub(super) fn within_limits(&self) -> bool {
-        self.standing <= MAX_THREADS
+        self.current <= MAX_THREADS
             && self.work <= MAX_WORK + MAX_WORK_PER_BYTE * MAX_THREADS
             && self.frames.len() <= 1 + MAX_THREADS * (MAX_DEPTH as usize + 2)
     }

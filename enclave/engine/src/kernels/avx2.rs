@@ -1,8 +1,8 @@
 //! The kernels for x86-64 processors with AVX2, FMA and F16C.
 //!
 //! The unsafe code here is of three kinds: vector loads and stores through references to arrays of exactly
-//! the vector's size, calls into functions compiled for these features, which [`Avx2`] proves present, and an
-//! empty piece of assembly.
+//! the vector's size; calls of functions compiled for these features, whose presence [`Avx2`] proves; and an
+//! empty assembly statement.
 
 #![expect(unsafe_code, reason = "vector instructions; every block states why it is sound")]
 
@@ -123,7 +123,7 @@ fn add_values(weights: &[f32], values: &[f32], output: &mut [f32]) {
 }
 
 /// Adds the weighted sum of the values in the columns from `first` on, `C` times eight at once. Returns the
-/// first of those that are left.
+/// first remaining column.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn add_columns<const C: usize>(weights: &[f32], values: &[f32], first: usize, output: &mut [f32]) -> usize {
     let width = output.len();

@@ -1,6 +1,6 @@
-//! The tile kernels for x86-64 processors with AVX-512 and its products of bytes (VNNI), and what the
-//! compiler widens by itself. Attention is done as with AVX2: there the order of summation, eight lanes, is
-//! what defines the result.
+//! The tile kernels for x86-64 processors with AVX-512 and its byte products (VNNI), and plain kernels that
+//! the compiler widens. Attention uses the AVX2 kernels, because its result is defined by a sum over eight
+//! lanes.
 //!
 //! All 16 rows of a tile fit one vector. As in the AVX2 kernels, a weight that is unpacked serves several
 //! rows of activations, here up to eight.
@@ -89,8 +89,8 @@ kernels! {
 /// Columns whose weights stay in the nearest cache while all rows of activations pass by.
 const COLUMNS_AT_ONCE: usize = 1024;
 
-/// Defines a tile kernel: piece after piece of the columns, eight rows of activations at a time, then four,
-/// two, one.
+/// Defines a tile kernel. It takes the columns in pieces, and the activations in groups of eight rows, then
+/// four, two, one.
 macro_rules! tile_kernel {
     ($name:ident, $kernel:ident, $tile:ty, $activation:ty, $columns:expr) => {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -137,7 +137,7 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
     let mut sums: [__m512; M] = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
         let blocks = blocks_at(&rows, index);
-        // Weights are made unsigned by adding 128, which the products are relieved of here.
+        // Adding 128 made the weights unsigned; this takes its share out of the products.
         let mut dots = [_mm512_setzero_si512(); M];
         for m in 0..M {
             dots[m] = _mm512_set1_epi32(blocks[m].lift);
@@ -250,8 +250,7 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
                 dots[m] = _mm512_add_epi32(dots[m], _mm512_mullo_epi32(partial[m], scales));
             }
         }
-        // The codes stand 32 too high: what that adds is the sum of the activations of each part times its
-        // scale.
+        // The codes are 32 too high. The excess is the sum of each part's activations times its scale.
         let mut excess = [_mm512_setzero_si512(); M];
         for (pair, scales) in tile.part_scales.as_chunks::<2>().0.iter().enumerate() {
             let [first, last] = scales.map(|scales| load_16(&scales.map(i8::cast_unsigned)));

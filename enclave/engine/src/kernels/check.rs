@@ -1,8 +1,8 @@
 //! A known-answer test of the vector kernels, made once when a model is loaded.
 //!
-//! The property tests run the kernels of the processor that they run on. A processor with other instructions
-//! than those of the project's own machines must not be the first to find a mistake: kernels that do not give
-//! the scalar ones' results, bit for bit, are not used.
+//! The property tests cover only the kernels of the processor that runs them. A processor with other
+//! instructions must not be the first to meet a mistake. This check compares each kernel with the scalar one,
+//! bit for bit, and a kernel that differs is not used.
 
 use super::{
     Bf16Column, Block, F16Column, F32Column, Kernels, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, Query,
@@ -34,7 +34,7 @@ pub(super) fn agrees(kernels: Kernels) -> bool {
         && others(kernels, &values) == others(Kernels::Scalar, &values)
 }
 
-/// What the kernels without weights make of the numbers, as bits.
+/// The results of the kernels without weights, as bits.
 fn others(kernels: Kernels, values: &[f32]) -> Vec<u32> {
     let mut blocks = vec![Block::default(); values.len() / super::BLOCK];
     let mut super_blocks = vec![SuperBlock::default(); values.len() / super::SUPER_BLOCK];
@@ -102,8 +102,8 @@ impl Random {
         self.next() as f32 / (1_u64 << 31) as f32 - 1.0
     }
 
-    /// A row of tiles with codes of all kinds, and at these places of each block the upper byte of a scale
-    /// near one.
+    /// A row of tiles with codes of all kinds. The bytes at `scales` in each block are the upper byte of a
+    /// scale near one.
     fn tiles<const BYTES: usize, T: Tile<BYTES>>(&mut self, scales: &[usize]) -> Vec<T> {
         let mut tiles = vec![T::default(); COLUMNS / T::COLUMNS];
         for tile in &mut tiles {

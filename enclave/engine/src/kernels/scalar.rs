@@ -87,7 +87,7 @@ pub(super) fn quantise_super(values: &[f32], blocks: &mut [SuperBlock]) {
     }
 }
 
-/// What brings the largest of the values to 127, and its inverse in `scale`.
+/// The factor that brings the largest value to 127; `scale` gets its inverse.
 #[inline(always)]
 fn factor(values: &[f32], scale: &mut f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -159,8 +159,8 @@ pub(super) fn add(results: Results<'_>, output: &mut [f32]) {
     }
 }
 
-/// Gives `each` a tile's part of a row: an array's number of numbers, which the compiler sees, unless the row
-/// ends before.
+/// Gives `each` a tile's part of a row. Its length is a constant that the compiler sees, except at the end of
+/// the row.
 #[inline(always)]
 fn of_tile(row: &mut [f32], tile: usize, each: impl Fn(&mut [f32])) {
     let part = &mut row[tile * TILE_ROWS..];
@@ -211,7 +211,7 @@ fn sum_lanes([a, b, c, d, e, f, g, h]: [f32; LANES]) -> f32 {
 /// Adding this to a number of at most 2^22 leaves the nearest integer, to even on a tie, in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// A number up to 127 as the nearest byte, never -128, whose sign cannot be turned; what is no number is
+/// The nearest byte to a number of at most 127. Never -128, which has no positive counterpart. NaN gives
 /// -127.
 #[inline(always)]
 fn quant(value: f32) -> i8 {
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn no_value_becomes_a_byte_whose_sign_cannot_be_turned() {
-        // The lowest byte of what is no number is free, and arithmetic keeps it: here it is that of -128.
+        // The lowest byte of a NaN is free and arithmetic preserves it. Here it is that of -128.
         let values = [f32::from_bits(0x7fc0_0080); SUPER_BLOCK];
         let (mut blocks, mut super_blocks) = ([Block::default()], [SuperBlock::default()]);
         quantise(&values, &mut blocks);

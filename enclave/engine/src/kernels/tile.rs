@@ -70,14 +70,14 @@ impl<'a> Results<'a> {
     }
 }
 
-/// Four signed bytes, the first lowest: what a kernel spreads over a vector at once.
+/// Four signed bytes, the first lowest. A kernel spreads them over a vector at once.
 pub(crate) type Four = i32;
 
 /// Two signed 16-bit numbers, the first lowest.
 pub(crate) type Pair = i32;
 
-/// One block of each row. A closure would be compiled for the instructions of the kernel that it stands in,
-/// and then not be inlined into the library's code between the two.
+/// One block of each row. It is a function because a closure would be compiled for the kernel's instructions,
+/// and the library's code between the two could then not inline it.
 #[inline(always)]
 pub(crate) fn blocks_at<'a, T, const M: usize>(rows: &[&'a [T]; M], index: usize) -> [&'a T; M] {
     rows.map(|row| &row[index])
@@ -102,7 +102,7 @@ pub(crate) fn pair([first, last]: [i16; 2]) -> Pair {
 #[repr(C)]
 pub(crate) struct Block {
     pub(crate) quants: [Four; BLOCK / 4],
-    /// -128 times the sum of the quants: what takes back that each weight was made 128 larger.
+    /// -128 times the sum of the quants. It compensates for the 128 that was added to each weight.
     pub(crate) lift: i32,
     pub(crate) scale: f32,
 }
@@ -140,8 +140,8 @@ impl Default for SuperBlock {
 
 impl DefaultIsZeroes for SuperBlock {}
 
-/// Two codes to a byte: of every eight columns the first four in the low halves, the last four in the high
-/// ones.
+/// Packs two codes into a byte. Of every eight columns, the first four are in the low halves, the last four
+/// in the high halves.
 fn pack_nibbles(groups: &mut [Group], row: usize, codes: &[u8]) {
     for (group, [low, high]) in groups.iter_mut().zip(codes.as_chunks::<4>().0.as_chunks::<2>().0) {
         let place = group.iter_mut().skip(4 * row);

@@ -1,4 +1,4 @@
-//! What matrices are multiplied with, and what comes of it.
+//! The inputs and outputs of matrix products.
 
 use crate::{
     kernels::{BLOCK, Block, Kernels, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput},
@@ -16,7 +16,7 @@ pub(crate) struct Forms {
 }
 
 impl Forms {
-    /// What either of two matrices wants.
+    /// The forms that either of two matrices wants.
     pub(crate) fn and(self, other: Forms) -> Forms {
         Forms { blocks: self.blocks || other.blocks, super_blocks: self.super_blocks || other.super_blocks }
     }
@@ -45,8 +45,8 @@ impl Inputs {
         }
     }
 
-    /// Lets `fill` write `rows` rows, some at a time, of which it is told the first, and quantises them in
-    /// these forms.
+    /// Calls `fill` for groups of rows, with the index of the first row, until `rows` rows are written.
+    /// Quantises them in these forms.
     pub(crate) fn fill(
         &mut self,
         kernels: Kernels,
@@ -128,8 +128,8 @@ fn pieces<T>(slice: &mut [T], length: usize) -> impl Iterator<Item = &mut [T]> {
     cut.chunks_mut(length.max(1)).chain(std::iter::repeat_with(Default::default))
 }
 
-/// The product of a matrix with [`Inputs`]: tile after tile, in a tile row after row of the inputs, so that
-/// every task writes one piece of its own.
+/// The product of a matrix with [`Inputs`], ordered by tile and within a tile by input row. Every task
+/// therefore writes one contiguous piece.
 pub(crate) struct Product {
     pub(super) rows: usize,
     /// Tiles of a row.

@@ -1,17 +1,16 @@
-//! What a process's memory holds of a sequence that has ended, while another goes on.
+//! Searches a process's memory for traces of a sequence that has ended while another runs.
 //!
 //! The test starts itself as a second process, whose memory it reads. That process runs an engine with two
-//! jobs. One goes on for the whole time. The other one is searched for: it must be found while it runs, or
-//! the search proves nothing, and must not be found once it has ended. Both times the engine's thread stands
-//! still inside a sink.
+//! jobs. One goes on for the whole time. The test searches for the other. It must be found while it runs, or
+//! the search proves nothing. It must not be found once it has ended. Both times the engine's thread waits
+//! inside a sink.
 //!
-//! The searching process computes by itself what the searched one computes, since every number of a row
-//! depends on that row and its own sequence alone. So it knows the activations down to the last bit, and
-//! nothing in the searched process's memory is there because of the search.
+//! Each number of a row depends on that row and its own sequence alone, so the searching process can compute
+//! the same activations, down to the last bit. The searched process needs no extra copies for the search.
 //!
-//! Activations are not searched for on the stacks of threads: a kernel has its last results there until the
-//! next one writes over them, as `docs/threat-model.md` says of all copies that a compiler makes. What was
-//! submitted is searched for everywhere.
+//! Threads' stacks are not searched for activations. A kernel's last results stay there until the next kernel
+//! overwrites them; `docs/threat-model.md` says the same of all copies that a compiler makes. The submitted
+//! prompt is searched for everywhere.
 
 use std::{
     fs::File,

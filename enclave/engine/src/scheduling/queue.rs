@@ -78,12 +78,11 @@ pub(super) struct Waiting {
     pub(super) job: Job,
     pub(super) need: Need,
     pub(super) cancelled: Cancelled,
-    /// How often another job started that came later, because there was no memory for this one.
+    /// How often a later job started because this one lacked memory.
     passed: usize,
 }
 
-/// How often a job is passed before no other may start in front of it. Those that run all end, so it will
-/// start then.
+/// After being passed so often, a job is next. Running jobs all end, so it will start.
 const MAX_PASSED: usize = 64;
 
 /// Says whether nobody wants a job any more.
@@ -96,7 +95,7 @@ impl Cancelled {
     }
 }
 
-/// What an owner has, as it counts for its share; comparable with others'.
+/// An owner's use in proportion to its share, comparable with other owners'.
 pub(super) fn weighted(count: usize, share: NonZeroU8) -> usize {
     /// Divisible by every small share.
     const UNIT: usize = 5040;
@@ -124,9 +123,9 @@ impl State {
         self.running.get(&owner).copied().unwrap_or_default()
     }
 
-    /// Jobs that may start as far as sequences and their owners' parts go, in the order of their turns: first
-    /// those whose owners have fewest running for their share, of these those of an owner whose turn it was
-    /// not just now, and of these those that have waited longest.
+    /// Jobs that a free sequence and their owner's part permit to start, in the order of their turns. First
+    /// come jobs whose owners have fewest running for their share; among these, owners other than the last
+    /// one; among these, the jobs that have waited longest.
     fn turns(&self, limits: &EngineConfig, capacity: &Capacity) -> Vec<usize> {
         if self.running() >= limits.max_sequences.get() {
             return Vec::new();
@@ -145,8 +144,8 @@ impl State {
         turns
     }
 
-    /// The job to start next: the first in turn for which there are pages. One that has been passed too often
-    /// lets nobody pass any more.
+    /// The job to start next: the first in turn that has enough pages. A job that has been passed too often
+    /// lets no other pass.
     fn next(&self, limits: &EngineConfig, capacity: &Capacity) -> Option<usize> {
         let turns = self.turns(limits, capacity);
         let fits = |waiting: &Waiting| self.reserved() + waiting.need.pages <= capacity.pages;
@@ -168,7 +167,8 @@ impl State {
         late
     }
 
-    /// Remembers whom to forget; each owner once, so that the list is no longer than the owners are many.
+    /// Notes an owner to forget. Each owner is listed once, so the list is no longer than the number of
+    /// owners.
     fn forget(&mut self, owner: Owner) {
         if !self.forgotten.contains(&owner) {
             self.forgotten.push(owner);
@@ -282,8 +282,8 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// For the worker: whether something may be kept of this owner's prompts. Whoever leaves afterwards is
-    /// forgotten afterwards.
+    /// For the worker: whether pages of this owner's prompts may be kept. An owner that leaves later is
+    /// forgotten later.
     pub(super) fn is_present(&self, owner: Owner) -> bool {
         self.lock().present.contains_key(&owner)
     }
@@ -351,7 +351,7 @@ impl Queue {
         fits
     }
 
-    /// For the worker: what is missing for the first job in turn, where that is nothing but memory.
+    /// For the worker: the pages that the first job in turn lacks, if it lacks nothing else.
     pub(super) fn wanted(&self) -> Option<Wanted> {
         let state = self.lock();
         let next = *state.turns(&self.limits, &self.capacity).first()?;

@@ -1,4 +1,4 @@
-//! Which tokens are computed next, and what becomes of the results.
+//! Chooses the tokens of the next step, and handles its results.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,7 +11,7 @@ use super::{
     Capacity, EngineConfig, Event, FinishReason, Job, MemoryUse, Sink, Usage,
     answer::{Answer, Piece},
     queue::{Cancelled, Need, Queue, Short, Waiting, Work, weighted},
-    sharing::{PROMPT_ROWS, Standing, Standings, budget, credit, shares},
+    sharing::{Claim, Claims, PROMPT_ROWS, budget, credit, shares},
 };
 use crate::{
     cache::{Cache, PAGE},
@@ -25,11 +25,11 @@ use crate::{
     scratch::{Scratch, StepBuffer},
 };
 
-/// A step that was interrupted is done by this part of it while others wait, as often as they have a step.
+/// While others wait, an interrupted step advances by this fraction after each of their steps.
 const PARTS: usize = 16;
-/// How often an answer is paused before others are.
+/// After so many pauses, an answer is paused only if no other can be.
 const MAX_PAUSES: usize = 3;
-/// Lately means that each step takes one part in so many off.
+/// Each step reduces the counted rows of an owner by one part in this number.
 const RECENT_STEPS: usize = 8;
 
 /// Runs sequences until the queue is closed.
@@ -42,16 +42,16 @@ pub(super) struct Scheduler<'a> {
     prefix_time: Duration,
     /// One for each sequence of the cache.
     sequences: Vec<Option<Sequence>>,
-    /// How many jobs have begun.
+    /// Number of jobs that have begun.
     begun: u64,
     /// The first sequence to get prompt rows in the next step.
     turn: usize,
-    /// Rows that each owner had lately; no entry for one without any.
+    /// Each owner's recent rows; no entry for an owner without any.
     recent: HashMap<Owner, usize>,
-    /// Whether answers waited in the step before, as they never do twice in a row.
+    /// Whether answers waited in the previous step. They never wait twice in a row.
     answers_waited: bool,
-    /// Steps that wait for others, none with a sequence of another and so no more than there are sequences;
-    /// and whether others had one since the last was interrupted.
+    /// Interrupted steps. No two share a sequence, so there are at most as many as sequences. The flag says
+    /// whether other rows had a step since the last interruption.
     interrupted: VecDeque<Interrupted>,
     others_had_a_step: bool,
     /// The rows of the step under way; empty between steps.
@@ -64,29 +64,29 @@ struct Sequence {
     owner: Owner,
     share: NonZeroU8,
     deadline: Option<Instant>,
-    /// Which job it is, counted from the first.
+    /// Number of the job, counted from the first.
     number: u64,
-    /// The prompt's tokens, and then the answer's.
+    /// The prompt's tokens, followed by the answer's.
     text: Scratch<u32>,
-    /// How many of them are the prompt's.
+    /// Number of prompt tokens.
     prompt: usize,
-    /// What is reserved for it.
+    /// Its reservation.
     need: Need,
-    /// Whether it waits for memory to go on, and how often it had to.
+    /// Whether it is paused for memory, and how often it was.
     is_paused: bool,
     pauses: usize,
-    /// Tokens whose keys and values are there.
+    /// Tokens with keys and values in the cache.
     read: usize,
-    /// How many of them were found and not computed.
+    /// How many of these came from kept pages.
     cached: usize,
-    /// The token that was chosen, until it is told.
+    /// The chosen token, until the sink has it.
     chosen: u32,
-    /// The probability of that token, until it is told.
+    /// The probability of the chosen token, until the sink has it.
     scored: Option<ScoredToken>,
     generated: u32,
     logprobs: Option<u8>,
     shows_marks: bool,
-    /// What becomes of the prompt where an embedding is wanted.
+    /// The embedding under way, if one is wanted.
     pooler: Option<Pooler>,
     sampler: Sampler,
     answer: Answer,
@@ -137,8 +137,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Lets paused answers go on for which there is capacity, and makes room for a job whose owner has less than
-    /// others.
+    /// Resumes paused answers that fit, and makes room for a job whose owner has less than others.
     fn share_memory(&mut self) {
         self.resume_paused();
         self.make_room();
@@ -162,8 +161,8 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Pauses answers for the first job in turn, if it waits for nothing but memory: only answers of owners
-    /// who have more for their share than its owner would have, and only if that is enough.
+    /// Pauses answers for the first job in turn if it lacks only memory. An answer qualifies if its owner has
+    /// more for its share than the job's owner would have. Nothing is paused unless that frees enough.
     fn make_room(&mut self) {
         let Some(wanted) = self.queue.wanted() else { return };
         let mut victims = Vec::new();
@@ -185,8 +184,8 @@ impl<'a> Scheduler<'a> {
         self.sequences.get(index).and_then(Option::as_ref).map_or(0, |sequence| sequence.need.pages)
     }
 
-    /// The youngest answer of the owner with most pages for its share, of those owners that `may` says yes
-    /// to. What is already chosen counts as paused. One that was paused often is chosen last.
+    /// The youngest answer of the owner that has most pages for its share, among the owners that `may`
+    /// accepts. Answers chosen earlier count as paused. An answer that was paused often is chosen last.
     fn youngest_of_the_largest(&self, chosen: &[usize], may: impl Fn(Owner, usize) -> bool) -> Option<usize> {
         let running = self.sequences.iter().enumerate().filter_map(|(index, sequence)| {
             let sequence = sequence.as_ref().filter(|sequence| sequence.can_pause())?;
@@ -204,8 +203,8 @@ impl<'a> Scheduler<'a> {
         candidates.max_by_key(order).map(|(index, ..)| index)
     }
 
-    /// Frees a sequence's pages. It goes on later as if it had not been paused: its tokens stay, and are
-    /// computed again.
+    /// Frees a sequence's pages. Its tokens stay and are computed again later, so its answer is the same as
+    /// without the pause.
     fn pause(&mut self, index: usize) {
         let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { return };
         let (owner, pages) = (sequence.owner, std::mem::take(&mut sequence.need.pages));
@@ -224,8 +223,8 @@ impl<'a> Scheduler<'a> {
         self.cache.release(index, self.now());
     }
 
-    /// Gets the answers among the chosen rows the pages that they come to. Where there are none left, others
-    /// are paused for them, or they for others.
+    /// Reserves the next pages for the answers among the chosen rows. Without free pages, either other
+    /// answers are paused for them or they are paused themselves.
     fn grow(&mut self) {
         let growing: Vec<usize> = self
             .rows
@@ -252,7 +251,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Gives jobs their sequences, and takes those of jobs that are over.
+    /// Assigns sequences to new jobs, and takes back those of finished jobs.
     fn begin(&mut self, Work { jobs, late, forgotten }: Work) {
         forgotten.into_iter().for_each(|owner| self.cache.forget(owner));
         self.cache.expire(self.now(), self.prefix_time);
@@ -262,7 +261,7 @@ impl<'a> Scheduler<'a> {
         self.end_late();
     }
 
-    /// Computes the next step, or a part of one that was interrupted.
+    /// Computes the next step, or a part of an interrupted one.
     fn compute(&mut self) {
         if self.others_had_a_step
             && let Some(step) = self.interrupted.pop_front()
@@ -288,12 +287,12 @@ impl<'a> Scheduler<'a> {
         MemoryUse { pages: self.capacity.pages, free, kept }
     }
 
-    /// When something expires that is kept, if nothing happens before.
+    /// The time at which the next kept page expires.
     fn next_expiry(&self) -> Option<Instant> {
         self.cache.oldest_kept()?.checked_add(self.prefix_time)
     }
 
-    /// Computes the chosen rows. A newcomer interrupts that, and waits for less than half a layer.
+    /// Computes the chosen rows. A newcomer interrupts the step and waits for less than half a layer.
     fn step(&mut self) {
         self.charge_rows();
         let goes_on = || !self.queue.has_newcomer();
@@ -306,9 +305,8 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Goes on with a step that was interrupted: with a part of it where others have something to do, so that
-    /// neither keeps the other waiting for long, and nothing that was computed is lost however many newcomers
-    /// come.
+    /// Continues an interrupted step. If other rows wait, it computes only a part, so that neither side waits
+    /// long. No result is lost, however many newcomers come.
     fn go_on(&mut self, step: Interrupted) {
         let others = self.sequences.iter().enumerate().any(|(index, s)| s.is_some() && !step.has(index));
         let part = (self.model.shape().layers * 2).div_ceil(PARTS);
@@ -334,7 +332,8 @@ impl<'a> Scheduler<'a> {
         self.others_had_a_step = false;
     }
 
-    /// Takes what was computed of the rows, and then tells it: what ends meanwhile erases the step's buffers.
+    /// Takes all results of the rows before any sink hears of them, because a job that ends erases the step's
+    /// buffers.
     fn take_results(&mut self) {
         self.note_what_was_read();
         let embedded = self.pool_states();
@@ -344,8 +343,8 @@ impl<'a> Scheduler<'a> {
         answering.into_iter().for_each(|index| self.tell_token(index));
     }
 
-    /// Makes room in the cache for the chosen rows. It is reserved for every sequence, so none is ever broken
-    /// off here.
+    /// Makes room in the cache for the chosen rows. The room is reserved, so no sequence ends here for lack
+    /// of it.
     fn extend_cache(&mut self) {
         let mut broken = Vec::new();
         for row in self.rows.iter() {
@@ -358,7 +357,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Counts the rows of a step against their owners, whatever becomes of it.
+    /// Counts the rows of a step against their owners, even if the step fails.
     fn charge_rows(&mut self) {
         self.recent.values_mut().for_each(|rows| *rows -= rows.div_ceil(RECENT_STEPS));
         for row in self.rows.iter() {
@@ -377,12 +376,12 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Gives a job a free sequence; the queue hands out no more jobs than there are.
+    /// Gives a job a free sequence. The queue hands out no more jobs than there are free sequences.
     fn admit(&mut self, Waiting { job, need, cancelled, .. }: Waiting) {
         let Some(index) = self.sequences.iter().position(Option::is_none) else { return };
         let cached = match need.tokens {
             0 => 0,
-            // Every token's state is wanted, and those of cached ones are gone.
+            // An embedding needs the state of every token, and cached tokens have none.
             _ if job.embedding => 0,
             _ => self.cache.reuse(index, job.owner, job.prompt.tokens()),
         };
@@ -441,22 +440,22 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// How every owner stands that has a sequence.
-    fn standings(&self) -> Standings {
-        let mut standings = Standings::new();
+    /// The claim of each owner that has a sequence.
+    fn claims(&self) -> Claims {
+        let mut claims = Claims::new();
         for sequence in self.sequences.iter().flatten() {
             let recent = self.recent.get(&sequence.owner).copied().unwrap_or(0);
-            let new = Standing { share: sequence.share, recent, sequences: 0 };
-            let standing = standings.entry(sequence.owner).or_insert(new);
-            standing.sequences += 1;
-            standing.share = standing.share.max(sequence.share);
+            let new = Claim { share: sequence.share, recent, sequences: 0 };
+            let claim = claims.entry(sequence.owner).or_insert(new);
+            claim.sequences += 1;
+            claim.share = claim.share.max(sequence.share);
         }
-        standings
+        claims
     }
 
-    /// One row for every answer, then prompt rows for the owners who had fewest rows lately, starting with
-    /// another sequence each time. Where an owner with credit has a prompt, that is read first, and the
-    /// answers of owners without wait for one step. Nothing is chosen of the sequences whose step waits.
+    /// Chooses one row for each answer, then prompt rows for the owners with the fewest recent rows, starting
+    /// with another sequence each time. If an owner with credit has a prompt, that prompt is read first, and
+    /// the answers of owners without credit wait for one step. Sequences of an interrupted step get no rows.
     fn choose_rows(&mut self) {
         self.rows.clear();
         let waits = |index: usize| self.interrupted.iter().any(|step| step.has(index));
@@ -465,8 +464,8 @@ impl<'a> Scheduler<'a> {
             let sequences = sequences.filter_map(|(index, sequence)| Some((index, sequence.as_ref()?)));
             sequences.filter(|(_, sequence)| !sequence.is_paused)
         };
-        let standings = self.standings();
-        let has_credit = |sequence: &Sequence| credit(&standings, sequence.owner) > 0;
+        let claims = self.claims();
+        let has_credit = |sequence: &Sequence| credit(&claims, sequence.owner) > 0;
         let in_a_hurry = sequences().any(|(_, sequence)| !sequence.is_answering() && has_credit(sequence));
         let wait = in_a_hurry && !self.answers_waited;
         for (index, sequence) in sequences().filter(|(_, sequence)| sequence.is_answering()) {
@@ -486,8 +485,8 @@ impl<'a> Scheduler<'a> {
         let wanted = order.iter().filter_map(|index| self.sequences.get(*index)?.as_ref());
         let wanted: Vec<(Owner, usize)> =
             wanted.map(|sequence| (sequence.owner, sequence.text.len() - sequence.read)).collect();
-        let budget = budget(answering, &wanted, &standings);
-        for (index, count) in order.iter().zip(shares(budget, &wanted, &standings)) {
+        let budget = budget(answering, &wanted, &claims);
+        for (index, count) in order.iter().zip(shares(budget, &wanted, &claims)) {
             let Some(sequence) = self.sequences.get(*index).and_then(Option::as_ref) else { continue };
             let tokens = &sequence.text;
             let chosen = tokens.iter().enumerate().skip(sequence.read).take(count);
@@ -501,7 +500,8 @@ impl<'a> Scheduler<'a> {
         self.turn = from.first().map_or(0, |index| index + 1);
     }
 
-    /// Takes the states of the rows whose embeddings are wanted. Returns the sequences that are read.
+    /// Takes the states of the rows whose embeddings are wanted. Returns the sequences whose prompt is
+    /// complete.
     fn pool_states(&mut self) -> Vec<usize> {
         let mut ended = Vec::new();
         for (number, row) in self.rows.iter().enumerate() {
@@ -535,8 +535,8 @@ impl<'a> Scheduler<'a> {
         scored
     }
 
-    /// Ends a sequence whose prompt is read, with its embedding. Its place is free before its sink hears of
-    /// it.
+    /// Ends a sequence whose prompt is complete, with its embedding. Its slot is free before its sink hears
+    /// of it.
     fn tell_embedding(&mut self, index: usize) {
         let Some(Sequence { prompt, text, pooler: Some(pooler), mut sink, .. }) = self.release(index) else {
             return;
@@ -548,12 +548,13 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Tells a sequence's sink of the token that was chosen, unless it must not come or nobody wants it.
+    /// Gives the chosen token to the sequence's sink, unless the token is not permitted or the job was
+    /// cancelled.
     fn tell_token(&mut self, index: usize) {
         let Some(sequence) = self.sequences.get_mut(index).and_then(Option::as_mut) else { return };
         let (owner, is_first) = (sequence.owner, sequence.generated == 0);
         let outcome = sequence.tell(self.model);
-        // Not before its first token was permitted.
+        // Only after its first token was permitted.
         if is_first
             && sequence.generated > 0
             && !matches!(outcome, Outcome::Cancelled)
@@ -570,7 +571,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Ends a sequence. Its place is free and its prompt erased before its sink hears of it.
+    /// Ends a sequence. Its slot is free and its prompt erased before its sink hears of it.
     fn end(&mut self, index: usize, reason: FinishReason) {
         let Some(sequence) = self.release(index) else { return };
         let Sequence { prompt, text, sampler, mut answer, mut sink, cached, generated, .. } = sequence;
@@ -589,8 +590,8 @@ impl<'a> Scheduler<'a> {
         let _ = sink.event(Event::Finished { reason, usage });
     }
 
-    /// Frees a sequence's place and erases what it left in what all share, whoever else runs. Between the
-    /// rows of a step and its results nothing is released.
+    /// Frees a sequence's slot and erases its traces in shared buffers, even while other sequences run.
+    /// Nothing is released between the rows of a step and its results.
     fn release(&mut self, index: usize) -> Option<Sequence> {
         let sequence = self.sequences.get_mut(index)?.take()?;
         self.stop_computing(index);
@@ -604,7 +605,7 @@ impl<'a> Scheduler<'a> {
     }
 }
 
-/// Tells whoever waited for it that a job's time is over.
+/// Tells the job's sink that its time is over.
 fn refuse_late(Waiting { job, .. }: Waiting) {
     let Job { prompt, mut sink, .. } = job;
     let usage = Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() };
@@ -614,12 +615,12 @@ fn refuse_late(Waiting { job, .. }: Waiting) {
 }
 
 impl Sequence {
-    /// Whether nothing is left to be computed but the answer's last token. One that was paused has more.
+    /// Whether only the answer's last token is left to compute. A resumed answer has more.
     fn is_answering(&self) -> bool {
         self.generated > 0 && self.read + 1 == self.text.len()
     }
 
-    /// Whether it can go on later from its tokens. An embedding is made of states that are gone then.
+    /// Whether it can resume from its tokens. An embedding cannot, because its states would be gone.
     fn can_pause(&self) -> bool {
         !self.is_paused && self.pooler.is_none()
     }

@@ -1,4 +1,5 @@
-//! What published chat templates expect of Python: `tojson` as `json.dumps` writes, and `strftime_now`.
+//! Python functions that published chat templates expect: `tojson`, which writes as `json.dumps`, and
+//! `strftime_now`.
 
 use minijinja::{
     Error, ErrorKind,
@@ -220,15 +221,14 @@ pub(super) fn strftime(format: &str, unix_seconds: u64) -> Option<String> {
     Some(out)
 }
 
-/// Days from the first of January 1970 to that of a year from 1970 on.
+/// Days from 1 January 1970 to 1 January of `year`, which is 1970 or later.
 fn days_before(year: u64) -> Option<u64> {
     let before = year.checked_sub(1)?;
     let leap_days = before / 4 - before / 100 + before / 400;
     (year * 365 + leap_days).checked_sub(1970 * 365 + 477)
 }
 
-/// The year, the month and the day, the latter two from 1, of a day that is so many after the first of
-/// January 1970.
+/// Year, month and day of the day that is `days` after 1 January 1970. Month and day count from 1.
 fn date(days: u64) -> Option<(u64, u64, u64)> {
     /// Some ten thousand years.
     const MOST: u64 = 4_000_000;

@@ -1,5 +1,5 @@
-//! `SentencePiece`: the neighbours whose joined text is the token of the highest score are joined first, the
-//! leftmost of equals.
+//! `SentencePiece`: joins the neighbours whose joined text is the token with the highest score first, and the
+//! leftmost among equals.
 
 use super::{
     TokenizerError,
@@ -10,7 +10,7 @@ use crate::{
     scratch::{Scratch, ScratchHeap, ScratchText},
 };
 
-/// What tokens are worth, in an order of whole numbers that is the order of their scores.
+/// Ranks of tokens: integers in the order of their scores.
 pub(super) struct Pieces {
     ranks: Vec<i32>,
     /// Whether text begins with a space that is not written.
@@ -54,7 +54,7 @@ impl Pieces {
     }
 }
 
-/// The order of the numbers as whole numbers; none for what is no finite number.
+/// Integers in the order of the numbers; `None` if a number is not finite.
 fn rank(score: f32) -> Option<i32> {
     let bits = (score + 0.0).to_bits().cast_signed();
     score.is_finite().then_some(if bits < 0 { bits ^ i32::MAX } else { bits })

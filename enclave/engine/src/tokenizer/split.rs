@@ -33,7 +33,7 @@ impl Split {
         }
     }
 
-    /// Whether a word that is a token is that token, whatever the merges say.
+    /// Whether a word that is itself a token becomes that token without any merges.
     pub(super) fn whole_words_first(self) -> bool {
         self == Split::Llama3
     }

@@ -103,7 +103,7 @@ impl Vocabulary {
         self.single_bytes.get(usize::from(byte)).copied().unwrap_or(0)
     }
 
-    /// What a token contributes to an answer: nothing unless it is text.
+    /// A token's contribution to an answer; empty unless the token is text.
     pub(super) fn bytes(&self, token: u32) -> &[u8] {
         match self.tokens.get(token as usize) {
             Some(Token { kind: Kind::Normal | Kind::Byte | Kind::UserDefined, text }) => text,

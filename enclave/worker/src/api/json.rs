@@ -1,8 +1,8 @@
 //! Reads JSON that a stranger sent without repeating a word of it.
 //!
-//! `serde_json` does the parsing, but its messages quote what they found (`invalid type: string "my secret", …`). So an
-//! object is first split into its members, each left as raw text, and each member is then read by a function that knows its
-//! path and what it expects; the refusal is made from those two alone.
+//! `serde_json` does the parsing, but its messages quote what they found (`invalid type: string "my secret",
+//! …`). An object is therefore first split into members of raw text. A function that knows the path and the
+//! expected form then reads each member. A refusal names those two and nothing else.
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -10,8 +10,9 @@
 //! An answer ends in one of four ways:
 //!
 //! * With its finish reason, and HTTP ends in order.
-//! * Under release control, when a token may not be made or text that was made may not leave any more: a stream gets an event
-//!   that says why, signed by the keeper, and ends without a finish reason. The backend does not wait for the signature.
+//! * Under release control, when a token may no longer be made or made text may no longer leave: the stream
+//!   gets an event with the reason, signed by the keeper, and ends without a finish reason. The backend does
+//!   not wait for the signature.
 //! * When its time is over: an event says so, and there is no finish reason.
 //! * When the backend drops its end early: a stream gets an error event and is broken off, so that no client takes a part
 //!   for the whole.

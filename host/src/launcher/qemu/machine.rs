@@ -229,8 +229,8 @@ fn acceleration(wanted: Acceleration) -> Acceleration {
 /// Where the system says how fast its processor counts.
 const CPU_INFO: &str = "/proc/cpuinfo";
 
-/// What the kernel is told about the time stamp counter of a processor in software, which counts as the real
-/// one does and has nothing beside it to be measured with: that it is constant, and its rate in kHz. The rate
+/// Kernel parameters for the time stamp counter of an emulated processor: the counter is constant, and its
+/// rate in kHz. It counts like the real one, but the machine has no second clock to measure it with. The rate
 /// is the one the system shows now; where processors change theirs, the guest's clock may be some per cent
 /// fast or slow.
 fn counter_in_software(cpu_info: &str) -> String {

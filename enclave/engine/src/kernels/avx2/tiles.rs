@@ -1,8 +1,8 @@
 //! Products of weights and activations.
 //!
-//! Each kernel computes 16 results for up to four rows of activations, so that a weight that is loaded and
-//! unpacked serves them all, and an activation that is spread over a vector serves two vectors of weights.
-//! Sums of products of codes stay in 16 bits as long as they surely fit.
+//! Each kernel computes 16 results for up to four rows of activations. One unpacked weight then serves all
+//! rows, and one spread activation serves two vectors of weights. Sums of products of codes stay in 16 bits
+//! while they provably fit.
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_add_epi16,
@@ -26,8 +26,8 @@ use crate::kernels::{
 /// Columns whose weights stay in the nearest cache while all rows of activations pass by.
 const COLUMNS_AT_ONCE: usize = 1024;
 
-/// Defines a tile kernel: piece after piece of the columns, four rows of activations at a time, then two,
-/// then one.
+/// Defines a tile kernel. It takes the columns in pieces, and the activations in groups of four rows, then
+/// two, then one.
 macro_rules! tile_kernel {
     ($name:ident, $kernel:ident, $tile:ty, $activation:ty, $columns:expr) => {
         #[target_feature(enable = "avx2,fma,f16c")]
@@ -243,8 +243,7 @@ fn q6_k_rows<const M: usize>(tiles: &[Q6KTile], rows: [&[SuperBlock]; M], output
                 }
             }
         }
-        // The codes stand 32 too high: what that adds is the sum of the activations of each part times its
-        // scale.
+        // The codes are 32 too high. The excess is the sum of each part's activations times its scale.
         let mut excess: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (pair, scales) in tile.part_scales.as_chunks::<2>().0.iter().enumerate() {
             let [first, last] = scales.map(|scales| load_16(&scales.map(i8::cast_unsigned)));
@@ -440,8 +439,8 @@ fn store_sums<const M: usize>(sums: &Sums<__m256, M>, output: &mut [TileOutput])
     }
 }
 
-/// The same number, which the compiler takes for another: it would otherwise add products to each other
-/// before it adds them to the sums, and keep more of them than there are registers.
+/// Hides a number from the optimiser. Otherwise the compiler would first add products to each other, and hold
+/// more of them than there are registers.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 #[expect(unsafe_code, reason = "an empty piece of assembly")]

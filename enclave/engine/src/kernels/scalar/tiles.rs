@@ -1,7 +1,7 @@
 //! Products of weights and activations.
 //!
-//! Sums of products of codes are whole numbers, so their order does not matter; what is done with the scales
-//! is the same for every processor, block after block.
+//! Sums of products of codes are integers, so their order does not matter. The scales are applied in the same
+//! order on every processor, block by block.
 
 use crate::kernels::{
     half::{bf16_to_f32, f16_to_f32},

@@ -42,7 +42,7 @@ pub(crate) struct Q5KTile {
     pub(crate) affine: Affine,
 }
 
-/// What is read together is side by side: two streams through the same page are slower to come from memory.
+/// Parts that are read together are adjacent, because two streams through one page of memory are slower.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Q5KPart {
@@ -126,9 +126,9 @@ impl Affine {
     }
 }
 
-/// Eight scales and eight minima of six bits in twelve bytes: the first four of each lie in the low six bits
-/// of bytes 0 to 3 and 4 to 7; of the last four, the low halves share bytes 8 to 11 and the rest fills the
-/// high bits of bytes 0 to 7.
+/// Unpacks eight scales and eight minima of six bits from twelve bytes. The first four scales are the low six
+/// bits of bytes 0 to 3, the first four minima those of bytes 4 to 7. The last four of each have their low
+/// four bits in bytes 8 to 11, and their high two bits at the top of bytes 0 to 7.
 fn part_scales_and_minima(packed: &[u8; 12]) -> [(u8, u8); PARTS] {
     std::array::from_fn(|part| match part.checked_sub(4) {
         None => (packed[part] & 63, packed[part + 4] & 63),
@@ -236,9 +236,9 @@ impl Tile<210> for Q6KTile {
         for (place, scale) in self.part_scales.iter_mut().zip(part_scales) {
             place[row] = scale.cast_signed();
         }
-        // Each half of 128 columns has 64 bytes of low halves and 32 bytes of high bits: column `32 k + l` of
-        // it has its low bits in byte `l` (k = 0, 2) or `32 + l` (k = 1, 3), and its high bits at `2 k` of
-        // byte `l`.
+        // Each half of 128 columns has 64 bytes of low bits and 32 bytes of high bits. Column `32 k + l` has
+        // its low bits in byte `l` (k = 0, 2) or byte `32 + l` (k = 1, 3). Its high bits are at position `2
+        // k` of byte `l`.
         let mut codes = [0; SUPER_BLOCK];
         let halves = lows.as_chunks::<64>().0.iter().zip(highs.as_chunks::<32>().0);
         for ((lows, highs), codes) in halves.zip(codes.as_chunks_mut::<128>().0) {
