@@ -5,6 +5,7 @@
 //! Loom reports the write when it is not ordered behind every access of every thread.
 
 #[path = "../src/pool.rs"]
+#[expect(dead_code, reason = "the tests on real threads ask how many sleep")]
 mod pool;
 
 /// What `src/primitives.rs` takes from the standard library.
