@@ -193,7 +193,7 @@ impl Resume {
         })?;
         let mut outcome = write_draft(&release, state.root(), &self.out)?;
         outcome.text = format!("to lift:\n{reasons}{}", outcome.text);
-        outcome.json["lifts"] = json!(found);
+        outcome.add("lifts", json!(found));
         Ok(outcome)
     }
 }

@@ -14,6 +14,7 @@ use cleanroom_attestation::release::{
 use cleanroom_program::file;
 use serde_json::{Value, json};
 
+use crate::add;
 use crate::chain::{self, RootArguments};
 use crate::failure::Failure;
 use crate::files;
@@ -237,13 +238,13 @@ impl Issuer {
         let held = self.current();
         let mut status = summary(&held.state, chain::now());
         if !held.unkept.is_empty() {
-            status["denials_not_kept"] = held.unkept.len().into();
+            add(&mut status, "denials_not_kept", held.unkept.len());
         }
         if let Some(problem) = &held.problem {
-            status["problem"] = problem.public.clone().into();
+            add(&mut status, "problem", problem.public.clone());
         }
         if !held.is_usable() {
-            status["leases"] = "inputs-unusable".into();
+            add(&mut status, "leases", "inputs-unusable");
         }
         status
     }

@@ -12,9 +12,9 @@ use cleanroom_program::file;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::Outcome;
 use crate::failure::Failure;
 use crate::signer::{Signer, is_private_key, public_key};
+use crate::{Outcome, add};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -123,8 +123,8 @@ fn describe(key: &PublicKey, written: Option<(&Path, &Path)>) -> Outcome {
             private.display(),
             public.display()
         );
-        json["private"] = private.display().to_string().into();
-        json["public"] = public.display().to_string().into();
+        add(&mut json, "private", private.display().to_string());
+        add(&mut json, "public", public.display().to_string());
     }
     Outcome { text, json }
 }

@@ -107,6 +107,13 @@ enum Command {
     Sealed(sealed::Command),
 }
 
+/// Adds a member to a JSON object.
+fn add(json: &mut serde_json::Value, name: &str, value: impl Into<serde_json::Value>) {
+    if let Some(members) = json.as_object_mut() {
+        members.insert(name.to_owned(), value.into());
+    }
+}
+
 /// What a command reports: for people, and for programs.
 struct Outcome {
     text: String,
@@ -114,6 +121,11 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Adds a member to what programs read.
+    fn add(&mut self, name: &str, value: impl Into<serde_json::Value>) {
+        add(&mut self.json, name, value);
+    }
+
     /// The outcome of a service, which has said everything while it ran.
     fn silent() -> Self {
         Self { text: String::new(), json: serde_json::Value::Null }

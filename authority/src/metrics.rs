@@ -99,13 +99,16 @@ impl Metrics {
     /// The page that monitoring reads. `status` is what `Issuer::status` says.
     pub(crate) fn page(&self, status: &Value) -> String {
         let _page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
-        self.granted.set(u64::from(status["leases"] == "granted"));
-        self.root_version.set(status["root"]["version"].as_u64().unwrap_or(0));
-        self.release_version.set(status["release"]["version"].as_u64().unwrap_or(0));
-        self.denials.set(status["denials_in_force"].as_array().map_or(0, |denials| denials.len() as u64));
-        self.denials_not_kept.set(status["denials_not_kept"].as_u64().unwrap_or(0));
-        for (what, gauge) in [("root", &self.root_expiry), ("release", &self.release_expiry)] {
-            let expires = status[what]["expires"].as_str().and_then(|time| time.parse().ok());
+        self.granted.set(u64::from(status.get("leases").is_some_and(|leases| leases == "granted")));
+        self.root_version.set(number(status, "/root/version"));
+        self.release_version.set(number(status, "/release/version"));
+        let in_force = status.get("denials_in_force").and_then(Value::as_array);
+        self.denials.set(in_force.map_or(0, |denials| denials.len() as u64));
+        self.denials_not_kept.set(number(status, "/denials_not_kept"));
+        for (path, gauge) in
+            [("/root/expires", &self.root_expiry), ("/release/expires", &self.release_expiry)]
+        {
+            let expires = status.pointer(path).and_then(Value::as_str).and_then(|time| time.parse().ok());
             let UnixMillis(millis) = expires.unwrap_or(UnixMillis(0));
             gauge.set(millis / 1000);
         }
@@ -125,4 +128,9 @@ impl Watcher for Metrics {
     fn shed(&self) {
         self.shed.inc();
     }
+}
+
+/// The number at a JSON pointer (RFC 6901); 0 where there is none.
+fn number(status: &Value, path: &str) -> u64 {
+    status.pointer(path).and_then(Value::as_u64).unwrap_or(0)
 }

@@ -246,7 +246,7 @@ fn sign(
     let (envelope, mut outcome) = chain::sign(document, opened, signer, &candidates, out)?;
     let progress = Progress::of(root, Role::Release, &envelope);
     outcome.text += &progress.text();
-    outcome.json["progress"] = progress.json();
+    outcome.add("progress", progress.json());
     Ok(outcome)
 }
 

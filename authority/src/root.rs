@@ -185,7 +185,7 @@ impl Command {
                     chain::sign(&document, opened, &signer, &pair.candidates(), out)?;
                 let progress = pair.progress(&envelope);
                 outcome.text += &progress.text();
-                outcome.json["progress"] = progress.json();
+                outcome.add("progress", progress.json());
                 Ok(outcome)
             }
             Self::Show { document, previous } => {

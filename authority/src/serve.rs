@@ -222,7 +222,7 @@ async fn metrics((State(service), Extension(at_work)): Asked) -> Response {
 }
 
 async fn health((State(service), Extension(at_work)): Asked) -> Response {
-    let look = |issuer: &Issuer| Ok(issuer.status()["leases"].clone());
+    let look = |issuer: &Issuer| Ok(issuer.status().get("leases").cloned().unwrap_or_default());
     match service.work(&service.pages, &at_work, look).await {
         Ok(leases) => {
             let code = if leases == "granted" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

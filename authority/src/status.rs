@@ -93,35 +93,43 @@ fn text(status: &Value) -> String {
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut text = format!(
         "{} at {}\n  root     version {}, until {}\n",
-        word(&status["room"]),
-        word(&status["at"]),
-        status["root"]["version"],
-        word(&status["root"]["expires"])
+        word(at(status, "/room")),
+        word(at(status, "/at")),
+        at(status, "/root/version"),
+        word(at(status, "/root/expires"))
     );
-    let release = &status["release"];
+    let release = at(status, "/release");
     if release.is_null() {
         text += "  release  none\n";
     } else {
         text += &format!(
             "  release  version {}, until {}, {} partners\n",
-            release["version"],
-            word(&release["expires"]),
-            release["partners"]
+            at(release, "/version"),
+            word(at(release, "/expires")),
+            at(release, "/partners")
         );
-        for model in release["models"].as_array().into_iter().flatten() {
-            let halted = if model["halted"] == Value::Bool(true) { ", HALTED" } else { "" };
-            text += &format!("  model    {} {}{halted}\n", word(&model["id"]), word(&model["state"]));
+        for model in at(release, "/models").as_array().into_iter().flatten() {
+            let halted = if *at(model, "/halted") == Value::Bool(true) { ", HALTED" } else { "" };
+            text += &format!("  model    {} {}{halted}\n", word(at(model, "/id")), word(at(model, "/state")));
         }
     }
-    for denial in status["denials_in_force"].as_array().into_iter().flatten() {
-        let (kind, id) = denial["halt"].as_object().and_then(|halt| halt.iter().next()).unzip();
+    for denial in at(status, "/denials_in_force").as_array().into_iter().flatten() {
+        let (kind, id) = at(denial, "/halt").as_object().and_then(|halt| halt.iter().next()).unzip();
         let id = id.map(word).unwrap_or_default();
-        text +=
-            &format!("  HALTED   {}:{id} ({})\n", kind.map_or("", String::as_str), word(&denial["denial"]));
+        text += &format!(
+            "  HALTED   {}:{id} ({})\n",
+            kind.map_or("", String::as_str),
+            word(at(denial, "/denial"))
+        );
     }
-    text += &format!("  leases   {}\n", word(&status["leases"]));
-    if let Some(problem) = status["problem"].as_str() {
+    text += &format!("  leases   {}\n", word(at(status, "/leases")));
+    if let Some(problem) = at(status, "/problem").as_str() {
         text += &format!("  PROBLEM  {problem}\n");
     }
     text
+}
+
+/// The value at a JSON pointer (RFC 6901); null where there is none.
+fn at<'a>(json: &'a Value, path: &str) -> &'a Value {
+    json.pointer(path).unwrap_or(&Value::Null)
 }
