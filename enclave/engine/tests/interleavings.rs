@@ -4,6 +4,8 @@
 //! closure after the loop has returned. The caller here writes, after each loop, what the closure read and wrote.
 //! Loom reports the write when it is not ordered behind every access of every thread.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+
 #[path = "../src/pool.rs"]
 #[expect(dead_code, reason = "the tests on real threads ask how many sleep")]
 mod pool;
