@@ -19,6 +19,7 @@ use super::allowed::Allowed;
 use super::challenge::{Challenges, Stale};
 use super::log::{Asked, Entry, Log, Proven, Result as Event, written};
 use super::share_file::HeldShare;
+use crate::add;
 use crate::chain::{self, RootArguments};
 use crate::issuer::{Kind, Refusal};
 use crate::status::summary;
@@ -294,10 +295,14 @@ impl Broker {
             json!({ "broker": held.broker, "model_sha256": held.model, "commitment": held.commitment() })
         });
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        status["shares"] = shares.collect();
-        status["log"] = json!({ "entries": log.number(), "last": log.last(), "full": log.is_full() });
+        add(&mut status, "shares", shares.collect::<Value>());
+        add(
+            &mut status,
+            "log",
+            json!({ "entries": log.number(), "last": log.last(), "full": log.is_full() }),
+        );
         if let Some(code) = problem {
-            status["problem"] = code.into();
+            add(&mut status, "problem", code);
         }
         status
     }

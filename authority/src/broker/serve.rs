@@ -228,7 +228,8 @@ async fn status((State(service), Extension(at_work)): Asking) -> Response {
 async fn health((State(service), Extension(at_work)): Asking) -> Response {
     match service.work(&service.pages, &at_work, |broker| Ok(broker.status())).await {
         Ok(status) => {
-            let usable = status["problem"].is_null() && status["log"]["full"] == false;
+            let usable = status.get("problem").is_none_or(serde_json::Value::is_null)
+                && status.pointer("/log/full").is_some_and(|full| *full == false);
             let code = if usable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             json(code, serde_json::json!({ "usable": usable }).to_string())
         }
