@@ -6,6 +6,7 @@
 //! splits at the largest power of two below n. A release names the root, and PCR 16 commits to it.
 
 use crate::digest::{Sha256, Sha256Digest};
+use crate::log::Frontier;
 
 /// The length of every chunk but the last, in bytes.
 pub const CHUNK_BYTES: usize = 16 * 1024;
@@ -22,15 +23,14 @@ pub fn model_digest(bytes: &[u8]) -> Sha256Digest {
 pub struct ModelDigester {
     chunk: Sha256,
     chunk_bytes: usize,
-    /// Roots of the whole subtrees so far, the largest first, each with its height.
-    subtrees: Vec<(u32, Sha256Digest)>,
+    tree: Frontier,
 }
 
 impl ModelDigester {
     /// Nothing hashed yet.
     #[must_use]
     pub fn new() -> Self {
-        Self { chunk: leaf_hasher(), chunk_bytes: 0, subtrees: Vec::new() }
+        Self { chunk: leaf_hasher(), chunk_bytes: 0, tree: Frontier::new() }
     }
 
     /// Appends `bytes`.
@@ -50,20 +50,13 @@ impl ModelDigester {
     /// The identity of all that was appended. A model of no bytes has one empty chunk.
     #[must_use]
     pub fn finish(mut self) -> Sha256Digest {
-        let last = core::mem::replace(&mut self.chunk, leaf_hasher()).finish();
-        // From the right: every incomplete level hashes with the whole subtree to its left.
-        self.subtrees.iter().rev().fold(last, |right, (_, left)| node(left, &right))
+        self.close_chunk();
+        self.tree.root()
     }
 
     fn close_chunk(&mut self) {
-        let mut root = core::mem::replace(&mut self.chunk, leaf_hasher()).finish();
+        self.tree.push(core::mem::replace(&mut self.chunk, leaf_hasher()).finish());
         self.chunk_bytes = 0;
-        let mut height = 0_u32;
-        while let Some((_, left)) = self.subtrees.pop_if(|(of, _)| *of == height) {
-            root = node(&left, &root);
-            height = height.saturating_add(1);
-        }
-        self.subtrees.push((height, root));
     }
 }
 
@@ -79,13 +72,10 @@ fn leaf_hasher() -> Sha256 {
     hasher
 }
 
-fn node(left: &Sha256Digest, right: &Sha256Digest) -> Sha256Digest {
-    Sha256Digest::of(&[&[1], left.as_bytes(), right.as_bytes()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::node_hash as node;
 
     /// RFC 6962 section 2.1, word for word: recursive, and so a second opinion.
     fn recursive(chunks: &[&[u8]]) -> Sha256Digest {

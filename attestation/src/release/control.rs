@@ -12,11 +12,15 @@ use crate::channel::{
     Fields, MAX_DOCUMENT_BYTES, MAX_LEASE_BYTES, MAX_RELEASE_BYTES, Nonce, length_prefixed,
 };
 use crate::digest::Sha256Digest;
+use crate::log::{Batch, MAX_BATCH_BYTES};
 
 /// The length of a frame's header in bytes.
 pub const CONTROL_HEADER_BYTES: usize = 5;
 
-/// The longest answer, in bytes, but for a request for a share.
+/// The code of an answer with a part of the log.
+const LOG: u8 = 0x86;
+
+/// The longest answer, in bytes, but for a request for a share and a part of the log.
 pub const CONTROL_ANSWER_LIMIT: usize = 4 << 10;
 
 /// The longest request for a share, in bytes: a lease, a document, a key, and names.
@@ -46,10 +50,13 @@ pub enum ControlKind {
     ShareAsk,
     /// Hands in a broker's share, sealed, a [`ShareMessage`]. Answer: [`ShareState`].
     Share,
+    /// Asks for the log, with the number of entries that the host has stored (8 bytes, big-endian), or with nothing for the newest
+    /// checkpoint alone. Answer: a [`Batch`].
+    Log,
 }
 
 impl ControlKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::State,
         Self::Ask,
         Self::Root,
@@ -59,6 +66,7 @@ impl ControlKind {
         Self::Shares,
         Self::ShareAsk,
         Self::Share,
+        Self::Log,
     ];
 
     /// The kind's code on the wire.
@@ -74,6 +82,7 @@ impl ControlKind {
             Self::Shares => 7,
             Self::ShareAsk => 8,
             Self::Share => 9,
+            Self::Log => 10,
         }
     }
 
@@ -88,6 +97,7 @@ impl ControlKind {
             Self::Release => MAX_RELEASE_BYTES,
             Self::Denial => PayloadType::Denial.envelope_limit(),
             Self::Lease => PayloadType::Lease.envelope_limit(),
+            Self::Log => 8,
         }
     }
 
@@ -125,6 +135,8 @@ pub enum ControlAnswer {
     Shares(ShareState),
     /// What a broker is to get, byte for byte.
     ShareRequest(Vec<u8>),
+    /// What the host lacks of the log.
+    Log(Batch),
 }
 
 /// The shares that an enclave waits for before it opens sealed weights. Nothing in it is secret.
@@ -193,6 +205,7 @@ impl ControlAnswer {
             Self::State(state) => frame(0x83, &serde_json::to_vec(state).unwrap_or_default()),
             Self::Shares(state) => frame(0x84, &serde_json::to_vec(state).unwrap_or_default()),
             Self::ShareRequest(request) => frame(0x85, request),
+            Self::Log(batch) => frame(LOG, &batch.encode()),
         }
     }
 
@@ -203,7 +216,11 @@ impl ControlAnswer {
     /// [`ControlError::TooLong`].
     pub fn parse_header(header: [u8; CONTROL_HEADER_BYTES]) -> Result<(u8, usize), ControlError> {
         let [code, length @ ..] = header;
-        let limit = if code == 0x85 { SHARE_REQUEST_LIMIT } else { CONTROL_ANSWER_LIMIT };
+        let limit = match code {
+            0x85 => SHARE_REQUEST_LIMIT,
+            LOG => MAX_BATCH_BYTES,
+            _ => CONTROL_ANSWER_LIMIT,
+        };
         Ok((code, body_length(length, limit)?))
     }
 
@@ -230,6 +247,7 @@ impl ControlAnswer {
                 serde_json::from_slice(json).map(Self::Shares).map_err(|_| ControlError::Malformed)
             }
             (0x85, request) => Ok(Self::ShareRequest(request.to_vec())),
+            (LOG, bytes) => Batch::decode(bytes).map(Self::Log).map_err(|_| ControlError::Malformed),
             (code, _) => Err(ControlError::Kind(code)),
         }
     }

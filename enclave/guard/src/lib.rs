@@ -309,7 +309,8 @@ impl Guard {
                 | ControlKind::Ask
                 | ControlKind::Shares
                 | ControlKind::ShareAsk
-                | ControlKind::Share => Err(ReleaseError::NoLeaseAsked),
+                | ControlKind::Share
+                | ControlKind::Log => Err(ReleaseError::NoLeaseAsked),
             },
         }
     }

@@ -1,19 +1,25 @@
 //! The keeper as an attester (RFC 9334): the evidence that it shows and the statements that it signs, one method for each
 //! purpose.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cleanroom_attestation::channel::{
-    EvidenceFrame, Exchange, ModelId, Nonce, PublicAttestation, RefusalCode, StreamEnd, Transcript,
-    key_digest,
+    EvidenceFrame, EvidenceRequest, Exchange, ModelId, Nonce, PublicAttestation, RefusalCode, StreamEnd,
+    Transcript, key_digest,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
-use cleanroom_attestation::release::Refusal;
+use cleanroom_attestation::document::Document;
+use cleanroom_attestation::log::{Batch, BootRecord, Entry};
+use cleanroom_attestation::receipt::{Receipt, SignedReceipt};
+use cleanroom_attestation::release::{BootMillis, Refusal, UnixMillis};
 use cleanroom_config::Partners;
-use cleanroom_guard::{Guard, InForce, ShownRelease};
-use cleanroom_protocol::{ChannelQuestion, EndQuestion, Evidence, PublicEvidence, SignedEnd};
+use cleanroom_guard::{Clock, Guard, InForce, ShownRelease};
+use cleanroom_protocol::{
+    ChannelQuestion, EndQuestion, Evidence, PublicEvidence, ReceiptQuestion, SignedEnd,
+};
 
 use crate::commitment::Committed;
+use crate::log::{Full, Log, NoSuchSize};
 use crate::receipt_key::ReceiptKey;
 use crate::security_module::{Precedence, SecurityModule, SecurityModuleError};
 
@@ -25,6 +31,10 @@ pub struct Attester {
     model_digest: Sha256Digest,
     guard: Option<Arc<Guard>>,
     partners: Partners,
+    clock: Clock,
+    /// A time of the security module, and the machine's own before it was asked.
+    time: Mutex<Option<(BootMillis, UnixMillis)>>,
+    log: Log,
 }
 
 impl Attester {
@@ -37,13 +47,23 @@ impl Attester {
         receipt_key: ReceiptKey,
     ) -> Self {
         Self {
+            log: Log::new(receipt_key.clone()),
             security_module,
             receipt_key,
             model_id,
             model_digest: committed.model(),
             guard: None,
             partners: Partners::Any,
+            clock: Clock::boot(),
+            time: Mutex::default(),
         }
+    }
+
+    /// The same attester, by another clock than the machine's own.
+    #[must_use]
+    pub fn timed_by(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
     }
 
     /// The same attester, under release control: it shows release and lease, and no evidence to sessions that they do not
@@ -90,7 +110,10 @@ impl Attester {
             return Err(RefusalCode::UnknownModel);
         }
         let partner_key = key_digest(&question.partner_certificate).ok_or(RefusalCode::NoEvidence)?;
-        let shown = self.shown(&partner_key).map_err(RefusalCode::NotServed)?;
+        let shown = self.shown(&partner_key).map_err(|refusal| {
+            self.log.refused(refusal);
+            RefusalCode::NotServed(refusal)
+        })?;
         let transcript = Transcript {
             nonce: &hello.nonce,
             binder: &question.binder,
@@ -105,8 +128,7 @@ impl Attester {
             receipt_key: self.receipt_key(),
         };
         let document = self
-            .security_module
-            .evidence(&transcript.evidence_request(), precedence)
+            .document(&transcript.evidence_request(), precedence)
             .await
             .map_err(|error| refusal(&error))?;
         let mut evidence = EvidenceFrame {
@@ -121,7 +143,8 @@ impl Attester {
             .server_finished_message(&transcript, &evidence.encode_unsigned());
         let signature = self.receipt_key.sign(&message);
         evidence.signature = &signature;
-        Ok(Evidence { transcript, body: evidence.encode() })
+        let ticket = self.receipt_key.ticket(&transcript, &partner_key);
+        Ok(Evidence { transcript, ticket, body: evidence.encode() })
     }
 
     /// Evidence for everybody whose nonce stands behind `nonce` ([`cleanroom_attestation::channel::SharedNonces`]).
@@ -130,8 +153,7 @@ impl Attester {
         let (release, lease) = shown.map(|shown| (shown.release_digest, shown.lease_digest)).unzip();
         let attestation = self.public_attestation(nonce, release, lease);
         let document = self
-            .security_module
-            .evidence(&attestation.evidence_request(), Precedence::Public)
+            .document(&attestation.evidence_request(), Precedence::Public)
             .await
             .map_err(|error| refusal(&error))?;
         Ok(PublicEvidence { document, release, lease })
@@ -148,6 +170,129 @@ impl Attester {
     /// The security module.
     pub(super) const fn security_module(&self) -> &SecurityModule {
         &self.security_module
+    }
+
+    /// Signs the receipt of a request that has ended, and appends it to the log.
+    ///
+    /// # Errors
+    /// [`NoReceipt`].
+    pub(super) fn receipt(&self, question: ReceiptQuestion) -> Result<Vec<u8>, NoReceipt> {
+        let ReceiptQuestion { session, id, request, response, finish, code, started } = question;
+        if !self.receipt_key.knows(&session) {
+            return Err(NoReceipt::NoSuchSession);
+        }
+        let now = self.clock.now();
+        let started = BootMillis(started.0.min(now.0));
+        let (release, lease) = self.in_force();
+        let (model, model_sha256) = (self.model_id.clone(), self.model_digest);
+        // Times are read under the log's lock, so that they never go back from one entry to the next.
+        let signed = self.log.receipt(session.partner, |place| {
+            let receipt = Receipt {
+                version: 1,
+                id,
+                boot: place.boot,
+                index: place.index,
+                session: session.transcript,
+                partner: session.partner,
+                number: place.number,
+                previous_sha256: place.previous,
+                model,
+                model_sha256,
+                release_sha256: release,
+                lease_sha256: lease,
+                request,
+                response,
+                finish,
+                code,
+                started_ms: self.unix(started).0,
+                ended_ms: self.unix(now).0,
+            };
+            SignedReceipt::sign(receipt, self.receipt_key(), |message| self.receipt_key.sign(message)).ok()
+        });
+        match signed {
+            Ok(signed) => Ok(signed.to_json()),
+            Err(Full) => Err(NoReceipt::Full),
+        }
+    }
+
+    /// Begins the log: proves to it which enclave it is of.
+    ///
+    /// # Errors
+    /// [`SecurityModuleError`] when there is no document to prove it with.
+    pub(super) async fn begin_log(&self) -> Result<(), SecurityModuleError> {
+        let mut nonce = [0; Nonce::LENGTH];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|_| SecurityModuleError::Gone)?;
+        let nonce = Nonce::from_bytes(nonce);
+        let attestation = self.public_attestation(&nonce, None, None);
+        let document = self.document(&attestation.evidence_request(), Precedence::Enclave).await?;
+        let (model, at) = (self.model_id.clone(), self.unix(self.clock.now()));
+        let record = BootRecord::new(self.receipt_key(), model, self.model_digest, at.0, &document);
+        self.log.append(&Entry::Boot(record));
+        // Sealed weights need a release and a lease before there is an attester.
+        if let Some(shown) = self.guard.as_ref().and_then(|guard| guard.shown()) {
+            let (release, lease) = (shown.release_digest, shown.lease_digest);
+            self.log.append(&Entry::Release { sha256: release, at_ms: at.0 });
+            self.log.append(&Entry::Lease { sha256: lease, release_sha256: release, at_ms: at.0 });
+        }
+        Ok(())
+    }
+
+    /// Appends what has happened, with the time, to the log.
+    pub(super) fn note(&self, entry: impl FnOnce(u64) -> Entry) {
+        let at = self.unix(self.clock.now());
+        self.log.append(&entry(at.0));
+    }
+
+    /// What the host does not have of the log, which says that it has `size` entries on its disk.
+    ///
+    /// # Errors
+    /// [`NoSuchSize`].
+    pub(super) fn log_from(&self, size: Option<u64>) -> Result<Batch, NoSuchSize> {
+        self.log.batch(size, self.clock.now(), self.unix(self.clock.now()))
+    }
+
+    /// Ends the log, and returns when the host has all of it. A host that never asked for any is not waited for.
+    pub(super) async fn end_log(&self) {
+        let now = self.clock.now();
+        self.log.end(self.unix(now)).await;
+    }
+
+    /// The newest release and the last lease.
+    fn in_force(&self) -> (Option<Sha256Digest>, Option<Sha256Digest>) {
+        self.guard.as_ref().map_or((None, None), |guard| {
+            let InForce { at: _, release, lease } = guard.in_force();
+            (release, lease)
+        })
+    }
+
+    /// A document of the security module, whose time stamp is noted.
+    async fn document(
+        &self,
+        request: &EvidenceRequest,
+        precedence: Precedence,
+    ) -> Result<Vec<u8>, SecurityModuleError> {
+        let asked = self.clock.now();
+        let document = self.security_module.evidence(request, precedence).await?;
+        let nonsense = SecurityModuleError::Nonsense { expected: "a document" };
+        let stamp = Document::parse(&document).map_err(|_| nonsense)?.timestamp();
+        let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        if time.is_none_or(|(last, _)| last < asked) {
+            *time = Some((asked, UnixMillis(stamp.as_millis())));
+        }
+        Ok(document)
+    }
+
+    /// A time of the machine's own clock by that of the security module.
+    fn unix(&self, at: BootMillis) -> UnixMillis {
+        let time = *self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        time.map_or(UnixMillis(0), |(asked, stamp)| {
+            let unix = if at >= asked {
+                stamp.0.saturating_add(at.0.saturating_sub(asked.0))
+            } else {
+                stamp.0.saturating_sub(asked.0.saturating_sub(at.0))
+            };
+            UnixMillis(unix)
+        })
     }
 
     fn public_attestation<'a>(
@@ -179,4 +324,13 @@ fn refusal(error: &SecurityModuleError) -> RefusalCode {
         SecurityModuleError::Busy => RefusalCode::Busy,
         _ => RefusalCode::NoEvidence,
     }
+}
+
+/// Why a request gets no receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoReceipt {
+    /// The keeper made no evidence for the session: the worker lies.
+    NoSuchSession,
+    /// The enclave has met more partners than it keeps count of.
+    Full,
 }

@@ -3,8 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
+use cleanroom_attestation::log::Entry;
 use cleanroom_attestation::release::{
-    CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, LeaseRequest, Nonce, ReleaseError,
+    Accepted, CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, Envelope, LeaseRequest, Nonce, PayloadType,
+    ReleaseError,
 };
 use cleanroom_guard::Guard;
 use cleanroom_link::body;
@@ -12,6 +14,8 @@ use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use crate::attester::Attester;
+use crate::log::NoSuchSize;
 use crate::security_module::{SecurityModule, SecurityModuleError};
 use crate::worker_link::{Link, WorkerEnd};
 
@@ -20,8 +24,10 @@ pub(super) const NO_KEY_NEEDED: &str = "no-key-needed";
 
 /// Who decides about what the host hands in, and who is told.
 pub(super) struct Control {
-    pub(super) guard: Arc<Guard>,
+    /// None without release control.
+    pub(super) guard: Option<Arc<Guard>>,
     pub(super) security_module: SecurityModule,
+    pub(super) attester: Arc<Attester>,
     pub(super) link: Arc<Link>,
 }
 
@@ -61,10 +67,17 @@ impl Control {
     }
 
     /// What is answered is in force in both processes.
-    async fn answer(&self, kind: ControlKind, envelope: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
+    async fn answer(&self, kind: ControlKind, body: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
+        if kind == ControlKind::Log {
+            return Ok(self.log(&body));
+        }
+        let Some(guard) = &self.guard else {
+            return Ok(ControlAnswer::Refused("no-release-control".to_owned()));
+        };
         Ok(match kind {
-            ControlKind::State => ControlAnswer::State(self.guard.state()),
-            ControlKind::Ask => match ask(&self.guard, &self.security_module).await {
+            ControlKind::Log => self.log(&body),
+            ControlKind::State => ControlAnswer::State(guard.state()),
+            ControlKind::Ask => match ask(guard, &self.security_module).await {
                 Ok((request, change)) => {
                     self.link.change(change).await?;
                     ControlAnswer::Ask(request)
@@ -72,10 +85,11 @@ impl Control {
                 Err(error) => ControlAnswer::Refused(error.code().to_owned()),
             },
             ControlKind::Root | ControlKind::Release | ControlKind::Denial | ControlKind::Lease => {
-                let change = Change::Document { kind, at: self.guard.now(), envelope };
-                let accepted = self.guard.apply(&change);
-                // What is refused changes nothing, so the worker need not know of it.
-                if accepted.is_ok() {
+                let change = Change::Document { kind, at: guard.now(), envelope: body };
+                let accepted = guard.apply(&change);
+                // What is refused changes nothing, so neither the worker nor the log need know of it.
+                if let Ok(accepted) = accepted {
+                    self.note(guard, accepted, &change);
                     self.link.change(change).await?;
                 }
                 match accepted {
@@ -88,6 +102,52 @@ impl Control {
                 ControlAnswer::Refused(NO_KEY_NEEDED.to_owned())
             }
         })
+    }
+
+    /// What the host lacks of the log. It says how many entries it has stored, or nothing for the checkpoint alone.
+    fn log(&self, body: &[u8]) -> ControlAnswer {
+        let size = match body {
+            [] => None,
+            size => match size.try_into() {
+                Ok(size) => Some(u64::from_be_bytes(size)),
+                Err(_) => return ControlAnswer::Refused("log-size".to_owned()),
+            },
+        };
+        match self.attester.log_from(size) {
+            Ok(batch) => ControlAnswer::Log(batch),
+            Err(NoSuchSize) => ControlAnswer::Refused("log-size".to_owned()),
+        }
+    }
+
+    /// Appends a change of release control to the log.
+    fn note(&self, guard: &Guard, accepted: Accepted, change: &Change) {
+        let (Accepted::New, Change::Document { kind, envelope, .. }) = (accepted, change) else { return };
+        let digest = |payload_type| Envelope::parse(envelope, payload_type).map(|envelope| envelope.digest());
+        match kind {
+            ControlKind::Root => {
+                let Ok(sha256) = digest(PayloadType::Root) else { return };
+                self.attester.note(|at_ms| Entry::Root { sha256, at_ms });
+            }
+            ControlKind::Release => {
+                let Ok(sha256) = digest(PayloadType::Release) else { return };
+                self.attester.note(|at_ms| Entry::Release { sha256, at_ms });
+            }
+            ControlKind::Denial => {
+                let Ok(sha256) = digest(PayloadType::Denial) else { return };
+                self.attester.note(|at_ms| Entry::Denial { sha256, at_ms });
+            }
+            ControlKind::Lease => {
+                let Some(shown) = guard.shown() else { return };
+                let (sha256, release_sha256) = (shown.lease_digest, shown.release_digest);
+                self.attester.note(|at_ms| Entry::Lease { sha256, release_sha256, at_ms });
+            }
+            ControlKind::State
+            | ControlKind::Ask
+            | ControlKind::Log
+            | ControlKind::Shares
+            | ControlKind::ShareAsk
+            | ControlKind::Share => {}
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod commitment;
 mod control;
 mod halt;
 pub mod keys;
+mod log;
 pub mod receipt_key;
 pub mod security_module;
 mod worker_link;
@@ -73,8 +74,9 @@ where
     let KeeperPlatform { device, control, clock, config: text, model, worker, open } = platform;
     let config = Config::from_toml(&text)?;
     let digest = identify(&model, config.model_sha256)?;
-    let guard = guard(&config, digest, clock, control.is_some())?;
-    let attester = commit(device, &config, digest, guard.as_ref()).await?;
+    let guard = guard(&config, digest, clock.clone(), control.is_some())?;
+    let attester = commit(device, &config, digest, guard.as_ref(), clock).await?;
+    attester.begin_log().await?;
 
     let (mut read, mut write) = worker.into_split();
     // From here on the worker can show no other leaf, whatever it reads.
@@ -91,12 +93,17 @@ where
     open().map_err(Halt::Listen)?;
     link.say(&FromKeeper::Serve).await;
 
-    let control = pin!(serve_control(guard, control, &attester, &link));
+    let mut control = pin!(serve_control(guard, control, &attester, &link));
     let drain = pin!(drain_after(shutdown, &link));
     tokio::select! {
-        end = worker_link::answer(read, leaf, &attester, &link) => Ok(end?),
-        end = control => Err(end.into()),
+        end = worker_link::answer(read, leaf, &attester, &link) => end?,
+        end = &mut control => return Err(end.into()),
         never = drain => match never {},
+    }
+    // The worker has drained. The host may fetch the end of the log.
+    tokio::select! {
+        () = attester.end_log() => Ok(()),
+        end = control => Err(end.into()),
     }
 }
 
@@ -129,13 +136,15 @@ async fn commit(
     config: &Config,
     digest: Sha256Digest,
     guard: Option<&Arc<Guard>>,
+    clock: Clock,
 ) -> Result<Arc<Attester>, Halt> {
     let security_module = SecurityModule::start(device)?;
     let receipt_key = ReceiptKey::generate()?;
     let committed = commitment::commit(&security_module, digest, &receipt_key).await?;
     tracing::info!("commitments made, locked and read back");
     let attester = Attester::new(committed, config.model.clone(), security_module, receipt_key)
-        .listing(config.partners.clone());
+        .listing(config.partners.clone())
+        .timed_by(clock);
     Ok(Arc::new(match guard {
         Some(guard) => attester.guarded(Arc::clone(guard)),
         None => attester,
@@ -162,18 +171,18 @@ async fn start_worker(
     ready
 }
 
-/// Takes what the host hands in, for ever, or until the worker does not follow. Without release control the host can
-/// connect, and nobody answers.
+/// Serves the host's control connections, for ever, or until the worker does not follow. Without release control the host
+/// can fetch the log there, and hand in nothing.
 async fn serve_control<L: Listener>(
     guard: Option<Arc<Guard>>,
     mut control: Option<L>,
     attester: &Arc<Attester>,
     link: &Arc<Link>,
 ) -> WorkerEnd {
-    let (Some(guard), Some(listener)) = (&guard, &mut control) else { return std::future::pending().await };
-    let guard = Arc::clone(guard);
-    let link = Arc::clone(link);
-    Control { guard, security_module: attester.security_module().clone(), link }.serve(listener).await
+    let Some(listener) = &mut control else { return std::future::pending().await };
+    let (attester, link) = (Arc::clone(attester), Arc::clone(link));
+    let security_module = attester.security_module().clone();
+    Control { guard, security_module, attester, link }.serve(listener).await
 }
 
 /// Lets the worker drain after `shutdown`. The worker's last word then ends the keeper.

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use crate::attester::Attester;
+use crate::attester::{Attester, NoReceipt};
 use crate::security_module::Precedence;
 
 /// Answers that wait to be written.
@@ -175,6 +175,15 @@ pub(super) async fn answer(
             FromWorker::End(question) => {
                 let end = attester.end(&question).ok_or(WorkerEnd::OutOfTurn(WorkerKind::End))?;
                 link.reply(id, &FromKeeper::SignedEnd(end)).await;
+                continue;
+            }
+            FromWorker::Receipt(question) => {
+                let answer = match attester.receipt(question) {
+                    Ok(envelope) => FromKeeper::Receipt(envelope),
+                    Err(NoReceipt::Full) => FromKeeper::Refused(RefusalCode::Busy),
+                    Err(NoReceipt::NoSuchSession) => return Err(WorkerEnd::OutOfTurn(WorkerKind::Receipt)),
+                };
+                link.reply(id, &answer).await;
                 continue;
             }
             FromWorker::Done => {

@@ -3,10 +3,12 @@
 
 use cleanroom_attestation::channel::{Fields, FrameKind, MAX_DOCUMENT_BYTES, RefusalCode, length_prefixed};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::receipt::MAX_DELIVERED_BYTES;
 use cleanroom_attestation::release::{BootMillis, ControlKind, Nonce, UnixMillis};
 use zeroize::Zeroizing;
 
 use crate::frame::{Kind, ProtocolError, frame};
+use crate::from_worker::SessionTicket;
 
 /// The longest configuration, in bytes.
 const MAX_CONFIG_BYTES: usize = 1024 * 1024;
@@ -34,6 +36,8 @@ pub enum KeeperKind {
     SignedEnd,
     /// [`FromKeeper::Refused`]
     Refused,
+    /// [`FromKeeper::Receipt`]
+    Receipt,
 }
 
 impl Kind for KeeperKind {
@@ -50,6 +54,7 @@ impl Kind for KeeperKind {
         Self::Public,
         Self::SignedEnd,
         Self::Refused,
+        Self::Receipt,
     ];
 
     fn code(self) -> u8 {
@@ -62,6 +67,7 @@ impl Kind for KeeperKind {
             Self::Public => 0x86,
             Self::SignedEnd => 0x87,
             Self::Refused => 0x88,
+            Self::Receipt => 0x89,
             Self::Document(kind) => 0x90 | kind.code(),
         }
     }
@@ -73,10 +79,17 @@ impl Kind for KeeperKind {
             Self::Serve | Self::Drain => 0,
             Self::Begin => 4 + 32 + 3 * (4 + 8),
             Self::Document(kind) => 4 + 8 + 4 + kind.limit(),
-            Self::Evidence => 4 + Sha384Digest::LENGTH + 4 + FrameKind::Evidence.max_body_bytes(),
+            Self::Evidence => {
+                4 + Sha384Digest::LENGTH
+                    + 4
+                    + SessionTicket::TICKET_BYTES
+                    + 4
+                    + FrameKind::Evidence.max_body_bytes()
+            }
             Self::Public => 4 + MAX_DOCUMENT_BYTES + 2 * DIGEST,
             Self::SignedEnd => 4 + 8 + 2 * DIGEST + 4 + MAX_KEY_BYTES,
             Self::Refused => 4 + 1,
+            Self::Receipt => 4 + MAX_DELIVERED_BYTES,
         }
     }
 }
@@ -100,6 +113,8 @@ pub enum FromKeeper {
     SignedEnd(SignedEnd),
     /// No evidence, and why.
     Refused(RefusalCode),
+    /// A request's receipt: the signed envelope, as JSON.
+    Receipt(Vec<u8>),
 }
 
 /// What to serve.
@@ -145,6 +160,8 @@ pub enum Change {
 pub struct Evidence {
     /// `T` of the specification: what names the session and no other.
     pub transcript: Sha384Digest,
+    /// What the worker shows when it asks for a receipt of a request on this session.
+    pub ticket: [u8; SessionTicket::TICKET_BYTES],
     /// The body of the channel's `Evidence` frame, signed.
     pub body: Vec<u8>,
 }
@@ -187,6 +204,7 @@ impl FromKeeper {
             Self::Public(_) => KeeperKind::Public,
             Self::SignedEnd(_) => KeeperKind::SignedEnd,
             Self::Refused(_) => KeeperKind::Refused,
+            Self::Receipt(_) => KeeperKind::Receipt,
         }
     }
 
@@ -210,7 +228,9 @@ impl FromKeeper {
             Self::Change(Change::Document { kind: _, at, envelope }) => {
                 length_prefixed(&[&at.0.to_be_bytes(), envelope])
             }
-            Self::Evidence(Evidence { transcript, body }) => length_prefixed(&[transcript.as_bytes(), body]),
+            Self::Evidence(Evidence { transcript, ticket, body }) => {
+                length_prefixed(&[transcript.as_bytes(), ticket, body])
+            }
             Self::Public(PublicEvidence { document, release, lease }) => {
                 length_prefixed(&[document, optional(release), optional(lease)])
             }
@@ -218,6 +238,7 @@ impl FromKeeper {
                 length_prefixed(&[&at.0.to_be_bytes(), optional(release), optional(lease), signature])
             }
             Self::Refused(code) => length_prefixed(&[&code.encode()]),
+            Self::Receipt(envelope) => length_prefixed(&[envelope]),
         };
         frame(self.kind(), id, &body)
     }
@@ -255,6 +276,7 @@ impl FromKeeper {
             }),
             KeeperKind::Evidence => Self::Evidence(Evidence {
                 transcript: fields.next(Sha384Digest::LENGTH)?.try_into().ok()?,
+                ticket: fields.next(SessionTicket::TICKET_BYTES)?.try_into().ok()?,
                 body: fields.next(FrameKind::Evidence.max_body_bytes())?.to_vec(),
             }),
             KeeperKind::Public => Self::Public(PublicEvidence {
@@ -269,6 +291,7 @@ impl FromKeeper {
                 signature: fields.next(MAX_KEY_BYTES)?.to_vec(),
             }),
             KeeperKind::Refused => Self::Refused(RefusalCode::decode(fields.next(1)?).ok()?),
+            KeeperKind::Receipt => Self::Receipt(fields.next(MAX_DELIVERED_BYTES)?.to_vec()),
         })
     }
 }

@@ -3,8 +3,9 @@
 use cleanroom_attestation::channel::{
     Binder, FRAME_HEADER_BYTES, Fields, FrameHeader, FrameKind, HelloFrame, Nonce, length_prefixed,
 };
-use cleanroom_attestation::digest::Sha384Digest;
-use cleanroom_attestation::release::{LimitReached, Refusal};
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::receipt::{Commitment, Finish, ReceiptId};
+use cleanroom_attestation::release::{BootMillis, LimitReached, Refusal};
 use zeroize::Zeroizing;
 
 use crate::frame::{Kind, ProtocolError, frame};
@@ -17,6 +18,9 @@ const MAX_STREAM_BYTES: usize = 64;
 const MAX_CODE_BYTES: usize = 32;
 /// The longest reason of a worker that cannot serve, in bytes.
 pub const MAX_REASON_BYTES: usize = 512;
+
+/// The longest code of the end of a request, in bytes.
+const MAX_FINISH_CODE_BYTES: usize = 64;
 
 /// The kinds of a worker's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub enum WorkerKind {
     Drained,
     /// [`FromWorker::Failed`]
     Failed,
+    /// [`FromWorker::Receipt`]
+    Receipt,
 }
 
 impl Kind for WorkerKind {
@@ -49,6 +55,7 @@ impl Kind for WorkerKind {
         Self::Done,
         Self::Drained,
         Self::Failed,
+        Self::Receipt,
     ];
 
     fn code(self) -> u8 {
@@ -61,6 +68,7 @@ impl Kind for WorkerKind {
             Self::Done => 6,
             Self::Drained => 7,
             Self::Failed => 8,
+            Self::Receipt => 9,
         }
     }
 
@@ -81,6 +89,19 @@ impl Kind for WorkerKind {
             Self::Public => 4 + Nonce::LENGTH,
             Self::End => 4 + Sha384Digest::LENGTH + 4 + MAX_STREAM_BYTES + 4 + MAX_CODE_BYTES,
             Self::Failed => 4 + MAX_REASON_BYTES,
+            Self::Receipt => {
+                4 + Sha384Digest::LENGTH
+                    + 2 * (4 + Sha256Digest::LENGTH)
+                    + 4
+                    + ReceiptId::MAX_BYTES
+                    + 2 * (4 + Sha256Digest::LENGTH + 4 + 8)
+                    + 4
+                    + 1
+                    + 4
+                    + MAX_FINISH_CODE_BYTES
+                    + 4
+                    + 8
+            }
         }
     }
 }
@@ -105,6 +126,49 @@ pub enum FromWorker {
     Drained,
     /// Why it does not serve: one line. After it comes the end.
     Failed(String),
+    /// A request has ended. Answer: [`FromKeeper::Receipt`](crate::FromKeeper::Receipt) or a refusal.
+    Receipt(ReceiptQuestion),
+}
+
+/// What the worker knows of a request that has ended: digests and numbers, no text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiptQuestion {
+    /// The session that the request came on.
+    pub session: SessionTicket,
+    /// The request's id.
+    pub id: ReceiptId,
+    /// What came.
+    pub request: Commitment,
+    /// What left.
+    pub response: Commitment,
+    /// How it ended.
+    pub finish: Finish,
+    /// Why: lower-case letters, digits, `-` and `_`.
+    pub code: Option<String>,
+    /// When it began, by the machine's own clock.
+    pub started: BootMillis,
+}
+
+/// A session, and the keeper's proof to itself that it made the evidence for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SessionTicket {
+    /// The session's transcript.
+    pub transcript: Sha384Digest,
+    /// SHA-256 of the partner's key.
+    pub partner: Sha256Digest,
+    /// What came with the evidence.
+    pub ticket: [u8; Self::TICKET_BYTES],
+}
+
+impl SessionTicket {
+    /// The ticket's length in bytes.
+    pub const TICKET_BYTES: usize = 32;
+}
+
+impl core::fmt::Debug for SessionTicket {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("SessionTicket")
+    }
 }
 
 /// What only the end of a TLS connection knows of it. Everything else in the transcript is the keeper's.
@@ -215,6 +279,7 @@ impl FromWorker {
             Self::Done => WorkerKind::Done,
             Self::Drained => WorkerKind::Drained,
             Self::Failed(_) => WorkerKind::Failed,
+            Self::Receipt(_) => WorkerKind::Receipt,
         }
     }
 
@@ -242,6 +307,23 @@ impl FromWorker {
                 length_prefixed(&[transcript.as_bytes(), stream.as_bytes(), reason.0.as_bytes()])
             }
             Self::Failed(reason) => length_prefixed(&[reason.as_bytes()]),
+            Self::Receipt(question) => {
+                let ReceiptQuestion { session, id, request, response, finish, code, started } = question;
+                let SessionTicket { transcript, partner, ticket } = session;
+                length_prefixed(&[
+                    transcript.as_bytes(),
+                    partner.as_bytes(),
+                    ticket,
+                    id.as_str().as_bytes(),
+                    request.sha256.as_bytes(),
+                    &request.bytes.to_be_bytes(),
+                    response.sha256.as_bytes(),
+                    &response.bytes.to_be_bytes(),
+                    &[finish_code(*finish)],
+                    code.as_deref().unwrap_or_default().as_bytes(),
+                    &started.0.to_be_bytes(),
+                ])
+            }
         });
         frame(self.kind(), id, &body)
     }
@@ -290,6 +372,46 @@ impl FromWorker {
                 let reason = core::str::from_utf8(fields.next(MAX_REASON_BYTES)?).ok()?;
                 (!reason.contains(char::is_control)).then(|| Self::Failed(reason.to_owned()))?
             }
+            WorkerKind::Receipt => Self::Receipt(receipt(fields)?),
         })
+    }
+}
+
+fn receipt(fields: &mut Fields<'_>) -> Option<ReceiptQuestion> {
+    let session = SessionTicket {
+        transcript: fields.next(Sha384Digest::LENGTH)?.try_into().ok()?,
+        partner: fields.next(Sha256Digest::LENGTH)?.try_into().ok()?,
+        ticket: fields.next(SessionTicket::TICKET_BYTES)?.try_into().ok()?,
+    };
+    let id = core::str::from_utf8(fields.next(ReceiptId::MAX_BYTES)?).ok()?.parse().ok()?;
+    let (request, response) = (commitment(fields)?, commitment(fields)?);
+    let [finish] = *fields.next(1)? else { return None };
+    let finish = Finish::ALL.into_iter().find(|known| finish_code(*known) == finish)?;
+    let code = core::str::from_utf8(fields.next(MAX_FINISH_CODE_BYTES)?).ok()?;
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    if !code.bytes().all(plain) {
+        return None;
+    }
+    let code = Some(code).filter(|code| !code.is_empty()).map(str::to_owned);
+    let started = BootMillis(number(fields)?);
+    Some(ReceiptQuestion { session, id, request, response, finish, code, started })
+}
+
+fn commitment(fields: &mut Fields<'_>) -> Option<Commitment> {
+    let sha256 = fields.next(Sha256Digest::LENGTH)?.try_into().ok()?;
+    Some(Commitment { sha256, bytes: number(fields)? })
+}
+
+fn number(fields: &mut Fields<'_>) -> Option<u64> {
+    Some(u64::from_be_bytes(fields.next(8)?.try_into().ok()?))
+}
+
+const fn finish_code(finish: Finish) -> u8 {
+    match finish {
+        Finish::Finished => 1,
+        Finish::Aborted => 2,
+        Finish::Refused => 3,
+        Finish::Halted => 4,
+        Finish::Failed => 5,
     }
 }

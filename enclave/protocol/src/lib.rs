@@ -26,7 +26,10 @@ mod stream;
 
 pub use frame::{HEADER_BYTES, Header, Kind, ProtocolError};
 pub use from_keeper::{Change, Evidence, FromKeeper, KeeperKind, PublicEvidence, SignedEnd, Start};
-pub use from_worker::{ChannelQuestion, EndQuestion, EndReason, FromWorker, MAX_REASON_BYTES, WorkerKind};
+pub use from_worker::{
+    ChannelQuestion, EndQuestion, EndReason, FromWorker, MAX_REASON_BYTES, ReceiptQuestion, SessionTicket,
+    WorkerKind,
+};
 #[cfg(feature = "stream")]
 pub use stream::{ReadError, read};
 

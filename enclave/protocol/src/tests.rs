@@ -2,6 +2,7 @@ use cleanroom_attestation::channel::{
     Binder, FrameKind, HelloFrame, ModelId, Nonce, RefusalCode, encode_frame, length_prefixed,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::receipt::{Commitment, Finish};
 use cleanroom_attestation::release::{
     BootMillis, ControlKind, LimitReached, Nonce as LeaseNonce, Refusal, UnixMillis,
 };
@@ -27,7 +28,22 @@ fn questions() -> Vec<FromWorker> {
         FromWorker::Done,
         FromWorker::Drained,
         FromWorker::Failed("no".to_owned()),
+        FromWorker::Receipt(receipt()),
     ]
+}
+
+fn receipt() -> ReceiptQuestion {
+    let sha256 = Sha256Digest::of(&[b"d"]);
+    let transcript = Sha384Digest::of(&[b"t"]);
+    ReceiptQuestion {
+        session: SessionTicket { transcript, partner: sha256, ticket: [1; 32] },
+        id: "chatcmpl-1".parse().unwrap(),
+        request: Commitment { sha256, bytes: 1 },
+        response: Commitment { sha256, bytes: 2 },
+        finish: Finish::Halted,
+        code: Some("model-denied".to_owned()),
+        started: BootMillis(3),
+    }
 }
 
 fn answers() -> Vec<FromKeeper> {
@@ -53,7 +69,7 @@ fn answers() -> Vec<FromKeeper> {
         document(ControlKind::Release),
         document(ControlKind::Denial),
         document(ControlKind::Lease),
-        FromKeeper::Evidence(Evidence { transcript, body: vec![6; 5000] }),
+        FromKeeper::Evidence(Evidence { transcript, ticket: [2; 32], body: vec![6; 5000] }),
         FromKeeper::Public(PublicEvidence { document: vec![7; 5000], release: Some(digest), lease: None }),
         FromKeeper::SignedEnd(SignedEnd {
             at: UnixMillis(8),
@@ -62,6 +78,7 @@ fn answers() -> Vec<FromKeeper> {
             signature: vec![9; 64],
         }),
         FromKeeper::Refused(RefusalCode::NotServed(Refusal::LeaseLapsed)),
+        FromKeeper::Receipt(b"{}".to_vec()),
     ]
 }
 
@@ -117,7 +134,7 @@ fn lengths_are_bounded_before_a_body_is_read() {
     assert_eq!(header(limit).unwrap().body_bytes(), limit);
     assert!(header(limit + 1).is_err());
     // What a keeper says is nothing that a worker can say.
-    for code in (0..=255).filter(|code| !(1..=8).contains(code)) {
+    for code in (0..=255).filter(|code| !(1..=9).contains(code)) {
         assert_eq!(Header::<WorkerKind>::parse([code; 9]), Err(ProtocolError::Kind(code)));
     }
 }
@@ -159,4 +176,21 @@ fn a_reason_is_one_line() {
     let failed = |reason: &[u8]| FromWorker::decode(WorkerKind::Failed, &length_prefixed(&[reason]));
     assert!(failed(b"the model file cannot be used").is_ok());
     assert!(failed(b"two\nlines").is_err() && failed(b"\xff").is_err() && failed(&[b'x'; 513]).is_err());
+}
+
+#[test]
+fn the_end_of_a_request_is_told_in_words_of_its_own() {
+    for finish in Finish::ALL {
+        for code in [None, Some("busy".to_owned())] {
+            let question = ReceiptQuestion { finish, code, ..receipt() };
+            let frame = FromWorker::Receipt(question.clone()).frame(1);
+            let read = FromWorker::decode(WorkerKind::Receipt, &frame[HEADER_BYTES..]);
+            assert!(matches!(read, Ok(FromWorker::Receipt(read)) if read == question));
+        }
+    }
+    for code in ["a b", "Why", "\u{e9}", &"x".repeat(65)] {
+        let frame =
+            FromWorker::Receipt(ReceiptQuestion { code: Some(code.to_owned()), ..receipt() }).frame(1);
+        assert!(FromWorker::decode(WorkerKind::Receipt, &frame[HEADER_BYTES..]).is_err(), "{code}");
+    }
 }

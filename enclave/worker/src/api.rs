@@ -10,6 +10,7 @@
 //! | `POST /v1/embeddings` | the direction of texts, where the model's file says that it is made for it |
 //! | `POST /v1/messages` | a conversation in Anthropic's form, continued; whole or streamed |
 //! | `POST /v1/messages/count_tokens` | the length of such a conversation |
+//! | `GET /v1/receipts/{id}` | the receipt of one of the partner's last requests |
 //! | `GET /healthz` | `{"status":"ok"}` |
 //!
 //! `logprobs` are those of the model itself, before temperature and everything else that a request can change. The choices of
@@ -36,6 +37,7 @@ mod identity;
 mod json;
 mod messages;
 mod models;
+mod receipts;
 mod request;
 mod responses;
 mod scores;
@@ -54,6 +56,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -68,6 +71,7 @@ use self::embeddings::EmbeddingsRequest;
 pub use self::error::ApiError;
 pub use self::json::ParameterName;
 use self::messages::{CountRequest, MessagesRequest};
+pub(crate) use self::receipts::refuse;
 pub use self::request::RequestLimits;
 use self::responses::ResponsesRequest;
 pub use self::service::{Limits, Service};
@@ -76,16 +80,19 @@ use crate::session::SessionIdentity;
 
 /// The API as a service for requests that carry a [`SessionIdentity`] in their extensions.
 pub fn router(service: Arc<Service>) -> Router {
+    let receipted = from_fn_with_state(Arc::clone(&service), receipts::receipted);
     Router::new()
-        .route("/healthz", get(health))
-        .route("/v1/models", get(list_models))
-        .route("/v1/models/{*id}", get(retrieve_model))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(text_completions))
         .route("/v1/embeddings", post(text_embeddings))
         .route("/v1/responses", post(openai_responses))
         .route("/v1/messages", post(anthropic_messages))
         .route("/v1/messages/count_tokens", post(count_tokens))
+        .route_layer(receipted)
+        .route("/healthz", get(health))
+        .route("/v1/models", get(list_models))
+        .route("/v1/models/{*id}", get(retrieve_model))
+        .route("/v1/receipts/{id}", get(retrieve_receipt))
         .fallback(async |headers: HeaderMap| ApiError::UnknownUrl.respond(dialect(&headers)))
         .method_not_allowed_fallback(async |headers: HeaderMap| {
             ApiError::MethodNotAllowed.respond(dialect(&headers))
@@ -161,6 +168,17 @@ async fn retrieve_model(
             Json(service.model.describe_to_anthropic(&abilities)).into_response()
         }
     }
+}
+
+async fn retrieve_receipt(
+    State(service): State<Arc<Service>>,
+    Caller(session): Caller,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let id = id.map_err(|_| ApiError::NoSuchReceipt)?;
+    let receipts = service.receipts.as_ref().ok_or(ApiError::NoSuchReceipt)?;
+    let receipt = receipts.find(session.partner, id.as_str()).ok_or(ApiError::NoSuchReceipt)?;
+    Ok(answer::response("application/json", Body::from(receipt)))
 }
 
 async fn chat_completions(

@@ -8,7 +8,7 @@ use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_channel::frames::{Frame, ReadError};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_channel::tls::{self, Established, ProfileError};
-use cleanroom_protocol::{ChannelQuestion, Evidence, ProtocolError};
+use cleanroom_protocol::{ChannelQuestion, Evidence, ProtocolError, SessionTicket};
 use subtle::ConstantTimeEq as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
@@ -63,8 +63,8 @@ impl Acceptor {
         let partner = PartnerId::from(established.peer_key);
         let hello = Frame::read(&mut stream, &[FrameKind::Hello]).await?;
         let Some(place) = place(partner) else { return refuse(&mut stream, RefusalCode::Busy).await };
-        let transcript = self.exchange(&mut stream, &established, &hello).await?;
-        Ok((Session { stream, identity: SessionIdentity { partner, transcript } }, place))
+        let (transcript, ticket) = self.exchange(&mut stream, &established, &hello).await?;
+        Ok((Session { stream, identity: SessionIdentity { partner, transcript, ticket } }, place))
     }
 
     /// The keeper, which is asked for evidence.
@@ -77,7 +77,7 @@ impl Acceptor {
         stream: &mut TlsStream<S>,
         established: &Established,
         hello: &Frame,
-    ) -> Result<Sha384Digest, ChannelError>
+    ) -> Result<(Sha384Digest, [u8; SessionTicket::TICKET_BYTES]), ChannelError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -91,7 +91,7 @@ impl Acceptor {
             established.cipher_suite,
             established.group,
         )?;
-        let Evidence { transcript, body } = match self.keeper.channel(question).await {
+        let Evidence { transcript, ticket, body } = match self.keeper.channel(question).await {
             Ok(evidence) => evidence,
             Err(code) => return refuse(stream, code).await,
         };
@@ -103,7 +103,7 @@ impl Acceptor {
         let key = tls::finished_key(stream.get_ref().1, &nonce)?;
         let expected = exchange.client_finished(evidence.bytes(), &key);
         if bool::from(expected.as_slice().ct_eq(finished.body())) {
-            Ok(transcript)
+            Ok((transcript, ticket))
         } else {
             Err(ChannelError::Finished)
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cleanroom_attestation::channel::{Nonce, RefusalCode};
 use cleanroom_protocol::{
     self as protocol, Change, ChannelQuestion, EndQuestion, Evidence, FromKeeper, FromWorker, PublicEvidence,
-    SignedEnd,
+    ReceiptQuestion, SignedEnd,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::runtime::Handle;
@@ -141,6 +141,22 @@ impl Keeper {
                 _ => Err(KeeperGone),
             });
         });
+    }
+
+    /// The receipt of a request that has ended: the signed envelope.
+    ///
+    /// # Errors
+    /// [`KeeperGone`], also when the keeper gives none.
+    pub(crate) async fn receipt(&self, question: ReceiptQuestion) -> Result<Vec<u8>, KeeperGone> {
+        match self.ask(&FromWorker::Receipt(question)).await {
+            Ok(FromKeeper::Receipt(envelope)) => Ok(envelope),
+            _ => Err(KeeperGone),
+        }
+    }
+
+    /// Goes on with `task` when nobody waits for it. Any thread may call it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     /// Says something that has no answer.

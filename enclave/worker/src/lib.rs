@@ -187,7 +187,7 @@ async fn serve<L: Listener>(
     if let Some(guard) = &guard {
         service = service.guarded(Grants::new(Arc::clone(guard)), keeper.clone());
     }
-    let service = Arc::new(service);
+    let service = Arc::new(service.receipted(keeper.clone(), clock.clone()));
     let acceptor = Acceptor::new(&identity, keeper.clone())?;
     let facts = Facts {
         model_id: config.model.clone(),

@@ -172,7 +172,9 @@ impl Shared {
                 let dialect = api::dialect(request.headers());
                 let answer = match permitted {
                     _ if request.uri().path() == public_attestation::PATH => router.oneshot(request).await?,
-                    Err(refused) => refused.respond(dialect),
+                    Err(refused) => {
+                        api::refuse(&service, &identity, request.method(), &refused, dialect).await
+                    }
                     Ok(()) if listed => router.oneshot(request).await?,
                     Ok(()) => api::error::partner_not_listed().respond(dialect),
                 };

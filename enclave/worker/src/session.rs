@@ -1,6 +1,7 @@
 //! Who is asking, as the channel proved it.
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_protocol::SessionTicket;
 
 /// A partner: SHA-256 over the DER of the `SubjectPublicKeyInfo` (RFC 5280, section 4.1.2.7) of the key that the partner's end
 /// of the channel proved.
@@ -29,4 +30,14 @@ pub struct SessionIdentity {
     pub partner: PartnerId,
     /// The transcript digest that names this session and no other.
     pub transcript: Sha384Digest,
+    /// The keeper's proof to itself that it made the evidence of this session.
+    pub ticket: [u8; SessionTicket::TICKET_BYTES],
+}
+
+impl SessionIdentity {
+    /// The session as the keeper is asked about it.
+    pub(crate) const fn ticket(&self) -> SessionTicket {
+        let Self { partner, transcript, ticket } = *self;
+        SessionTicket { transcript, partner: partner.0, ticket }
+    }
 }

@@ -31,7 +31,7 @@ pub(crate) fn partner(byte: u8) -> PartnerId {
 
 /// The session that a partner's requests come on.
 pub(crate) fn session(partner: PartnerId) -> SessionIdentity {
-    SessionIdentity { partner, transcript: Sha384Digest::from_bytes([0x77; 48]) }
+    SessionIdentity { partner, transcript: Sha384Digest::from_bytes([0x77; 48]), ticket: [0; 32] }
 }
 
 pub(crate) fn count(n: usize) -> NonZeroUsize {

@@ -1,4 +1,4 @@
-//! The four kinds of document that travel in an envelope.
+//! The kinds of document that travel in an envelope.
 
 /// What an envelope's payload is. The type is part of what is signed, so a signature for one never counts for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,6 +11,8 @@ pub enum PayloadType {
     Denial,
     /// A [`Lease`](crate::release::Lease): the statement of one issuer.
     Lease,
+    /// A [`Receipt`](crate::receipt::Receipt), which no authority signs but an enclave.
+    Receipt,
 }
 
 impl PayloadType {
@@ -20,6 +22,7 @@ impl PayloadType {
         match self {
             Self::Root => "application/vnd.cleanroom.root.v1+json",
             Self::Release => "application/vnd.cleanroom.release.v1+json",
+            Self::Receipt => "application/vnd.cleanroom.receipt.v1+json",
             Self::Denial => "application/vnd.cleanroom.denial.v1+json",
             Self::Lease => "application/vnd.cleanroom.lease.v1+json",
         }
@@ -33,6 +36,7 @@ impl PayloadType {
             Self::Release => "release",
             Self::Denial => "denial",
             Self::Lease => "lease",
+            Self::Receipt => "receipt",
         }
     }
 
@@ -45,6 +49,7 @@ impl PayloadType {
             Self::Release => 8 << 20,
             Self::Denial => 1 << 10,
             Self::Lease => 20 << 10,
+            Self::Receipt => 4 << 10,
         }
     }
 

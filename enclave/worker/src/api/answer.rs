@@ -173,6 +173,8 @@ impl Service {
             // If one is not taken, dropping the others cancels them.
             running.extend(prepared.start(sinks).map_err(|error| self.not_started(param, error))?);
         }
+        let ending = reader.ending();
+        let is_stream = matches!(delivery, Delivery::Stream { .. });
         let (media_type, body) = match delivery {
             Delivery::Stream { .. } => {
                 ("text/event-stream; charset=utf-8", Body::new(reader.into_body(self.traffic, running)))
@@ -184,6 +186,9 @@ impl Service {
             }
         };
         let mut response = response(media_type, body);
+        if is_stream {
+            response.extensions_mut().insert(ending);
+        }
         // Both clients show this to their users: `_request_id`.
         response.headers_mut().insert("request-id", request_id.clone());
         response.headers_mut().insert("x-request-id", request_id);

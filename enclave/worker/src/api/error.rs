@@ -133,9 +133,12 @@ pub enum ApiError {
     UnsupportedMediaType,
     /// A path that does not exist.
     #[error(
-        "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/messages/count_tokens or /healthz"
+        "unknown URL: expected /v1/models, /v1/models/{{id}}, /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/receipts/{{id}} or /healthz"
     )]
     UnknownUrl,
+    /// A receipt that is not kept here, or is another partner's.
+    #[error("no receipt with this id is kept here: the newest ones of each partner are")]
+    NoSuchReceipt,
     /// A method that the path does not have.
     #[error("this URL does not have this method: see the allow header")]
     MethodNotAllowed,
@@ -161,6 +164,10 @@ pub enum ApiError {
     #[error("the inference engine failed: the answer is not complete")]
     Failed,
 }
+
+/// The code of the refusal that a response is, for whoever handles the response.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RefusedBecause(pub(crate) &'static str);
 
 /// The refusal of a partner whose key is not listed.
 pub(crate) fn partner_not_listed() -> ApiError {
@@ -201,7 +208,7 @@ impl ApiError {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::ModelNotFound { .. } | Self::UnknownUrl => StatusCode::NOT_FOUND,
+            Self::ModelNotFound { .. } | Self::UnknownUrl | Self::NoSuchReceipt => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -226,7 +233,7 @@ impl ApiError {
     }
 
     /// OpenAI's `error.code`, with names of our own where OpenAI has none.
-    pub fn code(&self) -> &'static str {
+    pub const fn code(&self) -> &'static str {
         match self {
             Self::Json { .. } => "invalid_json",
             Self::UnknownParameter(_) => "unknown_parameter",
@@ -245,6 +252,7 @@ impl ApiError {
             Self::BodyIncomplete => "body_incomplete",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnknownUrl => "unknown_url",
+            Self::NoSuchReceipt => "receipt_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::Busy { .. } => "rate_limit_exceeded",
             Self::NoPartner => "not_attested",
@@ -312,6 +320,7 @@ impl ApiError {
         // The code is one of our own fixed words, so it can be logged; the rest of the refusal is between the enclave and the partner.
         tracing::debug!(status = self.status().as_u16(), code = self.code(), "refused");
         let mut response = (self.status(), self.to_value(dialect).to_string()).into_response();
+        response.extensions_mut().insert(RefusedBecause(self.code()));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let retry_after = match self {

@@ -11,12 +11,14 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::Refusal;
 use cleanroom_backend::{Abilities, Backend, Handle, Owner, PrepareError, Prepared, StartError, Task};
 use cleanroom_config::{self as config, Traffic};
+use cleanroom_guard::Clock;
 use http::Request;
 
 use super::body;
 use super::error::ApiError;
 use super::json::ParameterName;
 use super::models::PublicModel;
+use super::receipts::Receipts;
 use super::request::RequestLimits;
 use super::secret::{SecretBuffer, SecretString};
 use super::uniform::uniform;
@@ -94,6 +96,8 @@ pub struct Service {
     backend: RwLock<Option<Arc<dyn Backend>>>,
     /// Under release control: who permits, and who signs when a stream ends early.
     pub(super) control: Option<(Grants, Keeper)>,
+    /// Who makes receipts. Without it there are none.
+    pub(super) receipts: Option<Arc<Receipts>>,
     pub(super) traffic: Option<Traffic>,
     pub(super) model: PublicModel,
     pub(super) limits: Limits,
@@ -112,13 +116,20 @@ impl Service {
         let (model, limits) = (PublicModel::new(id, &digest, now()), limits.into());
         let (generations, uploads) = (Admission::new(limits.generations), Admission::new(limits.uploads));
         let backend = RwLock::new(Some(backend));
-        Self { backend, control: None, traffic: None, model, limits, generations, uploads }
+        Self { backend, control: None, receipts: None, traffic: None, model, limits, generations, uploads }
     }
 
     /// The same service, under release control. The keeper signs the early end of a stream.
     #[must_use]
     pub fn guarded(mut self, grants: Grants, keeper: Keeper) -> Self {
         self.control = Some((grants, keeper));
+        self
+    }
+
+    /// The same service, which has the keeper give a receipt for each request. `clock` is the machine's own.
+    #[must_use]
+    pub fn receipted(mut self, keeper: Keeper, clock: Clock) -> Self {
+        self.receipts = Some(Receipts::new(keeper, clock));
         self
     }
 

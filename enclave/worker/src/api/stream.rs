@@ -29,6 +29,7 @@ use std::task::{Context, Poll, Waker};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use cleanroom_attestation::receipt::Finish;
 use cleanroom_backend::{Event, FinishReason, Sink, Usage};
 use cleanroom_config::Traffic;
 use cleanroom_protocol::{EndQuestion, SignedEnd};
@@ -257,7 +258,28 @@ impl Drop for Reader {
     }
 }
 
+/// How an answer ended, once it has.
+#[derive(Clone)]
+pub(crate) struct Ending(Arc<Shared>);
+
+impl Ending {
+    /// The word for it, and why, for every end but the regular one.
+    pub(crate) fn finish(&self) -> (Finish, Option<&'static str>) {
+        match self.0.lock().end {
+            Some(End::Complete) => (Finish::Finished, None),
+            Some(End::Stopped(stop)) => (Finish::Halted, Some(stop.code())),
+            Some(End::Late) => (Finish::Failed, Some(ApiError::RequestTime.code())),
+            Some(End::Broken) | None => (Finish::Failed, Some(ApiError::Failed.code())),
+        }
+    }
+}
+
 impl Reader {
+    /// What can be asked how the answer ended.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending(Arc::clone(&self.shared))
+    }
+
     /// The same end, which asks `permission` before anything of the answer called `id` leaves. An answer can be made long
     /// before it leaves: at the pace of `[traffic]`, or as fast as a slow client reads.
     pub(crate) fn under(mut self, permission: Permission, keeper: Keeper, id: String) -> Self {

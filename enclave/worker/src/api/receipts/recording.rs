@@ -1,0 +1,166 @@
+//! What is recorded of one request: commitments and numbers.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use cleanroom_attestation::receipt::{AnswerText, Committer, Delivered, Finish, Part, ReceiptId, Salt};
+use cleanroom_attestation::release::BootMillis;
+use cleanroom_protocol::{ReceiptQuestion, SessionTicket};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::oneshot;
+
+use super::Receipts;
+use crate::session::{PartnerId, SessionIdentity};
+
+/// A request that runs. One that is dropped before it was closed is told to the keeper as aborted.
+pub(super) struct Recording {
+    receipts: Arc<Receipts>,
+    partner: PartnerId,
+    session: SessionTicket,
+    id: ReceiptId,
+    salt: Salt,
+    started: BootMillis,
+    request: Arc<Mutex<Committer>>,
+    response: Committer,
+    text: AnswerText,
+    is_closed: bool,
+}
+
+impl Recording {
+    /// Begins. `None` when the system has no random bytes.
+    pub(super) fn begin(receipts: &Arc<Receipts>, session: &SessionIdentity) -> Option<Self> {
+        let (mut salt, mut id) = ([0; Salt::LENGTH], [0; 16]);
+        aws_lc_rs::rand::fill(&mut salt).ok()?;
+        aws_lc_rs::rand::fill(&mut id).ok()?;
+        let id = format!("req-{:032x}", u128::from_be_bytes(id)).parse().ok()?;
+        let salt = Salt::from_bytes(salt);
+        Some(Self {
+            started: receipts.clock.now(),
+            receipts: Arc::clone(receipts),
+            partner: session.partner,
+            session: session.ticket(),
+            id,
+            request: Arc::new(Mutex::new(Committer::new(Part::Request, &salt))),
+            response: Committer::new(Part::Response, &salt),
+            salt,
+            text: AnswerText::default(),
+            is_closed: false,
+        })
+    }
+
+    /// What the request's body is added to while it is read.
+    pub(super) fn request(&self) -> Arc<Mutex<Committer>> {
+        Arc::clone(&self.request)
+    }
+
+    /// The request's id.
+    pub(super) const fn id(&self) -> &ReceiptId {
+        &self.id
+    }
+
+    /// The request's salt.
+    pub(super) const fn salt(&self) -> &Salt {
+        &self.salt
+    }
+
+    /// Gives the request the id that its answer has.
+    pub(super) fn name(&mut self, id: ReceiptId) {
+        self.id = id;
+    }
+
+    /// A whole response leaves.
+    pub(super) fn left(&mut self, bytes: &[u8]) {
+        self.response.update(bytes);
+    }
+
+    /// A piece of a stream leaves. What only shapes the stream does not count.
+    pub(super) fn left_in_stream(&mut self, bytes: &[u8]) {
+        let Self { text, response, .. } = self;
+        text.update(bytes, |part| response.update(part));
+    }
+
+    /// Ends the recording and gets the receipt, as JSON with its salt. `None` when the keeper gives none.
+    pub(super) async fn close(mut self, finish: Finish, code: Option<&'static str>) -> Option<String> {
+        // If whoever waits for it goes, it is made all the same.
+        let (sent, receipt) = oneshot::channel();
+        self.close_to(finish, code, sent);
+        drop(self);
+        receipt.await.ok()
+    }
+
+    /// The same when nobody waits for the receipt.
+    pub(super) fn close_unseen(&mut self, finish: Finish, code: Option<&'static str>) {
+        if !self.is_closed {
+            self.close_to(finish, code, oneshot::channel().0);
+        }
+    }
+
+    fn close_to(&mut self, finish: Finish, code: Option<&'static str>, to: oneshot::Sender<String>) {
+        self.is_closed = true;
+        let question = ReceiptQuestion {
+            session: self.session,
+            id: self.id.clone(),
+            request: self.request.lock().unwrap_or_else(PoisonError::into_inner).clone().finish(),
+            response: self.response.clone().finish(),
+            finish,
+            code: code.map(str::to_owned),
+            started: self.started,
+        };
+        let (receipts, partner, id, salt) =
+            (Arc::clone(&self.receipts), self.partner, self.id.clone(), self.salt.clone());
+        self.receipts.keeper.spawn(async move {
+            let Ok(envelope) = receipts.keeper.receipt(question).await else { return };
+            let delivered = Delivered { envelope, salt };
+            let json = delivered.to_json();
+            receipts.recent().keep(partner, id, delivered);
+            let _ = to.send(json);
+        });
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.close_unseen(Finish::Aborted, None);
+    }
+}
+
+/// A request's body, which is committed to as it is read.
+pub(super) struct Recorded {
+    body: Body,
+    committer: Arc<Mutex<Committer>>,
+}
+
+impl Recorded {
+    pub(super) const fn new(body: Body, committer: Arc<Mutex<Committer>>) -> Self {
+        Self { body, committer }
+    }
+}
+
+impl HttpBody for Recorded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+        {
+            self.committer.lock().unwrap_or_else(PoisonError::into_inner).update(data);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
