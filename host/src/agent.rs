@@ -6,6 +6,7 @@
 //! one task per service ─┤ one turn for all of them ──► control connection ──► enclave
 //! files ────────────────┤
 //! one task per broker ──┘
+//! log store ◄──────────────────── what the enclave's log has grown by
 //! ```
 //!
 //! Nothing here is trusted. The enclave refuses what is not signed, and ends its service when leases stay
@@ -16,6 +17,7 @@
 mod complaint;
 mod control;
 mod delivery;
+mod log;
 mod renewal;
 mod service;
 mod shares;
@@ -37,6 +39,7 @@ use self::control::Control;
 use self::delivery::{Delivery, Files, Source};
 use self::renewal::Renewal;
 use crate::endpoint::EnclaveAddress;
+use crate::log_store::LogStore;
 use crate::relay::Dial as _;
 pub use service::Authority;
 pub use shares::Broker;
@@ -56,6 +59,16 @@ pub struct Settings {
     pub denials: Option<PathBuf>,
     /// The brokers that hold shares of the key of sealed weights. All are asked at once.
     pub brokers: Vec<Broker>,
+    /// Where the enclave's log is kept. Without it, nobody can audit the enclave.
+    pub log: Option<LogStore>,
+}
+
+impl Settings {
+    /// Whether the enclave is under release control, so that its service depends on what is handed in.
+    #[must_use]
+    pub fn hands_in(&self) -> bool {
+        !self.authorities.is_empty()
+    }
 }
 
 /// What the enclave said last about its release and its lease.
@@ -113,18 +126,23 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let control = Arc::new(Control::new(stream));
-    let delivery = Delivery::new(Arc::clone(&control));
     let mut tasks = JoinSet::new();
-    for broker in &settings.brokers {
-        tasks.spawn(Shares::new(Arc::clone(&control), broker.clone()).run());
+    if let Some(store) = &settings.log {
+        tasks.spawn(log::keep(Arc::clone(&control), store.clone()));
     }
-    let renewal = Renewal::new(control, settings.authorities.clone(), observed.clone());
-    tasks.spawn(renewal.run());
-    for authority in &settings.authorities {
-        tasks.spawn(delivery.clone().run(Source::Service(authority.clone())));
+    if settings.hands_in() {
+        let delivery = Delivery::new(Arc::clone(&control), settings.log.clone());
+        for broker in &settings.brokers {
+            tasks.spawn(Shares::new(Arc::clone(&control), broker.clone()).run());
+        }
+        let renewal = Renewal::new(control, settings.authorities.clone(), observed.clone());
+        tasks.spawn(renewal.run());
+        for authority in &settings.authorities {
+            tasks.spawn(delivery.clone().run(Source::Service(authority.clone())));
+        }
+        let files = Files { release: settings.release.clone(), denials: settings.denials.clone() };
+        tasks.spawn(delivery.run(Source::Files(files)));
     }
-    let files = Files { release: settings.release.clone(), denials: settings.denials.clone() };
-    tasks.spawn(delivery.run(Source::Files(files)));
     // The first task that ends ends all: each ends with the connection only.
     match tasks.join_next().await {
         Some(Ok(error)) => error,

@@ -13,7 +13,9 @@ use cleanroom_host::launcher::nitro;
 use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
+use cleanroom_host::log_store::LogStore;
 use cleanroom_host::relay::{Limits, Times};
+use cleanroom_program::file::FileError;
 
 use crate::image_command::ImageCommand;
 
@@ -185,6 +187,11 @@ pub(crate) struct RunArguments {
     /// release gives it; may be repeated. The host carries its share, sealed, to the enclave.
     #[arg(long, value_name = "NAME=URL", requires = "authority")]
     broker: Vec<Broker>,
+
+    /// Keep the enclave's log in this folder, for auditors: `cleanroom audit FOLDER`. Each start of an enclave
+    /// has a log of its own there. Nothing in it is secret; any web server may serve it.
+    #[arg(long, value_name = "FOLDER")]
+    log: Option<PathBuf>,
 
     /// Give up after starting a failing enclave again this many times. Without it: never.
     #[arg(long, value_name = "NUMBER")]
@@ -391,13 +398,19 @@ impl RunArguments {
         }
     }
 
-    pub(crate) fn agent(&self) -> Option<agent::Settings> {
-        (!self.authority.is_empty()).then(|| agent::Settings {
+    /// What is handed in and fetched on the control connection, if anything is. Makes the folder of the log.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub(crate) fn agent(&self) -> Result<Option<agent::Settings>, FileError> {
+        let log = self.log.clone().map(LogStore::open).transpose()?;
+        Ok((log.is_some() || !self.authority.is_empty()).then(|| agent::Settings {
             authorities: self.authority.clone(),
             release: self.release.clone(),
             denials: self.denials.clone(),
             brokers: self.broker.clone(),
-        })
+            log,
+        }))
     }
 
     fn qemu(&self) -> qemu::Settings {

@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod endpoint;
 pub mod image;
 pub mod launcher;
+pub mod log_store;
 pub mod relay;
 pub mod run;
 pub mod status;

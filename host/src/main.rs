@@ -15,6 +15,7 @@ use cleanroom_host::launcher::qemu::Qemu;
 use cleanroom_host::launcher::simulated::Simulated;
 use cleanroom_host::launcher::{Description, LaunchError, StateFolder, SuperviseError};
 use cleanroom_host::run::{self, Access, RunError, relay_only, with_enclave};
+use cleanroom_program::file::FileError;
 use cleanroom_program::limits::{TooFewFiles, require_open_files};
 use cleanroom_program::log::{self, Format, StartError};
 use cleanroom_program::output::{self, OutputError};
@@ -93,9 +94,10 @@ async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToke
     let ready = |description: Description| {
         move || announce(&Ready { address: &address, description: Some(&description) }, json)
     };
+    let agent = arguments.agent()?;
     let access = |partner: EnclaveAddress, control: EnclaveAddress| Access {
         partner,
-        authorities: arguments.agent().map(|settings| (control, settings)),
+        agent: agent.clone().map(|settings| (control, settings)),
     };
     match arguments.enclave() {
         Enclave::Simulated(enclave) => {
@@ -235,6 +237,8 @@ enum Failure {
     Bind { address: String, source: io::Error },
     #[error(transparent)]
     Log(StartError),
+    #[error("the enclave's log cannot be kept: {0}")]
+    Store(#[from] FileError),
     #[error(transparent)]
     OpenFiles(#[from] TooFewFiles),
     #[error(transparent)]
@@ -258,6 +262,7 @@ impl Failure {
             | Self::Bind { .. }
             | Self::Log(_)
             | Self::OpenFiles(_)
+            | Self::Store(_)
             | Self::EndedAtOnce
             | Self::System(_) => 1,
         })

@@ -56,14 +56,12 @@ pub async fn with_enclave<L: Launcher>(
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
     let (observed, release) = watch::channel(Observed::default());
-    let pulse = match access.authorities {
-        Some(_) => Pulse::of(release.clone()),
-        None => Pulse::default(),
-    };
+    let is_leased = access.agent.as_ref().is_some_and(|(_, settings)| settings.hands_in());
+    let pulse = if is_leased { Pulse::of(release.clone()) } else { Pulse::default() };
     let sources = Sources {
         relay: Arc::clone(&counters),
         enclave: Some(watched.clone()),
-        release: access.authorities.is_some().then_some(release),
+        release: is_leased.then_some(release),
         stop: stop.clone(),
     };
 
@@ -84,7 +82,7 @@ pub async fn with_enclave<L: Launcher>(
         cut
     };
     let agent = async {
-        match access.authorities {
+        match access.agent {
             Some((control, settings)) => agent::serve(control, settings, observed).await,
             None => std::future::pending().await,
         }
@@ -111,8 +109,8 @@ pub async fn with_enclave<L: Launcher>(
 pub struct Access {
     /// Where partners' connections go.
     pub partner: EnclaveAddress,
-    /// The control address for releases, denials and leases, and their sources. None without release control.
-    pub authorities: Option<(EnclaveAddress, agent::Settings)>,
+    /// The control address, and what is handed in and fetched there. None when that is nothing.
+    pub agent: Option<(EnclaveAddress, agent::Settings)>,
 }
 
 /// How an enclave is run and relayed to.

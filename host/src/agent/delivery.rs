@@ -22,6 +22,7 @@ use super::TICK;
 use super::complaint::Complaint;
 use super::control::Control;
 use super::service::Authority;
+use crate::log_store::LogStore;
 
 /// Documents of one source that the enclave may refuse at one look. More are not from an authority.
 const REFUSALS: usize = 64;
@@ -116,17 +117,19 @@ impl fmt::Display for Source {
 pub(super) struct Delivery<S> {
     control: Arc<Control<S>>,
     handed: Arc<Mutex<HashSet<Sha256Digest>>>,
+    /// Where what the enclave's log names is kept.
+    kept: Option<LogStore>,
 }
 
 impl<S> Clone for Delivery<S> {
     fn clone(&self) -> Self {
-        Self { control: Arc::clone(&self.control), handed: Arc::clone(&self.handed) }
+        Self { control: Arc::clone(&self.control), handed: Arc::clone(&self.handed), kept: self.kept.clone() }
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
-    pub(super) fn new(control: Arc<Control<S>>) -> Self {
-        Self { control, handed: Arc::default() }
+    pub(super) fn new(control: Arc<Control<S>>, kept: Option<LogStore>) -> Self {
+        Self { control, handed: Arc::default(), kept }
     }
 
     /// Delivers what `source` has until the control connection ends, and gives its error.
@@ -199,10 +202,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
             return Ok(Handed::Before);
         }
         Ok(match self.control.ask(kind, document).await? {
-            ControlAnswer::Accepted(accepted) => Handed::Accepted(accepted),
+            ControlAnswer::Accepted(accepted) => {
+                self.keep(kind, document).await;
+                Handed::Accepted(accepted)
+            }
             ControlAnswer::Refused(code) => Handed::Refused(code),
             _ => Handed::Refused(String::new()),
         })
+    }
+
+    /// Keeps a document that the enclave's log names.
+    async fn keep(&self, kind: ControlKind, document: &[u8]) {
+        let payload_type = match kind {
+            ControlKind::Root => PayloadType::Root,
+            ControlKind::Release => PayloadType::Release,
+            ControlKind::Denial => PayloadType::Denial,
+            ControlKind::Lease | ControlKind::Log | ControlKind::State | ControlKind::Ask => return,
+        };
+        let (Some(store), Ok(envelope)) = (self.kept.clone(), Envelope::parse(document, payload_type)) else {
+            return;
+        };
+        let (sha256, document) = (envelope.digest(), document.to_vec());
+        let kept = tokio::task::spawn_blocking(move || store.keep_document(&sha256, &document)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::error!(%error, "a document that the log names cannot be kept");
+        }
     }
 
     fn remember(&self, digest: Sha256Digest) -> bool {

@@ -128,7 +128,7 @@ fn renewal(stream: DuplexStream, authorities: Vec<Authority>) -> Renewal<DuplexS
 }
 
 fn settings(authorities: Vec<Authority>) -> Settings {
-    Settings { authorities, release: None, denials: None, brokers: Vec::new() }
+    Settings { authorities, release: None, denials: None, brokers: Vec::new(), log: None }
 }
 
 #[tokio::test]
@@ -216,7 +216,7 @@ async fn a_denial_is_handed_in_once_and_from_every_source() {
         ControlKind::State => state(60_000),
         _ => ControlAnswer::Accepted(Accepted::New),
     });
-    let delivery = Delivery::new(Arc::new(Control::new(stream)));
+    let delivery = Delivery::new(Arc::new(Control::new(stream)), None);
     let services =
         [service(lease(1), list(&[denial(2), denial(3)])).await, service(lease(1), list(&[denial(2)])).await];
     for _ in 0..2 {
@@ -238,7 +238,7 @@ async fn rubbish_is_not_handed_in_and_its_source_is_left_out() {
         (0..200_000).map(|number| format!("\"{number:014x}\"").into_bytes()).collect();
     let evil = service(lease(1), list(&strings)).await;
     let (stream, asked) = enclave(|_, _| state(60_000));
-    let delivery = Delivery::new(Arc::new(Control::new(stream)));
+    let delivery = Delivery::new(Arc::new(Control::new(stream)), None);
     let fault = delivery.look(&Source::Service(evil)).await.unwrap();
     assert!(matches!(fault, Some(Fault::Rubbish(_))), "{fault:?}");
     assert!(of_kind(&asked, ControlKind::Denial).is_empty());
@@ -252,7 +252,7 @@ async fn denials_that_the_enclave_refuses_are_handed_in_up_to_a_bound() {
         ControlKind::State => state(60_000),
         _ => ControlAnswer::Refused("threshold".to_owned()),
     });
-    let delivery = Delivery::new(Arc::new(Control::new(stream)));
+    let delivery = Delivery::new(Arc::new(Control::new(stream)), None);
     let fault = delivery.look(&Source::Service(evil)).await.unwrap();
     assert!(matches!(fault, Some(Fault::Rubbish(_))), "{fault:?}");
     assert!(of_kind(&asked, ControlKind::Denial).len() < 100);
@@ -268,7 +268,7 @@ async fn renewal_waits_for_one_question_of_the_others_at_most() {
         _ => ControlAnswer::Accepted(Accepted::New),
     });
     let control = Arc::new(Control::new(stream));
-    let delivery = Delivery::new(Arc::clone(&control));
+    let delivery = Delivery::new(Arc::clone(&control), None);
     let mut tasks = JoinSet::new();
     for number in 0..10 {
         let denials: Vec<Vec<u8>> = (0..1000).map(|count| denial(1000 * number + count)).collect();
