@@ -78,6 +78,12 @@ impl RelyingParty {
         Self { clock, ..self }
     }
 
+    /// SHA-256 of the partner's key.
+    #[must_use]
+    pub fn key_digest(&self) -> Sha256Digest {
+        self.key
+    }
+
     /// The policy in force.
     #[must_use]
     pub fn policy(&self) -> &Policy {

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::{audit, conformance, explain, measure, receipts, verify};
 #[cfg(feature = "online")]
 use crate::commands::{chat, connect, key};
-use crate::commands::{conformance, explain, measure, verify};
 use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
 
@@ -45,6 +45,8 @@ enum Command {
     Connect(connect::Connect),
     #[cfg(feature = "online")]
     Chat(chat::Chat),
+    Receipts(receipts::Receipts),
+    Audit(audit::Audit),
     Measure(measure::Measure),
     Explain(explain::Explain),
     Conformance(conformance::Conformance),
@@ -59,6 +61,8 @@ impl Command {
             Self::Connect(command) => command.run(terminal),
             #[cfg(feature = "online")]
             Self::Chat(command) => command.run(terminal),
+            Self::Receipts(command) => command.run(terminal),
+            Self::Audit(command) => command.run(terminal),
             Self::Measure(command) => command.run(terminal),
             Self::Explain(command) => command.run(terminal),
             Self::Conformance(command) => command.run(terminal),

@@ -1,5 +1,6 @@
 //! The subcommands, one file each.
 
+pub mod audit;
 #[cfg(feature = "online")]
 pub mod chat;
 pub mod conformance;
@@ -11,6 +12,7 @@ pub mod explain;
 pub mod key;
 pub mod measure;
 mod policy_file;
+pub mod receipts;
 #[cfg(feature = "online")]
 mod relying_party;
 pub mod verify;

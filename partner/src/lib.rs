@@ -8,6 +8,7 @@
 
 #[cfg(feature = "online")]
 pub mod address;
+pub mod audit;
 #[cfg(feature = "online")]
 pub mod channel;
 pub mod cli;
@@ -21,6 +22,7 @@ pub mod output;
 pub mod permission;
 #[cfg(feature = "online")]
 pub mod proxy;
+pub mod receipts;
 #[cfg(feature = "online")]
 pub mod refused;
 #[cfg(feature = "online")]

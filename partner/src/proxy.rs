@@ -6,6 +6,7 @@
 mod answer;
 mod local;
 mod problem;
+mod receipts;
 mod slots;
 
 use std::convert::Infallible;
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
 };
-use http::{Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -32,7 +33,9 @@ use tokio::time::timeout;
 use self::answer::{AnswerBody, Events, Reset, answer_cut};
 use self::local::{Client, Rules};
 use self::problem::{Dialect, Problem};
+use self::receipts::{Keeper, Keeping, NoReceipt};
 use self::slots::{Kept, Slot, Slots};
+use crate::receipts::ReceiptFolder;
 use crate::session::{Answer, Sessions};
 
 pub use self::local::{Origin, OriginError};
@@ -71,7 +74,8 @@ const FORWARDED: [HeaderName; 4] =
     [ACCEPT, CONTENT_TYPE, CONTENT_LENGTH, HeaderName::from_static("anthropic-version")];
 
 /// What comes back. The length is counted here.
-const RETURNED: [HeaderName; 6] = [
+const RETURNED: [HeaderName; 7] = [
+    HeaderName::from_static("cleanroom-receipt"),
     CONTENT_TYPE,
     CACHE_CONTROL,
     RETRY_AFTER,
@@ -84,19 +88,28 @@ const RETURNED: [HeaderName; 6] = [
 pub struct Proxy {
     sessions: Sessions,
     rules: Rules,
+    /// Where receipts are kept. Without it they pass through.
+    receipts: Option<Arc<Keeper>>,
 }
 
 impl Proxy {
     /// A proxy that serves programs on this machine, and no web page.
     #[must_use]
     pub fn new(sessions: Sessions) -> Self {
-        Self { sessions, rules: Rules::default() }
+        Self { sessions, rules: Rules::default(), receipts: None }
     }
 
     /// Serves web pages of these origins as well.
     #[must_use]
     pub fn allow_origins(mut self, origins: Vec<Origin>) -> Self {
         self.rules.origins = origins;
+        self
+    }
+
+    /// Keeps the receipt of each request in this folder. An answer without a receipt of its own does not count then.
+    #[must_use]
+    pub fn keep_receipts(mut self, folder: ReceiptFolder) -> Self {
+        self.receipts = Some(Arc::new(Keeper { folder, sessions: self.sessions.clone() }));
         self
     }
 
@@ -197,7 +210,11 @@ impl Proxy {
         // A connection that just lost its slot is about to be closed.
         let kept = slot.keep().ok_or_else(Problem::busy)?;
         match self.sessions.send(&request).await {
-            Ok(answer) => returned(answer, dialect, kept, reset).await,
+            Ok(answer) => {
+                let keeper = self.receipts.as_ref().filter(|_| receipts::has_receipt(request.uri().path()));
+                let keeper = keeper.filter(|_| request.method() == Method::POST);
+                returned(answer, dialect, kept, reset, keeper.map(|keeper| (keeper, request.body()))).await
+            }
             Err(error) => Err(Problem::from_send(&error)),
         }
         .inspect_err(|problem| tracing::error!(code = problem.code(), "{}", problem.message()))
@@ -242,11 +259,16 @@ async fn returned(
     dialect: Dialect,
     kept: Kept,
     reset: &Reset,
+    receipt: Option<(&Arc<Keeper>, &Bytes)>,
 ) -> Result<Response<AnswerBody>, Problem> {
     let Answer { response, session } = answer;
     let (head, body) = response.into_parts();
     let body = if is_event_stream(&head.headers) {
-        AnswerBody::events(Events::new(body, session, dialect, reset.clone()), kept)
+        let receipt = receipt.map(|(keeper, request)| {
+            let keeping = Keeping::begin(keeper, &session, &head.headers, request.clone());
+            keeping.ok_or_else(|| Problem::no_receipt(&NoReceipt::Missing))
+        });
+        AnswerBody::events(Events::new(body, session, dialect, reset.clone(), receipt.transpose()?), kept)
     } else {
         // Whole before a byte of it goes on, so that a part of it never looks like all of it.
         let whole = Limited::new(body, MAX_ANSWER).collect().await;
@@ -254,7 +276,18 @@ async fn returned(
             Ok(error) => Problem::from_send(&answer_cut(*error, &session)),
             Err(_) => Problem::long_answer(),
         })?;
-        AnswerBody::whole(whole.to_bytes(), Some(kept))
+        let whole = whole.to_bytes();
+        if let Some((keeper, request)) = receipt {
+            match keeper.whole(&session, &head.headers, request.clone(), whole.clone()).await {
+                Ok(()) => {}
+                // Strangers are refused without a receipt.
+                Err(NoReceipt::Missing) if head.status.is_client_error() => {
+                    tracing::warn!("the clean room refused a request and gave no receipt");
+                }
+                Err(error) => return Err(Problem::no_receipt(&error)),
+            }
+        }
+        AnswerBody::whole(whole, Some(kept))
     };
     let mut answer = Response::new(body);
     *answer.status_mut() = head.status;

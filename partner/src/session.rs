@@ -172,7 +172,8 @@ impl Session {
     }
 
     /// The receipt key of one boot of one enclave, as DER.
-    fn receipt_key(&self) -> &[u8] {
+    #[must_use]
+    pub fn receipt_key(&self) -> &[u8] {
         self.evidence.evidence().public_key().unwrap_or_default()
     }
 

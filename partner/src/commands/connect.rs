@@ -1,6 +1,7 @@
 //! `cleanroom connect`: the local proxy.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +21,14 @@ use crate::address::Address;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Listing, Terminal};
 use crate::proxy::{self, Origin, Proxy};
+use crate::receipts::ReceiptFolder;
 use crate::session::{Session, Sessions};
 
 const EXAMPLES: &str = "\
 Examples:
   cleanroom connect cleanroom.example:8443 --listen 127.0.0.1:8080
   cleanroom connect a.example:8443 b.example:8443 --wait 5m
+  cleanroom connect cleanroom.example:8443 --receipts receipts/
   cleanroom connect cleanroom.example:8443 --proxy http://proxy.corp.example:3128
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=unused python3 my_client.py
   curl http://127.0.0.1:8080/v1/models -H 'Authorization: Bearer unused'
@@ -65,6 +68,11 @@ pub struct Connect {
     /// once
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
+
+    /// Keep the receipt of each request in this folder. An answer counts only with its own receipt, verified and on
+    /// the disk: a client never sees the end of another one. `cleanroom receipts` reads the folder
+    #[arg(long, value_name = "FOLDER")]
+    receipts: Option<PathBuf>,
 
     #[command(flatten)]
     party: PartyArguments,
@@ -116,6 +124,10 @@ impl Connect {
         // A port that is not free is told before anybody waits for a clean room.
         let listener = TcpListener::bind(self.listen).await.map_err(|error| occupied(self.listen, &error))?;
         let listen = listener.local_addr().map_err(|error| occupied(self.listen, &error))?;
+        if let Some(folder) = &self.receipts {
+            let made = cleanroom_program::file::create_folder(folder, 0o700);
+            made.map_err(|error| usage("receipts", error.to_string()))?;
+        }
         let sessions = Sessions::through(party, dialer);
         let session = tokio::select! {
             session = prove(&sessions, self.wait) => session?,
@@ -135,7 +147,11 @@ impl Connect {
             tracing::warn!(code = failure.code, "{failure}");
         }
         drop(session);
-        serve(Proxy::new(sessions).allow_origins(self.allow_origin), listener, &mut signals).await;
+        let mut proxy = Proxy::new(sessions).allow_origins(self.allow_origin);
+        if let Some(folder) = self.receipts {
+            proxy = proxy.keep_receipts(ReceiptFolder::at(folder));
+        }
+        serve(proxy, listener, &mut signals).await;
         Ok(Outcome::Pass)
     }
 }

@@ -1,5 +1,6 @@
 //! The body of an answer to a local client: whole, or a stream that can be told from a cut one.
 
+use std::future::Future as _;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming};
+use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep};
 
 use super::problem::{Dialect, Problem};
+use super::receipts::{Event, Keeping, NoReceipt};
 use super::slots::Kept;
 use crate::session::{Reach, SendError, Session, SessionError};
 
@@ -76,6 +79,9 @@ impl Body for AnswerBody {
 /// Passes whole events on. If the clean room's stream breaks off, the client gets an error event in its own
 /// dialect, and then the connection is reset. Some clients look at events and others at the end of the
 /// connection; neither can take the answer for a whole one.
+///
+/// Where receipts are kept, the event that tells the client that its answer is whole waits until the receipt
+/// is on the disk.
 pub(super) struct Events {
     from_room: Incoming,
     session: Arc<Session>,
@@ -84,18 +90,33 @@ pub(super) struct Events {
     partial: BytesMut,
     state: State,
     reset: Reset,
+    /// Where receipts are kept: the one of this answer.
+    receipt: Option<Keeping>,
+    /// Events that wait for the receipt.
+    held: BytesMut,
 }
 
 enum State {
     Running,
+    /// The receipt is on its way to the disk.
+    Keeping(JoinHandle<Result<(), NoReceipt>>),
+    /// The receipt is on the disk, or none is wanted. Nothing but shape follows.
+    Kept,
     /// The error event is on its way.
     Failing(Pin<Box<Sleep>>),
     Ended,
 }
 
 impl Events {
-    pub(super) fn new(from_room: Incoming, session: Arc<Session>, dialect: Dialect, reset: Reset) -> Self {
-        Self { from_room, session, dialect, partial: BytesMut::new(), state: State::Running, reset }
+    pub(super) fn new(
+        from_room: Incoming,
+        session: Arc<Session>,
+        dialect: Dialect,
+        reset: Reset,
+        receipt: Option<Keeping>,
+    ) -> Self {
+        let (partial, held) = (BytesMut::new(), BytesMut::new());
+        Self { from_room, session, dialect, partial, state: State::Running, reset, receipt, held }
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, AnswerCut>>> {
@@ -108,11 +129,24 @@ impl Events {
                     self.reset.at_close();
                     return Poll::Ready(Some(Err(AnswerCut)));
                 }
-                State::Running => {}
+                State::Keeping(kept) => {
+                    let kept = ready!(Pin::new(kept).poll(context));
+                    let kept =
+                        kept.unwrap_or_else(|_| Err(NoReceipt::NotKept("the program is ending".to_owned())));
+                    if let Err(error) = kept {
+                        return Poll::Ready(Some(Ok(self.fail_without_receipt(&error))));
+                    }
+                    self.state = State::Kept;
+                    return Poll::Ready(Some(Ok(self.held.split().freeze())));
+                }
+                State::Running | State::Kept => {}
             }
             let data = match ready!(Pin::new(&mut self.from_room).poll_frame(context)) {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
                 Some(Err(error)) => return Poll::Ready(Some(Ok(self.fail(error)))),
+                None if self.receipt.is_some() && matches!(self.state, State::Running) => {
+                    return Poll::Ready(Some(Ok(self.fail_without_receipt(&NoReceipt::Missing))));
+                }
                 None => {
                     self.state = State::Ended;
                     let rest = self.partial.split().freeze();
@@ -120,16 +154,52 @@ impl Events {
                 }
             };
             // Almost always one piece is one event.
-            if self.partial.is_empty() && end_of_events(&data) == data.len() && !data.is_empty() {
-                return Poll::Ready(Some(Ok(data)));
-            }
-            self.partial.extend_from_slice(&data);
-            let whole = end_of_events(&self.partial);
-            if whole > 0 || self.partial.len() > MAX_EVENT {
+            let whole = if self.partial.is_empty() && end_of_events(&data) == data.len() && !data.is_empty() {
+                data
+            } else {
+                self.partial.extend_from_slice(&data);
+                let whole = end_of_events(&self.partial);
+                if whole == 0 && self.partial.len() <= MAX_EVENT {
+                    continue;
+                }
                 let length = if whole > 0 { whole } else { self.partial.len() };
-                return Poll::Ready(Some(Ok(self.partial.split_to(length).freeze())));
+                self.partial.split_to(length).freeze()
+            };
+            let passed = self.receipted(whole);
+            if !passed.is_empty() {
+                return Poll::Ready(Some(Ok(passed)));
             }
         }
+    }
+
+    /// What of some events may go on now.
+    fn receipted(&mut self, events: Bytes) -> Bytes {
+        let (Some(receipt), State::Running) = (&mut self.receipt, &self.state) else { return events };
+        let mut passed = BytesMut::new();
+        let mut rest = events;
+        while !rest.is_empty() {
+            let end = rest.windows(2).position(|pair| pair == b"\n\n");
+            let event = rest.split_to(end.map_or(rest.len(), |end| end + 2));
+            match receipt.event(&event) {
+                Event::Other if self.held.is_empty() => passed.extend_from_slice(&event),
+                Event::Other | Event::End => self.held.extend_from_slice(&event),
+                Event::Receipt(kept) => {
+                    self.held.extend_from_slice(&event);
+                    self.held.extend_from_slice(&rest);
+                    self.state = State::Keeping(kept);
+                    break;
+                }
+            }
+        }
+        passed.freeze()
+    }
+
+    /// The last event of a stream whose receipt is missing or another's.
+    fn fail_without_receipt(&mut self, error: &NoReceipt) -> Bytes {
+        self.state = State::Failing(Box::pin(sleep(LAST_EVENT)));
+        let problem = Problem::no_receipt(error);
+        tracing::error!(code = problem.code(), "{}", problem.message());
+        problem.to_event(self.dialect)
     }
 
     /// The last event of a stream that broke off.

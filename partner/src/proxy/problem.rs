@@ -5,6 +5,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::receipts::NoReceipt;
 use super::{BODY_TIMEOUT, MAX_ANSWER, MAX_BODY};
 use crate::session::{Reach, SendError};
 
@@ -81,6 +82,12 @@ impl Problem {
     pub(super) fn long_answer() -> Self {
         let message = format!("the answer is longer than {MAX_ANSWER} bytes. {}", Reach::WasSent.sentence());
         Self::of_client(StatusCode::BAD_GATEWAY, "long-answer", message)
+    }
+
+    /// The answer came without its receipt, which the user wants kept.
+    pub(super) fn no_receipt(error: &NoReceipt) -> Self {
+        let message = format!("{error}; `--receipts` asks for one. {}", Reach::WasSent.sentence());
+        Self::of_client(StatusCode::BAD_GATEWAY, "no-receipt", message)
     }
 
     /// Requests are under way on all connections that the proxy keeps.

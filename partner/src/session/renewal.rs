@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_program::clock::BootInstant;
 use http::{Request, Response};
 use http_body_util::Full;
@@ -82,6 +83,12 @@ impl Sessions {
     pub fn through(party: RelyingParty, dialer: Dialer) -> Self {
         let shared = Shared { party, dialer, state: Mutex::new(State::Empty) };
         Self { owner: Arc::new(Owner(Arc::new(shared))) }
+    }
+
+    /// SHA-256 of the partner's key.
+    #[must_use]
+    pub fn partner(&self) -> Sha256Digest {
+        self.owner.0.party.key_digest()
     }
 
     /// A session that takes requests. Requests that run on an older one go on there.

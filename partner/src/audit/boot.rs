@@ -1,0 +1,484 @@
+//! The audit of one boot's log.
+
+use std::collections::BTreeMap;
+
+use cleanroom_attestation::channel::{ModelId, Nonce, PublicAttestation, boot_measurement};
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::document::Document;
+use cleanroom_attestation::log::{
+    BootRecord, Checkpoint, Entry, Frontier, MAX_CHECKPOINT_BYTES, NoteKey, SignedCheckpoint, TILE_WIDTH,
+    Tile, boot_of, entries_of_bundle, hashes_of_tile, leaf_hash,
+};
+use cleanroom_attestation::measurement::extended_once;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::release::PayloadType;
+use cleanroom_attestation::verdict::{Expectation, appraise};
+
+use super::Against;
+use super::history::History;
+use super::report::{BootReport, BootStatus};
+use super::store::Store;
+use crate::receipts::KeptReceipt;
+
+/// The longest bundle that is read, in bytes: 256 entries of 32 KiB with their lengths.
+const MAX_BUNDLE: u64 = 256 * (32 * 1024 + 2);
+/// Places that are named of one kind of problem. More are counted.
+const MAX_PLACES: usize = 20;
+
+/// The size that a boot's checkpoint claims, for the progress bar.
+pub(super) fn claimed_size(store: &Store, boot: &Sha256Digest) -> u64 {
+    let checkpoint = store.read(&format!("{boot}/checkpoint"), MAX_CHECKPOINT_BYTES as u64).ok().flatten();
+    let checkpoint = checkpoint.and_then(|bytes| SignedCheckpoint::parse(&bytes).ok());
+    checkpoint.map_or(0, |note| note.unverified().size)
+}
+
+/// Audits the log of `boot`. `progress` hears how many entries were read.
+pub(super) fn audit(
+    store: &Store,
+    boot: &Sha256Digest,
+    against: &Against<'_>,
+    mut progress: impl FnMut(u64),
+) -> BootReport {
+    let mut report = BootReport::new(*boot);
+    let Some((checkpoint, key, record)) = open(store, &mut report) else { return report };
+    report.size = checkpoint.size;
+    report.root = Some(checkpoint.root);
+    report.model = Some(record.model.to_string());
+    report.model_sha256 = Some(record.model_sha256);
+    report.began_ms = Some(record.at_ms);
+
+    let mut walk = Walk::new(store, &checkpoint, against, *boot);
+    for tile in Tile::all(None, checkpoint.size) {
+        walk.bundle(&mut report, tile);
+        progress(walk.tree.size());
+    }
+    walk.finish(&mut report);
+    judge(&mut report, &record, against.policy, &walk.history);
+    if let Some(other) = against.other {
+        compare(store, other, &checkpoint, &key, &mut report);
+    }
+    report
+}
+
+/// The checkpoint, once the key of the boot record signed it, and the boot record, once its key is the boot's.
+fn open(store: &Store, report: &mut BootReport) -> Option<(Checkpoint, NoteKey, BootRecord)> {
+    let note = read(store, report, "checkpoint", MAX_CHECKPOINT_BYTES as u64, "checkpoint-missing")?;
+    let note = match SignedCheckpoint::parse(&note) {
+        Ok(note) => note,
+        Err(error) => {
+            report.problem("checkpoint-form", "checkpoint", error.to_string());
+            return None;
+        }
+    };
+    let size = note.unverified().size;
+    let width = usize::try_from(size).unwrap_or(TILE_WIDTH).min(TILE_WIDTH);
+    let first = Tile { level: None, index: 0, width };
+    let bundle = read(store, report, &first.to_string(), MAX_BUNDLE, "entries-missing")?;
+    let entry =
+        entries_of_bundle(&bundle, width).ok().and_then(|entries| Entry::parse(entries.first()?).ok());
+    let Some(Entry::Boot(record)) = entry else {
+        report.problem("boot-record", "entry 0", "expected the boot record");
+        return None;
+    };
+    let key = record.receipt_key().unwrap_or_default();
+    let note_key = NoteKey::of_boot(&key).filter(|_| boot_of(&key) == report.boot);
+    let Some(note_key) = note_key else {
+        report.problem(
+            "boot-record",
+            "entry 0",
+            "the boot record is another boot's: its receipt key is not this boot's",
+        );
+        return None;
+    };
+    match note.verify(&note_key) {
+        Ok(checkpoint) => Some((checkpoint.clone(), note_key, record)),
+        Err(error) => {
+            report.problem("checkpoint-signature", "checkpoint", error.to_string());
+            None
+        }
+    }
+}
+
+/// A file of the boot; what is missing is a problem with this code.
+fn read(
+    store: &Store,
+    report: &mut BootReport,
+    path: &str,
+    limit: u64,
+    missing: &'static str,
+) -> Option<Vec<u8>> {
+    match store.read(&format!("{}/{path}", report.boot), limit) {
+        Ok(Some(bytes)) => Some(bytes),
+        Ok(None) => {
+            report.problem(missing, path, "there is no such file, or a longer one than any of its kind");
+            None
+        }
+        Err(error) => {
+            report.problem("unreadable", path, error.to_string());
+            None
+        }
+    }
+}
+
+/// One reading of every entry and every hash.
+struct Walk<'a> {
+    store: &'a Store,
+    checkpoint: &'a Checkpoint,
+    history: History<'a>,
+    /// Over the entries, or over their stored hashes where entries are missing.
+    tree: Frontier,
+    /// Over the stored hashes alone.
+    stored: Frontier,
+    /// Roots of whole tiles of leaves, for the levels above.
+    tiles: Vec<Sha256Digest>,
+    /// Entries that do not have their stored hash.
+    differ: Vec<u64>,
+    /// Whether some entries have neither bytes nor stored hashes.
+    is_cut: bool,
+    receipts: BTreeMap<u64, Vec<&'a KeptReceipt>>,
+    seen: Option<super::Seen>,
+    at_ms: u64,
+    has_ended: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(store: &'a Store, checkpoint: &'a Checkpoint, against: &Against<'a>, boot: Sha256Digest) -> Self {
+        let mut receipts: BTreeMap<u64, Vec<&KeptReceipt>> = BTreeMap::new();
+        for kept in against.receipts.iter().filter(|kept| kept.signed.receipt().boot == boot) {
+            receipts.entry(kept.signed.receipt().index).or_default().push(kept);
+        }
+        Self {
+            store,
+            checkpoint,
+            history: History::new(store, against.policy),
+            tree: Frontier::new(),
+            stored: Frontier::new(),
+            tiles: Vec::new(),
+            differ: Vec::new(),
+            is_cut: false,
+            receipts,
+            seen: against.seen.get(&boot).copied(),
+            at_ms: 0,
+            has_ended: false,
+        }
+    }
+
+    /// Reads the entries of a bundle and their stored hashes.
+    fn bundle(&mut self, report: &mut BootReport, bundle: Tile) {
+        let first = bundle.index.saturating_mul(TILE_WIDTH as u64);
+        let (entries_path, tile) = (bundle.to_string(), Tile { level: Some(0), ..bundle });
+        let bytes = read(self.store, report, &entries_path, MAX_BUNDLE, "entries-missing");
+        let entries = bytes.as_deref().map(|bytes| entries_of_bundle(bytes, bundle.width));
+        let entries = match entries {
+            Some(Err(error)) => {
+                report.problem("entries-form", &entries_path, error.to_string());
+                None
+            }
+            Some(Ok(entries)) => Some(entries),
+            None => None,
+        };
+        let tile_bytes = read(self.store, report, &tile.to_string(), MAX_BUNDLE, "tile-missing");
+        let stored = tile_bytes.as_deref().map(|bytes| hashes_of_tile(bytes, bundle.width));
+        let stored = match stored {
+            Some(Err(error)) => {
+                report.problem("tile-form", &tile.to_string(), error.to_string());
+                None
+            }
+            Some(Ok(hashes)) => Some(hashes),
+            None => None,
+        };
+        let computed: Option<Vec<Sha256Digest>> =
+            entries.as_ref().map(|entries| entries.iter().map(|entry| leaf_hash(entry)).collect());
+        if let Some(entries) = &entries {
+            for (index, entry) in (first..).zip(entries) {
+                self.entry(report, index, entry);
+            }
+        }
+        if let (Some(computed), Some(stored)) = (&computed, &stored) {
+            let pairs = (first..).zip(computed.iter().zip(stored));
+            self.differ
+                .extend(pairs.filter(|(_, (computed, stored))| computed != stored).map(|(index, _)| index));
+        }
+        let (Some(hashes), Some(stored)) =
+            (computed.as_ref().or(stored.as_ref()), stored.as_ref().or(computed.as_ref()))
+        else {
+            self.is_cut = true;
+            return;
+        };
+        for (hash, stored) in hashes.iter().zip(stored) {
+            self.tree.push(*hash);
+            self.stored.push(*stored);
+            self.compare_with_seen(report);
+        }
+        if bundle.is_whole() {
+            let mut tile = Frontier::new();
+            hashes.iter().for_each(|hash| tile.push(*hash));
+            self.tiles.push(tile.root());
+        }
+    }
+
+    /// The log that an earlier audit saw must be the beginning of this one.
+    fn compare_with_seen(&self, report: &mut BootReport) {
+        let Some(seen) = self.seen.filter(|seen| seen.size == self.tree.size() && !self.is_cut) else {
+            return;
+        };
+        if seen.root != self.tree.root() {
+            let problem = format!(
+                "an earlier audit saw other entries before entry {}: their root was {}, and is {} now",
+                seen.size,
+                seen.root,
+                self.tree.root()
+            );
+            report.problem("forked", "", problem);
+        }
+    }
+
+    fn entry(&mut self, report: &mut BootReport, index: u64, bytes: &[u8]) {
+        let place = format!("entry {index}");
+        let found = Entry::parse(bytes);
+        for kept in self.receipts.remove(&index).unwrap_or_default() {
+            if found == Ok(Entry::Receipt { sha256: kept.signed.digest() }) {
+                report.receipts_found = report.receipts_found.saturating_add(1);
+            } else {
+                let problem = format!(
+                    "the receipt {} says that it stands here, and it does not",
+                    kept.signed.receipt().id
+                );
+                report.problem("receipt-not-in-log", &place, problem);
+            }
+        }
+        let Ok(entry) = found else {
+            return report.problem("entry-form", &place, "expected an entry of a log");
+        };
+        if self.has_ended {
+            report.problem("after-end", &place, "an entry follows the shutdown");
+        }
+        *report.entries.entry(entry.kind()).or_default() += 1;
+        let at_ms = match entry {
+            Entry::Receipt { .. } => None,
+            Entry::Boot(record) => {
+                if index > 0 {
+                    report.problem("boot-twice", &place, "a boot record stands in the middle of the log");
+                }
+                Some(record.at_ms)
+            }
+            Entry::Root { sha256, at_ms } => {
+                self.history.take(report, index, PayloadType::Root, sha256, at_ms);
+                Some(at_ms)
+            }
+            Entry::Release { sha256, at_ms } => {
+                self.history.take(report, index, PayloadType::Release, sha256, at_ms);
+                Some(at_ms)
+            }
+            Entry::Denial { sha256, at_ms } => {
+                self.history.take(report, index, PayloadType::Denial, sha256, at_ms);
+                Some(at_ms)
+            }
+            Entry::Lease { at_ms, .. } => Some(at_ms),
+            Entry::Refused { code, count, at_ms } => {
+                let sum = report.refused.entry(code).or_default();
+                *sum = sum.saturating_add(count);
+                Some(at_ms)
+            }
+            Entry::Shutdown { at_ms } => {
+                self.has_ended = true;
+                report.status = BootStatus::Ended;
+                report.ended_ms = Some(at_ms);
+                Some(at_ms)
+            }
+        };
+        // The security module's clock is read anew from time to time, so that times may step back by a little.
+        const STEP_BACK_MS: u64 = 60_000;
+        if let Some(at_ms) = at_ms {
+            if at_ms.saturating_add(STEP_BACK_MS) < self.at_ms {
+                report.problem("time-back", &place, "it is earlier than the entry before it");
+            }
+            self.at_ms = self.at_ms.max(at_ms);
+        }
+    }
+
+    /// What only the whole log shows.
+    fn finish(&mut self, report: &mut BootReport) {
+        let Checkpoint { size, root, .. } = self.checkpoint;
+        if let Some(seen) = self.seen.filter(|seen| seen.size > *size) {
+            let problem = format!("an earlier audit saw {} entries, and the log has {size} now", seen.size);
+            report.problem("rolled-back", "checkpoint", problem);
+        }
+        for (index, receipts) in &self.receipts {
+            for kept in receipts {
+                let problem = if index >= size {
+                    format!(
+                        "the receipt {} stands at place {index}, and the log ends before it",
+                        kept.signed.receipt().id
+                    )
+                } else {
+                    format!(
+                        "the receipt {} stands at place {index}, which is missing",
+                        kept.signed.receipt().id
+                    )
+                };
+                report.problem("receipt-not-in-log", &format!("entry {index}"), problem);
+            }
+        }
+        if self.is_cut {
+            return report.problem(
+                "root",
+                "checkpoint",
+                "entries are missing, so the root cannot be computed",
+            );
+        }
+        self.levels(report);
+        let (entries_lead, hashes_lead) = (self.tree.root() == *root, self.stored.root() == *root);
+        let (code, problem) = match (entries_lead, hashes_lead) {
+            (true, _) => ("tile-changed", "the stored hash is not the entry's"),
+            (false, true) => ("entry-changed", "the entry is not the one that the checkpoint counts"),
+            (false, false) => {
+                ("entry-changed", "the entry and its stored hash differ, and neither leads to the checkpoint")
+            }
+        };
+        for index in self.differ.iter().take(MAX_PLACES) {
+            report.problem(code, &format!("entry {index}"), problem);
+        }
+        if let Some(more) = self.differ.len().checked_sub(MAX_PLACES).filter(|more| *more > 0) {
+            report.problem(code, "", format!("{more} further entries differ from their stored hashes"));
+        }
+        if !entries_lead && !hashes_lead {
+            report.problem("root", "checkpoint", "the entries lead to another root than the checkpoint has");
+        }
+    }
+
+    /// The tiles above the leaves.
+    fn levels(&mut self, report: &mut BootReport) {
+        let mut hashes = std::mem::take(&mut self.tiles);
+        for level in 1..8 {
+            let mut above = Vec::new();
+            for tile in Tile::all(Some(level), self.checkpoint.size) {
+                let start = usize::try_from(tile.index).unwrap_or(usize::MAX).saturating_mul(TILE_WIDTH);
+                let computed = hashes.get(start..start.saturating_add(tile.width)).unwrap_or_default();
+                let bytes = read(self.store, report, &tile.to_string(), MAX_BUNDLE, "tile-missing");
+                let stored = bytes.and_then(|bytes| hashes_of_tile(&bytes, tile.width).ok());
+                if let Some(stored) = stored.filter(|stored| stored != computed) {
+                    let at = stored.iter().zip(computed).position(|(stored, computed)| stored != computed);
+                    let below = Tile {
+                        level: Some(level - 1),
+                        index: u64::try_from(start.saturating_add(at.unwrap_or(0))).unwrap_or(u64::MAX),
+                        width: TILE_WIDTH,
+                    };
+                    let problem = format!("a hash of it is not that of {below}: one of the two was changed");
+                    report.problem("tile-changed", &tile.to_string(), problem);
+                }
+                if tile.is_whole() {
+                    let mut tree = Frontier::new();
+                    computed.iter().for_each(|hash| tree.push(*hash));
+                    above.push(tree.root());
+                }
+            }
+            hashes = above;
+        }
+    }
+}
+
+/// Whether the boot record's document proves an enclave that the policy accepts, with this receipt key and model.
+fn judge(report: &mut BootReport, record: &BootRecord, policy: Option<&Policy>, history: &History<'_>) {
+    let Some(policy) = policy else { return };
+    let with_release;
+    let policy = match (history.has_root(), history.first_release()) {
+        (false, _) => policy,
+        (true, Some(release)) => {
+            with_release = policy.with_release(release);
+            &with_release
+        }
+        // Without a release it served nobody, and nothing says which image it had to be.
+        (true, None) => return,
+    };
+    let (document, key) = (record.document().unwrap_or_default(), record.receipt_key().unwrap_or_default());
+    let refused =
+        |report: &mut BootReport, problem: String| report.problem("boot-evidence", "entry 0", problem);
+    let Ok(parsed) = Document::parse(&document) else {
+        return refused(report, "the attestation document cannot be read".to_owned());
+    };
+    let user_data = user_data(&parsed, &record.model, record.model_sha256, &key);
+    let expected = Expectation {
+        nonce: None,
+        user_data: user_data.as_deref(),
+        public_key: Some(&key),
+        pcr16: Some(extended_once(boot_measurement::model(&record.model_sha256).as_bytes())),
+        pcr17: Some(extended_once(boot_measurement::receipt_key(&key).as_bytes())),
+    };
+    // It was fresh when it was made, and nobody asks for more of a record.
+    let verdict = appraise(&document, policy, &expected, parsed.timestamp(), None);
+    match verdict.accepted() {
+        Ok(evidence) => report.image = Some(evidence.image().to_owned()),
+        Err(rejection) => refused(report, rejection.to_string()),
+    }
+}
+
+/// What the document has to say: the purpose of a record, for the nonce that the enclave drew itself.
+fn user_data(
+    document: &Document<'_>,
+    model: &ModelId,
+    model_digest: Sha256Digest,
+    key: &[u8],
+) -> Option<Vec<u8>> {
+    let nonce = document.nonce().and_then(|nonce| nonce.try_into().ok()).map(Nonce::from_bytes);
+    let nonce = nonce.unwrap_or_else(|| Nonce::from_bytes([0; Nonce::LENGTH]));
+    let attestation = PublicAttestation {
+        nonce: &nonce,
+        model_id: model,
+        model_digest,
+        release: None,
+        lease: None,
+        receipt_key: key,
+    };
+    Some(attestation.evidence_request().user_data().to_vec())
+}
+
+/// Whether another view of the log is the same log, longer or shorter.
+fn compare(store: &Store, other: &Store, ours: &Checkpoint, key: &NoteKey, report: &mut BootReport) {
+    let path = format!("{}/checkpoint", report.boot);
+    let note = match other.read(&path, MAX_CHECKPOINT_BYTES as u64) {
+        Ok(Some(note)) => note,
+        Ok(None) => return report.problem("view-missing", "", format!("{other} has no log of this boot")),
+        Err(error) => return report.problem("unreadable", "", error.to_string()),
+    };
+    let note = SignedCheckpoint::parse(&note);
+    let theirs = match note.as_ref().map_err(|error| *error).and_then(|note| note.verify(key)) {
+        Ok(theirs) => theirs,
+        Err(error) => return report.problem("view-signature", "checkpoint", format!("{other}: {error}")),
+    };
+    let our_hashes = leaves(store, report.boot, ours.size);
+    let Some(their_hashes) =
+        leaves(other, report.boot, theirs.size).filter(|hashes| root_of(hashes) == theirs.root)
+    else {
+        return report.problem(
+            "view-changed",
+            "",
+            format!("{other} has other hashes than its checkpoint counts"),
+        );
+    };
+    // What is wrong with ours is said elsewhere.
+    let Some(our_hashes) = our_hashes else { return };
+    let different = our_hashes.iter().zip(&their_hashes).position(|(ours, theirs)| ours != theirs);
+    if let Some(index) = different {
+        let problem = format!("both views are signed, and from here on {other} has other entries");
+        report.problem("two-views", &format!("entry {index}"), problem);
+    } else if ours.size == theirs.size && ours.root != theirs.root {
+        report.problem("two-views", "checkpoint", format!("{other} has another root for as many entries"));
+    }
+}
+
+fn root_of(leaves: &[Sha256Digest]) -> Sha256Digest {
+    let mut tree = Frontier::new();
+    leaves.iter().for_each(|leaf| tree.push(*leaf));
+    tree.root()
+}
+
+/// The stored hashes of the leaves of a log of `size`.
+fn leaves(store: &Store, boot: Sha256Digest, size: u64) -> Option<Vec<Sha256Digest>> {
+    let mut hashes = Vec::new();
+    for tile in Tile::all(Some(0), size) {
+        let bytes = store.read(&format!("{boot}/{tile}"), MAX_BUNDLE).ok()??;
+        hashes.extend(hashes_of_tile(&bytes, tile.width).ok()?);
+    }
+    Some(hashes)
+}

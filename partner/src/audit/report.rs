@@ -1,0 +1,139 @@
+//! What an audit found.
+
+use std::collections::BTreeMap;
+
+use cleanroom_attestation::digest::Sha256Digest;
+use serde::Serialize;
+
+/// Something that is wrong, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// A stable word in kebab case.
+    pub code: &'static str,
+    /// The boot, entry or file.
+    pub place: String,
+    /// What was expected and what was found.
+    pub problem: String,
+}
+
+/// How a boot stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootStatus {
+    /// Its log has an end.
+    Ended,
+    /// Its log has no end: the enclave runs, or it ended at once.
+    Open,
+}
+
+/// What the log of one boot says, as far as it is sound.
+#[derive(Debug, Clone, Serialize)]
+pub struct BootReport {
+    /// The boot.
+    pub boot: Sha256Digest,
+    /// Entries of the checkpoint.
+    pub size: u64,
+    /// Their root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<Sha256Digest>,
+    /// Whether the log has an end.
+    pub status: BootStatus,
+    /// The model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// The identity of its weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_sha256: Option<Sha256Digest>,
+    /// The image, once the policy's reference values say which one it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// When the enclave booted: milliseconds since 1970 by the security module's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub began_ms: Option<u64>,
+    /// When it came to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<u64>,
+    /// Entries of each kind.
+    pub entries: BTreeMap<&'static str, u64>,
+    /// Sessions that were refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Receipts of the partner that stand where they say.
+    pub receipts_found: usize,
+    /// Releases and denials in the order in which the enclave took them.
+    pub history: Vec<Event>,
+    /// What is wrong with it.
+    #[serde(skip)]
+    pub problems: Vec<Problem>,
+}
+
+/// A root, release or denial that the enclave took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// `root`, `release` or `denial`.
+    pub kind: &'static str,
+    /// SHA-256 of its payload.
+    pub sha256: Sha256Digest,
+    /// When.
+    pub at_ms: u64,
+    /// What the document says, once its signatures were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
+}
+
+impl BootReport {
+    /// Nothing is known of `boot` yet.
+    #[must_use]
+    pub fn new(boot: Sha256Digest) -> Self {
+        Self {
+            boot,
+            size: 0,
+            root: None,
+            status: BootStatus::Open,
+            model: None,
+            model_sha256: None,
+            image: None,
+            began_ms: None,
+            ended_ms: None,
+            entries: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            receipts_found: 0,
+            history: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Notes what is wrong at `place`, which is within the boot.
+    pub(super) fn problem(&mut self, code: &'static str, place: &str, problem: impl Into<String>) {
+        let place = if place.is_empty() { self.boot.to_string() } else { format!("{}/{place}", self.boot) };
+        self.problems.push(Problem { code, place, problem: problem.into() });
+    }
+}
+
+/// What an audit found.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// Every boot of the store.
+    pub boots: Vec<BootReport>,
+    /// Receipts that were compared.
+    pub receipts: usize,
+    /// Everything that is wrong.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    pub(super) fn take(&mut self, mut boot: BootReport) {
+        self.problems.extend(boot.problems.iter().cloned());
+        boot.problems.shrink_to_fit();
+        self.boots.push(boot);
+    }
+
+    pub(super) fn problem(&mut self, code: &'static str, place: String, problem: &str) {
+        self.problems.push(Problem { code, place, problem: problem.to_owned() });
+    }
+
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+}

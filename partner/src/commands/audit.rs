@@ -1,0 +1,233 @@
+//! `cleanroom audit`: whether the logs of a clean room are whole, and what they say.
+
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::release::UnixMillis;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::policy_file::{PolicyFile, usage};
+use crate::audit::{Against, BootReport, BootStatus, Report, State, Store, audit};
+use crate::clock::now;
+use crate::outcome::{Failure, Outcome};
+use crate::output::{Listing, Mark, Terminal};
+use crate::receipts::ReceiptFolder;
+
+const EXAMPLES: &str = "\
+Examples:
+  cleanroom audit log/ --policy trust.toml
+  cleanroom audit log/ --policy trust.toml --receipts receipts/
+  cleanroom audit http://logs.example/cleanroom --policy trust.toml --state audit.json --json
+  cleanroom audit log/ --without-policy --compare other-auditors-copy/
+
+A store is what `cleanroom-host run --log FOLDER` writes: a folder, or an address where a web server serves
+it. Nothing of it is believed. Every entry is read, and the tree is computed anew and compared with the
+checkpoint that the enclave signed. With a policy, each boot's evidence is judged as `cleanroom verify` judges
+it, and releases and denials are checked under the policy's release root.
+
+From cron: with --state the audit also fails when a log is shorter than before, or another one. Exit code 0
+means that all is well, 1 that something is wrong, 3 that nothing is wrong and no policy was asked for, 4 that
+the store could not be read.";
+
+/// The largest state file, in bytes.
+const MAX_STATE: u64 = 16 << 20;
+/// Entries from which on a bar is worth its line.
+const WORTH_A_BAR: u64 = 100_000;
+
+/// Check the logs of a clean room, and your receipts against them
+#[derive(Args)]
+#[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
+pub struct Audit {
+    /// The store of logs: a folder, or `http://HOST[:PORT][/PATH]`
+    #[arg(value_name = "STORE", value_parser = |text: &str| Store::named(text).map(|_| text.to_owned()))]
+    store: String,
+
+    #[command(flatten)]
+    policy: PolicyFile,
+
+    /// Ask about no policy: the logs are checked, and no boot is proven to be one of an enclave
+    #[arg(long)]
+    without_policy: bool,
+
+    /// Your receipts, as `cleanroom connect --receipts` keeps them: each must stand in the log where it says
+    #[arg(long, value_name = "FOLDER")]
+    receipts: Option<PathBuf>,
+
+    /// Whose receipts they must be: SHA-256 of your key, as `cleanroom key show` prints it
+    #[arg(long, value_name = "SHA256", value_parser = Sha256Digest::from_written, requires = "receipts")]
+    partner: Option<Sha256Digest>,
+
+    /// What earlier audits saw: a log that is shorter than then, or another one, is found. The file is made, and
+    /// brought up to date by every audit; it also keeps the result of the last hundred
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+
+    /// Another view of the same logs, such as another auditor's: two views that differ are found
+    #[arg(long, value_name = "STORE", value_parser = |text: &str| Store::named(text).map(|_| text.to_owned()))]
+    compare: Option<String>,
+}
+
+impl Audit {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// [`Failure`] when the store or a file of the user's own cannot be read.
+    pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+        let policy = if self.without_policy { None } else { Some(self.policy.load()?) };
+        let mut state = self.state.as_deref().map(read_state).transpose()?;
+        let (receipts, bad_receipts) = match self.receipts.map(ReceiptFolder::at) {
+            Some(folder) => folder.read().map_err(|error| Failure::unreadable(folder.path(), &error))?,
+            None => (Vec::new(), Vec::new()),
+        };
+        let store = named(&self.store)?;
+        let other = self.compare.as_deref().map(named).transpose()?;
+        let against = Against {
+            policy: policy.as_ref(),
+            receipts: &receipts,
+            bad_receipts: &bad_receipts,
+            partner: self.partner,
+            seen: state.as_ref().map(State::seen).unwrap_or_default(),
+            other: other.as_ref(),
+        };
+        let bar = ProgressBar::hidden();
+        let report = audit(&store, &against, |read, total| show(&bar, read, total));
+        bar.finish_and_clear();
+        let report = report.map_err(|error| Failure {
+            outcome: Outcome::Unreachable,
+            code: "unreadable",
+            message: error.to_string(),
+        })?;
+        if let (Some(state), Some(path)) = (&mut state, &self.state) {
+            state.take(&report, UnixMillis(now().as_millis()).to_string());
+            write_state(path, state)?;
+        }
+        terminal.report(&report, &listing(&report, policy.as_ref()))?;
+        Ok(match (report.is_sound(), &policy) {
+            (false, _) => Outcome::Refused,
+            (true, Some(_)) => Outcome::Pass,
+            (true, None) => Outcome::Partial,
+        })
+    }
+}
+
+fn named(text: &str) -> Result<Store, Failure> {
+    Store::named(text).map_err(|error| usage("store", error))
+}
+
+fn read_state(path: &Path) -> Result<State, Failure> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(State::default()),
+        Err(error) => return Err(Failure::unreadable(path, &error)),
+        Ok(metadata) if metadata.len() > MAX_STATE => {
+            return Err(usage("too-long", format!("{} is no state file", path.display())));
+        }
+        Ok(_) => {}
+    }
+    let bytes = std::fs::read(path).map_err(|error| Failure::unreadable(path, &error))?;
+    State::parse(&bytes).map_err(|error| usage("state", format!("{}: {error}", path.display())))
+}
+
+#[cfg(feature = "online")]
+fn write_state(path: &Path, state: &State) -> Result<(), Failure> {
+    use cleanroom_program::file::{PUBLIC, replace};
+    replace(path, &state.to_bytes(), PUBLIC).map_err(|error| unwritable(&error.to_string()))
+}
+
+/// The auditor's program has no crate for durable files. A file that is put in place by its name is whole or not there.
+#[cfg(not(feature = "online"))]
+fn write_state(path: &Path, state: &State) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let written = std::fs::File::create(&name).and_then(|mut file| {
+        file.write_all(&state.to_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&name, path)
+    });
+    written.map_err(|error| unwritable(&format!("{}: {error}", path.display())))
+}
+
+fn unwritable(problem: &str) -> Failure {
+    Failure {
+        outcome: Outcome::Unreachable,
+        code: "unwritable",
+        message: format!("the state could not be written: {problem}"),
+    }
+}
+
+/// Brings the bar up to date. It begins with a log that is worth one, on a terminal.
+fn show(bar: &ProgressBar, read: u64, total: u64) {
+    if bar.length() != Some(total) {
+        bar.set_length(total);
+        if total >= WORTH_A_BAR && io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+            if let Ok(style) = ProgressStyle::with_template(
+                "auditing  {bar:32}  {pos} of {len} entries  {per_sec}  {eta} left",
+            ) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+    }
+    bar.set_position(read);
+}
+
+fn listing(report: &Report, policy: Option<&Policy>) -> Listing {
+    let mut listing = Listing::new();
+    for boot in &report.boots {
+        describe(boot, policy.is_some(), &mut listing);
+    }
+    if report.boots.is_empty() {
+        listing.note("The store has no log.");
+    }
+    listing.heading("Result");
+    if report.receipts > 0 {
+        let found: usize = report.boots.iter().map(|boot| boot.receipts_found).sum();
+        let mark = if found == report.receipts { Mark::Ok } else { Mark::Fail };
+        listing.check(mark, "receipts", format!("{found} of {} stand where they say", report.receipts));
+    }
+    for problem in &report.problems {
+        listing.check(Mark::Fail, problem.code, format!("{}\n{}", problem.place, problem.problem));
+    }
+    if report.is_sound() {
+        listing.check(Mark::Ok, "logs", "every entry is the one that its enclave signed");
+    }
+    listing
+}
+
+fn describe(boot: &BootReport, asked: bool, listing: &mut Listing) {
+    listing.heading(format!("Boot {}", boot.boot));
+    let time = |ms: u64| UnixMillis(ms).to_string();
+    listing.field("began", boot.began_ms.map_or_else(|| "unknown".to_owned(), time));
+    listing.field(
+        "ended",
+        match (boot.status, boot.ended_ms) {
+            (BootStatus::Ended, Some(ms)) => time(ms),
+            _ => "its log has no end: it runs, or it ended at once".to_owned(),
+        },
+    );
+    if let (Some(model), Some(sha256)) = (&boot.model, &boot.model_sha256) {
+        listing.field("model", format!("{model} {sha256}"));
+    }
+    match (&boot.image, asked) {
+        (Some(image), _) => listing.check(Mark::Ok, "image", image.as_str()),
+        (None, true) if boot.problems.iter().any(|problem| problem.code == "boot-evidence") => {}
+        (None, _) => listing.check(Mark::NotAsked, "image", ""),
+    }
+    let count = |(kind, count): (&&'static str, &u64)| format!("{count} {kind}");
+    listing.field(
+        "entries",
+        format!("{}: {}", boot.size, boot.entries.iter().map(count).collect::<Vec<_>>().join(", ")),
+    );
+    for event in &boot.history {
+        let says = event.says.clone().unwrap_or_else(|| event.sha256.to_string());
+        listing.field(event.kind, format!("{} {says}", time(event.at_ms)));
+    }
+    for (code, count) in &boot.refused {
+        listing.field("refused", format!("{count} sessions: {code}"));
+    }
+}

@@ -1,0 +1,254 @@
+//! What the proxy does with receipts: an answer counts only with its own, verified and on the disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use cleanroom_attestation::receipt::{
+    AnswerText, Committer, Delivered, Part, ReceiptError, ReceiptId, Salt, SignedReceipt,
+};
+use http::header::{HeaderMap, HeaderName};
+use http::{Request, Uri};
+use http_body_util::{BodyExt as _, Limited};
+use tokio::task::JoinHandle;
+
+use crate::receipts::ReceiptFolder;
+use crate::session::{Session, Sessions};
+
+/// The receipt of a whole response, base64.
+const HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt");
+/// The salt of a streamed one, base64.
+const SALT_HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt-salt");
+/// The response's id.
+const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
+/// How a stream's last event begins.
+const EVENT: &[u8] = b"event: cleanroom_receipt\n";
+/// How often, and after which pause, a receipt is asked for whose answer was cut.
+const FETCHES: u32 = 5;
+const FETCH_PAUSE: Duration = Duration::from_millis(300);
+/// The longest receipt that is fetched, in bytes.
+const MAX_FETCHED: usize = 64 << 10;
+
+/// The paths whose requests get receipts.
+pub(super) fn has_receipt(path: &str) -> bool {
+    matches!(
+        path,
+        "/v1/chat/completions"
+            | "/v1/completions"
+            | "/v1/embeddings"
+            | "/v1/messages"
+            | "/v1/messages/count_tokens"
+    )
+}
+
+/// Why an answer has no receipt.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum NoReceipt {
+    /// None came.
+    #[error("the clean room gave no receipt")]
+    Missing,
+    /// Another came.
+    #[error("{0}")]
+    Wrong(#[from] ReceiptError),
+    /// It could not be kept.
+    #[error("the receipt could not be kept: {0}")]
+    NotKept(String),
+}
+
+/// Where receipts are kept, and whom to ask for those that were missed.
+pub(super) struct Keeper {
+    pub(super) folder: ReceiptFolder,
+    pub(super) sessions: Sessions,
+}
+
+impl Keeper {
+    /// Verifies a receipt of a request on `session`, and keeps it.
+    async fn keep(&self, session: &Session, delivered: Delivered, check: Check) -> Result<(), NoReceipt> {
+        let Delivered { envelope, salt } = delivered;
+        let key = session.receipt_key().to_vec();
+        let signed = SignedReceipt::verify(&envelope, &key)?;
+        let receipt = signed.receipt();
+        for (what, is_so) in [
+            ("session", receipt.session == session.transcript()),
+            ("partner", receipt.partner == self.sessions.partner()),
+            ("model", receipt.model_sha256 == session.model_digest()),
+            ("id", check.id.as_ref().is_none_or(|id| *id == receipt.id)),
+        ] {
+            if !is_so {
+                return Err(ReceiptError::Other(what).into());
+            }
+        }
+        if let Some(request) = &check.request {
+            signed.opens(Part::Request, request, &salt)?;
+        }
+        if let Some((response_salt, response)) = check.response {
+            if response_salt.is_some_and(|other| other != salt) {
+                return Err(ReceiptError::Response.into());
+            }
+            match response {
+                Response::Whole(bytes) => signed.opens(Part::Response, &bytes, &salt)?,
+                Response::Stream(committer) => signed.matches(Part::Response, &committer.finish())?,
+            }
+        }
+        let folder = self.folder.clone();
+        let kept = tokio::task::spawn_blocking(move || folder.keep(&signed, &salt, &key)).await;
+        match kept {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(NoReceipt::NotKept(error.to_string())),
+            Err(_) => Err(NoReceipt::NotKept("the program is ending".to_owned())),
+        }
+    }
+
+    /// Keeps the receipt of a whole response.
+    ///
+    /// # Errors
+    /// [`NoReceipt`].
+    pub(super) async fn whole(
+        &self,
+        session: &Session,
+        headers: &HeaderMap,
+        request: Bytes,
+        response: Bytes,
+    ) -> Result<(), NoReceipt> {
+        let header = headers.get(HEADER).ok_or(NoReceipt::Missing)?;
+        let bytes = STANDARD.decode(header.as_bytes()).map_err(|_| ReceiptError::Form)?;
+        // A request that was refused before its body was read has a receipt that says so.
+        let refused = SignedReceipt::verify(&Delivered::parse(&bytes)?.envelope, session.receipt_key())?;
+        let read = refused.receipt().request.bytes > 0 || request.is_empty();
+        let check = Check {
+            id: id(headers),
+            request: read.then_some(request),
+            response: Some((None, Response::Whole(response))),
+        };
+        self.keep(session, Delivered::parse(&bytes)?, check).await
+    }
+
+    /// Fetches a receipt that did not come with its answer.
+    async fn fetch(&self, session: &Session, id: ReceiptId, request: Bytes) {
+        for _ in 0..FETCHES {
+            tokio::time::sleep(FETCH_PAUSE).await;
+            let Ok(uri) = Uri::try_from(format!("https://cleanroom/v1/receipts/{id}")) else { return };
+            let mut question = Request::new(Bytes::new());
+            *question.uri_mut() = uri;
+            let Ok(answer) = self.sessions.send(&question).await else { continue };
+            if !answer.response.status().is_success() {
+                continue;
+            }
+            let body = Limited::new(answer.response.into_body(), MAX_FETCHED).collect().await;
+            let Some(delivered) = body.ok().and_then(|body| Delivered::parse(&body.to_bytes()).ok()) else {
+                continue;
+            };
+            let check = Check { id: Some(id.clone()), request: Some(request), response: None };
+            match self.keep(session, delivered, check).await {
+                Ok(()) => tracing::info!(%id, "the receipt of an answer that was cut is kept"),
+                Err(error) => {
+                    tracing::warn!(%id, "the receipt of an answer that was cut is not kept: {error}");
+                }
+            }
+            return;
+        }
+        tracing::warn!(%id, "the clean room has no receipt of an answer that was cut");
+    }
+}
+
+/// What a receipt is compared with.
+struct Check {
+    id: Option<ReceiptId>,
+    request: Option<Bytes>,
+    response: Option<(Option<Salt>, Response)>,
+}
+
+enum Response {
+    Whole(Bytes),
+    Stream(Committer),
+}
+
+fn id(headers: &HeaderMap) -> Option<ReceiptId> {
+    headers.get(ID_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+/// The receipt of one stream, in the making. If it is dropped before the receipt is kept, the receipt is fetched.
+pub(super) struct Keeping {
+    keeper: Arc<Keeper>,
+    session: Arc<Session>,
+    id: Option<ReceiptId>,
+    request: Bytes,
+    salt: Salt,
+    text: AnswerText,
+    committer: Committer,
+    is_done: bool,
+}
+
+impl Keeping {
+    /// Begins with the head of the response. `None` when it announces no receipt.
+    pub(super) fn begin(
+        keeper: &Arc<Keeper>,
+        session: &Arc<Session>,
+        headers: &HeaderMap,
+        request: Bytes,
+    ) -> Option<Self> {
+        let salt = STANDARD.decode(headers.get(SALT_HEADER)?.as_bytes()).ok()?;
+        let salt = Salt::from_bytes(salt.as_slice().try_into().ok()?);
+        Some(Self {
+            keeper: Arc::clone(keeper),
+            session: Arc::clone(session),
+            id: id(headers),
+            request,
+            committer: Committer::new(Part::Response, &salt),
+            salt,
+            text: AnswerText::default(),
+            is_done: false,
+        })
+    }
+
+    /// One event of the stream, as it came.
+    pub(super) fn event(&mut self, event: &[u8]) -> Event {
+        let lines = event.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b":"));
+        let mut lines = lines.skip_while(|line| *line == b"\n");
+        let first = lines.next().unwrap_or_default();
+        if first == EVENT {
+            let data = lines.find_map(|line| line.strip_prefix(b"data: ")).unwrap_or_default();
+            return Event::Receipt(self.keep(data.trim_ascii_end()));
+        }
+        let Self { text, committer, .. } = self;
+        text.update(event, |part| committer.update(part));
+        // What tells a client that its answer is whole waits for the receipt.
+        let ends = first == b"data: [DONE]\n" || first == b"event: message_stop\n";
+        if ends { Event::End } else { Event::Other }
+    }
+
+    fn keep(&mut self, data: &[u8]) -> JoinHandle<Result<(), NoReceipt>> {
+        self.is_done = true;
+        let (keeper, session) = (Arc::clone(&self.keeper), Arc::clone(&self.session));
+        let delivered = Delivered::parse(data);
+        let check = Check {
+            id: self.id.clone(),
+            request: Some(self.request.clone()),
+            response: Some((Some(self.salt.clone()), Response::Stream(self.committer.clone()))),
+        };
+        tokio::spawn(async move { keeper.keep(&session, delivered?, check).await })
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        let (false, Some(id)) = (self.is_done, self.id.take()) else { return };
+        let (keeper, session, request) =
+            (Arc::clone(&self.keeper), Arc::clone(&self.session), self.request.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { keeper.fetch(&session, id, request).await });
+        }
+    }
+}
+
+/// What an event of a stream is.
+pub(super) enum Event {
+    /// A part of the answer.
+    Other,
+    /// What tells the client that the answer is whole.
+    End,
+    /// The receipt, which is being kept.
+    Receipt(JoinHandle<Result<(), NoReceipt>>),
+}
