@@ -47,8 +47,11 @@ async fn api_alone(model: Vec<u8>) -> String {
     let limits = Limits { sequences, queued: QUEUED, ..Limits::default() };
     let service = Service::new(Native::shared(engine), model_id(), model_digest(&model), &limits);
     let partner = PartnerId::from(Sha256Digest::of(&[b"key"]));
-    let router = api::router(Arc::new(service))
-        .layer(Extension(SessionIdentity { partner, transcript: Sha384Digest::of(&[b"session"]) }));
+    let router = api::router(Arc::new(service)).layer(Extension(SessionIdentity {
+        partner,
+        transcript: Sha384Digest::of(&[b"session"]),
+        ticket: [0; 32],
+    }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });

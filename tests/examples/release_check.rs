@@ -56,12 +56,13 @@ fn main() -> ExitCode {
         for key in &keys {
             // What a request passes: the check of its session, and its own admission.
             guard.check(black_box(key)).unwrap();
-            let session = SessionIdentity { partner: PartnerId::from(*key), transcript };
+            let session = SessionIdentity { partner: PartnerId::from(*key), transcript, ticket: [0; 32] };
             drop(black_box(grants.admit(&session).unwrap()));
         }
         per_request = per_request.min(begun.elapsed() / u32::try_from(PARTNERS).unwrap());
     }
-    let session = SessionIdentity { partner: PartnerId::from(keys[PARTNERS / 2]), transcript };
+    let session =
+        SessionIdentity { partner: PartnerId::from(keys[PARTNERS / 2]), transcript, ticket: [0; 32] };
     let mut grant = grants.admit(&session).unwrap();
     let mut per_token = Duration::MAX;
     for _ in 0..ROUNDS {

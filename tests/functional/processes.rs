@@ -12,6 +12,7 @@ use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::official::{self, Package};
 use cleanroom_tests::processes::{Running, file, only_child_of, output, program, succeed};
 use http::StatusCode;
+use http_body_util::BodyExt as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
 
@@ -56,6 +57,8 @@ impl Site {
             "127.0.0.1:0",
             "--state",
             "state",
+            "--log",
+            "log",
         ]);
         let mut host = Running::start("cleanroom-host", path, &arguments);
         let address = host.wait_for("ready: partners connect to ");
@@ -305,4 +308,72 @@ fn without_its_platform_an_enclave_halts_with_the_reason() {
     let halted = output("cleanroom-enclave-simulated", folder.path(), &[]);
     assert_eq!(halted.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&halted.stderr).contains("CLEANROOM_LISTEN"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_host_logs_and_the_partner_keeps_is_audited_and_one_changed_byte_is_found() {
+    let mut site = Site::start();
+    let path = site.path().to_owned();
+    let connect = ["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
+    let connect = [&connect[..], &["--receipts", "receipts"]].concat();
+    let mut proxy = Running::start("cleanroom", &path, &connect);
+    let listen: SocketAddr = proxy.wait_for("\"listen\": \"").trim_end_matches("\",").parse().unwrap();
+    for stream in [false, true] {
+        let response =
+            send(listen, "POST", "/v1/chat/completions", &question("What is attestation?", stream)).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().collect().await.unwrap();
+    }
+    proxy.stop();
+    // The enclave drains, and the host fetches the end of its log.
+    site.host.stop();
+
+    let listed = succeed("cleanroom", &path, &["receipts", "list"]);
+    assert_eq!(listed.matches(" finished, ").count(), 2, "{listed}");
+    let _ = succeed("cleanroom", &path, &["receipts", "verify"]);
+    let audit = ["audit", "log", "--receipts", "receipts", "--state", "audit.json", "--json"];
+    let report: serde_json::Value = serde_json::from_str(&succeed("cleanroom", &path, &audit)).unwrap();
+    let boot = &report["boots"][0];
+    assert_eq!((&boot["status"], &boot["receipts_found"]), (&"ended".into(), &2.into()), "{report}");
+    assert_eq!(
+        (&boot["entries"]["receipt"], &boot["entries"]["shutdown"]),
+        (&2.into(), &1.into()),
+        "{report}"
+    );
+    assert!(boot["image"].is_string(), "the boot record's evidence is of the policy's image: {report}");
+
+    // The same over the network.
+    let folder = path.join("log");
+    let files = axum::Router::new().fallback(move |uri: http::Uri| {
+        let file = std::fs::read(folder.join(uri.path().trim_start_matches('/')));
+        std::future::ready(file.map_err(|_| StatusCode::NOT_FOUND))
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let store = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, files).await });
+    let (at, arguments) =
+        (path.clone(), vec!["audit".to_owned(), store, "--receipts".to_owned(), "receipts".to_owned()]);
+    let audited =
+        tokio::task::spawn_blocking(move || program("cleanroom", &at).args(arguments).status().unwrap());
+    assert_eq!(audited.await.unwrap().code(), Some(0));
+
+    // One byte.
+    let boot = boot["boot"].as_str().unwrap();
+    let bundles = std::fs::read_dir(path.join(format!("log/{boot}/tile/entries/000.p"))).unwrap();
+    let newest = bundles
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| path.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap());
+    let newest = newest.unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    let digit = bytes.len() - 100;
+    bytes[digit] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+    let found = output("cleanroom", &path, &audit);
+    assert_eq!(found.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert!(
+        report["problems"].as_array().unwrap().iter().any(|problem| problem["code"] == "entry-changed"),
+        "{report}"
+    );
+    assert!(std::fs::read_to_string(path.join("audit.json")).unwrap().contains("entry-changed"));
 }

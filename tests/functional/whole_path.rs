@@ -56,8 +56,11 @@ async fn the_recorder_finds_plaintext_when_tls_is_taken_away() {
     let digest = cleanroom_attestation::model::model_digest(&model());
     let service = Arc::new(Service::new(Native::shared(engine), model_id(), digest, &Limits::default()));
     let partner = PartnerId::from(Sha256Digest::of(&[b"key"]));
-    let router = api::router(service)
-        .layer(Extension(SessionIdentity { partner, transcript: Sha384Digest::of(&[b"session"]) }));
+    let router = api::router(service).layer(Extension(SessionIdentity {
+        partner,
+        transcript: Sha384Digest::of(&[b"session"]),
+        ticket: [0; 32],
+    }));
     let listener = UnixListener::bind(&enclave).unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
     let recorder = Recorder::start(host.clone(), enclave).await;
@@ -77,7 +80,14 @@ async fn a_stream_ends_with_done_and_a_cut_one_with_an_error() {
     let proxy = clean_room.proxy(&Identity::generate().unwrap()).await;
     let whole = send(proxy, "POST", "/v1/chat/completions", &question(QUESTION, true)).await;
     let whole = whole.into_body().collect().await.unwrap().to_bytes();
-    assert!(whole.ends_with(b"data: [DONE]\n\n"));
+    let whole = String::from_utf8(whole.to_vec()).unwrap();
+    let (answer, receipt) = whole.split_once("data: [DONE]\n\n").unwrap();
+    assert!(answer.contains(r#""finish_reason":""#));
+    // After the end comes the receipt, which clients do not read.
+    assert!(
+        receipt.contains("\nevent: cleanroom_receipt\ndata: {") && receipt.ends_with("}\n\n"),
+        "{receipt}"
+    );
 
     // Now the host lets a few hundred bytes of the answer through and cuts.
     let mut response =

@@ -17,6 +17,7 @@ pub mod ceremony;
 pub mod clean_room;
 pub mod client;
 pub mod liar;
+pub mod log;
 pub mod official;
 pub mod platform;
 pub mod processes;

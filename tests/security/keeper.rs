@@ -13,7 +13,8 @@ use cleanroom_attestation::channel::{
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::model::model_digest;
-use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, Refusal};
+use cleanroom_attestation::receipt::{Commitment, Finish, SignedReceipt};
+use cleanroom_attestation::release::{Accepted, BootMillis, ControlAnswer, ControlKind, Refusal};
 use cleanroom_channel::identity::Identity;
 use cleanroom_guard::Clock;
 use cleanroom_keeper::Halt;
@@ -21,8 +22,8 @@ use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform, WorkerEnd};
 use cleanroom_link::model::ModelBytes;
 use cleanroom_protocol::{
-    ChannelQuestion, EndQuestion, EndReason, FromKeeper, FromWorker, HEADER_BYTES, Header, KeeperKind,
-    Kind as _, ProtocolError, Start, WorkerKind,
+    ChannelQuestion, EndQuestion, EndReason, Evidence, FromKeeper, FromWorker, HEADER_BYTES, Header,
+    KeeperKind, Kind as _, ProtocolError, ReceiptQuestion, SessionTicket, Start, WorkerKind,
 };
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::clean_room::Control;
@@ -141,6 +142,57 @@ fn channel(model: &str, partner: &Identity) -> FromWorker {
 
 fn under(authorities: &Authorities) -> String {
     format!("[release]\nroot = '''{}'''\n", authorities.root_text())
+}
+
+/// A request that has ended, as a worker tells it.
+fn receipt(session: SessionTicket) -> FromWorker {
+    FromWorker::Receipt(ReceiptQuestion {
+        session,
+        id: "req-1".parse().unwrap(),
+        request: Commitment { sha256: Sha256Digest::of(&[b"request"]), bytes: 7 },
+        response: Commitment { sha256: Sha256Digest::of(&[b"response"]), bytes: 8 },
+        finish: Finish::Finished,
+        code: None,
+        started: BootMillis(u64::MAX),
+    })
+}
+
+#[tokio::test]
+async fn receipts_are_for_the_keepers_own_sessions_and_everything_but_the_request_is_the_keepers() {
+    let changes: [fn(&mut SessionTicket); 3] = [
+        |session| session.partner = Sha256Digest::of(&[b"another partner"]),
+        |session| session.transcript = Sha384Digest::of(&[b"another session"]),
+        |session| session.ticket[31] ^= 1,
+    ];
+    for change in changes {
+        let mut stage = Stage::ready(&World::new(), "").await;
+        let partner = Identity::generate().unwrap();
+        stage.say(7, &channel("demo", &partner)).await;
+        let (7, FromKeeper::Evidence(evidence)) = receive(&mut stage.worker).await else {
+            panic!("no evidence")
+        };
+        let Evidence { transcript, ticket, .. } = evidence;
+        let mut session = SessionTicket { transcript, partner: partner.key_digest(), ticket };
+        let mut last = None;
+        for number in 1..=3 {
+            stage.say(number, &receipt(session)).await;
+            let (id, FromKeeper::Receipt(envelope)) = receive(&mut stage.worker).await else {
+                panic!("no receipt")
+            };
+            let signed = SignedReceipt::verify(&envelope, &stage.start.receipt_key).unwrap();
+            let receipt = signed.receipt();
+            assert_eq!((id, receipt.number), (number, u64::from(number)));
+            // The boot record has the first place.
+            assert_eq!((receipt.index, receipt.previous_sha256), (u64::from(number), last));
+            assert_eq!((receipt.session, receipt.partner), (transcript, partner.key_digest()));
+            assert_eq!((receipt.model.as_str(), receipt.model_sha256), ("demo", stage.start.model_digest));
+            assert!(receipt.started_ms <= receipt.ended_ms, "a start in the future is none");
+            last = Some(signed.digest());
+        }
+        change(&mut session);
+        stage.say(9, &receipt(session)).await;
+        assert!(matches!(stage.end().await, WorkerEnd::OutOfTurn(WorkerKind::Receipt)));
+    }
 }
 
 #[tokio::test]

@@ -52,7 +52,8 @@ fn signed_end_of(session: &session::Session, text: &str) -> Option<String> {
         return None;
     }
     assert!(!text.contains(r#""finish_reason":""#), "{text}");
-    let event = text.rsplit("data: ").next().unwrap().split("\n\n").next().unwrap();
+    let mut events = text.split("data: ").filter(|event| event.contains("cleanroom_stream_end"));
+    let event = events.next().unwrap().split("\n\n").next().unwrap();
     let event: serde_json::Value = serde_json::from_str(event).unwrap();
     let end = &event["cleanroom_stream_end"];
     assert_eq!(end["reason"], event["error"]["code"]);
@@ -315,5 +316,5 @@ async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again(
         hold.release();
     });
     let rest = response.into_body().collect().await.unwrap().to_bytes();
-    assert!(rest.ends_with(b"data: [DONE]\n\n"));
+    assert!(String::from_utf8_lossy(&rest).contains("data: [DONE]\n\n"));
 }
