@@ -10,6 +10,7 @@
 //! unless the store is at a URL, and memory that does not grow with the log.
 
 mod boot;
+mod hashes;
 mod history;
 mod report;
 mod state;
@@ -22,6 +23,7 @@ use cleanroom_attestation::policy::Policy;
 
 use crate::receipts::{BadFile, KeptReceipt};
 
+pub use self::hashes::StoredHashes;
 pub use self::report::{BootReport, BootStatus, Problem, Report};
 pub use self::state::{Seen, State, StateError};
 pub use self::store::{Store, StoreError};

@@ -33,6 +33,8 @@ pub struct KeptReceipt {
     pub signed: SignedReceipt,
     /// Its salt, a secret of the partner.
     pub salt: Salt,
+    /// The key that signed it, DER of its `SubjectPublicKeyInfo`.
+    pub receipt_key: Vec<u8>,
     /// Its file.
     pub path: PathBuf,
 }
@@ -186,7 +188,7 @@ fn receipt(path: &Path, key: &[u8]) -> Result<KeptReceipt, BadFile> {
     let signed = SignedReceipt::verify(&envelope, key).map_err(wrong)?;
     let name = format!("{:08}.json", signed.receipt().index);
     if path.file_name().is_some_and(|actual| actual == name.as_str()) {
-        Ok(KeptReceipt { signed, salt, path: path.to_owned() })
+        Ok(KeptReceipt { signed, salt, receipt_key: key.to_vec(), path: path.to_owned() })
     } else {
         Err(bad("receipt-name", format!("the receipt belongs into {name}")))
     }

@@ -16,7 +16,7 @@ use cleanroom_attestation::log::{
     origin,
 };
 use cleanroom_attestation::receipt::{Commitment, Finish, Part, Receipt, Salt, SignedReceipt};
-use cleanroom_partner::audit::{Against, Report, State, Store, audit};
+use cleanroom_partner::audit::{Against, Report, State, Store, StoredHashes, audit};
 use cleanroom_partner::receipts::ReceiptFolder;
 
 /// Entries of the log that is attacked: three bundles.
@@ -371,6 +371,26 @@ fn entries_that_no_enclave_writes_are_found() {
         enclave.write(folder.path(), &[first(), vec![one, other]].concat());
         expect(&examine(folder.path(), None, &State::default(), None), code, "entry 3");
     }
+}
+
+#[test]
+fn a_stored_log_gives_a_proof_for_each_receipt_and_for_no_other_place() {
+    let scene = Scene::new();
+    let (store, boot) = (Store::Folder(scene.store()), scene.enclave.boot());
+    let hashes = StoredHashes { store: &store, boot, size: SIZE as u64 };
+    let mut tree = Frontier::new();
+    scene.enclave.entries.iter().for_each(|entry| tree.push(leaf_hash(entry)));
+    for index in (0..SIZE as u64).step_by(37).chain(RECEIPTS) {
+        let path = inclusion_path(&hashes, index, SIZE as u64).unwrap();
+        let leaf = leaf_hash(&scene.enclave.entries[index as usize]);
+        let verify = |index| verify_inclusion(leaf, index, SIZE as u64, &path, &tree.root());
+        assert_eq!(verify(index), Ok(()), "entry {index}");
+        assert!(verify(index ^ 1).is_err());
+    }
+    let old = consistency_path(&hashes, 300, SIZE as u64).unwrap();
+    let mut before = Frontier::new();
+    scene.enclave.entries[..300].iter().for_each(|entry| before.push(leaf_hash(entry)));
+    verify_consistency((300, &before.root()), (SIZE as u64, &tree.root()), &old).unwrap();
 }
 
 #[test]

@@ -331,6 +331,8 @@ async fn what_the_host_logs_and_the_partner_keeps_is_audited_and_one_changed_byt
     let listed = succeed("cleanroom", &path, &["receipts", "list"]);
     assert_eq!(listed.matches(" finished, ").count(), 2, "{listed}");
     let _ = succeed("cleanroom", &path, &["receipts", "verify"]);
+    let id = listed.split_whitespace().find(|word| word.starts_with("chatcmpl-")).unwrap();
+    let _ = succeed("cleanroom", &path, &["receipts", "prove", id, "--log", "log"]);
     let audit = ["audit", "log", "--receipts", "receipts", "--state", "audit.json", "--json"];
     let report: serde_json::Value = serde_json::from_str(&succeed("cleanroom", &path, &audit)).unwrap();
     let boot = &report["boots"][0];

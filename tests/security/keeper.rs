@@ -238,12 +238,14 @@ async fn what_is_not_of_the_protocol_ends_the_enclave() {
     let framed = |code: u8, body: &[u8]| [header(code, body.len() as u32).as_slice(), body].concat();
     // "Sign these bytes" is nothing that can be said.
     let sign = framed(5, &length_prefixed(&[&[1; 48], b"chatcmpl-1", b"these bytes"]));
-    let other = framed(9, b"");
+    let other = framed(10, b"");
+    let no_receipt = framed(9, b"");
     let empty = framed(3, b"");
     let longer = framed(2, &length_prefixed(&[b"and more"]));
     for (bytes, expected) in [
         (sign, ProtocolError::Malformed(5)),
-        (other, ProtocolError::Kind(9)),
+        (other, ProtocolError::Kind(10)),
+        (no_receipt, ProtocolError::Malformed(9)),
         (empty, ProtocolError::Malformed(3)),
         (
             header(3, 1 << 30),

@@ -4,11 +4,15 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::log::{
+    Entry, MAX_CHECKPOINT_BYTES, NoteKey, SignedCheckpoint, inclusion_path, leaf_hash, verify_inclusion,
+};
 use cleanroom_attestation::receipt::{Part, Receipt, ReceiptId};
 use cleanroom_attestation::release::UnixMillis;
 use serde::Serialize;
 
 use super::policy_file::usage;
+use crate::audit::{Store, StoredHashes};
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Listing, Mark, Terminal};
 use crate::receipts::{BadFile, KeptReceipt, ReceiptFolder, gaps};
@@ -20,6 +24,7 @@ Examples:
   cleanroom receipts show chatcmpl-0f3a --json
   cleanroom receipts verify
   cleanroom receipts verify chatcmpl-0f3a --request request.json --response answer.json
+  cleanroom receipts prove chatcmpl-0f3a --log http://logs.example/cleanroom --json
 
 A receipt says which clean room answered with which model under which release, and how the request ended. It
 commits to request and response without containing them: with the salt in the file, whoever has the texts can
@@ -49,6 +54,27 @@ enum Command {
         after_help = "Examples:\n  cleanroom receipts verify chatcmpl-0f3a --request request.json --response answer.json"
     )]
     Verify(Verify),
+    /// Prove that a receipt stands in the log, without showing any other entry
+    ///
+    /// Prints the inclusion proof (RFC 6962 section 2.1.1) that leads from the receipt's entry to the root of the signed
+    /// checkpoint, once it is verified. Whoever has the receipt and the proof needs no store.
+    #[command(
+        after_help = "Examples:\n  cleanroom receipts prove chatcmpl-0f3a --log log/ --json > proof.json"
+    )]
+    Prove(Prove),
+}
+
+#[derive(Args)]
+struct Prove {
+    /// The request's id
+    id: ReceiptId,
+
+    /// The store of logs: a folder, or `http://HOST[:PORT][/PATH]`
+    #[arg(long, value_name = "STORE")]
+    log: String,
+
+    #[command(flatten)]
+    folder: Folder,
 }
 
 #[derive(Args)]
@@ -94,6 +120,7 @@ impl Receipts {
             Command::List(folder) => list(folder, terminal),
             Command::Show(Show { id, folder }) => show(&find(folder, &id)?, terminal),
             Command::Verify(verify) => verify.run(terminal),
+            Command::Prove(Prove { id, log, folder }) => prove(&find(folder, &id)?, &log, terminal),
         }
     }
 }
@@ -169,6 +196,42 @@ fn show(kept: &KeptReceipt, terminal: &mut Terminal) -> Result<Outcome, Failure>
     );
     listing.field("digest", kept.signed.digest().to_string());
     let json = serde_json::json!({ "receipt": receipt, "sha256": kept.signed.digest(), "file": kept.path });
+    terminal.report(&json, &listing)?;
+    Ok(Outcome::Pass)
+}
+
+fn prove(kept: &KeptReceipt, log: &str, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+    let store = Store::named(log).map_err(|error| usage("store", error))?;
+    let (boot, index) = (kept.signed.receipt().boot, kept.signed.receipt().index);
+    let note = store.read(&format!("{boot}/checkpoint"), MAX_CHECKPOINT_BYTES as u64);
+    let note = note.map_err(|error| Failure {
+        outcome: Outcome::Unreachable,
+        code: "unreadable",
+        message: error.to_string(),
+    })?;
+    let unproven = |code, message: String| Failure { outcome: Outcome::Refused, code, message };
+    let note = note.ok_or_else(|| unproven("boot-hidden", format!("{store} has no log of boot {boot}")))?;
+    let signed =
+        SignedCheckpoint::parse(&note).map_err(|error| unproven("checkpoint-form", error.to_string()))?;
+    let key = NoteKey::of_boot(&kept.receipt_key);
+    let key = key.ok_or_else(|| unproven("receipt-key", "the receipt key is not Ed25519".to_owned()))?;
+    let checkpoint =
+        signed.verify(&key).map_err(|error| unproven("checkpoint-signature", error.to_string()))?;
+    let (size, root) = (checkpoint.size, checkpoint.root);
+    let not_in_log =
+        |problem: String| unproven("receipt-not-in-log", format!("entry {index} of {size}: {problem}"));
+    let hashes = StoredHashes { store: &store, boot, size };
+    let path = inclusion_path(&hashes, index, size).map_err(|error| not_in_log(error.to_string()))?;
+    let leaf = leaf_hash(&Entry::Receipt { sha256: kept.signed.digest() }.to_bytes());
+    verify_inclusion(leaf, index, size, &path, &root).map_err(|error| not_in_log(error.to_string()))?;
+    let mut listing = Listing::new();
+    listing.check(Mark::Ok, "checkpoint", format!("{size} entries, signed by {}", key.name()));
+    listing.check(Mark::Ok, "receipt", format!("{} is entry {index}", kept.signed.receipt().id));
+    path.iter().for_each(|hash| listing.field("hash", hash.to_string()));
+    let json = serde_json::json!({
+        "index": index, "size": size, "hashes": path, "checkpoint": String::from_utf8_lossy(&note),
+        "key": key.verifier(), "receipt": kept.signed.receipt(), "receipt_sha256": kept.signed.digest(),
+    });
     terminal.report(&json, &listing)?;
     Ok(Outcome::Pass)
 }
