@@ -1,6 +1,5 @@
 //! Hostile stores: whatever is done to a log, the audit finds it and names the place.
 
-#![cfg(feature = "online")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::collections::BTreeMap;
@@ -12,8 +11,8 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::log::{
-    BootRecord, Checkpoint, Edge, Entry, Frontier, NoteKey, boot_of, bundle, entries_of_bundle, leaf_hash,
-    origin,
+    BootRecord, Checkpoint, Edge, Entry, Frontier, NoteKey, boot_of, bundle, consistency_path,
+    entries_of_bundle, inclusion_path, leaf_hash, origin, verify_consistency, verify_inclusion,
 };
 use cleanroom_attestation::receipt::{Commitment, Finish, Part, Receipt, Salt, SignedReceipt};
 use cleanroom_partner::audit::{Against, Report, State, Store, StoredHashes, audit};
