@@ -37,6 +37,7 @@ mod identity;
 mod json;
 mod messages;
 mod models;
+mod receipted;
 mod receipts;
 mod request;
 mod responses;
@@ -71,7 +72,7 @@ use self::embeddings::EmbeddingsRequest;
 pub use self::error::ApiError;
 pub use self::json::ParameterName;
 use self::messages::{CountRequest, MessagesRequest};
-pub(crate) use self::receipts::refuse;
+pub(crate) use self::receipted::refuse;
 pub use self::request::RequestLimits;
 use self::responses::ResponsesRequest;
 pub use self::service::{Limits, Service};
@@ -80,7 +81,7 @@ use crate::session::SessionIdentity;
 
 /// The API as a service for requests that carry a [`SessionIdentity`] in their extensions.
 pub fn router(service: Arc<Service>) -> Router {
-    let receipted = from_fn_with_state(Arc::clone(&service), receipts::receipted);
+    let receipted = from_fn_with_state(Arc::clone(&service), receipted::receipted);
     Router::new()
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(text_completions))

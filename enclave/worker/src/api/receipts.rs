@@ -1,8 +1,7 @@
 //! Receipts: what is recorded of a request while it runs, and how its receipt reaches the partner.
 //!
-//! The worker commits to what came and to what left, and the keeper signs. A whole response gets the receipt as the header
-//! `cleanroom-receipt`, a stream as its last event. A partner that did not get it, because its connection was gone, finds it at
-//! `GET /v1/receipts/{id}`. Salts leave with the receipts to the partner, and nowhere else.
+//! The worker commits to what came and to what left, and the keeper signs. A partner that did not get a receipt, because its
+//! connection was gone, finds it at `GET /v1/receipts/{id}`. Salts leave with the receipts to the partner, and nowhere else.
 
 mod recent;
 mod recording;
@@ -10,38 +9,17 @@ mod tail;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use cleanroom_attestation::receipt::{Delivered, Finish};
-use cleanroom_attestation::release::Refusal;
+use cleanroom_attestation::receipt::Delivered;
 use cleanroom_guard::Clock;
-use http::{HeaderName, HeaderValue, Method};
-use http_body_util::BodyExt as _;
 
 use self::recent::Recent;
-use self::recording::{Recorded, Recording};
-use self::tail::WithReceipt;
-use super::error::{ApiError, RefusedBecause};
-use super::service::Service;
-use super::shape::Dialect;
-use super::stream::Ending;
-use crate::grant::Stop;
+pub(super) use self::recording::{Recorded, Recording};
+pub(super) use self::tail::WithReceipt;
 use crate::keeper::Keeper;
-use crate::session::{PartnerId, SessionIdentity};
+use crate::session::PartnerId;
 
-/// The header of a whole response: base64 of the JSON that a stream's event has.
-pub(super) const HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt");
-/// The header of a streamed response: the salt in base64, so that the partner can commit to the answer as it comes.
-pub(super) const SALT_HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt-salt");
 /// The name of a stream's last event. The official clients ignore events that they do not know, or stop reading before it.
-pub(super) const EVENT: &str = "cleanroom_receipt";
-
-/// The codes of responses that say that the enclave could not do what it was to do. All others refuse.
-const FAILURES: [&str; 2] = [ApiError::Failed.code(), ApiError::RequestTime.code()];
+const EVENT: &str = "cleanroom_receipt";
 
 /// Makes receipts, and keeps the newest ones.
 pub(super) struct Receipts {
@@ -64,73 +42,4 @@ impl Receipts {
     fn recent(&self) -> MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Answers a request of a session, and gives a receipt for it.
-pub(super) async fn receipted(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
-    let session = request.extensions().get::<SessionIdentity>().copied();
-    let (Some(receipts), Some(session), &Method::POST) = (&service.receipts, session, request.method())
-    else {
-        return next.run(request).await;
-    };
-    let Some(recording) = Recording::begin(receipts, &session) else {
-        return ApiError::Failed.into_response();
-    };
-    let request = request.map(|body| Body::new(Recorded::new(body, recording.request())));
-    let response = next.run(request).await;
-    finish(&service, recording, response).await
-}
-
-/// Refuses a request that gets no further, with a receipt if the key is a partner's.
-pub(crate) async fn refuse(
-    service: &Arc<Service>,
-    session: &SessionIdentity,
-    method: &Method,
-    error: &ApiError,
-    dialect: Dialect,
-) -> Response {
-    let response = error.respond(dialect);
-    let is_stranger = matches!(error, ApiError::Stopped(Stop::Refused(Refusal::PartnerUnknown)));
-    let (Some(receipts), false, &Method::POST) = (&service.receipts, is_stranger, method) else {
-        return response;
-    };
-    let Some(recording) = Recording::begin(receipts, session) else {
-        return ApiError::Failed.into_response();
-    };
-    finish(service, recording, response).await
-}
-
-/// Has the receipt follow the response.
-async fn finish(service: &Service, mut recording: Recording, response: Response) -> Response {
-    let (mut parts, body) = response.into_parts();
-    let id = parts.headers.get("x-request-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    if let Some(id) = id {
-        recording.name(id);
-    } else if let Ok(id) = HeaderValue::try_from(recording.id().as_str()) {
-        parts.headers.insert("request-id", id.clone());
-        parts.headers.insert("x-request-id", id);
-    }
-    if let Some(ending) = parts.extensions.remove::<Ending>() {
-        if let Ok(salt) = HeaderValue::try_from(STANDARD.encode(recording.salt().as_bytes())) {
-            parts.headers.insert(SALT_HEADER, salt);
-        }
-        let body = WithReceipt::new(body, ending, recording, service.traffic);
-        return Response::from_parts(parts, Body::new(body));
-    }
-    // It is all in memory.
-    let Ok(whole) = body.collect().await else { return ApiError::Failed.into_response() };
-    let whole = whole.to_bytes();
-    recording.left(&whole);
-    let code = parts.extensions.get::<RefusedBecause>().map(|RefusedBecause(code)| *code);
-    let end = match code {
-        None => Finish::Finished,
-        Some(code) if FAILURES.contains(&code) => Finish::Failed,
-        Some(_) => Finish::Refused,
-    };
-    let Some(receipt) = recording.close(end, code).await else { return ApiError::Failed.into_response() };
-    let Ok(header) = HeaderValue::try_from(STANDARD.encode(receipt)) else {
-        return ApiError::Failed.into_response();
-    };
-    parts.headers.insert(HEADER, header);
-    Response::from_parts(parts, Body::from(whole))
 }

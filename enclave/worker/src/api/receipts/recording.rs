@@ -16,7 +16,7 @@ use super::Receipts;
 use crate::session::{PartnerId, SessionIdentity};
 
 /// A request that runs. One that is dropped before it was closed is told to the keeper as aborted.
-pub(super) struct Recording {
+pub(in crate::api) struct Recording {
     receipts: Arc<Receipts>,
     partner: PartnerId,
     session: SessionTicket,
@@ -31,7 +31,7 @@ pub(super) struct Recording {
 
 impl Recording {
     /// Begins. `None` when the system has no random bytes.
-    pub(super) fn begin(receipts: &Arc<Receipts>, session: &SessionIdentity) -> Option<Self> {
+    pub(in crate::api) fn begin(receipts: &Arc<Receipts>, session: &SessionIdentity) -> Option<Self> {
         let (mut salt, mut id) = ([0; Salt::LENGTH], [0; 16]);
         aws_lc_rs::rand::fill(&mut salt).ok()?;
         aws_lc_rs::rand::fill(&mut id).ok()?;
@@ -52,38 +52,42 @@ impl Recording {
     }
 
     /// What the request's body is added to while it is read.
-    pub(super) fn request(&self) -> Arc<Mutex<Committer>> {
+    pub(in crate::api) fn request(&self) -> Arc<Mutex<Committer>> {
         Arc::clone(&self.request)
     }
 
     /// The request's id.
-    pub(super) const fn id(&self) -> &ReceiptId {
+    pub(in crate::api) const fn id(&self) -> &ReceiptId {
         &self.id
     }
 
     /// The request's salt.
-    pub(super) const fn salt(&self) -> &Salt {
+    pub(in crate::api) const fn salt(&self) -> &Salt {
         &self.salt
     }
 
     /// Gives the request the id that its answer has.
-    pub(super) fn name(&mut self, id: ReceiptId) {
+    pub(in crate::api) fn name(&mut self, id: ReceiptId) {
         self.id = id;
     }
 
     /// A whole response leaves.
-    pub(super) fn left(&mut self, bytes: &[u8]) {
+    pub(in crate::api) fn left(&mut self, bytes: &[u8]) {
         self.response.update(bytes);
     }
 
     /// A piece of a stream leaves. What only shapes the stream does not count.
-    pub(super) fn left_in_stream(&mut self, bytes: &[u8]) {
+    pub(in crate::api) fn left_in_stream(&mut self, bytes: &[u8]) {
         let Self { text, response, .. } = self;
         text.update(bytes, |part| response.update(part));
     }
 
     /// Ends the recording and gets the receipt, as JSON with its salt. `None` when the keeper gives none.
-    pub(super) async fn close(mut self, finish: Finish, code: Option<&'static str>) -> Option<String> {
+    pub(in crate::api) async fn close(
+        mut self,
+        finish: Finish,
+        code: Option<&'static str>,
+    ) -> Option<String> {
         // If whoever waits for it goes, it is made all the same.
         let (sent, receipt) = oneshot::channel();
         self.close_to(finish, code, sent);
@@ -92,7 +96,7 @@ impl Recording {
     }
 
     /// The same when nobody waits for the receipt.
-    pub(super) fn close_unseen(&mut self, finish: Finish, code: Option<&'static str>) {
+    pub(in crate::api) fn close_unseen(&mut self, finish: Finish, code: Option<&'static str>) {
         if !self.is_closed {
             self.close_to(finish, code, oneshot::channel().0);
         }
@@ -128,13 +132,13 @@ impl Drop for Recording {
 }
 
 /// A request's body, which is committed to as it is read.
-pub(super) struct Recorded {
+pub(in crate::api) struct Recorded {
     body: Body,
     committer: Arc<Mutex<Committer>>,
 }
 
 impl Recorded {
-    pub(super) const fn new(body: Body, committer: Arc<Mutex<Committer>>) -> Self {
+    pub(in crate::api) const fn new(body: Body, committer: Arc<Mutex<Committer>>) -> Self {
         Self { body, committer }
     }
 }

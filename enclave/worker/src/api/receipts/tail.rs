@@ -21,7 +21,7 @@ use crate::api::stream::Ending;
 const STEP: usize = 1024;
 
 /// The body of a streamed answer, and after it the receipt.
-pub(super) struct WithReceipt {
+pub(in crate::api) struct WithReceipt {
     stage: Stage,
     ending: Ending,
     traffic: Option<Traffic>,
@@ -39,7 +39,12 @@ enum Stage {
 }
 
 impl WithReceipt {
-    pub(super) fn new(body: Body, ending: Ending, recording: Recording, traffic: Option<Traffic>) -> Self {
+    pub(in crate::api) fn new(
+        body: Body,
+        ending: Ending,
+        recording: Recording,
+        traffic: Option<Traffic>,
+    ) -> Self {
         Self { stage: Stage::Answer(body, Box::new(recording)), ending, traffic }
     }
 
