@@ -12,7 +12,7 @@ mod signed;
 #[cfg(test)]
 mod tests;
 
-pub use answer::AnswerText;
+pub use answer::{AnswerText, whole_answer};
 pub use commitment::{Commitment, Committer, Part, Salt};
 pub use payload::{Finish, Receipt, ReceiptId, ReceiptIdError};
 pub use signed::{Delivered, MAX_DELIVERED_BYTES, ReceiptError, SignedReceipt};

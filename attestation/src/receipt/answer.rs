@@ -4,6 +4,13 @@
 //! the events alone: every line but the comments, and every empty line but those after another one or at the beginning. Both ends
 //! compute that from the bytes that they see.
 
+/// The part of a whole response that a receipt commits to: all but the spaces at its end, which keep a shape and mean nothing.
+#[must_use]
+pub fn whole_answer(body: &[u8]) -> &[u8] {
+    let end = body.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last.saturating_add(1));
+    body.get(..end).unwrap_or_default()
+}
+
 /// Finds the events in the bytes of a stream, piece by piece.
 #[derive(Debug, Clone, Default)]
 pub struct AnswerText {
@@ -63,6 +70,13 @@ mod tests {
             .chunks(step)
             .for_each(|piece| text.update(piece, |part| found.extend_from_slice(part)));
         String::from_utf8(found).unwrap()
+    }
+
+    #[test]
+    fn spaces_at_the_end_of_a_whole_answer_are_left_out() {
+        for (body, expected) in [("{}", "{}"), ("{ }   ", "{ }"), ("", ""), ("   ", ""), ("{}\n ", "{}\n")] {
+            assert_eq!(whole_answer(body.as_bytes()), expected.as_bytes());
+        }
     }
 
     #[test]

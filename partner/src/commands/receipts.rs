@@ -7,7 +7,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::{
     Entry, MAX_CHECKPOINT_BYTES, NoteKey, SignedCheckpoint, inclusion_path, leaf_hash, verify_inclusion,
 };
-use cleanroom_attestation::receipt::{Part, Receipt, ReceiptId};
+use cleanroom_attestation::receipt::{Part, Receipt, ReceiptId, whole_answer};
 use cleanroom_attestation::release::UnixMillis;
 use serde::Serialize;
 
@@ -280,7 +280,8 @@ impl Verify {
                     continue;
                 };
                 let bytes = std::fs::read(path).map_err(|error| Failure::unreadable(path, &error))?;
-                match kept.signed.opens(part, &bytes, &kept.salt) {
+                let bytes = if part == Part::Response { whole_answer(&bytes) } else { &bytes };
+                match kept.signed.opens(part, bytes, &kept.salt) {
                     Ok(()) => listing.check(Mark::Ok, name, format!("{} is the one", path.display())),
                     Err(error) => {
                         fail(&mut listing, path.display().to_string(), error.code(), error.to_string());

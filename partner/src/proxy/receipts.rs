@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cleanroom_attestation::receipt::{
-    AnswerText, Committer, Delivered, Part, ReceiptError, ReceiptId, Salt, SignedReceipt,
+    AnswerText, Committer, Delivered, Part, ReceiptError, ReceiptId, Salt, SignedReceipt, whole_answer,
 };
 use http::header::{HeaderMap, HeaderName};
 use http::{Request, Uri};
@@ -88,7 +88,7 @@ impl Keeper {
                 return Err(ReceiptError::Response.into());
             }
             match response {
-                Response::Whole(bytes) => signed.opens(Part::Response, &bytes, &salt)?,
+                Response::Whole(bytes) => signed.opens(Part::Response, whole_answer(&bytes), &salt)?,
                 Response::Stream(committer) => signed.matches(Part::Response, &committer.finish())?,
             }
         }
@@ -112,34 +112,39 @@ impl Keeper {
         request: Bytes,
         response: Bytes,
     ) -> Result<(), NoReceipt> {
-        let header = headers.get(HEADER).ok_or(NoReceipt::Missing)?;
-        let bytes = STANDARD.decode(header.as_bytes()).map_err(|_| ReceiptError::Form)?;
+        let id = id(headers);
+        let bytes = match (headers.get(HEADER), &id) {
+            (Some(header), _) => STANDARD.decode(header.as_bytes()).map_err(|_| ReceiptError::Form)?,
+            // Where traffic has a shape, heads carry none.
+            (None, Some(id)) => self.ask(id).await.ok_or(NoReceipt::Missing)?,
+            (None, None) => return Err(NoReceipt::Missing),
+        };
         // A request that was refused before its body was read has a receipt that says so.
         let refused = SignedReceipt::verify(&Delivered::parse(&bytes)?.envelope, session.receipt_key())?;
         let read = refused.receipt().request.bytes > 0 || request.is_empty();
-        let check = Check {
-            id: id(headers),
-            request: read.then_some(request),
-            response: Some((None, Response::Whole(response))),
-        };
+        let check =
+            Check { id, request: read.then_some(request), response: Some((None, Response::Whole(response))) };
         self.keep(session, Delivered::parse(&bytes)?, check).await
+    }
+
+    /// Asks the clean room for a receipt.
+    async fn ask(&self, id: &ReceiptId) -> Option<Vec<u8>> {
+        let mut question = Request::new(Bytes::new());
+        *question.uri_mut() = Uri::try_from(format!("https://cleanroom/v1/receipts/{id}")).ok()?;
+        let answer = self.sessions.send(&question).await.ok()?;
+        if !answer.response.status().is_success() {
+            return None;
+        }
+        let body = Limited::new(answer.response.into_body(), MAX_FETCHED).collect().await.ok()?;
+        Some(body.to_bytes().trim_ascii_end().to_vec())
     }
 
     /// Fetches a receipt that did not come with its answer.
     async fn fetch(&self, session: &Session, id: ReceiptId, request: Bytes) {
         for _ in 0..FETCHES {
             tokio::time::sleep(FETCH_PAUSE).await;
-            let Ok(uri) = Uri::try_from(format!("https://cleanroom/v1/receipts/{id}")) else { return };
-            let mut question = Request::new(Bytes::new());
-            *question.uri_mut() = uri;
-            let Ok(answer) = self.sessions.send(&question).await else { continue };
-            if !answer.response.status().is_success() {
-                continue;
-            }
-            let body = Limited::new(answer.response.into_body(), MAX_FETCHED).collect().await;
-            let Some(delivered) = body.ok().and_then(|body| Delivered::parse(&body.to_bytes()).ok()) else {
-                continue;
-            };
+            let Some(bytes) = self.ask(&id).await else { continue };
+            let Ok(delivered) = Delivered::parse(&bytes) else { continue };
             let check = Check { id: Some(id.clone()), request: Some(request), response: None };
             match self.keep(session, delivered, check).await {
                 Ok(()) => tracing::info!(%id, "the receipt of an answer that was cut is kept"),

@@ -15,6 +15,9 @@ use tokio::sync::oneshot;
 use super::Receipts;
 use crate::session::{PartnerId, SessionIdentity};
 
+/// The letters of ids: those that HPACK codes in five bits each (RFC 7541, appendix B), so that every id is as long on the wire.
+const LETTERS: [char; 10] = ['0', '1', '2', 'a', 'c', 'e', 'i', 'o', 's', 't'];
+
 /// A request that runs. One that is dropped before it was closed is told to the keeper as aborted.
 pub(in crate::api) struct Recording {
     receipts: Arc<Receipts>,
@@ -32,10 +35,11 @@ pub(in crate::api) struct Recording {
 impl Recording {
     /// Begins. `None` when the system has no random bytes.
     pub(in crate::api) fn begin(receipts: &Arc<Receipts>, session: &SessionIdentity) -> Option<Self> {
-        let (mut salt, mut id) = ([0; Salt::LENGTH], [0; 16]);
+        let (mut salt, mut id) = ([0; Salt::LENGTH], [0; 32]);
         aws_lc_rs::rand::fill(&mut salt).ok()?;
         aws_lc_rs::rand::fill(&mut id).ok()?;
-        let id = format!("req-{:032x}", u128::from_be_bytes(id)).parse().ok()?;
+        let letters = id.iter().map(|byte| LETTERS.get(usize::from(byte % 10)).copied().unwrap_or('0'));
+        let id = format!("req-{}", letters.collect::<String>()).parse().ok()?;
         let salt = Salt::from_bytes(salt);
         Some(Self {
             started: receipts.clock.now(),
