@@ -25,6 +25,8 @@ pub(in crate::api) struct WithReceipt {
     stage: Stage,
     ending: Ending,
     traffic: Option<Traffic>,
+    /// Whether the receipt is the last event. If not, the partner asks for it.
+    is_told: bool,
 }
 
 enum Stage {
@@ -44,13 +46,18 @@ impl WithReceipt {
         ending: Ending,
         recording: Recording,
         traffic: Option<Traffic>,
+        is_told: bool,
     ) -> Self {
-        Self { stage: Stage::Answer(body, Box::new(recording)), ending, traffic }
+        Self { stage: Stage::Answer(body, Box::new(recording)), ending, traffic, is_told }
     }
 
     /// What follows when the answer has left, or broke off.
     fn answer_ended(&mut self, mut recording: Recording, broken: Option<axum::Error>) -> Option<axum::Error> {
         let (finish, code) = self.ending.finish();
+        if broken.is_none() && !self.is_told {
+            recording.close_unseen(finish, code);
+            return None;
+        }
         let Some(error) = broken else {
             self.stage = Stage::Signing(Box::pin(recording.close(finish, code)));
             return None;
