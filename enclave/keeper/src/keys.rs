@@ -119,6 +119,8 @@ impl Asking {
                 goes(ControlAnswer::ShareRequest(request))
             }
             ControlKind::Share => self.take(&body),
+            // The log begins with the weights' identity.
+            ControlKind::Log => goes(ControlAnswer::Refused("no-log-yet".to_owned())),
         }
     }
 
