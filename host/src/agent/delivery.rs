@@ -217,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
             ControlKind::Root => PayloadType::Root,
             ControlKind::Release => PayloadType::Release,
             ControlKind::Denial => PayloadType::Denial,
-            ControlKind::Lease | ControlKind::Log | ControlKind::State | ControlKind::Ask => return,
+            _ => return,
         };
         let (Some(store), Ok(envelope)) = (self.kept.clone(), Envelope::parse(document, payload_type)) else {
             return;
