@@ -74,8 +74,14 @@ fn open(store: &Store, report: &mut BootReport) -> Option<(Checkpoint, NoteKey, 
     let width = usize::try_from(size).unwrap_or(TILE_WIDTH).min(TILE_WIDTH);
     let first = Tile { level: None, index: 0, width };
     let bundle = read(store, report, &first.to_string(), MAX_BUNDLE, "entries-missing")?;
-    let entry =
-        entries_of_bundle(&bundle, width).ok().and_then(|entries| Entry::parse(entries.first()?).ok());
+    let entries = match entries_of_bundle(&bundle, width) {
+        Ok(entries) => entries,
+        Err(error) => {
+            report.problem("entries-form", &first.to_string(), error.to_string());
+            return None;
+        }
+    };
+    let entry = entries.first().and_then(|entry| Entry::parse(entry).ok());
     let Some(Entry::Boot(record)) = entry else {
         report.problem("boot-record", "entry 0", "expected the boot record");
         return None;
@@ -129,8 +135,10 @@ struct Walk<'a> {
     tree: Frontier,
     /// Over the stored hashes alone.
     stored: Frontier,
-    /// Roots of whole tiles of leaves, for the levels above.
-    tiles: Vec<Sha256Digest>,
+    /// Roots of whole tiles of leaves, of entries and of stored hashes, for the levels above.
+    tiles: Vec<(Sha256Digest, Sha256Digest)>,
+    /// Both roots of as many leaves as an earlier audit saw.
+    then: Option<(Sha256Digest, Sha256Digest)>,
     /// Entries that do not have their stored hash.
     differ: Vec<u64>,
     /// Whether some entries have neither bytes nor stored hashes.
@@ -154,6 +162,7 @@ impl<'a> Walk<'a> {
             tree: Frontier::new(),
             stored: Frontier::new(),
             tiles: Vec::new(),
+            then: None,
             differ: Vec::new(),
             is_cut: false,
             receipts,
@@ -208,26 +217,23 @@ impl<'a> Walk<'a> {
         for (hash, stored) in hashes.iter().zip(stored) {
             self.tree.push(*hash);
             self.stored.push(*stored);
-            self.compare_with_seen(report);
+            if self.seen.is_some_and(|seen| seen.size == self.tree.size() && !self.is_cut) {
+                self.then = Some((self.tree.root(), self.stored.root()));
+            }
         }
         if bundle.is_whole() {
-            let mut tile = Frontier::new();
-            hashes.iter().for_each(|hash| tile.push(*hash));
-            self.tiles.push(tile.root());
+            self.tiles.push((root_of(hashes), root_of(stored)));
         }
     }
 
     /// The log that an earlier audit saw must be the beginning of this one.
-    fn compare_with_seen(&self, report: &mut BootReport) {
-        let Some(seen) = self.seen.filter(|seen| seen.size == self.tree.size() && !self.is_cut) else {
-            return;
-        };
-        if seen.root != self.tree.root() {
+    fn compare_with_seen(&self, report: &mut BootReport, entries_lead: bool) {
+        let (Some(seen), Some((entries, stored))) = (self.seen, self.then) else { return };
+        let root = if entries_lead { entries } else { stored };
+        if seen.root != root {
             let problem = format!(
-                "an earlier audit saw other entries before entry {}: their root was {}, and is {} now",
-                seen.size,
-                seen.root,
-                self.tree.root()
+                "an earlier audit saw other entries before entry {}: their root was {}, and is {root} now",
+                seen.size, seen.root
             );
             report.problem("forked", "", problem);
         }
@@ -327,8 +333,10 @@ impl<'a> Walk<'a> {
                 "entries are missing, so the root cannot be computed",
             );
         }
-        self.levels(report);
         let (entries_lead, hashes_lead) = (self.tree.root() == *root, self.stored.root() == *root);
+        // What leads to the checkpoint is right, and everything else is compared with it.
+        self.compare_with_seen(report, entries_lead);
+        self.levels(report, entries_lead);
         let (code, problem) = match (entries_lead, hashes_lead) {
             (true, _) => ("tile-changed", "the stored hash is not the entry's"),
             (false, true) => ("entry-changed", "the entry is not the one that the checkpoint counts"),
@@ -348,8 +356,10 @@ impl<'a> Walk<'a> {
     }
 
     /// The tiles above the leaves.
-    fn levels(&mut self, report: &mut BootReport) {
-        let mut hashes = std::mem::take(&mut self.tiles);
+    fn levels(&mut self, report: &mut BootReport, entries_lead: bool) {
+        let tiles = std::mem::take(&mut self.tiles).into_iter();
+        let mut hashes: Vec<Sha256Digest> =
+            tiles.map(|(entries, stored)| if entries_lead { entries } else { stored }).collect();
         for level in 1..8 {
             let mut above = Vec::new();
             for tile in Tile::all(Some(level), self.checkpoint.size) {
