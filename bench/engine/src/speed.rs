@@ -183,7 +183,7 @@ fn bytes_per_token(file: &[u8]) -> Outcome<f64> {
     let file = Gguf::parse(file)?;
     let untied = file.tensor("output.weight").is_some();
     let needed = file.tensors().filter(|(name, _)| !(untied && *name == "token_embd.weight"));
-    Ok(needed.map(|(_, tensor)| tensor.bytes.len() as f64).sum())
+    Ok(needed.map(|(_, tensor)| tensor.length as f64).sum())
 }
 
 /// Products of a weight and an activation that each token of a prompt needs: the layers' matrices once, as only the last token is scored.

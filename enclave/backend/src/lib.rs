@@ -22,12 +22,11 @@ mod task;
 use std::any::Any;
 use std::error::Error;
 use std::future::Future;
+use std::io::Read;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-use zeroize::Zeroizing;
 
 pub use self::event::{Event, FinishReason, Piece, ScoredToken, Sink, TokenScore, Usage};
 pub use self::secret::SecretString;
@@ -123,18 +122,20 @@ pub struct Abilities {
 pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// Makes a backend of a model file.
-pub trait Loader: Send {
+pub trait Loader: Send + 'static {
     /// Asks the system everything that a confined process can no longer ask. Called before a byte of the model is read.
     fn before_confinement(&self);
 
-    /// Reads the file, which is hostile until proven otherwise, and starts the backend. `clock` is what a prompt that
-    /// tells the date goes by.
+    /// Reads a file of `length` bytes, which is hostile until proven otherwise, and starts the backend. The file comes
+    /// once, from its beginning to its end, so that it need not be in memory beside what is made of it. `clock` is what a
+    /// prompt that tells the date goes by.
     ///
     /// # Errors
     /// Why not, in words that do not repeat the file.
     fn load(
         self,
-        file: Zeroizing<Vec<u8>>,
+        file: &mut dyn Read,
+        length: u64,
         settings: Settings,
         clock: WallClock,
     ) -> Result<Arc<dyn Backend>, LoadError>;

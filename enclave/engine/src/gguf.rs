@@ -45,10 +45,14 @@ const MAGIC: [u8; 4] = *b"GGUF";
 const VERSION: u32 = 3;
 const DEFAULT_ALIGNMENT: u32 = 32;
 
-/// A parsed file; everything in it borrows the file's bytes.
+/// The longest beginning of a file that is read in search of its header's end, in bytes.
+pub const MAX_HEADER_BYTES: u64 = 256 << 20;
+
+/// A parsed file, or the beginning of one with the whole header; everything in it borrows those bytes.
 pub struct Gguf<'a> {
+    bytes: &'a [u8],
     metadata: BTreeMap<&'a str, Value<'a>>,
-    tensors: BTreeMap<&'a str, Tensor<'a>>,
+    tensors: BTreeMap<&'a str, Tensor>,
 }
 
 impl<'a> Gguf<'a> {
@@ -57,6 +61,14 @@ impl<'a> Gguf<'a> {
     /// # Errors
     /// [`GgufError`] for anything that is not a well-formed file of supported tensor types.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, GgufError> {
+        Self::parse_beginning(bytes, bytes.len() as u64)
+    }
+
+    /// As [`Gguf::parse`], of a file of `length` bytes that begins with `bytes`.
+    ///
+    /// # Errors
+    /// [`GgufError::Truncated`] also means that the header is longer than `bytes`.
+    pub fn parse_beginning(bytes: &'a [u8], length: u64) -> Result<Self, GgufError> {
         let mut cursor = Cursor::new(bytes);
         if cursor.bytes(4, "the magic")? != MAGIC {
             return Err(GgufError::Magic);
@@ -69,8 +81,8 @@ impl<'a> Gguf<'a> {
         let metadata_count = limited("metadata pairs", cursor.u64("the metadata count")?, MAX_ENTRIES)?;
         let metadata = read_metadata(&mut cursor, metadata_count)?;
         let alignment = alignment(&metadata)?;
-        let tensors = tensor::read_all(&mut cursor, tensor_count, alignment)?;
-        Ok(Self { metadata, tensors })
+        let tensors = tensor::read_all(&mut cursor, tensor_count, alignment, length)?;
+        Ok(Self { bytes, metadata, tensors })
     }
 
     /// All metadata, ordered by key.
@@ -79,13 +91,20 @@ impl<'a> Gguf<'a> {
     }
 
     /// All tensors, ordered by name.
-    pub fn tensors(&self) -> impl Iterator<Item = (&'a str, &Tensor<'a>)> {
+    pub fn tensors(&self) -> impl Iterator<Item = (&'a str, &Tensor)> {
         self.tensors.iter().map(|(name, tensor)| (*name, tensor))
     }
 
     /// The tensor of this name.
-    pub fn tensor(&self, name: &str) -> Option<&Tensor<'a>> {
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.tensors.get(name)
+    }
+
+    /// The numbers of a tensor, little-endian. Empty if they are not in the bytes that were parsed.
+    pub fn numbers(&self, tensor: &Tensor) -> &'a [u8] {
+        let place = usize::try_from(tensor.start).ok().zip(usize::try_from(tensor.length).ok());
+        let bytes = place.and_then(|(start, length)| self.bytes.get(start..)?.get(..length));
+        bytes.unwrap_or_default()
     }
 
     /// The string at `key`, if the key is there.

@@ -7,7 +7,7 @@ mod tests;
 use std::thread;
 
 pub(crate) use activations::{Forms, Inputs, Product};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     gguf::{Tensor, TensorType},
@@ -55,20 +55,29 @@ macro_rules! on_tiles {
 }
 
 impl Matrix {
-    /// Repacks a two-dimensional tensor whose size the reader has checked.
-    pub(crate) fn from_tensor(tensor: &Tensor<'_>) -> Self {
+    /// A matrix without rows.
+    pub(crate) fn empty() -> Self {
+        Self { rows: 0, columns: 0, tiles: Tiles::F32(Vec::new()) }
+    }
+
+    /// Reads a two-dimensional tensor whose size the reader has checked. `fill` is asked for its bytes in order,
+    /// some rows at a time.
+    ///
+    /// # Errors
+    /// Those of `fill`.
+    pub(crate) fn read<E>(tensor: &Tensor, fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let [columns, rows, ..] = tensor.dimensions;
         let tiles = match tensor.tensor_type {
-            TensorType::F32 => Tiles::F32(repack(tensor.bytes, columns, rows)),
-            TensorType::F16 => Tiles::F16(repack(tensor.bytes, columns, rows)),
-            TensorType::BF16 => Tiles::Bf16(repack(tensor.bytes, columns, rows)),
-            TensorType::Q8_0 => Tiles::Q8(repack(tensor.bytes, columns, rows)),
-            TensorType::Q4_0 => Tiles::Q4(repack(tensor.bytes, columns, rows)),
-            TensorType::Q4_K => Tiles::Q4K(repack(tensor.bytes, columns, rows)),
-            TensorType::Q5_K => Tiles::Q5K(repack(tensor.bytes, columns, rows)),
-            TensorType::Q6_K => Tiles::Q6K(repack(tensor.bytes, columns, rows)),
+            TensorType::F32 => Tiles::F32(read(columns, rows, fill)?),
+            TensorType::F16 => Tiles::F16(read(columns, rows, fill)?),
+            TensorType::BF16 => Tiles::Bf16(read(columns, rows, fill)?),
+            TensorType::Q8_0 => Tiles::Q8(read(columns, rows, fill)?),
+            TensorType::Q4_0 => Tiles::Q4(read(columns, rows, fill)?),
+            TensorType::Q4_K => Tiles::Q4K(read(columns, rows, fill)?),
+            TensorType::Q5_K => Tiles::Q5K(read(columns, rows, fill)?),
+            TensorType::Q6_K => Tiles::Q6K(read(columns, rows, fill)?),
         };
-        Self { rows, columns, tiles }
+        Ok(Self { rows, columns, tiles })
     }
 
     /// Writes one row as numbers. A row out of range leaves `output` unchanged.
@@ -127,16 +136,45 @@ impl Drop for Matrix {
     }
 }
 
-/// Hands every block of a row-major tensor to the tile it belongs to, on all processors.
-fn repack<const BYTES: usize, T: Tile<BYTES>>(bytes: &[u8], columns: usize, rows: usize) -> Vec<T> {
+/// Bytes of a tensor that are in memory beside its tiles, or as many as 16 rows have.
+const BATCH_BYTES: usize = 4 << 20;
+/// Batches below this are laid out on one thread, in bytes.
+const SERIAL_BYTES: usize = 1 << 20;
+
+/// Reads a row-major tensor in batches of whole tiles, and lays each out as it comes. The memory of the tiles
+/// grows with what was read.
+fn read<const BYTES: usize, T: Tile<BYTES>, E>(
+    columns: usize,
+    rows: usize,
+    mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<Vec<T>, E> {
     let width = columns / T::COLUMNS;
-    let tile_rows = rows.div_ceil(TILE_ROWS);
-    let mut tiles = vec![T::default(); tile_rows * width];
-    let threads = processors().get();
-    let share = if bytes.len() < SERIAL_BYTES { tile_rows } else { tile_rows.div_ceil(threads) };
+    let row_bytes = width * BYTES;
+    let batch = (BATCH_BYTES / (row_bytes * TILE_ROWS).max(1)).max(1) * TILE_ROWS;
+    let mut bytes = Zeroizing::new(vec![0; batch.min(rows) * row_bytes]);
+    let mut tiles = Zeroizing::new(Vec::new());
+    tiles.reserve_exact(rows.div_ceil(TILE_ROWS) * width);
+    let mut left = rows;
+    while left > 0 {
+        let count = batch.min(left);
+        let bytes = &mut bytes[..count * row_bytes];
+        fill(bytes)?;
+        let first = tiles.len();
+        tiles.resize(first + count.div_ceil(TILE_ROWS) * width, T::default());
+        lay_out(&mut tiles[first..], bytes, width);
+        left -= count;
+    }
+    Ok(std::mem::take(&mut tiles))
+}
+
+/// Hands every block of some rows to the tile it belongs to, on all processors.
+fn lay_out<const BYTES: usize, T: Tile<BYTES>>(tiles: &mut [T], bytes: &[u8], width: usize) {
+    let tile_rows = tiles.len() / width.max(1);
+    let threads = if bytes.len() < SERIAL_BYTES { 1 } else { processors().get() };
+    let share = tile_rows.div_ceil(threads).max(1) * width.max(1);
     let blocks = bytes.as_chunks::<BYTES>().0;
     thread::scope(|scope| {
-        let mut shares = tiles.chunks_mut(share * width).zip(blocks.chunks(share * TILE_ROWS * width));
+        let mut shares = tiles.chunks_mut(share).zip(blocks.chunks(share * TILE_ROWS));
         let own = shares.next();
         for (tiles, blocks) in shares {
             scope.spawn(move || fill_tiles(tiles, blocks, width));
@@ -145,11 +183,7 @@ fn repack<const BYTES: usize, T: Tile<BYTES>>(bytes: &[u8], columns: usize, rows
             fill_tiles(tiles, blocks, width);
         }
     });
-    tiles
 }
-
-/// Tensors below this are repacked on one thread.
-const SERIAL_BYTES: usize = 1 << 20;
 
 fn fill_tiles<const BYTES: usize, T: Tile<BYTES>>(tiles: &mut [T], blocks: &[[u8; BYTES]], width: usize) {
     for (tiles, rows) in tiles.chunks_exact_mut(width).zip(blocks.chunks(width * TILE_ROWS)) {

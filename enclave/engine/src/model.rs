@@ -3,18 +3,22 @@
 mod architecture;
 mod constrained;
 mod hyperparameters;
+mod source;
 mod speech;
 mod weights;
 
 use std::{
     collections::BTreeSet,
+    io::{self, Read},
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
 pub(crate) use architecture::{Architecture, Pairs};
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
+use source::Numbers;
 pub use speech::{ChatPrompt, Speech};
+use weights::Plan;
 pub(crate) use weights::{Layer, Weights};
 use zeroize::Zeroizing;
 
@@ -86,6 +90,8 @@ pub enum ModelError {
     Shape { name: String, expected: [usize; 4], found: [usize; 4] },
     #[error("tensor {name:?}: expected type F32, found {found}")]
     VectorType { name: String, found: TensorType },
+    #[error("the file cannot be read to its end: {0}")]
+    Read(io::ErrorKind),
 }
 
 /// A model: immutable, shared by everything that runs it. The weights are zeroised on drop.
@@ -120,18 +126,36 @@ impl Model {
     /// # Errors
     /// See [`Model::from_gguf`].
     pub fn from_gguf_with_progress(
-        bytes: &[u8],
+        mut bytes: &[u8],
+        progress: impl FnMut(Progress),
+    ) -> Result<Model, ModelError> {
+        let length = bytes.len() as u64;
+        Self::read_gguf(&mut bytes, length, progress)
+    }
+
+    /// Reads a GGUF file of `length` bytes as it comes, and lays each tensor out as it is read. So no more than
+    /// the weights is in memory: beside them, the file's header and some megabytes of one tensor.
+    ///
+    /// # Errors
+    /// See [`Model::from_gguf`]; [`ModelError::Read`] when `file` ends early. How much of `file` was read then,
+    /// and whether bytes behind the last tensor were, is not said.
+    pub fn read_gguf(
+        file: &mut dyn Read,
+        length: u64,
         mut progress: impl FnMut(Progress),
     ) -> Result<Model, ModelError> {
         const ARCHITECTURE: &str = "general.architecture";
-        let file = Gguf::parse(bytes)?;
+        let beginning = source::beginning(file, length)?;
+        let mut numbers = Numbers::new(&beginning, file);
+        let file = Gguf::parse_beginning(&beginning, length)?;
         let architecture =
             file.string(ARCHITECTURE)?.ok_or_else(|| ModelError::MissingKey { key: ARCHITECTURE.into() })?;
         let architecture = Architecture::named(architecture)?;
         let tokenizer = Tokenizer::from_gguf(&file)?;
         let template = file.string("tokenizer.chat_template")?.map(ChatTemplate::new);
         let shape = Hyperparameters::from_gguf(&file, architecture, tokenizer.len())?;
-        let weights = Weights::from_gguf(&file, architecture, &shape, tokenizer.len(), &mut progress)?;
+        let weights =
+            Plan::of(&file, architecture, &shape, tokenizer.len())?.read(&mut numbers, &mut progress)?;
         let facts = facts(&file, architecture, &shape, tokenizer.len())?;
         let marks = match &template {
             Some(Ok(template)) => {

@@ -78,7 +78,7 @@ fn demo() -> GgufWriter {
         let dimensions: Vec<u64> = tensor.dimensions.map(|length| length as u64).into();
         let kept = dimensions.iter().rposition(|length| *length != 1).unwrap() + 1;
         let type_number = if tensor.tensor_type.block_length() == 32 { 8 } else { 0 };
-        writer = writer.tensor(name, &dimensions[..kept], type_number, tensor.bytes.to_vec());
+        writer = writer.tensor(name, &dimensions[..kept], type_number, file.numbers(tensor).to_vec());
     }
     writer
 }

@@ -6,6 +6,7 @@
 mod conversation;
 mod sink;
 
+use std::io::Read;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -46,13 +47,13 @@ impl Loader for NativeLoader {
 
     fn load(
         self,
-        file: Zeroizing<Vec<u8>>,
+        file: &mut dyn Read,
+        length: u64,
         settings: Settings,
         clock: WallClock,
     ) -> Result<Arc<dyn Backend>, LoadError> {
-        let model = Model::from_gguf(&file).map_err(NotLoaded::Model)?.with_wall_clock(move || clock());
-        // The engine has laid the weights out anew; the file must not outlive that.
-        drop(file);
+        let model = Model::read_gguf(file, length, |_| {}).map_err(NotLoaded::Model)?;
+        let model = model.with_wall_clock(move || clock());
         let Settings { threads, sequences, per_owner, queued, kv_memory, prefix_time } = settings;
         let config = EngineConfig {
             threads: threads.unwrap_or_else(cleanroom_engine::processors),

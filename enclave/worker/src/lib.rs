@@ -21,6 +21,7 @@ pub mod confinement;
 mod connections;
 mod grant;
 mod keeper;
+mod model_file;
 mod public_attestation;
 pub mod serve;
 mod session;
@@ -29,16 +30,15 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cleanroom_backend::{Backend, LoadError, Loader, Settings, WallClock};
+use cleanroom_backend::{LoadError, Loader, Settings, WallClock};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_config::{Config, ConfigError, Limits};
 use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::{self as protocol, FromKeeper, FromWorker, MAX_REASON_BYTES, Start};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
-use zeroize::Zeroizing;
 
 pub use self::admission::{AdmissionLimits, partners_share};
 use self::api::Service;
@@ -46,6 +46,7 @@ use self::channel::Acceptor;
 pub use self::grant::{Grant, Grants, Stop};
 use self::keeper::Order;
 pub use self::keeper::{Keeper, KeeperGone};
+use self::model_file::ModelFile;
 pub use self::public_attestation::Facts;
 use self::serve::Server;
 pub use self::session::{PartnerId, SessionIdentity};
@@ -76,19 +77,34 @@ where
     O: FnOnce() -> io::Result<L>,
 {
     let WorkerInputs { mut keeper, clock, loader, confine, listener } = inputs;
-    let prepared = match prepare(&mut keeper, clock, loader, confine).await {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            let printable = error.to_string().replace(char::is_control, " ");
-            let reason = printable.chars().scan(0, |bytes, each| {
-                *bytes += each.len_utf8();
-                (*bytes <= MAX_REASON_BYTES).then_some(each)
-            });
-            let _ = keeper.write_all(&FromWorker::Failed(reason.collect()).frame(0)).await;
-            return Err(error);
-        }
+    let started = match start(&mut keeper, &clock, &loader, confine).await {
+        Ok(started) => started,
+        Err(error) => return Err(failed(&mut keeper, error).await),
     };
-    serve(prepared, keeper, listener).await
+    let (mut keeper, prepared) = prepare(keeper, started, clock, loader).await?;
+    match prepared {
+        Ok(prepared) => serve(prepared, keeper, listener).await,
+        Err(error) => Err(failed(&mut keeper, error).await),
+    }
+}
+
+/// Tells the keeper why this worker does not serve.
+async fn failed(keeper: &mut UnixStream, error: WorkerError) -> WorkerError {
+    let printable = error.to_string().replace(char::is_control, " ");
+    let reason = printable.chars().scan(0, |bytes, each| {
+        *bytes += each.len_utf8();
+        (*bytes <= MAX_REASON_BYTES).then_some(each)
+    });
+    let _ = keeper.write_all(&FromWorker::Failed(reason.collect()).frame(0)).await;
+    error
+}
+
+/// A worker that was told what to serve, and is confined.
+struct Started {
+    identity: Identity,
+    start: Start,
+    config: Config,
+    guard: Option<Arc<Guard>>,
 }
 
 /// A worker that has everything but partners.
@@ -101,12 +117,12 @@ struct Prepared {
     clock: Clock,
 }
 
-async fn prepare(
+async fn start(
     keeper: &mut UnixStream,
-    clock: Clock,
-    loader: impl Loader,
+    clock: &Clock,
+    loader: &impl Loader,
     confine: impl FnOnce() -> io::Result<()>,
-) -> Result<Prepared, WorkerError> {
+) -> Result<Started, WorkerError> {
     // Made before anything that a stranger wrote is read.
     let identity = Identity::generate()?;
     keeper.write_all(&FromWorker::Leaf(identity.leaf_digest()).frame(0)).await?;
@@ -119,7 +135,6 @@ async fn prepare(
     loader.before_confinement();
     let _ = clock.now();
     confine().map_err(WorkerError::Confinement)?;
-
     let guard = match &config.release_root {
         None => None,
         // The keeper has read the same root from the same configuration.
@@ -128,14 +143,28 @@ async fn prepare(
                 .map_err(|_| KeeperGone)?,
         ),
     };
-    let file = model(keeper, start.model_bytes).await?;
-    let backend: Arc<dyn Backend> = loader
-        .load(file, settings(&config.limits), wall_clock(guard.clone()))
-        .map_err(WorkerError::Backend)?;
-    tracing::info!(model = %config.model, digest = %start.model_digest, "model loaded");
-    let service = Service::new(backend, config.model.clone(), start.model_digest, &config.limits)
-        .shaped(config.traffic);
-    Ok(Prepared { identity, start, config, service, guard, clock })
+    Ok(Started { identity, start, config, guard })
+}
+
+/// Loads the model, whose bytes come next on the connection to the keeper, and gives the connection back.
+async fn prepare(
+    keeper: UnixStream,
+    started: Started,
+    clock: Clock,
+    loader: impl Loader,
+) -> Result<(UnixStream, Result<Prepared, WorkerError>), WorkerError> {
+    let Started { identity, start, config, guard } = started;
+    let (length, settings) = (start.model_bytes, settings(&config.limits));
+    let time = wall_clock(guard.clone());
+    let load = move |file: &mut ModelFile| loader.load(file, length, settings, time);
+    let (keeper, backend) = ModelFile::new(keeper, length).read_by(load).await?;
+    let prepared = backend.map_err(WorkerError::Backend).map(|backend| {
+        tracing::info!(model = %config.model, digest = %start.model_digest, "model loaded");
+        let service = Service::new(backend, config.model.clone(), start.model_digest, &config.limits)
+            .shaped(config.traffic);
+        Prepared { identity, start, config, service, guard, clock }
+    });
+    Ok((keeper, prepared))
 }
 
 /// The security module's time under release control, which the host cannot set; else the machine's own.
@@ -159,18 +188,6 @@ fn settings(limits: &Limits) -> Settings {
         kv_memory: limits.kv_memory.get(),
         prefix_time: limits.prefix_time,
     }
-}
-
-/// The model file, for as long as it takes to lay the weights out from it. The backend erases its own copy when the model
-/// is revoked, so this one must not outlive the loading.
-async fn model(keeper: &mut UnixStream, length: u64) -> Result<Zeroizing<Vec<u8>>, WorkerError> {
-    let mut model = Zeroizing::new(Vec::new());
-    let room = usize::try_from(length).map_err(|_| WorkerError::Memory { length })?;
-    model.try_reserve_exact(room).map_err(|_| WorkerError::Memory { length })?;
-    if keeper.take(length).read_to_end(&mut model).await? < room {
-        return Err(KeeperGone.into());
-    }
-    Ok(model)
 }
 
 async fn serve<L: Listener>(
@@ -262,12 +279,6 @@ pub enum WorkerError {
     /// What the worker does not need could not be taken away from it.
     #[error("the worker cannot be confined: {0}")]
     Confinement(#[source] io::Error),
-    /// There is no room for the model.
-    #[error("there is no memory for a model of {length} bytes")]
-    Memory {
-        /// The model's length.
-        length: u64,
-    },
     /// The model cannot be served.
     #[error("{0}")]
     Backend(#[source] LoadError),

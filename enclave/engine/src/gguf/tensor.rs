@@ -71,14 +71,16 @@ impl fmt::Display for TensorType {
 }
 
 /// A tensor inside the file.
-#[derive(Clone, Copy)]
-pub struct Tensor<'a> {
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor {
     /// How the numbers are stored.
     pub tensor_type: TensorType,
     /// Up to four dimensions, the contiguous one first; unused ones are 1.
     pub dimensions: [usize; MAX_DIMENSIONS as usize],
-    /// The numbers, little-endian.
-    pub bytes: &'a [u8],
+    /// Where its numbers begin, in bytes from the beginning of the file.
+    pub start: u64,
+    /// Bytes of its numbers.
+    pub length: u64,
 }
 
 /// A description whose place in the file has not been looked at yet.
@@ -93,7 +95,8 @@ pub(super) fn read_all<'a>(
     cursor: &mut Cursor<'a>,
     count: u64,
     alignment: u32,
-) -> Result<BTreeMap<&'a str, Tensor<'a>>, GgufError> {
+    file: u64,
+) -> Result<BTreeMap<&'a str, Tensor>, GgufError> {
     let mut descriptions = BTreeMap::new();
     for _ in 0..count {
         let name = cursor.string("a tensor name", MAX_TENSOR_NAME_BYTES)?;
@@ -106,13 +109,15 @@ pub(super) fn read_all<'a>(
             Entry::Occupied(_) => return Err(GgufError::DuplicateTensor { name: name.into() }),
         };
     }
-    if count > 0 {
-        let padding = cursor.position().next_multiple_of(alignment as usize) - cursor.position();
-        cursor.bytes(padding as u64, "the padding before the tensor data")?;
+    let end = cursor.position() as u64;
+    let data = if count > 0 { end.next_multiple_of(u64::from(alignment)) } else { end };
+    if data > file {
+        let what = "the padding before the tensor data";
+        return Err(GgufError::Truncated { what, needed: data - end, left: file.saturating_sub(end) });
     }
-    let data = cursor.rest();
     refuse_overlaps(&descriptions)?;
-    descriptions.into_iter().map(|(name, description)| Ok((name, place(name, &description, data)?))).collect()
+    let placed = |(name, description)| Ok((name, place(name, &description, data, file)?));
+    descriptions.into_iter().map(placed).collect()
 }
 
 fn read_description(cursor: &mut Cursor<'_>, name: &str) -> Result<Description, GgufError> {
@@ -145,17 +150,14 @@ fn read_description(cursor: &mut Cursor<'_>, name: &str) -> Result<Description, 
     Ok(Description { tensor_type, dimensions, offset, size })
 }
 
-fn place<'a>(name: &str, description: &Description, data: &'a [u8]) -> Result<Tensor<'a>, GgufError> {
-    let outside = || GgufError::OutOfBounds {
-        name: name.into(),
-        offset: description.offset,
-        size: description.size,
-        available: data.len() as u64,
-    };
-    let start = usize::try_from(description.offset).map_err(|_| outside())?;
-    let size = usize::try_from(description.size).map_err(|_| outside())?;
-    let bytes = data.get(start..).and_then(|rest| rest.get(..size)).ok_or_else(outside)?;
-    Ok(Tensor { tensor_type: description.tensor_type, dimensions: description.dimensions, bytes })
+/// The tensor's place in a file of `file` bytes, whose data begins at `data`.
+fn place(name: &str, description: &Description, data: u64, file: u64) -> Result<Tensor, GgufError> {
+    let Description { tensor_type, dimensions, offset, size } = *description;
+    let available = file.saturating_sub(data);
+    if offset.saturating_add(size) > available {
+        return Err(GgufError::OutOfBounds { name: name.into(), offset, size, available });
+    }
+    Ok(Tensor { tensor_type, dimensions, start: data.saturating_add(offset), length: size })
 }
 
 fn refuse_overlaps(descriptions: &BTreeMap<&str, Description>) -> Result<(), GgufError> {

@@ -26,7 +26,7 @@ fn reads_what_a_valid_file_says() {
     assert_eq!(file.i32s("types").unwrap().unwrap().collect::<Vec<_>>(), [1, -3]);
     let tensor = file.tensor("a").unwrap();
     assert_eq!(
-        (tensor.tensor_type, tensor.dimensions, tensor.bytes.len()),
+        (tensor.tensor_type, tensor.dimensions, file.numbers(tensor).len()),
         (TensorType::F32, [2, 3, 1, 1], 24)
     );
     assert_eq!(file.tensors().count(), 2);

@@ -1,3 +1,4 @@
+use std::io::Read as _;
 use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
@@ -100,8 +101,9 @@ proptest! {
         let columns = super_blocks * 256;
         for tensor_type in TYPES {
             let bytes = bytes_of(tensor_type, columns, seed);
-            let tensor = Tensor { tensor_type, dimensions: [columns, ROWS, 1, 1], bytes: &bytes };
-            let matrix = Matrix::from_tensor(&tensor);
+            let tensor = Tensor { tensor_type, dimensions: [columns, ROWS, 1, 1], start: 0, length: bytes.len() as u64 };
+            let mut rest = bytes.as_slice();
+            let matrix = Matrix::read(&tensor, |output| rest.read_exact(output)).unwrap();
             let (length, size) = (tensor_type.block_length(), tensor_type.block_bytes());
             let expected = |row: usize, column: usize| {
                 let block = (row * columns + column) / length;
