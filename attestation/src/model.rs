@@ -66,6 +66,30 @@ impl Default for ModelDigester {
     }
 }
 
+/// Puts the identities of a model's pieces together, so that pieces can be hashed at once. Every piece but the last has the
+/// same number of chunks, a power of two, so each is a whole subtree of the model.
+#[derive(Default)]
+pub struct SubtreeDigester(Frontier);
+
+impl SubtreeDigester {
+    /// No piece yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Frontier::new())
+    }
+
+    /// Appends the next piece by its identity, as [`ModelDigester`] computes it for the piece alone.
+    pub fn push(&mut self, piece: Sha256Digest) {
+        self.0.push(piece);
+    }
+
+    /// The identity of the model. `None` if there was no piece.
+    #[must_use]
+    pub fn finish(self) -> Option<Sha256Digest> {
+        (self.0.size() > 0).then(|| self.0.root())
+    }
+}
+
 fn leaf_hasher() -> Sha256 {
     let mut hasher = Sha256::new();
     hasher.update(&[0]);
@@ -100,6 +124,19 @@ mod tests {
             let mut digester = ModelDigester::new();
             bytes.chunks(1000).for_each(|piece| digester.update(piece));
             assert_eq!(digester.finish(), expected, "{length} bytes in pieces");
+        }
+    }
+
+    #[test]
+    fn pieces_that_are_hashed_apart_give_the_same_identity() {
+        for chunks in [1_usize, 2, 4] {
+            for length in [0, 1, CHUNK_BYTES, 4 * CHUNK_BYTES, 5 * CHUNK_BYTES + 1, 11 * CHUNK_BYTES - 1] {
+                let bytes: Vec<u8> = (0..length).map(|i| (i * 37 % 253) as u8).collect();
+                let mut pieces = SubtreeDigester::new();
+                bytes.chunks(chunks * CHUNK_BYTES).for_each(|piece| pieces.push(model_digest(piece)));
+                let expected = (length > 0).then(|| model_digest(&bytes));
+                assert_eq!(pieces.finish(), expected, "{length} bytes in pieces of {chunks} chunks");
+            }
         }
     }
 

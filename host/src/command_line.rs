@@ -145,7 +145,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "HEX")]
     image_sha384: Option<Sha384Digest>,
 
-    /// The model's file. The enclave computes its digest itself.
+    /// The model's file. The enclave computes its digest itself. A name that ends in `.sealed` says that the file is
+    /// sealed; its record, NAME.json, must lie beside it.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
 
@@ -212,7 +213,7 @@ pub(crate) struct RunArguments {
 #[derive(Args)]
 #[command(next_help_heading = "Virtual machine (qemu and nitro tiers)")]
 struct MachineArguments {
-    /// Memory in MiB. It must hold the image, the model twice, and working memory.
+    /// Memory in MiB. It must hold the image, the model, and working memory.
     #[arg(long, value_name = "MIB", default_value = "512", value_parser = clap::value_parser!(u32).range(16..))]
     memory: u32,
 

@@ -2,12 +2,12 @@
 
 mod console;
 mod description;
-mod model;
 pub mod nitro;
 mod program;
 pub mod qemu;
 pub mod simulated;
 mod state;
+mod store;
 mod supervisor;
 
 use std::fmt;
@@ -24,6 +24,7 @@ use crate::endpoint::AddressError;
 pub use description::Description;
 pub(crate) use program::check_sealed_memory;
 pub use state::StateFolder;
+pub use store::serve_model;
 pub use supervisor::{Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
 
 /// Starts enclaves of one tier.

@@ -1,7 +1,8 @@
 //! What the end-to-end tests share: the attester's end alone ([`platform`]), an attester that lies on request ([`liar`]), one whose HTTP/2
 //! is scripted ([`scripted`]), a whole clean
 //! room behind a recording relay ([`clean_room`]), a plain client ([`client`]), the official ones
-//! ([`official`]), somebody who verifies nothing ([`stranger`]), and the project's programs as processes ([`processes`]).
+//! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), and a host's store
+//! that lies on request ([`store`]).
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -22,4 +23,5 @@ pub mod official;
 pub mod platform;
 pub mod processes;
 pub mod scripted;
+pub mod store;
 pub mod stranger;

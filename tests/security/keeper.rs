@@ -20,7 +20,6 @@ use cleanroom_guard::Clock;
 use cleanroom_keeper::Halt;
 use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform, WorkerEnd};
-use cleanroom_link::model::ModelBytes;
 use cleanroom_protocol::{
     ChannelQuestion, EndQuestion, EndReason, Evidence, FromKeeper, FromWorker, HEADER_BYTES, Header,
     KeeperKind, Kind as _, ProtocolError, ReceiptQuestion, SessionTicket, Start, WorkerKind,
@@ -28,6 +27,7 @@ use cleanroom_protocol::{
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::clean_room::Control;
 use cleanroom_tests::platform::{SoftwareDevice, World, model_id};
+use cleanroom_tests::store::Store;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
@@ -75,7 +75,8 @@ impl Stage {
             control: Some(listener),
             clock: Clock::boot(),
             config: format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{configuration}"),
-            model: ModelBytes::from(MODEL.to_vec()),
+            store: Store::plain(MODEL.to_vec()),
+            model_limit: u64::MAX,
             worker: ours,
             open: || Ok(()),
         };

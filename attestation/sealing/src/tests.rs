@@ -72,7 +72,10 @@ fn every_length_has_one_layout_and_comes_back() {
         for number in (0..layout.chunks()).rev() {
             let range = layout.sealed_chunk(number).unwrap();
             let mut chunk = sealed[range.start as usize..range.end as usize].to_vec();
+            let mut apart = vec![0; chunk.len() - TAG_BYTES];
+            cipher.open_into(number, &chunk, &mut apart).unwrap();
             opened[number as usize] = cipher.open(number, &mut chunk).unwrap().to_vec();
+            assert_eq!(opened[number as usize], apart);
         }
         assert_eq!(opened.concat(), message(length));
         assert_eq!(layout.sealed_chunk(layout.chunks()), None);
@@ -97,6 +100,24 @@ fn a_file_that_was_cut_anywhere_does_not_open() {
     }
     let longer = [sealed.as_slice(), &[0]].concat();
     assert_eq!(open(&longer), Err(SealError::Damaged { number: 2 }));
+}
+
+#[test]
+fn a_chunk_opens_into_its_own_length_alone() {
+    let sealed = seal(&[7; 24], &message(100));
+    let cipher = ChunkCipher::to_open(&key(0), &Header::parse(&sealed).unwrap(), WEIGHTS).unwrap();
+    let chunk = &sealed[HEADER_BYTES..];
+    for length in [0, 99, 101] {
+        assert_eq!(cipher.open_into(0, chunk, &mut vec![0; length]), Err(SealError::Damaged { number: 0 }));
+    }
+    assert_eq!(cipher.open_into(1, chunk, &mut [0; 100]), Err(SealError::Damaged { number: 1 }));
+    assert_eq!(cipher.open_into(0, &chunk[..15], &mut []), Err(SealError::Damaged { number: 0 }));
+    let long = vec![0; SEALED_CHUNK_BYTES + 1];
+    assert_eq!(
+        cipher.open_into(0, &long, &mut vec![0; CHUNK_BYTES + 1]),
+        Err(SealError::Damaged { number: 0 })
+    );
+    assert_eq!(cipher.open_into(0, chunk, &mut [0; 100]), Ok(()));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::ReleaseError;
 use cleanroom_config::ConfigError;
+use cleanroom_weights::WeightsError;
 
 use crate::commitment::CommitmentError;
 use crate::receipt_key::ReceiptKeyError;
@@ -17,6 +18,9 @@ pub enum Halt {
     /// The configuration is not one.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The weights cannot be had.
+    #[error("{} ({})", .0, .0.code())]
+    Weights(#[from] WeightsError),
     /// The weights are not the ones that the configuration names.
     #[error("expected a model with the digest {expected}, got {actual}")]
     OtherModel {
@@ -54,11 +58,10 @@ impl Halt {
     /// Whether the enclave broke. In every other case it refused what it was given, and would refuse it again.
     #[must_use]
     pub const fn is_failure(&self) -> bool {
-        matches!(
-            self,
-            Self::Worker(
-                WorkerEnd::Gone | WorkerEnd::Protocol(_) | WorkerEnd::OutOfTurn(_) | WorkerEnd::Unconfirmed
-            )
-        )
+        match self {
+            Self::Weights(error) => error.is_failure(),
+            Self::Worker(end) => !matches!(end, WorkerEnd::Failed(_)),
+            _ => false,
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The process that holds what proves the enclave: the security module, the receipt key, and the authorities' permissions.
 //!
-//! The keeper never sees a prompt and parses no byte of the model. It speaks to the worker only in the terms of
+//! The keeper never sees a prompt. It opens and hashes the model's bytes and parses none of them. It speaks to the worker only in the terms of
 //! [`cleanroom_protocol`], and to the host only in those of [`cleanroom_link`] and of release control. It cannot depend on
 //! HTTP, on the API or on an inference engine: `docs/architecture.md` lists its edges, and a test holds it to them.
 
@@ -23,12 +23,11 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::model::ModelDigester;
 use cleanroom_config::Config;
 use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
-use cleanroom_link::model::ModelBytes;
 use cleanroom_protocol::{FromKeeper, Start};
+use cleanroom_weights::{How, Limits, Weights};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
@@ -42,7 +41,7 @@ use self::worker_link::Link;
 pub use self::worker_link::{CONFIRM_WITHIN, WorkerEnd};
 
 /// What the keeper gets from the platform that it runs on.
-pub struct KeeperPlatform<D, L, O> {
+pub struct KeeperPlatform<D, L, S, O> {
     /// The security module.
     pub device: D,
     /// Where the host hands in releases, denials and leases. Needed when the configuration names a root.
@@ -51,8 +50,11 @@ pub struct KeeperPlatform<D, L, O> {
     pub clock: Clock,
     /// The measured configuration.
     pub config: String,
-    /// The model file. Untrusted: the keeper commits to its digest before the worker parses a byte of it.
-    pub model: ModelBytes,
+    /// Where the host's store answers questions for the model's bytes. Untrusted: the keeper commits to their digest before
+    /// the worker parses a byte of them.
+    pub store: S,
+    /// The most bytes that the model may have.
+    pub model_limit: u64,
     /// The connection to the worker.
     pub worker: UnixStream,
     /// Lets partners' connections arrive, once the worker can take them.
@@ -64,16 +66,18 @@ pub struct KeeperPlatform<D, L, O> {
 ///
 /// # Errors
 /// [`Halt`]: the reason why the enclave does not serve, or no longer does.
-pub async fn run<D, L, O, F>(platform: KeeperPlatform<D, L, O>, shutdown: F) -> Result<(), Halt>
+pub async fn run<D, L, S, O, F>(platform: KeeperPlatform<D, L, S, O>, shutdown: F) -> Result<(), Halt>
 where
     D: Device,
     L: Listener,
+    S: Listener,
     O: FnOnce() -> io::Result<()>,
     F: Future<Output = ()>,
 {
-    let KeeperPlatform { device, control, clock, config: text, model, worker, open } = platform;
+    let KeeperPlatform { device, control, clock, config: text, store, model_limit, worker, open } = platform;
     let config = Config::from_toml(&text)?;
-    let digest = identify(&model, config.model_sha256)?;
+    let model = weights(store, model_limit, config.model_sha256).await?;
+    let digest = model.digest();
     let guard = guard(&config, digest, clock.clone(), control.is_some())?;
     let attester = commit(device, &config, digest, guard.as_ref(), clock).await?;
     attester.begin_log().await?;
@@ -107,14 +111,18 @@ where
     }
 }
 
-/// The identity of the weights, if it is the one that the configuration expects.
-fn identify(model: &ModelBytes, expected: Option<Sha256Digest>) -> Result<Sha256Digest, Halt> {
-    let mut digester = ModelDigester::new();
-    model.pieces().for_each(|piece| digester.update(piece));
-    let actual = digester.finish();
+/// The weights, if they have the identity that the configuration expects. The store is asked no more afterwards.
+async fn weights(
+    mut store: impl Listener,
+    limit: u64,
+    expected: Option<Sha256Digest>,
+) -> Result<Weights, Halt> {
+    let weights = cleanroom_weights::open(&mut store, How::Plain, &Limits::for_bytes(limit)).await?;
     match expected {
-        Some(expected) if expected != actual => Err(Halt::OtherModel { expected, actual }),
-        _ => Ok(actual),
+        Some(expected) if expected != weights.digest() => {
+            Err(Halt::OtherModel { expected, actual: weights.digest() })
+        }
+        _ => Ok(weights),
     }
 }
 
@@ -156,7 +164,7 @@ async fn start_worker(
     read: &mut (impl AsyncRead + Unpin),
     write: &mut (impl AsyncWrite + Unpin),
     start: Start,
-    model: ModelBytes,
+    model: Weights,
 ) -> Result<(), WorkerEnd> {
     let handed_over = async {
         write.write_all(&FromKeeper::Start(start).frame(0)).await?;

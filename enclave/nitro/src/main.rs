@@ -8,7 +8,7 @@ mod nitro;
 use std::process::ExitCode;
 
 use cleanroom_link::listener::LateVsockListener;
-use cleanroom_link::{model, port};
+use cleanroom_link::port;
 use cleanroom_runner::console;
 use cleanroom_runner::memory::{ERASING_ALLOCATOR, ErasingAllocator};
 use cleanroom_runner::program::{self, KeeperInputs, Reason};
@@ -37,18 +37,19 @@ fn keep() -> Result<(), Reason> {
     let config = std::fs::read_to_string(CONFIG)?;
     let partners = cleanroom_vsock::bind(VsockAddr::new(VMADDR_CID_ANY, port::PARTNERS))?;
     let attach = async || {
-        let mut models = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, port::MODEL))?;
-        let model = model::receive(&mut models, most_model_bytes()).await;
-        let model = model.map_err(|error| Reason::Platform(error.into()))?;
+        let store = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, port::MODEL))?;
         let control = LateVsockListener::new(VsockAddr::new(VMADDR_CID_ANY, port::CONTROL));
-        Ok((model, Some(control)))
+        Ok((store, Some(control)))
     };
     let open = |partners: std::os::fd::BorrowedFd<'_>| cleanroom_vsock::listen_on(partners);
-    program::keep(KeeperInputs { device, config, partners, worker_user: Some(WORKER), attach, open })
+    let model_limit = model_limit();
+    let worker_user = Some(WORKER);
+    program::keep(KeeperInputs { device, config, partners, worker_user, attach, model_limit, open })
 }
 
-/// The most bytes that a model may have: half of the memory, because the weights are laid out anew from the file.
-fn most_model_bytes() -> u64 {
+/// The most bytes that a model may have: seven eighths of the free memory. The weights are there once; what is left is for the
+/// engine and for sessions.
+fn model_limit() -> u64 {
     let system = rustix::system::sysinfo();
-    system.totalram.saturating_mul(u64::from(system.mem_unit)) / 2
+    system.freeram.saturating_mul(u64::from(system.mem_unit)) / 8 * 7
 }

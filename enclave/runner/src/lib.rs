@@ -7,11 +7,11 @@
 //!                └───────────│▲─────────▲───────────────────────────────────────────────┘
 //!     questions, by purpose  ▼│         │ releases, leases, denials
 //!                ┌ keeper: keys ────────┴───────────────────────────────────────────────┐
-//! host ──────────┼─► control, model ─► release control ─► attester ─► /dev/nsm          │
+//! host ──────────┼─► control, store ─► release control ─► attester ─► /dev/nsm          │
 //!                └──────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! [`cleanroom_keeper::run`] identifies the weights and commits to them before [`cleanroom_worker::run`] parses a byte of
+//! [`cleanroom_keeper::run`] fetches the weights, identifies them and commits to them before [`cleanroom_worker::run`] parses a byte of
 //! them. `docs/threat-model.md` argues the split. The programs of the platforms are thin: [`program::main`] is all that they
 //! share. [`run`] is both halves in one process, for tests and measurements.
 
@@ -22,6 +22,7 @@ pub mod console;
 pub mod memory;
 pub mod process;
 pub mod program;
+mod store;
 
 use std::future::Future;
 use std::pin::pin;
@@ -30,12 +31,12 @@ use cleanroom_guard::Clock;
 use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform};
 use cleanroom_link::listener::Listener;
-use cleanroom_link::model::ModelBytes;
 use cleanroom_native::NativeLoader;
 use cleanroom_worker::{self as worker, WorkerInputs};
 use tokio::net::UnixStream;
 
 use crate::process::Ending;
+use crate::store::InMemoryStore;
 
 /// What an enclave gets from the platform that it runs on.
 pub struct Platform<D, L> {
@@ -73,8 +74,8 @@ where
         confine: || Ok(()),
         listener: || Ok(listener),
     };
-    let (open, model) = (|| Ok(()), ModelBytes::from(model));
-    let platform = KeeperPlatform { device, control, clock, config, model, worker: ours, open };
+    let (open, store, model_limit) = (|| Ok(()), InMemoryStore::new(model), u64::MAX);
+    let platform = KeeperPlatform { device, control, clock, config, store, model_limit, worker: ours, open };
     let (mut keeper, worker) = (pin!(keeper::run(platform, shutdown)), pin!(worker::run(inputs)));
     tokio::select! {
         biased;

@@ -14,7 +14,6 @@ use cleanroom_guard::Clock;
 use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform};
 use cleanroom_link::listener::Listener;
-use cleanroom_link::model::ModelBytes;
 use cleanroom_native::NativeLoader;
 use cleanroom_worker::{self as worker, WorkerError, WorkerInputs, confinement};
 use tokio::net::UnixStream;
@@ -53,9 +52,11 @@ pub struct KeeperInputs<D, A, O> {
     pub partners: OwnedFd,
     /// The worker's user, who owns nothing. `None` for the keeper's own.
     pub worker_user: Option<u32>,
-    /// Gets the model and, if the host hands in releases, the listener for its control connections. Called on the runtime,
-    /// after the worker has started.
+    /// Gets the listener for the host's store and, if the host hands in releases, the one for its control connections. Called
+    /// on the runtime, after the worker has started.
     pub attach: A,
+    /// The most bytes that the model may have.
+    pub model_limit: u64,
     /// Lets partners' connections arrive.
     pub open: O,
 }
@@ -64,23 +65,24 @@ pub struct KeeperInputs<D, A, O> {
 ///
 /// # Errors
 /// [`Reason`]: why the enclave does not serve, or no longer does.
-pub fn keep<D, A, F, L, O>(inputs: KeeperInputs<D, A, O>) -> Result<(), Reason>
+pub fn keep<D, A, F, S, L, O>(inputs: KeeperInputs<D, A, O>) -> Result<(), Reason>
 where
     D: Device,
     A: FnOnce() -> F,
-    F: Future<Output = Result<(ModelBytes, Option<L>), Reason>>,
+    F: Future<Output = Result<(S, Option<L>), Reason>>,
+    S: Listener,
     L: Listener,
     O: FnOnce(BorrowedFd<'_>) -> io::Result<()>,
 {
-    let KeeperInputs { device, config, partners, worker_user, attach, open } = inputs;
+    let KeeperInputs { device, config, partners, worker_user, attach, model_limit, open } = inputs;
     let (worker_process, worker) = Worker::start(partners.try_clone()?, worker_user)?;
     let result = process::runtime()?.block_on(async {
-        let (model, control) = attach().await?;
+        let (store, control) = attach().await?;
         let mut terminate = signal(SignalKind::terminate())?;
         let shutdown = async move { _ = terminate.recv().await };
         let worker = UnixStream::from_std(worker)?;
         let (clock, open) = (Clock::boot(), || open(partners.as_fd()));
-        let platform = KeeperPlatform { device, control, clock, config, model, worker, open };
+        let platform = KeeperPlatform { device, control, clock, config, store, model_limit, worker, open };
         keeper::run(platform, shutdown).await.map_err(|halt| Reason::Halt(halt.into()))
     });
     match result {

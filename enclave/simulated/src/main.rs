@@ -12,7 +12,6 @@ use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use cleanroom_link::model::ModelBytes;
 use cleanroom_link::{exit, variable};
 use cleanroom_runner::console;
 use cleanroom_runner::memory::{ERASING_ALLOCATOR, ErasingAllocator};
@@ -33,8 +32,9 @@ fn keep() -> Result<(), Reason> {
     console::init()?;
     let socket = path(variable::LISTEN)?;
     let config = std::fs::read_to_string(path(variable::CONFIG)?)?;
-    let model = ModelBytes::read(std::fs::File::open(path(variable::MODEL)?)?)?;
-    // Before the other socket, which tells the host that everything is ready.
+    let store = StdUnixListener::bind(path(variable::STORE)?)?;
+    store.set_nonblocking(true)?;
+    // Before the socket of the partners, which tells the host that everything is ready.
     let control = std::env::var_os(variable::CONTROL).map(StdUnixListener::bind).transpose()?;
     let partners = StdUnixListener::bind(socket)?;
     partners.set_nonblocking(true)?;
@@ -44,10 +44,18 @@ fn keep() -> Result<(), Reason> {
             control.set_nonblocking(true)?;
             UnixListener::from_std(control)
         });
-        Ok((model, control.transpose()?))
+        Ok((UnixListener::from_std(store)?, control.transpose()?))
     };
     let (partners, open) = (partners.into(), |_: std::os::fd::BorrowedFd<'_>| Ok(()));
-    program::keep(KeeperInputs { device, config, partners, worker_user: None, attach, open })
+    program::keep(KeeperInputs {
+        device,
+        config,
+        partners,
+        worker_user: None,
+        attach,
+        model_limit: u64::MAX,
+        open,
+    })
 }
 
 fn path(variable: &'static str) -> Result<PathBuf, Reason> {

@@ -1,10 +1,5 @@
 //! What the host says about the enclave that it runs.
 
-use std::io;
-use std::path::Path;
-
-use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::model::ModelDigester;
 use serde::Serialize;
 
 use super::LaunchError;
@@ -41,23 +36,4 @@ impl Description {
         })?;
         state.write("measurements.json", 0o644, &json).map(drop)
     }
-}
-
-/// The model's identity, computed in memory that does not grow with the model.
-pub(super) fn digest_of_model(path: &Path) -> Result<Sha256Digest, LaunchError> {
-    use std::io::Read as _;
-    let digest = || -> io::Result<Sha256Digest> {
-        let mut file = std::fs::File::open(path)?;
-        let mut digester = ModelDigester::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(digester.finish()),
-                Ok(count) => digester.update(buffer.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    };
-    digest().map_err(|source| LaunchError::Read { what: "model", path: path.to_owned(), source })
 }

@@ -20,10 +20,11 @@ use tokio::time::sleep;
 
 pub use cli::{Advice, NitroCli, NitroError};
 
-use super::description::{Description, digest_of_model};
+use super::description::Description;
 use super::program::read_file;
 use super::qemu::until_serving;
 use super::state::StateFolder;
+use super::store::digest_of_model;
 use super::{Enclave, Exit, How, LaunchError, Launcher};
 use crate::endpoint::EnclaveAddress;
 use cli::{Described, RunRequest};

@@ -31,8 +31,9 @@ pub use machine::{Acceleration, BootFiles, Machine, MachineSettings};
 pub use security_module::Respond;
 
 use super::console::{CONSOLE_LINGER, Console, LastWords};
-use super::description::{Description, digest_of_model};
+use super::description::Description;
 use super::state::StateFolder;
+use super::store::digest_of_model;
 use super::{Enclave, Exit, How, LaunchError, Launcher};
 use crate::endpoint::{EnclaveAddress, socket_path};
 

@@ -14,7 +14,7 @@
 //! | partners' socket | [`variable::LISTEN`]: the path of the Unix stream socket that the enclave binds |
 //! | control socket | [`variable::CONTROL`]: the path of the Unix stream socket that the enclave binds before the other |
 //! | configuration | [`variable::CONFIG`]: the path of a read-only file with the measured bytes (PCR 0 and PCR 2) |
-//! | model | [`variable::MODEL`]: the path of a file; untrusted input, whose digest the enclave computes itself |
+//! | model | [`variable::STORE`]: the path of the Unix stream socket that the enclave binds; see `cleanroom_link::store` |
 //! | console | standard output and standard error: lines of text for the operator, none about content |
 //!
 //! The rest of the environment is empty. The enclave inherits no other descriptor.
@@ -24,6 +24,8 @@
 //! * **Control socket**: the host hands in roots, releases, denials and leases, and asks for nonces
 //!   (`cleanroom_attestation::release::ControlKind`). One connection follows the other, with one question at
 //!   a time. The enclave trusts nothing on it but signatures.
+//! * **Store**: the host connects to the socket at [`variable::STORE`] and answers questions for the model's bytes.
+//!   They are untrusted input, whose digest the enclave computes itself.
 //! * **Ready**: the enclave is ready when the socket at [`variable::LISTEN`] accepts a connection. The host
 //!   connects and closes without sending a byte. The enclave treats that like any peer that goes away.
 //! * **SIGTERM** asks the enclave to drain: refuse new work, let running requests end, and exit with status
@@ -61,9 +63,9 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::console::{CONSOLE_LINGER, Console, LastWords};
-use super::description::digest_of_model;
 use super::program::{SealedProgram, read_file};
 use super::state::StateFolder;
+use super::store::{digest_of_model, serve_model};
 use super::{Description, Enclave, Exit, How, LaunchError, Launcher};
 use crate::endpoint::{EnclaveAddress, remove_stale_socket, socket_path};
 
@@ -98,6 +100,7 @@ pub struct Simulated {
     root: Arc<DevelopmentRoot>,
     socket: PathBuf,
     control: PathBuf,
+    store: PathBuf,
     console: Arc<Console>,
     image: Image,
 }
@@ -128,11 +131,12 @@ impl Simulated {
     pub fn prepare_in(settings: &Settings, state: StateFolder) -> Result<Self, LaunchError> {
         let socket = socket_path(state.join("enclave.sock"))?;
         let control = socket_path(state.join("control.sock"))?;
+        let store = socket_path(state.join("store.sock"))?;
         let root = Arc::new(DevelopmentRoot::generate(system_time_ms())?);
         state.write("development-root.pem", 0o644, root.root_certificate_pem().as_bytes())?;
         let image = Image::read(settings, &state, &root)?;
         let console = Arc::new(Console::new(&state.join("console.log"), settings.echo_console));
-        Ok(Self { settings: settings.clone(), state, root, socket, control, console, image })
+        Ok(Self { settings: settings.clone(), state, root, socket, control, store, console, image })
     }
 
     /// What the host says about the enclave.
@@ -207,7 +211,7 @@ impl Launcher for Simulated {
     async fn launch(&mut self) -> Result<SimulatedEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };
         self.image = Image::read(&self.settings, &self.state, &self.root)?;
-        for socket in [&self.socket, &self.control] {
+        for socket in [&self.socket, &self.control, &self.store] {
             remove_stale_socket(socket).map_err(system("removing an old socket"))?;
         }
         let nsm = self.security_module()?;
@@ -224,7 +228,7 @@ impl Launcher for Simulated {
             .env(variable::LISTEN, &self.socket)
             .env(variable::CONTROL, &self.control)
             .env(variable::CONFIG, &self.image.config)
-            .env(variable::MODEL, &self.image.model)
+            .env(variable::STORE, &self.store)
             .stdin(Stdio::from(OwnedFd::from(nsm)))
             .stdout(Stdio::from(writer))
             .stderr(Stdio::from(also_writer))
@@ -238,7 +242,9 @@ impl Launcher for Simulated {
 
         let last_words = LastWords::default();
         let console = self.console.keep_in_background(console, last_words.clone());
-        Ok(SimulatedEnclave { child, socket: self.socket.clone(), console, last_words })
+        let (store, model) = (EnclaveAddress::Unix(self.store.clone()), self.image.model.clone());
+        let store = tokio::spawn(async move { serve_model(&store, &model).await });
+        Ok(SimulatedEnclave { child, socket: self.socket.clone(), store, console, last_words })
     }
 }
 
@@ -246,6 +252,7 @@ impl Launcher for Simulated {
 pub struct SimulatedEnclave {
     child: Child,
     socket: PathBuf,
+    store: JoinHandle<()>,
     console: JoinHandle<()>,
     last_words: LastWords,
 }
@@ -291,6 +298,7 @@ impl Enclave for SimulatedEnclave {
 
 impl Drop for SimulatedEnclave {
     fn drop(&mut self) {
+        self.store.abort();
         self.console.abort();
     }
 }

@@ -8,7 +8,7 @@
 //! | [`heartbeat`] | the sign of life that an enclave sends when it has booted |
 //! | [`variable`] | how a host tells a simulated enclave where things are |
 //! | [`exit`] | what a simulated enclave's exit status means |
-//! | `model` | how the model file travels to the enclave (feature `stream`) |
+//! | `store` | how the model's bytes travel to the enclave (feature `stream`) |
 //! | `listener` | Unix sockets and vsock ports on which connections arrive (feature `stream`) |
 //! | `body` | how the body of a frame is read (feature `stream`) |
 //!
@@ -24,7 +24,7 @@ pub mod exit;
 pub mod heartbeat;
 #[cfg(feature = "stream")]
 pub mod listener;
-#[cfg(feature = "stream")]
-pub mod model;
 pub mod port;
+#[cfg(feature = "stream")]
+pub mod store;
 pub mod variable;

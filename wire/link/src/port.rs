@@ -6,5 +6,5 @@ pub const PARTNERS: u32 = 5000;
 /// The host hands in roots, releases, denials and leases here.
 pub const CONTROL: u32 = 5001;
 
-/// The host brings the model here, once after each boot.
+/// The host's store answers questions for the model's bytes here, after each boot.
 pub const MODEL: u32 = 5002;

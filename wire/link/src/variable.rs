@@ -9,5 +9,5 @@ pub const CONTROL: &str = "CLEANROOM_CONTROL";
 /// The path of the measured configuration.
 pub const CONFIG: &str = "CLEANROOM_CONFIG";
 
-/// The path of the model file.
-pub const MODEL: &str = "CLEANROOM_MODEL";
+/// The path of the Unix socket on which the host's store answers questions for the model's bytes.
+pub const STORE: &str = "CLEANROOM_STORE";

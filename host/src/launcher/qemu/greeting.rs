@@ -10,7 +10,7 @@ use tokio::net::UnixListener;
 use tokio::time::sleep;
 
 use crate::endpoint::{EnclaveAddress, remove_stale_socket};
-use crate::launcher::model::send_model;
+use crate::launcher::serve_model;
 use crate::relay::Dial as _;
 
 /// The pause between two attempts to reach a port that the enclave may not listen on yet.
@@ -46,16 +46,10 @@ impl Heartbeat {
     }
 }
 
-/// Hands the model over and waits until the enclave takes partners' connections. An enclave that halts
-/// instead ends the machine, which its supervisor sees; so this tries for ever.
+/// Answers the enclave's questions for the model and waits until it takes partners' connections. An enclave that
+/// halts instead ends the machine, which its supervisor sees; so this tries for ever.
 pub async fn until_serving(model_port: &EnclaveAddress, partner_port: &EnclaveAddress, model: &Path) {
-    loop {
-        match send_model(model_port, model).await {
-            Ok(()) => break,
-            Err(error) => tracing::debug!(error = %error.kind(), "the enclave does not take the model yet"),
-        }
-        sleep(PAUSE).await;
-    }
+    serve_model(model_port, model).await;
     while partner_port.dial().await.is_err() {
         sleep(PAUSE).await;
     }

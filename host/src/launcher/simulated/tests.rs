@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
 
 use aws_nitro_enclaves_nsm_api::api::{Request, Response};
+use cleanroom_link::store;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
@@ -40,9 +41,10 @@ fn stand_in() {
         let _ignored = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
         std::thread::spawn(move || {
             let listener = UnixListener::bind(socket).unwrap();
+            let model = model();
             for stream in listener.incoming() {
                 // The host's probe closes without reading.
-                let _ = stream.unwrap().write_all(&report());
+                let _ = stream.unwrap().write_all(&report(&model));
             }
         });
         stop.recv().await;
@@ -52,7 +54,7 @@ fn stand_in() {
 }
 
 /// What the stand-in finds in its environment, as JSON.
-fn report() -> Vec<u8> {
+fn report(model: &str) -> Vec<u8> {
     let mut names: Vec<_> = env::vars().map(|(name, _)| name).collect();
     names.sort();
     let descriptors: Vec<_> = fs::read_dir("/proc/self/fd")
@@ -64,13 +66,29 @@ fn report() -> Vec<u8> {
     serde_json::to_vec(&serde_json::json!({
         "environment": names,
         "arguments": env::args().skip(1).collect::<Vec<_>>(),
-        "model": fs::read_to_string(env::var_os(variable::MODEL).unwrap()).unwrap(),
+        "model": model,
         "pcr0": describe(&nsm, 0),
         "pcr1": describe(&nsm, 1),
         "pcr2": describe(&nsm, 2),
         "program": descriptors.iter().any(|target| target.contains("memfd")),
     }))
     .unwrap()
+}
+
+/// What the host's store has.
+fn model() -> String {
+    use std::io::Read as _;
+    let store = UnixListener::bind(env::var_os(variable::STORE).unwrap()).unwrap();
+    let (mut stream, _) = store.accept().unwrap();
+    let mut description = [0; 10];
+    stream.read_exact(&mut description).unwrap();
+    let description = store::Description::decode(description).unwrap();
+    let length = u32::try_from(description.length).unwrap();
+    stream.write_all(&store::Question { offset: 0, length }.encode()).unwrap();
+    let mut answer = vec![0; 12 + length as usize];
+    stream.read_exact(&mut answer).unwrap();
+    stream.write_all(&store::Question::FAREWELL.encode()).unwrap();
+    String::from_utf8(answer.split_off(12)).unwrap()
 }
 
 fn describe(mut nsm: &StdUnixStream, index: u16) -> String {
@@ -140,7 +158,7 @@ async fn an_enclave_gets_what_the_contract_says_and_nothing_else() {
 
     assert_eq!(
         report["environment"],
-        serde_json::json!([variable::CONFIG, variable::CONTROL, variable::LISTEN, variable::MODEL])
+        serde_json::json!([variable::CONFIG, variable::CONTROL, variable::LISTEN, variable::STORE])
     );
     assert_eq!(report["model"], "weights");
     assert_eq!(report["arguments"], serde_json::to_value(&settings.arguments).unwrap());

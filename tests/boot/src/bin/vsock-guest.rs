@@ -6,19 +6,18 @@ use std::time::Duration;
 
 use cleanroom_boot_tests::pattern::Pattern;
 use cleanroom_boot_tests::task::{self, Kind, Task};
-use cleanroom_link::port;
+use cleanroom_link::{port, store};
 use cleanroom_vsock::Gathered;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_vsock::{VMADDR_CID_ANY, VsockAddr, VsockStream};
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    // The host brings every enclave a model, and an enclave whose port for partners answers is ready.
+    // The host has a model for every enclave. This one wants none of it. An enclave whose port for partners answers is ready.
     let models = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, port::MODEL))?;
     let (mut stream, _) = models.accept().await?;
-    let length = stream.read_u64().await?;
-    tokio::io::copy(&mut (&mut stream).take(length), &mut tokio::io::sink()).await?;
-    stream.write_all(&[1]).await?;
+    store::Description::read(&mut stream).await?;
+    store::farewell(&mut stream).await;
     let listener = cleanroom_vsock::listen(VsockAddr::new(VMADDR_CID_ANY, port::PARTNERS))?;
     loop {
         let (stream, _) = listener.accept().await?;

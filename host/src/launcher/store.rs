@@ -1,0 +1,155 @@
+//! The host's store: it gives the enclave the model's bytes, range by range, as the enclave asks for them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::model::ModelDigester;
+use cleanroom_link::store::{self, Description, Form, Source};
+use cleanroom_vsock::WRITE_CAP;
+use serde::Deserialize;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::LaunchError;
+use crate::endpoint::EnclaveAddress;
+use crate::relay::Dial as _;
+
+/// Connections that the enclave may use at once.
+const CONNECTIONS: usize = 4;
+/// The pause before a connection that ended is made again.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The largest write to a Unix socket, in bytes.
+const SOCKET_CAP: usize = 256 * 1024;
+/// The longest record of a sealed file, in bytes.
+const RECORD_LIMIT: u64 = 1 << 20;
+/// The end of the name of a sealed file.
+const SEALED: &str = "sealed";
+
+/// A file that is served.
+struct ModelFile {
+    file: File,
+    description: Description,
+}
+
+impl ModelFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        Ok(Self { file, description: Description { form: form(path), length } })
+    }
+}
+
+impl Source for ModelFile {
+    fn description(&self) -> Description {
+        self.description
+    }
+
+    fn read_at(&self, offset: u64, output: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(output, offset)
+    }
+}
+
+/// Serves the file at `model` to the store's port of an enclave until the enclave has all that it wants. An enclave
+/// that halts instead ends, which its supervisor sees; so this tries for ever.
+pub async fn serve_model(enclave: &EnclaveAddress, model: &Path) {
+    let mut connections = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        connections.spawn(connect_for_ever(enclave.clone(), model.to_owned()));
+    }
+    // The first one to hear a farewell ends the others.
+    let _ = connections.join_next().await;
+}
+
+async fn connect_for_ever(enclave: EnclaveAddress, model: PathBuf) {
+    loop {
+        match serve_once(&enclave, &model).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(error = %error.kind(), "the enclave does not take the model yet"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn serve_once(enclave: &EnclaveAddress, model: &Path) -> io::Result<()> {
+    let cap = match enclave {
+        EnclaveAddress::Unix(_) => SOCKET_CAP,
+        EnclaveAddress::Hybrid { .. } | EnclaveAddress::Vsock { .. } => WRITE_CAP,
+    };
+    let stream = enclave.dial().await?;
+    store::serve(stream, &Arc::new(ModelFile::open(model)?), cap).await
+}
+
+/// The form of the file at `path`, which is in its name.
+fn form(path: &Path) -> Form {
+    if path.extension().is_some_and(|end| end == SEALED) { Form::Sealed } else { Form::Plain }
+}
+
+/// The model's identity: of a plain file, computed in memory that does not grow with the model; of a sealed one, what the
+/// record beside it says.
+pub(super) fn digest_of_model(path: &Path) -> Result<Sha256Digest, LaunchError> {
+    let (what, path, digest) = match form(path) {
+        Form::Plain => ("model", path.to_owned(), computed(path)),
+        Form::Sealed => {
+            let mut record = path.as_os_str().to_owned();
+            record.push(".json");
+            let record = PathBuf::from(record);
+            let digest = File::open(path).and_then(|_| recorded(&record));
+            ("record of the sealed model", record, digest)
+        }
+    };
+    digest.map_err(|source| LaunchError::Read { what, path, source })
+}
+
+fn computed(path: &Path) -> io::Result<Sha256Digest> {
+    use std::io::Read as _;
+    let mut file = File::open(path)?;
+    let mut digester = ModelDigester::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(digester.finish()),
+            Ok(count) => digester.update(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What `cleanroom-authority seal` writes beside a sealed file, as far as the host needs it.
+#[derive(Deserialize)]
+struct Record {
+    model_sha256: Sha256Digest,
+}
+
+fn recorded(path: &Path) -> io::Result<Sha256Digest> {
+    use std::io::Read as _;
+    let mut text = Vec::new();
+    File::open(path)?.take(RECORD_LIMIT).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice::<Record>(&text)?.model_sha256)
+}
+
+#[cfg(test)]
+mod tests {
+    use cleanroom_attestation::model::model_digest;
+
+    use super::*;
+
+    #[test]
+    fn a_sealed_file_has_the_identity_that_its_record_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("model"), "weights").unwrap();
+        assert_eq!(digest_of_model(&path("model")).unwrap(), model_digest(b"weights"));
+        std::fs::write(path("model.sealed"), "anything").unwrap();
+        assert!(matches!(digest_of_model(&path("model.sealed")), Err(LaunchError::Read { .. })));
+        let digest = model_digest(b"weights");
+        std::fs::write(path("model.sealed.json"), format!(r#"{{"bytes":7,"model_sha256":"{digest}"}}"#))
+            .unwrap();
+        assert_eq!(digest_of_model(&path("model.sealed")).unwrap(), digest);
+    }
+}
