@@ -37,6 +37,7 @@ fn main() -> std::io::Result<()> {
         ("chat", chats()),
         ("sealing", sealed_files()),
         ("shares", shares()),
+        ("store", stores()),
     ] {
         let folder = corpus.join(target);
         fs::create_dir_all(&folder)?;
@@ -359,6 +360,39 @@ fn model(kind: &str, type_number: u32, block: u64, bytes: usize) -> Vec<u8> {
         file = vector(file, &format!("blk.0.{name}"), *length);
     }
     file.bytes()
+}
+
+/// What a store says that has 20 000 bytes, as they are and sealed, in one connection and in two.
+fn stores() -> Seeds {
+    let weights: Vec<u8> = (0..20_000_u32).map(|byte| (byte % 251) as u8).collect();
+    let mut sealed = Vec::new();
+    let mut sealer = Sealer::new(&Key::from_bytes(&[7; 32]), &[9; 24], WEIGHTS, &mut sealed)
+        .expect("the library derives keys");
+    sealer.update(&weights, &mut sealed).expect("a short message");
+    sealer.finish(&mut sealed).expect("a short message");
+    let says = |form: u8, bytes: &[u8], ranges: &[std::ops::Range<usize>]| {
+        let mut says = vec![1, form];
+        says.extend((bytes.len() as u64).to_be_bytes());
+        for range in ranges {
+            says.extend((range.start as u64).to_be_bytes());
+            says.extend((range.len() as u32).to_be_bytes());
+            says.extend(&bytes[range.clone()]);
+        }
+        says
+    };
+    let plain = says(0, &weights, &[0..20_000]);
+    let header = says(1, &sealed, &[0..56]);
+    let whole = says(1, &sealed, &[0..56, 56..sealed.len()]);
+    let rest = says(1, &sealed, &[56..sealed.len()]);
+    // 0xfe and 0xff: all of it in the first connection. 5: the second one begins after 512 bytes.
+    let mut two = header;
+    two.resize(512, 0);
+    vec![
+        ("plain", [&[0xfe_u8][..], &plain].concat()),
+        ("sealed", [&[0xff_u8][..], &whole].concat()),
+        ("two", [&[5_u8][..], &two, &rest].concat()),
+        ("wrong-form", [&[0xfe_u8][..], &whole].concat()),
+    ]
 }
 
 /// Sealed files, and messages with a place and a change. The keys are those of the target.
