@@ -1,0 +1,142 @@
+//! Opens and hashes a sealed file of random bytes through the host's store, as an enclave does before it serves, and compares the
+//! time with that of the cryptography alone: AES-256-GCM and SHA-256 over the same chunks, on as many threads, in the same run.
+//! Then it seals the file with `cleanroom-authority seal` and with `age`, in turn.
+//!
+//! The store and the enclave are processes of their own with a Unix socket between them, so the peak memory of the enclave's is
+//! its own. The enclave has 1 to all processors; the store shares them. The target holds for the half of the processors,
+//! where the store has the other half.
+//!
+//! Ends with exit code 1 when a target is missed.
+
+mod limit;
+mod open;
+mod seal;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use open::Opened;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// How much of the speed of the cryptography alone the enclave must reach.
+const SPEED_TARGET: f64 = 0.85;
+/// Memory beside the weights that it may use, bytes.
+const MEMORY_TARGET: u64 = 64 << 20;
+/// How much faster than `age` sealing must be.
+const SEAL_TARGET: f64 = 1.0;
+
+const USAGE: &str = "usage: bench-weights AUTHORITY [MIB [ROUNDS]]   (the program cleanroom-authority; default: 4096 MiB, 3 rounds)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["--enclave", socket, threads] => open::enclave(Path::new(socket), threads).map(|()| true),
+        ["--store", socket, file] => open::store(Path::new(socket), Path::new(file)).map(|()| true),
+        [authority, rest @ ..] if rest.len() <= 2 && !authority.starts_with('-') => {
+            let number =
+                |index: usize, default: u64| rest.get(index).map_or(Ok(default), |text| text.parse());
+            match (number(0, 4096), number(1, 3)) {
+                (Ok(mib), Ok(rounds)) if mib > 0 && rounds > 0 => run(Path::new(authority), mib, rounds),
+                _ => Err(USAGE.into()),
+            }
+        }
+        _ => Err(USAGE.into()),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench-weights: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(authority: &Path, mib: u64, rounds: u64) -> Outcome<bool> {
+    let processors = std::thread::available_parallelism()?.get();
+    println!("{}, {processors} processors, load {}", processor()?, load()?);
+    let folder = tempfile::Builder::new().prefix("weights-").tempdir_in(".")?;
+    let plain = folder.path().join("weights");
+    let bytes = mib << 20;
+    seal::random_file(&plain, bytes)?;
+    println!("{bytes} random bytes, {rounds} interleaved rounds, the best of each\n");
+
+    let sealed = seal::once(authority, &plain, folder.path())?;
+    let mut met = opening(&sealed, bytes, rounds, processors)?;
+    std::fs::remove_file(&sealed)?;
+    met &= sealing(authority, &plain, folder.path(), bytes, rounds)?;
+    Ok(met)
+}
+
+fn opening(sealed: &Path, bytes: u64, rounds: u64, processors: usize) -> Outcome<bool> {
+    let mut met = true;
+    println!(
+        "threads   AES-256-GCM   SHA-256   both: the limit   open and hash   of the limit   memory beside"
+    );
+    for threads in 1..=processors {
+        let (mut cipher, mut hash, mut best) = (0.0_f64, 0.0_f64, None::<Opened>);
+        for _ in 0..rounds {
+            cipher = cipher.max(limit::cipher(threads)?);
+            hash = hash.max(limit::hash(threads));
+            let opened = open::measure(sealed, threads)?;
+            if best.as_ref().is_none_or(|best| opened.seconds < best.seconds) {
+                best = Some(opened);
+            }
+        }
+        let best = best.ok_or("no round")?;
+        let limit = 1.0 / (1.0 / cipher + 1.0 / hash);
+        let speed = bytes as f64 / best.seconds / 1e9;
+        let beside = best.peak_bytes.saturating_sub(bytes);
+        println!(
+            "{threads:>7}   {cipher:>6.2} GB/s   {hash:>2.2} GB/s   {limit:>10.2} GB/s   {speed:>8.2} GB/s   {:>12.2}   {:>9.1} MiB",
+            speed / limit,
+            beside as f64 / f64::from(1 << 20),
+        );
+        if threads == processors.div_ceil(2) && speed / limit < SPEED_TARGET {
+            println!("MISSED: {SPEED_TARGET} of the limit with {threads} threads");
+            met = false;
+        }
+        if beside > MEMORY_TARGET {
+            println!("MISSED: at most {} MiB beside the weights", MEMORY_TARGET >> 20);
+            met = false;
+        }
+    }
+    Ok(met)
+}
+
+fn sealing(authority: &Path, plain: &Path, folder: &Path, bytes: u64, rounds: u64) -> Outcome<bool> {
+    let (mut ours, mut theirs) = (f64::MAX, f64::MAX);
+    for _ in 0..rounds {
+        ours = ours.min(seal::timed_seal(authority, plain, folder)?);
+        theirs = theirs.min(seal::timed_age(plain, folder)?);
+    }
+    let speed = |seconds: f64| bytes as f64 / seconds / 1e9;
+    let ratio = theirs / ours;
+    println!(
+        "\nsealing, and its identity      cleanroom-authority seal {:.2} GB/s\nencrypting alone               age {:.2} GB/s, so seal is {ratio:.2} times as fast",
+        speed(ours),
+        speed(theirs)
+    );
+    if ratio < SEAL_TARGET {
+        println!("MISSED: as fast as age");
+    }
+    Ok(ratio >= SEAL_TARGET)
+}
+
+fn processor() -> Outcome<String> {
+    let information = std::fs::read_to_string("/proc/cpuinfo")?;
+    let name = information.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    Ok(name.map_or("a processor without a name", |(_, name)| name.trim()).to_owned())
+}
+
+fn load() -> Outcome<String> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(load.split_whitespace().next().unwrap_or("unknown").to_owned())
+}
+
+/// This program, for its children.
+fn this_program() -> Outcome<PathBuf> {
+    Ok(std::env::current_exe()?)
+}
