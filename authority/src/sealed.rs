@@ -1,29 +1,33 @@
-//! `seal`, `inspect` and `verify`: model weights in files that only a key opens.
+//! `identify`, `seal`, `inspect` and `verify`: model weights in files that only a key opens.
 
+mod files;
 mod part;
+mod plaintext;
+mod shares;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use clap::{Args, Subcommand};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::model::ModelDigester;
+use cleanroom_attestation::model::{CHUNK_BYTES, SubtreeDigester, model_digest};
 use cleanroom_program::file;
 use cleanroom_sealing::{
-    ChunkCipher, HEADER_BYTES, Header, Key, Layout, Opener, Salt, SealError, Sealer, WEIGHTS,
+    ChunkCipher, HEADER_BYTES, Header, Key, Layout, SEALED_CHUNK_BYTES, Salt, SealError, TAG_BYTES, WEIGHTS,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use self::files::{Files, FilesError, MAX_INDEX_BYTES};
 use self::part::Part;
+use self::plaintext::Plaintext;
+use self::shares::{Broken, Ended, Share};
 use crate::Outcome;
 use crate::failure::Failure;
 
-/// Bytes that are read at a time.
-const PIECE: usize = 1 << 20;
 /// A key file holds 64 hexadecimal digits and a line feed.
 const KEY_FILE_LIMIT: usize = 80;
 /// The format's name in the record of a sealed file.
@@ -31,18 +35,28 @@ const FORMAT: &str = "c2sp.org/chunked-encryption@v1 Cobblestone-256";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Seal a model's file, so that only a key opens it.
+    /// Compute a model's identity, which a release names, before it is sealed.
+    #[command(after_help = IDENTIFY_EXAMPLES)]
+    Identify {
+        /// The model's file, its folder, or its files.
+        #[arg(required = true)]
+        model: Vec<PathBuf>,
+    },
+    /// Seal a model, so that only a key opens it.
     ///
-    /// The sealed file may lie on any disk. Beside it, NAME.json records its lengths, its commitment to the
-    /// key, and the model's identity, which a release names. An interrupted run is continued by the next one
-    /// with the same key: it checks that the model is still the same, and goes on.
+    /// A model is a file, a folder, or several files, such as a split GGUF. Several files become one sealed file
+    /// with one identity, which covers their names. The sealed file may lie on any disk. Beside it, NAME.json
+    /// records its lengths, its commitment to the key, and the model's identity, which a release names. An
+    /// interrupted run is continued by the next one with the same key: it checks that the model is still the
+    /// same, and goes on.
     #[command(after_help = SEAL_EXAMPLES)]
     Seal {
-        /// The model's file.
-        model: PathBuf,
+        /// The model's file, its folder, or its files.
+        #[arg(required = true)]
+        model: Vec<PathBuf>,
         #[command(flatten)]
         key: KeyArguments,
-        /// The new file for the sealed model. Default: MODEL.sealed.
+        /// The new file for the sealed model. Default: MODEL.sealed, where MODEL is the only path.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -78,9 +92,15 @@ pub(crate) struct KeyArguments {
     new_key: Option<PathBuf>,
 }
 
+const IDENTIFY_EXAMPLES: &str = "\
+Examples:
+  cleanroom-authority identify forecast-8b.gguf
+  cleanroom-authority identify forecast-70b/";
+
 const SEAL_EXAMPLES: &str = "\
 Examples:
   cleanroom-authority seal forecast-8b.gguf --new-key forecast-8b.key
+  cleanroom-authority seal forecast-70b/ --new-key forecast-70b.key --out forecast-70b.sealed
   cleanroom-authority seal forecast-8b.gguf --key forecast-8b.key    # continues an interrupted run";
 
 const INSPECT_EXAMPLES: &str = "\
@@ -96,6 +116,7 @@ Examples:
 impl Command {
     pub(crate) fn run(self) -> Result<Outcome, Failure> {
         match self {
+            Self::Identify { model } => identify(&model),
             Self::Seal { model, key, out } => seal(&model, &key, out),
             Self::Inspect { sealed } => inspect(&sealed),
             Self::Verify { sealed, key, model } => verify(&sealed, &key, model),
@@ -103,19 +124,50 @@ impl Command {
     }
 }
 
-fn seal(model: &Path, key: &KeyArguments, out: Option<PathBuf>) -> Result<Outcome, Failure> {
-    let out = out.unwrap_or_else(|| with_suffix(model, ".sealed"));
+fn identify(model: &[PathBuf]) -> Result<Outcome, Failure> {
+    let mut plain = Plaintext::of(model)?;
+    let progress = progress(plain.length, "hashing");
+    let name = plain.name.clone();
+    let mut identity = SubtreeDigester::new();
+    let work = |share: &mut Share| {
+        share.digest = weights_of(share.first_chunk(), &share.read);
+        Ok(())
+    };
+    let take = |share: &Share| {
+        share.digest.into_iter().for_each(|digest| identity.push(digest));
+        progress.inc(share.read.len() as u64);
+        Ok::<_, Failure>(())
+    };
+    let done = shares::for_each(&mut plain, shares::CHUNKS * CHUNK_BYTES, work, take);
+    done.map_err(|ended| failed(ended, &name))?;
+    progress.finish_and_clear();
+    let identity = identity.finish().unwrap_or_else(|| model_digest(&[]));
+    let files = plain.files.as_ref();
+    let text = format!(
+        "{}\n  model   SHA-256 {identity}\n  length  {} bytes{}\n",
+        name.display(),
+        plain.length,
+        list(files)
+    );
+    let json = json!({ "model_sha256": identity, "bytes": plain.length, "files": files.map(entries) });
+    Ok(Outcome { text, json })
+}
+
+fn seal(model: &[PathBuf], key: &KeyArguments, out: Option<PathBuf>) -> Result<Outcome, Failure> {
+    let out = match (out, model) {
+        (Some(out), _) => out,
+        (None, [model]) => with_suffix(&model.components().collect::<PathBuf>(), ".sealed"),
+        (None, _) => return Err(Failure::usage("say with --out which file several files are sealed into")),
+    };
     if out.symlink_metadata().is_ok() {
         return Err(Failure::usage(format!(
             "{} exists already and is not overwritten: choose another file with --out",
             out.display()
         )));
     }
-    let failed = |error| Failure::File { verb: "read", path: model.to_owned(), error };
-    let mut source = File::open(model).map_err(failed)?;
-    let length = source.metadata().map_err(failed)?.len();
+    let mut plain = Plaintext::of(model)?;
     let refused = |error: SealError| refused(&out, error);
-    Layout::of_plain(length).map_err(refused)?;
+    let layout = Layout::of_plain(plain.length).map_err(refused)?;
     let key = match (&key.key, &key.new_key) {
         (None, Some(path)) => new_key(path)?,
         (Some(path), _) => read_key(path)?,
@@ -130,30 +182,23 @@ fn seal(model: &Path, key: &KeyArguments, out: Option<PathBuf>) -> Result<Outcom
         }
         None => new_salt()?,
     };
-    let mut sealed = Vec::with_capacity(PIECE + PIECE / 512);
-    let mut sealer = Sealer::new(&key, &salt, WEIGHTS, &mut sealed).map_err(refused)?;
-    let header = Header::parse(&sealed).map_err(refused)?;
-    let mut digester = ModelDigester::new();
-    let progress = progress(length, "sealing");
-    let mut read = 0;
-    let mut piece = Zeroizing::new(vec![0; PIECE]);
-    loop {
-        part.write(&sealed)?;
-        sealed.clear();
-        let count = read_piece(&mut source, &mut piece).map_err(failed)?;
-        let bytes = piece.get(..count).unwrap_or_default();
-        if bytes.is_empty() {
-            break;
-        }
-        digester.update(bytes);
-        sealer.update(bytes, &mut sealed).map_err(refused)?;
-        read += bytes.len() as u64;
-        progress.set_position(read);
-    }
-    sealer.finish(&mut sealed).map_err(refused)?;
-    part.write(&sealed)?;
-    let layout = Layout::of_plain(read).map_err(refused)?;
-    let identity = digester.finish();
+    let (cipher, header) = ChunkCipher::to_seal(&key, &salt, WEIGHTS).map_err(refused)?;
+    // The cipher has its own.
+    drop(key);
+    part.write(&header.to_bytes())?;
+    let progress = progress(plain.length, "sealing");
+    let mut identity = SubtreeDigester::new();
+    let name = plain.name.clone();
+    let work = |share: &mut Share| seal_share(&cipher, share);
+    let take = |share: &Share| {
+        share.digest.into_iter().for_each(|digest| identity.push(digest));
+        progress.inc(share.read.len() as u64);
+        part.write(&share.made)
+    };
+    let done = shares::for_each(&mut plain, shares::CHUNKS * CHUNK_BYTES, work, take);
+    done.map_err(|ended| failed(ended, &name))?;
+    let identity = identity.finish().unwrap_or_else(|| model_digest(&[]));
+    let files = plain.files.as_ref();
     let json = json!({
         "format": FORMAT,
         "context": String::from_utf8_lossy(WEIGHTS),
@@ -162,6 +207,7 @@ fn seal(model: &Path, key: &KeyArguments, out: Option<PathBuf>) -> Result<Outcom
         "salt": hex(&header.salt),
         "commitment": hex(&header.commitment),
         "model_sha256": identity,
+        "files": files.map(entries),
     });
     // The record comes first: where the sealed file is, there is its record.
     let record = with_suffix(&out, ".json");
@@ -169,20 +215,83 @@ fn seal(model: &Path, key: &KeyArguments, out: Option<PathBuf>) -> Result<Outcom
     part.put_in_place(&out, layout.sealed_length())?;
     progress.finish_and_clear();
     let text = format!(
-        "sealed {} into {}\n  model       SHA-256 {identity}\n  length      {} bytes, sealed {} bytes\n  commitment  {}\n  \
+        "sealed {} into {}\n  model       SHA-256 {identity}\n  length      {} bytes, sealed {} bytes{}\n  commitment  {}\n  \
          record      {}\n",
-        model.display(),
+        name.display(),
         out.display(),
         layout.plain_length(),
         layout.sealed_length(),
+        list(files),
         hex(&header.commitment),
         record.display()
     );
     Ok(Outcome { text, json })
 }
 
+/// Seals the chunks of a share. The last share ends with a chunk that is shorter than the others, and may be empty.
+fn seal_share(cipher: &ChunkCipher, share: &mut Share) -> Result<(), SealError> {
+    share.digest = weights_of(share.first_chunk(), &share.read);
+    let first = share.first_chunk();
+    share.made.clear();
+    let mut chunk = Zeroizing::new(Vec::with_capacity(SEALED_CHUNK_BYTES));
+    let mut seal = |number, plain: &[u8]| -> Result<(), SealError> {
+        chunk.clear();
+        chunk.extend_from_slice(plain);
+        cipher.seal(number, &mut chunk)?;
+        share.made.extend_from_slice(&chunk);
+        Ok(())
+    };
+    let mut chunks = share.read.chunks_exact(CHUNK_BYTES);
+    let mut number = first;
+    for plain in &mut chunks {
+        seal(number, plain)?;
+        number += 1;
+    }
+    if share.is_last { seal(number, chunks.remainder()) } else { Ok(()) }
+}
+
+/// Opens the chunks of a share.
+fn open_share(cipher: &ChunkCipher, share: &mut Share) -> Result<(), SealError> {
+    let chunks = share.read.len().div_ceil(SEALED_CHUNK_BYTES);
+    let length = share.read.len().saturating_sub(chunks * TAG_BYTES);
+    share.made.resize(length, 0);
+    let first = share.first_chunk();
+    let mut rest = share.made.as_mut_slice();
+    for (number, sealed) in (first..).zip(share.read.chunks(SEALED_CHUNK_BYTES)) {
+        let length = sealed.len().saturating_sub(TAG_BYTES);
+        let (chunk, after) = rest.split_at_mut_checked(length).ok_or(SealError::Damaged { number })?;
+        cipher.open_into(number, sealed, chunk)?;
+        rest = after;
+    }
+    share.digest = weights_of(share.first_chunk(), &share.made);
+    Ok(())
+}
+
+/// The identity of the weights from chunk `first` on; none if there are none, and the model has others.
+fn weights_of(first: u64, weights: &[u8]) -> Option<Sha256Digest> {
+    (first == 0 || !weights.is_empty()).then(|| model_digest(weights))
+}
+
+fn failed(ended: Ended<Failure>, path: &Path) -> Failure {
+    match ended {
+        Ended::Broken(Broken::Read(error)) => Failure::File { verb: "read", path: path.to_owned(), error },
+        Ended::Broken(Broken::Work(error)) => refused(path, error),
+        Ended::Taken(failure) => failure,
+    }
+}
+
+/// The files of a model, for a record.
+fn entries(files: &Files) -> Vec<serde_json::Value> {
+    files.entries().map(|(name, bytes)| json!({ "name": name, "bytes": bytes })).collect()
+}
+
+/// How many files there are, for people.
+fn list(files: Option<&Files>) -> String {
+    files.map_or_else(String::new, |files| format!(", {} files", files.entries().count()))
+}
+
 fn inspect(path: &Path) -> Result<Outcome, Failure> {
-    let (_, header, layout) = open(path)?;
+    let (header, layout) = open(path)?;
     let text = format!(
         "{}\n  format      {FORMAT}\n  length      {} bytes, sealed {} bytes, {} chunks\n  salt        {}\n  commitment  {}\n",
         path.display(),
@@ -205,25 +314,26 @@ fn inspect(path: &Path) -> Result<Outcome, Failure> {
 
 fn verify(path: &Path, key: &Path, expected: Option<Sha256Digest>) -> Result<Outcome, Failure> {
     let key = read_key(key)?;
-    let (mut source, header, layout) = open(path)?;
+    let (header, layout) = open(path)?;
     let refused = |error| refused(path, error);
-    let mut opener = Opener::new(&key, &header, WEIGHTS).map_err(refused)?;
-    let mut digester = ModelDigester::new();
+    let cipher = ChunkCipher::to_open(&key, &header, WEIGHTS).map_err(refused)?;
+    drop(key);
+    let mut sealed = Plaintext::behind(path, HEADER_BYTES as u64)?;
     let progress = progress(layout.sealed_length(), "verifying");
-    let mut piece = vec![0; PIECE];
-    loop {
-        let count = read_piece(&mut source, &mut piece);
-        let count = count.map_err(|error| Failure::File { verb: "read", path: path.to_owned(), error })?;
-        let bytes = piece.get(..count).unwrap_or_default();
-        if bytes.is_empty() {
-            break;
-        }
-        opener.update(bytes, |opened| digester.update(opened)).map_err(refused)?;
-        progress.inc(bytes.len() as u64);
-    }
-    opener.finish(|opened| digester.update(opened)).map_err(refused)?;
+    let mut identity = SubtreeDigester::new();
+    let mut beginning = Zeroizing::new(Vec::new());
+    let take = |share: &Share| {
+        share.digest.into_iter().for_each(|digest| identity.push(digest));
+        let room = MAX_INDEX_BYTES.saturating_sub(beginning.len()).min(share.made.len());
+        beginning.extend_from_slice(share.made.get(..room).unwrap_or_default());
+        progress.inc(share.read.len() as u64);
+        Ok::<_, Failure>(())
+    };
+    let work = |share: &mut Share| open_share(&cipher, share);
+    let done = shares::for_each(&mut sealed, shares::CHUNKS * SEALED_CHUNK_BYTES, work, take);
+    done.map_err(|ended| failed(ended, path))?;
     progress.finish_and_clear();
-    let identity = digester.finish();
+    let identity = identity.finish().unwrap_or_else(|| model_digest(&[]));
     if let Some(expected) = expected.filter(|expected| *expected != identity) {
         return Err(Failure::Refused {
             what: path.display().to_string(),
@@ -231,44 +341,41 @@ fn verify(path: &Path, key: &Path, expected: Option<Sha256Digest>) -> Result<Out
             problem: format!("it holds another model: expected {expected}, got {identity}"),
         });
     }
+    let files = match Files::parse(&beginning, layout.plain_length()) {
+        Ok(files) => Some(files),
+        Err(FilesError::Index) => None,
+        Err(error) => return Err(plaintext::refused(path, &error)),
+    };
     let compared =
         if expected.is_some() { "as expected" } else { "compare it with the release, or give --model" };
     let text = format!(
-        "{} opens, whole and undamaged\n  model   SHA-256 {identity} ({compared})\n  length  {} bytes\n",
+        "{} opens, whole and undamaged\n  model   SHA-256 {identity} ({compared})\n  length  {} bytes{}\n",
         path.display(),
-        layout.plain_length()
+        layout.plain_length(),
+        list(files.as_ref())
     );
-    let json = json!({ "valid": true, "model_sha256": identity, "bytes": layout.plain_length() });
+    let json = json!({
+        "valid": true,
+        "model_sha256": identity,
+        "bytes": layout.plain_length(),
+        "files": files.as_ref().map(entries),
+    });
     Ok(Outcome { text, json })
 }
 
-/// A sealed file behind its header, its header, and its layout by its length.
-fn open(path: &Path) -> Result<(File, Header, Layout), Failure> {
+/// A sealed file's header, and its layout by its length.
+fn open(path: &Path) -> Result<(Header, Layout), Failure> {
     let failed = |error| Failure::File { verb: "read", path: path.to_owned(), error };
     let refused = |error| refused(path, error);
     let mut source = File::open(path).map_err(failed)?;
     let layout = Layout::of_sealed(source.metadata().map_err(failed)?.len()).map_err(refused)?;
     let mut header = [0; HEADER_BYTES];
     source.read_exact(&mut header).map_err(failed)?;
-    Ok((source, Header::parse(&header).map_err(refused)?, layout))
+    Ok((Header::parse(&header).map_err(refused)?, layout))
 }
 
 fn refused(path: &Path, error: SealError) -> Failure {
     Failure::Refused { what: path.display().to_string(), code: error.code(), problem: error.to_string() }
-}
-
-/// Fills `piece`, or as much of it as there is to read.
-fn read_piece(source: &mut impl Read, piece: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match source.read(rest) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 fn new_salt() -> Result<Salt, Failure> {

@@ -125,6 +125,57 @@ fn an_interrupted_run_is_continued() {
 }
 
 #[test]
+fn several_files_are_one_model() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path("m/tokenizer")).unwrap();
+    let shards = ["m/x-00001-of-00002.gguf", "m/x-00002-of-00002.gguf", "m/tokenizer/vocabulary.json"];
+    for (index, name) in shards.iter().enumerate() {
+        folder.write(name, &model(CHUNK * index + 100));
+    }
+    let identity = folder.json("identify m")["model_sha256"].clone();
+    let sealed = folder.json("seal m/ --new-key weights.key");
+    assert_eq!(sealed["model_sha256"], identity);
+    let names: Vec<_> =
+        sealed["files"].as_array().unwrap().iter().map(|file| file["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["tokenizer/vocabulary.json", "x-00001-of-00002.gguf", "x-00002-of-00002.gguf"]);
+    let verified = folder.json("verify m.sealed --key weights.key");
+    assert_eq!((&verified["model_sha256"], &verified["files"]), (&identity, &sealed["files"]));
+    assert!(folder.ok("verify m.sealed --key weights.key").contains("3 files"));
+    // The files are where the format says, and nothing else is.
+    let files = shards.map(|name| (name.trim_start_matches("m/").to_owned(), folder.read(name)));
+    let mut whole = [&17_u32.to_be_bytes()[..], b"cleanroom/files/1", &3_u32.to_be_bytes()].concat();
+    let of = |name: &&str| &files.iter().find(|(each, _)| each == name).unwrap().1;
+    for name in &names {
+        whole.extend((name.len() as u32).to_be_bytes());
+        whole.extend(name.as_bytes());
+        whole.extend((of(name).len() as u64).to_be_bytes());
+    }
+    whole.resize(CHUNK, 0);
+    for name in &names {
+        whole.extend(of(name));
+        whole.resize(whole.len().next_multiple_of(CHUNK), 0);
+    }
+    assert_eq!(identity, model_digest(&whole).to_string());
+    // Several paths are the same model as their folder, in any order.
+    let [first, second, _] = shards;
+    std::fs::remove_dir_all(folder.path("m/tokenizer")).unwrap();
+    let two = folder.json("identify m")["model_sha256"].clone();
+    assert_ne!(two, identity);
+    assert_eq!(folder.json(&format!("identify {second} {first}"))["model_sha256"], two);
+    // Names belong to the model.
+    std::fs::rename(folder.path(second), folder.path("m/y.gguf")).unwrap();
+    assert_ne!(folder.json("identify m")["model_sha256"], two);
+    assert_eq!(folder.run(&format!("seal {first} m/y.gguf --key weights.key")).status, 2);
+    std::fs::create_dir(folder.path("empty")).unwrap();
+    assert_eq!(folder.refused("identify empty"), "model-files");
+    // One file is itself.
+    assert_eq!(
+        folder.json(&format!("identify {first}"))["model_sha256"],
+        model_digest(&model(100)).to_string()
+    );
+}
+
+#[test]
 fn the_model_is_never_in_memory() {
     let folder = Folder::new();
     let file = std::fs::File::create(folder.path("m")).unwrap();
