@@ -111,3 +111,24 @@ async fn a_root_that_is_rotated_reaches_the_enclave_and_the_old_one_serves_no_pa
     ceremony.resume("successor");
     until("served", &ceremony, &address, "roots/2.json").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sealed_weights_open_with_two_brokers_of_three() {
+    let mut ceremony = Ceremony::new(Terms { sealed: Some(2), ..Terms::default() });
+    ceremony.serve(0);
+    let mut host = ceremony.starting_host(true);
+    // One gives its share, and that is not enough.
+    ceremony.serve_broker(0);
+    assert_eq!(ceremony.broker_log(0)["result"], "given");
+    ceremony.serve_broker(2);
+    let address = host.wait_for("ready: partners connect to ");
+    assert_eq!(ceremony.broker_log(2)["result"], "given");
+    until("served", &ceremony, &address, "roots/1.json").await;
+    // What the host has is no model.
+    let (model, sealed) = (
+        std::fs::read(Terms::default().model).unwrap(),
+        std::fs::read(ceremony.path("model.sealed")).unwrap(),
+    );
+    let piece = &model[model.len() / 2..][..64];
+    assert!(memchr::memmem::find(&model, piece).is_some() && memchr::memmem::find(&sealed, piece).is_none());
+}

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_channel::identity::Identity;
 
@@ -22,11 +23,18 @@ pub struct Terms {
     pub lease_issuers: u32,
     /// The model's file.
     pub model: PathBuf,
+    /// Whether the host gets the model sealed, and how many of the authorities' brokers it takes to open it.
+    pub sealed: Option<u32>,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { lease_seconds: 10, lease_issuers: 1, model: repository().join("models/demo.gguf") }
+        Self {
+            lease_seconds: 10,
+            lease_issuers: 1,
+            model: repository().join("models/demo.gguf"),
+            sealed: None,
+        }
     }
 }
 
@@ -36,6 +44,9 @@ pub struct Ceremony {
     terms: Terms,
     identity: Identity,
     services: [Option<(Running, String)>; 3],
+    brokers: [Option<Running>; 3],
+    /// Where the brokers will listen: the host is told before they can start.
+    ports: [u16; 3],
 }
 
 impl Ceremony {
@@ -44,7 +55,14 @@ impl Ceremony {
     pub fn new(terms: Terms) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let identity = Identity::generate().unwrap();
-        let ceremony = Self { folder, terms, identity, services: [None, None, None] };
+        let ceremony = Self {
+            folder,
+            terms,
+            identity,
+            services: [None, None, None],
+            brokers: [None, None, None],
+            ports: free_ports(),
+        };
         std::fs::create_dir(ceremony.path("roots")).unwrap();
         for name in NAMES {
             ceremony.keys_of(name);
@@ -59,20 +77,91 @@ impl Ceremony {
 
         let root = std::fs::read_to_string(ceremony.path("roots/1.json")).unwrap();
         let config = format!(
-            "version = 1\nmodel = \"demo\"\npartners = \"any\"\n[limits]\nsequences = 2\n[release]\nroot = '''{root}'''\n"
+            "version = 1\nmodel = \"demo\"\npartners = \"any\"\nsealed = {}\n[limits]\nsequences = 2\n[release]\nroot = '''{root}'''\n",
+            ceremony.terms.sealed.is_some()
         );
         std::fs::write(ceremony.path("enclave.toml"), config).unwrap();
         std::fs::copy(file("cleanroom-enclave-simulated"), ceremony.path("enclave")).unwrap();
-        let Terms { lease_seconds, lease_issuers, model } = &ceremony.terms;
+        let weights = ceremony.seal();
+        let Terms { lease_seconds, lease_issuers, model, sealed: _ } = &ceremony.terms;
         ceremony.run(&format!(
             "release draft --root roots --expires 2089-01-01T00:00:00Z --image simulated=program:enclave,config:enclave.toml \
-             --deployment here=instance:{INSTANCE} --model demo={} --partner p={} --grant p=demo --limits p=100000,100000000,16 \
+             --deployment here=instance:{INSTANCE} --model demo={} {weights} --partner p={} --grant p=demo --limits p=100000,100000000,16 \
              --lease-seconds {lease_seconds} --lease-issuers {lease_issuers} --out next.draft.json",
             model.display(),
             ceremony.identity.key_digest()
         ));
         ceremony.sign_next(["bank", "utility"]);
         ceremony
+    }
+
+    /// Seals the model for the authorities' brokers, if the terms say so. Gives what the release says about it.
+    fn seal(&self) -> String {
+        let Some(needed) = self.terms.sealed else { return String::new() };
+        let model = self.terms.model.display();
+        let digest = model_digest(&std::fs::read(&self.terms.model).unwrap());
+        let brokers = NAMES.map(|name| format!("--broker {name}")).join(" ");
+        self.run(&format!(
+            "broker secret new --model-sha256 {digest} --needed {needed} {brokers} --out keys"
+        ));
+        self.run(&format!("seal {model} --key keys/data.key --out model.sealed"));
+        "--weights demo=keys/weights.json".to_owned()
+    }
+
+    /// Starts the broker of an authority, which believes the security module of the host that runs.
+    pub fn serve_broker(&mut self, index: usize) {
+        let name = NAMES[index];
+        let root = self.path("host/development-root.pem");
+        let begun = std::time::Instant::now();
+        while !root.exists() {
+            assert!(begun.elapsed().as_secs() < 120, "the host made no development root");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let trust = self.run(
+            "trust --development-root host/development-root.pem --release-root roots/1.json --use-model demo",
+        );
+        std::fs::write(self.path("brokers.toml"), trust).unwrap();
+        let shown: serde_json::Value =
+            serde_json::from_str(&self.run("--json release show release.json")).unwrap();
+        let (image, model) =
+            (&shown["release"]["images"][0]["pcr0"], &shown["release"]["models"][0]["sha256"]);
+        let allowed =
+            format!("version = 1\nimages = [{image}]\n[[model]]\nid = \"demo\"\nsha256 = {model}\n");
+        std::fs::write(self.path("allow.toml"), allowed).unwrap();
+        let (denials, share, log, listen) = (
+            format!("{name}-denials"),
+            format!("keys/{name}.share"),
+            format!("{name}.log"),
+            format!("127.0.0.1:{}", self.ports[index]),
+        );
+        let arguments = [
+            ["broker", "serve"],
+            ["--listen", &listen],
+            ["--root", "roots"],
+            ["--release", "release.json"],
+            ["--denials", &denials],
+            ["--policy", "brokers.toml"],
+            ["--allow", "allow.toml"],
+            ["--share", &share],
+            ["--log", &log],
+        ];
+        let mut broker = Running::start("cleanroom-authority", self.folder.path(), arguments.as_flattened());
+        broker.wait_for("listening on ");
+        self.brokers[index] = Some(broker);
+    }
+
+    /// Waits until the log of an authority's broker has an entry, and gives its last one.
+    #[must_use]
+    pub fn broker_log(&self, index: usize) -> serde_json::Value {
+        let begun = std::time::Instant::now();
+        loop {
+            let log = std::fs::read_to_string(self.path(&format!("{}.log", NAMES[index]))).unwrap();
+            if let Some(entry) = log.lines().last() {
+                return serde_json::from_str(entry).unwrap();
+            }
+            assert!(begun.elapsed().as_secs() < 120, "no enclave asked the broker");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 
     /// A file of the folder.
@@ -139,7 +228,16 @@ impl Ceremony {
     /// Starts the host; `led` by the services that run, or by whoever speaks to `host/control.sock`. Gives the partners' address.
     #[must_use]
     pub fn host(&self, led: bool) -> (Running, String) {
-        let model = self.terms.model.to_str().unwrap();
+        let mut host = self.starting_host(led);
+        let address = host.wait_for("ready: partners connect to ");
+        (host, address)
+    }
+
+    /// As [`Self::host`], and does not wait until the enclave serves.
+    #[must_use]
+    pub fn starting_host(&self, led: bool) -> Running {
+        let model =
+            if self.terms.sealed.is_some() { "model.sealed" } else { self.terms.model.to_str().unwrap() };
         let mut arguments =
             vec!["run", "--tier", "simulated", "--enclave", "enclave", "--config", "enclave.toml"];
         arguments.extend([
@@ -155,9 +253,11 @@ impl Ceremony {
         if led {
             arguments.extend(self.urls().into_iter().flat_map(|url| ["--authority", url]));
         }
-        let mut host = Running::start("cleanroom-host", self.folder.path(), &arguments);
-        let address = host.wait_for("ready: partners connect to ");
-        (host, address)
+        let brokers = NAMES.iter().zip(self.ports);
+        let brokers = brokers.map(|(name, port)| format!("--broker={name}=http://127.0.0.1:{port}"));
+        let brokers: Vec<String> = brokers.filter(|_| led && self.terms.sealed.is_some()).collect();
+        arguments.extend(brokers.iter().map(String::as_str));
+        Running::start("cleanroom-host", self.folder.path(), &arguments)
     }
 
     /// What the partner trusts: the root in `root`, and no more.
@@ -191,4 +291,10 @@ impl Ceremony {
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Ports that nobody listens on now.
+fn free_ports() -> [u16; 3] {
+    let listeners = NAMES.map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }

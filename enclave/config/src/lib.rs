@@ -4,6 +4,7 @@
 //! version = 1
 //! model = "demo"                # the model's public name
 //! model_sha256 = "3e2c…"        # optional: halt unless the weights have this identity
+//! sealed = true                 # optional: the weights are sealed, and brokers that the release names have their key
 //! partners = "any"              # or a list of keys: ["<SHA-256 of the SubjectPublicKeyInfo>", …]
 //!
 //! [release]                     # optional: serve only what the authorities under this root release and lease
@@ -55,6 +56,8 @@ pub struct Config {
     pub model: ModelId,
     /// The identity that the weights must have.
     pub model_sha256: Option<Sha256Digest>,
+    /// Whether the weights are sealed. Then nothing is served before enough brokers have released the shares of their key.
+    pub sealed: bool,
     /// Who may use the model.
     pub partners: Partners,
     /// The envelope of the root under which releases and leases count. Without one there is no release control.
@@ -190,9 +193,13 @@ impl Config {
             RawPartners::Keys(keys) => Partners::Listed(keys.into_iter().collect()),
         };
         let release_root = raw.release.map(|release| release.root);
+        if raw.sealed && release_root.is_none() {
+            return Err(ConfigError::SealedWithoutRelease);
+        }
         Ok(Self {
             model: raw.model,
             model_sha256: raw.model_sha256,
+            sealed: raw.sealed,
             partners,
             release_root,
             limits: raw.limits,
@@ -207,6 +214,8 @@ struct Raw {
     version: u64,
     model: ModelId,
     model_sha256: Option<Sha256Digest>,
+    #[serde(default)]
+    sealed: bool,
     partners: RawPartners,
     release: Option<RawRelease>,
     #[serde(default)]
@@ -298,6 +307,9 @@ pub enum ConfigError {
     /// `partners` is neither the word nor a list.
     #[error("expected partners = \"any\" or a list of at least one key digest")]
     Partners,
+    /// The weights are sealed, and nothing says who has their key.
+    #[error("sealed = true needs a [release]: a release names the brokers that have the key of the weights")]
+    SealedWithoutRelease,
 }
 
 #[cfg(test)]
@@ -333,6 +345,15 @@ mod tests {
         assert_eq!(Config::from_toml(&with).unwrap().release_root.as_deref(), Some("{\"a\": 1}"));
         // A section without its root must not turn release control off.
         assert!(Config::from_toml(&format!("{text}[release]\n")).is_err());
+    }
+
+    #[test]
+    fn sealed_weights_need_a_release_that_says_who_has_their_key() {
+        let text = "version = 1\nmodel = \"demo\"\npartners = \"any\"\n";
+        assert!(!Config::from_toml(text).unwrap().sealed);
+        let sealed = format!("sealed = true\n{text}");
+        assert_eq!(Config::from_toml(&sealed).err(), Some(ConfigError::SealedWithoutRelease));
+        assert!(Config::from_toml(&format!("{sealed}[release]\nroot = \"{{}}\"\n")).unwrap().sealed);
     }
 
     #[test]

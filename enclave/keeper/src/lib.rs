@@ -27,6 +27,7 @@ use cleanroom_config::Config;
 use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::{FromKeeper, Start};
+use cleanroom_sealing::Key;
 use cleanroom_weights::{How, Limits, Weights};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -35,6 +36,7 @@ use tokio::task::JoinSet;
 pub use self::attester::Attester;
 use self::control::Control;
 pub use self::halt::Halt;
+use self::keys::Released;
 use self::receipt_key::ReceiptKey;
 use self::security_module::{Device, SecurityModule};
 use self::worker_link::Link;
@@ -76,10 +78,18 @@ where
 {
     let KeeperPlatform { device, control, clock, config: text, store, model_limit, worker, open } = platform;
     let config = Config::from_toml(&text)?;
-    let model = weights(store, model_limit, config.model_sha256).await?;
+    let security_module = SecurityModule::start(device)?;
+    let mut shutdown = pin!(shutdown);
+    let mut control = control;
+    let released = tokio::select! {
+        released = key_of(&config, &clock, &security_module, control.as_mut()) => released?,
+        // An enclave that waits for its key has nothing to drain.
+        () = &mut shutdown => return Ok(()),
+    };
+    let model = weights(store, model_limit, config.model_sha256, released).await?;
     let digest = model.digest();
     let guard = guard(&config, digest, clock.clone(), control.is_some())?;
-    let attester = commit(device, &config, digest, guard.as_ref(), clock).await?;
+    let attester = commit(security_module, &config, digest, guard.as_ref(), clock).await?;
     attester.begin_log().await?;
 
     let (mut read, mut write) = worker.into_split();
@@ -111,18 +121,34 @@ where
     }
 }
 
-/// The weights, if they have the identity that the configuration expects. The store is asked no more afterwards.
+/// The key of the weights, if the configuration says that they are sealed.
+async fn key_of<L: Listener>(
+    config: &Config,
+    clock: &Clock,
+    security_module: &SecurityModule,
+    control: Option<&mut L>,
+) -> Result<Option<Released>, Halt> {
+    let Some(root) = config.release_root.as_ref().filter(|_| config.sealed) else { return Ok(None) };
+    let control = control.ok_or(Halt::NoControl)?;
+    keys::obtain(config, root, clock.clone(), security_module, control).await.map(Some)
+}
+
+/// The weights, if they have the identity that the configuration and the release expect. The store is asked no more afterwards.
 async fn weights(
     mut store: impl Listener,
     limit: u64,
     expected: Option<Sha256Digest>,
+    released: Option<Released>,
 ) -> Result<Weights, Halt> {
-    let weights = cleanroom_weights::open(&mut store, How::Plain, &Limits::for_bytes(limit)).await?;
-    match expected {
-        Some(expected) if expected != weights.digest() => {
-            Err(Halt::OtherModel { expected, actual: weights.digest() })
-        }
-        _ => Ok(weights),
+    let (how, released) = match released {
+        Some(Released { key, model }) => (How::Sealed(Key::from_bytes(key.as_bytes())), Some(model)),
+        None => (How::Plain, None),
+    };
+    let weights = cleanroom_weights::open(&mut store, how, &Limits::for_bytes(limit)).await?;
+    let mut expected = expected.into_iter().chain(released);
+    match expected.find(|expected| *expected != weights.digest()) {
+        Some(expected) => Err(Halt::OtherModel { expected, actual: weights.digest() }),
+        None => Ok(weights),
     }
 }
 
@@ -134,19 +160,19 @@ fn guard(
     has_control: bool,
 ) -> Result<Option<Arc<Guard>>, Halt> {
     let Some(root) = &config.release_root else { return Ok(None) };
-    let guard = Guard::new(root, config.model.clone(), digest, Sealing::Plain, clock).map_err(Halt::Root)?;
+    let sealing = if config.sealed { Sealing::Sealed } else { Sealing::Plain };
+    let guard = Guard::new(root, config.model.clone(), digest, sealing, clock).map_err(Halt::Root)?;
     if has_control { Ok(Some(guard)) } else { Err(Halt::NoControl) }
 }
 
 /// Commits to the model and to a new receipt key, and makes the attester that stands for both.
 async fn commit(
-    device: impl Device,
+    security_module: SecurityModule,
     config: &Config,
     digest: Sha256Digest,
     guard: Option<&Arc<Guard>>,
     clock: Clock,
 ) -> Result<Arc<Attester>, Halt> {
-    let security_module = SecurityModule::start(device)?;
     let receipt_key = ReceiptKey::generate()?;
     let committed = commitment::commit(&security_module, digest, &receipt_key).await?;
     tracing::info!("commitments made, locked and read back");

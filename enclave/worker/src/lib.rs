@@ -135,11 +135,12 @@ async fn start(
     loader.before_confinement();
     let _ = clock.now();
     confine().map_err(WorkerError::Confinement)?;
+    let sealing = if config.sealed { Sealing::Sealed } else { Sealing::Plain };
     let guard = match &config.release_root {
         None => None,
         // The keeper has read the same root from the same configuration.
         Some(root) => Some(
-            Guard::new(root, config.model.clone(), start.model_digest, Sealing::Plain, clock.clone())
+            Guard::new(root, config.model.clone(), start.model_digest, sealing, clock.clone())
                 .map_err(|_| KeeperGone)?,
         ),
     };
