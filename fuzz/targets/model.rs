@@ -13,7 +13,7 @@ fuzz_target!(|input: &[u8]| {
     let Ok(model) = Model::from_gguf(input) else { return };
     assert!(parsed, "a model was read from what is no GGUF file");
     let model = model.with_context_limit(16);
-    let _ = model.prompt_from_chat(&[ChatMessage { role: "user", content: "ab <end> \u{20ac}" }]);
+    let _ = model.prompt_from_chat(&[ChatMessage::new("user", "ab <end> \u{20ac}")]);
     let tokens = model.tokens_of_text("ab <end> \u{20ac}");
     let tokens: Vec<EvaluatedToken> = tokens
         .iter()

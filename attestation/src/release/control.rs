@@ -302,7 +302,8 @@ mod tests {
             let error = ControlError::TooLong { limit: kind.limit(), actual: limit + 1 };
             assert_eq!(ControlKind::parse(header(limit + 1)), Err(error));
         }
-        assert_eq!(ControlKind::parse([10, 0, 0, 0, 0]), Err(ControlError::Kind(10)));
+        assert_eq!(ControlKind::parse([0, 0, 0, 0, 0]), Err(ControlError::Kind(0)));
+        assert_eq!(ControlKind::parse([11, 0, 0, 0, 0]), Err(ControlError::Kind(11)));
         assert!(ControlAnswer::parse_header([0x81, 0, 1, 0, 0]).is_err());
     }
 
