@@ -85,7 +85,7 @@ async fn a_stream_ends_with_done_and_a_cut_one_with_an_error() {
     assert!(answer.contains(r#""finish_reason":""#));
     // After the end comes the receipt, which clients do not read.
     assert!(
-        receipt.contains("\nevent: cleanroom_receipt\ndata: {") && receipt.ends_with("}\n\n"),
+        receipt.contains("\nevent: ping\ndata: {\"receipt\":") && receipt.ends_with("}\n\n"),
         "{receipt}"
     );
 

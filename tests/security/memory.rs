@@ -68,7 +68,7 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
     // The worker holds what it got so far, and the search finds it. The keeper never does: it has the keys to all sessions' evidence,
     // and the search finds what the host told it at its start.
     until(|| memory.held(&marker).contains(&"escaped"), "the search finds what is there").await;
-    assert!(keeper.holds("CLEANROOM_MODEL="), "the search finds what the keeper has");
+    assert!(keeper.holds("CLEANROOM_STORE="), "the search finds what the keeper has");
     assert_eq!(keeper.held(&marker), [""; 0], "the keeper has seen the prompt");
 
     sender.send_data(Bytes::copy_from_slice(rest.as_bytes())).await.unwrap();

@@ -62,7 +62,7 @@ async fn body(response: http::Response<hyper::body::Incoming>) -> String {
 
 /// Everything of a stream before its receipt, as a receipt commits to it.
 fn answer(stream: &str) -> String {
-    let (answer, _) = stream.split_once("event: cleanroom_receipt\n").unwrap();
+    let (answer, _) = stream.split_once("event: ping\ndata: {\"receipt\":").unwrap();
     let lines = answer.split_inclusive('\n').filter(|line| !line.starts_with(':'));
     lines.collect::<String>()
 }

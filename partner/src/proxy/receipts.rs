@@ -23,8 +23,10 @@ const HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt");
 const SALT_HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt-salt");
 /// The response's id.
 const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// How a stream's last event begins.
-const EVENT: &[u8] = b"event: cleanroom_receipt\n";
+/// How a stream's last event begins. A `ping` without a receipt is a part of the answer.
+const EVENT: &[u8] = b"event: ping\n";
+/// How the data of that event begins.
+const DATA: &[u8] = b"data: {\"receipt\":";
 /// How often, and after which pause, a receipt is asked for whose answer was cut.
 const FETCHES: u32 = 5;
 const FETCH_PAUSE: Duration = Duration::from_millis(300);
@@ -213,8 +215,8 @@ impl Keeping {
         let lines = event.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b":"));
         let mut lines = lines.skip_while(|line| *line == b"\n");
         let first = lines.next().unwrap_or_default();
-        if first == EVENT {
-            let data = lines.find_map(|line| line.strip_prefix(b"data: ")).unwrap_or_default();
+        if let (EVENT, Some(line)) = (first, lines.next().filter(|line| line.starts_with(DATA))) {
+            let data = line.strip_prefix(b"data: ").unwrap_or_default();
             return Event::Receipt(self.keep(data.trim_ascii_end()));
         }
         let Self { text, committer, .. } = self;

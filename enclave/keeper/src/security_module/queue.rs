@@ -142,7 +142,8 @@ impl Jobs {
             if let Some(job) = waiting.partners.pop_front() {
                 return Some((Precedence::Partner, job));
             }
-            let rest = waiting.rest();
+            // Once nobody can ask any more, there is nobody to rest for.
+            let rest = waiting.rest().filter(|_| !waiting.closed);
             if rest.is_none() {
                 if let Some(job) = waiting.public.pop_front() {
                     return Some((Precedence::Public, job));
