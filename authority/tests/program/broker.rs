@@ -334,13 +334,16 @@ fn what_the_authorities_and_the_broker_itself_say_counts_at_once() {
     world.release(2, &format!("--deployment eu=pcr8:{}", "99".repeat(48)));
     let broker = world.bank();
     assert_eq!(refused(&broker, &world.right(&broker)), "pcr8-mismatch");
-    world.release(3, &format!("--deployment eu=pcr8:{} --state demo=draining", hex(&pcr(8))));
+    // Two places that are told apart by different registers, and the enclave is in neither.
+    world.release(3, &format!("--deployment eu=pcr8:{0} --deployment us=pcr3:{0}", "99".repeat(48)));
+    assert_eq!(refused(&broker, &world.right(&broker)), "deployment");
+    world.release(4, &format!("--deployment eu=pcr8:{} --state demo=draining", hex(&pcr(8))));
     assert_eq!(refused(&broker, &world.right(&broker)), "model-not-active");
     folder.ok(&format!("broker secret new --model-sha256 {} --needed 1 --broker bank --out other", model()));
-    world.release(4, "--state demo=active --weights demo=other/weights.json");
+    world.release(5, "--state demo=active --weights demo=other/weights.json");
     assert_eq!(refused(&broker, &world.right(&broker)), "share-unknown");
     // The newest release is the one that counts, without a new start.
-    world.release(5, "--weights demo=keys/weights.json");
+    world.release(6, "--weights demo=keys/weights.json");
     assert_eq!(broker.ask("POST", "/v1/share", &world.right(&broker).encode()).0, 200);
     // Documents that cannot be read: nothing is given.
     folder.write("release.json", b"{}");
