@@ -1,8 +1,7 @@
-//! What a lease service counts. Nothing about partners, and nothing of what requests contain.
+//! What services count. Nothing about partners, and nothing of what requests contain.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cleanroom_attestation::release::UnixMillis;
 use cleanroom_program::log;
@@ -12,7 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use serde_json::Value;
-/// The type of [`Metrics::page`].
+
+/// The type of a page of metrics.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Number = Gauge<u64, AtomicU64>;
@@ -25,14 +25,63 @@ pub(crate) trait Watcher: Send + Sync {
     fn shed(&self);
 }
 
-/// What a lease service counts.
-pub(crate) struct Metrics {
-    registry: Registry,
+/// What every service of this program counts.
+#[derive(Default)]
+pub(crate) struct Counts {
     /// By endpoint and result. Results are codes of this program.
     answers: Family<[(&'static str, &'static str); 2], Counter>,
     connections: Number,
     shed: Counter,
     lost_lines: Counter,
+}
+
+impl Counts {
+    /// Counts that are part of `registry`'s page.
+    pub(crate) fn on(registry: &mut Registry) -> Arc<Self> {
+        let counts = Self::default();
+        registry.register("connections", "Connections that are open", counts.connections.clone());
+        registry.register("answers", "Answers by endpoint and result", counts.answers.clone());
+        registry.register(
+            "connections_shed",
+            "Connections that ended so that another client could be served",
+            counts.shed.clone(),
+        );
+        registry.register(
+            "log_lines_lost",
+            "Log lines that standard error did not take",
+            counts.lost_lines.clone(),
+        );
+        Arc::new(counts)
+    }
+
+    pub(crate) fn count(&self, endpoint: &'static str, result: &'static str) {
+        self.answers.get_or_create(&[("endpoint", endpoint), ("result", result)]).inc();
+    }
+
+    /// The page of the registry that these counts are part of.
+    pub(crate) fn page(&self, registry: &Registry) -> String {
+        self.lost_lines.inner().store(log::lost_lines(), Ordering::Relaxed);
+        let mut page = String::new();
+        // Writing into a string does not fail.
+        let _ = encode(&mut page, registry);
+        page
+    }
+}
+
+impl Watcher for Counts {
+    fn connections(&self, open: usize) {
+        self.connections.set(open as u64);
+    }
+
+    fn shed(&self) {
+        self.shed.inc();
+    }
+}
+
+/// What a lease service counts.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) counts: Arc<Counts>,
     granted: Number,
     root_version: Number,
     release_version: Number,
@@ -46,12 +95,11 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("cleanroom_authority");
+        let counts = Counts::on(&mut registry);
         let mut metrics = Self {
-            registry: Registry::with_prefix("cleanroom_authority"),
-            answers: Family::default(),
-            connections: Number::default(),
-            shed: Counter::default(),
-            lost_lines: Counter::default(),
+            registry,
+            counts,
             granted: Number::default(),
             root_version: Number::default(),
             release_version: Number::default(),
@@ -74,26 +122,10 @@ impl Metrics {
             ),
             ("root_expiry_seconds", "Unix time at which the root expires", &metrics.root_expiry),
             ("release_expiry_seconds", "Unix time at which the release expires", &metrics.release_expiry),
-            ("connections", "Connections that are open", &metrics.connections),
         ] {
             registry.register(name, help, gauge.clone());
         }
-        registry.register("answers", "Answers by endpoint and result", metrics.answers.clone());
-        registry.register(
-            "connections_shed",
-            "Connections that ended so that another client could be served",
-            metrics.shed.clone(),
-        );
-        registry.register(
-            "log_lines_lost",
-            "Log lines that standard error did not take",
-            metrics.lost_lines.clone(),
-        );
         metrics
-    }
-
-    pub(crate) fn count(&self, endpoint: &'static str, result: &'static str) {
-        self.answers.get_or_create(&[("endpoint", endpoint), ("result", result)]).inc();
     }
 
     /// The page that monitoring reads. `status` is what `Issuer::status` says.
@@ -112,21 +144,7 @@ impl Metrics {
             let UnixMillis(millis) = expires.unwrap_or(UnixMillis(0));
             gauge.set(millis / 1000);
         }
-        self.lost_lines.inner().store(log::lost_lines(), Ordering::Relaxed);
-        let mut page = String::new();
-        // Writing into a string does not fail.
-        let _ = encode(&mut page, &self.registry);
-        page
-    }
-}
-
-impl Watcher for Metrics {
-    fn connections(&self, open: usize) {
-        self.connections.set(open as u64);
-    }
-
-    fn shed(&self) {
-        self.shed.inc();
+        self.counts.page(&self.registry)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `lease serve`: the online service of one authority.
 
 pub(crate) mod connections;
+pub(crate) mod turns;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,15 +21,15 @@ use cleanroom_program::signals::Signals;
 use cleanroom_program::{limits, output};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use self::connections::{AtWork, CONNECTIONS};
+use self::turns::Turns;
 use crate::Outcome;
 use crate::chain::RootArguments;
 use crate::failure::Failure;
 use crate::issuer::{Issuer, Kind, Refusal};
-use crate::metrics::{CONTENT_TYPE, Metrics, Watcher};
+use crate::metrics::{CONTENT_TYPE, Counts, Watcher};
 use crate::signer::SignerArguments;
 
 /// How long a client may take to send a request's head, and its body, and how long a request waits for its
@@ -106,8 +107,16 @@ impl Command {
 }
 
 async fn serve_on(address: SocketAddr, issuer: Issuer, json: bool) -> Result<(), Failure> {
+    let (listener, mut signals) = listen(address, json).await?;
+    let watcher: Arc<dyn Watcher> = Arc::<Counts>::clone(&issuer.metrics.counts);
+    connections::serve(listener, &router(Service::new(issuer)), &watcher, &mut signals).await;
+    Ok(())
+}
+
+/// Listens at an address and for signals, and says where.
+pub(crate) async fn listen(address: SocketAddr, json: bool) -> Result<(TcpListener, Signals), Failure> {
     let failed = |error| Failure::Environment(format!("cannot listen on {address}: {error}"));
-    let mut signals = Signals::listen().map_err(failed)?;
+    let signals = Signals::listen().map_err(failed)?;
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let url = format!("http://{}", listener.local_addr().map_err(failed)?);
     if json {
@@ -116,49 +125,28 @@ async fn serve_on(address: SocketAddr, issuer: Issuer, json: bool) -> Result<(),
         output::announce(format_args!("listening on {url}"));
     }
     tracing::info!(url, "listening");
-    let watcher: Arc<dyn Watcher> = Arc::<Metrics>::clone(&issuer.metrics);
-    connections::serve(listener, &router(Service::new(issuer)), &watcher, &mut signals).await;
-    Ok(())
+    Ok((listener, signals))
 }
 
 /// What the handlers share.
 #[derive(Clone)]
 struct Service {
     issuer: Arc<Issuer>,
-    leases: Arc<Semaphore>,
-    denials: Arc<Semaphore>,
-    pages: Arc<Semaphore>,
+    leases: Turns,
+    denials: Turns,
+    pages: Turns,
 }
 
 type Asked = (State<Service>, Extension<AtWork>);
 
 impl Service {
     fn new(issuer: Issuer) -> Self {
-        let turns = |number| Arc::new(Semaphore::new(number));
-        Self { issuer: Arc::new(issuer), leases: turns(LEASES), denials: turns(DENIALS), pages: turns(PAGES) }
-    }
-
-    /// Runs `work` on a thread that may wait: signing for a device, reading for a disk. The client's
-    /// connection is spared from the moment the work begins.
-    async fn work<T: Send + 'static>(
-        &self,
-        turns: &Arc<Semaphore>,
-        at_work: &AtWork,
-        work: impl FnOnce(&Issuer) -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let unusable =
-            |code, message: &str| Refusal { kind: Kind::Unusable, code, message: message.to_owned() };
-        let Ok(Ok(turn)) = timeout(PATIENCE, Arc::clone(turns).acquire_owned()).await else {
-            return Err(unusable("busy", "others are being answered; ask again in a moment"));
-        };
-        let _spared = at_work.begin();
-        let issuer = Arc::clone(&self.issuer);
-        let done = tokio::task::spawn_blocking(move || {
-            // Given back when the work is done, even if its client is gone by then.
-            let _turn = turn;
-            work(&issuer)
-        });
-        done.await.unwrap_or_else(|_| Err(unusable("internal", "the request could not be worked on")))
+        Self {
+            issuer: Arc::new(issuer),
+            leases: Turns::new(LEASES),
+            denials: Turns::new(DENIALS),
+            pages: Turns::new(PAGES),
+        }
     }
 
     /// A page as JSON.
@@ -167,7 +155,7 @@ impl Service {
         at_work: &AtWork,
         look: impl FnOnce(&Issuer) -> T + Send + 'static,
     ) -> Response {
-        match self.work(&self.pages, at_work, |issuer| Ok(look(issuer))).await {
+        match self.pages.work(at_work, &self.issuer, |issuer| Ok(look(issuer))).await {
             Ok(found) => json(StatusCode::OK, found),
             Err(refusal) => answer(&self.issuer, "page", Err(refusal)),
         }
@@ -194,7 +182,7 @@ fn router(service: Service) -> Router {
 
 async fn lease((State(service), Extension(at_work)): Asked, request: Request) -> Response {
     let result = match body(request, LeaseRequest::LIMIT).await {
-        Ok(body) => service.work(&service.leases, &at_work, move |issuer| issuer.lease(&body)).await,
+        Ok(body) => service.leases.work(&at_work, &service.issuer, move |issuer| issuer.lease(&body)).await,
         Err(refusal) => Err(refusal),
     };
     answer(&service.issuer, "lease", result.map(|lease| (StatusCode::OK, lease)))
@@ -202,7 +190,9 @@ async fn lease((State(service), Extension(at_work)): Asked, request: Request) ->
 
 async fn denial((State(service), Extension(at_work)): Asked, request: Request) -> Response {
     let result = match body(request, PayloadType::Denial.envelope_limit()).await {
-        Ok(body) => service.work(&service.denials, &at_work, move |issuer| issuer.take_denial(&body)).await,
+        Ok(body) => {
+            service.denials.work(&at_work, &service.issuer, move |issuer| issuer.take_denial(&body)).await
+        }
         Err(refusal) => Err(refusal),
     };
     let result = result.map(|accepted| match accepted {
@@ -215,7 +205,7 @@ async fn denial((State(service), Extension(at_work)): Asked, request: Request) -
 async fn metrics((State(service), Extension(at_work)): Asked) -> Response {
     let text = [(header::CONTENT_TYPE, CONTENT_TYPE)];
     let page = |issuer: &Issuer| Ok(issuer.metrics.page(&issuer.status()));
-    match service.work(&service.pages, &at_work, page).await {
+    match service.pages.work(&at_work, &service.issuer, page).await {
         Ok(page) => (text, page).into_response(),
         Err(refusal) => answer(&service.issuer, "metrics", Err(refusal)),
     }
@@ -223,7 +213,7 @@ async fn metrics((State(service), Extension(at_work)): Asked) -> Response {
 
 async fn health((State(service), Extension(at_work)): Asked) -> Response {
     let look = |issuer: &Issuer| Ok(issuer.status().get("leases").cloned().unwrap_or_default());
-    match service.work(&service.pages, &at_work, look).await {
+    match service.pages.work(&at_work, &service.issuer, look).await {
         Ok(leases) => {
             let code = if leases == "granted" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             json(code, serde_json::json!({ "leases": leases }).to_string())
@@ -254,11 +244,11 @@ fn answer(
 ) -> Response {
     match result {
         Ok((status, body)) => {
-            issuer.metrics.count(endpoint, "ok");
+            issuer.metrics.counts.count(endpoint, "ok");
             json(status, body)
         }
         Err(refusal) => {
-            issuer.metrics.count(endpoint, refusal.code);
+            issuer.metrics.counts.count(endpoint, refusal.code);
             refused(&refusal)
         }
     }

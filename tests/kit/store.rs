@@ -40,6 +40,8 @@ pub struct Store {
     shared: Arc<Shared>,
     /// What the next connections say they have; then the truth.
     described: VecDeque<Description>,
+    /// How many of the next connections say nothing at all.
+    silent: usize,
 }
 
 struct Shared {
@@ -67,13 +69,20 @@ impl Store {
         let description = Description { form, length: bytes.len() as u64 };
         let decide: Box<Decide> = Box::new(decide);
         let shared = Shared { description, bytes, other, decide, asked: Mutex::new(0) };
-        Self { shared: Arc::new(shared), described: VecDeque::new() }
+        Self { shared: Arc::new(shared), described: VecDeque::new(), silent: 0 }
     }
 
     /// The same, whose first connections describe the file so.
     #[must_use]
     pub fn describing(mut self, described: impl IntoIterator<Item = Description>) -> Self {
         self.described.extend(described);
+        self
+    }
+
+    /// The same, whose first connections say nothing.
+    #[must_use]
+    pub const fn silent_at_first(mut self, connections: usize) -> Self {
+        self.silent = connections;
         self
     }
 
@@ -89,6 +98,14 @@ impl Listener for Store {
 
     async fn accept(&mut self) -> io::Result<UnixStream> {
         let (ours, theirs) = UnixStream::pair()?;
+        if let Some(rest) = self.silent.checked_sub(1) {
+            self.silent = rest;
+            tokio::spawn(async move {
+                let mut ours = ours;
+                ours.read_u8().await
+            });
+            return Ok(theirs);
+        }
         let description = self.described.pop_front().unwrap_or(self.shared.description);
         let shared = Arc::clone(&self.shared);
         // Ends with the other end.

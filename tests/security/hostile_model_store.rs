@@ -1,6 +1,6 @@
 //! A host's store that lies about the model: whatever it does, the enclave has no weights, and says why with a code.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
 use std::sync::LazyLock;
 
@@ -9,6 +9,7 @@ use cleanroom_link::store::{Description, Form, Question};
 use cleanroom_sealing::{CHUNK_BYTES, HEADER_BYTES, Key, SEALED_CHUNK_BYTES, Sealer, WEIGHTS};
 use cleanroom_tests::store::{Answer, Store};
 use cleanroom_weights::{How, Limits, Weights, WeightsError, open};
+use tokio::time::timeout;
 
 /// A piece and a bit, so that ranges, pieces and the file all have an end that is not whole.
 const LENGTH: usize = (2048 + 70) * CHUNK_BYTES + 5;
@@ -220,4 +221,12 @@ async fn a_store_that_stalls_once_is_asked_again_and_one_that_stalls_for_ever_is
     // Five times in a row, twenty seconds each.
     assert!(begun.elapsed().as_secs() <= 200, "{:?}", begun.elapsed());
     assert_eq!(code(sealed_behind(|_, _| Answer::Stall).await), "store-stalled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_say_nothing_give_way_to_the_next() {
+    let store = Store::plain(WEIGHTS_1.clone()).silent_at_first(3);
+    let limits = Limits::for_bytes(1 << 30);
+    let opened = timeout(limits.range_time * 4, open(&mut { store }, How::Plain, &limits)).await;
+    assert_eq!(opened.expect("the silent ones are waited for").unwrap().digest(), model_digest(&WEIGHTS_1));
 }

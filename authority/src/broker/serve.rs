@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
 use axum::extract::{Request, State};
@@ -14,17 +14,10 @@ use clap::Args;
 use cleanroom_attestation::policy::{MAX_POLICY_LENGTH, Policy};
 use cleanroom_key_release::ShareRequest;
 use cleanroom_program::clock::Clock;
+use cleanroom_program::limits;
 use cleanroom_program::log::{self, Format};
-use cleanroom_program::signals::Signals;
-use cleanroom_program::{limits, output};
-use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use super::allowed::Allowed;
 use super::challenge::Challenges;
@@ -35,10 +28,11 @@ use crate::Outcome;
 use crate::chain::RootArguments;
 use crate::failure::Failure;
 use crate::files;
-use crate::issuer::{Kind, Refusal};
-use crate::metrics::{CONTENT_TYPE, Watcher};
+use crate::issuer::Refusal;
+use crate::metrics::{CONTENT_TYPE, Counts, Watcher};
 use crate::serve::connections::{self, AtWork, CONNECTIONS};
-use crate::serve::{PATIENCE, body, json, refused};
+use crate::serve::turns::Turns;
+use crate::serve::{body, json, listen, refused};
 
 /// Open files and sockets beside the connections.
 const OTHER_FILES: u64 = 256;
@@ -119,25 +113,11 @@ fn read_policy(path: &std::path::Path) -> Result<Policy, Failure> {
 }
 
 async fn serve_on(address: SocketAddr, broker: Broker, json: bool) -> Result<(), Failure> {
-    let failed = |error| Failure::Environment(format!("cannot listen on {address}: {error}"));
-    let mut signals = Signals::listen().map_err(failed)?;
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let url = format!("http://{}", listener.local_addr().map_err(failed)?);
-    if json {
-        output::announce(serde_json::json!({ "event": "listening", "url": url }));
-    } else {
-        output::announce(format_args!("listening on {url}"));
-    }
-    tracing::info!(url, "listening");
+    let (listener, mut signals) = listen(address, json).await?;
     let metrics = Arc::new(Metrics::new());
-    let turns = |number| Arc::new(Semaphore::new(number));
-    let service = Service {
-        broker: Arc::new(broker),
-        metrics: Arc::clone(&metrics),
-        shares: turns(SHARES),
-        pages: turns(PAGES),
-    };
-    let watcher: Arc<dyn Watcher> = metrics;
+    let watcher: Arc<dyn Watcher> = Arc::<Counts>::clone(&metrics.counts);
+    let service =
+        Service { broker: Arc::new(broker), metrics, shares: Turns::new(SHARES), pages: Turns::new(PAGES) };
     connections::serve(listener, &router(service), &watcher, &mut signals).await;
     Ok(())
 }
@@ -147,40 +127,18 @@ async fn serve_on(address: SocketAddr, broker: Broker, json: bool) -> Result<(),
 struct Service {
     broker: Arc<Broker>,
     metrics: Arc<Metrics>,
-    shares: Arc<Semaphore>,
-    pages: Arc<Semaphore>,
+    shares: Turns,
+    pages: Turns,
 }
 
 type Asking = (State<Service>, Extension<AtWork>);
 
 impl Service {
-    /// Runs `work` on a thread that may wait for the disk. The client's connection is spared meanwhile.
-    async fn work<T: Send + 'static>(
-        &self,
-        turns: &Arc<Semaphore>,
-        at_work: &AtWork,
-        work: impl FnOnce(&Broker) -> Result<T, Refusal> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let unusable =
-            |code, message: &str| Refusal { kind: Kind::Unusable, code, message: message.to_owned() };
-        let Ok(Ok(turn)) = timeout(PATIENCE, Arc::clone(turns).acquire_owned()).await else {
-            return Err(unusable("busy", "others are being answered; ask again in a moment"));
-        };
-        let _spared = at_work.begin();
-        let broker = Arc::clone(&self.broker);
-        let done = tokio::task::spawn_blocking(move || {
-            // Given back when the work is done, even if its client is gone by then.
-            let _turn = turn;
-            work(&broker)
-        });
-        done.await.unwrap_or_else(|_| Err(unusable("internal", "the request could not be worked on")))
-    }
-
     /// The answer, which is counted.
     fn answer(&self, endpoint: &'static str, result: Result<Vec<u8>, Refusal>) -> Response {
         match result {
             Ok(bytes) => {
-                self.metrics.count(endpoint, "ok");
+                self.metrics.counts.count(endpoint, "ok");
                 let mut response = bytes.into_response();
                 let headers = response.headers_mut();
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -188,7 +146,7 @@ impl Service {
                 response
             }
             Err(refusal) => {
-                self.metrics.count(endpoint, refusal.code);
+                self.metrics.counts.count(endpoint, refusal.code);
                 refused(&refusal)
             }
         }
@@ -206,27 +164,27 @@ fn router(service: Service) -> Router {
 }
 
 async fn challenge((State(service), Extension(at_work)): Asking) -> Response {
-    let result = service.work(&service.pages, &at_work, Broker::challenge).await;
+    let result = service.pages.work(&at_work, &service.broker, Broker::challenge).await;
     service.answer("challenge", result)
 }
 
 async fn share((State(service), Extension(at_work)): Asking, request: Request) -> Response {
     let result = match body(request, ShareRequest::LIMIT).await {
-        Ok(body) => service.work(&service.shares, &at_work, move |broker| broker.share(&body)).await,
+        Ok(body) => service.shares.work(&at_work, &service.broker, move |broker| broker.share(&body)).await,
         Err(refusal) => Err(refusal),
     };
     service.answer("share", result)
 }
 
 async fn status((State(service), Extension(at_work)): Asking) -> Response {
-    match service.work(&service.pages, &at_work, |broker| Ok(broker.status())).await {
+    match service.pages.work(&at_work, &service.broker, |broker| Ok(broker.status())).await {
         Ok(status) => json(StatusCode::OK, status.to_string()),
         Err(refusal) => service.answer("status", Err(refusal)),
     }
 }
 
 async fn health((State(service), Extension(at_work)): Asking) -> Response {
-    match service.work(&service.pages, &at_work, |broker| Ok(broker.status())).await {
+    match service.pages.work(&at_work, &service.broker, |broker| Ok(broker.status())).await {
         Ok(status) => {
             let usable = status.get("problem").is_none_or(serde_json::Value::is_null)
                 && status.pointer("/log/full").is_some_and(|full| *full == false);
@@ -238,7 +196,7 @@ async fn health((State(service), Extension(at_work)): Asking) -> Response {
 }
 
 async fn metrics((State(service), Extension(at_work)): Asking) -> Response {
-    let entries = service.work(&service.pages, &at_work, |broker| Ok(broker.entries())).await;
+    let entries = service.pages.work(&at_work, &service.broker, |broker| Ok(broker.entries())).await;
     match entries {
         Ok(entries) => {
             ([(header::CONTENT_TYPE, CONTENT_TYPE)], service.metrics.page(entries)).into_response()
@@ -250,61 +208,21 @@ async fn metrics((State(service), Extension(at_work)): Asking) -> Response {
 /// What a broker counts. Nothing of what requests contain.
 struct Metrics {
     registry: Registry,
-    /// By endpoint and result. Results are codes of this program.
-    answers: Family<[(&'static str, &'static str); 2], Counter>,
-    connections: Gauge<u64, AtomicU64>,
-    shed: Counter,
+    counts: Arc<Counts>,
     entries: Gauge<u64, AtomicU64>,
-    lost_lines: Counter,
 }
 
 impl Metrics {
     fn new() -> Self {
-        let mut metrics = Self {
-            registry: Registry::with_prefix("cleanroom_broker"),
-            answers: Family::default(),
-            connections: Gauge::default(),
-            shed: Counter::default(),
-            entries: Gauge::default(),
-            lost_lines: Counter::default(),
-        };
-        let registry = &mut metrics.registry;
-        registry.register("answers", "Answers by endpoint and result", metrics.answers.clone());
-        registry.register("connections", "Connections that are open", metrics.connections.clone());
-        registry.register(
-            "connections_shed",
-            "Connections that ended so that another client could be served",
-            metrics.shed.clone(),
-        );
-        registry.register("log_entries", "Entries of the log", metrics.entries.clone());
-        registry.register(
-            "log_lines_lost",
-            "Log lines that standard error did not take",
-            metrics.lost_lines.clone(),
-        );
-        metrics
-    }
-
-    fn count(&self, endpoint: &'static str, result: &'static str) {
-        self.answers.get_or_create(&[("endpoint", endpoint), ("result", result)]).inc();
+        let mut registry = Registry::with_prefix("cleanroom_broker");
+        let counts = Counts::on(&mut registry);
+        let entries = Gauge::default();
+        registry.register("log_entries", "Entries of the log", Gauge::clone(&entries));
+        Self { registry, counts, entries }
     }
 
     fn page(&self, entries: u64) -> String {
         self.entries.set(entries);
-        self.lost_lines.inner().store(log::lost_lines(), Ordering::Relaxed);
-        let mut page = String::new();
-        // Writing into a string does not fail.
-        let _ = encode(&mut page, &self.registry);
-        page
-    }
-}
-
-impl Watcher for Metrics {
-    fn connections(&self, open: usize) {
-        self.connections.set(open as u64);
-    }
-
-    fn shed(&self) {
-        self.shed.inc();
+        self.counts.page(&self.registry)
     }
 }

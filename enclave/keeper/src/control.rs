@@ -35,13 +35,11 @@ impl Control {
     /// Serves one control connection after the other, until the worker does not follow.
     pub(super) async fn serve(&self, listener: &mut impl Listener) -> WorkerEnd {
         loop {
-            match listener.accept().await {
-                Ok(stream) => match self.connection(stream).await {
-                    // The next connection begins anew.
-                    ConnectionEnd::Host => {}
-                    ConnectionEnd::Worker(end) => return end,
-                },
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            let stream = listener.connection().await;
+            match self.connection(stream).await {
+                // The next connection begins anew.
+                ConnectionEnd::Host => {}
+                ConnectionEnd::Worker(end) => return end,
             }
         }
     }

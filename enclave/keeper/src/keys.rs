@@ -53,10 +53,7 @@ pub async fn obtain(
     };
     tracing::info!("the weights are sealed: waiting for the shares of their key");
     loop {
-        let Ok(stream) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            continue;
-        };
+        let stream = listener.connection().await;
         // A connection that breaks is followed by the next one.
         if let Ok(released) = asking.connection(stream).await {
             tracing::info!("the key of the weights is there");

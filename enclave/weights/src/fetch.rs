@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::ModelDigester;
@@ -44,11 +43,8 @@ pub(crate) async fn all<L: Listener>(
         let is_alone = fetch.tasks.is_empty();
         tokio::select! {
             Some(ended) = fetch.tasks.join_next() => fetch.ended(ended)?,
-            accepted = listener.accept(), if has_work && fetch.tasks.len() < limits.connections => {
-                match accepted {
-                    Ok(stream) => fetch.go_on(Connection { stream, is_new: true }),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-                }
+            stream = listener.connection(), if has_work && fetch.tasks.len() < limits.connections => {
+                fetch.go_on(Connection { stream, is_new: true });
                 lonely = 0;
             }
             () = tokio::time::sleep(limits.range_time), if is_alone => {

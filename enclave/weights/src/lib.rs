@@ -27,6 +27,7 @@ use cleanroom_attestation::model::{ModelDigester, SubtreeDigester};
 use cleanroom_link::listener::Listener;
 use cleanroom_link::store::Description;
 use cleanroom_sealing::Key;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 pub use error::WeightsError;
@@ -99,7 +100,7 @@ impl From<Vec<u8>> for Weights {
 /// # Errors
 /// [`WeightsError`]: why there are none. Nothing of what was read is left then.
 pub async fn open<L: Listener>(listener: &mut L, how: How, limits: &Limits) -> Result<Weights, WeightsError> {
-    let (mut first, mut description) = first_connection(listener).await;
+    let (mut first, mut description) = first_connection(listener, limits.range_time).await;
     let plan = match how {
         How::Plain => Plan::plain(description, limits)?,
         How::Sealed(key) => {
@@ -109,7 +110,7 @@ pub async fn open<L: Listener>(listener: &mut L, how: How, limits: &Limits) -> R
                     Err(WeightsError::Stalled { .. }) if failures + 1 < limits.attempts => failures += 1,
                     planned => break planned?,
                 }
-                (first, description) = first_connection(listener).await;
+                (first, description) = first_connection(listener, limits.range_time).await;
             }
         }
     };
@@ -124,18 +125,16 @@ pub async fn open<L: Listener>(listener: &mut L, how: How, limits: &Limits) -> R
     Ok(Weights { pieces: bytes, digest })
 }
 
-/// Waits for the store, as long as it takes: without a model there is nothing else to do.
-async fn first_connection<L: Listener>(listener: &mut L) -> (L::Stream, Description) {
+/// Waits for the store, as long as it takes: without a model there is nothing else to do. A connection that says nothing for
+/// `range_time` gives way to the next one.
+async fn first_connection<L: Listener>(listener: &mut L, range_time: Duration) -> (L::Stream, Description) {
     loop {
-        if let Ok(mut stream) = listener.accept().await {
-            match Description::read(&mut stream).await {
-                Ok(description) => return (stream, description),
-                Err(error) => {
-                    tracing::info!(reason = ?error.kind(), "the model's store cannot be used");
-                }
-            }
-        } else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let mut stream = listener.connection().await;
+        let reason = match timeout(range_time, Description::read(&mut stream)).await {
+            Ok(Ok(description)) => return (stream, description),
+            Ok(Err(error)) => error.kind(),
+            Err(_) => std::io::ErrorKind::TimedOut,
+        };
+        tracing::info!(?reason, "the model's store cannot be used");
     }
 }

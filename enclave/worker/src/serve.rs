@@ -12,7 +12,7 @@ use axum::Router;
 use axum::response::Response;
 use cleanroom_config::{Config, Limits, Partners};
 use cleanroom_guard::Clock;
-use cleanroom_link::listener::Listener;
+use cleanroom_link::listener::{AFTER_FAILURE, Listener};
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -101,8 +101,7 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             let Ok(stream) = accepted else {
-                // Out of descriptors, or a peer that was gone before it was accepted: give the others a moment.
-                sleep(Duration::from_millis(10)).await;
+                sleep(AFTER_FAILURE).await;
                 continue;
             };
             let Some(handshake) = handshakes.begin() else {

@@ -2,11 +2,15 @@
 
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 use cleanroom_vsock::Gathered;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_vsock::{VsockAddr, VsockListener, VsockStream};
+
+/// The pause after a connection that could not be accepted: descriptors are used up, or the peer was gone before.
+pub const AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 /// Where connections arrive.
 pub trait Listener: Send {
@@ -15,6 +19,18 @@ pub trait Listener: Send {
 
     /// The next connection.
     fn accept(&mut self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// The next connection that can be accepted, however long that takes.
+    fn connection(&mut self) -> impl Future<Output = Self::Stream> + Send {
+        async {
+            loop {
+                if let Ok(stream) = self.accept().await {
+                    return stream;
+                }
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+        }
+    }
 }
 
 impl Listener for UnixListener {

@@ -83,13 +83,7 @@ impl Walker {
     /// Advances by some bytes. Returns `false` and changes nothing if they are not permitted.
     pub(super) fn accept(&mut self, grammar: &Grammar, bytes: &[u8]) -> bool {
         let frames = self.frames.len();
-        let mut from = 0..self.current;
-        for byte in bytes {
-            self.begin_byte();
-            let start = self.threads.len();
-            self.step(grammar, from, *byte);
-            from = start..self.threads.len();
-        }
+        let from = self.advance(grammar, bytes);
         if from.is_empty() {
             self.threads.truncate(self.current);
             self.frames.truncate(frames);
@@ -102,6 +96,14 @@ impl Walker {
     /// Whether some bytes may come next. Nothing changes.
     pub(super) fn permits(&mut self, grammar: &Grammar, bytes: &[u8]) -> bool {
         let frames = self.frames.len();
+        let from = self.advance(grammar, bytes);
+        self.threads.truncate(self.current);
+        self.frames.truncate(frames);
+        !from.is_empty()
+    }
+
+    /// Walks the answer's threads over some bytes. Returns where the threads after the last byte stand.
+    fn advance(&mut self, grammar: &Grammar, bytes: &[u8]) -> Range<usize> {
         let mut from = 0..self.current;
         for byte in bytes {
             self.begin_byte();
@@ -109,9 +111,7 @@ impl Walker {
             self.step(grammar, from, *byte);
             from = start..self.threads.len();
         }
-        self.threads.truncate(self.current);
-        self.frames.truncate(frames);
-        !from.is_empty()
+        from
     }
 
     /// Permits all tokens with a text that may come next.

@@ -592,21 +592,8 @@ mod tests {
 
     /// What a message is when the model thinks, speaks and calls twice.
     fn speak(delivery: Delivery) -> String {
-        let mut shape = shape(&IDENTITY, delivery, 3, Vec::new());
-        let mut out = SecretBuffer::default();
-        shape.open(&mut out);
-        shape.open_choice(&mut out);
-        shape.reasoning(&mut out, "h");
-        shape.reasoning(&mut out, "m");
-        shape.piece(&mut out, "a", &[]);
-        for name in ["f", "g"] {
-            shape.call(&mut out, name);
-            shape.arguments(&mut out, "{\"x\": ");
-            shape.arguments(&mut out, "\"y\"}");
-        }
-        shape.close_choice(&mut out, FinishReason::Stop);
-        shape.close(&mut out, Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 });
-        String::from_utf8(out.take().to_vec()).unwrap()
+        let usage = Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 2 };
+        shape(&IDENTITY, delivery, 3, Vec::new()).spoken(["h", "m"], usage)
     }
 
     #[test]

@@ -395,6 +395,28 @@ impl Wording {
 }
 
 #[cfg(test)]
+impl Shape {
+    /// A whole answer in this shape: the model thinks in two pieces, speaks and calls twice.
+    pub(super) fn spoken(mut self, thoughts: [&str; 2], usage: Usage) -> String {
+        let mut out = SecretBuffer::default();
+        self.open(&mut out);
+        self.open_choice(&mut out);
+        for thought in thoughts {
+            self.reasoning(&mut out, thought);
+        }
+        self.piece(&mut out, "a", &[]);
+        for name in ["f", "g"] {
+            self.call(&mut out, name);
+            self.arguments(&mut out, "{\"x\": ");
+            self.arguments(&mut out, "\"y\"}");
+        }
+        self.close_choice(&mut out, FinishReason::Stop);
+        self.close(&mut out, usage);
+        String::from_utf8(out.take().to_vec()).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
@@ -436,21 +458,7 @@ mod tests {
 
     /// What an answer is when the model thinks, speaks and calls twice.
     fn speak(delivery: Delivery) -> String {
-        let mut shape = Shape::new(&chat::WORDING, &IDENTITY, delivery, 0, None);
-        let mut out = SecretBuffer::default();
-        shape.open(&mut out);
-        shape.open_choice(&mut out);
-        shape.reasoning(&mut out, "h\"");
-        shape.reasoning(&mut out, "m");
-        shape.piece(&mut out, "a", &[]);
-        for name in ["f", "g"] {
-            shape.call(&mut out, name);
-            shape.arguments(&mut out, "{\"x\": ");
-            shape.arguments(&mut out, "\"y\"}");
-        }
-        shape.close_choice(&mut out, FinishReason::Stop);
-        shape.close(&mut out, USAGE);
-        String::from_utf8(out.take().to_vec()).unwrap()
+        Shape::new(&chat::WORDING, &IDENTITY, delivery, 0, None).spoken(["h\"", "m"], USAGE)
     }
 
     #[test]
