@@ -17,6 +17,8 @@ use cleanroom_attestation::log::{
 use cleanroom_attestation::receipt::{Commitment, Finish, Part, Receipt, Salt, SignedReceipt};
 use cleanroom_partner::audit::{Against, Report, State, Store, StoredHashes, audit};
 use cleanroom_partner::receipts::ReceiptFolder;
+use cleanroom_tests::authorities::Authorities;
+use cleanroom_tests::platform::World;
 
 /// Entries of the log that is attacked: three bundles.
 const SIZE: usize = 600;
@@ -410,4 +412,39 @@ fn a_state_remembers_failures_and_keeps_the_last_sound_view() {
         assert!(State::parse(bad.as_bytes()).is_err());
     }
     assert_eq!(State::default().boots, BTreeMap::new());
+}
+
+#[test]
+fn a_checkpoint_of_more_entries_than_anybody_can_store_ends_the_audit_and_fills_no_memory() {
+    let scene = Scene::new();
+    let checkpoint = scene.enclave.checkpoint(u64::MAX, Sha256Digest::of(&[b"root"]), &scene.enclave.key);
+    fs::write(scene.boot.join("checkpoint"), checkpoint).unwrap();
+    let report = scene.examine();
+    expect(&report, "entries-missing", "tile/entries/003");
+    expect(&report, "entries-unread", "tile/entries/");
+    assert!(report.problems.len() < 100, "{} problems", report.problems.len());
+}
+
+#[test]
+fn problems_of_one_kind_are_counted_when_there_are_many() {
+    let scene = Scene::new();
+    scene.change("tile/entries/000", 256, |entries| entries[1..].reverse());
+    let report = scene.examine();
+    let changed =
+        report.problems.iter().filter(|problem| problem.code == "entry-changed").collect::<Vec<_>>();
+    assert_eq!(changed.len(), 21, "{changed:?}");
+    assert!(changed.last().unwrap().problem.contains("234 more"), "{:?}", changed.last());
+}
+
+#[test]
+fn a_boot_with_receipts_under_no_release_is_none_of_an_enclave() {
+    let scene = Scene::new();
+    let root = String::from_utf8(Authorities::new().root()).unwrap();
+    let policy = World::new().policy_under(&root);
+    let against = Against { policy: Some(&policy), ..Against::default() };
+    let report = audit(&Store::Folder(scene.store()), &against, |_, _| {}).unwrap();
+    expect(&report, "boot-evidence", "entry 0");
+    // An enclave that got no release served nobody, and its log says so.
+    scene.enclave.write(&scene.store(), &scene.enclave.entries[..1]);
+    assert!(audit(&Store::Folder(scene.store()), &against, |_, _| {}).unwrap().is_sound());
 }

@@ -22,8 +22,9 @@ use crate::receipts::KeptReceipt;
 
 /// The longest bundle that is read, in bytes: 256 entries of 32 KiB with their lengths.
 const MAX_BUNDLE: u64 = 256 * (32 * 1024 + 2);
-/// Places that are named of one kind of problem. More are counted.
-const MAX_PLACES: usize = 20;
+/// Bundles that are missing, entries and hashes, before the rest of a log is not read any more. A boot that nobody proved may
+/// claim any number of entries.
+const MAX_CUT: usize = 20;
 
 /// The size that a boot's checkpoint claims, for the progress bar.
 pub(super) fn claimed_size(store: &Store, boot: &Sha256Digest) -> u64 {
@@ -51,12 +52,18 @@ pub(super) fn audit(
     for tile in Tile::all(None, checkpoint.size) {
         walk.bundle(&mut report, tile);
         progress(walk.tree.size());
+        if walk.cut >= MAX_CUT {
+            let problem = "too much of the log is missing; what follows was not read";
+            report.problem("entries-unread", &tile.to_string(), problem);
+            break;
+        }
     }
     walk.finish(&mut report);
     judge(&mut report, &record, against.policy, &walk.history);
     if let Some(other) = against.other {
         compare(store, other, &checkpoint, &key, &mut report);
     }
+    report.close();
     report
 }
 
@@ -141,8 +148,8 @@ struct Walk<'a> {
     then: Option<(Sha256Digest, Sha256Digest)>,
     /// Entries that do not have their stored hash.
     differ: Vec<u64>,
-    /// Whether some entries have neither bytes nor stored hashes.
-    is_cut: bool,
+    /// How many bundles have neither entries nor stored hashes.
+    cut: usize,
     receipts: BTreeMap<u64, Vec<&'a KeptReceipt>>,
     seen: Option<super::Seen>,
     at_ms: u64,
@@ -164,7 +171,7 @@ impl<'a> Walk<'a> {
             tiles: Vec::new(),
             then: None,
             differ: Vec::new(),
-            is_cut: false,
+            cut: 0,
             receipts,
             seen: against.seen.get(&boot).copied(),
             at_ms: 0,
@@ -211,13 +218,13 @@ impl<'a> Walk<'a> {
         let (Some(hashes), Some(stored)) =
             (computed.as_ref().or(stored.as_ref()), stored.as_ref().or(computed.as_ref()))
         else {
-            self.is_cut = true;
+            self.cut = self.cut.saturating_add(1);
             return;
         };
         for (hash, stored) in hashes.iter().zip(stored) {
             self.tree.push(*hash);
             self.stored.push(*stored);
-            if self.seen.is_some_and(|seen| seen.size == self.tree.size() && !self.is_cut) {
+            if self.seen.is_some_and(|seen| seen.size == self.tree.size() && self.cut == 0) {
                 self.then = Some((self.tree.root(), self.stored.root()));
             }
         }
@@ -326,7 +333,7 @@ impl<'a> Walk<'a> {
                 report.problem("receipt-not-in-log", &format!("entry {index}"), problem);
             }
         }
-        if self.is_cut {
+        if self.cut > 0 {
             return report.problem(
                 "root",
                 "checkpoint",
@@ -344,11 +351,8 @@ impl<'a> Walk<'a> {
                 ("entry-changed", "the entry and its stored hash differ, and neither leads to the checkpoint")
             }
         };
-        for index in self.differ.iter().take(MAX_PLACES) {
+        for index in &self.differ {
             report.problem(code, &format!("entry {index}"), problem);
-        }
-        if let Some(more) = self.differ.len().checked_sub(MAX_PLACES).filter(|more| *more > 0) {
-            report.problem(code, "", format!("{more} further entries differ from their stored hashes"));
         }
         if !entries_lead && !hashes_lead {
             report.problem("root", "checkpoint", "the entries lead to another root than the checkpoint has");
@@ -398,8 +402,15 @@ fn judge(report: &mut BootReport, record: &BootRecord, policy: Option<&Policy>, 
             with_release = policy.with_release(release);
             &with_release
         }
-        // Without a release it served nobody, and nothing says which image it had to be.
-        (true, None) => return,
+        // Without a release an enclave serves nobody, and nothing says which image it had to be.
+        (true, None) => {
+            if report.entries.contains_key("receipt") {
+                let problem =
+                    "the log has receipts and names no release, under which an enclave could have served";
+                report.problem("boot-evidence", "entry 0", problem);
+            }
+            return;
+        }
     };
     let (document, key) = (record.document().unwrap_or_default(), record.receipt_key().unwrap_or_default());
     let refused =
@@ -456,19 +467,28 @@ fn compare(store: &Store, other: &Store, ours: &Checkpoint, key: &NoteKey, repor
         Ok(theirs) => theirs,
         Err(error) => return report.problem("view-signature", "checkpoint", format!("{other}: {error}")),
     };
-    let our_hashes = leaves(store, report.boot, ours.size);
-    let Some(their_hashes) =
-        leaves(other, report.boot, theirs.size).filter(|hashes| root_of(hashes) == theirs.root)
-    else {
+    let mut tree = Frontier::new();
+    let mut different = None;
+    for tile in Tile::all(Some(0), theirs.size) {
+        let Some(their_hashes) = leaves(other, report.boot, tile) else { break };
+        let first = tree.size();
+        their_hashes.iter().for_each(|hash| tree.push(*hash));
+        if different.is_none() {
+            let width = usize::try_from(ours.size.saturating_sub(first)).unwrap_or(TILE_WIDTH);
+            let our_tile = Tile { width: width.min(TILE_WIDTH), ..tile };
+            // What is wrong with ours is said elsewhere.
+            let our_hashes = leaves(store, report.boot, our_tile).unwrap_or_default();
+            let pairs = (first..).zip(our_hashes.iter().zip(&their_hashes));
+            different = pairs.into_iter().find(|(_, (ours, theirs))| ours != theirs).map(|(index, _)| index);
+        }
+    }
+    if tree.size() != theirs.size || tree.root() != theirs.root {
         return report.problem(
             "view-changed",
             "",
             format!("{other} has other hashes than its checkpoint counts"),
         );
-    };
-    // What is wrong with ours is said elsewhere.
-    let Some(our_hashes) = our_hashes else { return };
-    let different = our_hashes.iter().zip(&their_hashes).position(|(ours, theirs)| ours != theirs);
+    }
     if let Some(index) = different {
         let problem = format!("both views are signed, and from here on {other} has other entries");
         report.problem("two-views", &format!("entry {index}"), problem);
@@ -483,12 +503,8 @@ fn root_of(leaves: &[Sha256Digest]) -> Sha256Digest {
     tree.root()
 }
 
-/// The stored hashes of the leaves of a log of `size`.
-fn leaves(store: &Store, boot: Sha256Digest, size: u64) -> Option<Vec<Sha256Digest>> {
-    let mut hashes = Vec::new();
-    for tile in Tile::all(Some(0), size) {
-        let bytes = store.read(&format!("{boot}/{tile}"), MAX_BUNDLE).ok()??;
-        hashes.extend(hashes_of_tile(&bytes, tile.width).ok()?);
-    }
-    Some(hashes)
+/// The stored hashes of a tile.
+fn leaves(store: &Store, boot: Sha256Digest, tile: Tile) -> Option<Vec<Sha256Digest>> {
+    let bytes = store.read(&format!("{boot}/{tile}"), MAX_BUNDLE).ok()??;
+    hashes_of_tile(&bytes, tile.width).ok()
 }

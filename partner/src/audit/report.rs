@@ -64,7 +64,13 @@ pub struct BootReport {
     /// What is wrong with it.
     #[serde(skip)]
     pub problems: Vec<Problem>,
+    /// How many more problems of a kind there are than are named.
+    #[serde(skip)]
+    unnamed: BTreeMap<&'static str, u64>,
 }
+
+/// Problems of one kind that are named of a boot. A store may have any number of them.
+const NAMED: usize = 20;
 
 /// A root, release or denial that the enclave took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -99,13 +105,28 @@ impl BootReport {
             receipts_found: 0,
             history: Vec::new(),
             problems: Vec::new(),
+            unnamed: BTreeMap::new(),
         }
     }
 
-    /// Notes what is wrong at `place`, which is within the boot.
+    /// Notes what is wrong at `place`, which is within the boot. Of one kind, the first [`NAMED`] are named and the others
+    /// counted.
     pub(super) fn problem(&mut self, code: &'static str, place: &str, problem: impl Into<String>) {
+        if self.problems.iter().filter(|named| named.code == code).count() >= NAMED {
+            *self.unnamed.entry(code).or_default() += 1;
+            return;
+        }
         let place = if place.is_empty() { self.boot.to_string() } else { format!("{}/{place}", self.boot) };
         self.problems.push(Problem { code, place, problem: problem.into() });
+    }
+
+    /// Says how many problems were only counted.
+    pub(super) fn close(&mut self) {
+        let boot = self.boot.to_string();
+        for (code, number) in std::mem::take(&mut self.unnamed) {
+            let problem = format!("there are {number} more of this kind");
+            self.problems.push(Problem { code, place: boot.clone(), problem });
+        }
     }
 }
 
