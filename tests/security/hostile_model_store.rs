@@ -1,6 +1,6 @@
 //! A host's store that lies about the model: whatever it does, the enclave has no weights, and says why with a code.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::sync::LazyLock;
 
