@@ -5,6 +5,8 @@ use cleanroom_attestation::channel::{
     Binder, EvidenceFrame, Exchange, FrameKind, HelloFrame, Nonce, PublicAttestation, Role, Transcript,
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::log::boot_of;
+use cleanroom_attestation::receipt::{Receipt, SignedReceipt};
 use cleanroom_channel::frames::Frame;
 use cleanroom_channel::identity::Identity;
 use cleanroom_channel::tls::{self, Established};
@@ -82,6 +84,11 @@ impl Liar {
 
     /// The evidence for this connection, with one lie in it.
     pub fn evidence<S>(&self, stream: &TlsStream<S>, hello: &Frame, lie: Lie) -> Frame {
+        self.proof(stream, hello, lie).0
+    }
+
+    /// The same, and the transcript's digest.
+    pub fn proof<S>(&self, stream: &TlsStream<S>, hello: &Frame, lie: Lie) -> (Frame, Sha384Digest) {
         let connection = stream.get_ref().1;
         let facts = Established::of(connection, Role::Server, self.identity.leaf_digest()).unwrap();
         let HelloFrame { nonce, .. } = HelloFrame::decode(hello.body()).unwrap();
@@ -123,7 +130,15 @@ impl Liar {
         let signer = if lie == Lie::Signature { &other_key } else { receipt_key };
         let signature = signer.sign(&message);
         frame.signature = &signature;
-        Frame::new(FrameKind::Evidence, &frame.encode())
+        (Frame::new(FrameKind::Evidence, &frame.encode()), transcript.digest())
+    }
+
+    /// A receipt that the receipt key of this boot signed.
+    #[must_use]
+    pub fn receipt(&self, mut receipt: Receipt) -> SignedReceipt {
+        let key = self.receipt_key.subject_public_key_info();
+        receipt.boot = boot_of(key);
+        SignedReceipt::sign(receipt, key, |message| self.receipt_key.sign(message)).unwrap()
     }
 
     fn document(&self, transcript: &Transcript<'_>, lie: Lie) -> Vec<u8> {

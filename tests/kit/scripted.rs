@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cleanroom_attestation::channel::{FrameKind, RefusalCode};
+use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_channel::frames::Frame;
 use cleanroom_partner::address::Address;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -109,19 +110,24 @@ impl Connection {
 
     /// Proves one of the two enclaves. The evidence is sent when `late` ends.
     pub async fn prove_enclave(self, enclave: usize, late: impl Future<Output = ()>) -> Peer {
-        let enclave = &self.enclaves[enclave];
+        let number = enclave;
+        let enclave = &self.enclaves[number];
         let (mut stream, hello) = enclave.hello(self.stream).await;
-        let evidence = enclave.evidence(&stream, &hello, Lie::Nothing);
+        let (evidence, session) = enclave.proof(&stream, &hello, Lie::Nothing);
         late.await;
         evidence.write(&mut stream).await.unwrap();
         Frame::read(&mut stream, &[FrameKind::Finished]).await.unwrap();
-        Peer { stream }
+        Peer { stream, session, enclaves: self.enclaves, enclave: number }
     }
 }
 
 /// The end of a proven connection at which HTTP/2 is scripted.
 pub struct Peer {
     stream: TlsStream<UnixStream>,
+    /// The session's transcript.
+    pub session: Sha384Digest,
+    enclaves: Arc<[Liar]>,
+    enclave: usize,
 }
 
 /// A request as it arrived.
@@ -198,10 +204,28 @@ impl Peer {
 
     /// Begins an answer with status 200 and no length.
     pub async fn answer(&mut self, stream: u32, content_type: &str) {
+        self.answer_with(stream, content_type, &[]).await;
+    }
+
+    /// The enclave of this connection, which can sign what it likes.
+    #[must_use]
+    pub fn enclave(&self) -> &Liar {
+        &self.enclaves[self.enclave]
+    }
+
+    /// The same with further fields, whose names and values are shorter than 127 bytes.
+    pub async fn answer_with(&mut self, stream: u32, content_type: &str, fields: &[(&str, &str)]) {
         // HPACK (RFC 7541): `:status: 200` is entry 8 of the static table; `content-type` is entry 31, with a
         // literal value.
         let mut head = vec![0x88, 0x0f, 31 - 15, u8::try_from(content_type.len()).unwrap()];
         head.extend(content_type.as_bytes());
+        for (name, value) in fields {
+            head.push(0);
+            for text in [name, value] {
+                head.push(u8::try_from(text.len()).unwrap());
+                head.extend(text.as_bytes());
+            }
+        }
         self.write(HEADERS, END_HEADERS, stream, &head).await;
     }
 

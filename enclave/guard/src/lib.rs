@@ -219,7 +219,7 @@ impl Guard {
         })
     }
 
-    /// Under what the key of this enclave's sealed weights may be asked for now.
+    /// The root, release and lease under which the key of the sealed weights may be asked for now.
     ///
     /// # Errors
     ///

@@ -121,7 +121,8 @@ impl Asking {
         }
     }
 
-    /// Under what a key may be asked for now. Shares that were collected under another release are dropped.
+    /// The root, release and lease under which a key may be asked for now. Shares that were collected under another
+    /// release are dropped.
     fn terms(&mut self) -> Result<KeyTerms, Refused> {
         let terms = self.guard.key_terms()?;
         if self.expected.is_some_and(|expected| expected != terms.model) {

@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use cleanroom_attestation::receipt::ReceiptError;
 use hyper::body::{Body, Frame, Incoming};
 use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep};
 
 use super::problem::{Dialect, Problem};
-use super::receipts::{Event, Keeping, NoReceipt};
+use super::receipts::{Event, Keeping, NoReceipt, is_shape};
 use super::slots::Kept;
 use crate::session::{Reach, SendError, Session, SessionError};
 
@@ -107,6 +108,9 @@ enum State {
     Ended,
 }
 
+/// What came is not what an answer with a receipt is made of.
+const FOREIGN: NoReceipt = NoReceipt::Wrong(ReceiptError::Response);
+
 impl Events {
     pub(super) fn new(
         from_room: Incoming,
@@ -148,8 +152,11 @@ impl Events {
                     return Poll::Ready(Some(Ok(self.fail_without_receipt(&NoReceipt::Missing))));
                 }
                 None => {
-                    self.state = State::Ended;
                     let rest = self.partial.split().freeze();
+                    if self.receipt.is_some() && !is_shape(&rest) {
+                        return Poll::Ready(Some(Ok(self.fail_without_receipt(&FOREIGN))));
+                    }
+                    self.state = State::Ended;
                     return Poll::Ready(Some(rest).filter(|rest| !rest.is_empty()).map(Ok));
                 }
             };
@@ -174,7 +181,10 @@ impl Events {
 
     /// What of some events may go on now.
     fn receipted(&mut self, events: Bytes) -> Bytes {
-        let (Some(receipt), State::Running) = (&mut self.receipt, &self.state) else { return events };
+        let Some(receipt) = &mut self.receipt else { return events };
+        if !matches!(self.state, State::Running) {
+            return if is_shape(&events) { events } else { self.fail_without_receipt(&FOREIGN) };
+        }
         let mut passed = BytesMut::new();
         let mut rest = events;
         while !rest.is_empty() {
@@ -182,12 +192,18 @@ impl Events {
             let event = rest.split_to(end.map_or(rest.len(), |end| end + 2));
             match receipt.event(&event) {
                 Event::Other if self.held.is_empty() => passed.extend_from_slice(&event),
-                Event::Other | Event::End => self.held.extend_from_slice(&event),
-                Event::Receipt(kept) => {
+                // The answer has said that it is whole, so the receipt is due.
+                Event::Other | Event::End if self.held.len() <= MAX_EVENT => {
+                    self.held.extend_from_slice(&event);
+                }
+                Event::Receipt(kept) if is_shape(&rest) => {
                     self.held.extend_from_slice(&event);
                     self.held.extend_from_slice(&rest);
                     self.state = State::Keeping(kept);
                     break;
+                }
+                Event::Other | Event::End | Event::Foreign | Event::Receipt(_) => {
+                    return self.fail_without_receipt(&FOREIGN);
                 }
             }
         }

@@ -212,10 +212,17 @@ impl Keeping {
 
     /// One event of the stream, as it came.
     pub(super) fn event(&mut self, event: &[u8]) -> Event {
+        // A client ends lines there, and what a receipt commits to does not.
+        if event.contains(&b'\r') {
+            return Event::Foreign;
+        }
         let lines = event.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b":"));
         let mut lines = lines.skip_while(|line| *line == b"\n");
         let first = lines.next().unwrap_or_default();
         if let (EVENT, Some(line)) = (first, lines.next().filter(|line| line.starts_with(DATA))) {
+            if lines.any(|line| line != b"\n") {
+                return Event::Foreign;
+            }
             let data = line.strip_prefix(b"data: ").unwrap_or_default();
             return Event::Receipt(self.keep(data.trim_ascii_end()));
         }
@@ -250,12 +257,20 @@ impl Drop for Keeping {
     }
 }
 
+/// Whether bytes are comments and empty lines alone, which keep a stream's shape and tell a client nothing.
+pub(super) fn is_shape(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    !bytes.contains(&b'\r') && lines.all(|line| line.is_empty() || line.starts_with(b":"))
+}
+
 /// What an event of a stream is.
 pub(super) enum Event {
     /// A part of the answer.
     Other,
     /// What tells the client that the answer is whole.
     End,
+    /// One that no clean room writes.
+    Foreign,
     /// The receipt, which is being kept.
     Receipt(JoinHandle<Result<(), NoReceipt>>),
 }
