@@ -47,6 +47,8 @@ use shares::Shares;
 
 /// How often everything is looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// The pause between two attempts to reach an enclave. It is short, because the enclave's log is fetched from its start.
+const DIAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where everything comes from.
 #[derive(Debug, Clone)]
@@ -78,11 +80,21 @@ pub struct Observed {
     heard: Option<Instant>,
     /// What it said then; nothing after its control connection has ended.
     state: Option<ControlState>,
+    /// Whether the enclave at the other end has heard that its log is fetched.
+    follows_log: bool,
 }
 
 impl Observed {
-    fn now(state: ControlState) -> Self {
-        Self { heard: Some(Instant::now()), state: Some(state) }
+    fn hear(&mut self, state: ControlState) {
+        self.heard = Some(Instant::now());
+        self.state = Some(state);
+    }
+
+    /// Whether the enclave at the other end has heard that its log is fetched. It then ends only after the host has
+    /// the last entry.
+    #[must_use]
+    pub const fn follows_log(&self) -> bool {
+        self.follows_log
     }
 
     /// When an enclave last answered, if one ever did.
@@ -104,7 +116,7 @@ impl Observed {
 /// What is observed when an enclave answers now; for tests of what depends on it.
 #[cfg(test)]
 pub(crate) fn heard_now() -> Observed {
-    Observed { heard: Some(Instant::now()), state: None }
+    Observed { heard: Some(Instant::now()), ..Observed::default() }
 }
 
 /// Serves the enclave behind the address `control` for ever, over its restarts. `observed` hears what the
@@ -113,10 +125,13 @@ pub async fn serve(control: EnclaveAddress, settings: Settings, observed: watch:
     loop {
         if let Ok(stream) = control.dial().await {
             let error = session(stream, &settings, &observed).await;
-            observed.send_modify(|observed| observed.state = None);
+            observed.send_modify(|observed| {
+                observed.state = None;
+                observed.follows_log = false;
+            });
             tracing::info!(%error, "the control connection to the enclave ended");
         }
-        sleep(TICK).await;
+        sleep(DIAL_PAUSE).await;
     }
 }
 
@@ -128,7 +143,7 @@ where
     let control = Arc::new(Control::new(stream));
     let mut tasks = JoinSet::new();
     if let Some(store) = &settings.log {
-        tasks.spawn(log::keep(Arc::clone(&control), store.clone()));
+        tasks.spawn(log::keep(Arc::clone(&control), store.clone(), observed.clone()));
     }
     if settings.hands_in() {
         let delivery = Delivery::new(Arc::clone(&control), settings.log.clone());

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +12,9 @@ use crate::endpoint::{BoundListener, EnclaveAddress};
 use crate::launcher::{Launcher, Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
 use crate::relay::{self, Counters, Limits};
 use crate::status::{self, Sources};
+
+/// How long an enclave that is to end waits for the host to reach it for its log.
+const REACH_LOG: Duration = Duration::from_secs(5);
 
 /// Relays to an enclave that somebody else runs, until `stop`.
 ///
@@ -39,7 +43,8 @@ pub async fn relay_only(
 /// once, when the enclave first accepts connections.
 ///
 /// On `stop` the relay takes no more connections. An enclave that can drain itself is asked to at once, and
-/// each has the same time to come to its end; any other is ended when the relay has.
+/// each has the same time to come to its end; any other is ended when the relay has. If the host keeps the
+/// enclave's log, it reaches the enclave for it first, so that the log has its end.
 ///
 /// # Errors
 /// [`RunError`] when the enclave cannot be kept running.
@@ -56,6 +61,8 @@ pub async fn with_enclave<L: Launcher>(
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
     let (observed, release) = watch::channel(Observed::default());
+    let keeps_log = access.agent.as_ref().is_some_and(|(_, settings)| settings.log.is_some());
+    let followed = release.clone();
     let is_leased = access.agent.as_ref().is_some_and(|(_, settings)| settings.hands_in());
     let pulse = if is_leased { Pulse::of(release.clone()) } else { Pulse::default() };
     let sources = Sources {
@@ -67,7 +74,17 @@ pub async fn with_enclave<L: Launcher>(
 
     // If the enclave cannot be kept running, the relay has nothing to wait for.
     let relay_stop = stop.child_token();
-    let enclave_stop = if L::DRAINS_ITSELF { stop } else { CancellationToken::new() };
+    let (enclave_stop, relay_ended) = (CancellationToken::new(), CancellationToken::new());
+    let begins = if L::DRAINS_ITSELF { stop } else { relay_ended.clone() };
+    let is_serving = watched.clone();
+    let end_enclave = async {
+        begins.cancelled().await;
+        if keeps_log && is_serving.borrow().state == State::Serving {
+            follows_log(followed).await;
+        }
+        enclave_stop.cancel();
+        std::future::pending::<()>().await;
+    };
     let enclave_task = async {
         let result =
             supervise(launcher, settings.restart, settings.patience, pulse, &status, enclave_stop.clone())
@@ -78,7 +95,7 @@ pub async fn with_enclave<L: Launcher>(
     let relay_task = async {
         let stopped = relay_stop.clone().cancelled_owned();
         let cut = relay::serve(listener, partner, settings.limits, counters, stopped).await;
-        enclave_stop.cancel();
+        relay_ended.cancel();
         cut
     };
     let agent = async {
@@ -100,7 +117,16 @@ pub async fn with_enclave<L: Launcher>(
         }
         result = report_until_the_end(report, sources) => Ok(result?),
         () = announce => Ok(()),
+        () = end_enclave => Ok(()),
         () = agent => Ok(()),
+    }
+}
+
+/// Waits until the enclave has heard that its log is fetched, or until it has had its time to.
+async fn follows_log(mut observed: watch::Receiver<Observed>) {
+    let reached = observed.wait_for(Observed::follows_log);
+    if tokio::time::timeout(REACH_LOG, reached).await.is_err() {
+        tracing::warn!("the enclave ends before its log could be fetched");
     }
 }
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use cleanroom_attestation::log::Batch;
 use cleanroom_attestation::release::{ControlAnswer, ControlKind};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::Observed;
 use super::complaint::Complaint;
 use super::control::Control;
 use crate::log_store::{BootLog, LogStore, StoreError};
@@ -20,7 +22,11 @@ const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Fetches the log for as long as the control connection lasts, and gives its error. A disk that takes nothing does not end the
 /// enclave's service: the enclave keeps some megabytes of entries until the disk is there again.
-pub(super) async fn keep<S>(control: Arc<Control<S>>, store: LogStore) -> io::Error
+pub(super) async fn keep<S>(
+    control: Arc<Control<S>>,
+    store: LogStore,
+    observed: watch::Sender<Observed>,
+) -> io::Error
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -35,7 +41,7 @@ where
             Err(error) => return error,
         };
         tracing::info!(entries = log.size(), "the enclave's log is kept");
-        match follow(&control, log).await {
+        match follow(&control, log, &observed).await {
             Ok(error) => failed(&mut complaint, &error).await,
             Err(error) => return error,
         }
@@ -61,12 +67,17 @@ where
 }
 
 /// Appends what comes, until the store fails.
-async fn follow<S>(control: &Control<S>, mut log: BootLog) -> io::Result<StoreError>
+async fn follow<S>(
+    control: &Control<S>,
+    mut log: BootLog,
+    observed: &watch::Sender<Observed>,
+) -> io::Result<StoreError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
         let batch = ask(control, &log.size().to_be_bytes()).await?;
+        observed.send_if_modified(|observed| !std::mem::replace(&mut observed.follows_log, true));
         let is_all = batch.entries.is_empty() && batch.first == log.size();
         let appended = tokio::task::spawn_blocking(move || log.append(&batch).map(|()| log));
         log = match appended.await.map_err(io::Error::other)? {

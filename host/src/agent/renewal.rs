@@ -119,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Renewal<S> {
 
     async fn state(&self) -> io::Result<ControlState> {
         let state = Control::<S>::state(&self.control.ask_first(ControlKind::State, b"").await?)?;
-        self.observed.send_replace(Observed::now(state));
+        self.observed.send_modify(|observed| observed.hear(state));
         Ok(state)
     }
 
