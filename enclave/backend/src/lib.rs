@@ -15,6 +15,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
+mod clock;
 mod event;
 mod secret;
 mod task;
@@ -28,6 +29,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use self::clock::Clock;
 pub use self::event::{Event, FinishReason, Piece, ScoredToken, Sink, TokenScore, Usage};
 pub use self::secret::SecretString;
 pub use self::task::{
@@ -84,8 +86,8 @@ impl Handle {
     }
 }
 
-/// How much a backend may run and keep.
-#[derive(Debug, Clone, Copy)]
+/// How much a backend may run and keep, and by which clock.
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Threads that compute. `None` for as many as the machine has processors.
     pub threads: Option<NonZeroUsize>,
@@ -99,6 +101,8 @@ pub struct Settings {
     pub kv_memory: u64,
     /// How long the beginnings of prompts are kept for the same owner.
     pub prefix_time: Duration,
+    /// By which requests and beginnings of prompts grow old.
+    pub clock: Clock,
 }
 
 /// What a model can be asked for.

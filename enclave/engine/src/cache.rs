@@ -6,12 +6,12 @@
 
 mod kept;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kept::{Contents, Kept};
 use zeroize::Zeroize;
 
-use crate::{model::Hyperparameters, owner::Owner};
+use crate::{clock::Moment, model::Hyperparameters, owner::Owner};
 
 /// Positions of one page.
 pub(crate) const PAGE: usize = 32;
@@ -101,7 +101,7 @@ impl Cache {
 
     /// Keeps the full pages of a sequence's prompt for later prompts of the same owner. If an equal page is
     /// already kept, the sequence continues with that one.
-    pub(crate) fn keep(&mut self, sequence: usize, owner: Owner, prompt: &[u32], now: Instant) {
+    pub(crate) fn keep(&mut self, sequence: usize, owner: Owner, prompt: &[u32], now: Moment) {
         let mut before = None;
         for (index, tokens) in prompt.chunks_exact(PAGE).enumerate() {
             let own = self.tables[sequence][index];
@@ -123,13 +123,13 @@ impl Cache {
     }
 
     /// Frees the kept pages that nobody has read for `time`.
-    pub(crate) fn expire(&mut self, now: Instant, time: Duration) {
-        let old = now.checked_sub(time).map(|limit| self.kept.expire(limit)).unwrap_or_default();
+    pub(crate) fn expire(&mut self, now: Moment, time: Duration) {
+        let old = now.before(time).map(|limit| self.kept.expire(limit)).unwrap_or_default();
         old.into_iter().for_each(|page| self.free(page));
     }
 
     /// The time since which the oldest kept page has not been read.
-    pub(crate) fn oldest_kept(&self) -> Option<Instant> {
+    pub(crate) fn oldest_kept(&self) -> Option<Moment> {
         self.kept.oldest()
     }
 
@@ -181,14 +181,14 @@ impl Cache {
 
     /// Takes a sequence's pages, and wipes and frees those that are neither kept nor read by another
     /// sequence.
-    pub(crate) fn release(&mut self, sequence: usize, now: Instant) {
+    pub(crate) fn release(&mut self, sequence: usize, now: Moment) {
         for page in std::mem::take(&mut self.tables[sequence]) {
             self.leave(page, now);
         }
     }
 
     /// A sequence no longer has a page.
-    fn leave(&mut self, page: Page, now: Instant) {
+    fn leave(&mut self, page: Page, now: Moment) {
         self.readers[page] -= 1;
         let is_kept = self.kept.unread(page, now);
         if self.readers[page] == 0 && !is_kept {
@@ -298,7 +298,7 @@ mod tests {
         fill(&mut cache, 0, 3 * PAGE);
         assert_eq!(cache.extend(1, 1), Err(Exhausted));
         assert!(cache.pool.iter().all(|number| *number != 0));
-        cache.release(0, Instant::now());
+        cache.release(0, Moment::ZERO);
         cache.extend(1, 3 * PAGE).unwrap();
         for (layer, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let mut pages = cache.head(1, layer, head, 3 * PAGE);
@@ -312,9 +312,9 @@ mod tests {
         for round in 0..20 {
             let sequence = round % 3;
             fill(&mut cache, sequence, 1 + round * 7 % (2 * PAGE));
-            cache.release((sequence + 2) % 3, Instant::now());
+            cache.release((sequence + 2) % 3, Moment::ZERO);
         }
-        (0..3).for_each(|sequence| cache.release(sequence, Instant::now()));
+        (0..3).for_each(|sequence| cache.release(sequence, Moment::ZERO));
         cache.free.sort_unstable();
         assert_eq!(cache.free, [0, 1, 2, 3]);
     }
@@ -323,7 +323,7 @@ mod tests {
     const B: Owner = Owner([2; 32]);
 
     /// Reads a prompt, and gives how many positions it found.
-    fn read(cache: &mut Cache, sequence: usize, owner: Owner, prompt: &[u32], now: Instant) -> usize {
+    fn read(cache: &mut Cache, sequence: usize, owner: Owner, prompt: &[u32], now: Moment) -> usize {
         let found = cache.reuse(sequence, owner, prompt);
         cache.extend(sequence, prompt.len()).unwrap();
         for (position, token) in prompt.iter().enumerate().skip(found) {
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_prompt_is_found_by_its_owner_alone_and_from_its_beginning() {
-        let (mut cache, now) = (cache(2, 12), Instant::now());
+        let (mut cache, now) = (cache(2, 12), Moment::ZERO);
         assert_eq!(read(&mut cache, 0, A, &prompt(&[1, 2, 3]), now), 0);
         assert_eq!(read(&mut cache, 1, B, &prompt(&[1, 2, 3]), now), 0, "another owner finds nothing");
         cache.release(1, now);
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn equal_prompts_read_at_once_end_on_the_same_pages() {
-        let (mut cache, now) = (cache(2, 6), Instant::now());
+        let (mut cache, now) = (cache(2, 6), Moment::ZERO);
         for sequence in 0..2 {
             assert_eq!(cache.reuse(sequence, A, &prompt(&[1, 2])), 0);
             cache.extend(sequence, 2 * PAGE).unwrap();
@@ -397,8 +397,8 @@ mod tests {
 
     #[test]
     fn kept_pages_make_room_the_oldest_of_whoever_has_most_first_and_wiped() {
-        let (mut cache, begun) = (cache(1, 6), Instant::now());
-        let later = |seconds| begun + Duration::from_secs(seconds);
+        let (mut cache, begun) = (cache(1, 6), Moment::ZERO);
+        let later = |seconds| begun.after(Duration::from_secs(seconds));
         for (second, owner, pages) in [(0, B, &[9][..]), (1, A, &[1, 2]), (2, A, &[3, 4])] {
             read(&mut cache, 0, owner, &prompt(pages), later(second));
             cache.release(0, later(second));
@@ -418,8 +418,8 @@ mod tests {
 
     #[test]
     fn kept_pages_go_after_a_time_without_use() {
-        let (mut cache, begun) = (cache(1, 6), Instant::now());
-        let later = |seconds| begun + Duration::from_secs(seconds);
+        let (mut cache, begun) = (cache(1, 6), Moment::ZERO);
+        let later = |seconds| begun.after(Duration::from_secs(seconds));
         read(&mut cache, 0, A, &prompt(&[1, 2]), begun);
         cache.expire(later(100), Duration::from_secs(10));
         assert!(holds(&cache, 1), "a page that is read does not expire");
@@ -437,7 +437,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_of_an_owner_who_is_forgotten() {
-        let (mut cache, now) = (cache(2, 8), Instant::now());
+        let (mut cache, now) = (cache(2, 8), Moment::ZERO);
         read(&mut cache, 0, A, &prompt(&[1]), now);
         read(&mut cache, 1, B, &prompt(&[3]), now);
         cache.release(0, now);

@@ -1,11 +1,12 @@
 //! The scores behind the answers: for measuring a model, and for comparing this engine with others.
 
-use std::{io, num::NonZeroUsize, time::Instant};
+use std::{io, num::NonZeroUsize};
 
 use zeroize::Zeroizing;
 
 use crate::{
     cache::{Cache, PAGE},
+    clock::Moment,
     forward::{Forward, Row},
     model::Model,
     pool::Pool,
@@ -117,7 +118,7 @@ impl<'m> Evaluator<'m> {
     /// Empties a sequence; one that is not there is empty already.
     pub fn clear(&mut self, sequence: usize) {
         if let Some(length) = self.lengths.get_mut(sequence) {
-            self.cache.release(sequence, Instant::now());
+            self.cache.release(sequence, Moment::ZERO);
             *length = 0;
         }
     }

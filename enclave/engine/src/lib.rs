@@ -19,6 +19,7 @@ use std::sync::OnceLock;
 
 mod cache;
 mod chat;
+mod clock;
 mod constraint;
 mod embedding;
 mod evaluate;
@@ -46,6 +47,7 @@ mod template;
 mod tokenizer;
 
 pub use chat::{Chat, ChatCall, ChatMessage, ChatTool};
+pub use clock::{Clock, Hand, Moment};
 pub use constraint::{CallableTool, CallsWanted, Constraint, Matcher, RandomAnswer, SchemaError};
 pub use embedding::Embedding;
 pub use evaluate::{EvaluateError, EvaluatedToken, Evaluator};
@@ -57,8 +59,8 @@ pub use owner::Owner;
 pub use prompt::{Prompt, PromptError};
 pub use sampling::{Sampling, SamplingError};
 pub use scheduling::{
-    Clock, Engine, EngineConfig, Event, FinishReason, Hand, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    MemoryUse, Presence, Sink, StartError, SubmitError, Text, Usage,
+    Engine, EngineConfig, Event, FinishReason, Job, JobHandle, MAX_STOP_BYTES, MAX_STOP_STRINGS, MemoryUse,
+    Presence, Sink, StartError, SubmitError, Text, Usage,
 };
 pub use template::TemplateError;
 pub use tokenizer::TokenizerError;

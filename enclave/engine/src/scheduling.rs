@@ -16,7 +16,6 @@
 //! owner take from that owner's share. An owner who asked for little lately goes first.
 
 mod answer;
-mod clock;
 #[cfg(test)]
 mod memory_search;
 mod queue;
@@ -29,16 +28,16 @@ use std::{
     ops::ControlFlow,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-pub use clock::{Clock, Hand};
 use queue::{Cancelled, Need, Queue};
 use scheduler::Scheduler;
 use zeroize::Zeroizing;
 
 use crate::{
     cache::{Cache, PAGE},
+    clock::{Clock, Moment},
     constraint::Constraint,
     embedding::Embedding,
     logprobs::ScoredToken,
@@ -176,7 +175,7 @@ pub struct Job {
     /// and tokens of a share of 1.
     pub share: NonZeroU8,
     /// When it ends whether it is complete or not, by the engine's [`clock`](Engine::clock).
-    pub deadline: Option<Instant>,
+    pub deadline: Option<Moment>,
     /// What to continue.
     pub prompt: Prompt,
     /// Most tokens to generate; `None` runs to the end of the context.
@@ -342,7 +341,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the threads and reserves the memory.
+    /// Starts the threads and reserves the memory. Time is counted by [`Clock::monotonic`].
     ///
     /// # Errors
     /// [`StartError`] when memory or threads are refused.

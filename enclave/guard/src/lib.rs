@@ -14,8 +14,10 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use cleanroom_attestation::channel::{ModelId, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
@@ -53,6 +55,27 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> BootMillis {
         (self.0)()
+    }
+
+    /// Waits for `time` by this clock. After the machine has slept it returns at most a second late.
+    pub async fn sleep(&self, time: Duration) {
+        // Timers stand still while the machine sleeps, so none is trusted for longer than this.
+        const LOOK: Duration = Duration::from_secs(1);
+        let begun = self.now();
+        loop {
+            let passed = Duration::from_millis(self.now().0.saturating_sub(begun.0));
+            let Some(left) = time.checked_sub(passed).filter(|left| !left.is_zero()) else { return };
+            tokio::time::sleep(left.min(LOOK)).await;
+        }
+    }
+
+    /// What `work` gives within `time` by this clock; `None` when the time is up.
+    pub async fn within<T>(&self, time: Duration, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.sleep(time) => None,
+        }
     }
 }
 

@@ -89,7 +89,7 @@ where
     let model = weights(store, model_limit, config.model_sha256, released).await?;
     let digest = model.digest();
     let guard = guard(&config, digest, clock.clone(), control.is_some())?;
-    let attester = commit(security_module, &config, digest, guard.as_ref(), clock).await?;
+    let attester = commit(security_module, &config, digest, guard.as_ref(), clock.clone()).await?;
     attester.begin_log().await?;
 
     let (mut read, mut write) = worker.into_split();
@@ -103,7 +103,7 @@ where
     };
     start_worker(&mut read, &mut write, start, model).await?;
     let mut tasks = JoinSet::new();
-    let link = Link::new(write, &mut tasks);
+    let link = Link::new(write, clock, &mut tasks);
     open().map_err(Halt::Listen)?;
     link.say(&FromKeeper::Serve).await;
 
@@ -235,7 +235,7 @@ impl Attester {
         let (mut read, write) = worker.into_split();
         let leaf = worker_link::leaf(&mut read).await?;
         let mut tasks = JoinSet::new();
-        let link = Link::new(write, &mut tasks);
+        let link = Link::new(write, Clock::boot(), &mut tasks);
         worker_link::answer(read, leaf, &Arc::new(self), &link).await
     }
 }

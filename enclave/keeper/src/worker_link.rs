@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use cleanroom_attestation::channel::{Nonce, RefusalCode};
 use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_guard::Clock;
 use cleanroom_protocol::{
     self as protocol, Change, ChannelQuestion, FromKeeper, FromWorker, ProtocolError, ReadError, WorkerKind,
 };
@@ -33,6 +34,7 @@ pub const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
 /// The keeper's words to the worker.
 pub(super) struct Link {
     replies: mpsc::Sender<Zeroizing<Vec<u8>>>,
+    clock: Clock,
     draining: AtomicBool,
     next: AtomicU32,
     /// The change that the worker has yet to confirm.
@@ -78,6 +80,7 @@ impl Link {
     /// A link whose frames go to `write`, and the task that writes them, for as long as `tasks` lives.
     pub(super) fn new(
         mut write: impl AsyncWrite + Unpin + Send + 'static,
+        clock: Clock,
         tasks: &mut JoinSet<()>,
     ) -> Arc<Self> {
         let (replies, mut waiting) = mpsc::channel::<Zeroizing<Vec<u8>>>(REPLIES);
@@ -90,6 +93,7 @@ impl Link {
         });
         Arc::new(Self {
             replies,
+            clock,
             draining: AtomicBool::new(false),
             next: AtomicU32::new(0),
             outstanding: Mutex::new(None),
@@ -116,9 +120,9 @@ impl Link {
             self.reply(id, &FromKeeper::Change(change)).await;
             confirmed.await
         };
-        match tokio::time::timeout(CONFIRM_WITHIN, in_force).await {
-            Ok(confirmed) => confirmed.map_err(|_| WorkerEnd::Gone),
-            Err(_) => Err(WorkerEnd::Unconfirmed),
+        match self.clock.within(CONFIRM_WITHIN, in_force).await {
+            Some(confirmed) => confirmed.map_err(|_| WorkerEnd::Gone),
+            None => Err(WorkerEnd::Unconfirmed),
         }
     }
 

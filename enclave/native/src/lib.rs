@@ -15,8 +15,8 @@ use cleanroom_backend::{
     Prepared, Settings, Sink, StartError, Task, WallClock,
 };
 use cleanroom_engine::{
-    AnswerReader, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt, PromptError, Sampling,
-    SamplingError, Speech, SubmitError,
+    AnswerReader, Clock, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt, PromptError,
+    Sampling, SamplingError, Speech, SubmitError,
 };
 use zeroize::Zeroizing;
 
@@ -54,7 +54,8 @@ impl Loader for NativeLoader {
     ) -> Result<Arc<dyn Backend>, LoadError> {
         let model = Model::read_gguf(file, length, |_| {}).map_err(NotLoaded::Model)?;
         let model = model.with_wall_clock(move || clock());
-        let Settings { threads, sequences, per_owner, queued, kv_memory, prefix_time } = settings;
+        let Settings { threads, sequences, per_owner, queued, kv_memory, prefix_time, clock: ageing } =
+            settings;
         let config = EngineConfig {
             threads: threads.unwrap_or_else(cleanroom_engine::processors),
             max_sequences: sequences,
@@ -63,7 +64,9 @@ impl Loader for NativeLoader {
             kv_memory,
             prefix_time,
         };
-        Ok(Native::shared(Engine::start(Arc::new(model), config).map_err(NotLoaded::Engine)?))
+        let ageing = Clock::new(move || ageing.now());
+        let engine = Engine::start_with_clock(Arc::new(model), config, ageing);
+        Ok(Native::shared(engine.map_err(NotLoaded::Engine)?))
     }
 }
 
@@ -161,7 +164,7 @@ impl Prepared for Ready {
     fn start(self: Box<Self>, sinks: Vec<Box<dyn Sink>>) -> Result<Vec<Handle>, StartError> {
         let Self { engine, prompt, constraint, reader, task: Rest { owner, share, time, output } } = *self;
         let engine = engine.upgrade().ok_or(StartError::Stopped)?;
-        let deadline = engine.clock().now().checked_add(time);
+        let deadline = Some(engine.clock().now().after(time));
         let mut running = Vec::with_capacity(sinks.len());
         for (index, sink) in (0..).zip(sinks) {
             let mut job = Job::new(prompt.clone(), Box::new(Translate::new(sink, reader.clone())));

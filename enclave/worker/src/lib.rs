@@ -30,7 +30,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cleanroom_backend::{LoadError, Loader, Settings, WallClock};
+use cleanroom_backend::{Clock as BackendClock, LoadError, Loader, Settings, WallClock};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_config::{Config, ConfigError, Limits};
 use cleanroom_guard::{Clock, Guard, Sealing};
@@ -155,7 +155,7 @@ async fn prepare(
     loader: impl Loader,
 ) -> Result<(UnixStream, Result<Prepared, WorkerError>), WorkerError> {
     let Started { identity, start, config, guard } = started;
-    let (length, settings) = (start.model_bytes, settings(&config.limits));
+    let (length, settings) = (start.model_bytes, settings(&config.limits, clock.clone()));
     let time = wall_clock(guard.clone());
     let load = move |file: &mut ModelFile| loader.load(file, length, settings, time);
     let (keeper, backend) = ModelFile::new(keeper, length).read_by(load).await?;
@@ -180,7 +180,7 @@ fn wall_clock(guard: Option<Arc<Guard>>) -> WallClock {
 }
 
 /// The backend's part of the configured limits.
-fn settings(limits: &Limits) -> Settings {
+fn settings(limits: &Limits, clock: Clock) -> Settings {
     Settings {
         threads: limits.threads,
         sequences: limits.sequences,
@@ -188,6 +188,7 @@ fn settings(limits: &Limits) -> Settings {
         queued: limits.queued,
         kv_memory: limits.kv_memory.get(),
         prefix_time: limits.prefix_time,
+        clock: BackendClock::new(move || Duration::from_millis(clock.now().0)),
     }
 }
 

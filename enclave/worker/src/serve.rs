@@ -200,23 +200,16 @@ impl Shared {
         if ended.is_none() {
             // No further requests; those that run may end.
             connection.as_mut().graceful_shutdown();
-            let _ = timeout(DRAIN, connection).await;
+            let _ = self.clock.within(DRAIN, connection).await;
         }
     }
 
-    /// Returns when a session that begins now is too old. The clock goes on while the machine sleeps, and tokio's does not,
-    /// so the clock is read again every few seconds.
+    /// Returns when a session that begins now is too old. The time in which the machine sleeps counts.
     async fn lifetime(&self, class: Class) {
-        const LOOK: Duration = Duration::from_secs(5);
         let lifetime = match class {
             Class::Partner => self.limits.session_lifetime,
             Class::Stranger => self.limits.session_lifetime.min(STRANGERS_LIFETIME),
         };
-        let begun = self.clock.now();
-        loop {
-            let age = Duration::from_millis(self.clock.now().0.saturating_sub(begun.0));
-            let Some(left) = lifetime.checked_sub(age).filter(|left| !left.is_zero()) else { return };
-            sleep(left.min(LOOK)).await;
-        }
+        self.clock.sleep(lifetime).await;
     }
 }

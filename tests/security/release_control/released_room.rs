@@ -26,10 +26,13 @@ pub(crate) struct ReleasedRoom {
     pub(crate) hold: Arc<Hold>,
 }
 
+/// Looks at the clock for each token of one answer: before the step, and when the token is permitted.
+const LOOKS: u32 = 2;
+
 /// Stops the engine at a token, so that something can happen in the middle of an answer.
 #[derive(Default)]
 pub(crate) struct Hold {
-    /// Tokens that the engine may still make; `None` for any number.
+    /// Looks at the clock that the engine may still take; `None` for any number.
     left: Mutex<Option<u32>>,
     changed: Condvar,
     /// Whether the engine stands at the token.
@@ -38,7 +41,7 @@ pub(crate) struct Hold {
 
 impl Hold {
     pub(crate) fn after(&self, tokens: u32) {
-        *self.left.lock().unwrap() = Some(tokens);
+        *self.left.lock().unwrap() = Some(tokens * LOOKS);
     }
 
     /// Waits until the engine stands there, so that it looks at no clock before it is released.
@@ -53,7 +56,7 @@ impl Hold {
         self.changed.notify_all();
     }
 
-    /// Called whenever the enclave looks at its clock. The engine does so once for each token.
+    /// Called whenever the enclave looks at its clock.
     pub(crate) fn pass(&self) {
         if !std::thread::current().name().is_some_and(|name| name.starts_with("engine")) {
             return;

@@ -9,11 +9,10 @@ use std::{
     collections::HashMap,
     hash::{Hash, Hasher},
     sync::Arc,
-    time::Instant,
 };
 
 use super::Page;
-use crate::{owner::Owner, scratch::Scratch};
+use crate::{clock::Moment, owner::Owner, scratch::Scratch};
 
 /// The kept pages of all owners.
 #[derive(Default)]
@@ -36,7 +35,7 @@ struct Entry {
     /// Number of sequences that read it. A reader of a page reads all its predecessors.
     readers: usize,
     /// The time at which the last reader ended.
-    unread_since: Instant,
+    unread_since: Moment,
 }
 
 impl Contents {
@@ -68,7 +67,7 @@ impl Kept {
     }
 
     /// Keeps a page that so many sequences read.
-    pub(super) fn insert(&mut self, page: Page, contents: Contents, readers: usize, now: Instant) {
+    pub(super) fn insert(&mut self, page: Page, contents: Contents, readers: usize, now: Moment) {
         let before = contents.before.and_then(|before| self.entries.get(&before));
         let depth = before.map_or(0, |before| before.depth + 1);
         let contents = Arc::new(contents);
@@ -84,7 +83,7 @@ impl Kept {
     }
 
     /// Notes that a reader has ended. Returns whether the page is kept.
-    pub(super) fn unread(&mut self, page: Page, now: Instant) -> bool {
+    pub(super) fn unread(&mut self, page: Page, now: Moment) -> bool {
         let Some(entry) = self.entries.get_mut(&page) else { return false };
         entry.readers = entry.readers.saturating_sub(1);
         entry.unread_since = now;
@@ -104,7 +103,7 @@ impl Kept {
     }
 
     /// Gives up each page that nobody has read since `limit`.
-    pub(super) fn expire(&mut self, limit: Instant) -> Vec<Page> {
+    pub(super) fn expire(&mut self, limit: Moment) -> Vec<Page> {
         let old = self.unread_entries().filter(|(_, entry)| entry.unread_since <= limit);
         let old: Vec<Page> = old.map(|(page, _)| page).collect();
         old.iter().for_each(|page| self.remove(*page));
@@ -125,7 +124,7 @@ impl Kept {
     }
 
     /// The oldest time at which a kept page lost its last reader.
-    pub(super) fn oldest(&self) -> Option<Instant> {
+    pub(super) fn oldest(&self) -> Option<Moment> {
         self.unread_entries().map(|(_, entry)| entry.unread_since).min()
     }
 

@@ -410,7 +410,7 @@ fn be_searched(end: &str) {
     };
     let mut job = Job::new(model.prompt_from_tokens(prompt()).unwrap(), Box::new(probe));
     job.owner = Owner([1; 32]);
-    job.deadline = engine.clock().now().checked_add(Duration::from_secs(1));
+    job.deadline = Some(engine.clock().now().after(Duration::from_secs(1)));
     job.sampling = Sampling::new(1.0, 0.9, 1).unwrap();
     job.bias = bias();
     job.stop = vec![stop()];

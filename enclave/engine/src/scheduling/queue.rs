@@ -8,11 +8,18 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::Duration,
 };
 
-use super::{Capacity, Clock, EngineConfig, Job, MemoryUse, SubmitError};
-use crate::owner::Owner;
+use super::{Capacity, EngineConfig, Job, MemoryUse, SubmitError};
+use crate::{
+    clock::{Clock, Moment},
+    owner::Owner,
+};
+
+/// The longest wait before the clock is asked again: it goes on while the machine sleeps, and the waiting does
+/// not.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The jobs that wait, and how many run.
 pub(super) struct Queue {
@@ -104,6 +111,8 @@ pub(super) fn weighted(count: usize, share: NonZeroU8) -> usize {
 
 /// What the worker does next.
 pub(super) struct Work {
+    /// The time at which that was looked at.
+    pub(super) now: Moment,
     /// Jobs that start.
     pub(super) jobs: Vec<Waiting>,
     /// Jobs whose time was over before they could start.
@@ -113,6 +122,11 @@ pub(super) struct Work {
 }
 
 impl State {
+    /// Whether the worker has nothing to do.
+    fn is_idle(&self) -> bool {
+        self.open && self.waiting.is_empty() && self.running.is_empty() && self.forgotten.is_empty()
+    }
+
     /// Jobs that run, of all owners.
     fn running(&self) -> usize {
         self.running.values().map(|used| used.sequences).sum()
@@ -160,7 +174,7 @@ impl State {
     }
 
     /// Takes out the jobs whose deadline is over.
-    fn take_late(&mut self, now: Instant) -> Vec<Waiting> {
+    fn take_late(&mut self, now: Moment) -> Vec<Waiting> {
         let is_late = |waiting: &Waiting| waiting.job.deadline.is_some_and(|deadline| deadline <= now);
         let (late, waiting) = self.waiting.drain(..).partition(is_late);
         self.waiting = Vec::into(waiting);
@@ -234,26 +248,33 @@ impl Queue {
 
     /// For the worker: what to do next. Waits while there is nothing to do and nothing runs, at most `until`;
     /// `None` when closed.
-    pub(super) fn next(&self, memory: MemoryUse, until: Option<Instant>) -> Option<Work> {
-        let idle = |state: &mut State| {
-            state.open && state.waiting.is_empty() && state.running.is_empty() && state.forgotten.is_empty()
-        };
-        let mut state = self.lock();
-        state.memory = memory;
-        let mut state = match until.map(|until| until.saturating_duration_since(self.clock.now())) {
-            None => self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner),
-            Some(time) => {
-                let waited = self.changed.wait_timeout_while(state, time, idle);
-                waited.unwrap_or_else(PoisonError::into_inner).0
+    pub(super) fn next(&self, memory: MemoryUse, until: Option<Moment>) -> Option<Work> {
+        loop {
+            // Nobody waits for the lock while the clock is looked at.
+            let now = self.clock.now();
+            let mut state = self.lock();
+            state.memory = memory;
+            let left = until.map(|until| until.since(now));
+            if state.is_idle() && left != Some(Duration::ZERO) {
+                self.wait(state, left);
+                continue;
             }
-        };
-        if !state.open {
-            return None;
+            if !state.open {
+                return None;
+            }
+            let forgotten = std::mem::take(&mut state.forgotten);
+            let late = state.take_late(now);
+            let jobs = iter::from_fn(|| state.start_next(&self.limits, &self.capacity)).collect();
+            return Some(Work { now, jobs, late, forgotten });
         }
-        let forgotten = std::mem::take(&mut state.forgotten);
-        let late = state.take_late(self.clock.now());
-        let jobs = iter::from_fn(|| state.start_next(&self.limits, &self.capacity)).collect();
-        Some(Work { jobs, late, forgotten })
+    }
+
+    /// Waits for a change, and not for longer than the clock may go unasked.
+    fn wait(&self, state: MutexGuard<'_, State>, left: Option<Duration>) {
+        match left {
+            None => drop(self.changed.wait(state)),
+            Some(left) => drop(self.changed.wait_timeout(state, left.min(LOOK))),
+        }
     }
 
     pub(super) fn clock(&self) -> &Clock {

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroU8,
     ops::ControlFlow,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     cache::{Cache, PAGE},
+    clock::Moment,
     embedding::Pooler,
     forward::{Forward, Interrupted, Row},
     logprobs::ScoredToken,
@@ -40,6 +41,8 @@ pub(super) struct Scheduler<'a> {
     cache: Cache,
     capacity: Capacity,
     prefix_time: Duration,
+    /// When the step that runs was begun.
+    now: Moment,
     /// One for each sequence of the cache.
     sequences: Vec<Option<Sequence>>,
     /// Number of jobs that have begun.
@@ -63,7 +66,7 @@ pub(super) struct Scheduler<'a> {
 struct Sequence {
     owner: Owner,
     share: NonZeroU8,
-    deadline: Option<Instant>,
+    deadline: Option<Moment>,
     /// Number of the job, counted from the first.
     number: u64,
     /// The prompt's tokens, followed by the answer's.
@@ -117,6 +120,7 @@ impl<'a> Scheduler<'a> {
             cache: Cache::new(model.shape(), sequences, capacity.pages),
             capacity,
             prefix_time: config.prefix_time,
+            now: Moment::ZERO,
             sequences: (0..sequences).map(|_| None).collect(),
             begun: 0,
             turn: 0,
@@ -220,7 +224,7 @@ impl<'a> Scheduler<'a> {
         let waiting = std::mem::take(&mut self.interrupted);
         self.interrupted = waiting.into_iter().filter_map(|step| step.without(index)).collect();
         self.rows.retain(|row| row.sequence != index);
-        self.cache.release(index, self.now());
+        self.cache.release(index, self.now);
     }
 
     /// Reserves the next pages for the answers among the chosen rows. Without free pages, either other
@@ -252,9 +256,10 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Assigns sequences to new jobs, and takes back those of finished jobs.
-    fn begin(&mut self, Work { jobs, late, forgotten }: Work) {
+    fn begin(&mut self, Work { now, jobs, late, forgotten }: Work) {
+        self.now = now;
         forgotten.into_iter().for_each(|owner| self.cache.forget(owner));
-        self.cache.expire(self.now(), self.prefix_time);
+        self.cache.expire(now, self.prefix_time);
         late.into_iter().for_each(refuse_late);
         jobs.into_iter().for_each(|waiting| self.admit(waiting));
         self.release_cancelled();
@@ -278,18 +283,14 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn now(&self) -> Instant {
-        self.queue.clock().now()
-    }
-
     fn memory(&self) -> MemoryUse {
         let (free, kept) = self.cache.free_and_kept();
         MemoryUse { pages: self.capacity.pages, free, kept }
     }
 
     /// The time at which the next kept page expires.
-    fn next_expiry(&self) -> Option<Instant> {
-        self.cache.oldest_kept()?.checked_add(self.prefix_time)
+    fn next_expiry(&self) -> Option<Moment> {
+        Some(self.cache.oldest_kept()?.after(self.prefix_time))
     }
 
     /// Computes the chosen rows. A newcomer interrupts the step and waits for less than half a layer.
@@ -431,10 +432,9 @@ impl<'a> Scheduler<'a> {
     }
 
     fn end_late(&mut self) {
-        let now = self.now();
         for index in 0..self.sequences.len() {
             let deadline = self.sequences[index].as_ref().and_then(|sequence| sequence.deadline);
-            if deadline.is_some_and(|deadline| deadline <= now) {
+            if deadline.is_some_and(|deadline| deadline <= self.now) {
                 self.end(index, FinishReason::Deadline);
             }
         }
@@ -562,7 +562,7 @@ impl<'a> Scheduler<'a> {
             && self.queue.is_present(owner)
         {
             let prompt = sequence.text.get(..sequence.prompt).unwrap_or_default();
-            self.cache.keep(index, owner, prompt, self.queue.clock().now());
+            self.cache.keep(index, owner, prompt, self.now);
         }
         match outcome {
             Outcome::Continues => {}

@@ -195,11 +195,12 @@ fn what_is_kept_of_an_owner_is_gone_once_it_has_left_is_forgotten_or_the_time_is
 
 #[test]
 fn what_is_kept_expires_while_nobody_asks_for_anything() {
-    let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::MIN);
-    let config = EngineConfig { prefix_time: Duration::from_millis(1), ..config };
-    let engine = Engine::start(Arc::clone(&MODEL), config).unwrap();
+    let (engine, hand) = keeping_engine(60);
     let _presence = engine.presence(A);
     ask_at_length(&engine, A);
+    memory_when(&engine, |memory| memory.kept > 0);
+    // As while the machine sleeps: the clock goes on, and nothing wakes the engine.
+    hand.advance(Duration::from_secs(60));
     memory_when(&engine, |memory| memory.free == memory.pages);
 }
 

@@ -203,7 +203,7 @@ fn a_job_whose_time_is_over_ends_wherever_it_is() {
     let config = EngineConfig::new(NonZeroUsize::MIN, NonZeroUsize::MIN);
     let config = EngineConfig { max_queued: 2, ..config };
     let engine = Engine::start_with_clock(Arc::clone(&MODEL), config, clock).unwrap();
-    let within = |seconds| Some(engine.clock().now() + Duration::from_secs(seconds));
+    let within = |seconds| Some(engine.clock().now().after(Duration::from_secs(seconds)));
     let late = |completion_tokens| {
         let usage = Usage { prompt_tokens: 12, cached_tokens: 0, completion_tokens };
         Some((FinishReason::Deadline, usage))
