@@ -98,13 +98,13 @@ pub(crate) async fn serve(
     // The system refuses clients that come now, and they ask another service.
     drop(listener);
     tracing::info!(connections = connections.lock().len(), "asked to end: answering what was asked");
-    let drained = tokio::select! {
-        () = graceful.shutdown() => true,
-        () = sleep(DRAIN) => false,
-        _ = signals.next() => false,
+    let why = tokio::select! {
+        () = graceful.shutdown() => "everything is answered",
+        () = sleep(DRAIN) => "what runs took too long",
+        _ = signals.next() => "a second signal asked for it",
     };
     connections.end_all();
-    tracing::info!(drained, "ended");
+    tracing::info!(why, "ended");
 }
 
 /// The connections that are open, oldest first.
