@@ -168,20 +168,39 @@ impl Peer {
         let _ = self.stream.flush().await;
     }
 
+    /// Waits until the partner has taken our settings. Nothing else may come before.
+    pub async fn settled(&mut self) {
+        loop {
+            let (kind, flags, _, payload) = self.frame().await.unwrap();
+            match (kind, flags & ACK) {
+                (SETTINGS, ACK) => return,
+                (SETTINGS, _) => self.write(SETTINGS, ACK, 0, &[]).await,
+                (PING, 0) => self.write(PING, ACK, 0, &payload).await,
+                (DATA | HEADERS, _) => panic!("a request came before the settings were taken"),
+                _ => {}
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
+        let mut head = [0; 9];
+        self.stream.read_exact(&mut head).await.ok()?;
+        let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, l0, l1, l2]) as usize];
+        self.stream.read_exact(&mut payload).await.ok()?;
+        Some((kind, flags, u32::from_be_bytes([s0, s1, s2, s3]), payload))
+    }
+
     /// The next frame of a request: its type, flags, stream and payload. `None` when the partner closed.
     /// Settings and pings are answered on the way.
     pub async fn next(&mut self) -> Option<(u8, u8, u32, Vec<u8>)> {
         loop {
-            let mut head = [0; 9];
-            self.stream.read_exact(&mut head).await.ok()?;
-            let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = head;
-            let mut payload = vec![0; u32::from_be_bytes([0, l0, l1, l2]) as usize];
-            self.stream.read_exact(&mut payload).await.ok()?;
+            let (kind, flags, stream, payload) = self.frame().await?;
             match (kind, flags & ACK) {
                 (SETTINGS, 0) => self.write(SETTINGS, ACK, 0, &[]).await,
                 (PING, 0) => self.write(PING, ACK, 0, &payload).await,
                 (DATA | HEADERS, _) => {
-                    return Some((kind, flags, u32::from_be_bytes([s0, s1, s2, s3]), payload));
+                    return Some((kind, flags, stream, payload));
                 }
                 _ => {}
             }
