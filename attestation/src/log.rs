@@ -8,15 +8,12 @@
 //! * `checkpoint`: the signed statement about a size and a root.
 //! * `tiles`: where the leaves and hashes of a log lie.
 //! * `entry`: what the leaves say.
-//! * `batch`: how an enclave hands its log to the host.
 
-mod batch;
 mod checkpoint;
 mod entry;
 mod merkle;
 mod tiles;
 
-pub use batch::{Batch, MAX_BATCH_BYTES, batch_size};
 pub use checkpoint::{
     Checkpoint, CheckpointError, MAX_CHECKPOINT_BYTES, NoteKey, NoteSignature, SignedCheckpoint, boot_of,
     origin,

@@ -9,28 +9,22 @@
 //! * `documents`: what is signed, and how signatures are counted. No state.
 //! * `decisions`: what follows from what was accepted. [`TrustedState`] takes documents in, refuses what breaks a rule, and
 //!   answers a [`Question`] with a [`Decision`].
-//! * `control`: the frames in which a host hands documents to its enclave. Nothing else depends on them.
 
-mod control;
 mod decisions;
 mod documents;
 
 #[cfg(test)]
 mod tests;
 
-pub use control::{
-    CONTROL_ANSWER_LIMIT, CONTROL_HEADER_BYTES, ControlAnswer, ControlError, ControlKind, ControlState,
-    ShareMessage, ShareState,
-};
 pub use decisions::{
     Accepted, DENIALS_LIMIT, DENIALS_PER_KEY, Decision, LeaseRefusal, LeaseRequest, LimitReached, LiveLease,
     Meter, ModelStatus, Phase, Question, Refusal, ShownError, ShownTerms, TrustedState,
 };
 pub use documents::{
-    Algorithm, AuditRules, BROKERS_LIMIT, BootMillis, Broker, Brokers, DEPLOYMENTS_LIMIT, Denial, Deployment,
-    DocumentName, EGRESS_LIMIT, Egress, Envelope, IMAGES_LIMIT, Id, Image, KEYS_LIMIT, KeyError,
-    LEASE_DENIALS_LIMIT, LEASE_SECONDS_LIMIT, Label, Lease, LeaseRules, Limits, List, MODELS_LIMIT, Model,
-    ModelState, Nonce, PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Payload,
+    Algorithm, AuditRules, AuthorityDocument, BROKERS_LIMIT, BootMillis, Broker, Brokers, DEPLOYMENTS_LIMIT,
+    Denial, Deployment, DocumentName, EGRESS_LIMIT, Egress, Envelope, IMAGES_LIMIT, Id, Image, KEYS_LIMIT,
+    KeyError, LEASE_DENIALS_LIMIT, LEASE_SECONDS_LIMIT, Label, Lease, LeaseRules, Limits, List, MODELS_LIMIT,
+    Model, ModelState, Nonce, PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Payload,
     PayloadType, PublicKey, ROLE_KEYS_LIMIT, Release, ReleaseError, Role, RoleRule, Roles, Root, RootKey,
     SIGNATURES_LIMIT, SUPERSEDED_LIMIT, Signature, TEXT_LIMIT, Target, TextError, TimeError, UnixMillis,
     VERSION_LIMIT, Verified, WITNESSES_LIMIT, Weights, Witness, issuers_needed, lease_digest,

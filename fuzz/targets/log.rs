@@ -4,9 +4,10 @@
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::{
-    Batch, Edge, Entry, SignedCheckpoint, Tile, bundle, entries_of_bundle, hashes_of_tile,
-    verify_consistency, verify_inclusion,
+    Edge, Entry, SignedCheckpoint, Tile, bundle, entries_of_bundle, hashes_of_tile, verify_consistency,
+    verify_inclusion,
 };
+use cleanroom_link::control::Batch;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, u64, u64, &[u8])| {

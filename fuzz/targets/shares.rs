@@ -5,8 +5,8 @@
 
 use std::sync::LazyLock;
 
-use cleanroom_attestation::release::{CONTROL_HEADER_BYTES, ControlAnswer, ShareMessage};
 use cleanroom_key_release::{Recipient, SealedShare, ShareRequest};
+use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ShareMessage};
 use libfuzzer_sys::fuzz_target;
 
 static RECIPIENT: LazyLock<Recipient> = LazyLock::new(Recipient::generate);

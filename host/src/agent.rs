@@ -24,12 +24,12 @@ mod shares;
 #[cfg(test)]
 mod tests;
 
+use cleanroom_link::control::ControlState;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleanroom_attestation::release::ControlState;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinSet;

@@ -16,9 +16,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::log::{
-    Batch, CheckpointError, Edge, MAX_CHECKPOINT_BYTES, SignedCheckpoint, Tile,
-};
+use cleanroom_attestation::log::{CheckpointError, Edge, MAX_CHECKPOINT_BYTES, SignedCheckpoint, Tile};
+use cleanroom_link::control::Batch;
 use cleanroom_program::file::{FileError, PUBLIC, create_folder, replace, replace_if_changed};
 
 /// Permissions of the store's folders. Nothing in it is secret.

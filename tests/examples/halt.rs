@@ -18,9 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cleanroom_attestation::release::{
-    Accepted, CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState,
-};
+use cleanroom_attestation::release::Accepted;
+use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState};
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::session::{Session, Sessions};
 use cleanroom_partner::stream_end::{Ended, SignedEnd};
@@ -188,7 +187,7 @@ async fn lead(ceremony: Arc<Ceremony>, silent: Arc<AtomicBool>) {
         let release = std::fs::read(ceremony.path("release.json")).unwrap_or_default();
         let new = release != handed;
         if new {
-            let answer = ask(&mut control, ControlKind::Release, &release).await;
+            let answer = ask(&mut control, ControlKind::RELEASE, &release).await;
             if matches!(answer, ControlAnswer::Accepted(Accepted::New | Accepted::Known)) {
                 handed = release;
             }
@@ -204,7 +203,7 @@ async fn lead(ceremony: Arc<Ceremony>, silent: Arc<AtomicBool>) {
         let ControlAnswer::Ask(request) = ask(&mut control, ControlKind::Ask, b"").await else { continue };
         let lease = send(service, "POST", "/v1/lease", &String::from_utf8(request.to_json()).unwrap()).await;
         let lease = lease.into_body().collect().await.unwrap().to_bytes();
-        let _ = ask(&mut control, ControlKind::Lease, &lease).await;
+        let _ = ask(&mut control, ControlKind::LEASE, &lease).await;
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cleanroom_attestation::log::{Batch, Edge, Entry, SignedCheckpoint};
-use cleanroom_attestation::release::{ControlAnswer, ControlKind};
+use cleanroom_attestation::log::{Edge, Entry, SignedCheckpoint};
+use cleanroom_link::control::{Batch, ControlAnswer, ControlKind};
 
 use crate::clean_room::Control;
 

@@ -16,12 +16,13 @@ use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::receipt::{Commitment, Finish, SignedReceipt};
-use cleanroom_attestation::release::{Accepted, BootMillis, ControlAnswer, ControlKind, Refusal};
+use cleanroom_attestation::release::{Accepted, BootMillis, Refusal};
 use cleanroom_channel::identity::Identity;
 use cleanroom_guard::Clock;
 use cleanroom_keeper::Halt;
 use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform, WorkerEnd};
+use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_protocol::{
     ChannelQuestion, EndQuestion, EndReason, Evidence, FromKeeper, FromWorker, HEADER_BYTES, Header,
     KeeperKind, Kind as _, ProtocolError, ReceiptQuestion, SessionTicket, Start, WorkerKind,
@@ -335,10 +336,10 @@ async fn a_worker_that_does_not_follow_wins_no_session_after_a_halt() {
     // An honest worker confirms a release, the beginning of a lease, and the lease.
     let mut worker = confirming(worker, 3, async {
         let accepted = ControlAnswer::Accepted(Accepted::New);
-        assert_eq!(control.send(ControlKind::Release, &release).await, accepted);
+        assert_eq!(control.send(ControlKind::RELEASE, &release).await, accepted);
         let request = control.ask().await;
         let lease = authorities.lease(&request, &release, &[]);
-        assert_eq!(control.send(ControlKind::Lease, &lease).await, accepted);
+        assert_eq!(control.send(ControlKind::LEASE, &lease).await, accepted);
     })
     .await;
     worker.write_all(&channel("demo", &partner).frame(1)).await.unwrap();
@@ -348,7 +349,7 @@ async fn a_worker_that_does_not_follow_wins_no_session_after_a_halt() {
 
     // From here on the worker ignores what it is told. A stranger gets evidence and nothing else, so that anybody can audit.
     let (denial, _) = authorities.deny_model();
-    control.throw(ControlKind::Denial, &denial).await;
+    control.throw(ControlKind::DENIAL, &denial).await;
     assert!(matches!(receive(&mut worker).await, (_, FromKeeper::Change(_))));
     worker.write_all(&channel("demo", &partner).frame(2)).await.unwrap();
     let answer = receive(&mut worker).await;
@@ -374,7 +375,7 @@ async fn a_worker_that_does_not_confirm_a_change_ends_the_enclave() {
     let (ours, other) = UnixStream::pair().unwrap();
     drop(other);
     let mut control = Control::over(std::mem::replace(&mut stage.control, ours));
-    control.throw(ControlKind::Denial, &denial).await;
+    control.throw(ControlKind::DENIAL, &denial).await;
     assert!(matches!(receive(&mut stage.worker).await, (_, FromKeeper::Change(_))));
     // It says nothing. The machine sleeps, and timers stand still: the keeper looks at its clock every second.
     tokio::time::pause();

@@ -5,10 +5,7 @@
 
 use cleanroom_attestation::channel::Nonce;
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{
-    Accepted, Broker, Brokers, ControlAnswer, ControlKind, Id, List, Release, ShareMessage, ShareState,
-    Weights,
-};
+use cleanroom_attestation::release::{Accepted, Broker, Brokers, Id, List, Release, Weights};
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
 use cleanroom_config::Config;
@@ -17,6 +14,7 @@ use cleanroom_keeper::Halt;
 use cleanroom_keeper::keys::{Released, obtain};
 use cleanroom_keeper::security_module::SecurityModule;
 use cleanroom_key_release::{DataKey, Purpose, Recipient, SealedShare, Secret, Share, ShareOf, ShareRequest};
+use cleanroom_link::control::{ControlAnswer, ControlKind, ShareMessage, ShareState};
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::clean_room::Control;
 use cleanroom_tests::platform::{World, now_ms};
@@ -89,10 +87,10 @@ impl Stage {
     async fn run(&mut self, release: &Release) {
         let release = self.authorities.sign(release);
         let accepted = ControlAnswer::Accepted(Accepted::New);
-        assert_eq!(self.control.send(ControlKind::Release, &release).await, accepted);
+        assert_eq!(self.control.send(ControlKind::RELEASE, &release).await, accepted);
         let request = self.control.ask().await;
         let lease = self.authorities.lease(&request, &release, &[]);
-        assert_eq!(self.control.send(ControlKind::Lease, &lease).await, accepted);
+        assert_eq!(self.control.send(ControlKind::LEASE, &lease).await, accepted);
     }
 
     /// What the enclave shows to a broker for a challenge.
@@ -230,21 +228,21 @@ async fn nothing_is_asked_for_without_a_release_a_lease_and_a_model_that_may_ser
     assert_eq!(code(&mut stage).await, "no-lease");
     let release = stage.release(1);
     let signed = stage.authorities.sign(&release);
-    stage.control.send(ControlKind::Release, &signed).await;
+    stage.control.send(ControlKind::RELEASE, &signed).await;
     assert_eq!(code(&mut stage).await, "no-lease");
     assert_eq!(refused(&stage.control.send(ControlKind::Shares, b"").await), "no-lease");
     let request = stage.control.ask().await;
     let lease = stage.authorities.lease(&request, &signed, &[]);
-    stage.control.send(ControlKind::Lease, &lease).await;
+    stage.control.send(ControlKind::LEASE, &lease).await;
     assert_eq!(stage.give(0).await, waits(1, &["utility", "regulator"]));
     // A newer release without its lease, then with it: the shares are asked for anew, of the brokers that it names.
     let next = stage.release(2);
     let next_signed = stage.authorities.sign(&next);
-    stage.control.send(ControlKind::Release, &next_signed).await;
+    stage.control.send(ControlKind::RELEASE, &next_signed).await;
     assert_eq!(code(&mut stage).await, "no-lease");
     let request = stage.control.ask().await;
     let lease = stage.authorities.lease(&request, &next_signed, &[]);
-    stage.control.send(ControlKind::Lease, &lease).await;
+    stage.control.send(ControlKind::LEASE, &lease).await;
     assert_eq!(stage.control.send(ControlKind::Shares, b"").await, waits(2, &NAMES));
     // A release that says that the weights are not sealed is none for this enclave.
     let mut plain = stage.release(3);
@@ -252,11 +250,11 @@ async fn nothing_is_asked_for_without_a_release_a_lease_and_a_model_that_may_ser
     models[0].weights = None;
     plain.models = List::new(models).unwrap();
     let plain = stage.authorities.sign(&plain);
-    assert_eq!(refused(&stage.control.send(ControlKind::Release, &plain).await), "not-enforced");
+    assert_eq!(refused(&stage.control.send(ControlKind::RELEASE, &plain).await), "not-enforced");
     // A halt.
     assert_eq!(stage.give(0).await, waits(1, &["utility", "regulator"]));
     let (denial, _) = stage.authorities.deny_model();
-    stage.control.send(ControlKind::Denial, &denial).await;
+    stage.control.send(ControlKind::DENIAL, &denial).await;
     assert_eq!(code(&mut stage).await, "model-denied");
     let message = ShareMessage { broker: id("bank"), bytes: vec![0; SealedShare::LENGTH] };
     let answer = stage.control.send(ControlKind::Share, &message.encode()).await;

@@ -13,8 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cleanroom_attestation::log::Entry;
 use cleanroom_attestation::receipt::{Commitment, Finish, Part, Receipt, Salt};
-use cleanroom_attestation::release::ControlKind;
 use cleanroom_channel::identity::Identity;
+use cleanroom_link::control::ControlKind;
 use cleanroom_partner::proxy::Proxy;
 use cleanroom_partner::receipts::{KeptReceipt, ReceiptFolder};
 use cleanroom_partner::session::Sessions;
@@ -200,7 +200,7 @@ async fn an_answer_that_a_halt_cuts_has_a_receipt_that_says_so_and_so_have_those
     cut.body_mut().frame().await.unwrap().unwrap();
     room.hold.reached().await;
     let denial = room.authorities.deny_model().0;
-    room.hand(ControlKind::Denial, &denial).await;
+    room.hand(ControlKind::DENIAL, &denial).await;
     room.hold.release();
     assert!(body(cut).await.contains("cleanroom_stream_end"));
     // On the same session, which the release no longer permits anything.

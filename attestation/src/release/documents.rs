@@ -1,8 +1,9 @@
 //! What the authorities sign, and how their signatures are counted.
 //!
-//! Dependencies go one way: small types ([`fields`], [`key`], [`time`], [`payload_type`], [`role`]), then [`error`] and
+//! Dependencies go one way: small types ([`fields`], [`key`], [`time`], [`payload_type`], [`authority_document`], [`role`]), then [`error`] and
 //! [`envelope`], then [`root`], then [`verified`], which counts signatures, then the three documents that roles sign.
 
+mod authority_document;
 mod denial;
 mod envelope;
 mod error;
@@ -16,6 +17,7 @@ mod root;
 mod time;
 mod verified;
 
+pub use authority_document::AuthorityDocument;
 pub use denial::{Denial, Target};
 pub(super) use envelope::to_json;
 pub use envelope::{Envelope, SIGNATURES_LIMIT, Signature};

@@ -22,7 +22,7 @@ use std::time::Duration;
 use cleanroom_attestation::channel::{ModelId, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, BootMillis, Brokers, ControlKind, ControlState, Decision, Id, LeaseRequest, Limits, LiveLease,
+    Accepted, AuthorityDocument, BootMillis, Brokers, Decision, Id, LeaseRequest, Limits, LiveLease,
     ModelState, Nonce, Phase, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified,
 };
 use cleanroom_protocol::Change;
@@ -299,20 +299,6 @@ impl Guard {
             .is_some_and(|model| model.state == ModelState::Revoked && model.sha256 == self.model_sha256)
     }
 
-    /// The answer to a host that asks what is in force.
-    #[must_use]
-    pub fn state(&self) -> ControlState {
-        let snapshot = self.snapshot();
-        let (state, now) = (&snapshot, self.clock.now());
-        ControlState {
-            root_version: state.root().version,
-            release_version: state.release().map_or(0, |release| release.version),
-            release_sha256: state.release().map(Verified::digest),
-            lease_left_ms: state.lease().map_or(0, |lease| lease.end().0.saturating_sub(now.0)),
-            denials: state.denials_known() as u64,
-        }
-    }
-
     /// Takes a change that was accepted elsewhere, or the host's document.
     ///
     /// # Errors
@@ -324,16 +310,10 @@ impl Guard {
                 self.begin_lease(*nonce, *sent, (*read_at, *unix)).map(|_| Accepted::New)
             }
             Change::Document { kind, at, envelope } => match kind {
-                ControlKind::Root => self.accept_root(envelope),
-                ControlKind::Release => self.accept_release(envelope),
-                ControlKind::Denial => self.accept_denial(envelope),
-                ControlKind::Lease => self.accept_lease(envelope, *at),
-                ControlKind::State
-                | ControlKind::Ask
-                | ControlKind::Shares
-                | ControlKind::ShareAsk
-                | ControlKind::Share
-                | ControlKind::Log => Err(ReleaseError::NoLeaseAsked),
+                AuthorityDocument::Root => self.accept_root(envelope),
+                AuthorityDocument::Release => self.accept_release(envelope),
+                AuthorityDocument::Denial => self.accept_denial(envelope),
+                AuthorityDocument::Lease => self.accept_lease(envelope, *at),
             },
         }
     }
@@ -418,7 +398,9 @@ impl Guard {
         Ok(changed)
     }
 
-    fn snapshot(&self) -> Arc<TrustedState> {
+    /// The accepted state as it is now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<TrustedState> {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -9,11 +9,12 @@ use cleanroom_attestation::channel::{
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::document::Document;
-use cleanroom_attestation::log::{Batch, BootRecord, Entry};
+use cleanroom_attestation::log::{BootRecord, Entry};
 use cleanroom_attestation::receipt::{Receipt, SignedReceipt};
 use cleanroom_attestation::release::{BootMillis, Refusal, UnixMillis};
 use cleanroom_config::Partners;
 use cleanroom_guard::{Clock, Guard, InForce, ShownRelease};
+use cleanroom_link::control::Batch;
 use cleanroom_protocol::{
     ChannelQuestion, EndQuestion, Evidence, PublicEvidence, ReceiptQuestion, SignedEnd,
 };

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use cleanroom_attestation::log::Entry;
 use cleanroom_attestation::release::{
-    Accepted, CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, Envelope, LeaseRequest, Nonce, PayloadType,
-    ReleaseError,
+    Accepted, AuthorityDocument, Envelope, LeaseRequest, Nonce, ReleaseError, Verified,
 };
 use cleanroom_guard::Guard;
 use cleanroom_link::body;
+use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -74,7 +74,7 @@ impl Control {
         };
         Ok(match kind {
             ControlKind::Log => self.log(&body),
-            ControlKind::State => ControlAnswer::State(guard.state()),
+            ControlKind::State => ControlAnswer::State(state(guard)),
             ControlKind::Ask => match ask(guard, &self.security_module).await {
                 Ok((request, change)) => {
                     self.link.change(change).await?;
@@ -82,7 +82,7 @@ impl Control {
                 }
                 Err(error) => ControlAnswer::Refused(error.code().to_owned()),
             },
-            ControlKind::Root | ControlKind::Release | ControlKind::Denial | ControlKind::Lease => {
+            ControlKind::Document(kind) => {
                 let change = Change::Document { kind, at: guard.now(), envelope: body };
                 let accepted = guard.apply(&change);
                 // What is refused changes nothing, so neither the worker nor the log need know of it.
@@ -120,31 +120,25 @@ impl Control {
     /// Appends a change of release control to the log.
     fn note(&self, guard: &Guard, accepted: Accepted, change: &Change) {
         let (Accepted::New, Change::Document { kind, envelope, .. }) = (accepted, change) else { return };
-        let digest = |payload_type| Envelope::parse(envelope, payload_type).map(|envelope| envelope.digest());
+        let digest = || Envelope::parse(envelope, kind.payload_type()).map(|envelope| envelope.digest());
         match kind {
-            ControlKind::Root => {
-                let Ok(sha256) = digest(PayloadType::Root) else { return };
+            AuthorityDocument::Root => {
+                let Ok(sha256) = digest() else { return };
                 self.attester.note(|at_ms| Entry::Root { sha256, at_ms });
             }
-            ControlKind::Release => {
-                let Ok(sha256) = digest(PayloadType::Release) else { return };
+            AuthorityDocument::Release => {
+                let Ok(sha256) = digest() else { return };
                 self.attester.note(|at_ms| Entry::Release { sha256, at_ms });
             }
-            ControlKind::Denial => {
-                let Ok(sha256) = digest(PayloadType::Denial) else { return };
+            AuthorityDocument::Denial => {
+                let Ok(sha256) = digest() else { return };
                 self.attester.note(|at_ms| Entry::Denial { sha256, at_ms });
             }
-            ControlKind::Lease => {
+            AuthorityDocument::Lease => {
                 let Some(shown) = guard.shown() else { return };
                 let (sha256, release_sha256) = (shown.lease_digest, shown.release_digest);
                 self.attester.note(|at_ms| Entry::Lease { sha256, release_sha256, at_ms });
             }
-            ControlKind::State
-            | ControlKind::Ask
-            | ControlKind::Log
-            | ControlKind::Shares
-            | ControlKind::ShareAsk
-            | ControlKind::Share => {}
         }
     }
 }
@@ -171,6 +165,18 @@ pub(super) async fn write_answer(
     }
     stream.write_all(&answer.frame()).await?;
     stream.flush().await
+}
+
+/// What is in force.
+pub(super) fn state(guard: &Guard) -> ControlState {
+    let (state, now) = (guard.snapshot(), guard.now());
+    ControlState {
+        root_version: state.root().version,
+        release_version: state.release().map_or(0, |release| release.version),
+        release_sha256: state.release().map(Verified::digest),
+        lease_left_ms: state.lease().map_or(0, |lease| lease.end().0.saturating_sub(now.0)),
+        denials: state.denials_known() as u64,
+    }
 }
 
 /// Begins a lease: draws its nonce and notes the time before the nonce can leave.

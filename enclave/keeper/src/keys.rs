@@ -10,16 +10,17 @@ use std::sync::Arc;
 
 use cleanroom_attestation::channel::{ModelId, Nonce};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{ControlAnswer, ControlKind, Refusal, ShareMessage, ShareState};
+use cleanroom_attestation::release::Refusal;
 use cleanroom_config::Config;
 use cleanroom_guard::{Clock, Guard, KeyTerms, Sealing};
 use cleanroom_key_release::{Collector, DataKey, Outcome, SealedShare, ShareError, ShareRequest};
+use cleanroom_link::control::{ControlAnswer, ControlKind, ShareMessage, ShareState};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Halt;
-use crate::control::{ask, read_request, write_answer};
+use crate::control::{ask, read_request, state, write_answer};
 use crate::security_module::{Precedence, SecurityModule, SecurityModuleError};
 
 /// A key that brokers have released, and the model that it is for.
@@ -95,12 +96,12 @@ impl Asking {
     async fn answer(&mut self, kind: ControlKind, body: Vec<u8>) -> Result<Answer, Refused> {
         let goes = |answer| Ok(Answer::Goes(answer));
         match kind {
-            ControlKind::State => goes(ControlAnswer::State(self.guard.state())),
+            ControlKind::State => goes(ControlAnswer::State(state(&self.guard))),
             ControlKind::Ask => goes(match ask(&self.guard, &self.security_module).await {
                 Ok((request, _)) => ControlAnswer::Ask(request),
                 Err(error) => ControlAnswer::Refused(error.code().to_owned()),
             }),
-            ControlKind::Root | ControlKind::Release | ControlKind::Denial | ControlKind::Lease => {
+            ControlKind::Document(kind) => {
                 let change = Change::Document { kind, at: self.guard.now(), envelope: body };
                 goes(match self.guard.apply(&change) {
                     Ok(accepted) => ControlAnswer::Accepted(accepted),

@@ -8,11 +8,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::log::{
-    Batch, Checkpoint, Entry, Frontier, MAX_BATCH_BYTES, NoteKey, batch_size, boot_of, leaf_hash, origin,
-};
+use cleanroom_attestation::log::{Checkpoint, Entry, Frontier, NoteKey, boot_of, leaf_hash, origin};
 use cleanroom_attestation::receipt::SignedReceipt;
 use cleanroom_attestation::release::{BootMillis, Refusal, UnixMillis};
+use cleanroom_link::control::{Batch, MAX_BATCH_BYTES, batch_size};
 use tokio::sync::watch;
 
 use crate::receipt_key::ReceiptKey;

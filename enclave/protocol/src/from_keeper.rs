@@ -4,7 +4,7 @@
 use cleanroom_attestation::channel::{Fields, FrameKind, MAX_DOCUMENT_BYTES, RefusalCode, length_prefixed};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::receipt::MAX_DELIVERED_BYTES;
-use cleanroom_attestation::release::{BootMillis, ControlKind, Nonce, UnixMillis};
+use cleanroom_attestation::release::{AuthorityDocument, BootMillis, Nonce, UnixMillis};
 use zeroize::Zeroizing;
 
 use crate::frame::{Kind, ProtocolError, frame};
@@ -27,7 +27,7 @@ pub enum KeeperKind {
     /// [`FromKeeper::Change`] with a lease that begins
     Begin,
     /// [`FromKeeper::Change`] with a document
-    Document(ControlKind),
+    Document(AuthorityDocument),
     /// [`FromKeeper::Evidence`]
     Evidence,
     /// [`FromKeeper::Public`]
@@ -46,10 +46,10 @@ impl Kind for KeeperKind {
         Self::Serve,
         Self::Drain,
         Self::Begin,
-        Self::Document(ControlKind::Root),
-        Self::Document(ControlKind::Release),
-        Self::Document(ControlKind::Denial),
-        Self::Document(ControlKind::Lease),
+        Self::Document(AuthorityDocument::Root),
+        Self::Document(AuthorityDocument::Release),
+        Self::Document(AuthorityDocument::Denial),
+        Self::Document(AuthorityDocument::Lease),
         Self::Evidence,
         Self::Public,
         Self::SignedEnd,
@@ -68,7 +68,10 @@ impl Kind for KeeperKind {
             Self::SignedEnd => 0x87,
             Self::Refused => 0x88,
             Self::Receipt => 0x89,
-            Self::Document(kind) => 0x90 | kind.code(),
+            Self::Document(AuthorityDocument::Root) => 0x93,
+            Self::Document(AuthorityDocument::Release) => 0x94,
+            Self::Document(AuthorityDocument::Denial) => 0x95,
+            Self::Document(AuthorityDocument::Lease) => 0x96,
         }
     }
 
@@ -78,7 +81,7 @@ impl Kind for KeeperKind {
             Self::Start => 4 + MAX_CONFIG_BYTES + DIGEST + 4 + MAX_KEY_BYTES + 4 + 8,
             Self::Serve | Self::Drain => 0,
             Self::Begin => 4 + 32 + 3 * (4 + 8),
-            Self::Document(kind) => 4 + 8 + 4 + kind.limit(),
+            Self::Document(kind) => 4 + 8 + 4 + kind.envelope_limit(),
             Self::Evidence => {
                 4 + Sha384Digest::LENGTH
                     + 4
@@ -147,7 +150,7 @@ pub enum Change {
     /// A document that the host handed in: a root, a release, a denial or a lease.
     Document {
         /// Which of them.
-        kind: ControlKind,
+        kind: AuthorityDocument,
         /// When it was judged, by the machine's own clock.
         at: BootMillis,
         /// The signed envelope.
@@ -272,7 +275,7 @@ impl FromKeeper {
             KeeperKind::Document(kind) => Self::Change(Change::Document {
                 kind,
                 at: BootMillis(number(fields)?),
-                envelope: fields.next(kind.limit())?.to_vec(),
+                envelope: fields.next(kind.envelope_limit())?.to_vec(),
             }),
             KeeperKind::Evidence => Self::Evidence(Evidence {
                 transcript: fields.next(Sha384Digest::LENGTH)?.try_into().ok()?,

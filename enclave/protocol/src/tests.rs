@@ -4,7 +4,7 @@ use cleanroom_attestation::channel::{
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::receipt::{Commitment, Finish};
 use cleanroom_attestation::release::{
-    BootMillis, ControlKind, LimitReached, Nonce as LeaseNonce, Refusal, UnixMillis,
+    AuthorityDocument, BootMillis, LimitReached, Nonce as LeaseNonce, Refusal, UnixMillis,
 };
 
 use super::*;
@@ -65,10 +65,10 @@ fn answers() -> Vec<FromKeeper> {
             unix: UnixMillis(2),
             read_at: BootMillis(3),
         }),
-        document(ControlKind::Root),
-        document(ControlKind::Release),
-        document(ControlKind::Denial),
-        document(ControlKind::Lease),
+        document(AuthorityDocument::Root),
+        document(AuthorityDocument::Release),
+        document(AuthorityDocument::Denial),
+        document(AuthorityDocument::Lease),
         FromKeeper::Evidence(Evidence { transcript, ticket: [2; 32], body: vec![6; 5000] }),
         FromKeeper::Public(PublicEvidence { document: vec![7; 5000], release: Some(digest), lease: None }),
         FromKeeper::SignedEnd(SignedEnd {

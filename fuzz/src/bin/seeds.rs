@@ -12,11 +12,12 @@ use cleanroom_attestation::channel::{Binder, FrameKind, HelloFrame, ModelId, Non
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::{Manifest, Measurer};
 use cleanroom_attestation::policy::Policy;
-use cleanroom_attestation::release::{ControlAnswer, Id, Refusal, ShareMessage, ShareState};
+use cleanroom_attestation::release::{Accepted, Id, LeaseRequest, Nonce as LeaseNonce, Refusal};
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_engine::Model;
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
 use cleanroom_key_release::{RecipientKey, ShareRequest};
+use cleanroom_link::control::{Batch, ControlAnswer, ControlKind, ControlState, ShareMessage, ShareState};
 use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
 use cleanroom_sealing::{Key, Sealer, WEIGHTS};
 use gguf_writer::{GgufWriter, Meta};
@@ -33,6 +34,7 @@ fn main() -> std::io::Result<()> {
         ("model", models()),
         ("policy", policies()),
         ("keeper", questions()),
+        ("control", control()),
         ("schema", schemas()),
         ("chat", chats()),
         ("sealing", sealed_files()),
@@ -441,5 +443,35 @@ fn shares() -> Seeds {
         ("challenge", [&[1], message.encode().as_slice()].concat()),
         ("state", [&[2], state.frame().as_slice()].concat()),
         ("answer", [&[2], ControlAnswer::ShareRequest(vec![1; 40]).frame().as_slice()].concat()),
+    ]
+}
+
+/// The host's requests and the enclave's answers, one of each form.
+fn control() -> Seeds {
+    let digest = Sha256Digest::of(&[b"release"]);
+    let request = LeaseRequest {
+        nonce: LeaseNonce::from_bytes([7; 32]),
+        root_version: 1,
+        root_sha256: digest,
+        release_sha256: digest,
+    };
+    let state = ControlState {
+        root_version: 1,
+        release_version: 2,
+        release_sha256: Some(digest),
+        lease_left_ms: 3,
+        denials: 4,
+    };
+    let root = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let checkpoint = format!("log\n1\n{root}\n\n\u{2014} log AAAAAAAA\n").into_bytes();
+    let batch = Batch { first: 0, entries: vec![b"{}".to_vec()], checkpoint };
+    vec![
+        ("ask", ControlKind::Ask.frame(b"")),
+        ("lease", ControlKind::LEASE.frame(b"{}")),
+        ("accepted", ControlAnswer::Accepted(Accepted::New).frame()),
+        ("refused", ControlAnswer::Refused("rollback".to_owned()).frame()),
+        ("nonce", ControlAnswer::Ask(request).frame()),
+        ("state", ControlAnswer::State(state).frame()),
+        ("log", ControlAnswer::Log(batch).frame()),
     ]
 }

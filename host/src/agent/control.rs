@@ -1,9 +1,9 @@
 //! The control connection to the enclave, shared by the tasks of the agent.
 
+use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState};
 use std::io;
 use std::time::Duration;
 
-use cleanroom_attestation::release::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 use tokio::time::timeout;

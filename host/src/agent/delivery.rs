@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, ControlAnswer, ControlKind, DENIALS_LIMIT, Denial, Envelope, Payload as _, PayloadType,
-    Release, Root,
+    Accepted, AuthorityDocument, DENIALS_LIMIT, Denial, Envelope, Payload as _, PayloadType, Release, Root,
 };
+use cleanroom_link::control::{ControlAnswer, ControlKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 
@@ -168,15 +168,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
         let releases = newer::<Release>(found.releases, |release| release.version, state.release_version);
         let mut refusals = 0;
         for (kind, documents) in [
-            (ControlKind::Root, roots),
-            (ControlKind::Denial, found.denials),
-            (ControlKind::Release, releases),
+            (AuthorityDocument::Root, roots),
+            (AuthorityDocument::Denial, found.denials),
+            (AuthorityDocument::Release, releases),
         ] {
             for document in documents {
                 match self.hand_in(kind, &document).await? {
                     Handed::Accepted(Accepted::New) => {
                         tracing::info!(what = ?kind, "handed in");
-                        if matches!(kind, ControlKind::Root | ControlKind::Release) {
+                        if matches!(kind, AuthorityDocument::Root | AuthorityDocument::Release) {
                             // Under another root other keys count. Under another release there may be room for more
                             // denials. So the enclave may accept now what it refused before.
                             self.forget();
@@ -197,11 +197,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
     }
 
     /// Hands a document in, unless it was handed in before.
-    async fn hand_in(&self, kind: ControlKind, document: &[u8]) -> io::Result<Handed> {
+    async fn hand_in(&self, kind: AuthorityDocument, document: &[u8]) -> io::Result<Handed> {
         if !self.remember(Sha256Digest::of(&[document])) {
             return Ok(Handed::Before);
         }
-        Ok(match self.control.ask(kind, document).await? {
+        Ok(match self.control.ask(ControlKind::Document(kind), document).await? {
             ControlAnswer::Accepted(accepted) => {
                 self.keep(kind, document).await;
                 Handed::Accepted(accepted)
@@ -212,14 +212,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
     }
 
     /// Keeps a document that the enclave's log names.
-    async fn keep(&self, kind: ControlKind, document: &[u8]) {
-        let payload_type = match kind {
-            ControlKind::Root => PayloadType::Root,
-            ControlKind::Release => PayloadType::Release,
-            ControlKind::Denial => PayloadType::Denial,
-            _ => return,
-        };
-        let (Some(store), Ok(envelope)) = (self.kept.clone(), Envelope::parse(document, payload_type)) else {
+    async fn keep(&self, kind: AuthorityDocument, document: &[u8]) {
+        let (Some(store), Ok(envelope)) = (self.kept.clone(), Envelope::parse(document, kind.payload_type()))
+        else {
             return;
         };
         let (sha256, document) = (envelope.digest(), document.to_vec());

@@ -1,11 +1,10 @@
 //! Fetches the enclave's log and keeps it on the disk.
 
+use cleanroom_link::control::{Batch, ControlAnswer, ControlKind};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleanroom_attestation::log::Batch;
-use cleanroom_attestation::release::{ControlAnswer, ControlKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::sleep;

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{
-    Accepted, ControlAnswer, ControlKind, ControlState, Envelope, Lease, LeaseRequest, Payload as _,
-    PayloadType,
-};
+use cleanroom_attestation::release::{Accepted, Envelope, Lease, LeaseRequest, Payload as _, PayloadType};
+use cleanroom_link::control::{ControlAnswer, ControlKind, ControlState};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -225,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Renewal<S> {
 
     /// Hands a lease in. Says whether the enclave has enough.
     async fn hand_in(&mut self, offer: Offer, request: &LeaseRequest) -> io::Result<bool> {
-        let answer = self.control.ask_first(ControlKind::Lease, &offer.lease).await?;
+        let answer = self.control.ask_first(ControlKind::LEASE, &offer.lease).await?;
         let Some(service) = self.services.get_mut(offer.service) else { return Ok(false) };
         match answer {
             ControlAnswer::Accepted(Accepted::MoreIssuersNeeded) => service.gave(),

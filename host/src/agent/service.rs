@@ -8,7 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cleanroom_attestation::release::{ControlKind, ControlState, DENIALS_LIMIT, Denial, PayloadType, Root};
+use cleanroom_attestation::release::{AuthorityDocument, DENIALS_LIMIT, Denial, PayloadType, Root};
+use cleanroom_link::control::ControlState;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
@@ -98,7 +99,7 @@ impl Authority {
             self.documents::<Root>("/v1/roots", ROOTS, &mut found.roots).await?;
         }
         if status.release.is_some_and(|release| release.version > state.release_version) {
-            let limit = ControlKind::Release.limit();
+            let limit = AuthorityDocument::Release.envelope_limit();
             let release = self.call(Method::GET, "/v1/release", Vec::new(), limit).await;
             found.releases.push(release.map_err(Fault::Silence)?);
         }
@@ -107,7 +108,7 @@ impl Authority {
 
     /// A lease for `request`, or why there is none.
     pub(super) async fn lease(&self, request: Vec<u8>) -> Result<Vec<u8>, String> {
-        self.call(Method::POST, "/v1/lease", request, ControlKind::Lease.limit()).await
+        self.call(Method::POST, "/v1/lease", request, AuthorityDocument::Lease.envelope_limit()).await
     }
 
     /// The documents in a JSON array, byte for byte, up to the first member that is none.

@@ -9,7 +9,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleanroom_attestation::release::{ControlAnswer, ControlKind, Id, ShareMessage};
+use cleanroom_attestation::release::Id;
+use cleanroom_link::control::{ControlAnswer, ControlKind, ShareMessage};
 use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;

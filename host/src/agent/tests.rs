@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::routing::{get, post};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{
-    Accepted, CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, Envelope, LeaseRequest, Nonce, PayloadType,
-};
+use cleanroom_attestation::release::{Accepted, Envelope, LeaseRequest, Nonce, PayloadType};
+use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -148,11 +147,11 @@ async fn every_authority_is_asked_until_there_are_enough_and_again_at_half_time(
     });
     let mut renewal = renewal(stream, authorities);
     renewal.look().await.unwrap();
-    assert_eq!(of_kind(&asked, ControlKind::Lease), [lease(60), lease(50)]);
+    assert_eq!(of_kind(&asked, ControlKind::LEASE), [lease(60), lease(50)]);
     for (left_ms, leases) in [(60_000, 2), (30_001, 2), (30_000, 4)] {
         *left.lock().unwrap() = left_ms;
         renewal.look().await.unwrap();
-        assert_eq!(of_kind(&asked, ControlKind::Lease).len(), leases, "{left_ms} ms left");
+        assert_eq!(of_kind(&asked, ControlKind::LEASE).len(), leases, "{left_ms} ms left");
     }
     assert_eq!(of_kind(&asked, ControlKind::Ask).len(), 2);
 }
@@ -166,7 +165,7 @@ async fn a_longer_lease_is_handed_in_before_one_of_a_second() {
         _ => ControlAnswer::Accepted(Accepted::New),
     });
     renewal(stream, authorities).look().await.unwrap();
-    assert_eq!(of_kind(&asked, ControlKind::Lease), [lease(60)]);
+    assert_eq!(of_kind(&asked, ControlKind::LEASE), [lease(60)]);
 }
 
 #[tokio::test]
@@ -184,7 +183,7 @@ async fn a_refused_lease_is_asked_for_again_and_what_is_no_lease_is_not_handed_i
         renewal.look().await.unwrap();
     }
     assert_eq!(of_kind(&asked, ControlKind::Ask).len(), 3);
-    assert_eq!(of_kind(&asked, ControlKind::Lease), vec![lease(60); 3]);
+    assert_eq!(of_kind(&asked, ControlKind::LEASE), vec![lease(60); 3]);
 }
 
 #[tokio::test]
@@ -202,7 +201,7 @@ async fn a_service_that_never_answers_is_waited_for_once() {
         renewal.look().await.unwrap();
         times.push(begun.elapsed());
     }
-    assert_eq!(of_kind(&asked, ControlKind::Lease).len(), 3);
+    assert_eq!(of_kind(&asked, ControlKind::LEASE).len(), 3);
     // Only the first round waits for it, and shorter than it may take.
     assert!(times[0] >= Duration::from_secs(1) && times[0] < Duration::from_millis(2900), "{times:?}");
     assert!(times[1..].iter().any(|time| *time < Duration::from_secs(1)), "{times:?}");
@@ -227,7 +226,7 @@ async fn a_denial_is_handed_in_once_and_from_every_source() {
         let files = Source::Files(Files { release: None, denials: Some(folder.path().to_owned()) });
         assert_eq!(delivery.look(&files).await.unwrap(), None);
     }
-    assert_eq!(of_kind(&asked, ControlKind::Denial), [denial(2), denial(3), denial(1)]);
+    assert_eq!(of_kind(&asked, ControlKind::DENIAL), [denial(2), denial(3), denial(1)]);
 }
 
 /// A lease service that answers with 200,000 short strings once kept the agent busy past the end of the
@@ -241,7 +240,7 @@ async fn rubbish_is_not_handed_in_and_its_source_is_left_out() {
     let delivery = Delivery::new(Arc::new(Control::new(stream)), None);
     let fault = delivery.look(&Source::Service(evil)).await.unwrap();
     assert!(matches!(fault, Some(Fault::Rubbish(_))), "{fault:?}");
-    assert!(of_kind(&asked, ControlKind::Denial).is_empty());
+    assert!(of_kind(&asked, ControlKind::DENIAL).is_empty());
 }
 
 #[tokio::test]
@@ -255,7 +254,7 @@ async fn denials_that_the_enclave_refuses_are_handed_in_up_to_a_bound() {
     let delivery = Delivery::new(Arc::new(Control::new(stream)), None);
     let fault = delivery.look(&Source::Service(evil)).await.unwrap();
     assert!(matches!(fault, Some(Fault::Rubbish(_))), "{fault:?}");
-    assert!(of_kind(&asked, ControlKind::Denial).len() < 100);
+    assert!(of_kind(&asked, ControlKind::DENIAL).len() < 100);
 }
 
 /// Ten services have hundreds of denials each. A renewal does not queue behind all of them.
@@ -277,7 +276,7 @@ async fn renewal_waits_for_one_question_of_the_others_at_most() {
     }
     // All of them are at it.
     let first_of_each = |number: u32| denial(1000 * number);
-    while !(0..10).all(|number| of_kind(&asked, ControlKind::Denial).contains(&first_of_each(number))) {
+    while !(0..10).all(|number| of_kind(&asked, ControlKind::DENIAL).contains(&first_of_each(number))) {
         sleep(Duration::from_millis(1)).await;
     }
     let (observed, _) = watch::channel(Observed::default());
@@ -288,7 +287,7 @@ async fn renewal_waits_for_one_question_of_the_others_at_most() {
     // under way.
     let nonce = between.iter().position(|kind| *kind == ControlKind::Ask).unwrap();
     assert!(nonce <= 4, "{between:?}");
-    assert!(between.contains(&ControlKind::Lease));
+    assert!(between.contains(&ControlKind::LEASE));
 }
 
 #[tokio::test]

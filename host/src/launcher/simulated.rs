@@ -22,7 +22,7 @@
 //! * **Security module**: frames of a `u32` big-endian length and that many bytes of CBOR. Requests (at most
 //!   4096 bytes) and answers (at most 12288 bytes) take turns, as with `/dev/nsm`.
 //! * **Control socket**: the host hands in roots, releases, denials and leases, and asks for nonces
-//!   (`cleanroom_attestation::release::ControlKind`). One connection follows the other, with one question at
+//!   ([`ControlKind`](cleanroom_link::control::ControlKind)). One connection follows the other, with one question at
 //!   a time. The enclave trusts nothing on it but signatures.
 //! * **Store**: the host connects to the socket at [`variable::STORE`] and answers questions for the model's bytes.
 //!   They are untrusted input, whose digest the enclave computes itself.

@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, UnixMillis};
+use cleanroom_attestation::release::{Accepted, UnixMillis};
 use cleanroom_attestation::time::Timestamp;
+use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::dial::Dialer;
 use cleanroom_partner::session::{self};
 use cleanroom_tests::client::{json, question};
@@ -47,12 +48,12 @@ async fn the_hosts_clock_decides_nothing() {
     let mut release = room.release(1);
     release.expires = UnixMillis((now_ms() + 30 * DAY_MS as u64) / 1000 * 1000);
     let release = room.authorities.sign(&release);
-    let _ = room.hand(ControlKind::Release, &release).await;
+    let _ = room.hand(ControlKind::RELEASE, &release).await;
     let request = room.control.ask().await;
     // The issuers know what time it is, so the lease is of one who does not.
     room.authorities.shift_ms = 0;
     let lease = room.authorities.lease(&request, &release, &[]);
-    assert_eq!(room.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(room.hand(ControlKind::LEASE, &lease).await, ControlAnswer::Accepted(Accepted::New));
     assert_eq!(asked_at_the_right_time(&room).await, "release-expired");
 
     // The host sets its clock on by a year: what is in force stays in force.

@@ -1,7 +1,8 @@
 //! What is permitted runs, and nothing else: releases, leases, denials, limits.
 
-use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, LeaseRequest, List};
+use cleanroom_attestation::release::{Accepted, LeaseRequest, List};
 use cleanroom_channel::identity::Identity;
+use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::session::{self, SessionError};
 use cleanroom_tests::authorities::{Authorities, LEASE_MS};
@@ -16,7 +17,7 @@ async fn nothing_runs_before_it_is_released_and_leased_and_then_the_partner_sees
     assert_eq!(room.asked().await, "no-release");
     let release = room.authorities.sign(&room.release(1));
     assert_eq!(room.refused(ControlKind::Ask, b"").await, "no-release");
-    let _ = room.hand(ControlKind::Release, &release).await;
+    let _ = room.hand(ControlKind::RELEASE, &release).await;
     assert_eq!(room.asked().await, "no-lease");
     room.renew(&release).await;
     assert_eq!(room.asked().await, "served");
@@ -77,11 +78,11 @@ async fn a_lapsed_lease_stops_everything_and_only_a_new_one_resumes() {
 async fn time_before_the_answer_counts_and_a_late_answer_is_none() {
     let mut room = ReleasedRoom::start().await;
     let release = room.authorities.sign(&room.release(1));
-    let _ = room.hand(ControlKind::Release, &release).await;
+    let _ = room.hand(ControlKind::RELEASE, &release).await;
     let request = room.control.ask().await;
     let lease = room.authorities.lease(&request, &release, &[]);
     room.pass_time(LEASE_MS - 1_000);
-    assert_eq!(room.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(room.hand(ControlKind::LEASE, &lease).await, ControlAnswer::Accepted(Accepted::New));
     assert_eq!(room.asked().await, "served");
     room.pass_time(1_000);
     assert_eq!(room.asked().await, "lease-lapsed");
@@ -89,7 +90,7 @@ async fn time_before_the_answer_counts_and_a_late_answer_is_none() {
     let request = room.control.ask().await;
     let lease = room.authorities.lease(&request, &release, &[]);
     room.pass_time(LEASE_MS);
-    assert_eq!(room.refused(ControlKind::Lease, &lease).await, "lease-late");
+    assert_eq!(room.refused(ControlKind::LEASE, &lease).await, "lease-late");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,47 +113,47 @@ async fn what_a_host_replays_reorders_or_mixes_is_refused() {
         .digest(),
     };
     let made_up = room.authorities.lease(&zero, &first, &[]);
-    assert_eq!(room.refused(ControlKind::Lease, &made_up).await, "no-lease-asked");
-    assert_eq!(room.refused(ControlKind::Release, &alone).await, "threshold");
-    assert_eq!(room.refused(ControlKind::Release, &foreign).await, "threshold");
-    assert_eq!(room.refused(ControlKind::Release, &made_up).await, "payload-type");
+    assert_eq!(room.refused(ControlKind::LEASE, &made_up).await, "no-lease-asked");
+    assert_eq!(room.refused(ControlKind::RELEASE, &alone).await, "threshold");
+    assert_eq!(room.refused(ControlKind::RELEASE, &foreign).await, "threshold");
+    assert_eq!(room.refused(ControlKind::RELEASE, &made_up).await, "payload-type");
 
-    let _ = room.hand(ControlKind::Release, &first).await;
+    let _ = room.hand(ControlKind::RELEASE, &first).await;
     let request = room.control.ask().await;
     let old = room.authorities.lease(&request, &first, &[]);
-    assert_eq!(room.hand(ControlKind::Lease, &old).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(room.hand(ControlKind::LEASE, &old).await, ControlAnswer::Accepted(Accepted::New));
     // Replayed: after another nonce was drawn, the lease is worth nothing.
     let _ = room.control.ask().await;
-    assert_eq!(room.refused(ControlKind::Lease, &old).await, "wrong-nonce");
+    assert_eq!(room.refused(ControlKind::LEASE, &old).await, "wrong-nonce");
 
-    let _ = room.hand(ControlKind::Release, &second).await;
-    assert_eq!(room.refused(ControlKind::Release, &first).await, "rollback");
+    let _ = room.hand(ControlKind::RELEASE, &second).await;
+    assert_eq!(room.refused(ControlKind::RELEASE, &first).await, "rollback");
     // A lease for the release before cannot renew it.
     let mut request = room.control.ask().await;
     let newest = request.release_sha256;
     request.release_sha256 = zero.release_sha256;
     let stale = room.authorities.lease(&request, &first, &[]);
     assert_ne!(newest, zero.release_sha256);
-    assert_eq!(room.refused(ControlKind::Lease, &stale).await, "lease-release");
+    assert_eq!(room.refused(ControlKind::LEASE, &stale).await, "lease-release");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_of_one_boot_is_worth_nothing_in_another() {
     let mut room = ReleasedRoom::start().await;
     let release = room.authorities.sign(&room.release(1));
-    let _ = room.hand(ControlKind::Release, &release).await;
+    let _ = room.hand(ControlKind::RELEASE, &release).await;
     let request = room.control.ask().await;
     let lease = room.authorities.lease(&request, &release, &[]);
-    assert_eq!(room.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(room.hand(ControlKind::LEASE, &lease).await, ControlAnswer::Accepted(Accepted::New));
 
     // The same authorities and partner, booted again: it has forgotten everything and begins with nothing.
     let ReleasedRoom { authorities, identity, .. } = room;
     let mut again = ReleasedRoom::of(authorities, identity).await;
     assert_eq!(again.asked().await, "no-release");
-    let _ = again.hand(ControlKind::Release, &release).await;
-    assert_eq!(again.refused(ControlKind::Lease, &lease).await, "no-lease-asked");
+    let _ = again.hand(ControlKind::RELEASE, &release).await;
+    assert_eq!(again.refused(ControlKind::LEASE, &lease).await, "no-lease-asked");
     let _ = again.control.ask().await;
-    assert_eq!(again.refused(ControlKind::Lease, &lease).await, "wrong-nonce");
+    assert_eq!(again.refused(ControlKind::LEASE, &lease).await, "wrong-nonce");
     assert_eq!(again.asked().await, "no-lease");
 }
 
@@ -164,12 +165,12 @@ async fn a_denial_that_the_host_withholds_ends_the_leases_and_only_a_release_lif
     let (denial, digest) = room.authorities.deny_model();
     let request = room.control.ask().await;
     let lease = room.authorities.lease(&request, &release, &[&denial]);
-    assert_eq!(room.refused(ControlKind::Lease, &lease).await, "denial-missing");
+    assert_eq!(room.refused(ControlKind::LEASE, &lease).await, "denial-missing");
     room.pass_time(LEASE_MS - 20_000);
     assert_eq!(room.asked().await, "served", "as long as the lease that was given before");
     room.pass_time(20_000);
     assert_eq!(room.asked().await, "lease-lapsed");
-    let _ = room.hand(ControlKind::Denial, &denial).await;
+    let _ = room.hand(ControlKind::DENIAL, &denial).await;
     // A lease that does not list it does not lift it.
     room.renew(&release).await;
     assert_eq!(room.asked().await, "model-denied");

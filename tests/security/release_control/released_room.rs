@@ -6,9 +6,10 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
-use cleanroom_attestation::release::{Accepted, BootMillis, ControlAnswer, ControlKind, Release};
+use cleanroom_attestation::release::{Accepted, BootMillis, Release};
 use cleanroom_channel::identity::Identity;
 use cleanroom_guard::Clock;
+use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::clean_room::{CleanRoom, Control, model};
@@ -125,7 +126,7 @@ impl ReleasedRoom {
     /// Hands in a release and a lease for it.
     pub(crate) async fn run(&mut self, release: &Release) -> Vec<u8> {
         let release = self.authorities.sign(release);
-        assert_eq!(self.hand(ControlKind::Release, &release).await, ControlAnswer::Accepted(Accepted::New));
+        assert_eq!(self.hand(ControlKind::RELEASE, &release).await, ControlAnswer::Accepted(Accepted::New));
         self.renew(&release).await;
         release
     }
@@ -133,7 +134,7 @@ impl ReleasedRoom {
     pub(crate) async fn renew(&mut self, release: &[u8]) {
         let request = self.control.ask().await;
         let lease = self.authorities.lease(&request, release, &[]);
-        assert_eq!(self.hand(ControlKind::Lease, &lease).await, ControlAnswer::Accepted(Accepted::New));
+        assert_eq!(self.hand(ControlKind::LEASE, &lease).await, ControlAnswer::Accepted(Accepted::New));
     }
 
     pub(crate) async fn hand(&mut self, kind: ControlKind, body: &[u8]) -> ControlAnswer {

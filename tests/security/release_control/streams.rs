@@ -7,7 +7,8 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use bytes::Bytes;
 use cleanroom_attestation::channel::StreamEnd;
-use cleanroom_attestation::release::{Accepted, ControlAnswer, ControlKind, List, ModelState, Release};
+use cleanroom_attestation::release::{Accepted, List, ModelState, Release};
+use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::session::{self, Sessions};
 use cleanroom_tests::authorities::LEASE_MS;
 use cleanroom_tests::client::{json, question, send};
@@ -98,7 +99,7 @@ async fn a_stream_that_nobody_ends_has_no_signed_end() {
 async fn a_denial_ends_a_running_stream_with_a_signed_reason() {
     let (mut room, session, response) = in_the_middle().await;
     let denial = room.authorities.deny_model().0;
-    assert_eq!(room.hand(ControlKind::Denial, &denial).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(room.hand(ControlKind::DENIAL, &denial).await, ControlAnswer::Accepted(Accepted::New));
     room.hold.release();
     assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-denied"));
 }
@@ -126,7 +127,7 @@ async fn denial_holds_back(
 ) {
     let before = come(&mut response).await;
     let denial = room.authorities.deny_model().0;
-    assert_eq!(room.hand(ControlKind::Denial, &denial).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(room.hand(ControlKind::DENIAL, &denial).await, ControlAnswer::Accepted(Accepted::New));
     room.hold.release();
     let rest = rest(response).await;
     assert_eq!(signed_end_of(session, &rest).as_deref(), Some("model-denied"));
@@ -228,7 +229,7 @@ async fn a_revocation_ends_a_running_stream_and_the_weights_are_gone_for_good() 
     revoked.models = List::new(vec![model]).unwrap();
     let revoked = room.authorities.sign(&revoked);
     // The answer comes once the weights are erased, and the engine that reads them is held.
-    room.throw(ControlKind::Release, &revoked).await;
+    room.throw(ControlKind::RELEASE, &revoked).await;
     while room.asked().await != "model-revoked" {}
     room.hold.release();
     assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-revoked"));
@@ -264,7 +265,7 @@ async fn a_suspension_ends_a_running_stream_with_a_signed_reason() {
     model.state = ModelState::Suspended;
     suspended.models = List::new(vec![model]).unwrap();
     let suspended = room.authorities.sign(&suspended);
-    let _ = room.hand(ControlKind::Release, &suspended).await;
+    let _ = room.hand(ControlKind::RELEASE, &suspended).await;
     room.hold.release();
     assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-suspended"));
 }

@@ -7,6 +7,7 @@
 //! | [`port`] | the vsock ports that an enclave listens on |
 //! | [`heartbeat`] | the sign of life that an enclave sends when it has booted |
 //! | [`variable`] | how a host tells a simulated enclave where things are |
+//! | `control` | the frames of the control connection (feature `control`) |
 //! | [`exit`] | what a simulated enclave's exit status means |
 //! | `store` | how the model's bytes travel to the enclave (feature `stream`) |
 //! | `listener` | Unix sockets and vsock ports on which connections arrive (feature `stream`) |
@@ -20,6 +21,8 @@
 
 #[cfg(feature = "stream")]
 pub mod body;
+#[cfg(feature = "control")]
+pub mod control;
 pub mod exit;
 pub mod heartbeat;
 #[cfg(feature = "stream")]

@@ -344,7 +344,7 @@ fn the_largest_documents_fit_their_limits() {
         let others = signers.iter().cycle().skip(n + 1).take(15).chain([signer]);
         let junk = Signer::ed25519(99);
         let sealed = seal(PayloadType::Lease, &payload, &others.chain([&junk]).collect::<Vec<_>>());
-        assert!(sealed.len() <= ControlKind::Lease.limit(), "{}", sealed.len());
+        assert!(sealed.len() <= AuthorityDocument::Lease.envelope_limit(), "{}", sealed.len());
         state.accept_lease(&sealed, BootMillis(0)).unwrap();
     }
     let live = state.lease().unwrap();

@@ -1,8 +1,9 @@
 //! How an enclave hands its log to the host: entries that follow on what the host has, and the checkpoint after them.
 
-use super::checkpoint::{CheckpointError, MAX_CHECKPOINT_BYTES, SignedCheckpoint};
-use super::entry::MAX_ENTRY_BYTES;
-use crate::channel::{Fields, length_prefixed};
+use cleanroom_attestation::channel::{Fields, length_prefixed};
+use cleanroom_attestation::log::{MAX_CHECKPOINT_BYTES, MAX_ENTRY_BYTES, SignedCheckpoint};
+
+use super::ControlError;
 
 /// The longest batch, in bytes.
 pub const MAX_BATCH_BYTES: usize = 256 << 10;
@@ -39,9 +40,9 @@ impl Batch {
     /// Reads a batch, **unverified**.
     ///
     /// # Errors
-    /// [`CheckpointError::Form`] when it is not one, or its checkpoint is of another size than its entries lead to.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CheckpointError> {
-        Self::read(bytes).ok_or(CheckpointError::Form)
+    /// [`ControlError::Malformed`] when it is not one, or its checkpoint is of another size than its entries lead to.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ControlError> {
+        Self::read(bytes).ok_or(ControlError::Malformed)
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
@@ -64,19 +65,22 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::digest::Sha256Digest;
-    use crate::log::checkpoint::tests::Signer;
+
+    /// A note of the right form. Its root is zeros, and nobody signed it.
+    fn checkpoint(size: u64) -> Vec<u8> {
+        let root = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        format!("log\n{size}\n{root}\n\n\u{2014} log AAAAAAAA\n").into_bytes()
+    }
 
     #[test]
     fn batches_are_read_back_and_end_where_their_checkpoint_does() {
-        let checkpoint = |size| Signer::new(1).checkpoint(size, Sha256Digest::of(&[b"r"]));
         let batch = |size| Batch {
             first: 3,
             entries: vec![b"a".to_vec(), b"bc".to_vec()],
             checkpoint: checkpoint(size),
         };
         assert_eq!(Batch::decode(&batch(5).encode()), Ok(batch(5)));
-        assert_eq!(Batch::decode(&batch(6).encode()), Err(CheckpointError::Form));
+        assert_eq!(Batch::decode(&batch(6).encode()), Err(ControlError::Malformed));
         let bytes = batch(5).encode();
         for cut in 0..bytes.len() {
             assert!(Batch::decode(&bytes[..cut]).is_err(), "{cut}");

@@ -4,15 +4,14 @@
 //! time. Nothing on this connection is trusted or secret: every document counts for its signatures alone, and the worst that a
 //! host can do with it is to leave it silent.
 
+mod batch;
+
+use cleanroom_attestation::channel::{Fields, MAX_DOCUMENT_BYTES, MAX_LEASE_BYTES, Nonce, length_prefixed};
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::{Accepted, AuthorityDocument, Id, LeaseRequest, TEXT_LIMIT};
 use serde::{Deserialize, Serialize};
 
-use super::decisions::{Accepted, LeaseRequest};
-use super::documents::{Id, PayloadType, TEXT_LIMIT};
-use crate::channel::{
-    Fields, MAX_DOCUMENT_BYTES, MAX_LEASE_BYTES, MAX_RELEASE_BYTES, Nonce, length_prefixed,
-};
-use crate::digest::Sha256Digest;
-use crate::log::{Batch, MAX_BATCH_BYTES};
+pub use batch::{Batch, MAX_BATCH_BYTES, batch_size};
 
 /// The length of a frame's header in bytes.
 pub const CONTROL_HEADER_BYTES: usize = 5;
@@ -36,14 +35,8 @@ pub enum ControlKind {
     State,
     /// Asks for a fresh nonce, with which a lease begins. Answer: a [`LeaseRequest`].
     Ask,
-    /// Hands in the next root.
-    Root,
-    /// Hands in a release.
-    Release,
-    /// Hands in a denial.
-    Denial,
-    /// Hands in one issuer's lease.
-    Lease,
+    /// Hands in a signed document: the next root, a release, a denial, or one issuer's lease.
+    Document(AuthorityDocument),
     /// Asks which shares the enclave waits for. Answer: [`ShareState`].
     Shares,
     /// Brings a broker's challenge, a [`ShareMessage`]. Answer: the request that the broker is to get.
@@ -56,13 +49,23 @@ pub enum ControlKind {
 }
 
 impl ControlKind {
-    const ALL: [Self; 10] = [
+    /// Hands in the next root.
+    pub const ROOT: Self = Self::Document(AuthorityDocument::Root);
+    /// Hands in a release.
+    pub const RELEASE: Self = Self::Document(AuthorityDocument::Release);
+    /// Hands in a denial.
+    pub const DENIAL: Self = Self::Document(AuthorityDocument::Denial);
+    /// Hands in one issuer's lease.
+    pub const LEASE: Self = Self::Document(AuthorityDocument::Lease);
+
+    /// Every kind there is.
+    pub const ALL: [Self; 10] = [
         Self::State,
         Self::Ask,
-        Self::Root,
-        Self::Release,
-        Self::Denial,
-        Self::Lease,
+        Self::ROOT,
+        Self::RELEASE,
+        Self::DENIAL,
+        Self::LEASE,
         Self::Shares,
         Self::ShareAsk,
         Self::Share,
@@ -75,10 +78,10 @@ impl ControlKind {
         match self {
             Self::State => 1,
             Self::Ask => 2,
-            Self::Root => 3,
-            Self::Release => 4,
-            Self::Denial => 5,
-            Self::Lease => 6,
+            Self::Document(AuthorityDocument::Root) => 3,
+            Self::Document(AuthorityDocument::Release) => 4,
+            Self::Document(AuthorityDocument::Denial) => 5,
+            Self::Document(AuthorityDocument::Lease) => 6,
             Self::Shares => 7,
             Self::ShareAsk => 8,
             Self::Share => 9,
@@ -86,17 +89,14 @@ impl ControlKind {
         }
     }
 
-    /// The longest body, in bytes. A release must fit into the channel's evidence.
+    /// The longest body, in bytes.
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {
             Self::State | Self::Ask | Self::Shares => 0,
             Self::ShareAsk => 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
             Self::Share => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
-            Self::Root => PayloadType::Root.envelope_limit(),
-            Self::Release => MAX_RELEASE_BYTES,
-            Self::Denial => PayloadType::Denial.envelope_limit(),
-            Self::Lease => PayloadType::Lease.envelope_limit(),
+            Self::Document(document) => document.envelope_limit(),
             Self::Log => 8,
         }
     }
@@ -247,7 +247,7 @@ impl ControlAnswer {
                 serde_json::from_slice(json).map(Self::Shares).map_err(|_| ControlError::Malformed)
             }
             (0x85, request) => Ok(Self::ShareRequest(request.to_vec())),
-            (LOG, bytes) => Batch::decode(bytes).map(Self::Log).map_err(|_| ControlError::Malformed),
+            (LOG, bytes) => Batch::decode(bytes).map(Self::Log),
             (code, _) => Err(ControlError::Kind(code)),
         }
     }
@@ -287,8 +287,9 @@ fn body_length(length: [u8; 4], limit: usize) -> Result<usize, ControlError> {
 
 #[cfg(test)]
 mod tests {
+    use cleanroom_attestation::release::Nonce;
+
     use super::*;
-    use crate::release::Nonce;
 
     #[test]
     fn limits_hold_before_a_body_is_read() {
