@@ -16,6 +16,7 @@ mod metrics;
 mod release;
 mod root;
 mod sealed;
+mod search;
 mod serve;
 mod service;
 mod signer;
@@ -46,6 +47,7 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   broker serve       release a share to enclaves that prove what they are
 ///   seal, inspect,     keep a model's weights in a file that only a key opens
 ///     verify
+///   search             look for a model's weights where they must not be
 #[derive(Parser)]
 #[command(name = "cleanroom-authority", version, verbatim_doc_comment, after_help = AFTER_HELP)]
 struct Arguments {
@@ -105,6 +107,9 @@ enum Command {
     Trust(trust::Trust),
     #[command(flatten)]
     Sealed(sealed::Command),
+    /// Look for a model's weights in files, folders, and the memory of processes.
+    #[command(after_help = search::EXAMPLES)]
+    Search(search::Search),
 }
 
 /// Adds a member to a JSON object.
@@ -190,6 +195,7 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Status(status) => status.run(),
         Command::Trust(trust) => trust.run(),
         Command::Sealed(command) => command.run(),
+        Command::Search(search) => search.run(),
     }
 }
 

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use self::files::{Files, FilesError, MAX_INDEX_BYTES};
 use self::part::Part;
-use self::plaintext::Plaintext;
+pub(crate) use self::plaintext::Plaintext;
 use self::shares::{Broken, Ended, Share};
 use crate::Outcome;
 use crate::failure::Failure;
@@ -443,7 +443,8 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A bar on a terminal; nothing elsewhere.
-fn progress(length: u64, what: &'static str) -> ProgressBar {
+/// The bar of long work on `length` bytes.
+pub(crate) fn progress(length: u64, what: &'static str) -> ProgressBar {
     const TEMPLATE: &str = "{msg} {wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
     let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length).with_style(style).with_message(what)

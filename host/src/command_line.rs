@@ -194,6 +194,12 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FOLDER")]
     log: Option<PathBuf>,
 
+    /// Copy everything that crosses between this host and the enclave into this folder, two files for each
+    /// connection, so that you can see for yourself that nothing of it can be read. It grows with the traffic,
+    /// and each start with the same folder begins again.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) capture: Option<PathBuf>,
+
     /// Give up after starting a failing enclave again this many times. Without it: never.
     #[arg(long, value_name = "NUMBER")]
     max_restarts: Option<u32>,

@@ -15,6 +15,7 @@ use tokio_vsock::{VsockAddr, VsockStream};
 
 pub use claim::ClaimedListener;
 
+use crate::capture::Captured;
 use crate::relay::{Accept, Accepted, Dial};
 
 /// The longest path of a Unix socket in bytes: `sun_path` without its terminator (unix(7)).
@@ -239,16 +240,17 @@ impl Accept for BoundListener {
 }
 
 impl Dial for EnclaveAddress {
-    type Stream = Either<UnixStream, VsockStream>;
+    type Stream = Captured<Either<UnixStream, VsockStream>>;
 
     async fn dial(&self) -> io::Result<Self::Stream> {
-        match self {
-            Self::Unix(path) => UnixStream::connect(path).await.map(Either::Left),
-            Self::Hybrid { path, port } => connect_hybrid(path, *port).await.map(Either::Left),
+        let stream = match self {
+            Self::Unix(path) => Either::Left(UnixStream::connect(path).await?),
+            Self::Hybrid { path, port } => Either::Left(connect_hybrid(path, *port).await?),
             Self::Vsock { cid, port } => {
-                VsockStream::connect(VsockAddr::new(*cid, *port)).await.map(Either::Right)
+                Either::Right(VsockStream::connect(VsockAddr::new(*cid, *port)).await?)
             }
-        }
+        };
+        Captured::new(stream)
     }
 }
 

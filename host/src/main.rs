@@ -9,6 +9,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use cleanroom_host::capture;
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::nitro::Nitro;
 use cleanroom_host::launcher::qemu::Qemu;
@@ -82,6 +83,9 @@ async fn relay(arguments: RelayArguments, json: bool, stop: CancellationToken) -
 
 async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToken) -> Result<(), Failure> {
     require_open_files(arguments.limits.open_files())?;
+    if let Some(folder) = arguments.capture.clone() {
+        capture::begin(folder).map_err(Failure::Capture)?;
+    }
     // The folder's owner alone may bind, write or remove what belongs to it, so the folder comes first.
     let state = StateFolder::take(&arguments.state)?;
     let (listener, address) = bind(&arguments.listen).await?;
@@ -239,6 +243,8 @@ enum Failure {
     Log(StartError),
     #[error("the enclave's log cannot be kept: {0}")]
     Store(#[from] FileError),
+    #[error("what crosses to the enclave cannot be copied: {0}")]
+    Capture(FileError),
     #[error(transparent)]
     OpenFiles(#[from] TooFewFiles),
     #[error(transparent)]
@@ -263,6 +269,7 @@ impl Failure {
             | Self::Log(_)
             | Self::OpenFiles(_)
             | Self::Store(_)
+            | Self::Capture(_)
             | Self::EndedAtOnce
             | Self::System(_) => 1,
         })

@@ -236,6 +236,12 @@ impl Ceremony {
     /// As [`Self::host`], and does not wait until the enclave serves.
     #[must_use]
     pub fn starting_host(&self, led: bool) -> Running {
+        self.starting_host_with(led, &[])
+    }
+
+    /// As [`Self::starting_host`], with further options of the host.
+    #[must_use]
+    pub fn starting_host_with(&self, led: bool, further: &[&str]) -> Running {
         let model =
             if self.terms.sealed.is_some() { "model.sealed" } else { self.terms.model.to_str().unwrap() };
         let mut arguments =
@@ -257,6 +263,7 @@ impl Ceremony {
         let brokers = brokers.map(|(name, port)| format!("--broker={name}=http://127.0.0.1:{port}"));
         let brokers: Vec<String> = brokers.filter(|_| led && self.terms.sealed.is_some()).collect();
         arguments.extend(brokers.iter().map(String::as_str));
+        arguments.extend(further);
         Running::start("cleanroom-host", self.folder.path(), &arguments)
     }
 

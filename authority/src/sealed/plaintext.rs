@@ -11,11 +11,11 @@ use super::files::{Files, FilesError};
 use crate::failure::Failure;
 
 /// A model to be read once, from its beginning to its end.
-pub(super) struct Plaintext {
+pub(crate) struct Plaintext {
     /// What a message calls it.
     pub(super) name: PathBuf,
     /// Its length in bytes.
-    pub(super) length: u64,
+    pub(crate) length: u64,
     /// Its files, if it has several.
     pub(super) files: Option<Files>,
     /// What is left: where from, and how many bytes.
@@ -32,7 +32,7 @@ enum Part {
 
 impl Plaintext {
     /// The model of these paths: one file, one folder, or several files.
-    pub(super) fn of(paths: &[PathBuf]) -> Result<Self, Failure> {
+    pub(crate) fn of(paths: &[PathBuf]) -> Result<Self, Failure> {
         let (files, name) = match paths {
             [path] if path.is_dir() => (in_folder(path)?, path.clone()),
             [path] => return Self::of_file(path),

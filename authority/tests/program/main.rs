@@ -9,5 +9,6 @@ mod interop;
 mod kept;
 mod lease_service;
 mod sealed;
+mod search;
 mod service;
 mod serving;
