@@ -3,6 +3,7 @@
 mod files;
 mod part;
 mod plaintext;
+mod record;
 mod shares;
 
 use std::fs::File;
@@ -24,9 +25,10 @@ use zeroize::Zeroizing;
 use self::files::{Files, FilesError, MAX_INDEX_BYTES};
 use self::part::Part;
 pub(crate) use self::plaintext::Plaintext;
+use self::record::Record;
 use self::shares::{Broken, Ended, Share};
-use crate::Outcome;
 use crate::failure::Failure;
+use crate::{Outcome, add};
 
 /// A key file holds 64 hexadecimal digits and a line feed.
 const KEY_FILE_LIMIT: usize = 80;
@@ -60,7 +62,8 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Show what a sealed file says about itself. It needs no key, and so proves nothing.
+    /// Show what a sealed file says about itself, and what the record beside it says about the model and its files. It
+    /// needs no key, and so proves nothing.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect {
         /// The sealed file.
@@ -292,7 +295,8 @@ fn list(files: Option<&Files>) -> String {
 
 fn inspect(path: &Path) -> Result<Outcome, Failure> {
     let (header, layout) = open(path)?;
-    let text = format!(
+    let record = Record::beside(path, &header, layout)?;
+    let mut text = format!(
         "{}\n  format      {FORMAT}\n  length      {} bytes, sealed {} bytes, {} chunks\n  salt        {}\n  commitment  {}\n",
         path.display(),
         layout.plain_length(),
@@ -301,7 +305,7 @@ fn inspect(path: &Path) -> Result<Outcome, Failure> {
         hex(&header.salt),
         hex(&header.commitment)
     );
-    let json = json!({
+    let mut json = json!({
         "format": FORMAT,
         "bytes": layout.plain_length(),
         "sealed_bytes": layout.sealed_length(),
@@ -309,6 +313,11 @@ fn inspect(path: &Path) -> Result<Outcome, Failure> {
         "salt": hex(&header.salt),
         "commitment": hex(&header.commitment),
     });
+    if let Some(record) = record {
+        text.push_str(&record.text());
+        add(&mut json, "model_sha256", record.model_sha256.to_string());
+        add(&mut json, "files", json!(record.files));
+    }
     Ok(Outcome { text, json })
 }
 

@@ -56,6 +56,32 @@ fn a_model_is_sealed_and_opened() {
 }
 
 #[test]
+fn a_sealed_folder_is_shown_with_its_files() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.path("m/sub")).unwrap();
+    folder.write("m/b", &model(CHUNK + 1));
+    folder.write("m/sub/a", &model(5));
+    folder.ok("seal m --new-key weights.key");
+    let shown = folder.json("inspect m.sealed");
+    let files = serde_json::json!([{ "name": "b", "bytes": CHUNK + 1 }, { "name": "sub/a", "bytes": 5 }]);
+    assert_eq!(shown["files"], files);
+    assert_eq!(shown["model_sha256"], folder.json("verify m.sealed --key weights.key")["model_sha256"]);
+    let text = folder.ok("inspect m.sealed");
+    assert!(text.contains("b of 16385 bytes") && text.contains("sub/a of 5 bytes"), "{text}");
+    // The record of another file is none, and without a record there is no list.
+    folder.write("other", &model(3 * CHUNK + 1));
+    folder.ok("seal other --key weights.key");
+    std::fs::copy(folder.path("other.sealed.json"), folder.path("m.sealed.json")).unwrap();
+    assert_eq!(folder.refused("inspect m.sealed"), "record");
+    std::fs::remove_file(folder.path("m.sealed.json")).unwrap();
+    assert!(folder.json("inspect m.sealed")["files"].is_null());
+    // A name cannot steer a terminal.
+    std::fs::write(folder.path("m/\u{1b}[2J"), [1]).unwrap();
+    folder.ok("seal m --key weights.key --out again");
+    assert!(!folder.ok("inspect again").contains('\u{1b}'));
+}
+
+#[test]
 fn what_was_not_sealed_like_this_is_refused() {
     let folder = sealed();
     let whole = folder.read("m.sealed");
