@@ -8,22 +8,31 @@
 //! * `checkpoint`: the signed statement about a size and a root.
 //! * `tiles`: where the leaves and hashes of a log lie.
 //! * `entry`: what the leaves say.
+//! * `cosignature`, `add_checkpoint`: what witnesses sign, and what they are asked.
+//! * `evidence`: whether the boot record proves an enclave.
 
+mod add_checkpoint;
 mod checkpoint;
+mod cosignature;
 mod entry;
+mod evidence;
 mod merkle;
 mod tiles;
 
+pub use add_checkpoint::AddCheckpoint;
 pub use checkpoint::{
     Checkpoint, CheckpointError, MAX_CHECKPOINT_BYTES, NoteKey, NoteSignature, SignedCheckpoint, boot_of,
     origin,
 };
+pub use cosignature::{WitnessKey, WitnessKeyError};
 pub use entry::{BootRecord, Entry, EntryError, MAX_ENTRY_BYTES};
 pub use merkle::{
     Frontier, HashSource, MissingHash, ProofError, consistency_path, inclusion_path, leaf_hash, node_hash,
     range_root, verify_consistency, verify_inclusion,
 };
-pub use tiles::{BundleError, Edge, TILE_WIDTH, Tile, TileFile, bundle, entries_of_bundle, hashes_of_tile};
+pub use tiles::{
+    BundleError, Edge, StoredTiles, TILE_WIDTH, Tile, TileFile, bundle, entries_of_bundle, hashes_of_tile,
+};
 
 #[cfg(test)]
 pub(crate) use checkpoint::tests::Signer;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use cleanroom_attestation::policy::{MAX_POLICY_LENGTH, Policy};
 use cleanroom_attestation::release::{Envelope, PayloadType};
 
 use crate::failure::Failure;
@@ -24,6 +25,15 @@ pub(crate) fn read(path: &Path, limit: usize) -> Result<Vec<u8>, Failure> {
         });
     }
     Ok(bytes)
+}
+
+/// Reads a policy, as partners have it in their `trust.toml`.
+pub(crate) fn policy(path: &Path) -> Result<Policy, Failure> {
+    let refused =
+        |problem: String| Failure::Refused { what: path.display().to_string(), code: "policy", problem };
+    let bytes = read(path, MAX_POLICY_LENGTH)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| refused("it is not UTF-8".to_owned()))?;
+    Policy::from_toml(text).map_err(|error| refused(error.to_string()))
 }
 
 /// Opens an envelope, or a draft as an envelope without signatures.

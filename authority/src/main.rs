@@ -22,6 +22,7 @@ mod service;
 mod signer;
 mod status;
 mod trust;
+mod witness;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   trust              write a policy for the partners of a simulated clean room
 ///   broker secret new  make a model's key, and shares of it
 ///   broker serve       release a share to enclaves that prove what they are
+///   witness serve      cosign the logs of enclaves, so that nobody is shown another one
 ///   seal, inspect,     keep a model's weights in a file that only a key opens
 ///     verify
 ///   search             look for a model's weights where they must not be
@@ -97,6 +99,9 @@ enum Command {
     /// Brokers hold the shares of a sealed model's key, and release them to attested enclaves.
     #[command(subcommand)]
     Broker(broker::Command),
+    /// Witnesses cosign the logs of enclaves.
+    #[command(subcommand)]
+    Witness(witness::Command),
     /// Show what is in force, from files or from a lease service.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
@@ -192,6 +197,7 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Resume(resume) => resume.run(),
         Command::Lease(command) => command.run(json),
         Command::Broker(command) => command.run(json),
+        Command::Witness(command) => command.run(json),
         Command::Status(status) => status.run(),
         Command::Trust(trust) => trust.run(),
         Command::Sealed(command) => command.run(),

@@ -4,20 +4,21 @@
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::{
-    Edge, Entry, SignedCheckpoint, Tile, bundle, entries_of_bundle, hashes_of_tile, verify_consistency,
-    verify_inclusion,
+    AddCheckpoint, Edge, Entry, SignedCheckpoint, Tile, WitnessKey, bundle, entries_of_bundle,
+    hashes_of_tile, verify_consistency, verify_inclusion,
 };
 use cleanroom_link::control::Batch;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, u64, u64, &[u8])| {
     let (what, one, other, bytes) = input;
-    match what % 6 {
+    match what % 8 {
         0 => {
             let Ok(note) = SignedCheckpoint::parse(bytes) else { return };
             let text = note.unverified().text();
             assert!(bytes.starts_with(text.as_bytes()));
             assert!(!note.signatures().is_empty());
+            assert_eq!(SignedCheckpoint::parse(&note.to_bytes()), Ok(note));
         }
         1 => {
             let Ok(entry) = Entry::parse(bytes) else { return };
@@ -32,6 +33,15 @@ fuzz_target!(|input: (u8, u64, u64, &[u8])| {
             let _ = hashes_of_tile(bytes, width);
             let Ok(entries) = entries_of_bundle(bytes, width) else { return };
             assert_eq!(bundle(entries), bytes);
+        }
+        5 => {
+            let Some(request) = AddCheckpoint::parse(bytes) else { return };
+            assert_eq!(AddCheckpoint::parse(&request.to_bytes()), Some(request));
+        }
+        6 => {
+            let Ok(text) = std::str::from_utf8(bytes) else { return };
+            let Ok(key) = text.parse::<WitnessKey>() else { return };
+            assert_eq!(key.to_string(), text);
         }
         4 => {
             let _ = Edge::resume(one, |_| Some(bytes.to_vec()));

@@ -14,12 +14,12 @@
 //! lease service can do is to withhold its own signature: renewal waits for no other work, and no service is
 //! given more work than a bound.
 
-mod complaint;
+pub(crate) mod complaint;
 mod control;
 mod delivery;
 mod log;
 mod renewal;
-mod service;
+pub(crate) mod service;
 mod shares;
 #[cfg(test)]
 mod tests;
@@ -41,6 +41,7 @@ use self::renewal::Renewal;
 use crate::endpoint::EnclaveAddress;
 use crate::log_store::LogStore;
 use crate::relay::Dial as _;
+use crate::witnesses::Witnesses;
 pub use service::Authority;
 pub use shares::Broker;
 use shares::Shares;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub brokers: Vec<Broker>,
     /// Where the enclave's log is kept. Without it, nobody can audit the enclave.
     pub log: Option<LogStore>,
+    /// The witnesses that cosign it.
+    pub witnesses: Vec<Authority>,
 }
 
 impl Settings {
@@ -70,6 +73,12 @@ impl Settings {
     #[must_use]
     pub fn hands_in(&self) -> bool {
         !self.authorities.is_empty()
+    }
+
+    /// Who cosigns the log, if it is kept and somebody does.
+    #[must_use]
+    pub fn witnesses(&self) -> Option<Witnesses> {
+        Witnesses::new(self.log.clone()?, &self.witnesses)
     }
 }
 

@@ -200,6 +200,11 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) capture: Option<PathBuf>,
 
+    /// A witness that cosigns the log, http://HOST:PORT; may be repeated. Auditors who know its key then see
+    /// that they are shown the same log as everybody.
+    #[arg(long, value_name = "URL", requires = "log")]
+    witness: Vec<Authority>,
+
     /// Give up after starting a failing enclave again this many times. Without it: never.
     #[arg(long, value_name = "NUMBER")]
     max_restarts: Option<u32>,
@@ -417,6 +422,7 @@ impl RunArguments {
             denials: self.denials.clone(),
             brokers: self.broker.clone(),
             log,
+            witnesses: self.witness.clone(),
         }))
     }
 

@@ -21,3 +21,4 @@ pub mod log_store;
 pub mod relay;
 pub mod run;
 pub mod status;
+pub mod witnesses;

@@ -3,6 +3,7 @@
 //! ```text
 //! FOLDER/boots                     the boots, one in each line, for readers over the network
 //! FOLDER/BOOT/checkpoint           the newest checkpoint whose leaves are all there
+//! FOLDER/BOOT/witnessed            the newest checkpoint that witnesses have cosigned
 //! FOLDER/BOOT/tile/...             hashes and entries
 //! FOLDER/documents/SHA256.json     roots, releases and denials that the entries name
 //! ```
@@ -16,7 +17,10 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::log::{CheckpointError, Edge, MAX_CHECKPOINT_BYTES, SignedCheckpoint, Tile};
+use cleanroom_attestation::log::{
+    CheckpointError, Edge, MAX_CHECKPOINT_BYTES, MissingHash, SignedCheckpoint, StoredTiles, Tile,
+    consistency_path, entries_of_bundle,
+};
 use cleanroom_link::control::Batch;
 use cleanroom_program::file::{FileError, PUBLIC, create_folder, replace, replace_if_changed};
 
@@ -112,6 +116,57 @@ impl LogStore {
             return Ok(());
         }
         replace(&path, &[listed.as_slice(), line.as_bytes()].concat(), PUBLIC)
+    }
+
+    /// The boots that began last, the newest first.
+    pub(crate) fn newest_boots(&self, most: usize) -> Vec<Sha256Digest> {
+        let listed = read(&self.folder.join("boots"), MAX_LIST_BYTES).unwrap_or_default();
+        let lines = String::from_utf8(listed).unwrap_or_default();
+        lines.lines().rev().filter_map(|line| line.parse().ok()).take(most).collect()
+    }
+
+    /// The newest checkpoint of a boot, as the enclave signed it.
+    pub(crate) fn checkpoint(&self, boot: &Sha256Digest) -> Option<SignedCheckpoint> {
+        self.note(boot, "checkpoint")
+    }
+
+    /// The newest checkpoint of a boot that witnesses have cosigned.
+    pub(crate) fn witnessed(&self, boot: &Sha256Digest) -> Option<SignedCheckpoint> {
+        self.note(boot, "witnessed")
+    }
+
+    /// Keeps a checkpoint with its cosignatures.
+    pub(crate) fn keep_witnessed(
+        &self,
+        boot: &Sha256Digest,
+        note: &SignedCheckpoint,
+    ) -> Result<(), FileError> {
+        replace(&self.folder.join(boot.to_string()).join("witnessed"), &note.to_bytes(), PUBLIC)
+    }
+
+    fn note(&self, boot: &Sha256Digest, name: &str) -> Option<SignedCheckpoint> {
+        let bytes = read(&self.folder.join(boot.to_string()).join(name), MAX_CHECKPOINT_BYTES as u64)?;
+        SignedCheckpoint::parse(&bytes).ok()
+    }
+
+    /// The first entry of a boot's log that has `size` entries: its record.
+    pub(crate) fn record(&self, boot: &Sha256Digest, size: u64) -> Option<Vec<u8>> {
+        let first = Tile::all(None, size).next()?;
+        let bundle = read(&self.folder.join(boot.to_string()).join(first.to_string()), MAX_TILE_BYTES)?;
+        entries_of_bundle(&bundle, first.width).ok()?.first().map(|entry| entry.to_vec())
+    }
+
+    /// The proof that a boot's log of `old` entries is the beginning of its log of `size`.
+    pub(crate) fn consistency(
+        &self,
+        boot: &Sha256Digest,
+        old: u64,
+        size: u64,
+    ) -> Result<Vec<Sha256Digest>, MissingHash> {
+        let folder = self.folder.join(boot.to_string());
+        let tiles =
+            StoredTiles { size, read: |tile: Tile| read(&folder.join(tile.to_string()), MAX_TILE_BYTES) };
+        consistency_path(&tiles, old, size)
     }
 
     /// Keeps a root, release or denial under the digest of its payload.

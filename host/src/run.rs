@@ -61,6 +61,7 @@ pub async fn with_enclave<L: Launcher>(
     let (status, mut watched) = watch::channel(Status::new());
     let counters = Arc::new(Counters::default());
     let (observed, release) = watch::channel(Observed::default());
+    let witnesses = access.agent.as_ref().and_then(|(_, settings)| settings.witnesses());
     let keeps_log = access.agent.as_ref().is_some_and(|(_, settings)| settings.log.is_some());
     let followed = release.clone();
     let is_leased = access.agent.as_ref().is_some_and(|(_, settings)| settings.hands_in());
@@ -104,6 +105,12 @@ pub async fn with_enclave<L: Launcher>(
             None => std::future::pending().await,
         }
     };
+    let cosign = async {
+        match &witnesses {
+            Some(witnesses) => witnesses.run().await,
+            None => std::future::pending().await,
+        }
+    };
     let announce = async {
         if watched.wait_for(|status| status.state == State::Serving).await.is_ok() {
             ready();
@@ -113,11 +120,15 @@ pub async fn with_enclave<L: Launcher>(
     tokio::select! {
         (result, cut) = async { tokio::join!(enclave_task, relay_task) } => {
             tracing::info!(cut, "drained");
+            if let Some(witnesses) = &witnesses {
+                witnesses.finish().await;
+            }
             Ok(result?)
         }
         result = report_until_the_end(report, sources) => Ok(result?),
         () = announce => Ok(()),
         () = end_enclave => Ok(()),
+        () = cosign => Ok(()),
         () = agent => Ok(()),
     }
 }

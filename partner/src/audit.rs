@@ -15,6 +15,7 @@ mod history;
 mod report;
 mod state;
 mod store;
+mod witnessed;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,7 @@ pub use self::hashes::StoredHashes;
 pub use self::report::{BootReport, BootStatus, Problem, Report};
 pub use self::state::{Seen, State, StateError};
 pub use self::store::{Store, StoreError};
+pub use self::witnessed::{Cosigned, Witnesses};
 
 /// What a store is compared with.
 #[derive(Default)]
@@ -43,6 +45,8 @@ pub struct Against<'a> {
     pub seen: BTreeMap<Sha256Digest, Seen>,
     /// Another view of the same logs, for instance another auditor's.
     pub other: Option<&'a Store>,
+    /// Whose cosignatures each log must have.
+    pub witnesses: Option<&'a Witnesses<'a>>,
 }
 
 /// Audits a store. `progress` hears how many entries were read of how many.
@@ -55,12 +59,17 @@ pub fn audit(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, StoreError> {
     let mut report = Report::default();
+    let told = match against.witnesses {
+        Some(witnesses) => witnesses.ask(&mut report)?,
+        None => witnessed::Told::default(),
+    };
     let boots = store.boots()?;
     let sizes: Vec<u64> = boots.iter().map(|boot| boot::claimed_size(store, boot)).collect();
     let total = sizes.iter().fold(0_u64, |sum, size| sum.saturating_add(*size));
     let mut before = 0_u64;
     for (boot, size) in boots.iter().zip(sizes) {
-        let audited = boot::audit(store, boot, against, |read| progress(before.saturating_add(read), total));
+        let audited =
+            boot::audit(store, boot, against, &told, |read| progress(before.saturating_add(read), total));
         before = before.saturating_add(size);
         report.take(audited);
     }
@@ -70,6 +79,10 @@ pub fn audit(
             boot.to_string(),
             "an earlier audit saw this boot, and the store has no log of it",
         );
+    }
+    for boot in told.hidden(&boots) {
+        let problem = "a witness has taken this boot, and the store has no log of it";
+        report.problem("boot-hidden", boot.to_string(), problem);
     }
     for bad in against.bad_receipts {
         report.problem(bad.code, bad.path.display().to_string(), &bad.problem);

@@ -27,10 +27,10 @@ struct Site {
 
 impl Site {
     fn start() -> Self {
-        Self::start_with("sequences = 4\nqueued = 8\n")
+        Self::start_with("sequences = 4\nqueued = 8\n", &[])
     }
 
-    fn start_with(limits: &str) -> Self {
+    fn start_with(limits: &str, further: &[String]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let _ = succeed("cleanroom", path, &["key", "new", "--key", "partner.key"]);
@@ -60,6 +60,7 @@ impl Site {
             "--log",
             "log",
         ]);
+        arguments.extend(further.iter().map(String::as_str));
         let mut host = Running::start("cleanroom-host", path, &arguments);
         let address = host.wait_for("ready: partners connect to ");
         let model = format!("demo={model}");
@@ -139,7 +140,7 @@ fn the_partner_proves_uses_and_after_a_swap_refuses() {
 /// test, under its filter.
 #[tokio::test]
 async fn many_requests_at_once_are_answered_by_one_worker() {
-    let site = Site::start_with("sequences = 64\nqueued = 64\n");
+    let site = Site::start_with("sequences = 64\nqueued = 64\n", &[]);
     let worker = only_child_of(site.host.only_child()).unwrap();
     let connect = ["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
     let mut proxy = Running::start("cleanroom", site.path(), &connect);
@@ -378,4 +379,82 @@ async fn what_the_host_logs_and_the_partner_keeps_is_audited_and_one_changed_byt
         "{report}"
     );
     assert!(std::fs::read_to_string(path.join("audit.json")).unwrap().contains("entry-changed"));
+}
+
+/// A witness as a process, at an address that the host was told before.
+fn witness(path: &Path, name: &str, address: SocketAddr) -> Running {
+    let arguments = [
+        "witness",
+        "serve",
+        "--key",
+        &format!("{name}.pem"),
+        "--name",
+        &format!("{name}.example"),
+        "--policy",
+        "trust.toml",
+        "--state",
+        name,
+        "--listen",
+        &address.to_string(),
+    ];
+    let mut witness = Running::start("cleanroom-authority", path, &arguments);
+    witness.wait_for("listening on ");
+    witness
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn witnesses_cosign_the_log_and_keep_a_host_from_hiding_a_boot_or_an_entry() {
+    // Ports that are bound and on which nobody listens yet.
+    let bound = ["one", "two", "three"].map(|name| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        (name, socket.local_addr().unwrap(), socket)
+    });
+    let urls = bound.iter().flat_map(|(_, address, _)| ["--witness".to_owned(), format!("http://{address}")]);
+    let mut site = Site::start_with("sequences = 4\nqueued = 8\n", &urls.collect::<Vec<_>>());
+    let path = site.path().to_owned();
+    let keys = ["one", "two", "three"].map(|name| {
+        let file = format!("{name}.pem");
+        let _ = succeed("cleanroom-authority", &path, &["key", "new", &file]);
+        let identity = ["witness", "key", "--key", &file, "--name", &format!("{name}.example")];
+        succeed("cleanroom-authority", &path, &identity).trim().to_owned()
+    });
+    // The third one never comes.
+    let _witnesses = [&bound[0], &bound[1]].map(|(name, address, _)| witness(&path, name, *address));
+    let chat = ["chat", &site.address, "--key", "partner.key", "--prompt", "What is attestation?"];
+    let _ = succeed("cleanroom", &path, &chat);
+    site.host.stop();
+
+    let list = format!("http://{}", bound[0].1);
+    let audit = |log: &str, needed: &str| {
+        let mut arguments = vec!["audit", log, "--policy", "trust.toml", "--json", "--witness-list", &list];
+        keys.iter().for_each(|key| arguments.extend(["--witness", key]));
+        arguments.extend(["--witnesses-needed", needed]);
+        let output = output("cleanroom", &path, &arguments);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let problems = report["problems"].as_array().unwrap().iter();
+        let codes: Vec<String> =
+            problems.map(|problem| problem["code"].as_str().unwrap().to_owned()).collect();
+        (output.status.code(), codes, report)
+    };
+    let (status, codes, report) = audit("log", "2");
+    assert_eq!((status, codes.len()), (Some(0), 0), "{report}");
+    let boot = &report["boots"][0];
+    assert_eq!(boot["status"], "ended", "{report}");
+    assert_eq!(boot["cosigned"]["size"], boot["size"], "the end of the log is cosigned: {report}");
+    let by = boot["cosigned"]["by"].as_object().unwrap();
+    assert_eq!(by.keys().collect::<Vec<_>>(), ["one.example", "two.example"]);
+    let (status, codes, _) = audit("log", "3");
+    assert_eq!((status, codes), (Some(1), vec!["witness-too-few".to_owned()]));
+
+    // The host hides the boot.
+    std::fs::create_dir(path.join("empty")).unwrap();
+    let (status, codes, _) = audit("empty", "2");
+    assert_eq!((status, codes), (Some(1), vec!["boot-hidden".to_owned()]));
+    // The host shows no cosignatures.
+    let name = boot["boot"].as_str().unwrap();
+    std::fs::rename(path.join(format!("log/{name}/witnessed")), path.join("witnessed")).unwrap();
+    let (status, codes, _) = audit("log", "2");
+    assert_eq!((status, codes), (Some(1), vec!["witness-missing".to_owned()]));
 }

@@ -11,11 +11,13 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::log::{
-    BootRecord, Checkpoint, Edge, Entry, Frontier, NoteKey, boot_of, bundle, consistency_path,
-    entries_of_bundle, inclusion_path, leaf_hash, origin, verify_consistency, verify_inclusion,
+    BootRecord, Checkpoint, Edge, Entry, Frontier, NoteKey, SignedCheckpoint, WitnessKey, boot_of, bundle,
+    consistency_path, entries_of_bundle, inclusion_path, leaf_hash, origin, verify_consistency,
+    verify_inclusion,
 };
 use cleanroom_attestation::receipt::{Commitment, Finish, Part, Receipt, Salt, SignedReceipt};
-use cleanroom_partner::audit::{Against, Report, State, Store, StoredHashes, audit};
+use cleanroom_attestation::release::PublicKey;
+use cleanroom_partner::audit::{Against, Report, State, Store, StoredHashes, Witnesses, audit};
 use cleanroom_partner::receipts::ReceiptFolder;
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::platform::World;
@@ -447,4 +449,93 @@ fn a_boot_with_receipts_under_no_release_is_none_of_an_enclave() {
     // An enclave that got no release served nobody, and its log says so.
     scene.enclave.write(&scene.store(), &scene.enclave.entries[..1]);
     assert!(audit(&Store::Folder(scene.store()), &against, |_, _| {}).unwrap().is_sound());
+}
+
+/// A witness's key.
+struct Witness {
+    key: Ed25519KeyPair,
+    public: WitnessKey,
+}
+
+impl Witness {
+    fn new(name: &str) -> Self {
+        let key = Ed25519KeyPair::generate().unwrap();
+        let public = WitnessKey::new(name, PublicKey::from_spki(&spki(&key)).unwrap()).unwrap();
+        Self { key, public }
+    }
+
+    fn cosign(&self, note: &SignedCheckpoint) -> SignedCheckpoint {
+        let signature = self.key.sign(&WitnessKey::message(note, 7));
+        note.with(self.public.cosignature(7, signature.as_ref()))
+    }
+}
+
+/// The checkpoint of a boot in a store.
+fn note(boot: &Path) -> SignedCheckpoint {
+    SignedCheckpoint::parse(&fs::read(boot.join("checkpoint")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_log_is_held_to_what_witnesses_have_cosigned() {
+    let scene = Scene::new();
+    let (one, two, stranger) = (Witness::new("one"), Witness::new("two"), Witness::new("stranger"));
+    let keys = [one.public.clone(), two.public.clone()];
+    let list = scene.folder.path().join("list");
+    let examine = |lists: &[Store]| {
+        let witnesses = Witnesses { keys: &keys, needed: 2, lists };
+        let against = Against { witnesses: Some(&witnesses), ..Against::default() };
+        audit(&Store::Folder(scene.store()), &against, |_, _| {}).unwrap()
+    };
+    let by_store = || examine(&[]);
+    let by_list = || examine(&[Store::Folder(list.clone())]);
+    let witnessed = scene.boot.join("witnessed");
+    let all = |note: &SignedCheckpoint| one.cosign(&two.cosign(note)).to_bytes();
+    let boot = scene.enclave.boot().to_string();
+
+    expect(&by_store(), "witness-missing", "witnessed");
+    let genuine = note(&scene.boot);
+    fs::write(&witnessed, all(&genuine)).unwrap();
+    let listed = list.join(&boot).join("checkpoint");
+    fs::create_dir_all(listed.parent().unwrap()).unwrap();
+    fs::write(&listed, one.cosign(&genuine).to_bytes()).unwrap();
+    assert!(by_list().is_sound(), "{:?}", by_list().problems);
+
+    // Too few, and others than the auditor knows.
+    fs::write(&witnessed, one.cosign(&stranger.cosign(&genuine)).to_bytes()).unwrap();
+    expect(&by_store(), "witness-too-few", "witnessed");
+    fs::write(&witnessed, b"rubbish").unwrap();
+    expect(&by_store(), "witness-signature", "witnessed");
+    fs::write(&listed, stranger.cosign(&genuine).to_bytes()).unwrap();
+    expect(&by_list(), "witness-signature", &boot);
+    fs::write(&listed, one.cosign(&genuine).to_bytes()).unwrap();
+
+    // Rolled back: the store shows what was cosigned later, or the witness does.
+    let write = |entries: &[Vec<u8>]| _ = scene.enclave.write(&scene.store(), entries);
+    write(&scene.enclave.entries[..400]);
+    fs::write(&witnessed, all(&genuine)).unwrap();
+    expect(&by_store(), "witness-ahead", "checkpoint");
+    fs::write(&witnessed, all(&note(&scene.boot))).unwrap();
+    assert!(by_store().is_sound(), "{:?}", by_store().problems);
+    expect(&by_list(), "witness-ahead", "checkpoint");
+
+    // Another log, which the enclave's key signed as well.
+    let mut fork = scene.enclave.entries.clone();
+    fork[500] = Entry::Receipt { sha256: Sha256Digest::of(&[b"fork"]) }.to_bytes();
+    write(&fork);
+    fs::write(&witnessed, all(&genuine)).unwrap();
+    expect(&by_store(), "witness-forked", &boot);
+    fs::write(&witnessed, all(&note(&scene.boot))).unwrap();
+    assert!(by_store().is_sound(), "{:?}", by_store().problems);
+    expect(&by_list(), "witness-forked", &boot);
+
+    // The end of a log that nobody cosigned.
+    write(&scene.enclave.entries[..599]);
+    let before = all(&note(&scene.boot));
+    write(&scene.enclave.entries);
+    fs::write(&witnessed, before).unwrap();
+    expect(&by_store(), "witness-behind", "witnessed");
+
+    // The boot is gone, and the witness has taken it.
+    fs::remove_dir_all(&scene.boot).unwrap();
+    expect(&by_list(), "boot-hidden", &boot);
 }

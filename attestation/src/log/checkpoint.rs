@@ -26,8 +26,15 @@ const MAX_NAME_BYTES: usize = 256;
 const MAX_SIGNATURE_BYTES: usize = 256;
 /// Before the name of a signature: an em dash and a space.
 const DASH: &str = "\u{2014} ";
-/// The signature algorithm of a log's own key.
-const ED25519: u8 = 0x01;
+
+/// What a key of a note signs, as the byte that stands before the key where its id is computed (C2SP `signed-note`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyKind {
+    /// Notes themselves, with Ed25519: a log's own key.
+    Log = 0x01,
+    /// Cosignatures, with Ed25519 and a time: the key of a witness.
+    Cosignature = 0x04,
+}
 
 /// Which boot of an enclave a log is of: SHA-256 of its receipt key, DER of the `SubjectPublicKeyInfo`.
 #[must_use]
@@ -109,22 +116,32 @@ impl NoteKey {
     /// The first four bytes of `SHA-256(name ‖ 0x0A ‖ 0x01 ‖ key)`.
     #[must_use]
     pub fn id(&self) -> [u8; 4] {
-        let digest = Sha256Digest::of(&[self.name.as_bytes(), b"\n", &[ED25519], self.raw()]);
-        let [a, b, c, d, ..] = *digest.as_bytes();
-        [a, b, c, d]
+        key_id(&self.name, KeyKind::Log, &self.key)
     }
 
     /// `NAME+ID+KEY`, as other programs take it.
     #[must_use]
     pub fn verifier(&self) -> String {
-        let key = [&[ED25519][..], self.raw()].concat();
-        format!("{}+{}+{}", self.name, hex::encode(self.id()), STANDARD.encode(key))
+        verifier(&self.name, KeyKind::Log, &self.key)
     }
+}
 
-    /// The 32 bytes of the key, which end its `SubjectPublicKeyInfo`.
-    fn raw(&self) -> &[u8] {
-        self.key.spki().last_chunk::<32>().map_or(&[], <[u8; 32]>::as_slice)
-    }
+/// The first four bytes of `SHA-256(name ‖ 0x0A ‖ kind ‖ key)`.
+pub(super) fn key_id(name: &str, kind: KeyKind, key: &PublicKey) -> [u8; 4] {
+    let digest = Sha256Digest::of(&[name.as_bytes(), b"\n", &[kind as u8], raw(key)]);
+    let [a, b, c, d, ..] = *digest.as_bytes();
+    [a, b, c, d]
+}
+
+/// `NAME+ID+KEY`.
+pub(super) fn verifier(name: &str, kind: KeyKind, key: &PublicKey) -> String {
+    let id = hex::encode(key_id(name, kind, key));
+    format!("{name}+{id}+{}", STANDARD.encode([&[kind as u8][..], raw(key)].concat()))
+}
+
+/// The 32 bytes of an Ed25519 key, which end its `SubjectPublicKeyInfo`.
+fn raw(key: &PublicKey) -> &[u8] {
+    key.spki().last_chunk::<32>().map_or(&[], <[u8; 32]>::as_slice)
 }
 
 /// One line of signature, **unverified**.
@@ -137,8 +154,23 @@ pub struct NoteSignature {
 }
 
 impl NoteSignature {
-    fn line(&self) -> String {
+    /// The line of the note, with its end.
+    #[must_use]
+    pub fn line(&self) -> String {
         format!("{DASH}{} {}\n", self.name, STANDARD.encode(&self.bytes))
+    }
+
+    /// Reads lines of signature alone, as a witness answers. `None` unless all of them are of the form.
+    #[must_use]
+    pub fn parse_lines(bytes: &[u8]) -> Option<Vec<Self>> {
+        if bytes.len() > MAX_CHECKPOINT_BYTES {
+            return None;
+        }
+        let lines = core::str::from_utf8(bytes).ok()?.strip_suffix('\n')?;
+        if lines.split('\n').count() > MAX_SIGNATURES {
+            return None;
+        }
+        lines.split('\n').map(Self::parse).collect()
     }
 
     fn parse(line: &str) -> Option<Self> {
@@ -153,7 +185,7 @@ impl NoteSignature {
 }
 
 /// A name has no space, no plus and no control character.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let plain = |each: char| !each.is_whitespace() && !each.is_control() && each != '+';
     !text.is_empty() && text.len() <= MAX_NAME_BYTES && text.chars().all(plain)
 }
@@ -182,11 +214,7 @@ impl SignedCheckpoint {
         let note = core::str::from_utf8(bytes).ok()?;
         let (text, lines) = note.split_once("\n\n")?;
         let text = format!("{text}\n");
-        let lines = lines.strip_suffix('\n')?;
-        if lines.split('\n').count() > MAX_SIGNATURES {
-            return None;
-        }
-        let signatures = lines.split('\n').map(NoteSignature::parse).collect::<Option<Vec<_>>>()?;
+        let signatures = NoteSignature::parse_lines(lines.as_bytes())?;
         Some(Self { checkpoint: Checkpoint::parse(&text)?, text, signatures })
     }
 
@@ -194,6 +222,28 @@ impl SignedCheckpoint {
     #[must_use]
     pub const fn unverified(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    /// What is signed: the lines of [`Checkpoint::text`].
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The note with one more signature.
+    #[must_use]
+    pub fn with(&self, signature: NoteSignature) -> Self {
+        let mut note = self.clone();
+        note.signatures.push(signature);
+        note
+    }
+
+    /// The note's bytes.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut note = format!("{}\n", self.text);
+        self.signatures.iter().for_each(|signature| note.push_str(&signature.line()));
+        note.into_bytes()
     }
 
     /// The signatures, **unverified**.
@@ -210,18 +260,23 @@ impl SignedCheckpoint {
         if self.checkpoint.origin != key.name {
             return Err(CheckpointError::OtherLog);
         }
+        self.own_signature(key).map(|_| &self.checkpoint).ok_or(CheckpointError::Signature)
+    }
+
+    /// The note with the log's own signature alone, if there is one.
+    #[must_use]
+    pub fn signed_by(&self, key: &NoteKey) -> Option<Self> {
+        let signatures = vec![self.own_signature(key)?.clone()];
+        Some(Self { signatures, ..self.clone() })
+    }
+
+    fn own_signature(&self, key: &NoteKey) -> Option<&NoteSignature> {
         let id = key.id();
-        let verifies = |signature: &&NoteSignature| {
+        self.signatures.iter().find(|signature| {
+            let bytes = signature.bytes.strip_prefix(&id);
             signature.name == key.name
-                && signature
-                    .bytes
-                    .strip_prefix(&id)
-                    .is_some_and(|bytes| key.key.verifies(self.text.as_bytes(), bytes))
-        };
-        match self.signatures.iter().find(verifies) {
-            Some(_) => Ok(&self.checkpoint),
-            None => Err(CheckpointError::Signature),
-        }
+                && bytes.is_some_and(|bytes| key.key.verifies(self.text.as_bytes(), bytes))
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 use core::fmt;
 
 use super::entry::MAX_ENTRY_BYTES;
-use super::merkle::{Frontier, leaf_hash};
+use super::merkle::{Frontier, HashSource, leaf_hash};
 use crate::digest::Sha256Digest;
 
 /// Hashes of a whole tile, and entries of a whole bundle.
@@ -77,6 +77,32 @@ pub struct Edge {
     size: u64,
     levels: Vec<Vec<Sha256Digest>>,
     entries: Vec<Vec<u8>>,
+}
+
+/// The hashes of a log whose tiles `read` gives, as proofs need them. A proof that is made of them is verified like anybody's.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredTiles<R> {
+    /// The log's size.
+    pub size: u64,
+    /// Gives the bytes of a tile.
+    pub read: R,
+}
+
+impl<R: Fn(Tile) -> Option<Vec<u8>>> HashSource for StoredTiles<R> {
+    fn hash(&self, height: u32, index: u64) -> Option<Sha256Digest> {
+        // A tile has eight heights: its own hashes, and what they lead to.
+        let (level, above) = (height / 8, height % 8);
+        let first = index.checked_shl(above)?;
+        let width = TILE_WIDTH as u64;
+        let last = Tile::last(Some(level), self.size)?;
+        let tile = Tile { level: Some(level), index: first / width, width: TILE_WIDTH };
+        let tile = if tile.index == last.index { last } else { tile };
+        let hashes = hashes_of_tile(&(self.read)(tile)?, tile.width).ok()?;
+        let start = usize::try_from(first % width).ok()?;
+        let mut tree = Frontier::new();
+        hashes.get(start..start.checked_add(1 << above)?)?.iter().for_each(|hash| tree.push(*hash));
+        Some(tree.root())
+    }
 }
 
 /// A file of a log, and its bytes.

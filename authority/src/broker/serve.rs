@@ -11,7 +11,6 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use clap::Args;
-use cleanroom_attestation::policy::{MAX_POLICY_LENGTH, Policy};
 use cleanroom_key_release::ShareRequest;
 use cleanroom_program::clock::Clock;
 use cleanroom_program::limits;
@@ -89,7 +88,7 @@ impl Serve {
         let shares = shares.collect::<Result<Vec<_>, _>>()?;
         let random = || Failure::Environment("no random numbers to make challenges from".to_owned());
         Ok(Broker {
-            policy: read_policy(&self.policy)?,
+            policy: files::policy(&self.policy)?,
             allowed: Allowed::read(&self.allow)?,
             shares,
             challenges: Challenges::new().ok_or_else(random)?,
@@ -102,14 +101,6 @@ impl Serve {
             denials: self.denials,
         })
     }
-}
-
-fn read_policy(path: &std::path::Path) -> Result<Policy, Failure> {
-    let refused =
-        |problem: String| Failure::Refused { what: path.display().to_string(), code: "policy", problem };
-    let bytes = files::read(path, MAX_POLICY_LENGTH)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| refused("it is not UTF-8".to_owned()))?;
-    Policy::from_toml(text).map_err(|error| refused(error.to_string()))
 }
 
 async fn serve_on(address: SocketAddr, broker: Broker, json: bool) -> Result<(), Failure> {

@@ -12,3 +12,4 @@ mod sealed;
 mod search;
 mod service;
 mod serving;
+mod witness;

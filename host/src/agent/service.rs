@@ -126,7 +126,7 @@ impl Authority {
         fault.map_or(Ok(()), |what| Err(Fault::Rubbish(what)))
     }
 
-    /// One request on a connection of its own, and the answer's body.
+    /// One request on a connection of its own, and the body of an answer with status 200.
     pub(super) async fn call(
         &self,
         method: Method,
@@ -134,6 +134,20 @@ impl Authority {
         body: Vec<u8>,
         limit: usize,
     ) -> Result<Vec<u8>, String> {
+        match self.exchange(method, path, body, limit).await? {
+            (StatusCode::OK, body) => Ok(body),
+            (status, body) => Err(refusal(status, &body)),
+        }
+    }
+
+    /// One request on a connection of its own, and the answer.
+    pub(crate) async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+        limit: usize,
+    ) -> Result<(StatusCode, Vec<u8>), String> {
         let Self(address) = self;
         let exchange = async {
             let stream = connect(address).await?;
@@ -144,15 +158,19 @@ impl Authority {
             let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), limit).collect().await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body.to_bytes()))
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body.to_bytes().to_vec()))
         };
         match timeout(PATIENCE, exchange).await {
-            Ok(Ok((StatusCode::OK, body))) => Ok(body.to_vec()),
-            Ok(Ok((status, body))) => Err(format!("it answered {status}: {}", reason(&body))),
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("it did not answer within {} s", PATIENCE.as_secs())),
         }
     }
+}
+
+/// What an answer says that grants nothing.
+pub(crate) fn refusal(status: StatusCode, body: &[u8]) -> String {
+    format!("it answered {status}: {}", reason(body))
 }
 
 /// Connects to the first address of a name that answers. A further address is tried when one has failed, or

@@ -127,7 +127,14 @@ fn renewal(stream: DuplexStream, authorities: Vec<Authority>) -> Renewal<DuplexS
 }
 
 fn settings(authorities: Vec<Authority>) -> Settings {
-    Settings { authorities, release: None, denials: None, brokers: Vec::new(), log: None }
+    Settings {
+        authorities,
+        release: None,
+        denials: None,
+        brokers: Vec::new(),
+        log: None,
+        witnesses: Vec::new(),
+    }
 }
 
 #[tokio::test]

@@ -2,22 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use cleanroom_attestation::channel::{ModelId, Nonce, PublicAttestation, boot_measurement};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::document::Document;
 use cleanroom_attestation::log::{
     BootRecord, Checkpoint, Entry, Frontier, MAX_CHECKPOINT_BYTES, NoteKey, SignedCheckpoint, TILE_WIDTH,
     Tile, boot_of, entries_of_bundle, hashes_of_tile, leaf_hash,
 };
-use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::PayloadType;
-use cleanroom_attestation::verdict::{Expectation, appraise};
+use cleanroom_attestation::verdict::Verdict;
 
 use super::Against;
 use super::history::History;
 use super::report::{BootReport, BootStatus};
 use super::store::Store;
+use super::witnessed::{self, Told};
 use crate::receipts::KeptReceipt;
 
 /// The longest bundle that is read, in bytes: 256 entries of 32 KiB with their lengths.
@@ -38,6 +36,7 @@ pub(super) fn audit(
     store: &Store,
     boot: &Sha256Digest,
     against: &Against<'_>,
+    told: &Told,
     mut progress: impl FnMut(u64),
 ) -> BootReport {
     let mut report = BootReport::new(*boot);
@@ -48,7 +47,12 @@ pub(super) fn audit(
     report.model_sha256 = Some(record.model_sha256);
     report.began_ms = Some(record.at_ms);
 
-    let mut walk = Walk::new(store, &checkpoint, against, *boot);
+    let mut views: Vec<View> = against.seen.get(boot).map(View::seen).into_iter().collect();
+    if let Some(witnesses) = against.witnesses {
+        views.extend(witnessed::kept(store, &mut report, &key, witnesses));
+        views.extend(told.views(&mut report, &key));
+    }
+    let mut walk = Walk::new(store, &checkpoint, against, *boot, views);
     for tile in Tile::all(None, checkpoint.size) {
         walk.bundle(&mut report, tile);
         progress(walk.tree.size());
@@ -113,7 +117,7 @@ fn open(store: &Store, report: &mut BootReport) -> Option<(Checkpoint, NoteKey, 
 }
 
 /// A file of the boot; what is missing is a problem with this code.
-fn read(
+pub(super) fn read(
     store: &Store,
     report: &mut BootReport,
     path: &str,
@@ -133,6 +137,25 @@ fn read(
     }
 }
 
+/// What somebody saw of a log before. The log must contain it.
+pub(super) struct View {
+    pub(super) size: u64,
+    pub(super) root: Sha256Digest,
+    /// Who saw it, up to the number of entries: "an earlier audit saw".
+    pub(super) whose: String,
+    /// The code of a log that is shorter now.
+    pub(super) longer: &'static str,
+    /// The code of a log that is another one.
+    pub(super) other: &'static str,
+}
+
+impl View {
+    fn seen(seen: &super::Seen) -> Self {
+        let whose = "an earlier audit saw".to_owned();
+        Self { size: seen.size, root: seen.root, whose, longer: "rolled-back", other: "forked" }
+    }
+}
+
 /// One reading of every entry and every hash.
 struct Walk<'a> {
     store: &'a Store,
@@ -144,20 +167,25 @@ struct Walk<'a> {
     stored: Frontier,
     /// Roots of whole tiles of leaves, of entries and of stored hashes, for the levels above.
     tiles: Vec<(Sha256Digest, Sha256Digest)>,
-    /// Both roots of as many leaves as an earlier audit saw.
-    then: Option<(Sha256Digest, Sha256Digest)>,
+    /// What others saw before, each with both roots of as many leaves, once they are computed.
+    views: Vec<(View, Option<(Sha256Digest, Sha256Digest)>)>,
     /// Entries that do not have their stored hash.
     differ: Vec<u64>,
     /// How many bundles have neither entries nor stored hashes.
     cut: usize,
     receipts: BTreeMap<u64, Vec<&'a KeptReceipt>>,
-    seen: Option<super::Seen>,
     at_ms: u64,
     has_ended: bool,
 }
 
 impl<'a> Walk<'a> {
-    fn new(store: &'a Store, checkpoint: &'a Checkpoint, against: &Against<'a>, boot: Sha256Digest) -> Self {
+    fn new(
+        store: &'a Store,
+        checkpoint: &'a Checkpoint,
+        against: &Against<'a>,
+        boot: Sha256Digest,
+        views: Vec<View>,
+    ) -> Self {
         let mut receipts: BTreeMap<u64, Vec<&KeptReceipt>> = BTreeMap::new();
         for kept in against.receipts.iter().filter(|kept| kept.signed.receipt().boot == boot) {
             receipts.entry(kept.signed.receipt().index).or_default().push(kept);
@@ -169,11 +197,10 @@ impl<'a> Walk<'a> {
             tree: Frontier::new(),
             stored: Frontier::new(),
             tiles: Vec::new(),
-            then: None,
+            views: views.into_iter().map(|view| (view, None)).collect(),
             differ: Vec::new(),
             cut: 0,
             receipts,
-            seen: against.seen.get(&boot).copied(),
             at_ms: 0,
             has_ended: false,
         }
@@ -224,8 +251,9 @@ impl<'a> Walk<'a> {
         for (hash, stored) in hashes.iter().zip(stored) {
             self.tree.push(*hash);
             self.stored.push(*stored);
-            if self.seen.is_some_and(|seen| seen.size == self.tree.size() && self.cut == 0) {
-                self.then = Some((self.tree.root(), self.stored.root()));
+            let size = self.tree.size();
+            for (_, then) in self.views.iter_mut().filter(|(view, _)| view.size == size && self.cut == 0) {
+                *then = Some((self.tree.root(), self.stored.root()));
             }
         }
         if bundle.is_whole() {
@@ -233,16 +261,18 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The log that an earlier audit saw must be the beginning of this one.
-    fn compare_with_seen(&self, report: &mut BootReport, entries_lead: bool) {
-        let (Some(seen), Some((entries, stored))) = (self.seen, self.then) else { return };
-        let root = if entries_lead { entries } else { stored };
-        if seen.root != root {
-            let problem = format!(
-                "an earlier audit saw other entries before entry {}: their root was {}, and is {root} now",
-                seen.size, seen.root
-            );
-            report.problem("forked", "", problem);
+    /// What others saw must be the beginning of this log.
+    fn compare_with_views(&self, report: &mut BootReport, entries_lead: bool) {
+        for (view, then) in &self.views {
+            let Some((entries, stored)) = then else { continue };
+            let root = if entries_lead { entries } else { stored };
+            if view.root != *root {
+                let problem = format!(
+                    "{} other entries before entry {}: their root was {}, and is {root} now",
+                    view.whose, view.size, view.root
+                );
+                report.problem(view.other, "", problem);
+            }
         }
     }
 
@@ -313,9 +343,16 @@ impl<'a> Walk<'a> {
     /// What only the whole log shows.
     fn finish(&mut self, report: &mut BootReport) {
         let Checkpoint { size, root, .. } = self.checkpoint;
-        if let Some(seen) = self.seen.filter(|seen| seen.size > *size) {
-            let problem = format!("an earlier audit saw {} entries, and the log has {size} now", seen.size);
-            report.problem("rolled-back", "checkpoint", problem);
+        for (view, _) in self.views.iter().filter(|(view, _)| view.size > *size) {
+            let problem = format!("{} {} entries, and the log has {size} now", view.whose, view.size);
+            report.problem(view.longer, "checkpoint", problem);
+        }
+        // Of a log that has ended nothing is left to cosign.
+        let ended = report.status == BootStatus::Ended;
+        if let Some(cosigned) = report.cosigned.as_ref().filter(|cosigned| ended && cosigned.size < *size) {
+            let problem =
+                format!("witnesses cosigned {} entries, and the log ended with {size}", cosigned.size);
+            report.problem("witness-behind", "witnessed", problem);
         }
         for (index, receipts) in &self.receipts {
             for kept in receipts {
@@ -342,7 +379,7 @@ impl<'a> Walk<'a> {
         }
         let (entries_lead, hashes_lead) = (self.tree.root() == *root, self.stored.root() == *root);
         // What leads to the checkpoint is right, and everything else is compared with it.
-        self.compare_with_seen(report, entries_lead);
+        self.compare_with_views(report, entries_lead);
         self.levels(report, entries_lead);
         let (code, problem) = match (entries_lead, hashes_lead) {
             (true, _) => ("tile-changed", "the stored hash is not the entry's"),
@@ -412,46 +449,13 @@ fn judge(report: &mut BootReport, record: &BootRecord, policy: Option<&Policy>, 
             return;
         }
     };
-    let (document, key) = (record.document().unwrap_or_default(), record.receipt_key().unwrap_or_default());
     let refused =
         |report: &mut BootReport, problem: String| report.problem("boot-evidence", "entry 0", problem);
-    let Ok(parsed) = Document::parse(&document) else {
-        return refused(report, "the attestation document cannot be read".to_owned());
-    };
-    let user_data = user_data(&parsed, &record.model, record.model_sha256, &key);
-    let expected = Expectation {
-        nonce: None,
-        user_data: user_data.as_deref(),
-        public_key: Some(&key),
-        pcr16: Some(extended_once(boot_measurement::model(&record.model_sha256).as_bytes())),
-        pcr17: Some(extended_once(boot_measurement::receipt_key(&key).as_bytes())),
-    };
-    // It was fresh when it was made, and nobody asks for more of a record.
-    let verdict = appraise(&document, policy, &expected, parsed.timestamp(), None);
-    match verdict.accepted() {
-        Ok(evidence) => report.image = Some(evidence.image().to_owned()),
-        Err(rejection) => refused(report, rejection.to_string()),
+    match record.appraise(policy).as_ref().map(Verdict::accepted) {
+        None => refused(report, "the attestation document cannot be read".to_owned()),
+        Some(Ok(evidence)) => report.image = Some(evidence.image().to_owned()),
+        Some(Err(rejection)) => refused(report, rejection.to_string()),
     }
-}
-
-/// What the document has to say: the purpose of a record, for the nonce that the enclave drew itself.
-fn user_data(
-    document: &Document<'_>,
-    model: &ModelId,
-    model_digest: Sha256Digest,
-    key: &[u8],
-) -> Option<Vec<u8>> {
-    let nonce = document.nonce().and_then(|nonce| nonce.try_into().ok()).map(Nonce::from_bytes);
-    let nonce = nonce.unwrap_or_else(|| Nonce::from_bytes([0; Nonce::LENGTH]));
-    let attestation = PublicAttestation {
-        nonce: &nonce,
-        model_id: model,
-        model_digest,
-        release: None,
-        lease: None,
-        receipt_key: key,
-    };
-    Some(attestation.evidence_request().user_data().to_vec())
 }
 
 /// Whether another view of the log is the same log, longer or shorter.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use cleanroom_attestation::digest::Sha256Digest;
 use serde::Serialize;
 
+use super::witnessed::Cosigned;
+
 /// Something that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -53,6 +55,9 @@ pub struct BootReport {
     /// When it came to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_ms: Option<u64>,
+    /// What witnesses have cosigned of it, if somebody asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosigned: Option<Cosigned>,
     /// Entries of each kind.
     pub entries: BTreeMap<&'static str, u64>,
     /// Sessions that were refused, by reason.
@@ -100,6 +105,7 @@ impl BootReport {
             image: None,
             began_ms: None,
             ended_ms: None,
+            cosigned: None,
             entries: BTreeMap::new(),
             refused: BTreeMap::new(),
             receipts_found: 0,

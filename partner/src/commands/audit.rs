@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::log::WitnessKey;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::policy_file::{PolicyFile, usage};
-use crate::audit::{Against, BootReport, BootStatus, Report, State, Store, audit};
+use crate::audit::{Against, BootReport, BootStatus, Report, State, Store, Witnesses, audit};
 use crate::clock::now;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Listing, Mark, Terminal};
@@ -23,6 +24,8 @@ Examples:
   cleanroom audit log/ --policy trust.toml --receipts receipts/
   cleanroom audit http://logs.example/cleanroom --policy trust.toml --state audit.json --json
   cleanroom audit log/ --without-policy --compare other-auditors-copy/
+  cleanroom audit log/ --policy trust.toml --witness-list http://witness.bank.example:8720 \\
+      --witness witness.bank.example+2fe8e54e+BLxIfj5DME50mOyOUrpVqR4lmdoMED1MNMavz1GbJIe9
 
 A store is what `cleanroom-host run --log FOLDER` writes: a folder, or an address where a web server serves
 it. Nothing of it is believed. Every entry is read, and the tree is computed anew and compared with the
@@ -69,6 +72,20 @@ pub struct Audit {
     /// Another view of the same logs, such as another auditor's: two views that differ are found
     #[arg(long, value_name = "STORE", value_parser = |text: &str| Store::named(text).map(|_| text.to_owned()))]
     compare: Option<String>,
+
+    /// The key of a witness that must have cosigned each log, as `cleanroom-authority witness key` prints it; may be
+    /// repeated
+    #[arg(long = "witness", value_name = "NAME+ID+KEY")]
+    witnesses: Vec<WitnessKey>,
+
+    /// How many of the witnesses must have cosigned each log [default: more than half of them]
+    #[arg(long, value_name = "NUMBER", requires = "witnesses", value_parser = clap::value_parser!(u16).range(1..))]
+    witnesses_needed: Option<u16>,
+
+    /// What a witness itself says: its address, or a copy of its folder; may be repeated. Boots that it has taken and
+    /// the store does not have are found, and entries that it has cosigned and the store does not show
+    #[arg(long = "witness-list", value_name = "STORE", requires = "witnesses", value_parser = |text: &str| Store::named(text).map(|_| text.to_owned()))]
+    lists: Vec<String>,
 }
 
 impl Audit {
@@ -85,6 +102,8 @@ impl Audit {
         };
         let store = named(&self.store)?;
         let other = self.compare.as_deref().map(named).transpose()?;
+        let lists = self.lists.iter().map(|list| named(list)).collect::<Result<Vec<_>, _>>()?;
+        let witnesses = witnesses(&self.witnesses, self.witnesses_needed, &lists)?;
         let against = Against {
             policy: policy.as_ref(),
             receipts: &receipts,
@@ -92,6 +111,7 @@ impl Audit {
             partner: self.partner,
             seen: state.as_ref().map(State::seen).unwrap_or_default(),
             other: other.as_ref(),
+            witnesses: witnesses.as_ref(),
         };
         let bar = ProgressBar::hidden();
         let report = audit(&store, &against, |read, total| show(&bar, read, total));
@@ -112,6 +132,30 @@ impl Audit {
             (true, None) => Outcome::Partial,
         })
     }
+}
+
+/// Who must have cosigned, if anybody.
+fn witnesses<'a>(
+    keys: &'a [WitnessKey],
+    needed: Option<u16>,
+    lists: &'a [Store],
+) -> Result<Option<Witnesses<'a>>, Failure> {
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let mut names: Vec<&str> = keys.iter().map(WitnessKey::name).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.len() != keys.len() {
+        return Err(usage("witness-twice", "two of the keys of witnesses have the same name".to_owned()));
+    }
+    let needed = needed.map_or(keys.len() / 2 + 1, usize::from);
+    if needed > keys.len() {
+        let problem =
+            format!("--witnesses-needed asks for {needed} cosignatures of {} witnesses", keys.len());
+        return Err(usage("witnesses-needed", problem));
+    }
+    Ok(Some(Witnesses { keys, needed, lists }))
 }
 
 fn named(text: &str) -> Result<Store, Failure> {
@@ -217,6 +261,13 @@ fn describe(boot: &BootReport, asked: bool, listing: &mut Listing) {
         (Some(image), _) => listing.check(Mark::Ok, "image", image.as_str()),
         (None, true) if boot.problems.iter().any(|problem| problem.code == "boot-evidence") => {}
         (None, _) => listing.check(Mark::NotAsked, "image", ""),
+    }
+    if let Some(cosigned) = &boot.cosigned {
+        let by = |(name, seconds): (&String, &u64)| {
+            format!("{name} at {}", UnixMillis(seconds.saturating_mul(1000)))
+        };
+        let by = cosigned.by.iter().map(by).collect::<Vec<_>>().join(", ");
+        listing.field("cosigned", format!("{} of {} entries: {by}", cosigned.size, boot.size));
     }
     let count = |(kind, count): (&&'static str, &u64)| format!("{count} {kind}");
     listing.field(
