@@ -12,9 +12,12 @@
 mod boot;
 mod hashes;
 mod history;
+mod page;
 mod report;
 mod state;
 mod store;
+mod terms;
+mod view;
 mod witnessed;
 
 use std::collections::BTreeMap;
@@ -25,10 +28,12 @@ use cleanroom_attestation::policy::Policy;
 use crate::receipts::{BadFile, KeptReceipt};
 
 pub use self::hashes::StoredHashes;
-pub use self::report::{BootReport, BootStatus, Problem, Report};
+pub use self::page::{Page, page};
+pub use self::report::{BootReport, BootStatus, Cosigned, Problem, Report};
 pub use self::state::{Seen, State, StateError};
 pub use self::store::{Store, StoreError};
-pub use self::witnessed::{Cosigned, Witnesses};
+pub use self::terms::Terms;
+pub use self::witnessed::Witnesses;
 
 /// What a store is compared with.
 #[derive(Default)]

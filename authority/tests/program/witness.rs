@@ -145,7 +145,7 @@ fn add(service: &Service, request: &AddCheckpoint) -> (u16, Vec<u8>) {
 }
 
 /// The code of a refusal.
-fn code(answer: (u16, Vec<u8>)) -> (u16, String) {
+fn code(answer: &(u16, Vec<u8>)) -> (u16, String) {
     let json: Value = serde_json::from_slice(&answer.1).unwrap();
     (answer.0, json["error"]["code"].as_str().unwrap().to_owned())
 }
@@ -155,13 +155,13 @@ fn a_log_that_grows_is_cosigned_and_the_witness_remembers_it() {
     let (world, log) = (World::new(), World::new().genuine());
     let foreign = {
         let service = world.serve();
-        code(service.ask("POST", "/v1/boots", &log.record))
+        code(&service.ask("POST", "/v1/boots", &log.record))
     };
     assert_eq!(foreign, (403, "root-not-trusted".to_owned()), "another root of security modules");
 
     let log = world.genuine();
     let service = world.serve();
-    assert_eq!(code(add(&service, &log.request(0, 1))), (404, "log-unknown".to_owned()));
+    assert_eq!(code(&add(&service, &log.request(0, 1))), (404, "log-unknown".to_owned()));
     assert_eq!((introduce(&service, &log), introduce(&service, &log)), (201, 200));
     let mut old = 0;
     for size in [1, 2, 255, 256, 257, 257, 999] {
@@ -200,11 +200,11 @@ fn nothing_is_cosigned_that_does_not_contain_what_was_cosigned_before() {
 
     // Shorter, or another one of the same size.
     assert_eq!(add(&service, &log.request(0, 299)), (409, b"300\n".to_vec()));
-    assert_eq!(code(add(&service, &AddCheckpoint { old: 300, ..log.request(0, 299) })).0, 400);
+    assert_eq!(code(&add(&service, &AddCheckpoint { old: 300, ..log.request(0, 299) })).0, 400);
     let fork = Log { entries: log.entries.iter().rev().cloned().collect(), key: log.key, record: log.record };
     assert_eq!(add(&service, &AddCheckpoint { old: 300, ..fork.request(0, 300) }), (409, b"300\n".to_vec()));
     // Longer, and not the same beginning; or the proof is another's.
-    assert_eq!(code(add(&service, &fork.request(300, 400))), (422, "proof".to_owned()));
+    assert_eq!(code(&add(&service, &fork.request(300, 400))), (422, "proof".to_owned()));
     let log = Log { entries: fork.entries.iter().rev().cloned().collect(), ..fork };
     let right = log.request(300, 400);
     for wrong in [
@@ -212,13 +212,13 @@ fn nothing_is_cosigned_that_does_not_contain_what_was_cosigned_before() {
         AddCheckpoint { proof: right.proof[1..].to_vec(), ..right.clone() },
         AddCheckpoint { proof: [&right.proof[..], &[leaf_hash(b"")]].concat(), ..right.clone() },
     ] {
-        assert_eq!(code(add(&service, &wrong)), (422, "proof".to_owned()));
+        assert_eq!(code(&add(&service, &wrong)), (422, "proof".to_owned()));
     }
     // Signed by somebody else.
     let root = right.checkpoint.unverified().root;
     let forged = AddCheckpoint { checkpoint: log.checkpoint(400, root, &other), ..right.clone() };
-    assert_eq!(code(add(&service, &forged)), (403, "checkpoint-signature".to_owned()));
-    assert_eq!(code(service.ask("POST", "/add-checkpoint", b"old 300\n\nrubbish\n")).0, 400);
+    assert_eq!(code(&add(&service, &forged)), (403, "checkpoint-signature".to_owned()));
+    assert_eq!(code(&service.ask("POST", "/add-checkpoint", b"old 300\n\nrubbish\n")).0, 400);
     // All of that changed nothing.
     assert_eq!(add(&service, &right).0, 200);
 }
@@ -227,7 +227,7 @@ fn nothing_is_cosigned_that_does_not_contain_what_was_cosigned_before() {
 fn a_boot_is_taken_on_the_evidence_of_an_accepted_enclave_alone() {
     let world = World::new();
     let service = world.serve();
-    let refused = |change: fn(&mut Forge)| code(service.ask("POST", "/v1/boots", &world.log(change).record));
+    let refused = |change: fn(&mut Forge)| code(&service.ask("POST", "/v1/boots", &world.log(change).record));
     for (change, expected) in [
         ((|forge| forge.document.put_pcr(0, &[7; 48])) as fn(&mut Forge), "pcr0-mismatch"),
         (|forge| forge.document.put_pcr(0, &[0; 48]), "debug-enclave"),

@@ -15,6 +15,7 @@ use super::Against;
 use super::history::History;
 use super::report::{BootReport, BootStatus};
 use super::store::Store;
+use super::view::{View, read};
 use super::witnessed::{self, Told};
 use crate::receipts::KeptReceipt;
 
@@ -63,6 +64,7 @@ pub(super) fn audit(
         }
     }
     walk.finish(&mut report);
+    report.terms = walk.history.terms();
     judge(&mut report, &record, against.policy, &walk.history);
     if let Some(other) = against.other {
         compare(store, other, &checkpoint, &key, &mut report);
@@ -113,46 +115,6 @@ fn open(store: &Store, report: &mut BootReport) -> Option<(Checkpoint, NoteKey, 
             report.problem("checkpoint-signature", "checkpoint", error.to_string());
             None
         }
-    }
-}
-
-/// A file of the boot; what is missing is a problem with this code.
-pub(super) fn read(
-    store: &Store,
-    report: &mut BootReport,
-    path: &str,
-    limit: u64,
-    missing: &'static str,
-) -> Option<Vec<u8>> {
-    match store.read(&format!("{}/{path}", report.boot), limit) {
-        Ok(Some(bytes)) => Some(bytes),
-        Ok(None) => {
-            report.problem(missing, path, "there is no such file, or a longer one than any of its kind");
-            None
-        }
-        Err(error) => {
-            report.problem("unreadable", path, error.to_string());
-            None
-        }
-    }
-}
-
-/// What somebody saw of a log before. The log must contain it.
-pub(super) struct View {
-    pub(super) size: u64,
-    pub(super) root: Sha256Digest,
-    /// Who saw it, up to the number of entries: "an earlier audit saw".
-    pub(super) whose: String,
-    /// The code of a log that is shorter now.
-    pub(super) longer: &'static str,
-    /// The code of a log that is another one.
-    pub(super) other: &'static str,
-}
-
-impl View {
-    fn seen(seen: &super::Seen) -> Self {
-        let whose = "an earlier audit saw".to_owned();
-        Self { size: seen.size, root: seen.root, whose, longer: "rolled-back", other: "forked" }
     }
 }
 

@@ -2,15 +2,20 @@
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::policy::Policy;
-use cleanroom_attestation::release::{Denial, PayloadType, Release, ReleaseError, Root, Target, Verified};
+use cleanroom_attestation::release::{
+    Denial, PayloadType, Release, ReleaseError, Root, Target, TrustedState, Verified,
+};
 
 use super::report::{BootReport, Event};
 use super::store::Store;
+use super::terms::Terms;
 
 /// The authorities' documents, in the order in which an enclave took them.
 pub(super) struct History<'a> {
     store: &'a Store,
     root: Option<Verified<Root>>,
+    /// Everything that was taken, together.
+    state: Option<TrustedState>,
     /// The first release, which says what the enclave's image had to be.
     first: Option<Release>,
     version: u64,
@@ -19,7 +24,8 @@ pub(super) struct History<'a> {
 impl<'a> History<'a> {
     pub(super) fn new(store: &'a Store, policy: Option<&Policy>) -> Self {
         let root = policy.and_then(Policy::release).map(|trust| trust.root().clone());
-        Self { store, root, first: None, version: 0 }
+        let state = root.clone().map(TrustedState::of);
+        Self { store, root, state, first: None, version: 0 }
     }
 
     /// The first release that the log names.
@@ -30,6 +36,11 @@ impl<'a> History<'a> {
     /// Whether the auditor trusts a root, so that images come from releases.
     pub(super) const fn has_root(&self) -> bool {
         self.root.is_some()
+    }
+
+    /// Who may do what at the end of the log.
+    pub(super) fn terms(&self) -> Option<Terms> {
+        self.state.as_ref().map(Terms::of)
     }
 
     /// Takes what entry `index` names.
@@ -96,6 +107,14 @@ impl<'a> History<'a> {
         };
         if digest != sha256 {
             return Err(("document-changed", format!("{path} has the digest {digest}")));
+        }
+        if let Some(state) = &mut self.state {
+            // What is known already, or narrows nothing any more, changes nothing.
+            let _ = match kind {
+                PayloadType::Root => state.accept_root(&document),
+                PayloadType::Release => state.accept_release(&document),
+                _ => state.accept_denial(&document),
+            };
         }
         Ok(Some(says))
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cleanroom_attestation::digest::Sha256Digest;
 use serde::Serialize;
 
-use super::witnessed::Cosigned;
+use super::terms::Terms;
 
 /// Something that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,12 +66,24 @@ pub struct BootReport {
     pub receipts_found: usize,
     /// Releases and denials in the order in which the enclave took them.
     pub history: Vec<Event>,
+    /// Who may do what at the end of the log.
+    #[serde(skip)]
+    pub(super) terms: Option<Terms>,
     /// What is wrong with it.
     #[serde(skip)]
     pub problems: Vec<Problem>,
     /// How many more problems of a kind there are than are named.
     #[serde(skip)]
     unnamed: BTreeMap<&'static str, u64>,
+}
+
+/// What a boot's log says of its cosignatures.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cosigned {
+    /// How many entries were cosigned.
+    pub size: u64,
+    /// By whom, with the time by each witness's own clock: seconds since 1970.
+    pub by: BTreeMap<String, u64>,
 }
 
 /// Problems of one kind that are named of a boot. A store may have any number of them.
@@ -110,6 +122,7 @@ impl BootReport {
             refused: BTreeMap::new(),
             receipts_found: 0,
             history: Vec::new(),
+            terms: None,
             problems: Vec::new(),
             unnamed: BTreeMap::new(),
         }
@@ -145,10 +158,18 @@ pub struct Report {
     pub receipts: usize,
     /// Everything that is wrong.
     pub problems: Vec<Problem>,
+    /// Who may do what, by the newest documents that any log names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Terms>,
 }
 
 impl Report {
     pub(super) fn take(&mut self, mut boot: BootReport) {
+        if let Some(terms) = boot.terms.take()
+            && self.terms.as_ref().is_none_or(|newest| newest.age() <= terms.age())
+        {
+            self.terms = Some(terms);
+        }
         self.problems.extend(boot.problems.iter().cloned());
         boot.problems.shrink_to_fit();
         self.boots.push(boot);

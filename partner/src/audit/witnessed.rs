@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::{MAX_CHECKPOINT_BYTES, NoteKey, SignedCheckpoint, WitnessKey};
-use serde::Serialize;
 
-use super::boot::View;
-use super::report::{BootReport, Report};
+use super::report::{BootReport, Cosigned, Report};
 use super::store::{Store, StoreError};
+use super::view::{View, read};
 
 /// Whose cosignatures a log must have.
 pub struct Witnesses<'a> {
@@ -18,15 +17,6 @@ pub struct Witnesses<'a> {
     pub needed: usize,
     /// What witnesses themselves say, or copies of it: which boots they have taken, and what they cosigned.
     pub lists: &'a [Store],
-}
-
-/// What a boot's log says of its cosignatures.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Cosigned {
-    /// How many entries were cosigned.
-    pub size: u64,
-    /// By whom, with the time by each witness's own clock: seconds since 1970.
-    pub by: BTreeMap<String, u64>,
 }
 
 /// What witnesses themselves say of each boot.
@@ -98,7 +88,7 @@ pub(super) fn kept(
     witnesses: &Witnesses<'_>,
 ) -> Option<View> {
     let limit = MAX_CHECKPOINT_BYTES as u64;
-    let bytes = super::boot::read(store, report, "witnessed", limit, "witness-missing")?;
+    let bytes = read(store, report, "witnessed", limit, "witness-missing")?;
     let note = SignedCheckpoint::parse(&bytes);
     let checkpoint = match note.as_ref().map_err(|error| *error).and_then(|note| note.verify(key)) {
         Ok(checkpoint) => checkpoint.clone(),

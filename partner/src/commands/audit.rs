@@ -12,7 +12,7 @@ use cleanroom_attestation::release::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::policy_file::{PolicyFile, usage};
-use crate::audit::{Against, BootReport, BootStatus, Report, State, Store, Witnesses, audit};
+use crate::audit::{Against, BootReport, BootStatus, Page, Report, State, Store, Witnesses, audit, page};
 use crate::clock::now;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Listing, Mark, Terminal};
@@ -21,7 +21,7 @@ use crate::receipts::ReceiptFolder;
 const EXAMPLES: &str = "\
 Examples:
   cleanroom audit log/ --policy trust.toml
-  cleanroom audit log/ --policy trust.toml --receipts receipts/
+  cleanroom audit log/ --policy trust.toml --receipts receipts/ --html audit.html
   cleanroom audit http://logs.example/cleanroom --policy trust.toml --state audit.json --json
   cleanroom audit log/ --without-policy --compare other-auditors-copy/
   cleanroom audit log/ --policy trust.toml --witness-list http://witness.bank.example:8720 \\
@@ -86,6 +86,10 @@ pub struct Audit {
     /// the store does not have are found, and entries that it has cosigned and the store does not show
     #[arg(long = "witness-list", value_name = "STORE", requires = "witnesses", value_parser = |text: &str| Store::named(text).map(|_| text.to_owned()))]
     lists: Vec<String>,
+
+    /// Write the report as one page of HTML, for people: it needs no other file and no script
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 impl Audit {
@@ -123,7 +127,12 @@ impl Audit {
         })?;
         if let (Some(state), Some(path)) = (&mut state, &self.state) {
             state.take(&report, UnixMillis(now().as_millis()).to_string());
-            write_state(path, state)?;
+            write_file(path, &state.to_bytes())?;
+        }
+        if let Some(path) = &self.html {
+            let at = UnixMillis(now().as_millis());
+            let text = page(&report, &Page { store: &self.store, at, has_policy: policy.is_some() });
+            write_file(path, text.as_bytes())?;
         }
         terminal.report(&report, &listing(&report, policy.as_ref()))?;
         Ok(match (report.is_sound(), &policy) {
@@ -176,19 +185,19 @@ fn read_state(path: &Path) -> Result<State, Failure> {
 }
 
 #[cfg(feature = "online")]
-fn write_state(path: &Path, state: &State) -> Result<(), Failure> {
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     use cleanroom_program::file::{PUBLIC, replace};
-    replace(path, &state.to_bytes(), PUBLIC).map_err(|error| unwritable(&error.to_string()))
+    replace(path, bytes, PUBLIC).map_err(|error| unwritable(&error.to_string()))
 }
 
 /// The auditor's program has no crate for durable files. A file that is put in place by its name is whole or not there.
 #[cfg(not(feature = "online"))]
-fn write_state(path: &Path, state: &State) -> Result<(), Failure> {
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let written = std::fs::File::create(&name).and_then(|mut file| {
-        file.write_all(&state.to_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&name, path)
     });
@@ -199,7 +208,7 @@ fn unwritable(problem: &str) -> Failure {
     Failure {
         outcome: Outcome::Unreachable,
         code: "unwritable",
-        message: format!("the state could not be written: {problem}"),
+        message: format!("what was found could not be written: {problem}"),
     }
 }
 
