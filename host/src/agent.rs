@@ -35,7 +35,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use self::control::Control;
+pub(crate) use self::control::Control;
 use self::delivery::{Delivery, Files, Source};
 use self::renewal::Renewal;
 use crate::endpoint::EnclaveAddress;

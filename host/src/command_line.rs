@@ -264,8 +264,24 @@ pub(crate) struct RelayArguments {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) to: EnclaveAddress,
 
+    /// Where the enclave is told that it is to drain. By default the port that an enclave has for it, or
+    /// `control.sock` beside the socket of `--to`.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "keep_enclave")]
+    control: Option<EnclaveAddress>,
+
+    /// Leave the enclave as it is when this relay ends: another host runs it or relays to it.
+    #[arg(long)]
+    keep_enclave: bool,
+
     #[command(flatten)]
     pub(crate) limits: LimitArguments,
+}
+
+impl RelayArguments {
+    /// Where the enclave is told that it is to drain, if it is.
+    pub(crate) fn control(&self) -> Option<EnclaveAddress> {
+        if self.keep_enclave { None } else { self.control.clone().or_else(|| self.to.control()) }
+    }
 }
 
 #[derive(Args)]

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use cleanroom_link::port;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio_util::either::Either;
@@ -118,6 +119,22 @@ impl FromStr for EnclaveAddress {
                 expected: "vsock:CID:PORT, hybrid:PORT:PATH or unix:PATH",
                 actual: text.to_owned(),
             }),
+        }
+    }
+}
+
+impl EnclaveAddress {
+    /// Where an enclave is told things that takes partners' connections here: another port, or `control.sock` in the
+    /// same folder. None if the port is not an enclave's.
+    #[must_use]
+    pub fn control(&self) -> Option<Self> {
+        match self {
+            Self::Vsock { cid, port: port::PARTNERS } => Some(Self::Vsock { cid: *cid, port: port::CONTROL }),
+            Self::Hybrid { path, port: port::PARTNERS } => {
+                Some(Self::Hybrid { path: path.clone(), port: port::CONTROL })
+            }
+            Self::Vsock { .. } | Self::Hybrid { .. } => None,
+            Self::Unix(path) => Some(Self::Unix(path.with_file_name("control.sock"))),
         }
     }
 }
@@ -281,6 +298,20 @@ async fn connect_hybrid(path: &Path, port: u32) -> io::Result<UnixStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_enclave_is_told_things_beside_where_its_partners_go() {
+        for (partners, control) in [
+            ("vsock:16:5000", Some("vsock:16:5001")),
+            ("vsock:16:5005", None),
+            ("hybrid:5000:/run/x", Some("hybrid:5001:/run/x")),
+            ("hybrid:1:/run/x", None),
+            ("unix:/run/state/enclave.sock", Some("unix:/run/state/control.sock")),
+        ] {
+            let partners: EnclaveAddress = partners.parse().unwrap();
+            assert_eq!(partners.control().map(|control| control.to_string()).as_deref(), control);
+        }
+    }
 
     #[test]
     fn addresses_are_read_as_they_are_written() {

@@ -32,10 +32,6 @@ pub trait Launcher: Send {
     /// A running enclave.
     type Enclave: Enclave;
 
-    /// Whether an enclave that is asked to drain lets running requests end. One that cannot be asked is
-    /// drained from outside: it is ended once its connections have.
-    const DRAINS_ITSELF: bool;
-
     /// Starts an enclave. It need not accept connections yet.
     fn launch(&mut self) -> impl Future<Output = Result<Self::Enclave, LaunchError>> + Send;
 }

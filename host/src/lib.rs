@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod capture;
 pub mod doctor;
+pub mod drain;
 pub mod endpoint;
 pub mod image;
 pub mod launcher;

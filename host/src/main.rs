@@ -78,7 +78,8 @@ async fn relay(arguments: RelayArguments, json: bool, stop: CancellationToken) -
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
     announce(&Ready { address: &address, description: None }, json);
-    relay_only(listener, arguments.to, limits, report, stop).await.map_err(Failure::System)
+    let control = arguments.control();
+    relay_only(listener, (arguments.to, control), limits, report, stop).await.map_err(Failure::System)
 }
 
 async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToken) -> Result<(), Failure> {

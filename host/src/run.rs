@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Observed};
+use crate::drain;
 use crate::endpoint::{BoundListener, EnclaveAddress};
 use crate::launcher::{Launcher, Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
 use crate::relay::{self, Counters, Limits};
@@ -16,20 +17,34 @@ use crate::status::{self, Sources};
 /// How long an enclave that is to end waits for the host to reach it for its log.
 const REACH_LOG: Duration = Duration::from_secs(5);
 
-/// Relays to an enclave that somebody else runs, until `stop`.
+/// Relays to an enclave that somebody else runs, until `stop`. Behind `control` the enclave is told that it is to
+/// drain.
 ///
 /// # Errors
 /// When the report can no longer be given.
 pub async fn relay_only(
     listener: BoundListener,
-    enclave: EnclaveAddress,
+    (enclave, control): (EnclaveAddress, Option<EnclaveAddress>),
     limits: Limits,
     report: Option<BoundListener>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let counters = Arc::new(Counters::default());
     let sources = Sources { relay: Arc::clone(&counters), enclave: None, release: None, stop: stop.clone() };
-    let relay = relay::serve(listener, Arc::new(enclave), limits, counters, stop.cancelled_owned());
+    let over = CancellationToken::new();
+    let relay = async {
+        let stopped = stop.clone().cancelled_owned();
+        let cut = relay::serve(listener, Arc::new(enclave), limits, counters, stopped).await;
+        over.cancel();
+        cut
+    };
+    let tell = async {
+        stop.cancelled().await;
+        if let Some(control) = &control {
+            drain::tell(control, &over).await;
+        }
+    };
+    let relay = async { tokio::join!(tell, relay).1 };
     tokio::select! {
         cut = relay => {
             tracing::info!(cut, "drained");
@@ -42,9 +57,9 @@ pub async fn relay_only(
 /// Runs an enclave, relays to it and keeps it in touch with the authorities, until `stop`. `ready` is called
 /// once, when the enclave first accepts connections.
 ///
-/// On `stop` the relay takes no more connections. An enclave that can drain itself is asked to at once, and
-/// each has the same time to come to its end; any other is ended when the relay has. If the host keeps the
-/// enclave's log, it reaches the enclave for it first, so that the log has its end.
+/// On `stop` the relay takes no more connections, and the enclave is told to drain. Both have the same time to
+/// come to their end. If the host keeps the enclave's log, it reaches the enclave for it first, so that the log
+/// has its end.
 ///
 /// # Errors
 /// [`RunError`] when the enclave cannot be kept running.
@@ -75,11 +90,10 @@ pub async fn with_enclave<L: Launcher>(
 
     // If the enclave cannot be kept running, the relay has nothing to wait for.
     let relay_stop = stop.child_token();
-    let (enclave_stop, relay_ended) = (CancellationToken::new(), CancellationToken::new());
-    let begins = if L::DRAINS_ITSELF { stop } else { relay_ended.clone() };
+    let enclave_stop = CancellationToken::new();
     let is_serving = watched.clone();
     let end_enclave = async {
-        begins.cancelled().await;
+        stop.cancelled().await;
         if keeps_log && is_serving.borrow().state == State::Serving {
             follows_log(followed).await;
         }
@@ -87,17 +101,14 @@ pub async fn with_enclave<L: Launcher>(
         std::future::pending::<()>().await;
     };
     let enclave_task = async {
-        let result =
-            supervise(launcher, settings.restart, settings.patience, pulse, &status, enclave_stop.clone())
-                .await;
+        let stop = enclave_stop.clone();
+        let result = supervise(launcher, settings.restart, settings.patience, pulse, &status, stop).await;
         relay_stop.cancel();
         result
     };
     let relay_task = async {
         let stopped = relay_stop.clone().cancelled_owned();
-        let cut = relay::serve(listener, partner, settings.limits, counters, stopped).await;
-        relay_ended.cancel();
-        cut
+        relay::serve(listener, partner, settings.limits, counters, stopped).await
     };
     let agent = async {
         match access.agent {

@@ -11,6 +11,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
+use cleanroom_attestation::release::Accepted;
+use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_link::variable;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -231,6 +233,34 @@ fn a_relay_drains_on_sigterm() {
     assert_eq!(heard, "the rest of the answer");
     drop(partner);
     assert_eq!(running.ended(), Some(0));
+}
+
+#[test]
+fn a_relay_has_its_enclave_drain_unless_it_is_to_be_kept() {
+    for keep in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let [socket, control] = ["enclave.sock", "control.sock"].map(|name| folder.path().join(name));
+        let (listener, control) =
+            (UnixListener::bind(&socket).unwrap(), UnixListener::bind(control).unwrap());
+        let options: &[&str] = if keep { &["--keep-enclave"] } else { &[] };
+        let running = relay_to(&socket, &[&["--listen", "127.0.0.1:0"], options].concat());
+        let partner = running.connect();
+        (&partner).write_all(b"x").unwrap();
+        let (enclave, _) = listener.accept().unwrap();
+        running.signal(Signal::TERM);
+        if !keep {
+            let (mut told, _) = control.accept().unwrap();
+            let mut frame = [0; 5];
+            told.read_exact(&mut frame).unwrap();
+            assert_eq!(frame, [ControlKind::Drain.code(), 0, 0, 0, 0]);
+            told.write_all(&ControlAnswer::Accepted(Accepted::New).frame()).unwrap();
+        }
+        // The enclave ends the session.
+        drop((enclave, partner));
+        assert_eq!(running.ended(), Some(0));
+        control.set_nonblocking(true).unwrap();
+        assert!(control.accept().is_err(), "it is told once, or not at all");
+    }
 }
 
 #[test]

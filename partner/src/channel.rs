@@ -501,6 +501,7 @@ fn unproven(refusal: RefusalCode) -> &'static str {
         RefusalCode::UnknownModel => "unproven/unknown-model",
         RefusalCode::NoEvidence => "unproven/no-evidence",
         RefusalCode::Busy => "unproven/busy",
+        RefusalCode::Draining => "unproven/draining",
         RefusalCode::NotServed(refusal) => NOT_SERVED
             .iter()
             .find(|(known, _)| *known == refusal)

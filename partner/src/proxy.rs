@@ -65,9 +65,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection may take to hear that the proxy is busy.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long running requests may go on after the proxy was asked to stop.
-const DRAIN: Duration = Duration::from_secs(30);
-
 /// What goes to the clean room of a client's headers. An API key that a client sends is not among them: the
 /// partner's key has already spoken.
 const FORWARDED: [HeaderName; 4] =
@@ -113,8 +110,8 @@ impl Proxy {
         self
     }
 
-    /// Forwards what arrives at `listener` until `shutdown`. Requests that run then may go on for half a
-    /// minute.
+    /// Forwards what arrives at `listener` until `shutdown`. Requests that run then go on to their end, for as
+    /// long as the clean room is proven; [`Sessions`] cuts them when it no longer is.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let proxy = Arc::new(self);
         let slots = Slots::new(MAX_CONNECTIONS);
@@ -144,8 +141,7 @@ impl Proxy {
             }
         }
         drop((listener, stop, turned_away));
-        let drained = async { while connections.join_next().await.is_some() {} };
-        let _ = timeout(DRAIN, drained).await;
+        while connections.join_next().await.is_some() {}
     }
 
     /// Serves one connection until it ends, loses its slot, or the proxy stops.

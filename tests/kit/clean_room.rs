@@ -15,11 +15,12 @@ use cleanroom_partner::address::Address;
 use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::proxy::Proxy;
 use cleanroom_partner::session::Sessions;
-use cleanroom_runner::{Platform, run};
+use cleanroom_runner::{Halt, Platform, run};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::platform::{World, model_id};
 
@@ -39,6 +40,8 @@ pub fn model() -> Vec<u8> {
 pub struct CleanRoom {
     world: World,
     folder: tempfile::TempDir,
+    /// The enclave's life.
+    enclave: JoinHandle<Result<(), Halt>>,
     /// The identity of its model.
     model_digest: Sha256Digest,
     /// What the relay carried.
@@ -70,12 +73,18 @@ impl CleanRoom {
         let control = Some(UnixListener::bind(folder.path().join("control.sock")).unwrap());
         let model_digest = model_digest(&model);
         let platform = Platform { device, listener, control, clock, config, model };
-        tokio::spawn(async move {
-            // An enclave that halts refuses connections, and the test that needs it fails.
-            run(platform, std::future::pending()).await
-        });
+        // An enclave that halts refuses connections, and the test that needs it fails.
+        let life = tokio::spawn(async move { run(platform, std::future::pending()).await });
         let recorder = Recorder::start(folder.path().join("host.sock"), enclave).await;
-        Self { world, folder, model_digest, recorder }
+        Self { world, folder, enclave: life, model_digest, recorder }
+    }
+
+    /// How the enclave ends.
+    ///
+    /// # Errors
+    /// [`Halt`]: why it did not drain.
+    pub async fn ended(&mut self) -> Result<(), Halt> {
+        (&mut self.enclave).await.unwrap()
     }
 
     /// Where the host listens.

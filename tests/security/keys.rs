@@ -37,7 +37,7 @@ struct Stage {
     authorities: Authorities,
     secret: Secret,
     shares: Vec<Share>,
-    enclave: JoinHandle<Result<Released, Halt>>,
+    enclave: JoinHandle<Result<Option<Released>, Halt>>,
     control: Control,
     folder: tempfile::TempDir,
 }
@@ -119,7 +119,7 @@ impl Stage {
     }
 
     async fn key(self) -> Released {
-        self.enclave.await.unwrap().unwrap()
+        self.enclave.await.unwrap().unwrap().unwrap()
     }
 }
 
@@ -260,6 +260,15 @@ async fn nothing_is_asked_for_without_a_release_a_lease_and_a_model_that_may_ser
     let answer = stage.control.send(ControlKind::Share, &message.encode()).await;
     assert_eq!(refused(&answer), "model-denied");
     assert!(!stage.enclave.is_finished());
+}
+
+#[tokio::test]
+async fn an_enclave_that_is_asked_to_end_waits_for_no_key() {
+    let mut stage = Stage::released().await;
+    assert_eq!(stage.give(0).await, waits(1, &["utility", "regulator"]));
+    let accepted = ControlAnswer::Accepted(Accepted::New);
+    assert_eq!(stage.control.send(ControlKind::Drain, b"").await, accepted);
+    assert!(stage.enclave.await.unwrap().unwrap().is_none());
 }
 
 #[tokio::test]

@@ -219,6 +219,9 @@ pub enum RefusalCode {
     /// Too many sessions are being set up.
     #[error("the enclave is setting up as many sessions as it can; try again shortly")]
     Busy,
+    /// The enclave is about to end.
+    #[error("busy: the enclave is draining; it finishes what runs and takes nothing new")]
+    Draining,
     /// What the authorities have released and leased does not permit this session.
     #[error("{0}")]
     NotServed(Refusal),
@@ -232,6 +235,7 @@ impl RefusalCode {
             Self::UnknownModel => 1,
             Self::NoEvidence => 2,
             Self::Busy => 3,
+            Self::Draining => 4,
             Self::NotServed(refusal) => refusal.wire_code(),
         }]
     }
@@ -241,7 +245,7 @@ impl RefusalCode {
     /// # Errors
     /// [`FrameError::Malformed`] for a code that is not on the list.
     pub fn decode(body: &[u8]) -> Result<Self, FrameError> {
-        [Self::UnknownModel, Self::NoEvidence, Self::Busy]
+        [Self::UnknownModel, Self::NoEvidence, Self::Busy, Self::Draining]
             .into_iter()
             .chain(Refusal::ALL.map(Self::NotServed))
             .find(|code| code.encode() == body)

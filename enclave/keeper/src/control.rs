@@ -1,5 +1,7 @@
-//! The enclave's end of the control connection, on which the host hands in what the authorities sign.
+//! The enclave's end of the control connections, on which the host hands in what the authorities sign, fetches the log, and
+//! says that the enclave is to end.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -13,93 +15,133 @@ use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, 
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinSet;
 
 use crate::attester::Attester;
 use crate::log::NoSuchSize;
 use crate::security_module::{SecurityModule, SecurityModuleError};
 use crate::worker_link::{Link, WorkerEnd};
 
+/// Control connections at once: one of the host's agent, and some for a host that has to say something else meanwhile. Of
+/// more, the oldest is closed, so that a connection which the host has forgotten keeps out none that it uses.
+const CONNECTIONS: usize = 4;
+
 /// The answer to a host that offers shares to an enclave that needs none.
 pub(super) const NO_KEY_NEEDED: &str = "no-key-needed";
+/// The answer to a host that hands something in for an enclave whose configuration names no root.
+const NO_RELEASE_CONTROL: &str = "no-release-control";
 
 /// Who decides about what the host hands in, and who is told.
 pub(super) struct Control {
     /// None without release control.
-    pub(super) guard: Option<Arc<Guard>>,
-    pub(super) security_module: SecurityModule,
-    pub(super) attester: Arc<Attester>,
-    pub(super) link: Arc<Link>,
+    guard: Option<Arc<Guard>>,
+    security_module: SecurityModule,
+    attester: Arc<Attester>,
+    link: Arc<Link>,
+    /// One change at a time, over all connections: the worker hears of changes in the order in which they were made.
+    turn: Mutex<()>,
 }
 
 impl Control {
-    /// Serves one control connection after the other, until the worker does not follow.
-    pub(super) async fn serve(&self, listener: &mut impl Listener) -> WorkerEnd {
+    pub(super) fn new(guard: Option<Arc<Guard>>, attester: Arc<Attester>, link: Arc<Link>) -> Self {
+        let security_module = attester.security_module().clone();
+        Self { guard, security_module, attester, link, turn: Mutex::new(()) }
+    }
+
+    /// Serves control connections, until the worker does not follow.
+    pub(super) async fn serve(self, listener: &mut impl Listener) -> WorkerEnd {
+        let control = Arc::new(self);
+        let mut connections = JoinSet::new();
+        let mut oldest_first: VecDeque<oneshot::Sender<()>> = VecDeque::new();
         loop {
-            let stream = listener.connection().await;
-            match self.connection(stream).await {
-                // The next connection begins anew.
-                ConnectionEnd::Host => {}
-                ConnectionEnd::Worker(end) => return end,
+            tokio::select! {
+                stream = listener.connection() => {
+                    oldest_first.retain(|connection| !connection.is_closed());
+                    if oldest_first.len() >= CONNECTIONS {
+                        oldest_first.pop_front();
+                    }
+                    let (keep, displaced) = oneshot::channel();
+                    oldest_first.push_back(keep);
+                    let control = Arc::clone(&control);
+                    connections.spawn(async move { control.connection(stream, displaced).await });
+                }
+                // One that the host ended is forgotten.
+                Some(Ok(ConnectionEnd::Worker(end))) = connections.join_next() => return end,
             }
         }
     }
 
-    async fn connection<S>(&self, mut stream: S) -> ConnectionEnd
+    /// Serves one connection until it ends or another takes its place, which waits for the end of a request: what was
+    /// begun is told to the worker, too.
+    async fn connection<S>(&self, mut stream: S, mut displaced: oneshot::Receiver<()>) -> ConnectionEnd
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            if let Err(end) = self.request(&mut stream).await {
+            let request = tokio::select! {
+                request = read_request(&mut stream) => request,
+                _ = &mut displaced => return ConnectionEnd::Host,
+            };
+            let answered = async {
+                let (kind, body) = request?;
+                let answer = self.answer(kind, body).await?;
+                Ok::<(), ConnectionEnd>(write_answer(&mut stream, kind, &answer).await?)
+            };
+            if let Err(end) = answered.await {
                 return end;
             }
         }
     }
 
-    async fn request<S>(&self, stream: &mut S) -> Result<(), ConnectionEnd>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let (kind, body) = read_request(stream).await?;
-        let answer = self.answer(kind, body).await?;
-        Ok(write_answer(stream, kind, &answer).await?)
-    }
-
     /// What is answered is in force in both processes.
     async fn answer(&self, kind: ControlKind, body: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
-        if kind == ControlKind::Log {
-            return Ok(self.log(&body));
-        }
-        let Some(guard) = &self.guard else {
-            return Ok(ControlAnswer::Refused("no-release-control".to_owned()));
-        };
-        Ok(match kind {
-            ControlKind::Log => self.log(&body),
-            ControlKind::State => ControlAnswer::State(state(guard)),
-            ControlKind::Ask => match ask(guard, &self.security_module).await {
-                Ok((request, change)) => {
-                    self.link.change(change).await?;
-                    ControlAnswer::Ask(request)
-                }
-                Err(error) => ControlAnswer::Refused(error.code().to_owned()),
+        Ok(match (kind, &self.guard) {
+            (ControlKind::Log, _) => self.log(&body),
+            // A host may refuse service, with and without release control.
+            (ControlKind::Drain, _) => match self.link.drain().await {
+                true => ControlAnswer::Accepted(Accepted::New),
+                false => ControlAnswer::Accepted(Accepted::Known),
             },
-            ControlKind::Document(kind) => {
-                let change = Change::Document { kind, at: guard.now(), envelope: body };
-                let accepted = guard.apply(&change);
-                // What is refused changes nothing, so neither the worker nor the log need know of it.
-                if let Ok(accepted) = accepted {
-                    self.note(guard, accepted, &change);
-                    self.link.change(change).await?;
-                }
-                match accepted {
-                    Ok(accepted) => ControlAnswer::Accepted(accepted),
-                    Err(error) => ControlAnswer::Refused(error.code().to_owned()),
-                }
-            }
+            (_, None) => ControlAnswer::Refused(NO_RELEASE_CONTROL.to_owned()),
+            (ControlKind::State, Some(guard)) => ControlAnswer::State(state(guard)),
+            (ControlKind::Ask, Some(guard)) => self.begin_lease(guard).await?,
+            (ControlKind::Document(kind), Some(guard)) => self.document(guard, kind, body).await?,
             // The weights are in memory by now, or were never sealed.
-            ControlKind::Shares | ControlKind::ShareAsk | ControlKind::Share => {
+            (ControlKind::Shares | ControlKind::ShareAsk | ControlKind::Share, Some(_)) => {
                 ControlAnswer::Refused(NO_KEY_NEEDED.to_owned())
             }
         })
+    }
+
+    async fn begin_lease(&self, guard: &Guard) -> Result<ControlAnswer, WorkerEnd> {
+        let _turn = self.turn.lock().await;
+        Ok(match ask(guard, &self.security_module).await {
+            Ok((request, change)) => {
+                self.link.change(change).await?;
+                ControlAnswer::Ask(request)
+            }
+            Err(error) => ControlAnswer::Refused(error.code().to_owned()),
+        })
+    }
+
+    async fn document(
+        &self,
+        guard: &Guard,
+        kind: AuthorityDocument,
+        envelope: Vec<u8>,
+    ) -> Result<ControlAnswer, WorkerEnd> {
+        let _turn = self.turn.lock().await;
+        let change = Change::Document { kind, at: guard.now(), envelope };
+        match guard.apply(&change) {
+            // What is refused changes nothing, so neither the worker nor the log need know of it.
+            Err(error) => Ok(ControlAnswer::Refused(error.code().to_owned())),
+            Ok(accepted) => {
+                self.note(guard, accepted, &change);
+                self.link.change(change).await?;
+                Ok(ControlAnswer::Accepted(accepted))
+            }
+        }
     }
 
     /// What the host lacks of the log. It says how many entries it has stored, or nothing for the checkpoint alone.

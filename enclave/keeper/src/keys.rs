@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use cleanroom_attestation::channel::{ModelId, Nonce};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::Refusal;
+use cleanroom_attestation::release::{Accepted, Refusal};
 use cleanroom_config::Config;
 use cleanroom_guard::{Clock, Guard, KeyTerms, Sealing};
 use cleanroom_key_release::{Collector, DataKey, Outcome, SealedShare, ShareError, ShareRequest};
@@ -31,7 +31,7 @@ pub struct Released {
     pub model: Sha256Digest,
 }
 
-/// Waits until enough brokers have released their shares to this enclave.
+/// Waits until enough brokers have released their shares to this enclave. `None` when the host asks the enclave to end.
 ///
 /// # Errors
 /// [`Halt`], when the configuration's root is none. Whatever the host and the brokers do is refused with a code and waited out.
@@ -41,7 +41,7 @@ pub async fn obtain(
     clock: Clock,
     security_module: &SecurityModule,
     listener: &mut impl Listener,
-) -> Result<Released, Halt> {
+) -> Result<Option<Released>, Halt> {
     // The guard decides about one digest. Until the release has said which, it decides about none.
     let none = Sha256Digest::from_bytes([0; 32]);
     let guard = Guard::new(root, config.model.clone(), none, Sealing::Sealed, clock).map_err(Halt::Root)?;
@@ -57,7 +57,10 @@ pub async fn obtain(
         let stream = listener.connection().await;
         // A connection that breaks is followed by the next one.
         if let Ok(released) = asking.connection(stream).await {
-            tracing::info!("the key of the weights is there");
+            match &released {
+                Some(_) => tracing::info!("the key of the weights is there"),
+                None => tracing::info!("asked to end before the key of the weights was there"),
+            }
             return Ok(released);
         }
     }
@@ -75,18 +78,21 @@ struct Asking {
 }
 
 impl Asking {
-    /// Serves one control connection until the key is there, or with an error until it breaks.
-    async fn connection(&mut self, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Released> {
+    /// Serves one control connection until the key is there or the host asks for the end, or with an error until it breaks.
+    async fn connection(
+        &mut self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> io::Result<Option<Released>> {
         loop {
             let (kind, body) = read_request(&mut stream).await?;
-            let (answer, released) = match self.answer(kind, body).await {
+            let (answer, last) = match self.answer(kind, body).await {
                 Ok(Answer::Goes(answer)) => (answer, None),
                 Ok(Answer::Last(answer, released)) => (answer, Some(released)),
                 Err(refused) => (ControlAnswer::Refused(refused.code().to_owned()), None),
             };
             let written = write_answer(&mut stream, kind, &answer).await;
-            match released {
-                // The key is there, whether or not the host still listens.
+            match last {
+                // It is so, whether or not the host still listens.
                 Some(released) => return Ok(released),
                 None => written?,
             }
@@ -119,6 +125,7 @@ impl Asking {
             ControlKind::Share => self.take(&body),
             // The log begins with the weights' identity.
             ControlKind::Log => goes(ControlAnswer::Refused("no-log-yet".to_owned())),
+            ControlKind::Drain => Ok(Answer::Last(ControlAnswer::Accepted(Accepted::New), None)),
         }
     }
 
@@ -181,7 +188,7 @@ impl Asking {
         let answer = ControlAnswer::Shares(self.state());
         Ok(match outcome {
             Outcome::Needs(_) => Answer::Goes(answer),
-            Outcome::Key(key) => Answer::Last(answer, Released { key, model }),
+            Outcome::Key(key) => Answer::Last(answer, Some(Released { key, model })),
         })
     }
 }
@@ -190,8 +197,8 @@ impl Asking {
 enum Answer {
     /// And more may follow.
     Goes(ControlAnswer),
-    /// And that was all.
-    Last(ControlAnswer, Released),
+    /// And that was all: the key is there, or the enclave is to end without it.
+    Last(ControlAnswer, Option<Released>),
 }
 
 /// Why nothing came of what the host brought.

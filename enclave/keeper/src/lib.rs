@@ -81,10 +81,15 @@ where
     let security_module = SecurityModule::start(device)?;
     let mut shutdown = pin!(shutdown);
     let mut control = control;
-    let released = tokio::select! {
-        released = key_of(&config, &clock, &security_module, control.as_mut()) => released?,
+    let key = tokio::select! {
+        key = key_of(&config, &clock, &security_module, control.as_mut()) => key?,
+        () = &mut shutdown => KeyOf::Drained,
+    };
+    let released = match key {
+        KeyOf::Plain => None,
+        KeyOf::Sealed(released) => Some(released),
         // An enclave that waits for its key has nothing to drain.
-        () = &mut shutdown => return Ok(()),
+        KeyOf::Drained => return Ok(()),
     };
     let model = weights(store, model_limit, config.model_sha256, released).await?;
     let digest = model.digest();
@@ -105,7 +110,7 @@ where
     let mut tasks = JoinSet::new();
     let link = Link::new(write, clock, &mut tasks);
     open().map_err(Halt::Listen)?;
-    link.say(&FromKeeper::Serve).await;
+    link.serve().await;
 
     let mut control = pin!(serve_control(guard, control, &attester, &link));
     let drain = pin!(drain_after(shutdown, &link));
@@ -121,16 +126,27 @@ where
     }
 }
 
+/// What there is to know of the weights' key.
+enum KeyOf {
+    /// They are not sealed.
+    Plain,
+    /// The brokers have released it.
+    Sealed(Released),
+    /// The enclave was asked to end before it was there.
+    Drained,
+}
+
 /// The key of the weights, if the configuration says that they are sealed.
 async fn key_of<L: Listener>(
     config: &Config,
     clock: &Clock,
     security_module: &SecurityModule,
     control: Option<&mut L>,
-) -> Result<Option<Released>, Halt> {
-    let Some(root) = config.release_root.as_ref().filter(|_| config.sealed) else { return Ok(None) };
+) -> Result<KeyOf, Halt> {
+    let Some(root) = config.release_root.as_ref().filter(|_| config.sealed) else { return Ok(KeyOf::Plain) };
     let control = control.ok_or(Halt::NoControl)?;
-    keys::obtain(config, root, clock.clone(), security_module, control).await.map(Some)
+    let released = keys::obtain(config, root, clock.clone(), security_module, control).await?;
+    Ok(released.map_or(KeyOf::Drained, KeyOf::Sealed))
 }
 
 /// The weights, if they have the identity that the configuration and the release expect. The store is asked no more afterwards.
@@ -205,24 +221,22 @@ async fn start_worker(
     ready
 }
 
-/// Serves the host's control connections, for ever, or until the worker does not follow. Without release control the host
-/// can fetch the log there, and hand in nothing.
+/// Takes what the host says on its control connections, for ever, or until the worker does not follow. Without release
+/// control the host can fetch the log there and ask for a drain, and hand in nothing.
 async fn serve_control<L: Listener>(
     guard: Option<Arc<Guard>>,
-    mut control: Option<L>,
+    control: Option<L>,
     attester: &Arc<Attester>,
     link: &Arc<Link>,
 ) -> WorkerEnd {
-    let Some(listener) = &mut control else { return std::future::pending().await };
-    let (attester, link) = (Arc::clone(attester), Arc::clone(link));
-    let security_module = attester.security_module().clone();
-    Control { guard, security_module, attester, link }.serve(listener).await
+    let Some(mut listener) = control else { return std::future::pending().await };
+    Control::new(guard, Arc::clone(attester), Arc::clone(link)).serve(&mut listener).await
 }
 
 /// Lets the worker drain after `shutdown`. The worker's last word then ends the keeper.
 async fn drain_after(shutdown: impl Future<Output = ()>, link: &Link) -> std::convert::Infallible {
     shutdown.await;
-    link.say(&FromKeeper::Drain).await;
+    link.drain().await;
     std::future::pending().await
 }
 

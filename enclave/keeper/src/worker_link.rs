@@ -100,12 +100,18 @@ impl Link {
         })
     }
 
-    /// Says something that has no answer.
-    pub(super) async fn say(&self, what: &FromKeeper) {
-        if matches!(what, FromKeeper::Drain) {
-            self.draining.store(true, Ordering::Release);
+    /// Lets partners come.
+    pub(super) async fn serve(&self) {
+        self.reply(0, &FromKeeper::Serve).await;
+    }
+
+    /// Has the worker drain. Whether it was not asked before.
+    pub(super) async fn drain(&self) -> bool {
+        let is_first = !self.draining.swap(true, Ordering::AcqRel);
+        if is_first {
+            self.reply(0, &FromKeeper::Drain).await;
         }
-        self.reply(0, what).await;
+        is_first
     }
 
     /// Passes a change on, and returns when it is in force at the worker. One at a time.

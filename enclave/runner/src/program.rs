@@ -79,11 +79,20 @@ where
     let result = process::runtime()?.block_on(async {
         let (store, control) = attach().await?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let shutdown = async move { _ = terminate.recv().await };
+        let (drain, draining) = tokio::sync::oneshot::channel::<()>();
+        let end_now = async move {
+            _ = terminate.recv().await;
+            drop(drain);
+            _ = terminate.recv().await;
+        };
+        let shutdown = async move { _ = draining.await };
         let worker = UnixStream::from_std(worker)?;
         let (clock, open) = (Clock::boot(), || open(partners.as_fd()));
         let platform = KeeperPlatform { device, control, clock, config, store, model_limit, worker, open };
-        keeper::run(platform, shutdown).await.map_err(|halt| Reason::Halt(halt.into()))
+        tokio::select! {
+            ended = keeper::run(platform, shutdown) => ended.map_err(|halt| Reason::Halt(halt.into())),
+            () = end_now => Err(Reason::EndedAtOnce),
+        }
     });
     match result {
         Ok(()) => Ok(worker_process.wait()?),
@@ -128,6 +137,9 @@ pub enum Reason {
     /// The enclave halted.
     #[error(transparent)]
     Halt(#[from] Halt),
+    /// A second signal asked for it.
+    #[error("a second signal asked it to end at once")]
+    EndedAtOnce,
     /// The worker cannot serve.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -142,7 +154,7 @@ impl Reason {
         match self {
             Self::Platform(_) => false,
             Self::Halt(halt) => halt.is_failure(),
-            Self::Worker(_) | Self::System(_) => true,
+            Self::EndedAtOnce | Self::Worker(_) | Self::System(_) => true,
         }
     }
 }

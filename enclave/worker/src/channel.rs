@@ -42,18 +42,18 @@ impl Acceptor {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        self.accept_if(stream, |_| Some(())).await.map(|(session, ())| session)
+        self.accept_if(stream, |_| Ok(())).await.map(|(session, ())| session)
     }
 
     /// The TLS handshake and the exchange. `place` is asked once the partner's key is proven and before the security
-    /// module has to do anything. A partner without a place hears that the enclave is busy.
+    /// module has to do anything. A partner without a place hears why.
     ///
     /// # Errors
     /// [`ChannelError`]; the connection is then closed without a byte of application data either way.
     pub(crate) async fn accept_if<S, P>(
         &self,
         stream: S,
-        place: impl FnOnce(PartnerId) -> Option<P>,
+        place: impl FnOnce(PartnerId) -> Result<P, RefusalCode>,
     ) -> Result<(Session<S>, P), ChannelError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -62,7 +62,10 @@ impl Acceptor {
         let established = Established::of(stream.get_ref().1, Role::Server, self.leaf)?;
         let partner = PartnerId::from(established.peer_key);
         let hello = Frame::read(&mut stream, &[FrameKind::Hello]).await?;
-        let Some(place) = place(partner) else { return refuse(&mut stream, RefusalCode::Busy).await };
+        let place = match place(partner) {
+            Ok(place) => place,
+            Err(code) => return refuse(&mut stream, code).await,
+        };
         let (transcript, ticket) = self.exchange(&mut stream, &established, &hello).await?;
         Ok((Session { stream, identity: SessionIdentity { partner, transcript, ticket } }, place))
     }
@@ -169,6 +172,7 @@ impl ChannelError {
             Self::Read(ReadError::Frame(_)) | Self::Frame(_) | Self::Question(_) => "frame",
             Self::Refused(RefusalCode::UnknownModel) => "unknown-model",
             Self::Refused(RefusalCode::NotServed(refusal)) => refusal.code(),
+            Self::Refused(RefusalCode::Draining) => "draining",
             Self::Refused(RefusalCode::NoEvidence | RefusalCode::Busy) => "security-module",
             Self::Finished => "finished",
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::response::Response;
+use cleanroom_attestation::channel::RefusalCode;
 use cleanroom_config::{Config, Limits, Partners};
 use cleanroom_guard::Clock;
 use cleanroom_link::listener::{AFTER_FAILURE, Listener};
@@ -21,11 +22,14 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt as _;
 
 use crate::api::{self, Service};
 use crate::channel::{Acceptor, Session};
-use crate::connections::{Class, Handshake, Handshakes, Sessions};
+use crate::connections::{Class, Handshake, Handshakes, SessionPlace, Sessions};
 use crate::public_attestation::{self, Facts, PublicAttestations};
 use crate::session::PartnerId;
 
@@ -57,6 +61,10 @@ struct Shared {
     limits: Limits,
     sessions: Arc<Sessions>,
     clock: Clock,
+    /// Set once nothing new is taken.
+    draining: CancellationToken,
+    /// Of each session that was proven or is about to be.
+    running: TaskTracker,
 }
 
 impl Server {
@@ -77,6 +85,8 @@ impl Server {
                 sessions: Sessions::new(limits.sessions),
                 limits,
                 clock: Clock::boot(),
+                draining: CancellationToken::new(),
+                running: TaskTracker::new(),
             },
         }
     }
@@ -88,16 +98,23 @@ impl Server {
         self
     }
 
-    /// Accepts until `shutdown`, then lets running sessions end.
+    /// Serves until `shutdown`, and then until the last session has ended. Meanwhile new connections hear that the enclave
+    /// is draining, and sessions take no further requests.
     pub async fn serve(self, mut listener: impl Listener, shutdown: impl Future<Output = ()>) {
         let (shared, handshakes, shed) = (Arc::new(self.shared), self.handshakes, self.shed);
-        let (stop, stopped) = tokio::sync::watch::channel(());
-        let mut sessions = JoinSet::new();
-        let mut shutdown = pin!(shutdown);
+        let (draining, running) = (shared.draining.clone(), shared.running.clone());
+        let drained = async {
+            shutdown.await;
+            draining.cancel();
+            running.close();
+            running.wait().await;
+        };
+        let mut drained = pin!(drained);
+        let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                () = &mut shutdown => break,
-                Some(_) = sessions.join_next() => continue,
+                () = &mut drained => break,
+                Some(_) = connections.join_next() => continue,
                 accepted = listener.accept() => accepted,
             };
             let Ok(stream) = accepted else {
@@ -109,38 +126,43 @@ impl Server {
                 continue;
             };
             let shared = Arc::clone(&shared);
-            let mut stopped = stopped.clone();
-            sessions.spawn(async move {
-                shared.connection(stream, handshake, async move { _ = stopped.changed().await }).await;
-            });
+            connections.spawn(async move { shared.connection(stream, handshake).await });
         }
-        drop(listener);
-        drop(stop);
-        while sessions.join_next().await.is_some() {}
         tracing::info!(shed = shed.load(Ordering::Relaxed), "connections closed");
     }
 }
 
 impl Shared {
-    async fn connection<S>(&self, stream: S, mut handshake: Handshake, stop: impl Future<Output = ()>)
+    async fn connection<S>(&self, stream: S, mut handshake: Handshake)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let stream = handshake.heard(stream);
-        let place = |partner: PartnerId| self.sessions.begin(partner, self.class(partner));
+        let place = |partner| self.place(partner);
         let accepted = tokio::select! {
             accepted = timeout(self.limits.handshake_timeout, self.acceptor.accept_if(stream, place)) => {
                 accepted
             }
             () = handshake.shed() => return tracing::info!(reason = "shed", "connection refused"),
         };
-        let (session, place) = match accepted {
+        let (session, (place, _running)) = match accepted {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => return tracing::info!(reason = error.code(), "connection refused"),
             Err(_) => return tracing::info!(reason = "timeout", "connection refused"),
         };
         drop(handshake);
-        self.requests(session, place.class, stop).await;
+        self.requests(session, place.class).await;
+    }
+
+    /// A place for a session of `partner`, and what holds up the end of a drain.
+    fn place(&self, partner: PartnerId) -> Result<(SessionPlace, TaskTrackerToken), RefusalCode> {
+        // Before the question, so that a drain which begins after the answer waits for this session.
+        let running = self.running.token();
+        if self.draining.is_cancelled() {
+            return Err(RefusalCode::Draining);
+        }
+        let place = self.sessions.begin(partner, self.class(partner)).ok_or(RefusalCode::Busy)?;
+        Ok((place, running))
     }
 
     /// Whether this key may use the model now.
@@ -152,7 +174,7 @@ impl Shared {
         }
     }
 
-    async fn requests<S>(&self, session: Session<S>, class: Class, stop: impl Future<Output = ()>)
+    async fn requests<S>(&self, session: Session<S>, class: Class)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -192,16 +214,21 @@ impl Shared {
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(session.stream), service));
-        let ended = tokio::select! {
-            result = &mut connection => Some(result),
-            () = self.lifetime(class) => None,
-            () = stop => None,
-        };
-        if ended.is_none() {
-            // No further requests; those that run may end.
-            connection.as_mut().graceful_shutdown();
-            let _ = self.clock.within(DRAIN, connection).await;
+        let mut lifetime = pin!(self.lifetime(class));
+        tokio::select! {
+            _ = &mut connection => return,
+            () = &mut lifetime => {}
+            () = self.draining.cancelled() => {
+                // No further requests. Those that run have the time that they would have had.
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    _ = &mut connection => return,
+                    () = &mut lifetime => {}
+                }
+            }
         }
+        connection.as_mut().graceful_shutdown();
+        let _ = self.clock.within(DRAIN, connection).await;
     }
 
     /// Returns when a session that begins now is too old. The time in which the machine sleeps counts.

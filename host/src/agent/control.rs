@@ -16,13 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Tokio's locks are given in the order in which they were asked for. Everything but renewal takes `turn`
 /// first, so at most one of those questions stands before one of renewal's, however many tasks deliver.
 #[derive(Debug)]
-pub(super) struct Control<S> {
+pub(crate) struct Control<S> {
     stream: Mutex<S>,
     turn: Mutex<()>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self { stream: Mutex::new(stream), turn: Mutex::new(()) }
     }
 
@@ -49,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
     }
 
     /// Asks, after those who asked before.
-    pub(super) async fn ask(&self, kind: ControlKind, body: &[u8]) -> io::Result<ControlAnswer> {
+    pub(crate) async fn ask(&self, kind: ControlKind, body: &[u8]) -> io::Result<ControlAnswer> {
         let _turn = self.turn.lock().await;
         self.ask_first(kind, body).await
     }

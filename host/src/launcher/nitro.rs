@@ -17,6 +17,7 @@ use cleanroom_link::port;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 pub use cli::{Advice, NitroCli, NitroError};
 
@@ -26,6 +27,7 @@ use super::qemu::until_serving;
 use super::state::StateFolder;
 use super::store::digest_of_model;
 use super::{Enclave, Exit, How, LaunchError, Launcher};
+use crate::drain;
 use crate::endpoint::EnclaveAddress;
 use cli::{Described, RunRequest};
 
@@ -185,7 +187,6 @@ impl Nitro {
 
 impl Launcher for Nitro {
     type Enclave = NitroEnclave;
-    const DRAINS_ITSELF: bool = false;
 
     async fn launch(&mut self) -> Result<NitroEnclave, LaunchError> {
         let Settings { image, model, cid, memory_mib, processors, .. } = &self.settings;
@@ -212,7 +213,7 @@ impl Launcher for Nitro {
             until_serving(&model_port, &partner_port, &model).await;
             serving.send_replace(true);
         });
-        Ok(NitroEnclave { termination, ready, greeting })
+        Ok(NitroEnclave { termination, ready, greeting, control: self.control_port(), draining: None })
     }
 }
 
@@ -239,6 +240,8 @@ pub struct NitroEnclave {
     termination: Termination,
     ready: watch::Receiver<bool>,
     greeting: JoinHandle<()>,
+    control: EnclaveAddress,
+    draining: Option<JoinHandle<()>>,
 }
 
 impl Enclave for NitroEnclave {
@@ -267,8 +270,9 @@ impl Enclave for NitroEnclave {
     }
 
     fn drain(&mut self) {
-        // Its connections have ended by now, and it keeps nothing.
-        self.kill();
+        let control = self.control.clone();
+        self.draining =
+            Some(tokio::spawn(async move { drain::tell(&control, &CancellationToken::new()).await }));
     }
 
     fn kill(&mut self) {
@@ -279,6 +283,7 @@ impl Enclave for NitroEnclave {
 impl Drop for NitroEnclave {
     fn drop(&mut self) {
         self.greeting.abort();
+        self.draining.iter().for_each(JoinHandle::abort);
     }
 }
 

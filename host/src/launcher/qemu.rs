@@ -24,6 +24,7 @@ use cleanroom_software_nsm::{DevelopmentRoot, SoftwareNsm};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 pub use greeting::{Heartbeat, until_serving};
 pub use image::BootImage;
@@ -35,6 +36,7 @@ use super::description::Description;
 use super::state::StateFolder;
 use super::store::digest_of_model;
 use super::{Enclave, Exit, How, LaunchError, Launcher};
+use crate::drain;
 use crate::endpoint::{EnclaveAddress, socket_path};
 
 /// What to start.
@@ -127,7 +129,6 @@ impl Qemu {
 
 impl Launcher for Qemu {
     type Enclave = QemuEnclave;
-    const DRAINS_ITSELF: bool = false;
 
     async fn launch(&mut self) -> Result<QemuEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };
@@ -157,7 +158,15 @@ impl Launcher for Qemu {
             until_serving(&model_port, &partner_port, &model).await;
             serving.send_replace(true);
         });
-        Ok(QemuEnclave { machine, ready, greeting, console, last_words })
+        Ok(QemuEnclave {
+            machine,
+            ready,
+            greeting,
+            console,
+            last_words,
+            control: self.control_port(),
+            draining: None,
+        })
     }
 }
 
@@ -168,6 +177,8 @@ pub struct QemuEnclave {
     greeting: JoinHandle<()>,
     console: JoinHandle<()>,
     last_words: LastWords,
+    control: EnclaveAddress,
+    draining: Option<JoinHandle<()>>,
 }
 
 impl Enclave for QemuEnclave {
@@ -189,8 +200,9 @@ impl Enclave for QemuEnclave {
     }
 
     fn drain(&mut self) {
-        // Its connections have ended by now, and it keeps nothing.
-        self.machine.kill();
+        let control = self.control.clone();
+        self.draining =
+            Some(tokio::spawn(async move { drain::tell(&control, &CancellationToken::new()).await }));
     }
 
     fn kill(&mut self) {
@@ -202,6 +214,7 @@ impl Drop for QemuEnclave {
     fn drop(&mut self) {
         self.greeting.abort();
         self.console.abort();
+        self.draining.iter().for_each(JoinHandle::abort);
     }
 }
 

@@ -21,9 +21,9 @@
 //!
 //! * **Security module**: frames of a `u32` big-endian length and that many bytes of CBOR. Requests (at most
 //!   4096 bytes) and answers (at most 12288 bytes) take turns, as with `/dev/nsm`.
-//! * **Control socket**: the host hands in roots, releases, denials and leases, and asks for nonces
-//!   ([`ControlKind`](cleanroom_link::control::ControlKind)). One connection follows the other, with one question at
-//!   a time. The enclave trusts nothing on it but signatures.
+//! * **Control socket**: the host hands in roots, releases, denials and leases, asks for nonces, fetches the log, and
+//!   asks for a drain ([`ControlKind`](cleanroom_link::control::ControlKind)). It may have several connections, with
+//!   one question at a time on each. The enclave trusts nothing on them but signatures.
 //! * **Store**: the host connects to the socket at [`variable::STORE`] and answers questions for the model's bytes.
 //!   They are untrusted input, whose digest the enclave computes itself.
 //! * **Ready**: the enclave is ready when the socket at [`variable::LISTEN`] accepts a connection. The host
@@ -206,7 +206,6 @@ impl Image {
 
 impl Launcher for Simulated {
     type Enclave = SimulatedEnclave;
-    const DRAINS_ITSELF: bool = true;
 
     async fn launch(&mut self) -> Result<SimulatedEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };

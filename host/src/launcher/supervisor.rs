@@ -218,7 +218,11 @@ async fn live(
     let ready = enclave.ready();
     tokio::select! {
         biased;
-        () = stop.cancelled() => return drain(enclave, patience, status).await,
+        // Nobody uses it yet.
+        () = stop.cancelled() => {
+            end(enclave).await;
+            return Life::Stopped;
+        }
         exit = enclave.ended() => return Life::Ended { exit, served: Duration::ZERO },
         ready = timeout_at(ready_by, ready) => if ready.is_err() {
             end(enclave).await;

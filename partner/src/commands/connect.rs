@@ -41,7 +41,8 @@ Each request needs a header that a web page cannot send: `Authorization: Bearer 
 `Content-Type: application/json`. Any KEY will do; it stays on this machine. The official clients always send
 one.
 
-SIGTERM or SIGINT: takes nothing new, lets running requests end for up to 30 s. A second one ends at once.";
+SIGTERM or SIGINT: takes nothing new. What runs goes on to its end, for as long as the evidence permits: the
+clean room stays proven and its lease in force. A second one ends at once.";
 
 /// How long to wait before the first further attempt, and at most before any.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -182,10 +183,16 @@ async fn serve(proxy: Proxy, listener: TcpListener, signals: &mut Signals) {
     let mut serving = pin!(proxy.serve(listener, async { _ = stopped.await }));
     loop {
         tokio::select! {
-            () = &mut serving => return,
+            () = &mut serving => return tracing::info!("nothing runs any more"),
             request = signals.next() => match request {
-                Request::Drain => drop(stop.take()),
-                Request::EndNow => return,
+                Request::Drain => {
+                    drop(stop.take());
+                    tracing::info!(
+                        "asked to stop: nothing new is taken, and what runs may end for as long as the clean room \
+                         is proven; a second signal ends it at once"
+                    );
+                }
+                Request::EndNow => return tracing::info!("ended at once, as a second signal asked"),
             },
         }
     }

@@ -1,4 +1,5 @@
-//! The control connection between a host and its enclave: how releases, denials and leases are handed in.
+//! The control connection between a host and its enclave: how releases, denials and leases are handed in, and how the enclave
+//! hears that it is to end.
 //!
 //! Frames are a kind (`u8`), a length (`u32`, big-endian) and that many bytes. The host asks, the enclave answers, one at a
 //! time. Nothing on this connection is trusted or secret: every document counts for its signatures alone, and the worst that a
@@ -46,6 +47,9 @@ pub enum ControlKind {
     /// Asks for the log, with the number of entries that the host has stored (8 bytes, big-endian), or with nothing for the newest
     /// checkpoint alone. Answer: a [`Batch`].
     Log,
+    /// Asks the enclave to take nothing new, to finish what runs, and to end. Answer: [`ControlAnswer::Accepted`],
+    /// with [`Accepted::Known`] when it drains already.
+    Drain,
 }
 
 impl ControlKind {
@@ -59,7 +63,7 @@ impl ControlKind {
     pub const LEASE: Self = Self::Document(AuthorityDocument::Lease);
 
     /// Every kind there is.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::State,
         Self::Ask,
         Self::ROOT,
@@ -70,6 +74,7 @@ impl ControlKind {
         Self::ShareAsk,
         Self::Share,
         Self::Log,
+        Self::Drain,
     ];
 
     /// The kind's code on the wire.
@@ -86,6 +91,7 @@ impl ControlKind {
             Self::ShareAsk => 8,
             Self::Share => 9,
             Self::Log => 10,
+            Self::Drain => 11,
         }
     }
 
@@ -93,7 +99,7 @@ impl ControlKind {
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {
-            Self::State | Self::Ask | Self::Shares => 0,
+            Self::State | Self::Ask | Self::Shares | Self::Drain => 0,
             Self::ShareAsk => 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
             Self::Share => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
             Self::Document(document) => document.envelope_limit(),

@@ -51,7 +51,6 @@ struct ScriptedEnclave {
 
 impl Launcher for Scripted {
     type Enclave = ScriptedEnclave;
-    const DRAINS_ITSELF: bool = true;
 
     async fn launch(&mut self) -> Result<ScriptedEnclave, LaunchError> {
         self.log.lock().unwrap().launches.push(self.begun.elapsed().as_secs());
@@ -248,7 +247,7 @@ async fn an_enclave_that_does_not_drain_is_ended() {
 #[tokio::test(start_paused = true)]
 async fn stopping_does_not_wait_for_a_start_or_a_pause() {
     let outcome = run(&[Script::Hang], POLICY, 10).await;
-    assert_eq!((outcome.log.drains, outcome.took), (1, 40));
+    assert_eq!((outcome.log.drains, outcome.log.kills, outcome.took), (0, 1, 10));
     let fail = Script::End(0, How::Status(1));
     // Between 7 and 15 s the supervisor waits.
     let outcome = run(&[fail; 4], POLICY, 10).await;
