@@ -139,7 +139,7 @@ async fn denial_holds_back(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_holds_back_what_was_made_before_it_and_has_not_left() {
     let mut room = ReleasedRoom::slow().await;
-    let release = room.release(1);
+    let release = long(&room, 1);
     room.run(&release).await;
     room.hold.after(20);
     let (session, response) = stream(&room).await;
@@ -147,9 +147,16 @@ async fn a_denial_holds_back_what_was_made_before_it_and_has_not_left() {
     denial_holds_back(&mut room, &session, response).await;
 }
 
+/// A release whose leases run for longer than a slow answer takes on a busy machine.
+fn long(room: &ReleasedRoom, version: u64) -> Release {
+    let mut release = room.release(version);
+    release.lease.seconds = 600;
+    release
+}
+
 /// Lets the partner have one request at a time, so that another one is refused for that reason for as long as one is made.
 fn one_at_a_time(room: &ReleasedRoom, version: u64, tokens_per_day: u64) -> Release {
-    let mut release = room.release(version);
+    let mut release = long(room, version);
     let mut partner = release.partners[0].clone();
     (partner.limits.concurrency, partner.limits.requests_per_minute) = (1, 10_000);
     partner.limits.tokens_per_day = tokens_per_day;
@@ -167,7 +174,7 @@ async fn made(room: &ReleasedRoom) {
 async fn a_denial_holds_back_what_a_limit_had_let_through() {
     const TOKENS: u64 = 14;
     let mut room = ReleasedRoom::slow().await;
-    let release = room.release(1);
+    let release = long(&room, 1);
     room.run(&release).await;
     // How many tokens the prompt has.
     let mut first: serde_json::Value = serde_json::from_str(&question(STORY, false)).unwrap();
