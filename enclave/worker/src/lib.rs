@@ -22,6 +22,7 @@ mod connections;
 mod grant;
 mod keeper;
 mod model_file;
+mod pace;
 mod public_attestation;
 pub mod serve;
 mod session;

@@ -30,6 +30,7 @@ use tower::ServiceExt as _;
 use crate::api::{self, Service};
 use crate::channel::{Acceptor, Session};
 use crate::connections::{Class, Handshake, Handshakes, SessionPlace, Sessions};
+use crate::pace::Pace;
 use crate::public_attestation::{self, Facts, PublicAttestations};
 use crate::session::PartnerId;
 
@@ -59,6 +60,7 @@ struct Shared {
     service: Arc<Service>,
     partners: Partners,
     limits: Limits,
+    pace: Pace,
     sessions: Arc<Sessions>,
     clock: Clock,
     /// Set once nothing new is taken.
@@ -82,6 +84,7 @@ impl Server {
                 router,
                 service,
                 partners,
+                pace: Pace::new(),
                 sessions: Sessions::new(limits.sessions),
                 limits,
                 clock: Clock::boot(),
@@ -139,10 +142,9 @@ impl Shared {
     {
         let stream = handshake.heard(stream);
         let place = |partner| self.place(partner);
+        let accepting = self.pace.run(self.acceptor.accept_if(stream, place));
         let accepted = tokio::select! {
-            accepted = timeout(self.limits.handshake_timeout, self.acceptor.accept_if(stream, place)) => {
-                accepted
-            }
+            accepted = timeout(self.limits.handshake_timeout, accepting) => accepted,
             () = handshake.shed() => return tracing::info!(reason = "shed", "connection refused"),
         };
         let (session, (place, _running)) = match accepted {
