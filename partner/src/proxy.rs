@@ -209,7 +209,7 @@ impl Proxy {
             Ok(answer) => {
                 let keeper = self.receipts.as_ref().filter(|_| receipts::has_receipt(request.uri().path()));
                 let keeper = keeper.filter(|_| request.method() == Method::POST);
-                returned(answer, dialect, kept, reset, keeper.map(|keeper| (keeper, request.body()))).await
+                returned(answer, dialect, kept, reset, keeper.map(|keeper| (keeper, &request))).await
             }
             Err(error) => Err(Problem::from_send(&error)),
         }
@@ -255,13 +255,14 @@ async fn returned(
     dialect: Dialect,
     kept: Kept,
     reset: &Reset,
-    receipt: Option<(&Arc<Keeper>, &Bytes)>,
+    receipt: Option<(&Arc<Keeper>, &Request<Bytes>)>,
 ) -> Result<Response<AnswerBody>, Problem> {
     let Answer { response, session } = answer;
     let (head, body) = response.into_parts();
     let body = if is_event_stream(&head.headers) {
         let receipt = receipt.map(|(keeper, request)| {
-            let keeping = Keeping::begin(keeper, &session, &head.headers, request.clone());
+            let (path, body) = (request.uri().path(), request.body().clone());
+            let keeping = Keeping::begin(keeper, &session, &head.headers, path, body);
             keeping.ok_or_else(|| Problem::no_receipt(&NoReceipt::Missing))
         });
         AnswerBody::events(Events::new(body, session, dialect, reset.clone(), receipt.transpose()?), kept)
@@ -274,7 +275,7 @@ async fn returned(
         })?;
         let whole = whole.to_bytes();
         if let Some((keeper, request)) = receipt {
-            match keeper.whole(&session, &head.headers, request.clone(), whole.clone()).await {
+            match keeper.whole(&session, &head.headers, request.body().clone(), whole.clone()).await {
                 Ok(()) => {}
                 // Strangers are refused without a receipt.
                 Err(NoReceipt::Missing) if head.status.is_client_error() => {

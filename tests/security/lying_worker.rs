@@ -145,3 +145,39 @@ async fn nothing_passes_that_the_receipt_does_not_commit_to() {
         assert!(!answer.contains("[DONE]") || answer.contains("\"error\""), "{pieces:?}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn nothing_that_some_client_takes_for_the_end_passes_before_the_receipt() {
+    for end in [
+        "data: [DONE]\n\n",
+        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        "event: response.completed\ndata: {\"type\":\"response.completed\"}\n\n",
+        // Server-sent events have many spellings, and clients look at different parts of them.
+        "data:[DONE]\n\n",
+        "data: [DONE] \n\n",
+        "data: [DONE]more\n\n",
+        "data:  [DONE]\n\n",
+        "\u{feff}data: [DONE]\n\n",
+        "id: 1\ndata: [DONE]\n\n",
+        "retry: 1\ndata: [DONE]\n\n",
+        "data: [DONE]\nid: 1\n\n",
+        "event: x\ndata: [DONE]\n\n",
+        "event: x\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        "event:message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        "data: {\"type\":\"message_stop\"}\nevent: message_stop\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_stop\"}\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"type\":\"message_stop\"}\n\n",
+        "event: message_delta\ndata: {\"type\":\"message_delta\",\"\\u0074ype\":\"message_stop\"}\n\n",
+        "event: message_stop\n\n",
+    ] {
+        let end: &'static str = end;
+        let pieces: &'static [&'static str] = Box::leak(Box::new(["data: {\"said\":1}\n\n", end]));
+        let answer = read(pieces).await;
+        assert!(answer.contains("data: {\"said\":1}\n\n"), "{answer}");
+        assert!(
+            !answer.contains(end) && !answer.contains("DONE") && !answer.contains("_stop"),
+            "{end:?}: {answer}"
+        );
+        assert!(answer.contains("receipt"), "the reason is missing: {answer}");
+    }
+}

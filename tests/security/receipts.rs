@@ -220,3 +220,27 @@ async fn an_answer_that_a_halt_cuts_has_a_receipt_that_says_so_and_so_have_those
     let story: Vec<&str> = log.said().iter().map(Entry::kind).collect();
     assert_eq!(story, ["boot", "release", "lease", "denial", "receipt", "receipt"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_clients_read_every_event_ends_once_its_receipt_is_kept() {
+    let clean_room = CleanRoom::start("").await;
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("receipts");
+    let identity = Identity::generate().unwrap();
+    let proxy = keeping(Sessions::new(clean_room.party(&identity), clean_room.address()), &kept).await;
+    let asked =
+        serde_json::json!({ "model": "demo", "stream": true, "store": false, "input": QUESTION }).to_string();
+    let answer = body(send(proxy, "POST", "/v1/responses", &asked).await).await;
+    assert!(answer.contains("event: response.completed\n"), "{answer}");
+    assert!(!answer.contains("{\"receipt\":"), "{answer}");
+    // It is on the disk before the client has the end.
+    let receipts = read(&kept);
+    let [KeptReceipt { signed, salt, .. }] = receipts.as_slice() else { panic!("expected one receipt") };
+    signed.opens(Part::Request, asked.as_bytes(), salt).unwrap();
+    let events: String = answer.split_inclusive('\n').filter(|line| !line.starts_with(':')).collect();
+    signed.opens(Part::Response, events.as_bytes(), salt).unwrap();
+    // A whole one has it in its head.
+    let asked = asked.replace("\"stream\":true", "\"stream\":false");
+    assert_eq!(send(proxy, "POST", "/v1/responses", &asked).await.status(), StatusCode::OK);
+    assert_eq!(read(&kept).len(), 2);
+}

@@ -141,15 +141,26 @@ impl Events {
                         return Poll::Ready(Some(Ok(self.fail_without_receipt(&error))));
                     }
                     self.state = State::Kept;
-                    return Poll::Ready(Some(Ok(self.held.split().freeze())));
+                    let held = self.held.split().freeze();
+                    if !held.is_empty() {
+                        return Poll::Ready(Some(Ok(held)));
+                    }
+                    continue;
                 }
                 State::Running | State::Kept => {}
             }
             let data = match ready!(Pin::new(&mut self.from_room).poll_frame(context)) {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
                 Some(Err(error)) => return Poll::Ready(Some(Ok(self.fail(error)))),
-                None if self.receipt.is_some() && matches!(self.state, State::Running) => {
-                    return Poll::Ready(Some(Ok(self.fail_without_receipt(&NoReceipt::Missing))));
+                None if matches!(self.state, State::Running)
+                    && let Some(receipt) = &mut self.receipt =>
+                {
+                    // Half an event is none, and nothing follows that could make it whole.
+                    match receipt.at_end().filter(|_| is_shape(&self.partial)) {
+                        Some(kept) => self.state = State::Keeping(kept),
+                        None => return Poll::Ready(Some(Ok(self.fail_without_receipt(&NoReceipt::Missing)))),
+                    }
+                    continue;
                 }
                 None => {
                     let rest = self.partial.split().freeze();

@@ -23,15 +23,16 @@ const HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt");
 const SALT_HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt-salt");
 /// The response's id.
 const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// How a stream's last event begins. A `ping` without a receipt is a part of the answer.
-const EVENT: &[u8] = b"event: ping\n";
-/// How the data of that event begins.
-const DATA: &[u8] = b"data: {\"receipt\":";
+/// How the data of a stream's last event begins, which has the name `ping`. A `ping` without a receipt is a part of the answer.
+const RECEIPT: &[u8] = b"{\"receipt\":";
 /// How often, and after which pause, a receipt is asked for whose answer was cut.
 const FETCHES: u32 = 5;
 const FETCH_PAUSE: Duration = Duration::from_millis(300);
 /// The longest receipt that is fetched, in bytes.
 const MAX_FETCHED: usize = 64 << 10;
+
+/// Streams of this path have no receipt, because its clients read every event. It is asked for.
+const RESPONSES: &str = "/v1/responses";
 
 /// The paths whose requests get receipts.
 pub(super) fn has_receipt(path: &str) -> bool {
@@ -42,6 +43,7 @@ pub(super) fn has_receipt(path: &str) -> bool {
             | "/v1/embeddings"
             | "/v1/messages"
             | "/v1/messages/count_tokens"
+            | RESPONSES
     )
 }
 
@@ -185,15 +187,18 @@ pub(super) struct Keeping {
     salt: Salt,
     text: AnswerText,
     committer: Committer,
+    /// Whether the receipt does not come with the stream and is to be asked for.
+    is_asked_for: bool,
     is_done: bool,
 }
 
 impl Keeping {
-    /// Begins with the head of the response. `None` when it announces no receipt.
+    /// Begins with the head of the response to a request for `path`. `None` when it announces no receipt.
     pub(super) fn begin(
         keeper: &Arc<Keeper>,
         session: &Arc<Session>,
         headers: &HeaderMap,
+        path: &str,
         request: Bytes,
     ) -> Option<Self> {
         let salt = STANDARD.decode(headers.get(SALT_HEADER)?.as_bytes()).ok()?;
@@ -206,43 +211,65 @@ impl Keeping {
             committer: Committer::new(Part::Response, &salt),
             salt,
             text: AnswerText::default(),
+            is_asked_for: path == RESPONSES,
             is_done: false,
         })
     }
 
     /// One event of the stream, as it came.
     pub(super) fn event(&mut self, event: &[u8]) -> Event {
-        // A client ends lines there, and what a receipt commits to does not.
-        if event.contains(&b'\r') {
-            return Event::Foreign;
-        }
-        let lines = event.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b":"));
-        let mut lines = lines.skip_while(|line| *line == b"\n");
-        let first = lines.next().unwrap_or_default();
-        if let (EVENT, Some(line)) = (first, lines.next().filter(|line| line.starts_with(DATA))) {
-            if lines.any(|line| line != b"\n") {
+        let said = match Said::of(event) {
+            Ok(Some(said)) => said,
+            Ok(None) => return Event::Other,
+            Err(Unusual) => return Event::Foreign,
+        };
+        if let Said { name: Some("ping"), data } = said
+            && data.starts_with(RECEIPT)
+        {
+            if self.is_asked_for {
                 return Event::Foreign;
             }
-            let data = line.strip_prefix(b"data: ").unwrap_or_default();
-            return Event::Receipt(self.keep(data.trim_ascii_end()));
+            return Event::Receipt(self.keep(Delivered::parse(data)));
         }
         let Self { text, committer, .. } = self;
         text.update(event, |part| committer.update(part));
         // What tells a client that its answer is whole waits for the receipt.
-        let ends = first == b"data: [DONE]\n" || first == b"event: message_stop\n";
-        if ends { Event::End } else { Event::Other }
+        if said.is_end() { Event::End } else { Event::Other }
     }
 
-    fn keep(&mut self, data: &[u8]) -> JoinHandle<Result<(), NoReceipt>> {
+    /// At the end of a stream whose receipt does not come with it: asks for the receipt. `None` where it should have come.
+    pub(super) fn at_end(&mut self) -> Option<JoinHandle<Result<(), NoReceipt>>> {
+        if !self.is_asked_for {
+            return None;
+        }
         self.is_done = true;
-        let (keeper, session) = (Arc::clone(&self.keeper), Arc::clone(&self.session));
-        let delivered = Delivered::parse(data);
-        let check = Check {
+        let (keeper, session, check) = (Arc::clone(&self.keeper), Arc::clone(&self.session), self.check());
+        Some(tokio::spawn(async move {
+            let id = check.id.clone().ok_or(NoReceipt::Missing)?;
+            let mut asked = keeper.ask(&id).await;
+            for _ in 1..FETCHES {
+                if asked.is_none() {
+                    tokio::time::sleep(FETCH_PAUSE).await;
+                    asked = keeper.ask(&id).await;
+                }
+            }
+            keeper.keep(&session, Delivered::parse(&asked.ok_or(NoReceipt::Missing)?)?, check).await
+        }))
+    }
+
+    fn keep(&mut self, delivered: Result<Delivered, ReceiptError>) -> JoinHandle<Result<(), NoReceipt>> {
+        self.is_done = true;
+        let (keeper, session, check) = (Arc::clone(&self.keeper), Arc::clone(&self.session), self.check());
+        tokio::spawn(async move { keeper.keep(&session, delivered?, check).await })
+    }
+
+    /// What the receipt of the stream so far is compared with.
+    fn check(&self) -> Check {
+        Check {
             id: self.id.clone(),
             request: Some(self.request.clone()),
             response: Some((Some(self.salt.clone()), Response::Stream(self.committer.clone()))),
-        };
-        tokio::spawn(async move { keeper.keep(&session, delivered?, check).await })
+        }
     }
 }
 
@@ -255,6 +282,67 @@ impl Drop for Keeping {
             runtime.spawn(async move { keeper.fetch(&session, id, request).await });
         }
     }
+}
+
+/// What an event says to a client.
+struct Said<'e> {
+    name: Option<&'e str>,
+    data: &'e [u8],
+}
+
+/// An event has another form than those that a clean room writes. Clients are not at one about what such an event says.
+struct Unusual;
+
+impl<'e> Said<'e> {
+    /// Reads an event: a line with a name or none, one line of data, and comments. `None` for comments alone.
+    ///
+    /// The specification of server-sent events permits much more (HTML standard, section 9.2.6). A worker that was taken over could
+    /// write with it what one client takes for the end of its answer and the proxy does not. So data is a JSON object whose `type` is the
+    /// event's name, if it has one, or the text `[DONE]`.
+    fn of(event: &'e [u8]) -> Result<Option<Self>, Unusual> {
+        // A client ends lines there, and what a receipt commits to does not.
+        if event.contains(&b'\r') {
+            return Err(Unusual);
+        }
+        let mut lines =
+            event.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !line.starts_with(b":"));
+        let Some(mut line) = lines.next() else { return Ok(None) };
+        let name = line
+            .strip_prefix(b"event: ")
+            .map(|name| str::from_utf8(name).map_err(|_| Unusual))
+            .transpose()?;
+        if name.is_some() {
+            line = lines.next().ok_or(Unusual)?;
+        }
+        let data = line.strip_prefix(b"data: ").ok_or(Unusual)?;
+        if lines.next().is_some() {
+            return Err(Unusual);
+        }
+        let said = Self { name, data };
+        if name.is_none() && data == DONE || name == Some("ping") && data.starts_with(RECEIPT) {
+            return Ok(Some(said));
+        }
+        let typed = serde_json::from_slice::<Typed<'_>>(data).map_err(|_| Unusual)?;
+        let is_named_so = name.is_none_or(|name| typed.kind.is_some_and(|kind| kind == name));
+        if is_named_so { Ok(Some(said)) } else { Err(Unusual) }
+    }
+
+    /// Whether it tells the client that its answer is whole.
+    fn is_end(&self) -> bool {
+        self.data == DONE || self.name.is_some_and(|name| ENDS.contains(&name))
+    }
+}
+
+/// The last event of OpenAI's streams.
+const DONE: &[u8] = b"[DONE]";
+/// The names of the last events of the other ones.
+const ENDS: [&str; 4] = ["message_stop", "response.completed", "response.incomplete", "response.failed"];
+
+/// The member of an event's data that stands for its name. Twice the same member is an error.
+#[derive(serde::Deserialize)]
+struct Typed<'d> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<std::borrow::Cow<'d, str>>,
 }
 
 /// Whether bytes are comments and empty lines alone, which keep a stream's shape and tell a client nothing.
