@@ -1,7 +1,7 @@
 //! Reads the roots, the release and the denials that a command works with.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use cleanroom_attestation::release::{
@@ -114,7 +114,7 @@ impl RootArguments {
         }
     }
 
-    /// Every file that [`Self::update`] would read.
+    /// The files of the roots.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Failure> {
         let mut all = Vec::new();
         for path in &self.roots {
@@ -122,7 +122,26 @@ impl RootArguments {
         }
         Ok(all)
     }
+
+    /// Every file that [`Self::update`] would read.
+    pub(crate) fn fingerprint(&self, release: &Path, denials: &Path) -> Result<Fingerprint, Failure> {
+        let mut paths = self.files()?;
+        paths.push(release.to_owned());
+        paths.extend(files::json_files(denials)?);
+        let one = |path: PathBuf| {
+            let data = std::fs::metadata(&path);
+            let data = data.map_err(|error| Failure::File { verb: "read", path: path.clone(), error })?;
+            Ok((path, data.len(), data.modified().ok()))
+        };
+        paths.into_iter().map(one).collect()
+    }
 }
+
+/// Name, size and time of change of every file. When it differs, a file changed.
+pub(crate) type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>)>;
+
+/// Files that could not be used and did not change are read again after this time, not at every request.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 fn read_denials(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
     let files = files::json_files(folder)?.into_iter();

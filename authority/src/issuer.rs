@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::Bytes;
 use cleanroom_attestation::digest::Sha256Digest;
@@ -15,7 +15,7 @@ use cleanroom_program::file;
 use serde_json::{Value, json};
 
 use crate::add;
-use crate::chain::{self, RootArguments};
+use crate::chain::{self, Fingerprint, LOOK_AGAIN, RootArguments};
 use crate::failure::Failure;
 use crate::files;
 use crate::metrics::Metrics;
@@ -65,12 +65,6 @@ struct Problem {
     seen: Option<Fingerprint>,
     looked: Instant,
 }
-
-/// Files that could not be used and did not change are read again after this time, not at every request.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Name, size and time of change of every file. When it differs, a file changed.
-type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>)>;
 
 /// Why a request was refused.
 #[derive(Debug)]
@@ -268,7 +262,7 @@ impl Issuer {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         // A disk that was full may have room again. If not, the next look tries again.
         let _ = held.keep(&self.denials);
-        let seen = self.fingerprint();
+        let seen = self.roots.fingerprint(&self.release, &self.denials);
         if seen.as_ref().ok() == held.fingerprint.as_ref() && held.fingerprint.is_some() {
             return held;
         }
@@ -318,18 +312,6 @@ impl Issuer {
             }
         }
         held
-    }
-
-    fn fingerprint(&self) -> Result<Fingerprint, Failure> {
-        let mut paths = self.roots.files()?;
-        paths.push(self.release.clone());
-        paths.extend(files::json_files(&self.denials)?);
-        let one = |path: PathBuf| {
-            let data = std::fs::metadata(&path);
-            let data = data.map_err(|error| Failure::File { verb: "read", path: path.clone(), error })?;
-            Ok((path, data.len(), data.modified().ok()))
-        };
-        paths.into_iter().map(one).collect()
     }
 }
 

@@ -20,7 +20,7 @@ use super::challenge::{Challenges, Stale};
 use super::log::{Asked, Entry, Log, Proven, Result as Event, written};
 use super::share_file::HeldShare;
 use crate::add;
-use crate::chain::{self, RootArguments};
+use crate::chain::{self, Fingerprint, LOOK_AGAIN, RootArguments};
 use crate::issuer::{Kind, Refusal};
 use crate::status::summary;
 
@@ -44,10 +44,25 @@ pub(super) struct Broker {
     pub(super) shares: Vec<HeldShare>,
     pub(super) challenges: Challenges,
     pub(super) clock: Clock,
-    /// What was read from the files so far. It is only ever added to.
-    pub(super) held: Mutex<Arc<TrustedState>>,
+    pub(super) held: Mutex<Documents>,
     pub(super) log: Mutex<Log>,
     pub(super) rates: Mutex<Rates>,
+}
+
+/// What the authorities have signed.
+pub(super) struct Documents {
+    /// What was read from the files so far. It is only ever added to.
+    state: Arc<TrustedState>,
+    /// The files that were read last.
+    looked_at: Option<Fingerprint>,
+    /// When they could not be used.
+    failed: Option<BootInstant>,
+}
+
+impl Documents {
+    pub(super) fn new(state: TrustedState) -> Mutex<Self> {
+        Mutex::new(Self { state: Arc::new(state), looked_at: None, failed: None })
+    }
 }
 
 /// How much was given and refused lately.
@@ -138,22 +153,41 @@ impl Broker {
         })
     }
 
-    /// What the authorities have signed, by this broker's own files. Nothing is given while they cannot be read.
+    /// What the authorities have signed, by this broker's own files. Nothing is given while they cannot be used.
+    ///
+    /// Anybody can ask, so files that did not change are not read again.
     fn documents(&self) -> Result<Arc<TrustedState>, Refusal> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut state = TrustedState::clone(&held);
-        let read = self.roots.update(&mut state, Some(&self.release), Some(&self.denials));
-        // Good documents are taken even if others are bad: denials above all.
-        *held = Arc::new(state);
-        read.map_err(|failure| {
-            tracing::error!(%failure, "no shares until this is repaired");
-            refusal(
+        let mut held = self.held();
+        let seen = self.roots.fingerprint(&self.release, &self.denials);
+        let (is_unchanged, now) = (seen.as_ref().ok() == held.looked_at.as_ref(), self.clock.now());
+        let is_known = match held.failed {
+            None => is_unchanged && held.looked_at.is_some(),
+            Some(failed) => is_unchanged && now.since(failed) < LOOK_AGAIN,
+        };
+        if !is_known {
+            let mut state = TrustedState::clone(&held.state);
+            held.looked_at = seen.as_ref().ok().cloned();
+            let read =
+                seen.and_then(|_| self.roots.update(&mut state, Some(&self.release), Some(&self.denials)));
+            // Good documents are taken even if others are bad: denials above all.
+            held.state = Arc::new(state);
+            held.failed = read.err().map(|failure| {
+                tracing::error!(%failure, "no shares until this is repaired");
+                now
+            });
+        }
+        match held.failed {
+            None => Ok(Arc::clone(&held.state)),
+            Some(_) => Err(refusal(
                 Kind::Unusable,
                 "inputs-unusable",
                 "this broker's documents cannot be used; its operator finds the reason in its log",
-            )
-        })?;
-        Ok(Arc::clone(&held))
+            )),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Documents> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The model is the release's, serves, names this broker and its share, and is on the broker's own list.
@@ -289,7 +323,7 @@ impl Broker {
     /// What the broker holds, without the share.
     pub(super) fn status(&self) -> Value {
         let problem = self.documents().err().map(|refusal| refusal.code);
-        let state = Arc::clone(&self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        let state = Arc::clone(&self.held().state);
         let mut status = summary(&state, chain::now());
         let shares = self.shares.iter().map(|held| {
             json!({ "broker": held.broker, "model_sha256": held.model, "commitment": held.commitment() })

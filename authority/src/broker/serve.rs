@@ -20,7 +20,7 @@ use prometheus_client::registry::Registry;
 
 use super::allowed::Allowed;
 use super::challenge::Challenges;
-use super::judge::{Broker, Rates};
+use super::judge::{Broker, Documents, Rates};
 use super::log::Log;
 use super::share_file::HeldShare;
 use crate::Outcome;
@@ -93,7 +93,7 @@ impl Serve {
             shares,
             challenges: Challenges::new().ok_or_else(random)?,
             clock: Clock::machine(),
-            held: Mutex::new(Arc::new(state)),
+            held: Documents::new(state),
             log: Mutex::new(Log::open(&self.log)?),
             rates: Mutex::new(Rates::default()),
             roots: self.root,

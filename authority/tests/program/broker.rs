@@ -1,7 +1,8 @@
 //! A broker as a process, and enclaves that ask it for its share: the right one, and every kind of wrong one.
 
+use std::fs::File;
 use std::process::Stdio;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cleanroom_attestation::channel::{ModelId, Nonce, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
@@ -349,6 +350,28 @@ fn what_the_authorities_and_the_broker_itself_say_counts_at_once() {
     folder.write("release.json", b"{}");
     let (status, _) = broker.ask("GET", "/healthz", b"");
     assert_eq!(status, 503);
+}
+
+/// Anybody can ask a broker, so a request must not cost the reading of all that authorities ever signed.
+#[test]
+fn documents_that_did_not_change_are_not_read_for_each_request() {
+    let world = World::new();
+    let broker = world.bank();
+    assert_eq!(broker.ask("POST", "/v1/share", &world.right(&broker).encode()).0, 200);
+    let request = world.right(&broker);
+    // Other bytes, and nothing that would tell.
+    let path = world.folder.path("release.json");
+    let changed = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let release = world.folder.read("release.json");
+    world.folder.write("release.json", &vec![b' '; release.len()]);
+    let touch = |time| File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    touch(changed);
+    assert_eq!(broker.ask("POST", "/v1/share", &request.encode()).0, 200);
+    // A file that changed is read at once, for whoever asks.
+    touch(changed + Duration::from_secs(1));
+    assert_eq!(broker.ask("GET", "/healthz", b"").0, 503);
+    world.folder.write("release.json", &release);
+    assert_eq!(broker.ask("POST", "/v1/share", &world.right(&broker).encode()).0, 200);
 }
 
 #[test]
