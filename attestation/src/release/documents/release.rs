@@ -312,6 +312,9 @@ impl Release {
         };
         let text = |id: Option<&Id>| id.map(ToString::to_string);
         repeated("the model", text(first_repeated(self.models.iter().map(|model| &model.id))))?;
+        // Weights with two names would serve under one when a denial halts the other.
+        let weights = self.models.iter().map(|model| &model.sha256);
+        repeated("the model with the digest", first_repeated(weights).map(ToString::to_string))?;
         repeated("the partner", text(first_repeated(self.partners.iter().map(|partner| &partner.id))))?;
         let keys = self.partners.iter().flat_map(|partner| partner.keys.iter());
         repeated("the partner key", first_repeated(keys).map(ToString::to_string))?;

@@ -204,6 +204,12 @@ fn rules_of_a_release() {
         "range"
     );
     assert_eq!(code(release_with(|release| release.models = doubled(&release.models))), "repeated");
+    // One name for the same weights: a halt of the other name would leave them serving.
+    let aliased = release_with(|release| {
+        let same = Model { id: id("alias"), ..release.models[0].clone() };
+        release.models = list(release.models.iter().cloned().chain([same]));
+    });
+    assert_eq!(code(aliased), "repeated");
     assert_eq!(code(release_with(|release| release.partners = doubled(&release.partners))), "repeated");
     assert_eq!(code(release_with(|release| release.images = doubled(&release.images))), "repeated");
     let twice = release_with(|release| release.supersedes_denials = list([sha256("d"), sha256("d")]));
