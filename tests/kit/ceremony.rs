@@ -25,6 +25,8 @@ pub struct Terms {
     pub model: PathBuf,
     /// Whether the host gets the model sealed, and how many of the authorities' brokers it takes to open it.
     pub sealed: Option<u32>,
+    /// The lines of `[limits]` in the enclave's configuration.
+    pub limits: &'static str,
 }
 
 impl Default for Terms {
@@ -34,6 +36,7 @@ impl Default for Terms {
             lease_issuers: 1,
             model: repository().join("models/demo.gguf"),
             sealed: None,
+            limits: "sequences = 2",
         }
     }
 }
@@ -77,13 +80,14 @@ impl Ceremony {
 
         let root = std::fs::read_to_string(ceremony.path("roots/1.json")).unwrap();
         let config = format!(
-            "version = 1\nmodel = \"demo\"\npartners = \"any\"\nsealed = {}\n[limits]\nsequences = 2\n[release]\nroot = '''{root}'''\n",
-            ceremony.terms.sealed.is_some()
+            "version = 1\nmodel = \"demo\"\npartners = \"any\"\nsealed = {}\n[limits]\n{}\n[release]\nroot = '''{root}'''\n",
+            ceremony.terms.sealed.is_some(),
+            ceremony.terms.limits
         );
         std::fs::write(ceremony.path("enclave.toml"), config).unwrap();
         std::fs::copy(file("cleanroom-enclave-simulated"), ceremony.path("enclave")).unwrap();
         let weights = ceremony.seal();
-        let Terms { lease_seconds, lease_issuers, model, sealed: _ } = &ceremony.terms;
+        let Terms { lease_seconds, lease_issuers, model, sealed: _, limits: _ } = &ceremony.terms;
         ceremony.run(&format!(
             "release draft --root roots --expires 2089-01-01T00:00:00Z --image simulated=program:enclave,config:enclave.toml \
              --deployment here=instance:{INSTANCE} --model demo={} {weights} --partner p={} --grant p=demo --limits p=100000,100000000,16 \
