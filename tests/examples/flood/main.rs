@@ -12,12 +12,17 @@
 
 mod measure;
 mod partners;
+mod processors;
 mod strangers;
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+use tokio::runtime::Runtime;
+
+fn main() -> ExitCode {
+    if let Some(path) = strangers::attacked() {
+        return strangers::attack(path);
+    }
     let mut arguments = std::env::args().skip(1).peekable();
     let model = arguments.next().and_then(|path| std::fs::read(path).ok());
     let by_strangers = arguments.next_if_eq("--strangers").is_some();
@@ -28,9 +33,16 @@ async fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     };
-    let met = match by_strangers {
-        true => strangers::run(model, questions).await,
-        false => partners::run(model, questions).await,
+    let met = if by_strangers {
+        let apart = processors::leave_the_last_to_strangers();
+        runtime().block_on(strangers::run(model, questions, apart))
+    } else {
+        runtime().block_on(partners::run(model, questions))
     };
     if met { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// With a thread for each processor that this process may use now.
+fn runtime() -> Runtime {
+    Runtime::new().expect("a runtime can start")
 }

@@ -3,10 +3,12 @@
 //! They hold every session that they can get and ask for public attestations on all of them, they open sessions again and again,
 //! and they fill all handshakes with connections that say nothing. The security module takes ten milliseconds for an answer.
 //!
-//! This measures what is divided inside the enclave. Strangers run on the machine that they attack and pay for their half of each TLS
-//! handshake there, so there are not so many of these that the processor itself is what they take.
+//! This measures what is divided inside the enclave. Strangers are a process of their own on a processor of their own ([`processors`]),
+//! because they run on the machine that they attack. How much of it they used stands under the table.
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +27,10 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use crate::measure::{AGAIN, ONE_THREAD, QUESTIONS, THINKS, TURNS, compare, print_head, time_to_first_token};
+use crate::{processors, runtime};
+
+/// Tells a process of this program that it is the strangers, and whom they attack.
+const ROLE: &str = "CLEANROOM_FLOOD_ATTACKED";
 
 /// What the security module takes for an answer.
 const ANSWER: Duration = Duration::from_millis(10);
@@ -41,7 +47,7 @@ const REFUSED: Duration = Duration::from_secs(1);
 /// Sessions that the partner sets up for each question.
 const SESSIONS: usize = 4;
 
-/// What became of what strangers tried.
+/// What became of what strangers tried: sessions, refusals and cuts, public attestations, those put off, connections shed.
 #[derive(Default)]
 struct Counts {
     sessions: AtomicU64,
@@ -55,22 +61,29 @@ impl Counts {
     fn count(counter: &AtomicU64) {
         counter.fetch_add(1, Ordering::Relaxed);
     }
+
+    fn all(&self) -> [u64; 5] {
+        [&self.sessions, &self.refused, &self.attested, &self.put_off, &self.shed]
+            .map(|count| count.load(Ordering::Relaxed))
+    }
 }
 
-/// Measures. Whether both ratios are within their limit.
-pub(crate) async fn run(model: Vec<u8>, questions: usize) -> bool {
+/// Measures. Whether both ratios are within their limit. `apart` says whether strangers have a processor of their own.
+pub(crate) async fn run(model: Vec<u8>, questions: usize, apart: bool) -> bool {
     let identity = Identity::generate().expect("keys can be made");
     let configuration = format!("partners = [\"{}\"]\n{ONE_THREAD}", identity.key_digest());
     let world = World::new().slow(ANSWER);
     let clean_room = CleanRoom::start_with(world, &configuration, Clock::boot(), model).await;
     let (party, proxy) = (clean_room.party(&identity), clean_room.proxy(&identity).await);
-    let counts = Arc::new(Counts::default());
     let [mut set_up, mut first_token] = [(); 2].map(|()| [Vec::new(), Vec::new()]);
+    let mut total = [0; 6];
+    let mut attacked = Duration::ZERO;
     // The first sets the proxy's session up.
     time_to_first_token(proxy, QUESTIONS[0].1).await;
     for _ in 0..TURNS {
         for beside in [false, true] {
-            let mut strangers = if beside { strangers(&clean_room.path(), &counts) } else { JoinSet::new() };
+            let begun = Instant::now();
+            let strangers = beside.then(|| Strangers::start(&clean_room.path()));
             tokio::time::sleep(SETTLE).await;
             for _ in 0..questions {
                 tokio::time::sleep(THINKS).await;
@@ -79,7 +92,10 @@ pub(crate) async fn run(model: Vec<u8>, questions: usize) -> bool {
                     set_up[usize::from(beside)].push(time_to_session(&party, clean_room.path()).await);
                 }
             }
-            strangers.shutdown().await;
+            if let Some(strangers) = strangers {
+                attacked += begun.elapsed();
+                total.iter_mut().zip(strangers.end()).for_each(|(total, count)| *total += count);
+            }
         }
     }
     print_head();
@@ -87,14 +103,58 @@ pub(crate) async fn run(model: Vec<u8>, questions: usize) -> bool {
     for (what, [quiet, loud]) in [("session set up", &mut set_up), ("first token", &mut first_token)] {
         met &= compare(what, quiet, &mut [("beside strangers", loud)]);
     }
-    let [sessions, refused, attested, put_off, shed] =
-        [&counts.sessions, &counts.refused, &counts.attested, &counts.put_off, &counts.shed]
-            .map(|count| count.load(Ordering::Relaxed));
+    let [sessions, refused, attested, put_off, shed, used] = total;
+    let place = if apart { "on a processor of their own" } else { "on the enclave's own processor" };
+    println!("strangers, {place}, of which they used {} ms in {} s:", used, attacked.as_secs());
     println!(
-        "strangers: {sessions} sessions, {refused} refused or cut; {attested} public attestations, {put_off} put off;"
+        "  {sessions} sessions, {refused} refused or cut; {attested} public attestations, {put_off} put off;"
     );
-    println!("           {shed} silent connections shed");
+    println!("  {shed} silent connections shed");
     met
+}
+
+/// The process of the strangers.
+struct Strangers(Child);
+
+impl Strangers {
+    fn start(path: &Path) -> Self {
+        let program = std::env::current_exe().expect("a program knows its own path");
+        let mut strangers = Command::new(program);
+        let strangers = strangers.env(ROLE, path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        Self(strangers.spawn().expect("the strangers start"))
+    }
+
+    /// What they say at their end: [`Counts`], and the processor time that they had, in milliseconds.
+    fn end(mut self) -> [u64; 6] {
+        drop(self.0.stdin.take());
+        let mut text = String::new();
+        let said = self.0.stdout.take().map(|mut said| said.read_to_string(&mut text));
+        assert!(said.is_some_and(|read| read.is_ok()), "the strangers say what they did");
+        let _ = self.0.wait();
+        let numbers: Vec<u64> = text.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+        numbers.try_into().expect("the strangers say what they did")
+    }
+}
+
+/// Whom this process attacks, if it is the strangers.
+pub(crate) fn attacked() -> Option<PathBuf> {
+    std::env::var_os(ROLE).map(PathBuf::from)
+}
+
+/// Attacks until standard input ends, and says what became of it.
+pub(crate) fn attack(path: PathBuf) -> ExitCode {
+    processors::take_the_last();
+    let counts = Arc::new(Counts::default());
+    let runtime = runtime();
+    let strangers = runtime.block_on(async { strangers(&path, &counts) });
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+    drop(strangers);
+    let numbers =
+        counts.all().into_iter().chain([u64::try_from(processors::used().as_millis()).unwrap_or(0)]);
+    let text: Vec<String> = numbers.map(|number| number.to_string()).collect();
+    let _ = std::io::stdout().write_all(text.join(" ").as_bytes());
+    runtime.shutdown_background();
+    ExitCode::SUCCESS
 }
 
 /// A session from the connection to the partner's confirmation.
