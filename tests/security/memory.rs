@@ -36,7 +36,7 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
     (0..NAMES.len()).for_each(|index| ceremony.serve(index));
     let (host, address) = ceremony.host(true);
     let keeper = host.only_child();
-    let worker = only_child_of(keeper).expect("the keeper has one worker");
+    let worker = worker_of(keeper).await;
     let [memory, keeper] = [worker, keeper].map(|process| {
         Memory::of(process)
             .expect("this test reads other processes' memory, which needs root or kernel.yama.ptrace_scope=0")
@@ -121,7 +121,7 @@ async fn nothing_of_a_request_is_left_however_it_ends_while_others_go_on() {
     (0..NAMES.len()).for_each(|index| ceremony.serve(index));
     let (host, address) = ceremony.host(true);
     let keeper = host.only_child();
-    let worker = only_child_of(keeper).expect("the keeper has one worker");
+    let worker = worker_of(keeper).await;
     let [memory, keeper] = [worker, keeper].map(|process| Memory::of(process).unwrap());
     let policy = ceremony.policy("roots/1.json");
     let sessions = || {
@@ -312,6 +312,12 @@ impl Form {
 fn tokens(text: &str) -> Vec<u32> {
     let model = Model::from_gguf(include_bytes!("../../models/demo.gguf")).unwrap();
     model.tokens_of_text(&format!(" {text}")).to_vec()
+}
+
+/// The keeper's one child, which starts a moment after the host can connect.
+async fn worker_of(keeper: u32) -> u32 {
+    until(|| only_child_of(keeper).is_some(), "the keeper has one worker").await;
+    only_child_of(keeper).unwrap()
 }
 
 async fn until(condition: impl Fn() -> bool, what: &str) {

@@ -30,9 +30,9 @@ const SHARES_PER_MODULE: usize = 10;
 const WINDOW: Duration = Duration::from_secs(600);
 /// Security modules that are remembered.
 const MODULES: usize = 4096;
-/// Entries for refusals of requests that prove nothing, within a minute. Anybody can send such requests; they must not fill the
-/// disk.
-const UNPROVEN_PER_MINUTE: u64 = 60;
+/// Entries for refusals within a minute: so many of requests that prove nothing, which anybody can send, and so many of genuine
+/// enclaves, of which a host can start any number. They must not fill the disk.
+const REFUSALS_PER_MINUTE: u64 = 60;
 
 /// A broker: its share, and what it wants to see before it gives it.
 pub(super) struct Broker {
@@ -69,9 +69,27 @@ impl Documents {
 #[derive(Default)]
 pub(super) struct Rates {
     given: HashMap<String, VecDeque<BootInstant>>,
-    unproven_since: Option<BootInstant>,
-    unproven: u64,
+    unproven: Minute,
+    proven: Minute,
     left_out: u64,
+}
+
+/// The entries of one minute.
+#[derive(Default)]
+struct Minute {
+    since: Option<BootInstant>,
+    entries: u64,
+}
+
+impl Minute {
+    /// Whether there may be one more.
+    fn may(&mut self, now: BootInstant) -> bool {
+        if self.since.is_none_or(|since| now.since(since) >= Duration::from_secs(60)) {
+            (self.since, self.entries) = (Some(now), 0);
+        }
+        self.entries += 1;
+        self.entries <= REFUSALS_PER_MINUTE
+    }
 }
 
 /// A request that was refused, and how far it came.
@@ -106,7 +124,7 @@ impl Broker {
             }
             Err(refused) => {
                 let Refused { refusal, asked, proven } = *refused;
-                if proven.is_some() || self.may_log_unproven() {
+                if self.may_log_refusal(proven.is_some()) {
                     let code = Some(refusal.code.to_owned());
                     // It is refused either way; the program's own log says that the disk is full.
                     let _ = self.append(self.entry(Event::Refused, code, asked, proven));
@@ -184,6 +202,10 @@ impl Broker {
                 "this broker's documents cannot be used; its operator finds the reason in its log",
             )),
         }
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn held(&self) -> MutexGuard<'_, Documents> {
@@ -287,16 +309,13 @@ impl Broker {
         Ok(())
     }
 
-    /// Whether one more request that proves nothing gets an entry. Others are counted in the next entry.
-    fn may_log_unproven(&self) -> bool {
-        let now = self.clock.now();
-        let rates = &mut *self.rates();
-        if rates.unproven_since.is_none_or(|since| now.since(since) >= Duration::from_secs(60)) {
-            (rates.unproven_since, rates.unproven) = (Some(now), 0);
-        }
-        rates.unproven += 1;
-        let may = rates.unproven <= UNPROVEN_PER_MINUTE;
-        rates.left_out += u64::from(!may);
+    /// Whether one more refusal gets an entry. Others are counted in the next entry.
+    fn may_log_refusal(&self, is_proven: bool) -> bool {
+        let has_room = self.log().takes_refusals();
+        let Rates { unproven, proven, left_out, .. } = &mut *self.rates();
+        let minute = if is_proven { proven } else { unproven };
+        let may = has_room && minute.may(self.clock.now());
+        *left_out += u64::from(!may);
         may
     }
 
@@ -312,7 +331,7 @@ impl Broker {
     }
 
     fn append(&self, entry: Entry) -> Result<(), ()> {
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut log = self.log();
         if log.is_full() {
             tracing::error!("no shares: the log is full; move it away and start again");
             return Err(());
@@ -328,7 +347,7 @@ impl Broker {
         let shares = self.shares.iter().map(|held| {
             json!({ "broker": held.broker, "model_sha256": held.model, "commitment": held.commitment() })
         });
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = self.log();
         add(&mut status, "shares", shares.collect::<Value>());
         add(
             &mut status,

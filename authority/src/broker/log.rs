@@ -113,9 +113,14 @@ impl Log {
         Ok(())
     }
 
-    /// Whether there is room for more.
+    /// Whether there is no room for another share that is given.
     pub(super) const fn is_full(&self) -> bool {
-        self.file.length() >= LIMIT - (16 << 10)
+        !has_room(self.file.length(), Result::Given)
+    }
+
+    /// Whether a refusal gets an entry still.
+    pub(super) const fn takes_refusals(&self) -> bool {
+        has_room(self.file.length(), Result::Refused)
     }
 
     pub(super) const fn number(&self) -> u64 {
@@ -125,6 +130,16 @@ impl Log {
     pub(super) const fn last(&self) -> Sha256Digest {
         self.last
     }
+}
+
+/// Whether a log of this length has room for an entry. Anybody can have requests refused, and whoever runs enclaves can have genuine
+/// ones refused. So refusals get half of the log, and the other half is for shares that are given.
+const fn has_room(length: u64, result: Result) -> bool {
+    let limit = match result {
+        Result::Given => LIMIT,
+        Result::Refused => LIMIT / 2,
+    };
+    length < limit - (16 << 10)
 }
 
 /// A log whose every line belongs behind the one before.
@@ -183,4 +198,16 @@ pub(super) fn verify(path: &Path, contains: Option<Sha256Digest>) -> std::result
         "{number} entries, each behind the one before\n  given    {given}\n  refused  {refused}\n  last     {last}"
     );
     Ok(Outcome { text, json: json!({ "entries": number, "given": given, "refused": refused, "last": last }) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_leave_half_of_the_log_to_shares_that_are_given() {
+        assert!(has_room(0, Result::Refused) && has_room(0, Result::Given));
+        assert!(!has_room(LIMIT / 2, Result::Refused) && has_room(LIMIT / 2, Result::Given));
+        assert!(!has_room(LIMIT, Result::Given));
+    }
 }

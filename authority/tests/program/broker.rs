@@ -352,6 +352,32 @@ fn what_the_authorities_and_the_broker_itself_say_counts_at_once() {
     assert_eq!(status, 503);
 }
 
+/// A host can start enclaves of the release, and have each refused as often as it likes.
+#[test]
+fn refusals_of_genuine_enclaves_do_not_fill_the_log() {
+    const REFUSED: u64 = 130;
+    let world = World::new();
+    let broker = world.bank();
+    for _ in 0..REFUSED {
+        let request = world.request(world.enclave(&broker), |request| {
+            let envelopes = ShownLease::decode(&request.lease).unwrap().envelopes;
+            request.lease = ShownLease { left_ms: 0, envelopes }.encode();
+        });
+        assert_eq!(refused(&broker, &request), "lease-lapsed");
+    }
+    // Requests that prove nothing have a number of their own.
+    assert_eq!(broker.ask("POST", "/v1/share", b"what").0, 400);
+    assert_eq!(broker.ask("POST", "/v1/share", &world.right(&broker).encode()).0, 200);
+    let log = world.log();
+    let of = |code: &str| log.iter().filter(|entry| entry["code"] == code).count();
+    // Two minutes may have begun, on a machine that is busy.
+    let lapsed = of("lease-lapsed") as u64;
+    assert!((60..REFUSED).contains(&lapsed), "{lapsed}");
+    assert_eq!(of("share-request"), 1);
+    let left_out: u64 = log.iter().filter_map(|entry| entry["left_out"].as_u64()).sum();
+    assert_eq!(lapsed + left_out, REFUSED, "what has no entry is counted");
+}
+
 /// Anybody can ask a broker, so a request must not cost the reading of all that authorities ever signed.
 #[test]
 fn documents_that_did_not_change_are_not_read_for_each_request() {
