@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
     if let Some(path) = strangers::attacked() {
-        return strangers::attack(path);
+        return strangers::attack(&path);
     }
     let mut arguments = std::env::args().skip(1).peekable();
     let model = arguments.next().and_then(|path| std::fs::read(path).ok());

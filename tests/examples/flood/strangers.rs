@@ -4,7 +4,8 @@
 //! and they fill all handshakes with connections that say nothing. The security module takes ten milliseconds for an answer.
 //!
 //! This measures what is divided inside the enclave. Strangers are a process of their own on a processor of their own ([`processors`]),
-//! because they run on the machine that they attack. How much of it they used stands under the table.
+//! because they run on the machine that they attack. How much of it they used stands under the table. A second attack is a crowd that
+//! does nothing but handshakes, as fast as that processor can.
 
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ use crate::{processors, runtime};
 
 /// Tells a process of this program that it is the strangers, and whom they attack.
 const ROLE: &str = "CLEANROOM_FLOOD_ATTACKED";
+/// Tells it that they are the [`CROWD`].
+const AS_CROWD: &str = "CLEANROOM_FLOOD_CROWD";
 
 /// What the security module takes for an answer.
 const ANSWER: Duration = Duration::from_millis(10);
@@ -44,6 +47,8 @@ const SILENT: usize = 192;
 const SETTLE: Duration = Duration::from_secs(8);
 /// How long a stranger waits who got no session to hold, or whose silent connection was cut.
 const REFUSED: Duration = Duration::from_secs(1);
+/// Connections of a crowd that does nothing but handshakes, without a pause: what costs most of the enclave's processor.
+const CROWD: usize = 64;
 /// Sessions that the partner sets up for each question.
 const SESSIONS: usize = 4;
 
@@ -75,51 +80,70 @@ pub(crate) async fn run(model: Vec<u8>, questions: usize, apart: bool) -> bool {
     let world = World::new().slow(ANSWER);
     let clean_room = CleanRoom::start_with(world, &configuration, Clock::boot(), model).await;
     let (party, proxy) = (clean_room.party(&identity), clean_room.proxy(&identity).await);
-    let [mut set_up, mut first_token] = [(); 2].map(|()| [Vec::new(), Vec::new()]);
-    let mut total = [0; 6];
-    let mut attacked = Duration::ZERO;
+    let [mut set_up, mut first_token] = [(); 2].map(|()| CASES.map(|_| Vec::new()));
+    let mut total = CASES.map(|_| [0; 6]);
+    let mut attacked = CASES.map(|_| Duration::ZERO);
     // The first sets the proxy's session up.
     time_to_first_token(proxy, QUESTIONS[0].1).await;
     for _ in 0..TURNS {
-        for beside in [false, true] {
+        for (case, attack) in CASES.iter().enumerate() {
             let begun = Instant::now();
-            let strangers = beside.then(|| Strangers::start(&clean_room.path()));
+            let strangers = attack.map(|attack| Strangers::start(&clean_room.path(), attack));
             tokio::time::sleep(SETTLE).await;
             for _ in 0..questions {
                 tokio::time::sleep(THINKS).await;
-                first_token[usize::from(beside)].push(time_to_first_token(proxy, QUESTIONS[0].1).await);
+                first_token[case].push(time_to_first_token(proxy, QUESTIONS[0].1).await);
                 for _ in 0..SESSIONS {
-                    set_up[usize::from(beside)].push(time_to_session(&party, clean_room.path()).await);
+                    set_up[case].push(time_to_session(&party, clean_room.path()).await);
                 }
             }
+            attacked[case] += begun.elapsed();
             if let Some(strangers) = strangers {
-                attacked += begun.elapsed();
-                total.iter_mut().zip(strangers.end()).for_each(|(total, count)| *total += count);
+                total[case].iter_mut().zip(strangers.end()).for_each(|(total, count)| *total += count);
             }
         }
     }
     print_head();
-    let mut met = true;
-    for (what, [quiet, loud]) in [("session set up", &mut set_up), ("first token", &mut first_token)] {
-        met &= compare(what, quiet, &mut [("beside strangers", loud)]);
-    }
-    let [sessions, refused, attested, put_off, shed, used] = total;
+    let [quiet, loud, crowd] = &mut first_token;
+    let mut met = compare("first token", quiet, &mut [("beside strangers", loud), ("beside a crowd", crowd)]);
+    let [quiet, loud, crowd] = &mut set_up;
+    met &= compare("session set up", quiet, &mut [("beside strangers", loud)]);
+    println!("without a target, see `Processor time for TLS` in docs/threat-model.md:");
+    compare("session set up", quiet, &mut [("beside a crowd", crowd)]);
     let place = if apart { "on a processor of their own" } else { "on the enclave's own processor" };
-    println!("strangers, {place}, of which they used {} ms in {} s:", used, attacked.as_secs());
-    println!(
-        "  {sessions} sessions, {refused} refused or cut; {attested} public attestations, {put_off} put off;"
-    );
-    println!("  {shed} silent connections shed");
+    for (case, name) in [(1, "strangers"), (2, "a crowd of handshakes")] {
+        let [sessions, refused, attested, put_off, shed, used] = total[case];
+        println!("{name}, {place}, of which they used {used} ms in {} s:", attacked[case].as_secs());
+        println!(
+            "  {sessions} sessions, {refused} refused or cut; {attested} public attestations, {put_off} put off;"
+        );
+        println!("  {shed} silent connections shed");
+    }
     met
 }
+
+/// How strangers attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attack {
+    /// As the head of this file says.
+    Everything,
+    /// A crowd of handshakes alone.
+    Crowd,
+}
+
+/// What is measured, in turns. The first is the quiet.
+const CASES: [Option<Attack>; 3] = [None, Some(Attack::Everything), Some(Attack::Crowd)];
 
 /// The process of the strangers.
 struct Strangers(Child);
 
 impl Strangers {
-    fn start(path: &Path) -> Self {
+    fn start(path: &Path, attack: Attack) -> Self {
         let program = std::env::current_exe().expect("a program knows its own path");
         let mut strangers = Command::new(program);
+        if attack == Attack::Crowd {
+            strangers.env(AS_CROWD, "yes");
+        }
         let strangers = strangers.env(ROLE, path).stdin(Stdio::piped()).stdout(Stdio::piped());
         Self(strangers.spawn().expect("the strangers start"))
     }
@@ -142,11 +166,12 @@ pub(crate) fn attacked() -> Option<PathBuf> {
 }
 
 /// Attacks until standard input ends, and says what became of it.
-pub(crate) fn attack(path: PathBuf) -> ExitCode {
+pub(crate) fn attack(path: &Path) -> ExitCode {
     processors::take_the_last();
     let counts = Arc::new(Counts::default());
     let runtime = runtime();
-    let strangers = runtime.block_on(async { strangers(&path, &counts) });
+    let attack = if std::env::var_os(AS_CROWD).is_some() { Attack::Crowd } else { Attack::Everything };
+    let strangers = runtime.block_on(async { strangers(path, &counts, attack) });
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     drop(strangers);
     let numbers =
@@ -169,13 +194,19 @@ async fn time_to_session(party: &RelyingParty, path: PathBuf) -> Duration {
     time
 }
 
-fn strangers(path: &Path, counts: &Arc<Counts>) -> JoinSet<()> {
+fn strangers(path: &Path, counts: &Arc<Counts>, attack: Attack) -> JoinSet<()> {
     let mut strangers = JoinSet::new();
+    if attack == Attack::Crowd {
+        for _ in 0..CROWD {
+            strangers.spawn(come_and_go(path.to_path_buf(), Arc::clone(counts), Duration::ZERO));
+        }
+        return strangers;
+    }
     for _ in 0..HOLDERS {
         strangers.spawn(hold(path.to_path_buf(), Arc::clone(counts)));
     }
     for _ in 0..COMERS {
-        strangers.spawn(come_and_go(path.to_path_buf(), Arc::clone(counts)));
+        strangers.spawn(come_and_go(path.to_path_buf(), Arc::clone(counts), AGAIN));
     }
     for _ in 0..SILENT {
         strangers.spawn(say_nothing(path.to_path_buf(), Arc::clone(counts)));
@@ -206,12 +237,13 @@ async fn hold(path: PathBuf, counts: Arc<Counts>) {
 }
 
 /// Wants evidence for a session of its own, again and again.
-async fn come_and_go(path: PathBuf, counts: Arc<Counts>) {
+async fn come_and_go(path: PathBuf, counts: Arc<Counts>, pause: Duration) {
+    let stranger = Stranger::new();
     loop {
         let stream = UnixStream::connect(&path).await.expect("the host listens");
-        let came = Stranger::new().session(stream).await.is_ok();
+        let came = stranger.session(stream).await.is_ok();
         Counts::count(if came { &counts.sessions } else { &counts.refused });
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
