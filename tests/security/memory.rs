@@ -32,7 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
-    let mut ceremony = Ceremony::new(Terms::default());
+    // A search takes long on a machine that is busy, and a session ends with its lease.
+    let mut ceremony = Ceremony::new(Terms { lease_seconds: 60, ..Terms::default() });
     (0..NAMES.len()).for_each(|index| ceremony.serve(index));
     let (host, address) = ceremony.host(true);
     let keeper = host.only_child();
@@ -96,116 +97,6 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
     drop(session);
     until(|| memory.held(&marker).is_empty(), "the prompt is gone").await;
     until(|| memory.held(&answer).is_empty(), "the answer is gone").await;
-}
-
-/// How a request ends. The search of what it leaves covers stacks and everything else that a process may write to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// The answer is whole.
-    Finished,
-    /// The enclave refuses the request, once it has read all of it.
-    Refused,
-    /// The client hangs up in the middle.
-    Cut,
-    /// The time of the request is over in the middle.
-    TimedOut,
-    /// An authority halts the model in the middle.
-    Halted,
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_request_is_left_however_it_ends_while_others_go_on() {
-    // Nothing is kept for later prompts, which would be the one thing that may stay.
-    let limits = "sequences = 2\nprefix_time = \"0s\"\nrequest_time = \"4s\"";
-    let mut ceremony = Ceremony::new(Terms { limits, ..Terms::default() });
-    (0..NAMES.len()).for_each(|index| ceremony.serve(index));
-    let (host, address) = ceremony.host(true);
-    let keeper = host.only_child();
-    let worker = worker_of(keeper).await;
-    let [memory, keeper] = [worker, keeper].map(|process| Memory::of(process).unwrap());
-    let policy = ceremony.policy("roots/1.json");
-    let sessions = || {
-        let party = RelyingParty::new(ceremony.identity(), policy.clone(), model_id()).unwrap();
-        Sessions::new(party, address.parse().unwrap())
-    };
-    let session = async || loop {
-        // Until the enclave has its first lease.
-        if let Ok(session) = sessions().get().await {
-            break session;
-        }
-    };
-    // The enclave is never idle: another session's answers follow one upon the other.
-    let other = session().await;
-    let busy = tokio::spawn(async move {
-        loop {
-            let Ok(response) = other.send(endless("What is a PCR?").await).await else { return };
-            let _ = response.into_body().collect().await;
-        }
-    });
-    for (number, end) in
-        [End::Finished, End::Refused, End::Cut, End::TimedOut, End::Halted].into_iter().enumerate()
-    {
-        let text = format!("Zilpzalp-{number}61\"Gartenrotschwanz-Kleiber");
-        let forms = Form::all_of(&text);
-        let session = session().await;
-        let question = format!("What is attestation? {text}");
-        let body = match end {
-            End::Finished => question_of(&question, 12, ""),
-            End::Refused => question_of(&question, 12, "\"nonsense\":1,"),
-            End::Cut | End::TimedOut | End::Halted => question_of(&question, 100_000, ""),
-        };
-        let begun = Instant::now();
-        loop {
-            let response = session.send(posted(body.clone()).await).await.unwrap();
-            let mut answer = response.into_body();
-            if matches!(end, End::Finished | End::Refused) {
-                let _ = answer.collect().await;
-                break;
-            }
-            let _first = answer.frame().await;
-            // The search finds the prompt while it runs. A search that comes too late is repeated.
-            let is_found = memory.held(&forms).contains(&"tokens");
-            match end {
-                End::Halted if is_found => {
-                    ceremony.halt("bank", &ceremony.urls());
-                    let rest = answer.collect().await;
-                    assert!(rest.is_ok_and(|rest| ends_with_a_halt(&rest.to_bytes())), "it was halted");
-                }
-                End::TimedOut => drop(answer.collect().await),
-                _ => drop(answer),
-            }
-            if is_found {
-                break;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{end:?}: expected that the search finds the tokens");
-        }
-        drop(session);
-        until(|| memory.held(&forms).is_empty(), &format!("{end:?}: the prompt is gone")).await;
-        assert_eq!(keeper.held(&forms), [""; 0], "{end:?}: the keeper has seen the prompt");
-    }
-    busy.abort();
-}
-
-fn ends_with_a_halt(answer: &[u8]) -> bool {
-    memchr::memmem::find(answer, b"model-denied").is_some()
-}
-
-/// A streamed question, with further members.
-fn question_of(text: &str, max_tokens: u32, members: &str) -> String {
-    let text = serde_json::to_string(text).unwrap();
-    format!(
-        "{{{members}\"model\":\"demo\",\"stream\":true,\"max_tokens\":{max_tokens},\"logit_bias\":{{\"0\":-100,\"2\":-100}},\
-         \"messages\":[{{\"role\":\"user\",\"content\":{text}}}]}}"
-    )
-}
-
-async fn posted(body: String) -> Request<Channel<Bytes>> {
-    let (mut sender, channel) = Channel::new(2);
-    sender.send_data(Bytes::from(body)).await.unwrap();
-    Request::post("https://cleanroom/v1/chat/completions")
-        .header("content-type", "application/json")
-        .body(channel)
-        .unwrap()
 }
 
 /// A question whose answer goes on until the context is full, in pieces.
