@@ -99,6 +99,114 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
     until(|| memory.held(&answer).is_empty(), "the answer is gone").await;
 }
 
+/// How a request ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The answer is whole.
+    Finished,
+    /// The enclave refuses the request, once it has read all of it.
+    Refused,
+    /// The client hangs up in the middle.
+    Cut,
+    /// The request's time is over in the middle.
+    TimedOut,
+    /// An authority halts the model.
+    Halted,
+}
+
+impl End {
+    /// The request that is to end so.
+    fn request(self, text: &str) -> String {
+        let text = serde_json::to_string(text).unwrap();
+        let (members, max_tokens) = match self {
+            Self::Finished => ("", 3),
+            Self::Refused => ("\"nonsense\":1,", 3),
+            Self::Cut | Self::TimedOut | Self::Halted => ("\"logit_bias\":{\"0\":-100,\"2\":-100},", 100_000),
+        };
+        format!(
+            "{{{members}\"model\":\"demo\",\"stream\":true,\"max_tokens\":{max_tokens},\
+             \"messages\":[{{\"role\":\"user\",\"content\":{text}}}]}}"
+        )
+    }
+
+    /// What the answer has that ended so.
+    const fn sign(self) -> &'static str {
+        match self {
+            Self::Finished => "[DONE]",
+            Self::Refused => "unknown_parameter",
+            Self::Cut => "data: ",
+            Self::TimedOut => "request_time",
+            Self::Halted => "denied",
+        }
+    }
+}
+
+/// The threads' stacks belong to what is searched.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_request_is_left_however_it_ends_while_others_go_on() {
+    // Nothing is kept for later prompts, and an answer without an end takes longer than it may.
+    let limits = "sequences = 2\nprefix_time = \"0s\"\nrequest_time = \"100ms\"";
+    let mut ceremony = Ceremony::new(Terms { limits, lease_seconds: 60, ..Terms::default() });
+    (0..NAMES.len()).for_each(|index| ceremony.serve(index));
+    let (host, address) = ceremony.host(true);
+    let keeper = host.only_child();
+    let worker = worker_of(keeper).await;
+    let [memory, keeper] = [worker, keeper].map(|process| Memory::of(process).unwrap());
+    let policy = ceremony.policy("roots/1.json");
+    let session = async || loop {
+        // Until the enclave has its first lease.
+        let party = RelyingParty::new(ceremony.identity(), policy.clone(), model_id()).unwrap();
+        if let Ok(session) = Sessions::new(party, address.parse().unwrap()).get().await {
+            break session;
+        }
+    };
+    // The enclave is never idle: another session's answers follow one upon the other.
+    let other = session().await;
+    let busy = tokio::spawn(async move {
+        while let Ok(response) = other.send(endless("What is a PCR?").await).await {
+            let _ = response.into_body().collect().await;
+        }
+    });
+    for (number, end) in
+        [End::Finished, End::Refused, End::Cut, End::TimedOut, End::Halted].into_iter().enumerate()
+    {
+        let text = format!("Zilpzalp-{number}61\"Gartenrotschwanz-Kleiber");
+        let forms = Form::all_of(&text);
+        let session = session().await;
+        if end == End::Halted {
+            ceremony.halt("bank", &ceremony.urls());
+        }
+        let begun = Instant::now();
+        loop {
+            let body = end.request(&format!("What is attestation? {text}"));
+            let mut answer = session.send(posted(body).await).await.unwrap().into_body();
+            let heard = if end == End::Cut {
+                answer.frame().await.and_then(|frame| frame.ok()?.into_data().ok()).unwrap_or_default()
+            } else {
+                answer.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default()
+            };
+            // On a machine that is busy, a request may end in another way.
+            if memchr::memmem::find(&heard, end.sign().as_bytes()).is_some() {
+                break;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{end:?}: {}", String::from_utf8_lossy(&heard));
+        }
+        drop(session);
+        until(|| memory.held(&forms).is_empty(), &format!("{end:?}: the prompt is gone")).await;
+        assert_eq!(keeper.held(&forms), [""; 0], "{end:?}: the keeper has seen the prompt");
+    }
+    busy.abort();
+}
+
+async fn posted(body: String) -> Request<Channel<Bytes>> {
+    let (mut sender, channel) = Channel::new(2);
+    sender.send_data(Bytes::from(body)).await.unwrap();
+    Request::post("https://cleanroom/v1/chat/completions")
+        .header("content-type", "application/json")
+        .body(channel)
+        .unwrap()
+}
+
 /// A question whose answer goes on until the context is full, in pieces.
 async fn endless(text: &str) -> Request<Channel<Bytes>> {
     let question = serde_json::json!({

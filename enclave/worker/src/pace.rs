@@ -1,20 +1,21 @@
 //! Handshakes compute in turns, so that partners' running sessions do not wait for strangers' arithmetic.
 //!
 //! A handshake costs the enclave about a millisecond of cryptography before it knows whose key it is. When a hundred of them are ready
-//! at once, a runtime that polls whatever is ready lets a session wait for all of them. Here a handshake is polled only in its turn,
-//! and has the turn for one poll alone. There are turns for half of the runtime's threads. So on each thread a session waits for one
-//! handshake's step at most, and half of the threads are always free of handshakes. Turns go round in the order in which they were
-//! asked for.
+//! at once, a runtime that polls whatever is ready lets a session wait for all of them. Here a handshake is polled only in its turn.
+//! It has the turn for one poll, and the next handshake gets it after everything else that was ready has run and the system
+//! was asked for more. There are turns for half of the runtime's threads. So on each thread a session waits for one handshake's step at
+//! most, and half of the threads are always free of handshakes. Turns go round in the order in which they were asked for.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 /// The turns of all handshakes.
-pub(crate) struct Pace(Semaphore);
+pub(crate) struct Pace(Arc<Semaphore>);
 
 impl Pace {
     /// Turns for half of the threads of the runtime that this is called in, and one at least.
@@ -24,7 +25,7 @@ impl Pace {
     }
 
     fn of(turns: usize) -> Self {
-        Self(Semaphore::new(turns))
+        Self(Arc::new(Semaphore::new(turns)))
     }
 
     /// Runs `handshake`, each poll of it in its turn.
@@ -32,9 +33,13 @@ impl Pace {
         let mut handshake = pin!(handshake);
         loop {
             // Nobody closes the semaphore; if it were closed, there would be no turns to wait for.
-            let turn = self.0.acquire().await;
+            let turn = Arc::clone(&self.0).acquire_owned().await;
             let polled = poll_fn(|context| Poll::Ready(handshake.as_mut().poll(context))).await;
-            drop(turn);
+            // By a task of its own, because this one would miss what wakes it meanwhile.
+            tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                drop(turn);
+            });
             match polled {
                 Poll::Ready(output) => return output,
                 Poll::Pending => woken().await,
