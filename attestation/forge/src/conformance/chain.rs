@@ -18,9 +18,12 @@ pub(super) fn list(list: &mut List) {
     variants(list);
     roots(list);
     order(list);
+    links(list);
     signatures(list);
     form(list);
+    kinds(list);
     roles(list);
+    leaf_roles(list);
     extensions(list);
     name_constraints(list);
     key_identifiers(list);
@@ -176,7 +179,11 @@ fn order(list: &mut List) {
         "certificate-path-length",
         |it| it.insert(4, it[3].clone()),
     );
+}
 
+/// Certificates that do not belong behind each other.
+fn links(list: &mut List) {
+    let issuer = "certificate-issuer";
     for index in [1, 4] {
         let name = NAMES[index];
         let about = format!("the {name} certificate of another chain with the same names");
@@ -319,6 +326,10 @@ fn form(list: &mut List) {
             it.set_extension(Extension::standard(AUTHORITY_KEY_IDENTIFIER, false, value));
         },
     );
+}
+
+/// V-3.8 to V-3.10: versions, algorithms and keys.
+fn kinds(list: &mut List) {
     each(list, &[0, 4], "version-1", "V-3.8", "X.509 version 1", Some("certificate-version"), |it| {
         it.version = vec![];
     });
@@ -394,6 +405,10 @@ fn roles(list: &mut List) {
             it.set_extension(Extension::key_usage(0x80));
         },
     );
+}
+
+/// V-3.14 to V-3.16: what a leaf is for.
+fn leaf_roles(list: &mut List) {
     each(list, &[4], "ca", "V-3.14", "a CA", Some("leaf-is-ca"), |it| {
         it.set_extension(Extension::basic_constraints(true, None));
     });

@@ -10,9 +10,15 @@ const MAX_DOCUMENT_LENGTH: usize = 0x3001;
 pub(super) fn list(list: &mut List) {
     variants(list);
     frame(list);
+    tags(list);
+    parts(list);
     headers(list);
     signature_field(list);
-    heads(list);
+    long_heads(list);
+    chunks(list);
+    indefinite_and_reserved(list);
+    claims(list);
+    heads_of_the_envelope(list);
     kinds(list);
 }
 
@@ -57,7 +63,9 @@ fn frame(list: &mut List) {
     });
     bytes("json", "V-1.13", "a JSON object", "cbor-unexpected-type", |it| *it = b"{\"pcrs\":{}}".to_vec());
     bytes("map", "V-1.13", "a map in the place of the array", "cbor-unexpected-type", |it| *it = vec![0xa0]);
+}
 
+fn tags(list: &mut List) {
     let mut tags = |id: &str, about: &str, code: &str, tags: &[u64]| {
         let rules = if code == "envelope-tag" { "V-1.2" } else { "V-1.2 V-1.13" };
         list.add(format!("envelope/{id}"), rules, about, NotGenuine(code), |case| {
@@ -73,7 +81,9 @@ fn frame(list: &mut List) {
         &[55799, 18],
     );
     tags("tag-18-twice", "the right tag twice", "cbor-unexpected-type", &[18, 18]);
+}
 
+fn parts(list: &mut List) {
     let code = NotGenuine("envelope-parts");
     list.add("envelope/three-parts", "V-1.3", "no signature", code, |case| {
         case.forge.document.fewer_parts = 1;
@@ -183,17 +193,21 @@ fn signature_field(list: &mut List) {
     );
 }
 
-fn heads(list: &mut List) {
+/// A field of the payload that is refused.
+fn field(list: &mut List, id: &str, rule: &str, about: &str, code: &str, name: &str, value: Cbor) {
+    list.add(format!("envelope/{id}"), rule, about, NotGenuine(code), |case: &mut Case| {
+        case.put(name, value);
+    });
+}
+
+/// V-1.8: heads that are longer than need be.
+fn long_heads(list: &mut List) {
     let long = |major, argument, size, rest: &[u8]| {
         Cbor::Raw([Cbor::long_head(major, argument, size), rest.to_vec()].concat())
     };
-    let mut field = |id: &str, rule: &str, about: &str, code: &str, name: &str, value: Cbor| {
-        list.add(format!("envelope/{id}"), rule, about, NotGenuine(code), |case: &mut Case| {
-            case.put(name, value);
-        });
-    };
     let code = "cbor-non-shortest-head";
     field(
+        list,
         "long-head-bytes",
         "V-1.8",
         "a byte string's length in two bytes where one does",
@@ -202,6 +216,7 @@ fn heads(list: &mut List) {
         long(2, 3, 1, b"abc"),
     );
     field(
+        list,
         "long-head-bytes-8",
         "V-1.8",
         "a byte string's length in nine bytes where one does",
@@ -210,6 +225,7 @@ fn heads(list: &mut List) {
         long(2, 3, 8, b"abc"),
     );
     field(
+        list,
         "long-head-text",
         "V-1.8",
         "a text's length in two bytes where one does",
@@ -218,6 +234,7 @@ fn heads(list: &mut List) {
         long(3, 6, 1, b"SHA384"),
     );
     field(
+        list,
         "long-head-integer",
         "V-1.8",
         "an integer in five bytes where three do",
@@ -226,6 +243,7 @@ fn heads(list: &mut List) {
         long(0, 0xffff, 4, b""),
     );
     field(
+        list,
         "long-head-array",
         "V-1.8",
         "an array's length in two bytes where one does",
@@ -234,6 +252,7 @@ fn heads(list: &mut List) {
         long(4, 1, 1, &[0x41, 0]),
     );
     field(
+        list,
         "long-head-map",
         "V-1.8",
         "a map's length in two bytes where one does",
@@ -241,7 +260,12 @@ fn heads(list: &mut List) {
         "pcrs",
         long(5, 0, 1, b""),
     );
+}
+
+/// V-1.9: strings in chunks.
+fn chunks(list: &mut List) {
     field(
+        list,
         "chunked-bytes",
         "V-1.9",
         "a byte string in chunks",
@@ -250,6 +274,7 @@ fn heads(list: &mut List) {
         Cbor::Raw(b"\x5f\x41a\x41b\xff".to_vec()),
     );
     field(
+        list,
         "chunked-text",
         "V-1.9",
         "a text in chunks",
@@ -257,7 +282,12 @@ fn heads(list: &mut List) {
         "digest",
         Cbor::Raw(b"\x7f\x66SHA384\xff".to_vec()),
     );
+}
+
+/// V-1.10 and V-1.11: indefinite lengths and reserved heads.
+fn indefinite_and_reserved(list: &mut List) {
     field(
+        list,
         "indefinite-bundle",
         "V-1.10",
         "the bundle as an array of indefinite length",
@@ -266,6 +296,7 @@ fn heads(list: &mut List) {
         Cbor::Raw(b"\x9f\x41\x00\xff".to_vec()),
     );
     field(
+        list,
         "indefinite-registers",
         "V-1.10",
         "the registers as a map of indefinite length",
@@ -274,6 +305,7 @@ fn heads(list: &mut List) {
         Cbor::OpenMap(Vec::new()),
     );
     field(
+        list,
         "reserved-head",
         "V-1.11",
         "a head that RFC 8949 reserves",
@@ -282,6 +314,7 @@ fn heads(list: &mut List) {
         Cbor::Raw(vec![0x5c]),
     );
     field(
+        list,
         "indefinite-integer",
         "V-1.11",
         "an integer of indefinite length",
@@ -289,7 +322,10 @@ fn heads(list: &mut List) {
         "timestamp",
         Cbor::Raw(vec![0x1f]),
     );
+}
 
+/// V-1.12: lengths that nothing follows.
+fn claims(list: &mut List) {
     let mut payload = |id: &str, about: &str, code: &str, bytes: Vec<u8>| {
         list.add(format!("envelope/{id}"), "V-1.12", about, NotGenuine(code), |case| {
             case.forge.document.payload = Some(Cbor::Raw(bytes));
@@ -303,7 +339,10 @@ fn heads(list: &mut List) {
         claimed(b"\xa1\x69user_data", 2),
     );
     payload("claimed-map", "a payload that claims 2^64 - 1 fields", "cbor-truncated", claimed(b"", 5));
+}
 
+/// V-1.8 and V-1.9 for the envelope itself.
+fn heads_of_the_envelope(list: &mut List) {
     list.add(
         "envelope/long-head-tag",
         "V-1.8",

@@ -7,8 +7,12 @@ use crate::{Cbor, Key, MODULE_ID, NOW, Name, Time};
 pub(super) fn list(list: &mut List) {
     forms_of_time(list);
     windows(list);
+    tolerances(list);
+    edges(list);
     binding(list);
+    leaf_names(list);
     signature(list);
+    changes(list);
 }
 
 fn forms_of_time(list: &mut List) {
@@ -61,6 +65,10 @@ fn windows(list: &mut List) {
             case.put("timestamp", Cbor::Unsigned((NOW + 60) * 1000));
         });
     }
+}
+
+/// How much later than the verifier's time a certificate may begin.
+fn tolerances(list: &mut List) {
     let mut tolerance = |id: &str, about: &str, late_ms: u64, accepted: bool| {
         let answer = if accepted { Accepted } else { NotGenuine("certificate-not-yet-valid") };
         list.add(format!("time/skew-own-{id}"), "V-4.2", about, answer, |case| {
@@ -82,6 +90,10 @@ fn windows(list: &mut List) {
         case.forge.leaf().not_before = Time::utc("260301120020Z");
         case.put("timestamp", Cbor::Unsigned((NOW + 30) * 1000));
     });
+}
+
+/// The first and the last moment of a certificate, and of all time.
+fn edges(list: &mut List) {
     list.add(
         "time/first-and-last-second",
         "V-4.2 V-4.3",
@@ -146,7 +158,9 @@ fn binding(list: &mut List) {
     stamped("zero", "a time stamp of zero", false, 0);
     stamped("seconds", "a time stamp in seconds", false, NOW);
     stamped("greatest", "the greatest time stamp", false, u64::MAX);
+}
 
+fn leaf_names(list: &mut List) {
     let code = || NotGenuine("module-id-leaf");
     for (id, about, name) in [
         (
@@ -213,6 +227,11 @@ fn signature(list: &mut List) {
             case.forge.leaf().public_key[96] ^= 1;
         },
     );
+}
+
+/// Bytes that changed after they were signed.
+fn changes(list: &mut List) {
+    let code = || NotGenuine("document-signature");
     list.add(
         "genuine/one-bit-of-a-register",
         "V-4.6",

@@ -8,6 +8,7 @@ pub(super) fn list(list: &mut List) {
     variants(list);
     fields(list);
     module_ids(list);
+    modules_and_registers(list);
     registers(list);
     lengths(list);
 }
@@ -126,6 +127,10 @@ fn module_ids(list: &mut List) {
         case.put("module_id", Cbor::text(longest));
         case.forge.leaf().subject = Name::of(longest);
     });
+}
+
+/// Module ids and registers of an enclave and of a `NitroTPM`.
+fn modules_and_registers(list: &mut List) {
     let code = NotGenuine("module-id-kind");
     list.add(
         "payload/enclave-registers-of-a-tpm",

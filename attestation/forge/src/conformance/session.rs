@@ -9,6 +9,7 @@ pub(super) fn list(list: &mut List) {
     fields(list);
     age(list);
     questions(list);
+    wrong_answers(list);
 }
 
 fn nonces(list: &mut List) {
@@ -164,6 +165,10 @@ fn questions(list: &mut List) {
             case.expected.nonce = Some(hex::encode(&NONCE[..length]));
         });
     }
+}
+
+/// More than one wrong answer.
+fn wrong_answers(list: &mut List) {
     let failures = [
         ("image", "pcr0-mismatch"),
         ("deployment", "pcr3-mismatch"),

@@ -11,6 +11,7 @@ const AUTHORITY_KEY_IDENTIFIER: u8 = 35;
 
 pub(super) fn list(list: &mut List) {
     enclaves(list);
+    optional_fields(list);
     leaves(list);
     let about = "a NitroTPM as of 2026: an indefinite map, registers 11 to 16 zero, 17 to 22 all ones";
     list.add("shape/nitrotpm", "V-2.1 V-2.7 V-6.8", about, Accepted, |case| {
@@ -79,6 +80,11 @@ fn enclaves(list: &mut List) {
         case.put("user_data", Cbor::Bytes(vec![4; 59]));
         case.put("nonce", Cbor::Bytes(vec![5; 64]));
     });
+}
+
+/// Fields that a document may leave out, leave empty, or fill.
+fn optional_fields(list: &mut List) {
+    let rules = "V-2.1 V-2.4 V-3.20 V-4.6";
     let about = "an indefinite map without any optional field, a low S";
     list.add("shape/fields-absent", rules, about, Accepted, |case| {
         whole(case);
