@@ -84,15 +84,8 @@ impl Halt {
         let candidates: Vec<&RootKey> = root.keys_of(Role::Deny).collect();
         let (signer, key) = self.signer.find(&candidates)?;
 
-        let mut serial = [0; 32];
-        let random = SystemRandom::new().fill(&mut serial);
-        random.map_err(|_| Failure::Environment("no random numbers for the denial's serial".to_owned()))?;
-        let denial = Denial {
-            room: root.room.clone(),
-            halt,
-            reason: self.reason.clone(),
-            serial: Sha256Digest::from_bytes(serial),
-        };
+        let denial =
+            Denial { room: root.room.clone(), halt, reason: self.reason.clone(), serial: new_serial()? };
         let refused = |error| Failure::refused("the denial", &error);
         let mut envelope = Envelope::unsigned(PayloadType::Denial, &denial.to_payload()).map_err(refused)?;
         let signature = signer.sign(envelope.pae())?;
@@ -115,14 +108,7 @@ impl Halt {
             if kept.is_ok() { out.display().to_string() } else { "none".to_owned() }
         );
         // A full disk here is no reason to let the model run on.
-        let mut told = Vec::new();
-        let mut failed = Vec::new();
-        for url in &self.services {
-            match service::tell(url, envelope.to_json()) {
-                Ok(()) => told.push(url.clone()),
-                Err(failure) => failed.push(format!("{url}: {failure}")),
-            }
-        }
+        let (told, failed) = tell(&self.services, &envelope);
         for url in &told {
             text += &format!("  told    {url}\n");
         }
@@ -149,6 +135,25 @@ impl Halt {
         let json = json!({ "halted": denial.halt, "denial": digest, "file": file, "told": told });
         Ok(Outcome { text, json })
     }
+}
+
+fn new_serial() -> Result<Sha256Digest, Failure> {
+    let mut serial = [0; 32];
+    let random = SystemRandom::new().fill(&mut serial);
+    random.map_err(|_| Failure::Environment("no random numbers for the denial's serial".to_owned()))?;
+    Ok(Sha256Digest::from_bytes(serial))
+}
+
+/// Tells lease services of a denial. Gives those that have it, and what went wrong with the others.
+fn tell(services: &[String], denial: &Envelope) -> (Vec<String>, Vec<String>) {
+    let (mut told, mut failed) = (Vec::new(), Vec::new());
+    for url in services {
+        match service::tell(url, denial.to_json()) {
+            Ok(()) => told.push(url.clone()),
+            Err(failure) => failed.push(format!("{url}: {failure}")),
+        }
+    }
+    (told, failed)
 }
 
 /// The code of [`ReleaseError::TooManyDenials`](cleanroom_attestation::release::ReleaseError::TooManyDenials).

@@ -1,6 +1,6 @@
 //! `root`: says whose keys count.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
@@ -148,28 +148,10 @@ impl Command {
     pub(crate) fn run(self) -> Result<Outcome, Failure> {
         match self {
             Self::New { room, expires, parties, out } => {
-                let root = Root {
-                    room,
-                    version: 1,
-                    expires,
-                    minimum_release: 1,
-                    keys: List::default(),
-                    roles: Roles {
-                        root: RoleRule::default(),
-                        release: RoleRule::default(),
-                        deny: RoleRule::default(),
-                        lease: RoleRule::default(),
-                        witness: RoleRule::default(),
-                    },
-                };
-                draft(&parties.apply(root, true)?, &out)
+                draft(&parties.apply(empty(room, expires), true)?, &out)
             }
             Self::Rotate { from, expires, parties, remove, minimum_release, out } => {
-                let (envelope, _) = files::open(&from, PayloadType::Root)?;
-                let refused = |error| Failure::refused(&from.display(), &error);
-                let mut root = Root::from_payload(envelope.payload()).map_err(refused)?;
-                root.verify(Role::Root, &envelope).map_err(refused)?;
-                root.version = root.version.saturating_add(1);
+                let mut root = next_of(&from)?;
                 root.expires = expires.unwrap_or(root.expires);
                 root.minimum_release = minimum_release.unwrap_or(root.minimum_release);
                 for name in &remove {
@@ -178,39 +160,70 @@ impl Command {
                 let changed = !remove.is_empty() || !parties.authorities.is_empty();
                 draft(&parties.apply(root, changed)?, &out)
             }
-            Self::Sign { document, signer, previous, out } => {
-                let opened = files::open(&document, PayloadType::Root)?;
-                let pair = Pair::read(&document, &opened.0, previous)?;
-                let (envelope, mut outcome) =
-                    chain::sign(&document, opened, &signer, &pair.candidates(), out)?;
-                let progress = pair.progress(&envelope);
-                outcome.text += &progress.text();
-                outcome.add("progress", progress.json());
-                Ok(outcome)
-            }
-            Self::Show { document, previous } => {
-                let (envelope, _) = files::open(&document, PayloadType::Root)?;
-                let pair = Pair::read(&document, &envelope, previous)?;
-                let progress = pair.progress(&envelope);
-                if !progress.is_complete() {
-                    return Err(Failure::Refused {
-                        what: document.display().to_string(),
-                        code: "threshold",
-                        problem: format!("not signed by enough\n{}{}", describe(&pair.root), progress.text()),
-                    });
-                }
-                let text = format!(
-                    "{}  payload SHA-256  {}\n{}",
-                    describe(&pair.root),
-                    envelope.digest(),
-                    progress.text()
-                );
-                let json =
-                    json!({ "root": pair.root, "sha256": envelope.digest(), "progress": progress.json() });
-                Ok(Outcome { text, json })
-            }
+            Self::Sign { document, signer, previous, out } => sign(&document, &signer, previous, out),
+            Self::Show { document, previous } => show(&document, previous),
         }
     }
+}
+
+/// The first root of a room, with nobody in it.
+fn empty(room: Id, expires: UnixMillis) -> Root {
+    Root {
+        room,
+        version: 1,
+        expires,
+        minimum_release: 1,
+        keys: List::default(),
+        roles: Roles {
+            root: RoleRule::default(),
+            release: RoleRule::default(),
+            deny: RoleRule::default(),
+            lease: RoleRule::default(),
+            witness: RoleRule::default(),
+        },
+    }
+}
+
+/// The root in `from`, which its own authorities have signed, with the next version.
+fn next_of(from: &Path) -> Result<Root, Failure> {
+    let (envelope, _) = files::open(from, PayloadType::Root)?;
+    let refused = |error| Failure::refused(&from.display(), &error);
+    let mut root = Root::from_payload(envelope.payload()).map_err(refused)?;
+    root.verify(Role::Root, &envelope).map_err(refused)?;
+    root.version = root.version.saturating_add(1);
+    Ok(root)
+}
+
+fn sign(
+    document: &Path,
+    signer: &SignerArguments,
+    previous: Option<PathBuf>,
+    out: Option<PathBuf>,
+) -> Result<Outcome, Failure> {
+    let opened = files::open(document, PayloadType::Root)?;
+    let pair = Pair::read(document, &opened.0, previous)?;
+    let (envelope, mut outcome) = chain::sign(document, opened, signer, &pair.candidates(), out)?;
+    let progress = pair.progress(&envelope);
+    outcome.text += &progress.text();
+    outcome.add("progress", progress.json());
+    Ok(outcome)
+}
+
+fn show(document: &Path, previous: Option<PathBuf>) -> Result<Outcome, Failure> {
+    let (envelope, _) = files::open(document, PayloadType::Root)?;
+    let pair = Pair::read(document, &envelope, previous)?;
+    let progress = pair.progress(&envelope);
+    if !progress.is_complete() {
+        return Err(Failure::Refused {
+            what: document.display().to_string(),
+            code: "threshold",
+            problem: format!("not signed by enough\n{}{}", describe(&pair.root), progress.text()),
+        });
+    }
+    let text =
+        format!("{}  payload SHA-256  {}\n{}", describe(&pair.root), envelope.digest(), progress.text());
+    let json = json!({ "root": pair.root, "sha256": envelope.digest(), "progress": progress.json() });
+    Ok(Outcome { text, json })
 }
 
 /// A root and the previous one. The first root has none.
@@ -226,11 +239,7 @@ struct PairProgress {
 }
 
 impl Pair {
-    fn read(
-        document: &std::path::Path,
-        envelope: &Envelope,
-        previous: Option<PathBuf>,
-    ) -> Result<Self, Failure> {
+    fn read(document: &Path, envelope: &Envelope, previous: Option<PathBuf>) -> Result<Self, Failure> {
         let root = Root::from_payload(envelope.payload())
             .map_err(|error| Failure::refused(&document.display(), &error))?;
         let previous = match previous {
@@ -333,13 +342,7 @@ fn majority(rule: &RoleRule) -> u64 {
 }
 
 /// Gives `authority` the key in `path` for `roles`. It replaces the key that the authority had for them.
-fn set_key(
-    root: &mut Root,
-    authority: &Id,
-    kind: &str,
-    path: &std::path::Path,
-    roles: &[Role],
-) -> Result<(), Failure> {
+fn set_key(root: &mut Root, authority: &Id, kind: &str, path: &Path, roles: &[Role]) -> Result<(), Failure> {
     let full = |_| Failure::usage("there are more keys than a root can name");
     let spki = public_key(path)?;
     let name: Id = format!("{authority}-{kind}")
@@ -387,7 +390,7 @@ fn rule_mut(roles: &mut Roles, role: Role) -> &mut RoleRule {
     }
 }
 
-fn draft(root: &Root, out: &std::path::Path) -> Result<Outcome, Failure> {
+fn draft(root: &Root, out: &Path) -> Result<Outcome, Failure> {
     let payload = root.to_payload();
     let root = Root::from_payload(&payload).map_err(|error| Failure::refused("the draft", &error))?;
     file::create_new(out, &payload, file::PUBLIC)?;

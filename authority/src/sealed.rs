@@ -157,6 +157,36 @@ fn identify(model: &[PathBuf]) -> Result<Outcome, Failure> {
 }
 
 fn seal(model: &[PathBuf], key: &KeyArguments, out: Option<PathBuf>) -> Result<Outcome, Failure> {
+    let out = new_place(model, out)?;
+    let mut plain = Plaintext::of(model)?;
+    let layout = Layout::of_plain(plain.length).map_err(|error| refused(&out, error))?;
+    let key = sealing_key(key)?;
+    let mut part = Part::open(with_suffix(&out, ".part"))?;
+    let (cipher, header) = cipher(&out, &key, &part)?;
+    // The cipher has its own.
+    drop(key);
+    part.write(&header.to_bytes())?;
+    let progress = progress(plain.length, "sealing");
+    let identity = seal_chunks(&mut plain, &cipher, &mut part, &progress)?;
+    let sealed = SealedModel { layout, header, identity, files: plain.files.as_ref() };
+    let json = sealed.json();
+    // The record comes first: where the sealed file is, there is its record.
+    let beside = with_suffix(&out, ".json");
+    file::replace(&beside, format!("{json:#}\n").as_bytes(), file::PUBLIC)?;
+    part.put_in_place(&out, sealed.layout.sealed_length())?;
+    progress.finish_and_clear();
+    let text = format!(
+        "sealed {} into {}\n{}  record      {}\n",
+        plain.name.display(),
+        out.display(),
+        sealed.text(),
+        beside.display()
+    );
+    Ok(Outcome { text, json })
+}
+
+/// Where the sealed file goes, which nothing has taken yet.
+fn new_place(model: &[PathBuf], out: Option<PathBuf>) -> Result<PathBuf, Failure> {
     let out = match (out, model) {
         (Some(out), _) => out,
         (None, [model]) => with_suffix(&model.components().collect::<PathBuf>(), ".sealed"),
@@ -168,67 +198,82 @@ fn seal(model: &[PathBuf], key: &KeyArguments, out: Option<PathBuf>) -> Result<O
             out.display()
         )));
     }
-    let mut plain = Plaintext::of(model)?;
-    let refused = |error: SealError| refused(&out, error);
-    let layout = Layout::of_plain(plain.length).map_err(refused)?;
-    let key = match (&key.key, &key.new_key) {
-        (None, Some(path)) => new_key(path)?,
-        (Some(path), _) => read_key(path)?,
-        (None, None) => return Err(Failure::usage("say which key seals: --key FILE, or --new-key FILE")),
-    };
+    Ok(out)
+}
 
-    let mut part = Part::open(with_suffix(&out, ".part"))?;
+fn sealing_key(arguments: &KeyArguments) -> Result<Key, Failure> {
+    match (&arguments.key, &arguments.new_key) {
+        (None, Some(path)) => new_key(path),
+        (Some(path), _) => read_key(path),
+        (None, None) => Err(Failure::usage("say which key seals: --key FILE, or --new-key FILE")),
+    }
+}
+
+/// The cipher that goes on with `part`, or begins it.
+fn cipher(out: &Path, key: &Key, part: &Part) -> Result<(ChunkCipher, Header), Failure> {
     let salt = match part.header() {
         Some(header) => {
-            ChunkCipher::to_open(&key, &header, WEIGHTS).map_err(|error| part.refused(&error))?;
+            ChunkCipher::to_open(key, &header, WEIGHTS).map_err(|error| part.refused(&error))?;
             header.salt
         }
         None => new_salt()?,
     };
-    let (cipher, header) = ChunkCipher::to_seal(&key, &salt, WEIGHTS).map_err(refused)?;
-    // The cipher has its own.
-    drop(key);
-    part.write(&header.to_bytes())?;
-    let progress = progress(plain.length, "sealing");
-    let mut identity = SubtreeDigester::new();
+    ChunkCipher::to_seal(key, &salt, WEIGHTS).map_err(|error| refused(out, error))
+}
+
+/// Seals all chunks into `part`, and gives the identity of the whole.
+fn seal_chunks(
+    plain: &mut Plaintext,
+    cipher: &ChunkCipher,
+    part: &mut Part,
+    progress: &ProgressBar,
+) -> Result<Sha256Digest, Failure> {
     let name = plain.name.clone();
-    let work = |share: &mut Share| seal_share(&cipher, share);
+    let mut identity = SubtreeDigester::new();
+    let work = |share: &mut Share| seal_share(cipher, share);
     let take = |share: &Share| {
         share.digest.into_iter().for_each(|digest| identity.push(digest));
         progress.inc(share.read.len() as u64);
         part.write(&share.made)
     };
-    let done = shares::for_each(&mut plain, shares::CHUNKS * CHUNK_BYTES, work, take);
+    let done = shares::for_each(plain, shares::CHUNKS * CHUNK_BYTES, work, take);
     done.map_err(|ended| failed(ended, &name))?;
-    let identity = identity.finish().unwrap_or_else(|| model_digest(&[]));
-    let files = plain.files.as_ref();
-    let json = json!({
-        "format": FORMAT,
-        "context": String::from_utf8_lossy(WEIGHTS),
-        "bytes": layout.plain_length(),
-        "sealed_bytes": layout.sealed_length(),
-        "salt": hex(&header.salt),
-        "commitment": hex(&header.commitment),
-        "model_sha256": identity,
-        "files": files.map(entries),
-    });
-    // The record comes first: where the sealed file is, there is its record.
-    let record = with_suffix(&out, ".json");
-    file::replace(&record, format!("{json:#}\n").as_bytes(), file::PUBLIC)?;
-    part.put_in_place(&out, layout.sealed_length())?;
-    progress.finish_and_clear();
-    let text = format!(
-        "sealed {} into {}\n  model       SHA-256 {identity}\n  length      {} bytes, sealed {} bytes{}\n  commitment  {}\n  \
-         record      {}\n",
-        name.display(),
-        out.display(),
-        layout.plain_length(),
-        layout.sealed_length(),
-        list(files),
-        hex(&header.commitment),
-        record.display()
-    );
-    Ok(Outcome { text, json })
+    Ok(identity.finish().unwrap_or_else(|| model_digest(&[])))
+}
+
+/// What is said about a sealed file.
+struct SealedModel<'a> {
+    layout: Layout,
+    header: Header,
+    identity: Sha256Digest,
+    files: Option<&'a Files>,
+}
+
+impl SealedModel<'_> {
+    fn json(&self) -> serde_json::Value {
+        let Self { layout, header, identity, files } = self;
+        json!({
+            "format": FORMAT,
+            "context": String::from_utf8_lossy(WEIGHTS),
+            "bytes": layout.plain_length(),
+            "sealed_bytes": layout.sealed_length(),
+            "salt": hex(&header.salt),
+            "commitment": hex(&header.commitment),
+            "model_sha256": identity,
+            "files": files.map(entries),
+        })
+    }
+
+    fn text(&self) -> String {
+        let Self { layout, header, identity, files } = self;
+        format!(
+            "  model       SHA-256 {identity}\n  length      {} bytes, sealed {} bytes{}\n  commitment  {}\n",
+            layout.plain_length(),
+            layout.sealed_length(),
+            list(*files),
+            hex(&header.commitment)
+        )
+    }
 }
 
 /// Seals the chunks of a share. The last share ends with a chunk that is shorter than the others, and may be empty.

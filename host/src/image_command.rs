@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use cleanroom_attestation::measurement::{ApplicationPath, Measurement};
+use cleanroom_attestation::measurement::{ApplicationPath, Measurement, Metadata, SigningCertificate};
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_host::image::build::{ApplicationInput, BuildError, CONFIGURATION, Input, Inputs, PROGRAM};
 use cleanroom_host::image::inspect::{Application, Ramdisk};
@@ -295,27 +295,44 @@ fn page(inspection: &Inspection) -> String {
     );
     text.push_str(&format!("\ncommand line: {}", printable(&measurement.command_line)));
     if let Some(metadata) = &measurement.metadata {
-        let build = &metadata.build;
-        text.push_str(&format!(
-            "\nby its own account (not measured): {} {}, built with {} {} at {}, kernel {}",
-            printable(&metadata.image_name),
-            printable(&metadata.image_version),
-            printable(&build.tool),
-            printable(&build.tool_version),
-            printable(&build.time),
-            printable(&build.kernel_version)
-        ));
+        text.push_str(&metadata_line(metadata));
     }
     if let Some(certificate) = &measurement.signing_certificate {
-        text.push_str(&format!(
-            "\nsigned: {} certificate with SHA-256 {}",
-            certificate.curve, certificate.sha256
-        ));
-        if let Some((not_before, not_after)) = certificate.validity {
-            text.push_str(&format!(", in force from {not_before} to {not_after}"));
-        }
+        text.push_str(&certificate_line(certificate));
     }
-    text.push_str(&match &inspection.application {
+    text.push_str(&application_line(&inspection.application));
+    text.push_str("\nsections:");
+    for (section, digest) in measurement.sections.iter().zip(&inspection.section_digests) {
+        text.push_str(&format!("\n  {:>12}  {:>12}  {digest}", section.kind, section.length));
+    }
+    for (index, ramdisk) in inspection.ramdisks.iter().enumerate() {
+        text.push_str(&format!("\nramdisk {index}:{}", ramdisk_lines(ramdisk)));
+    }
+    text
+}
+
+fn metadata_line(metadata: &Metadata) -> String {
+    let build = &metadata.build;
+    format!(
+        "\nby its own account (not measured): {} {}, built with {} {} at {}, kernel {}",
+        printable(&metadata.image_name),
+        printable(&metadata.image_version),
+        printable(&build.tool),
+        printable(&build.tool_version),
+        printable(&build.time),
+        printable(&build.kernel_version)
+    )
+}
+
+fn certificate_line(certificate: &SigningCertificate) -> String {
+    let validity = certificate.validity.map_or(String::new(), |(not_before, not_after)| {
+        format!(", in force from {not_before} to {not_after}")
+    });
+    format!("\nsigned: {} certificate with SHA-256 {}{validity}", certificate.curve, certificate.sha256)
+}
+
+fn application_line(application: &Application) -> String {
+    match application {
         Application::Whole { files, bytes } => {
             format!("\napplication: {files} files of {bytes} bytes, as the manifest lists them")
         }
@@ -328,27 +345,23 @@ fn page(inspection: &Inspection) -> String {
                 printable(why)
             )
         }
-    });
-    text.push_str("\nsections:");
-    for (section, digest) in measurement.sections.iter().zip(&inspection.section_digests) {
-        text.push_str(&format!("\n  {:>12}  {:>12}  {digest}", section.kind, section.length));
     }
-    for (index, ramdisk) in inspection.ramdisks.iter().enumerate() {
-        text.push_str(&format!("\nramdisk {index}:"));
-        match ramdisk {
-            Ramdisk::Unreadable(why) => text.push_str(&format!("\n  {}", printable(why))),
-            Ramdisk::Entries(entries) => {
-                for entry in entries {
-                    let path = printable(&entry.path);
-                    text.push_str(&format!(
-                        "\n  {:>12}  {}  {:>12}  {}  {path}",
-                        entry.kind, entry.permissions, entry.size, entry.sha384
-                    ));
-                }
-            }
-        }
+}
+
+fn ramdisk_lines(ramdisk: &Ramdisk) -> String {
+    match ramdisk {
+        Ramdisk::Unreadable(why) => format!("\n  {}", printable(why)),
+        Ramdisk::Entries(entries) => entries
+            .iter()
+            .map(|entry| {
+                let path = printable(&entry.path);
+                format!(
+                    "\n  {:>12}  {}  {:>12}  {}  {path}",
+                    entry.kind, entry.permissions, entry.size, entry.sha384
+                )
+            })
+            .collect(),
     }
-    text
 }
 
 fn difference_page(difference: &image::Difference) -> String {

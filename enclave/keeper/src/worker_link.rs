@@ -14,7 +14,7 @@ use cleanroom_attestation::channel::{Nonce, RefusalCode};
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_guard::Clock;
 use cleanroom_protocol::{
-    self as protocol, Change, ChannelQuestion, FromKeeper, FromWorker, ProtocolError, ReadError, WorkerKind,
+    self as protocol, Change, ChannelQuestion, EndQuestion, FromKeeper, FromWorker, ProtocolError, ReadError, ReceiptQuestion, WorkerKind,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -165,6 +165,44 @@ pub(super) async fn ready(stream: &mut (impl AsyncRead + Unpin)) -> Result<(), W
     }
 }
 
+/// How many questions of each precedence are answered at a time.
+struct Slots {
+    partners: Arc<Semaphore>,
+    public: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+impl Slots {
+    fn new() -> Self {
+        let slots = |precedence: Precedence| Arc::new(Semaphore::new(precedence.limit()));
+        Self {
+            partners: slots(Precedence::Partner),
+            public: slots(Precedence::Public),
+            strangers: slots(Precedence::Stranger),
+        }
+    }
+
+    fn of(&self, precedence: Precedence) -> Arc<Semaphore> {
+        Arc::clone(match precedence {
+            Precedence::Partner => &self.partners,
+            Precedence::Public => &self.public,
+            Precedence::Enclave | Precedence::Stranger => &self.strangers,
+        })
+    }
+}
+
+fn signed_end(attester: &Attester, question: &EndQuestion) -> Result<FromKeeper, WorkerEnd> {
+    attester.end(question).map(FromKeeper::SignedEnd).ok_or(WorkerEnd::OutOfTurn(WorkerKind::End))
+}
+
+fn receipt(attester: &Attester, question: ReceiptQuestion) -> Result<FromKeeper, WorkerEnd> {
+    match attester.receipt(question) {
+        Ok(envelope) => Ok(FromKeeper::Receipt(envelope)),
+        Err(NoReceipt::Full) => Ok(FromKeeper::Refused(RefusalCode::Busy)),
+        Err(NoReceipt::NoSuchSession) => Err(WorkerEnd::OutOfTurn(WorkerKind::Receipt)),
+    }
+}
+
 /// Answers a worker that shows `leaf` in its handshakes, until it has drained.
 pub(super) async fn answer(
     mut stream: impl AsyncRead + Unpin,
@@ -172,9 +210,7 @@ pub(super) async fn answer(
     attester: &Arc<Attester>,
     link: &Arc<Link>,
 ) -> Result<(), WorkerEnd> {
-    let partners = Arc::new(Semaphore::new(Precedence::Partner.limit()));
-    let public = Arc::new(Semaphore::new(Precedence::Public.limit()));
-    let strangers = Arc::new(Semaphore::new(Precedence::Stranger.limit()));
+    let slots = Slots::new();
     let mut answers = JoinSet::new();
     loop {
         let (header, body) = protocol::read(&mut stream).await?;
@@ -183,17 +219,11 @@ pub(super) async fn answer(
         let id = header.id();
         let question = match FromWorker::decode(header.kind(), &body)? {
             FromWorker::End(question) => {
-                let end = attester.end(&question).ok_or(WorkerEnd::OutOfTurn(WorkerKind::End))?;
-                link.reply(id, &FromKeeper::SignedEnd(end)).await;
+                link.reply(id, &signed_end(attester, &question)?).await;
                 continue;
             }
             FromWorker::Receipt(question) => {
-                let answer = match attester.receipt(question) {
-                    Ok(envelope) => FromKeeper::Receipt(envelope),
-                    Err(NoReceipt::Full) => FromKeeper::Refused(RefusalCode::Busy),
-                    Err(NoReceipt::NoSuchSession) => return Err(WorkerEnd::OutOfTurn(WorkerKind::Receipt)),
-                };
-                link.reply(id, &answer).await;
+                link.reply(id, &receipt(attester, question)?).await;
                 continue;
             }
             FromWorker::Done => {
@@ -212,12 +242,7 @@ pub(super) async fn answer(
             Question::Channel(question) => attester.precedence(question),
             Question::Public(_) => Precedence::Public,
         };
-        let slots = match precedence {
-            Precedence::Partner => &partners,
-            Precedence::Public => &public,
-            Precedence::Enclave | Precedence::Stranger => &strangers,
-        };
-        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+        let Ok(slot) = slots.of(precedence).try_acquire_owned() else {
             link.reply(id, &FromKeeper::Refused(RefusalCode::Busy)).await;
             continue;
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cleanroom_attestation::measurement::SectionKind;
+use cleanroom_attestation::measurement::{Measurement, SectionKind};
 use serde::Serialize;
 
 use super::inspect::{Inspection, Ramdisk, RamdiskEntry};
@@ -24,76 +24,97 @@ pub struct Difference {
 /// same bit for bit, or differ in their checksum alone.
 #[must_use]
 pub fn diff(first: &Inspection, second: &Inspection) -> Vec<Difference> {
-    let mut differences = Vec::new();
-    let mut compare = |place: &str, left: Option<String>, right: Option<String>, pcrs: &[u8]| {
-        if left != right {
-            differences.push(Difference {
-                place: place.to_owned(),
-                first: left,
-                second: right,
-                pcrs: pcrs.to_vec(),
-            });
+    let mut differences = Differences(Vec::new());
+    fields(first, second, &mut differences);
+    orders(first, second, &mut differences);
+    single_sections(first, second, &mut differences);
+    ramdisks(first, second, &mut differences);
+    signatures(first, second, &mut differences);
+    differences.0
+}
+
+struct Differences(Vec<Difference>);
+
+impl Differences {
+    fn compare(&mut self, place: &str, [first, second]: [Option<String>; 2], pcrs: &[u8]) {
+        if first != second {
+            self.0.push(Difference { place: place.to_owned(), first, second, pcrs: pcrs.to_vec() });
         }
+    }
+}
+
+/// The header's fields.
+fn fields(first: &Inspection, second: &Inspection, differences: &mut Differences) {
+    let mut compare = |place, field: &dyn Fn(&Measurement) -> String| {
+        differences.compare(place, [first, second].map(|image| Some(field(&image.measurement))), &[]);
     };
-    let [left, right] = [first, second].map(|image| &image.measurement);
-    compare("format version", Some(left.version.to_string()), Some(right.version.to_string()), &[]);
-    compare("architecture", Some(left.architecture.to_string()), Some(right.architecture.to_string()), &[]);
-    compare(
-        "suggested memory",
-        Some(left.default_memory.to_string()),
-        Some(right.default_memory.to_string()),
-        &[],
-    );
-    compare(
-        "suggested processors",
-        Some(left.default_cpus.to_string()),
-        Some(right.default_cpus.to_string()),
-        &[],
-    );
+    compare("format version", &|image| image.version.to_string());
+    compare("architecture", &|image| image.architecture.to_string());
+    compare("suggested memory", &|image| image.default_memory.to_string());
+    compare("suggested processors", &|image| image.default_cpus.to_string());
+}
+
+/// The order of the sections.
+fn orders(first: &Inspection, second: &Inspection, differences: &mut Differences) {
     let order = |image: &Inspection, counts: &dyn Fn(SectionKind) -> bool| {
         let kinds = image.measurement.sections.iter().map(|section| section.kind);
         Some(kinds.filter(|kind| counts(*kind)).map(|kind| kind.to_string()).collect::<Vec<_>>().join(", "))
     };
     let measured = |kind| !matches!(kind, SectionKind::Metadata | SectionKind::Signature);
-    compare("order of the measured sections", order(first, &measured), order(second, &measured), &[0, 1, 2]);
-    if order(first, &measured) == order(second, &measured) {
+    let orders = [first, second].map(|image| order(image, &measured));
+    let is_same = orders[0] == orders[1];
+    differences.compare("order of the measured sections", orders, &[0, 1, 2]);
+    if is_same {
         // That only one is signed is said below.
         let has =
             |image: &Inspection, kind| image.measurement.sections.iter().any(|section| section.kind == kind);
         let in_both = |kind| has(first, kind) && has(second, kind);
-        compare("order of the sections", order(first, &in_both), order(second, &in_both), &[]);
+        let orders = [first, second].map(|image| order(image, &in_both));
+        differences.compare("order of the sections", orders, &[]);
     }
+}
 
+/// The sections of which each image has one.
+fn single_sections(first: &Inspection, second: &Inspection, differences: &mut Differences) {
     for kind in [SectionKind::Kernel, SectionKind::CommandLine, SectionKind::Metadata] {
         let pcrs: &[u8] = if kind == SectionKind::Metadata { &[] } else { &[0, 1] };
-        let [left, right] = [first, second].map(|image| match kind {
+        let contents = [first, second].map(|image| match kind {
             SectionKind::CommandLine => Some(image.measurement.command_line.clone()),
             _ => digests(image, kind).next(),
         });
-        compare(&kind.to_string(), left, right, pcrs);
+        differences.compare(&kind.to_string(), contents, pcrs);
     }
     // What is not UTF-8 in a command line shows alike and differs.
-    if left.command_line == right.command_line {
-        let [left, right] = [first, second].map(|image| digests(image, SectionKind::CommandLine).next());
-        compare("command line", left, right, &[0, 1]);
+    if first.measurement.command_line == second.measurement.command_line {
+        let contents = [first, second].map(|image| digests(image, SectionKind::CommandLine).next());
+        differences.compare("command line", contents, &[0, 1]);
     }
+}
+
+/// The ramdisks, and the files in those that both images have.
+fn ramdisks(first: &Inspection, second: &Inspection, differences: &mut Differences) {
     let [left, right] = [first, second].map(|image| digests(image, SectionKind::Ramdisk).collect::<Vec<_>>());
     for index in 0..left.len().max(right.len()) {
         let pcrs: &[u8] = if index == 0 { &[0, 1] } else { &[0, 2] };
         if left.get(index) != right.get(index) {
-            ramdisk(index, first, second, |place, left, right| compare(place, left, right, pcrs));
+            ramdisk(index, first, second, |place, left, right| {
+                differences.compare(place, [left, right], pcrs);
+            });
             let place = format!("ramdisk {index}");
-            compare(&place, left.get(index).cloned(), right.get(index).cloned(), pcrs);
+            differences.compare(&place, [left.get(index).cloned(), right.get(index).cloned()], pcrs);
         }
     }
-    let [left, right] = [first, second].map(|image| {
+}
+
+/// Who signed, and the signatures.
+fn signatures(first: &Inspection, second: &Inspection, differences: &mut Differences) {
+    let certificates = [first, second].map(|image| {
         let certificate = image.measurement.signing_certificate.as_ref();
         certificate.map(|certificate| format!("SHA-256 {}", certificate.sha256))
     });
-    compare("signing certificate", left, right, &[8]);
-    let [left, right] = [first, second].map(|image| digests(image, SectionKind::Signature).next());
-    compare("signature", left, right, &[]);
-    differences
+    differences.compare("signing certificate", certificates, &[8]);
+    let contents = [first, second].map(|image| digests(image, SectionKind::Signature).next());
+    differences.compare("signature", contents, &[]);
 }
 
 /// Length and digest of each section of a kind, as text.

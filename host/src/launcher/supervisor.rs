@@ -141,40 +141,16 @@ pub async fn supervise<L: Launcher>(
     let mut pause = policy.first_pause;
     let mut restarts = 0;
     let result = loop {
-        set(status, State::Starting);
-        let ready_by = Instant::now() + patience.start;
-        let launched = tokio::select! {
-            biased;
-            () = stop.cancelled() => break Ok(()),
-            launched = timeout_at(ready_by, launcher.launch()) => launched,
-        };
-        let mut summary = None;
-        let failure = match launched {
-            Ok(Ok(enclave)) => match live(enclave, ready_by, patience, &pulse, status, &stop).await {
-                Life::Stopped => break Ok(()),
-                Life::Ended { exit: Exit { how: How::Refused, last_words }, .. } => {
-                    break Err(SuperviseError::Refused(Exit { how: How::Refused, last_words }));
+        let is_first = restarts == 0;
+        let (failure, summary) = match attempt(&mut launcher, patience, &pulse, status, &stop, is_first).await
+        {
+            Attempt::Over(result) => break result,
+            Attempt::Failed { reason, summary, served } => {
+                if served.is_some_and(|served| served >= policy.stable_after) {
+                    pause = policy.first_pause;
                 }
-                Life::Ended { exit, served } => {
-                    if served >= policy.stable_after {
-                        pause = policy.first_pause;
-                    }
-                    exit.to_string()
-                }
-                Life::Silent => {
-                    format!("it answered nothing for {} s", Pulse::LONGEST_SILENCE.as_secs())
-                }
-                Life::NeverReady => {
-                    format!("it did not accept connections within {} s", patience.start.as_secs())
-                }
-            },
-            // What is wrong with the settings at the first start stays wrong. Anything else may pass.
-            Ok(Err(error)) if restarts == 0 && error.is_lasting() => break Err(error.into()),
-            Ok(Err(error)) => {
-                summary = Some(error.summary());
-                error.to_string()
+                (reason, summary)
             }
-            Err(_) => format!("it did not start within {} s", patience.start.as_secs()),
         };
         if policy.restarts.is_some_and(|limit| restarts >= limit) {
             break Err(SuperviseError::Failed { restarts, last: failure });
@@ -193,6 +169,62 @@ pub async fn supervise<L: Launcher>(
     };
     set(status, State::Stopped);
     result
+}
+
+/// How one attempt to run an enclave ended.
+enum Attempt {
+    /// There is no reason for another one.
+    Over(Result<(), SuperviseError>),
+    /// Another one may go better.
+    Failed {
+        /// Why it failed.
+        reason: String,
+        /// The same for a status that strangers may see, where that is shorter.
+        summary: Option<String>,
+        /// How long the enclave served, if it ended by itself.
+        served: Option<Duration>,
+    },
+}
+
+async fn attempt<L: Launcher>(
+    launcher: &mut L,
+    patience: Patience,
+    pulse: &Pulse,
+    status: &watch::Sender<Status>,
+    stop: &CancellationToken,
+    is_first: bool,
+) -> Attempt {
+    let failed = |reason| Attempt::Failed { reason, summary: None, served: None };
+    set(status, State::Starting);
+    let ready_by = Instant::now() + patience.start;
+    let launched = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Attempt::Over(Ok(())),
+        launched = timeout_at(ready_by, launcher.launch()) => launched,
+    };
+    let enclave = match launched {
+        Ok(Ok(enclave)) => enclave,
+        // What is wrong with the settings at the first start stays wrong. Anything else may pass.
+        Ok(Err(error)) if is_first && error.is_lasting() => return Attempt::Over(Err(error.into())),
+        Ok(Err(error)) => {
+            let (reason, summary) = (error.to_string(), Some(error.summary()));
+            return Attempt::Failed { reason, summary, served: None };
+        }
+        Err(_) => return failed(format!("it did not start within {} s", patience.start.as_secs())),
+    };
+    match live(enclave, ready_by, patience, pulse, status, stop).await {
+        Life::Stopped => Attempt::Over(Ok(())),
+        Life::Ended { exit: Exit { how: How::Refused, last_words }, .. } => {
+            Attempt::Over(Err(SuperviseError::Refused(Exit { how: How::Refused, last_words })))
+        }
+        Life::Ended { exit, served } => {
+            Attempt::Failed { reason: exit.to_string(), summary: None, served: Some(served) }
+        }
+        Life::Silent => failed(format!("it answered nothing for {} s", Pulse::LONGEST_SILENCE.as_secs())),
+        Life::NeverReady => {
+            failed(format!("it did not accept connections within {} s", patience.start.as_secs()))
+        }
+    }
 }
 
 /// How the life of one enclave went.

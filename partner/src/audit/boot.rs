@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::{
-    BootRecord, Checkpoint, Entry, Frontier, MAX_CHECKPOINT_BYTES, NoteKey, SignedCheckpoint, TILE_WIDTH,
-    Tile, boot_of, entries_of_bundle, hashes_of_tile, leaf_hash,
+    BootRecord, Checkpoint, Entry, EntryError, Frontier, MAX_CHECKPOINT_BYTES, NoteKey, SignedCheckpoint,
+    TILE_WIDTH, Tile, boot_of, entries_of_bundle, hashes_of_tile, leaf_hash,
 };
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::PayloadType;
@@ -241,17 +241,7 @@ impl<'a> Walk<'a> {
     fn entry(&mut self, report: &mut BootReport, index: u64, bytes: &[u8]) {
         let place = format!("entry {index}");
         let found = Entry::parse(bytes);
-        for kept in self.receipts.remove(&index).unwrap_or_default() {
-            if found == Ok(Entry::Receipt { sha256: kept.signed.digest() }) {
-                report.receipts_found = report.receipts_found.saturating_add(1);
-            } else {
-                let problem = format!(
-                    "the receipt {} says that it stands here, and it does not",
-                    kept.signed.receipt().id
-                );
-                report.problem("receipt-not-in-log", &place, problem);
-            }
-        }
+        self.compare_receipts(report, index, &found);
         let Ok(entry) = found else {
             return report.problem("entry-form", &place, "expected an entry of a log");
         };
@@ -292,14 +282,33 @@ impl<'a> Walk<'a> {
                 Some(at_ms)
             }
         };
+        if let Some(at_ms) = at_ms {
+            self.follow_clock(report, &place, at_ms);
+        }
+    }
+
+    /// Compares the receipts that say that they stand at `index` with the entry that does.
+    fn compare_receipts(&mut self, report: &mut BootReport, index: u64, found: &Result<Entry, EntryError>) {
+        for kept in self.receipts.remove(&index).unwrap_or_default() {
+            if *found == Ok(Entry::Receipt { sha256: kept.signed.digest() }) {
+                report.receipts_found = report.receipts_found.saturating_add(1);
+            } else {
+                let problem = format!(
+                    "the receipt {} says that it stands here, and it does not",
+                    kept.signed.receipt().id
+                );
+                report.problem("receipt-not-in-log", &format!("entry {index}"), problem);
+            }
+        }
+    }
+
+    fn follow_clock(&mut self, report: &mut BootReport, place: &str, at_ms: u64) {
         // The security module's clock is read anew from time to time, so that times may step back by a little.
         const STEP_BACK_MS: u64 = 60_000;
-        if let Some(at_ms) = at_ms {
-            if at_ms.saturating_add(STEP_BACK_MS) < self.at_ms {
-                report.problem("time-back", &place, "it is earlier than the entry before it");
-            }
-            self.at_ms = self.at_ms.max(at_ms);
+        if at_ms.saturating_add(STEP_BACK_MS) < self.at_ms {
+            report.problem("time-back", place, "it is earlier than the entry before it");
         }
+        self.at_ms = self.at_ms.max(at_ms);
     }
 
     /// What only the whole log shows.

@@ -347,16 +347,7 @@ impl<'a> Compiler<'a> {
             Some(_) => return Err(SchemaError::Value("properties", "an object of schemas")),
             None => &[],
         };
-        let mut required = Vec::new();
-        match keywords.take("required") {
-            Some(Json::Array(names)) => {
-                for name in names {
-                    required.push(name.text().ok_or(SchemaError::Value("required", "names"))?);
-                }
-            }
-            Some(_) => return Err(SchemaError::Value("required", "an array of names")),
-            None => {}
-        }
+        let required = required(keywords)?;
         let others = match keywords.take("additionalProperties") {
             Some(Json::Boolean(false)) => None,
             Some(Json::Boolean(true)) | None => Some(None),
@@ -373,20 +364,41 @@ impl<'a> Compiler<'a> {
             .filter(|name| !properties.iter().any(|(property, _)| property.as_str() == *name))
             .collect();
         if properties.is_empty() && undefined.is_empty() {
-            return match others {
-                Some(Some(schema)) => {
-                    let rule = self.builder.reserve()?;
-                    self.waiting.push((rule, schema));
-                    map(&mut self.builder, rule, names, next)
-                }
-                Some(None) if names == self.string => self.builder.call(self.any_object, next),
-                Some(None) => map(&mut self.builder, self.any, names, next),
-                None => self.builder.literal(b"{}", next),
-            };
+            return self.unnamed(others, names, next);
         }
         if !undefined.is_empty() {
             return Err(SchemaError::Value("required", "names that properties defines"));
         }
+        self.named(properties, &required, next)
+    }
+
+    /// An object whose members have no names in the schema. `others` is what their values are: `None` when there
+    /// are none, `Some(None)` when they are anything.
+    fn unnamed(
+        &mut self,
+        others: Option<Option<&'a Json>>,
+        names: StateId,
+        next: StateId,
+    ) -> Result<StateId, SchemaError> {
+        match others {
+            Some(Some(schema)) => {
+                let rule = self.builder.reserve()?;
+                self.waiting.push((rule, schema));
+                map(&mut self.builder, rule, names, next)
+            }
+            Some(None) if names == self.string => self.builder.call(self.any_object, next),
+            Some(None) => map(&mut self.builder, self.any, names, next),
+            None => self.builder.literal(b"{}", next),
+        }
+    }
+
+    /// An object with these members, in their order. The ones in `required` are always there.
+    fn named(
+        &mut self,
+        properties: &'a [(Zeroizing<String>, Json)],
+        required: &[&str],
+        next: StateId,
+    ) -> Result<StateId, SchemaError> {
         // From the last property to the first, because each rule needs the one that follows.
         let end = self.builder.byte(b'}', next)?;
         let ending = self.builder.white_space(end)?;
@@ -749,6 +761,17 @@ fn array(
 }
 
 /// An object of any names with values of one rule.
+fn required<'a>(keywords: &mut Keywords<'a>) -> Result<Vec<&'a str>, SchemaError> {
+    match keywords.take("required") {
+        Some(Json::Array(names)) => {
+            let names = names.iter().map(|name| name.text().ok_or(SchemaError::Value("required", "names")));
+            names.collect()
+        }
+        Some(_) => Err(SchemaError::Value("required", "an array of names")),
+        None => Ok(Vec::new()),
+    }
+}
+
 fn map(
     builder: &mut Builder,
     value: StateId,

@@ -91,16 +91,7 @@ impl Machine {
         for socket in [&vsock_path, &vsock_device, &security_module_device] {
             remove_stale_socket(socket)?;
         }
-        let mut vsock = Command::new(&settings.vsock_device)
-            .arg("--vm")
-            .arg(vsock_arguments(&vsock_path, &vsock_device)?)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(naming(&settings.vsock_device))?;
+        let mut vsock = start_vsock(settings, &vsock_path, &vsock_device)?;
         let security_module = match security_module {
             Some(security_module) => {
                 let device = Device::start(&security_module_device, security_module)?;
@@ -119,26 +110,8 @@ impl Machine {
         let (console, writer) = io::pipe()?;
         let also_writer = writer.try_clone()?;
         let console = pipe::Receiver::from_owned_fd(OwnedFd::from(console))?;
-        let mut command = Command::new(&settings.qemu);
-        command.args(machine_arguments(settings)).arg("-kernel").arg(&files.kernel);
-        command.arg("-initrd").arg(&files.ramdisks);
-        let clock = match acceleration(settings.acceleration) {
-            Acceleration::Tcg | Acceleration::Auto => {
-                counter_in_software(&std::fs::read_to_string(CPU_INFO)?)
-            }
-            Acceleration::Kvm => String::new(),
-        };
-        let append = full_command_line(&files.command_line, &clock, &settings.append);
-        command.arg("-append").arg(append);
-        command.args(["-chardev", &format!("socket,id=vsock,path={}", text(&vsock_device)?)]);
-        command.args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
-        if security_module.is_some() {
-            command.args(["-chardev", &format!("socket,id=nsm,path={}", text(&security_module_device)?)]);
-            command.arg("-device").arg(format!(
-                "vhost-user-test-device,chardev=nsm,virtio-id={VIRTIO_ID},num_vqs=1,vq_size={QUEUE_SIZE},config_size=0"
-            ));
-        }
-        let qemu = command
+        let security_module_device = security_module.is_some().then_some(security_module_device.as_path());
+        let qemu = qemu_command(files, settings, &vsock_device, security_module_device)?
             .stdin(Stdio::null())
             .stdout(Stdio::from(writer))
             .stderr(Stdio::from(also_writer))
@@ -146,7 +119,6 @@ impl Machine {
             .kill_on_drop(true)
             .spawn()
             .map_err(naming(&settings.qemu))?;
-        drop(command);
         Ok((Self { qemu, _vsock: vsock, _security_module: security_module, vsock_path }, console))
     }
 
@@ -185,6 +157,47 @@ impl Machine {
 }
 
 /// The arguments of QEMU that do not depend on what is booted.
+/// Starts the program that gives the machine its vsock device.
+fn start_vsock(settings: &MachineSettings, path: &Path, device: &Path) -> io::Result<Child> {
+    Command::new(&settings.vsock_device)
+        .arg("--vm")
+        .arg(vsock_arguments(path, device)?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(naming(&settings.vsock_device))
+}
+
+/// QEMU with its arguments, not yet started.
+fn qemu_command(
+    files: &BootFiles,
+    settings: &MachineSettings,
+    vsock_device: &Path,
+    security_module_device: Option<&Path>,
+) -> io::Result<Command> {
+    let mut command = Command::new(&settings.qemu);
+    command.args(machine_arguments(settings)).arg("-kernel").arg(&files.kernel);
+    command.arg("-initrd").arg(&files.ramdisks);
+    let clock = match acceleration(settings.acceleration) {
+        Acceleration::Tcg | Acceleration::Auto => counter_in_software(&std::fs::read_to_string(CPU_INFO)?),
+        Acceleration::Kvm => String::new(),
+    };
+    let append = full_command_line(&files.command_line, &clock, &settings.append);
+    command.arg("-append").arg(append);
+    command.args(["-chardev", &format!("socket,id=vsock,path={}", text(vsock_device)?)]);
+    command.args(["-device", "vhost-user-vsock-device,chardev=vsock"]);
+    if let Some(device) = security_module_device {
+        command.args(["-chardev", &format!("socket,id=nsm,path={}", text(device)?)]);
+        command.arg("-device").arg(format!(
+            "vhost-user-test-device,chardev=nsm,virtio-id={VIRTIO_ID},num_vqs=1,vq_size={QUEUE_SIZE},config_size=0"
+        ));
+    }
+    Ok(command)
+}
+
 fn machine_arguments(settings: &MachineSettings) -> Vec<String> {
     let (accelerator, processor) = match acceleration(settings.acceleration) {
         Acceleration::Kvm => ("kvm", "host"),

@@ -112,7 +112,20 @@ fn listing(path: &Path, explanation: &Explanation<'_>) -> Listing {
             "PCR 0, 1 or 2 is zero or absent: no image is proven, its operator can read its console",
         );
     }
+    checks(&mut listing, explanation);
+    certificates(&mut listing, explanation);
+    if let Some(pcrs) = explanation.pcrs {
+        let (kind, registers) = registers(pcrs);
+        listing.heading(format!("Registers of {kind}"));
+        for (index, value, meaning) in registers {
+            listing.field(format!("PCR{index}"), format!("{value}\n{meaning}").trim_end().to_owned());
+        }
+    }
+    inputs(&mut listing, explanation);
+    listing
+}
 
+fn checks(listing: &mut Listing, explanation: &Explanation<'_>) {
     listing.heading("Genuine at its own time, under a root of AWS?");
     for check in explanation.genuine {
         match check.rejection() {
@@ -123,7 +136,9 @@ fn listing(path: &Path, explanation: &Explanation<'_>) -> Listing {
             }
         }
     }
+}
 
+fn certificates(listing: &mut Listing, explanation: &Explanation<'_>) {
     listing.heading("Certificates, root first");
     for certificate in &explanation.certificates {
         let name = match certificate.position {
@@ -133,15 +148,9 @@ fn listing(path: &Path, explanation: &Explanation<'_>) -> Listing {
         };
         listing.field(name, describe(certificate));
     }
+}
 
-    if let Some(pcrs) = explanation.pcrs {
-        let (kind, registers) = registers(pcrs);
-        listing.heading(format!("Registers of {kind}"));
-        for (index, value, meaning) in registers {
-            listing.field(format!("PCR{index}"), format!("{value}\n{meaning}").trim_end().to_owned());
-        }
-    }
-
+fn inputs(listing: &mut Listing, explanation: &Explanation<'_>) {
     listing.heading("What the enclave put in");
     for (name, value) in [
         ("nonce", &explanation.nonce),
@@ -150,7 +159,6 @@ fn listing(path: &Path, explanation: &Explanation<'_>) -> Listing {
     ] {
         listing.field(name, contents(value.as_deref()));
     }
-    listing
 }
 
 fn describe(certificate: &CertificateView) -> String {

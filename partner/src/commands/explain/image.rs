@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use cleanroom_attestation::measurement::{Measurement, SectionKind};
+use cleanroom_attestation::measurement::{Measurement, Metadata, SectionKind};
 
 use crate::clock::now;
 use crate::commands::measure::{measure_path, measure_source, pcrs, signer};
@@ -42,7 +42,24 @@ fn listing(path: &Path, measurement: &Measurement) -> Listing {
             measurement.default_cpus
         ),
     );
+    checks(&mut listing, measurement);
+    registers(&mut listing, measurement);
+    sections(&mut listing, measurement);
 
+    listing.heading("Kernel command line");
+    listing.note(printable(&measurement.command_line));
+
+    if let Some(certificate) = &measurement.signing_certificate {
+        listing.heading("Signing certificate");
+        signer::fields(&mut listing, certificate, now());
+    }
+    if let Some(metadata) = &measurement.metadata {
+        describe(&mut listing, metadata);
+    }
+    listing
+}
+
+fn checks(listing: &mut Listing, measurement: &Measurement) {
     listing.heading("Checks");
     listing.check(Mark::Ok, "layout", "sections follow each other, nothing between or behind them");
     listing.check(Mark::Ok, "CRC-32", format!("{:08x}", measurement.crc32));
@@ -54,14 +71,18 @@ fn listing(path: &Path, measurement: &Measurement) -> Listing {
         ),
         None => listing.check(Mark::NotAsked, "signature", "the image is not signed"),
     }
+}
 
+fn registers(listing: &mut Listing, measurement: &Measurement) {
     listing.heading("Measurements");
     for (name, value, meaning) in pcrs(measurement) {
         let unsigned = name == "PCR8" && measurement.pcr8.is_none();
         let meaning = if unsigned { "zero, because the image is not signed" } else { meaning };
         listing.field(name, format!("{value}\n{meaning}"));
     }
+}
 
+fn sections(listing: &mut Listing, measurement: &Measurement) {
     listing.heading("Sections");
     for (index, section) in measurement.sections.iter().enumerate() {
         let covered = match section.kind {
@@ -74,27 +95,19 @@ fn listing(path: &Path, measurement: &Measurement) -> Listing {
         let found = format!("{} at byte {}, in {covered}", output::bytes(section.length), section.offset);
         listing.field(section.kind.to_string(), found);
     }
+}
 
-    listing.heading("Kernel command line");
-    listing.note(printable(&measurement.command_line));
-
-    if let Some(certificate) = &measurement.signing_certificate {
-        listing.heading("Signing certificate");
-        signer::fields(&mut listing, certificate, now());
+fn describe(listing: &mut Listing, metadata: &Metadata) {
+    listing.heading("Metadata (in no PCR: the builder says so, nothing proves it)");
+    let build = &metadata.build;
+    for (name, value) in [
+        ("image", format!("{} {}", metadata.image_name, metadata.image_version)),
+        ("built", build.time.clone()),
+        ("with", format!("{} {}", build.tool, build.tool_version)),
+        ("kernel", format!("{} {}", build.operating_system, build.kernel_version)),
+    ] {
+        listing.field(name, printable(&value));
     }
-    if let Some(metadata) = &measurement.metadata {
-        listing.heading("Metadata (in no PCR: the builder says so, nothing proves it)");
-        let build = &metadata.build;
-        for (name, value) in [
-            ("image", format!("{} {}", metadata.image_name, metadata.image_version)),
-            ("built", build.time.clone()),
-            ("with", format!("{} {}", build.tool, build.tool_version)),
-            ("kernel", format!("{} {}", build.operating_system, build.kernel_version)),
-        ] {
-            listing.field(name, printable(&value));
-        }
-    }
-    listing
 }
 
 fn is_first_ramdisk(measurement: &Measurement, index: usize) -> bool {

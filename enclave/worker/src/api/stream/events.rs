@@ -55,6 +55,64 @@ impl<R> EventStream<R> {
     }
 }
 
+impl<R> EventStream<R> {
+    /// What leaves now: all that is ready up to [`MAX_FRAME`], or exactly one step of the pace. Nothing when nothing is to leave.
+    fn next_frame(&mut self, state: &mut State) -> Bytes {
+        let Some(pace) = &self.pace else {
+            let frame = self.leaving.split_to(self.leaving.len().min(MAX_FRAME));
+            self.last = last_two(self.last, &frame);
+            return frame;
+        };
+        let mut frame = SecretBuffer::with_capacity(pace.step);
+        while frame.len() < pace.step && !self.leaving.is_empty() {
+            let room = pace.step - frame.len();
+            let part = self.leaving.split_to(self.leaving.len().min(room));
+            self.last = last_two(self.last, &part);
+            frame.push(&part);
+            refill(&mut self.leaving, &mut self.farewell, self.reader.dialect, state);
+        }
+        if !frame.is_empty() || state.end.is_none() {
+            fill(&mut frame, pace.step);
+        }
+        frame.take()
+    }
+
+    /// Once all of an answer has left: gives its slots back, or the event about its failure some time to arrive.
+    fn note_drained(&mut self, state: &State) {
+        let Some(end) = state.end.filter(|_| is_drained(&self.leaving, state)) else { return };
+        if end.is_clean() {
+            self.reader.slots.clear();
+        } else if matches!(self.farewell, Farewell::Told) {
+            self.farewell = Farewell::Sent(Box::pin(sleep(FAREWELL)));
+        }
+    }
+
+    /// What a stream does that has nothing to send: it ends, breaks off, waits, or shows that it is there.
+    fn poll_end(
+        &mut self,
+        state: &mut State,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ApiError>>> {
+        let quiet = &mut self.quiet;
+        let mut is_quiet = || {
+            let quiet = quiet.get_or_insert_with(|| Box::pin(sleep(QUIET)));
+            quiet.as_mut().poll(context).is_ready()
+        };
+        match (state.end, &mut self.farewell) {
+            (None, _) if is_quiet() => {
+                self.quiet = None;
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(self.reader.dialect.ping())))))
+            }
+            (None, _) => state.wait(context),
+            (Some(End::Broken), Farewell::Sent(sent)) => {
+                sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed)))
+            }
+            (Some(End::Broken), _) => Poll::Ready(Some(Err(ApiError::Failed))),
+            (Some(End::Complete | End::Stopped(_) | End::Late), _) => Poll::Ready(None),
+        }
+    }
+}
+
 /// Where a stream that must be broken off stands.
 enum Farewell {
     /// The event about the failure is still to be told.
@@ -97,56 +155,13 @@ impl<R: Send + Unpin + 'static> Body for EventStream<R> {
             this.leaving.truncate(end_of_event(this.last, &this.leaving));
         }
         refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
-        let frame = match &this.pace {
-            None => {
-                let frame = this.leaving.split_to(this.leaving.len().min(MAX_FRAME));
-                this.last = last_two(this.last, &frame);
-                frame
-            }
-            Some(pace) => {
-                let mut frame = SecretBuffer::with_capacity(pace.step);
-                while frame.len() < pace.step && !this.leaving.is_empty() {
-                    let room = pace.step - frame.len();
-                    let part = this.leaving.split_to(this.leaving.len().min(room));
-                    this.last = last_two(this.last, &part);
-                    frame.push(&part);
-                    refill(&mut this.leaving, &mut this.farewell, this.reader.dialect, &mut state);
-                }
-                if !frame.is_empty() || state.end.is_none() {
-                    fill(&mut frame, pace.step);
-                }
-                frame.take()
-            }
-        };
-        if !frame.is_empty() {
-            match state.end {
-                Some(end) if is_drained(&this.leaving, &state) => {
-                    if end.is_clean() {
-                        this.reader.slots.clear();
-                    } else if matches!(this.farewell, Farewell::Told) {
-                        this.farewell = Farewell::Sent(Box::pin(sleep(FAREWELL)));
-                    }
-                }
-                _ => {}
-            }
+        let frame = this.next_frame(&mut state);
+        if frame.is_empty() {
+            this.poll_end(&mut state, context)
+        } else {
+            this.note_drained(&state);
             this.quiet = None;
-            return Poll::Ready(Some(Ok(Frame::data(frame))));
-        }
-        let mut is_quiet = || {
-            let quiet = this.quiet.get_or_insert_with(|| Box::pin(sleep(QUIET)));
-            quiet.as_mut().poll(context).is_ready()
-        };
-        match (state.end, &mut this.farewell) {
-            (None, _) if is_quiet() => {
-                this.quiet = None;
-                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(this.reader.dialect.ping())))))
-            }
-            (None, _) => state.wait(context),
-            (Some(End::Broken), Farewell::Sent(sent)) => {
-                sent.as_mut().poll(context).map(|()| Some(Err(ApiError::Failed)))
-            }
-            (Some(End::Broken), _) => Poll::Ready(Some(Err(ApiError::Failed))),
-            (Some(End::Complete | End::Stopped(_) | End::Late), _) => Poll::Ready(None),
+            Poll::Ready(Some(Ok(Frame::data(frame))))
         }
     }
 
