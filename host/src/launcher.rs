@@ -18,6 +18,7 @@ use std::pin::Pin;
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::measurement::ImageError;
 use cleanroom_software_nsm::NsmError;
+use tokio::sync::watch;
 
 use crate::endpoint::AddressError;
 
@@ -49,6 +50,13 @@ pub trait Enclave: Send {
 
     /// Ends the enclave at once.
     fn kill(&mut self);
+}
+
+/// Completes when `ready` turns true; never, if nobody is left to say so.
+async fn once_ready(mut ready: watch::Receiver<bool>) {
+    if ready.wait_for(|ready| *ready).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// How an enclave ended.

@@ -14,7 +14,6 @@
 mod connection;
 mod content;
 mod error;
-mod first_byte;
 mod renewal;
 
 use std::error::Error as _;
@@ -25,6 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::verdict::AcceptedSession;
+use cleanroom_channel::first_byte::FirstByte;
 use cleanroom_program::clock::BootInstant;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
@@ -38,7 +38,6 @@ use tokio::time::timeout;
 
 use self::connection::Connection;
 use self::content::{Begun, BoxError, Content, Validity};
-use self::first_byte::FirstByte;
 use crate::channel::Attested;
 
 pub use self::error::{Cut, Reach, RestsOn, SendError, SessionError};
@@ -242,7 +241,10 @@ async fn begin_http2<S>(stream: S, connection: &Connection) -> Result<SendReques
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (stream, first_byte) = FirstByte::watch(stream);
+    let (came, first_byte) = oneshot::channel();
+    let stream = FirstByte::watch(stream, move || {
+        let _ = came.send(());
+    });
     let (sender, http) = http2::Builder::new(connection.clone())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)

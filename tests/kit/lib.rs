@@ -1,6 +1,6 @@
 //! What the end-to-end tests share: the attester's end alone ([`platform`]), an attester that lies on request ([`liar`]), one whose HTTP/2
 //! is scripted ([`scripted`]), a whole clean
-//! room behind a recording relay ([`clean_room`]), a plain client ([`client`]), the official ones
+//! room behind a recording relay ([`clean_room`]), one under authorities whose time the test moves ([`released_room`]), a plain client ([`client`]), the official ones
 //! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), and a host's store
 //! that lies on request ([`store`]).
 
@@ -22,6 +22,7 @@ pub mod log;
 pub mod official;
 pub mod platform;
 pub mod processes;
+pub mod released_room;
 pub mod scripted;
 pub mod store;
 pub mod stranger;

@@ -1,10 +1,6 @@
 //! Every request of a partner gets a receipt, whatever becomes of it, and nobody learns more from it than it says.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
-
-#[path = "release_control/released_room.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod released_room;
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,11 +17,10 @@ use cleanroom_partner::session::Sessions;
 use cleanroom_tests::clean_room::CleanRoom;
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::log::LogKeeper;
+use cleanroom_tests::released_room::ReleasedRoom;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::net::TcpListener;
-
-use crate::released_room::ReleasedRoom;
 
 const CHAT: &str = "/v1/chat/completions";
 const QUESTION: &str = "What is attestation?";

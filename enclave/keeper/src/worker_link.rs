@@ -14,7 +14,8 @@ use cleanroom_attestation::channel::{Nonce, RefusalCode};
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_guard::Clock;
 use cleanroom_protocol::{
-    self as protocol, Change, ChannelQuestion, EndQuestion, FromKeeper, FromWorker, ProtocolError, ReadError, ReceiptQuestion, WorkerKind,
+    self as protocol, Change, ChannelQuestion, EndQuestion, FromKeeper, FromWorker, ProtocolError, ReadError,
+    ReceiptQuestion, WorkerKind,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc, oneshot};

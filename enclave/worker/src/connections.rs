@@ -7,15 +7,12 @@
 //! No partner has more than three quarters of the partners' part.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use cleanroom_channel::first_byte::FirstByte;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -84,8 +81,9 @@ impl Handshakes {
 
 impl Handshake {
     /// The connection, which is seen to speak.
-    pub(crate) fn heard<S>(&self, stream: S) -> Heard<S> {
-        Heard { stream, spoken: Arc::clone(&self.spoken) }
+    pub(crate) fn heard<S>(&self, stream: S) -> FirstByte<S, impl FnOnce() + Unpin + Send + use<S>> {
+        let spoken = Arc::clone(&self.spoken);
+        FirstByte::watch(stream, move || spoken.store(true, Ordering::Relaxed))
     }
 
     /// Returns when the place is needed for another connection.
@@ -97,57 +95,6 @@ impl Handshake {
 impl Drop for Handshake {
     fn drop(&mut self) {
         lock(&self.handshakes.running).oldest.retain(|begun| begun.id != self.id);
-    }
-}
-
-/// A connection that notes its first byte.
-pub(crate) struct Heard<S> {
-    stream: S,
-    spoken: Arc<AtomicBool>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.spoken.store(true, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

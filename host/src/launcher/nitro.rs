@@ -26,7 +26,7 @@ use super::program::read_file;
 use super::qemu::until_serving;
 use super::state::StateFolder;
 use super::store::digest_of_model;
-use super::{Enclave, Exit, How, LaunchError, Launcher};
+use super::{Enclave, Exit, How, LaunchError, Launcher, once_ready};
 use crate::drain;
 use crate::endpoint::EnclaveAddress;
 use cli::{Described, RunRequest};
@@ -246,12 +246,7 @@ pub struct NitroEnclave {
 
 impl Enclave for NitroEnclave {
     fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let mut ready = self.ready.clone();
-        Box::pin(async move {
-            if ready.wait_for(|ready| *ready).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        })
+        Box::pin(once_ready(self.ready.clone()))
     }
 
     async fn ended(&mut self) -> Exit {

@@ -35,7 +35,7 @@ use super::console::{CONSOLE_LINGER, Console, LastWords};
 use super::description::Description;
 use super::state::StateFolder;
 use super::store::digest_of_model;
-use super::{Enclave, Exit, How, LaunchError, Launcher};
+use super::{Enclave, Exit, How, LaunchError, Launcher, once_ready};
 use crate::drain;
 use crate::endpoint::{EnclaveAddress, socket_path};
 
@@ -183,12 +183,7 @@ pub struct QemuEnclave {
 
 impl Enclave for QemuEnclave {
     fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let mut ready = self.ready.clone();
-        Box::pin(async move {
-            if ready.wait_for(|ready| *ready).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        })
+        Box::pin(once_ready(self.ready.clone()))
     }
 
     async fn ended(&mut self) -> Exit {

@@ -7,11 +7,10 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_tests::authorities::{Authorities, LEASE_MS};
 use cleanroom_tests::client::json;
 use cleanroom_tests::platform::World;
+use cleanroom_tests::released_room::ReleasedRoom;
 use cleanroom_tests::stranger::{Statement, Stranger, ask_attestation};
 use http::StatusCode;
 use tokio::task::JoinSet;
-
-use crate::released_room::ReleasedRoom;
 
 /// What the clean room tells an auditor on a connection.
 async fn statement(

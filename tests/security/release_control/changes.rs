@@ -7,8 +7,7 @@ use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::session::{self};
 use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::platform::{World, model_id};
-
-use crate::released_room::ReleasedRoom;
+use cleanroom_tests::released_room::ReleasedRoom;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_makes_nobody_forget_a_halt() {

@@ -11,10 +11,9 @@ use cleanroom_partner::dial::Dialer;
 use cleanroom_partner::session::{self};
 use cleanroom_tests::client::{json, question};
 use cleanroom_tests::platform::now_ms;
+use cleanroom_tests::released_room::ReleasedRoom;
 use http::StatusCode;
 use http_body_util::Full;
-
-use crate::released_room::ReleasedRoom;
 
 /// As [`ReleasedRoom::asked`], of a partner whose clock is right, whatever this machine's says.
 async fn asked_at_the_right_time(room: &ReleasedRoom) -> String {

@@ -4,8 +4,7 @@
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Accepted, LeaseRequest, Target};
 use cleanroom_link::control::{ControlAnswer, ControlKind};
-
-use crate::released_room::ReleasedRoom;
+use cleanroom_tests::released_room::ReleasedRoom;
 
 const NEW: ControlAnswer = ControlAnswer::Accepted(Accepted::New);
 const MORE: ControlAnswer = ControlAnswer::Accepted(Accepted::MoreIssuersNeeded);

@@ -8,8 +8,7 @@ use cleanroom_partner::session::{self, SessionError};
 use cleanroom_tests::authorities::{Authorities, LEASE_MS};
 use cleanroom_tests::clean_room::CleanRoom;
 use cleanroom_tests::platform::model_id;
-
-use crate::released_room::ReleasedRoom;
+use cleanroom_tests::released_room::ReleasedRoom;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_runs_before_it_is_released_and_leased_and_then_the_partner_sees_the_terms() {

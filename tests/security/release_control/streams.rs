@@ -12,10 +12,9 @@ use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::session::{self, Sessions};
 use cleanroom_tests::authorities::LEASE_MS;
 use cleanroom_tests::client::{json, question, send};
+use cleanroom_tests::released_room::ReleasedRoom;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
-
-use crate::released_room::ReleasedRoom;
 
 /// What is asked. The answer has some dozens of tokens.
 const STORY: &str = "Tell me a short story.";

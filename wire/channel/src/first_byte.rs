@@ -1,27 +1,25 @@
 //! A stream that tells when its first byte came.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
 
-/// A stream whose first byte is told to somebody.
-pub(super) struct FirstByte<S> {
+/// A stream that calls `came` once, when its first byte is read.
+pub struct FirstByte<S, F> {
     stream: S,
-    came: Option<oneshot::Sender<()>>,
+    came: Option<F>,
 }
 
-impl<S> FirstByte<S> {
-    /// The stream, and what completes when its first byte is read.
-    pub(super) fn watch(stream: S) -> (Self, oneshot::Receiver<()>) {
-        let (came, first_byte) = oneshot::channel();
-        (Self { stream, came: Some(came) }, first_byte)
+impl<S, F: FnOnce()> FirstByte<S, F> {
+    /// Watches `stream`.
+    pub const fn watch(stream: S, came: F) -> Self {
+        Self { stream, came: Some(came) }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for FirstByte<S> {
+impl<S: AsyncRead + Unpin, F: FnOnce() + Unpin> AsyncRead for FirstByte<S, F> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -32,19 +30,31 @@ impl<S: AsyncRead + Unpin> AsyncRead for FirstByte<S> {
         if buffer.filled().len() > before
             && let Some(came) = self.came.take()
         {
-            let _ = came.send(());
+            came();
         }
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for FirstByte<S> {
+impl<S: AsyncWrite + Unpin, F: Unpin> AsyncWrite for FirstByte<S, F> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -11,20 +11,27 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_guard::Clock;
 use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::channel::RelyingParty;
-use cleanroom_tests::authorities::Authorities;
-use cleanroom_tests::clean_room::{CleanRoom, Control, model};
-use cleanroom_tests::client::{json, question, send};
-use cleanroom_tests::platform::{World, model_id};
 use http::StatusCode;
 
+use crate::authorities::Authorities;
+use crate::clean_room::{CleanRoom, Control, model};
+use crate::client::{json, question, send};
+use crate::platform::{World, model_id};
+
 /// A clean room under a root, its partner, and a clock that the test moves.
-pub(crate) struct ReleasedRoom {
-    pub(crate) authorities: Authorities,
-    pub(crate) clean_room: CleanRoom,
-    pub(crate) control: Control,
-    pub(crate) identity: Identity,
-    pub(crate) clock: Arc<AtomicU64>,
-    pub(crate) hold: Arc<Hold>,
+pub struct ReleasedRoom {
+    /// Its authorities.
+    pub authorities: Authorities,
+    /// The enclave, and the host around it.
+    pub clean_room: CleanRoom,
+    /// The host's end of the control connection.
+    pub control: Control,
+    /// The partner that releases name.
+    pub identity: Identity,
+    /// The enclave's clock, in milliseconds.
+    pub clock: Arc<AtomicU64>,
+    /// Where the engine stops.
+    pub hold: Arc<Hold>,
 }
 
 /// Looks at the clock for each token of one answer: before the step, and when the token is permitted.
@@ -32,7 +39,7 @@ const LOOKS: u32 = 2;
 
 /// Stops the engine at a token, so that something can happen in the middle of an answer.
 #[derive(Default)]
-pub(crate) struct Hold {
+pub struct Hold {
     /// Looks at the clock that the engine may still take; `None` for any number.
     left: Mutex<Option<u32>>,
     changed: Condvar,
@@ -41,24 +48,26 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    pub(crate) fn after(&self, tokens: u32) {
+    /// Stops the engine after so many tokens.
+    pub fn after(&self, tokens: u32) {
         *self.left.lock().unwrap() = Some(tokens * LOOKS);
     }
 
     /// Waits until the engine stands there, so that it looks at no clock before it is released.
-    pub(crate) async fn reached(&self) {
+    pub async fn reached(&self) {
         while !self.reached.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
     }
 
-    pub(crate) fn release(&self) {
+    /// Lets the engine go on.
+    pub fn release(&self) {
         *self.left.lock().unwrap() = None;
         self.changed.notify_all();
     }
 
     /// Called whenever the enclave looks at its clock.
-    pub(crate) fn pass(&self) {
+    pub fn pass(&self) {
         if !std::thread::current().name().is_some_and(|name| name.starts_with("engine")) {
             return;
         }
@@ -72,34 +81,36 @@ impl Hold {
 }
 
 impl ReleasedRoom {
-    pub(crate) async fn start() -> Self {
+    /// A clean room of new authorities, for a new partner.
+    pub async fn start() -> Self {
         let authorities = Authorities::new();
         Self::of(authorities, Identity::generate().unwrap()).await
     }
 
     /// A boot of a clean room of these authorities.
-    pub(crate) async fn of(authorities: Authorities, identity: Identity) -> Self {
+    pub async fn of(authorities: Authorities, identity: Identity) -> Self {
         Self::on(World::new(), authorities, identity).await
     }
 
     /// A clean room whose security module and authorities are `shift_ms` ahead of the clock of this machine, which is the host's.
-    pub(crate) async fn at(shift_ms: i64) -> Self {
+    pub async fn at(shift_ms: i64) -> Self {
         let mut authorities = Authorities::new();
         authorities.shift_ms = shift_ms;
         Self::on(World::at(shift_ms), authorities, Identity::generate().unwrap()).await
     }
 
-    pub(crate) async fn on(world: World, authorities: Authorities, identity: Identity) -> Self {
+    /// The same on a security module.
+    pub async fn on(world: World, authorities: Authorities, identity: Identity) -> Self {
         Self::configured(world, authorities, identity, "").await
     }
 
     /// A clean room whose answers leave slowly: 1024 bytes, some three events, every ten seconds.
-    pub(crate) async fn slow() -> Self {
+    pub async fn slow() -> Self {
         Self::slow_and("").await
     }
 
     /// The same, with more lines of configuration.
-    pub(crate) async fn slow_and(more: &str) -> Self {
+    pub async fn slow_and(more: &str) -> Self {
         let traffic = format!("[traffic]\nstep = 1024\ncadence = \"10s\"\n{more}");
         Self::configured(World::new(), Authorities::new(), Identity::generate().unwrap(), &traffic).await
     }
@@ -118,59 +129,67 @@ impl ReleasedRoom {
         Self { authorities, clean_room, control, identity, clock, hold }
     }
 
-    pub(crate) fn release(&self, version: u64) -> Release {
+    /// A release of this image and model for the partner.
+    pub fn release(&self, version: u64) -> Release {
         let image = self.clean_room.world().image();
         self.authorities.release(version, image, model_digest(&model()), self.identity.key_digest())
     }
 
     /// Hands in a release and a lease for it.
-    pub(crate) async fn run(&mut self, release: &Release) -> Vec<u8> {
+    pub async fn run(&mut self, release: &Release) -> Vec<u8> {
         let release = self.authorities.sign(release);
         assert_eq!(self.hand(ControlKind::RELEASE, &release).await, ControlAnswer::Accepted(Accepted::New));
         self.renew(&release).await;
         release
     }
 
-    pub(crate) async fn renew(&mut self, release: &[u8]) {
+    /// Hands in a lease for a release.
+    pub async fn renew(&mut self, release: &[u8]) {
         let request = self.control.ask().await;
         let lease = self.authorities.lease(&request, release, &[]);
         assert_eq!(self.hand(ControlKind::LEASE, &lease).await, ControlAnswer::Accepted(Accepted::New));
     }
 
-    pub(crate) async fn hand(&mut self, kind: ControlKind, body: &[u8]) -> ControlAnswer {
+    /// Hands in a document.
+    pub async fn hand(&mut self, kind: ControlKind, body: &[u8]) -> ControlAnswer {
         self.control.send(kind, body).await
     }
 
     /// Sends a frame and does not wait for the answer.
-    pub(crate) async fn throw(&mut self, kind: ControlKind, body: &[u8]) {
+    pub async fn throw(&mut self, kind: ControlKind, body: &[u8]) {
         self.control.throw(kind, body).await;
     }
 
-    pub(crate) async fn refused(&mut self, kind: ControlKind, body: &[u8]) -> String {
+    /// Hands in a document that is refused, and gives the code.
+    pub async fn refused(&mut self, kind: ControlKind, body: &[u8]) -> String {
         match self.hand(kind, body).await {
             ControlAnswer::Refused(code) => code,
             other => panic!("expected a refusal, got {other:?}"),
         }
     }
 
-    pub(crate) fn pass_time(&self, ms: u64) {
+    /// Moves the enclave's clock on.
+    pub fn pass_time(&self, ms: u64) {
         self.clock.fetch_add(ms, Ordering::SeqCst);
     }
 
-    pub(crate) fn policy(&self) -> Policy {
+    /// The policy of a partner that requires release control.
+    pub fn policy(&self) -> Policy {
         self.clean_room.world().policy_under(&self.authorities.root_text())
     }
 
-    pub(crate) fn party(&self, identity: &Identity) -> RelyingParty {
+    /// A partner with that policy.
+    pub fn party(&self, identity: &Identity) -> RelyingParty {
         RelyingParty::new(identity, self.policy(), model_id()).unwrap()
     }
 
-    pub(crate) async fn proxy(&self) -> SocketAddr {
+    /// A proxy of the partner that releases name.
+    pub async fn proxy(&self) -> SocketAddr {
         self.clean_room.proxy_under(&self.identity, self.policy()).await
     }
 
     /// The code with which a request of the partner, on a session of its own, is refused; `served` if it is not.
-    pub(crate) async fn asked(&self) -> String {
+    pub async fn asked(&self) -> String {
         let proxy = self.proxy().await;
         let (status, body) =
             json(send(proxy, "POST", "/v1/chat/completions", &question("Hi", false)).await).await;
