@@ -19,11 +19,12 @@ use crate::failure::Failure;
 pub(crate) enum Command {
     /// Run a broker: the service that releases this authority's share of a model's key.
     ///
-    /// It gives its share to an enclave only if all of this holds: the enclave's attestation document is
-    /// genuine, fresh, and of an image of the release; the enclave holds the newest root and release and a
-    /// lease in force; the release names this broker and this share for the model; the model is active and
-    /// not halted; and this broker's own list allows image and model. The share is sealed to a key that only
-    /// that enclave has. The log has an entry for it, on the disk, before the answer leaves.
+    /// The broker gives its share to an enclave only if all of these conditions hold: the enclave's
+    /// attestation document is genuine, fresh, and of an image of the release; the enclave holds the newest
+    /// root and release and a lease in force; the release names this broker and this share for the model; the
+    /// model is active and not halted; and this broker's own list allows image and model. The share is sealed
+    /// to a key that only that enclave has. The log has an entry for the share, on the disk, before the
+    /// answer leaves.
     ///
     ///   POST /v1/challenge  32 random bytes
     ///   POST /v1/share      an enclave's request; the answer is the sealed share
@@ -43,10 +44,11 @@ pub(crate) enum Command {
 
 #[derive(Subcommand)]
 pub(crate) enum LogCommand {
-    /// Check that nothing was changed or taken out of a log, and count what is in it.
+    /// Check that a log is complete and unchanged, and count its entries.
     ///
-    /// Each entry has the SHA-256 of the entry before. Note the last digest that this prints somewhere else:
-    /// whoever can write the file can write another chain, but not one that has this digest in its place.
+    /// Each entry contains the SHA-256 of the entry before it. Keep the last digest that this command prints
+    /// in another place. Anyone who can write the file can write another chain, but no other chain has this
+    /// digest at this place.
     #[command(after_help = LOG_EXAMPLES)]
     Verify {
         /// The log.

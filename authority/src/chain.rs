@@ -19,7 +19,7 @@ use crate::signer::SignerArguments;
 #[derive(Args, Debug, Clone)]
 pub(crate) struct RootArguments {
     /// A root, or a folder of roots. Give it several times for a chain of roots. The root with the lowest
-    /// version is trusted as it is; each other must follow the one before it.
+    /// version is trusted as it is. Each other root must follow the root before it.
     #[arg(long = "root", value_name = "FILE", env = "CLEANROOM_ROOT", value_delimiter = ',')]
     roots: Vec<PathBuf>,
 }

@@ -48,7 +48,7 @@ pub(crate) struct Halt {
     /// The reason, in a few words. Partners see it.
     #[arg(long, value_name = "TEXT")]
     reason: Label,
-    /// Where the denial goes: a new file, or the denials folder of a lease service.
+    /// The new file to write the denial to, or the denials folder of a lease service.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// A lease service to tell at once, as http://HOST:PORT. Tell every one: give this option several times.
@@ -248,6 +248,6 @@ fn target(text: &str, release: Option<&Release>) -> Result<Target, Failure> {
              or partner:{text}",
             release.version
         ),
-        None => format!("say model:{text} or partner:{text}, or give the release with --release"),
+        None => format!("expected model:{text} or partner:{text}, or the release with --release"),
     }))
 }

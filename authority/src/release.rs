@@ -131,7 +131,7 @@ pub(crate) struct Draft {
     /// Set a model's state: active, draining, suspended or revoked.
     #[arg(long = "state", value_name = "MODEL=STATE")]
     states: Vec<Named>,
-    /// A model whose weights are sealed, and the file that says which brokers hold shares of their key: `weights.json`, as
+    /// A model with sealed weights, and the file that lists the brokers of their key: `weights.json`, as
     /// `broker secret new` writes it.
     #[arg(long = "weights", value_name = "MODEL=FILE")]
     weights: Vec<Named>,
@@ -161,8 +161,7 @@ pub(crate) struct Draft {
     /// A destination that the enclave may connect to. This version enforces none, so it refuses to draft one.
     #[arg(long = "egress", value_name = "HOST:PORT")]
     egress: Vec<String>,
-    /// How long a lease lasts, in seconds. A halt can take this long to reach an enclave whose host holds it
-    /// back.
+    /// How long a lease lasts, in seconds. A host that holds a halt back can delay it for this long.
     #[arg(long, value_name = "SECONDS")]
     lease_seconds: Option<u64>,
     /// How many issuers must sign a lease.

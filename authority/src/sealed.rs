@@ -190,7 +190,7 @@ fn new_place(model: &[PathBuf], out: Option<PathBuf>) -> Result<PathBuf, Failure
     let out = match (out, model) {
         (Some(out), _) => out,
         (None, [model]) => with_suffix(&model.components().collect::<PathBuf>(), ".sealed"),
-        (None, _) => return Err(Failure::usage("say with --out which file several files are sealed into")),
+        (None, _) => return Err(Failure::usage("several files need --out FILE for the sealed model")),
     };
     if out.symlink_metadata().is_ok() {
         return Err(Failure::usage(format!(
@@ -205,7 +205,7 @@ fn sealing_key(arguments: &KeyArguments) -> Result<Key, Failure> {
     match (&arguments.key, &arguments.new_key) {
         (None, Some(path)) => new_key(path),
         (Some(path), _) => read_key(path),
-        (None, None) => Err(Failure::usage("say which key seals: --key FILE, or --new-key FILE")),
+        (None, None) => Err(Failure::usage("expected a sealing key: --key FILE, or --new-key FILE")),
     }
 }
 

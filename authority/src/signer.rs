@@ -72,7 +72,7 @@ impl SignerArguments {
                     candidates.iter().find(|key| key.name == *name).ok_or_else(|| not_one(name.as_str()))?;
                 Ok((Signer::Command { command: command.clone(), public: key.spki.clone() }, key))
             }
-            _ => Err(Failure::usage("say which key signs: --key FILE, or --sign-with COMMAND --as NAME")),
+            _ => Err(Failure::usage("expected a signing key: --key FILE, or --sign-with COMMAND --as NAME")),
         }
     }
 }

@@ -39,7 +39,7 @@ impl Status {
         let json = match &self.service {
             Some(url) => service::status(url)?,
             None if !self.root.is_given() => {
-                return Err(Failure::usage("say what to look at: --root FILE, or --service URL"));
+                return Err(Failure::usage("expected --root FILE or --service URL"));
             }
             None => {
                 let state = self.root.state_with(self.release.as_deref(), self.denials.as_deref())?;

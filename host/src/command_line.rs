@@ -91,7 +91,7 @@ everything at once. SIGHUP changes nothing.")]
         command: ImageCommand,
     },
 
-    /// Check whether this machine has all that is needed, and say how to fix what is missing.
+    /// Check that this machine has everything a tier needs. Each fault comes with the command that fixes it.
     #[command(after_help = "\
 Examples:
   cleanroom-host doctor
@@ -99,7 +99,7 @@ Examples:
     Doctor(DoctorArguments),
 }
 
-/// What runs the enclave.
+/// How the enclave runs.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Tier {
     /// A process with a security module in software. It proves nothing about the machine: for demos, tests
@@ -125,7 +125,7 @@ enum AccelerationChoice {
 
 #[derive(Args)]
 pub(crate) struct RunArguments {
-    /// What runs the enclave.
+    /// The tier: how the enclave runs.
     #[arg(long, value_enum)]
     tier: Tier,
 
@@ -145,13 +145,13 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "HEX")]
     image_sha384: Option<Sha384Digest>,
 
-    /// The model's file. The enclave computes its digest itself. A name that ends in `.sealed` says that the file is
+    /// The model's file. The enclave computes its digest itself. A file whose name ends in `.sealed` is
     /// sealed; its record, NAME.json, must lie beside it.
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
 
     /// The instance id that the software security module names and measures into PCR 4, like
-    /// i-0123456789abcdef0. Without it, each start makes one up.
+    /// i-0123456789abcdef0. By default, each start makes up an id.
     #[arg(long, value_name = "ID")]
     instance_id: Option<String>,
 
@@ -184,19 +184,20 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FOLDER", requires = "authority")]
     denials: Option<PathBuf>,
 
-    /// A broker that holds a share of the key of sealed weights, NAME=http://HOST:PORT with the name that the
-    /// release gives it; may be repeated. The host carries its share, sealed, to the enclave.
+    /// A broker, NAME=http://HOST:PORT, where NAME is the broker's name in the release; may be repeated. The
+    /// broker holds a share of the key of the sealed weights. The host carries the share to the enclave and
+    /// cannot read it.
     #[arg(long, value_name = "NAME=URL", requires = "authority")]
     broker: Vec<Broker>,
 
-    /// Keep the enclave's log in this folder, for auditors: `cleanroom audit FOLDER`. Each start of an enclave
-    /// has a log of its own there. Nothing in it is secret; any web server may serve it.
+    /// Keep the enclave's log in this folder, for auditors: `cleanroom audit FOLDER`. Each start of an
+    /// enclave writes a log of its own. The logs hold no secrets; any web server may serve the folder.
     #[arg(long, value_name = "FOLDER")]
     log: Option<PathBuf>,
 
-    /// Copy everything that crosses between this host and the enclave into this folder, two files for each
-    /// connection, so that you can see for yourself that nothing of it can be read. It grows with the traffic,
-    /// and each start with the same folder begins again.
+    /// Copy all bytes between this host and the enclave into this folder, two files for each connection. The copy
+    /// shows that the host reads nothing of the traffic. It grows with the traffic, and each start with the same
+    /// folder begins again.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) capture: Option<PathBuf>,
 
@@ -205,7 +206,7 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "URL", requires = "log")]
     witness: Vec<Authority>,
 
-    /// Give up after starting a failing enclave again this many times. Without it: never.
+    /// Give up after this many restarts of a failing enclave. Default: never give up.
     #[arg(long, value_name = "NUMBER")]
     max_restarts: Option<u32>,
 
@@ -240,7 +241,7 @@ struct MachineArguments {
     #[arg(long, value_name = "PROGRAM", default_value = "nitro-cli")]
     nitro_cli: PathBuf,
 
-    /// What executes the machine's instructions (qemu tier).
+    /// How the virtual machine executes its instructions (qemu tier).
     #[arg(long, value_enum, default_value = "auto")]
     acceleration: AccelerationChoice,
 
@@ -319,13 +320,13 @@ impl DoctorArguments {
 
 #[derive(Args)]
 pub(crate) struct LimitArguments {
-    /// Most open connections. Beyond that, a new connection replaces one of the client that has most, or is
-    /// closed at once. Each needs two open files.
+    /// The most open connections. At this limit, a new connection replaces one of the client with the most
+    /// connections, or is closed at once. Each connection needs two open files.
     #[arg(long, value_name = "NUMBER", default_value = "1024")]
     max_connections: NonZeroUsize,
 
-    /// Most open connections of one client: an IPv4 address, or a /64 network of IPv6. Beyond that, a new
-    /// connection replaces a silent one of the client, or is closed at once. Default: half of
+    /// The most open connections of one client: an IPv4 address, or a /64 network of IPv6. At this limit, a
+    /// new connection replaces a silent one of the same client, or is closed at once. Default: half of
     /// --max-connections. Behind a balancer that hides its clients' addresses, give the value of
     /// --max-connections.
     #[arg(long, value_name = "NUMBER")]

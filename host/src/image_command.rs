@@ -26,14 +26,14 @@ pub(crate) enum ImageCommand {
     #[command(after_help = BUILD_HELP)]
     Build(Box<BuildArguments>),
 
-    /// Show what is in an image: PCRs, sections, every file of its ramdisks.
+    /// Show the contents of an image: PCRs, sections, and every file of its ramdisks.
     #[command(after_help = "\
 Examples:
   cleanroom-host image inspect cleanroom.eif
   cleanroom-host --json image inspect cleanroom.eif")]
     Inspect(InspectArguments),
 
-    /// Say why two images differ, and which PCRs that changes.
+    /// Show where two images differ, and which PCRs each difference changes.
     #[command(after_help = "\
 Example:
   cleanroom-host image diff cleanroom.eif rebuilt.eif
@@ -79,15 +79,16 @@ pub(crate) struct BuildArguments {
     #[arg(long, value_name = "PATH=FILE", value_parser = further_file)]
     add: Vec<(ApplicationPath, PathBuf)>,
 
-    /// Where the image goes.
+    /// The file to write the image to.
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
 
-    /// Where the build summary goes. Without it: beside the image, with `.summary.json` added to its name.
+    /// The file to write the build summary to. Default: beside the image, with `.summary.json` added to its
+    /// name.
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,
 
-    /// A JSON file to take over into the build summary under this name, like
+    /// A JSON file to copy into the build summary under this name, like
     /// kernel=target/image/kernel/bzImage.json.
     #[arg(long, value_name = "NAME=FILE", value_parser = named_file)]
     record: Vec<(String, PathBuf)>,
@@ -100,8 +101,8 @@ pub(crate) struct BuildArguments {
     #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"))]
     image_version: String,
 
-    /// When the image is built, by its own account, as RFC 3339 (not measured). It is the same for every
-    /// build, unless you say otherwise.
+    /// The build time that the image states, as RFC 3339 (not measured). By default it is the same for every
+    /// build.
     #[arg(long, value_name = "TIME", default_value = "1970-01-01T00:00:00Z", value_parser = Timestamp::from_rfc3339)]
     time: Timestamp,
 
@@ -109,11 +110,11 @@ pub(crate) struct BuildArguments {
     #[arg(long, value_name = "FILE", requires = "sign_certificate", conflicts_with = "sign_command")]
     sign_key: Option<PathBuf>,
 
-    /// Sign the image with what this command says; see below.
+    /// Sign the image with the signature that this command prints; see below.
     #[arg(long, value_name = "COMMAND", requires = "sign_certificate")]
     sign_command: Option<String>,
 
-    /// The certificate of the key that signs, PEM. PCR 8 names it.
+    /// The certificate of the signing key, in PEM. PCR 8 measures it.
     #[arg(long, value_name = "FILE")]
     sign_certificate: Option<PathBuf>,
 }

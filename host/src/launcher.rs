@@ -145,7 +145,7 @@ pub enum LaunchError {
         source: io::Error,
     },
     /// The enclave is not a program of this system.
-    #[error("expected an ELF program as the enclave, but `{}` is none; scripts cannot be measured as a whole", .0.display())]
+    #[error("expected an ELF program as the enclave, but `{}` is not one; a script cannot be measured as a whole", .0.display())]
     NotAProgram(PathBuf),
     /// An argument would make the measured command line ambiguous.
     #[error(

@@ -250,7 +250,7 @@ enum Failure {
     OpenFiles(#[from] TooFewFiles),
     #[error(transparent)]
     Output(OutputError),
-    #[error("ended at once, as a second signal asked; open connections were cut")]
+    #[error("a second signal ended the host at once; open connections were cut")]
     EndedAtOnce,
     #[error("the system refused: {0}")]
     System(io::Error),

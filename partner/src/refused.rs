@@ -37,7 +37,7 @@ pub enum Refused {
         message: String,
     },
     /// The enclave showed a release or a lease, and the policy names no root that could have signed it.
-    #[error("the enclave showed a release or lease, and the policy has no root to check it against")]
+    #[error("the enclave showed a release or lease, but the policy has no root to check it with")]
     UnexpectedRelease,
 }
 

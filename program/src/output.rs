@@ -16,7 +16,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// The reader is gone, as after `cleanroom … | head -1`. The program's work is not at fault.
-    #[error("nobody reads standard output any more")]
+    #[error("the reader of standard output is gone")]
     Closed,
     /// The system refused, for example because a disk is full.
     #[error("cannot write standard output: {0}")]

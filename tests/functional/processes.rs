@@ -266,9 +266,7 @@ fn the_worker_is_confined_and_its_end_is_the_enclaves() {
     };
     let console = || std::fs::read_to_string(path.join("state/console.log")).unwrap_or_default();
     end(worker, Signal::SYS);
-    wait_for(|| {
-        console().contains("halted: the worker made a system call that it may not make\n").then_some(())
-    });
+    wait_for(|| console().contains("halted: the worker made a forbidden system call\n").then_some(()));
     let next = wait_for(|| {
         let keeper = only_child_of(site.host.id()).filter(|next| *next != keeper)?;
         Some((keeper, only_child_of(keeper)?))

@@ -47,22 +47,22 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ShareError {
     /// The release names no such broker for this model.
-    #[error("the release names no broker of this name for the model")]
+    #[error("the release lists no broker with this name for the model")]
     UnknownBroker,
     /// No request to this broker waits for an answer.
-    #[error("no request to this broker waits for an answer")]
+    #[error("no request to this broker is waiting for an answer")]
     NotAsked,
     /// It was sealed to another key, or for another request: another nonce, document, release, root, model or broker.
     #[error("the share was sealed to another enclave or for another request")]
     SealedOtherwise,
     /// It is not the share that the release commits to.
-    #[error("the share is not the one that the release commits to")]
+    #[error("the share differs from the commitment in the release")]
     Commitment,
     /// Another broker's share is at the same place.
     #[error("two brokers hold the same share; the secret has to be split again")]
     SamePlace,
     /// The cryptographic library failed.
-    #[error("the shares do not make a secret")]
+    #[error("the shares do not combine to a secret")]
     Join,
 }
 

@@ -36,7 +36,7 @@ pub struct ShareRequest {
 
 /// The bytes are no request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("these bytes are not a request for a share, as docs/protocol.md section 12 gives its form")]
+#[error("expected a request for a share in the form of docs/protocol.md section 12")]
 pub struct RequestError;
 
 impl ShareRequest {

@@ -114,7 +114,7 @@ impl TrustAnchor {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnchorError {
     /// There is no certificate in it.
-    #[error("expected one block that begins with -----BEGIN CERTIFICATE-----, got none that is well formed")]
+    #[error("expected one well-formed block that begins with -----BEGIN CERTIFICATE-----")]
     Pem,
     /// There is more than one certificate in it.
     #[error("expected one certificate, got several")]

@@ -100,7 +100,7 @@ pub enum ChainError {
     #[error("the leaf certificate: expected the key usage digitalSignature, got none or others")]
     LeafMayNotSign,
     /// The leaf's key may sign certificates.
-    #[error("the leaf certificate: expected no key usage keyCertSign, got it")]
+    #[error("the leaf certificate: expected a key usage without keyCertSign, got keyCertSign")]
     LeafMaySignCertificates,
     /// A certificate names another issuer than the one before it: out of order, missing, or superfluous.
     #[error("{position}: expected the issuer {expected:?}, got {actual:?}")]
@@ -118,7 +118,7 @@ pub enum ChainError {
     )]
     NotYetValid { position: Position, not_before: Timestamp, at: Timestamp, max_skew: Duration },
     /// A certificate is not valid any more.
-    #[error("{position} ended at {not_after}, before {at}, the time at which it is judged")]
+    #[error("{position} ended at {not_after}, before the time of the verification, {at}")]
     Expired { position: Position, not_after: Timestamp, at: Timestamp },
     /// A signature in the chain is not its issuer's.
     #[error("expected every certificate to be signed by the one before it, got another signature")]

@@ -275,7 +275,7 @@ pub enum FrameError {
         actual: u32,
     },
     /// The body is not what its kind requires.
-    #[error("the fields of the {kind:?} frame are not as the protocol requires")]
+    #[error("the fields of the {kind:?} frame do not have the form of the protocol")]
     Malformed {
         /// The frame's kind.
         kind: FrameKind,

@@ -169,7 +169,7 @@ pub enum ProofError {
         actual: u64,
     },
     /// The proof has another number of hashes than the sizes need.
-    #[error("the proof has another number of hashes than these sizes need")]
+    #[error("the proof has the wrong number of hashes for these sizes")]
     Length,
     /// The hashes lead to another root.
     #[error("the proof leads to another root")]

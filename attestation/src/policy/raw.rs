@@ -238,13 +238,13 @@ pub enum PolicyError {
         name: String,
     },
     /// Reference values beside a release root, which is to name them.
-    #[error("the policy has [release], which names what is accepted, so remove `{list}`")]
+    #[error("the policy has [release], which names all accepted images and models; remove `{list}`")]
     TwoSources {
         /// The list's key.
         list: &'static str,
     },
     /// `[release]` has no root that its own keys signed.
-    #[error("the root in [release] is not one: {0}")]
+    #[error("the root in [release] is invalid: {0}")]
     ReleaseRoot(#[from] ReleaseError),
     /// A duration is not one, or is zero.
     #[error("freshness `{key}` is {actual:?}, expected a positive duration like \"5m\" or \"90s\"")]

@@ -149,13 +149,13 @@ pub enum ReceiptError {
     #[error("the receipt is not signed by the enclave's receipt key")]
     Signature,
     /// Of another boot than its key.
-    #[error("the receipt names another boot than the one whose key signed it")]
+    #[error("the receipt names one boot, and the key of another boot signed it")]
     OtherBoot,
     /// About another request.
-    #[error("the receipt is about another request than the one that was sent")]
+    #[error("the receipt does not match the request that was sent")]
     Request,
     /// About another response.
-    #[error("the receipt is about another response than the one that came")]
+    #[error("the receipt does not match the response that arrived")]
     Response,
     /// About another session, partner or model.
     #[error("the receipt is about another {0}")]

@@ -513,7 +513,7 @@ fn errors_name_the_certificate() {
         verdict.accepted().unwrap_err().to_string()
     };
     let rest =
-        "ended at 2026-03-01T11:59:59.000Z, before 2026-03-01T12:00:00.000Z, the time at which it is judged";
+        "ended at 2026-03-01T11:59:59.000Z, before the time of the verification, 2026-03-01T12:00:00.000Z";
     for (index, name) in [(0, "certificate 0 (root)"), (2, "certificate 2"), (4, "the leaf certificate")] {
         assert!(message(index).ends_with(&format!("certificates: {name} {rest}")), "{}", message(index));
     }

@@ -19,12 +19,13 @@ pub(crate) enum Command {
     /// Make the key of one model's weights, and a share of it for each broker.
     ///
     /// The folder gets `data.key`, which `seal --key` takes; NAME.share for each broker; and `weights.json`,
-    /// which `release draft --weights` takes. Seal the model, give each broker its share over a way that you
-    /// trust, and then remove `data.key` and the shares. Any NEEDED brokers together can make the key again;
-    /// fewer know nothing about it.
+    /// which `release draft --weights` takes. Seal the model, and give each broker its share over a channel
+    /// that you trust. Then remove `data.key` and the shares. Any NEEDED brokers together can rebuild the
+    /// key. Fewer brokers learn nothing about it.
     #[command(after_help = NEW_EXAMPLES)]
     New(New),
-    /// Show what a share is for, and the commitment that a release must have for it. Not the share.
+    /// Show the purpose of a share and the commitment that a release must list for it, but never the share
+    /// itself.
     #[command(after_help = SHOW_EXAMPLES)]
     Show {
         /// The share's file.

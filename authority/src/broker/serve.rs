@@ -50,7 +50,7 @@ pub(crate) struct Serve {
     /// The folder of denials: that of this authority's lease service.
     #[arg(long, value_name = "FOLDER")]
     denials: PathBuf,
-    /// Which security modules are believed, as partners' trust.toml.
+    /// The policy that says which security modules to trust, in the form of a partner's trust.toml.
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
     /// This broker's own list of images and models.
@@ -59,7 +59,7 @@ pub(crate) struct Serve {
     /// A share, as `broker secret new` writes it. Give it once for each model.
     #[arg(long = "share", value_name = "FILE", required = true)]
     shares: Vec<PathBuf>,
-    /// The log: one entry for each share that is given or refused. It is made if there is none.
+    /// The log file, with one entry for each share given or refused. The broker creates a missing file.
     #[arg(long, value_name = "FILE")]
     log: PathBuf,
     /// The address to listen on. Port 0 picks a free port.

@@ -56,7 +56,7 @@ pub(crate) enum FilesError {
     #[error("the bytes do not begin with an index of files")]
     Index,
     /// The files do not have the length that the model has.
-    #[error("the index is one of a model of {expected} bytes, and the model has {actual}")]
+    #[error("the index describes a model of {expected} bytes, but the model has {actual}")]
     Length {
         /// What the index adds up to.
         expected: u64,

@@ -247,9 +247,9 @@ fn mistakes_get_an_answer_that_helps() {
         ),
         ("root sign root.json --sign-with cat --as a-offline", 1, "not made over this payload"),
         ("root sign root.json --sign-with false --as a-offline", 3, "the signing command `false` failed"),
-        ("halt m --root root.json --key a.pem --reason r --out d.json", 2, "say model:m or partner:m"),
+        ("halt m --root root.json --key a.pem --reason r --out d.json", 2, "expected model:m or partner:m"),
         ("resume m --root root.json --release nowhere.json --denials .", 3, "nowhere.json"),
-        ("status", 2, "--root FILE, or --service URL"),
+        ("status", 2, "--root FILE or --service URL"),
     ] {
         let run = folder.run(line);
         assert_eq!(run.status, status, "{line}\n{}{}", run.stdout, run.stderr);

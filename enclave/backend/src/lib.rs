@@ -152,7 +152,7 @@ pub type LoadError = Box<dyn Error + Send + Sync>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PrepareError {
     /// More text than the model's context can ever hold.
-    #[error("the text has {bytes} bytes, and no more than {limit} ever fit into the context")]
+    #[error("the text has {bytes} bytes, but at most {limit} can fit into the context")]
     TooLong {
         /// Bytes that came.
         bytes: usize,

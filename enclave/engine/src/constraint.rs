@@ -78,7 +78,7 @@ pub enum SchemaError {
     )]
     Reference,
     /// No finite text is valid.
-    #[error("no value that ends, or none that nests less than 48 levels, is valid")]
+    #[error("the schema allows no finite value with fewer than 48 levels")]
     Endless,
 }
 

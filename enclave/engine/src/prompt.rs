@@ -26,7 +26,7 @@ pub enum PromptError {
     #[error("expected variables for the template as a JSON object, with no name that templates know already")]
     Variables,
     /// More text than any context of this model can hold; not tokenised at all.
-    #[error("the text has {bytes} bytes, more than {limit} can never fit into the context")]
+    #[error("the text has {bytes} bytes, but at most {limit} can fit into the context")]
     TooLong {
         /// Bytes given.
         bytes: usize,

@@ -135,7 +135,7 @@ pub enum SubmitError {
         limit: usize,
     },
     /// The prompt and one token of an answer would never fit into the memory that one owner may have.
-    #[error("the prompt has {tokens} tokens, and keys and values of {limit} fit into memory")]
+    #[error("the prompt has {tokens} tokens, but memory holds the keys and values of {limit}")]
     PromptTooLongForMemory {
         /// Tokens of the prompt.
         tokens: usize,

@@ -57,7 +57,7 @@ pub enum TokenizerError {
     ScoreCount { tokens: usize, scores: usize },
     #[error("the score of token {id} is not a finite number")]
     Score { id: usize },
-    #[error("token {id} is not written in the byte alphabet of byte-level BPE, or is no byte like <0x0A>")]
+    #[error("token {id} is neither in the byte alphabet of byte-level BPE nor a byte like <0x0A>")]
     TokenAlphabet { id: usize },
     #[error("no token stands for the byte {byte:#04x}")]
     MissingByte { byte: u8 },

@@ -26,7 +26,7 @@ pub(crate) struct Whole {
 pub(crate) enum Unsound {
     #[error("the manifest cannot be read: {0}")]
     NoManifest(io::ErrorKind),
-    #[error("the manifest is none: {0}")]
+    #[error("the manifest is malformed: {0}")]
     Manifest(#[from] ManifestError),
     #[error("`{}` is not in the manifest", .0.display())]
     Extra(PathBuf),

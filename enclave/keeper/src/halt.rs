@@ -30,7 +30,7 @@ pub enum Halt {
         actual: Sha256Digest,
     },
     /// The configuration's root is not a root.
-    #[error("the [release] root of the configuration is not one: {0}")]
+    #[error("the [release] root of the configuration is invalid: {0}")]
     Root(#[source] ReleaseError),
     /// The platform has no control connection, and the configuration needs one.
     #[error(

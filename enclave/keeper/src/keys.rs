@@ -214,7 +214,7 @@ enum Refused {
     #[error(transparent)]
     SecurityModule(#[from] SecurityModuleError),
     /// It is not what it should be.
-    #[error("what the host brought has another form than docs/protocol.md gives it")]
+    #[error("the host's message does not have the form in docs/protocol.md")]
     Form,
 }
 

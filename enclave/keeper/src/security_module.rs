@@ -154,7 +154,7 @@ fn unexpected(expected: &'static str, _actual: &Response) -> SecurityModuleError
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecurityModuleError {
     /// As many requests wait as may wait.
-    #[error("the security module has as many requests waiting as it may have")]
+    #[error("the security module's queue is full")]
     Busy,
     /// The device's thread has ended.
     #[error("the security module is gone")]

@@ -86,6 +86,6 @@ pub enum ProtocolError {
         actual: u32,
     },
     /// A body that is not what its kind requires.
-    #[error("the body of a frame of kind {0} is not as the kind requires")]
+    #[error("the body of a frame of kind {0} does not have the form of that kind")]
     Malformed(u8),
 }

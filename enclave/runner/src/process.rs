@@ -95,7 +95,7 @@ pub fn runtime() -> io::Result<Runtime> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Ending {
     /// The kernel ended it because of what it asked for (`SIGSYS`).
-    #[error("the worker made a system call that it may not make")]
+    #[error("the worker made a forbidden system call")]
     ForbiddenCall,
     /// Another signal.
     #[error("the worker was ended by signal {0}")]

@@ -16,7 +16,7 @@ pub enum WeightsError {
         limit: u64,
     },
     /// Sealed weights are due, and the store has plain ones.
-    #[error("expected sealed weights, as the release says, and the host's store has unsealed ones")]
+    #[error("the release requires sealed weights, but the host's store has unsealed ones")]
     NotSealed,
     /// Plain weights are due, and the store has sealed ones.
     #[error(
@@ -35,7 +35,7 @@ pub enum WeightsError {
         failures: u32,
     },
     /// The store says of the model what it did not say before.
-    #[error("the host's store changed its model while it was read")]
+    #[error("the model in the host's store changed during the transfer")]
     Changed,
 }
 

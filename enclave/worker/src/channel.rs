@@ -153,7 +153,7 @@ pub enum ChannelError {
     #[error("no evidence: {0}")]
     Refused(RefusalCode),
     /// The partner's `Finished` is not the one that belongs to this exchange.
-    #[error("the partner's Finished does not belong to this exchange")]
+    #[error("the partner's Finished message does not belong to this exchange")]
     Finished,
     /// The stream failed while writing.
     #[error("the connection failed")]

@@ -232,7 +232,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Renewal<S> {
                 self.leased = Some(request.release_sha256);
                 return Ok(true);
             }
-            ControlAnswer::Refused(code) => service.missed(&format!("the enclave refused it: {code}")),
+            ControlAnswer::Refused(code) => service.missed(&format!("the enclave refused the lease: {code}")),
             _ => {}
         }
         Ok(false)

@@ -249,7 +249,7 @@ pub enum BuildError {
     #[error("the image is not signed: {0}")]
     Signing(#[from] SigningError),
     /// The image was to be signed, and its reader found no signature.
-    #[error("the image was to be signed and is not; this is a defect of this program")]
+    #[error("expected a signed image, but the image has no signature; this is a defect of this program")]
     NotSigned,
     /// The image has more parts than the format has room for.
     #[error(transparent)]

@@ -181,11 +181,11 @@ enum ApplicationError {
     Manifest(#[from] ManifestError),
     #[error(transparent)]
     Cpio(#[from] CpioError),
-    #[error("`{0}` is in the manifest and not in the application")]
+    #[error("`{0}` is in the manifest but not in the application")]
     Missing(String),
     #[error("`{0}` differs from what the manifest lists")]
     Changed(String),
-    #[error("`{0}` is in the application and not in the manifest")]
+    #[error("`{0}` is in the application but not in the manifest")]
     Extra(String),
 }
 

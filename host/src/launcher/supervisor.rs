@@ -114,10 +114,10 @@ pub enum SuperviseError {
     #[error(transparent)]
     Launch(#[from] LaunchError),
     /// The enclave refused what it was given.
-    #[error("the enclave does not start with this configuration or model: {0}")]
+    #[error("the enclave refuses this configuration or model: {0}")]
     Refused(Exit),
     /// The enclave failed too often.
-    #[error("the enclave failed and was started again {restarts} times, as many as allowed: {last}")]
+    #[error("the enclave failed again after {restarts} restarts, the most that are allowed: {last}")]
     Failed {
         /// How often it was started again.
         restarts: u32,

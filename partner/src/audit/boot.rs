@@ -386,7 +386,9 @@ impl<'a> Walk<'a> {
                         index: u64::try_from(start.saturating_add(at.unwrap_or(0))).unwrap_or(u64::MAX),
                         width: TILE_WIDTH,
                     };
-                    let problem = format!("a hash of it is not that of {below}: one of the two was changed");
+                    let problem = format!(
+                        "one of its hashes differs from the hash of {below}: one of the two files was changed"
+                    );
                     report.problem("tile-changed", &tile.to_string(), problem);
                 }
                 if tile.is_whole() {

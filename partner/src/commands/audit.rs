@@ -52,24 +52,27 @@ pub struct Audit {
     #[command(flatten)]
     policy: PolicyFile,
 
-    /// Ask about no policy: the logs are checked, and no boot is proven to be one of an enclave
+    /// Check the logs without a policy; no boot is then proven to be an enclave's
     #[arg(long)]
     without_policy: bool,
 
-    /// Your receipts, as `cleanroom connect --receipts` keeps them: each must stand in the log where it says
+    /// Your receipts, as `cleanroom connect --receipts` keeps them. Each must stand in the log at the place
+    /// that it names
     #[arg(long, value_name = "FOLDER")]
     receipts: Option<PathBuf>,
 
-    /// Whose receipts they must be: SHA-256 of your key, as `cleanroom key show` prints it
+    /// The SHA-256 of your key, as `cleanroom key show` prints it. Each receipt must name it
     #[arg(long, value_name = "SHA256", value_parser = Sha256Digest::from_written, requires = "receipts")]
     partner: Option<Sha256Digest>,
 
-    /// What earlier audits saw: a log that is shorter than then, or another one, is found. The file is made, and
-    /// brought up to date by every audit; it also keeps the result of the last hundred
+    /// A file in which audits remember the logs. An audit reports a log that has shrunk or changed since the
+    /// last audit. Each audit creates or updates the file, which also keeps the results of the last hundred
+    /// audits
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 
-    /// Another view of the same logs, such as another auditor's: two views that differ are found
+    /// Another view of the same logs, such as another auditor's. The audit reports each difference between
+    /// the views
     #[arg(long, value_name = "STORE", value_parser = |text: &str| Store::named(text).map(|_| text.to_owned()))]
     compare: Option<String>,
 

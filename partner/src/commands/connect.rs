@@ -52,8 +52,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub struct Connect {
-    /// The clean room's hosts, the preferred first: HOST:PORT or unix:PATH. One that does not answer within a
-    /// quarter of a second is no longer waited for alone
+    /// The clean room's hosts, the preferred one first: HOST:PORT or unix:PATH. If a host does not answer
+    /// within a quarter of a second, the next one is tried as well
     #[arg(required = true, value_name = "ADDRESS")]
     addresses: Vec<Address>,
 
@@ -61,17 +61,17 @@ pub struct Connect {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
 
-    /// Serve web pages of this origin as well, such as `http://localhost:3000`; may be repeated
+    /// Also serve web pages of this origin, such as `http://localhost:3000`; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<Origin>,
 
-    /// Try for so long until a clean room is there, such as 5m; a clean room whose proof fails is refused at
-    /// once
+    /// Keep trying for this long to reach a clean room, such as 5m. A clean room whose proof fails is refused
+    /// at once
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 
-    /// Keep the receipt of each request in this folder. An answer counts only with its own receipt, verified and on
-    /// the disk: a client never sees the end of another one. `cleanroom receipts` reads the folder
+    /// Keep the receipt of each request in this folder. The end of an answer reaches the client only after
+    /// the answer's own receipt is verified and on the disk. `cleanroom receipts` reads the folder
     #[arg(long, value_name = "FOLDER")]
     receipts: Option<PathBuf>,
 

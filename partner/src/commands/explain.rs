@@ -12,11 +12,12 @@ use super::document_file;
 use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
 
-/// Show what is in an enclave image or an attestation document, and what is wrong with it
+/// Show the contents of an enclave image or an attestation document, and its faults
 ///
-/// Explaining is not verifying: nothing is compared with a policy of yours. A document is judged at its own time under the
-/// roots that AWS published. Of a document that is refused, everything is shown that can be read, and why it is refused; the
-/// exit code is 1 then. A file that is neither an image nor a document in a form that is understood has the exit code 2.
+/// Explaining is not verifying: this command compares nothing with your policy. It judges a document at the
+/// document's own time, under the roots that AWS published. It shows every readable part of a refused
+/// document and the reason for the refusal, and exits with code 1. It exits with code 2 for a file that is
+/// neither an image nor a document in a known form.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {

@@ -22,11 +22,12 @@ use crate::clock::now;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{self, Listing, Terminal, printable};
 
-/// Print the PCRs of an enclave image: what an enclave started from it will be able to prove
+/// Print the PCRs of an enclave image: the values that its enclaves can prove
 ///
-/// The file is read once, in constant memory, and checked strictly on the way: layout, CRC-32, and the signature if it has
-/// one. The numbers are those that `nitro-cli describe-eif` prints and that Nitro puts into attestation documents. The
-/// registers of a deployment are computed from a certificate, a role and an instance.
+/// This command reads the file once, in constant memory. It checks the layout, the CRC-32, and the signature
+/// of a signed image. The values are those that `nitro-cli describe-eif` prints and that Nitro puts into
+/// attestation documents. The registers of a deployment are computed from a certificate, a role and an
+/// instance.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Measure {

@@ -17,7 +17,7 @@ pub(super) struct PolicyFile {
     #[arg(long, value_name = "FILE", default_value = "trust.toml")]
     policy: PathBuf,
 
-    /// Refuse the policy file unless its SHA-256 is this one
+    /// Refuse a policy file whose SHA-256 is not this one
     #[arg(long, value_name = "SHA256", value_parser = Sha256Digest::from_written)]
     policy_sha256: Option<Sha256Digest>,
 }

@@ -48,16 +48,17 @@ enum Command {
     Show(Show),
     /// Check signatures, numbering and, if you give them, the texts
     ///
-    /// Without an ID every receipt is checked. Each enclave numbers the receipts of each partner, and each receipt
-    /// names the one before it, so a receipt that is missing in the middle is found and named.
+    /// Without an ID, this command checks every receipt. Each enclave numbers the receipts of each partner,
+    /// and each receipt names the receipt before it. So the check finds and names a receipt that is missing
+    /// in the middle.
     #[command(
         after_help = "Examples:\n  cleanroom receipts verify chatcmpl-0f3a --request request.json --response answer.json"
     )]
     Verify(Verify),
     /// Prove that a receipt stands in the log, without showing any other entry
     ///
-    /// Prints the inclusion proof (RFC 6962 section 2.1.1) that leads from the receipt's entry to the root of the signed
-    /// checkpoint, once it is verified. Whoever has the receipt and the proof needs no store.
+    /// Verifies and prints the inclusion proof (RFC 6962 section 2.1.1). The proof leads from the receipt's
+    /// entry to the root of the signed checkpoint. A reader who has the receipt and the proof needs no store.
     #[command(
         after_help = "Examples:\n  cleanroom receipts prove chatcmpl-0f3a --log log/ --json > proof.json"
     )]

@@ -31,9 +31,9 @@ pub(super) struct PartyArguments {
     #[arg(long, value_name = "ID")]
     model: Option<ModelId>,
 
-    /// The HTTP proxy through which the host is reached: `http://[USER:PASSWORD@]HOST:PORT`, or `none`.
-    /// Without this option, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` decide. This machine's own addresses
-    /// are always reached directly
+    /// The HTTP proxy to reach the host through: `http://[USER:PASSWORD@]HOST:PORT`, or `none`. Without this
+    /// option, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` decide. This machine's own addresses are always
+    /// reached directly
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
 }

@@ -18,9 +18,9 @@ use crate::output::Terminal;
 
 /// Judge a clean room, or a document in a file, against your policy
 ///
-/// Everything that is checked is printed with what was expected and what was found. The verdict has one
-/// answer for each question (platform, image, deployment, model, freshness, session). A question that nobody
-/// asked is `not asked`, never passed.
+/// The report lists each check with its expected and its actual value. The verdict answers each question
+/// (platform, image, deployment, model, freshness, session) by itself. A question that you did not ask is
+/// `not asked`, never passed.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Verify {

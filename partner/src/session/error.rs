@@ -26,7 +26,7 @@ pub enum SessionError {
     #[error("the session has ended: {0}")]
     Ended(RestsOn),
     /// This program ended the session, and everything that ran on it.
-    #[error("what ran on the session was cut: {}", .0.reason)]
+    #[error("running requests on the session were cut: {}", .0.reason)]
     Cut(Cut),
     /// The connection was lost.
     #[error("the connection to the clean room was lost: {}", innermost(.0))]

@@ -39,7 +39,9 @@ impl Appender {
         run(Operation::Read, path, || {
             (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
             if bytes.len() as u64 > limit {
-                let problem = format!("it has more than {limit} bytes; move it away, and a new one begins");
+                let problem = format!(
+                    "it has more than {limit} bytes; move it away, and the program creates a new one"
+                );
                 return Err(std::io::Error::other(problem));
             }
             Ok(())

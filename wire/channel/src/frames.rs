@@ -81,7 +81,7 @@ async fn read_exactly<S: AsyncRead + Unpin>(
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The stream ended inside a frame or before one.
-    #[error("the connection ended before the whole frame had come")]
+    #[error("the connection ended in the middle of a frame")]
     Truncated,
     /// The bytes are not the frame that was due.
     #[error(transparent)]

@@ -274,7 +274,7 @@ pub enum ControlError {
         actual: u32,
     },
     /// A body that is not what its kind requires.
-    #[error("the body of the control frame is not as its kind requires")]
+    #[error("the body of the control frame does not have the form of its kind")]
     Malformed,
 }
 

@@ -71,7 +71,7 @@ pub enum Refusal {
     #[error("the release has expired")]
     ReleaseExpired,
     /// The release names no partner with this key.
-    #[error("the release names no partner with this key")]
+    #[error("the release lists no partner with this key")]
     PartnerUnknown,
     /// The partner's time is over.
     #[error("the partner's admission has expired")]

@@ -97,13 +97,15 @@ pub enum ShownError {
     #[error("the policy pins a release root, and the clean room shows no lease")]
     NoLease,
     /// The lease field is not one.
-    #[error("the lease does not have the form that docs/protocol.md gives it")]
+    #[error("the lease does not have the form in docs/protocol.md")]
     Form,
     /// Fewer distinct issuers than root and release ask for.
     #[error("too few distinct authorities signed the lease")]
     Issuers,
     /// More time than any of the issuers gave.
-    #[error("the lease is said to run for {actual_ms} ms more, and its issuers gave {most_ms} ms at most")]
+    #[error(
+        "the enclave says that the lease runs for {actual_ms} ms more, but its issuers gave at most {most_ms} ms"
+    )]
     TooLong {
         /// What the issuers gave.
         most_ms: u64,

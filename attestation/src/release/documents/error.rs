@@ -20,7 +20,7 @@ pub enum ReleaseError {
         actual: usize,
     },
     /// Not JSON of the expected form: a member is missing, unknown, twice there, or has a value that it cannot have.
-    #[error("the {what} does not have the form docs/release.md gives it: {problem}")]
+    #[error("the {what} does not have the form in docs/release.md: {problem}")]
     Form {
         /// What was read.
         what: &'static str,
@@ -152,7 +152,7 @@ pub enum ReleaseError {
         actual: u64,
     },
     /// A lease came before any release.
-    #[error("no release has been accepted yet, so there is nothing a lease could name")]
+    #[error("no release has been accepted yet, and a lease must name one")]
     NoRelease,
     /// No nonce is outstanding.
     #[error("no lease has been asked for: begin_lease comes first")]
@@ -161,7 +161,7 @@ pub enum ReleaseError {
     #[error("the nonce is all zero or was used for the last lease; draw 32 fresh random bytes")]
     StaleNonce,
     /// The lease is for another nonce: for another enclave, another boot or an earlier exchange.
-    #[error("the lease answers another nonce than the one that this enclave sent last")]
+    #[error("the lease answers an older or foreign nonce; expected the nonce that this enclave sent last")]
     WrongNonce,
     /// The lease names another root version.
     #[error("the lease was signed under root version {actual}, this enclave holds version {current}")]
@@ -211,7 +211,7 @@ pub enum ReleaseError {
         limit: usize,
     },
     /// A member of a release that promises something which this version does not enforce.
-    #[error("{member} must be {neutral} in a release: this version enforces nothing that it could say")]
+    #[error("{member} must be {neutral} in a release: this version enforces no other value")]
     NotEnforced {
         /// The member.
         member: &'static str,

@@ -69,7 +69,7 @@ pub enum ApiError {
         served: ModelId,
     },
     /// A prompt that leaves no room for an answer.
-    #[error("the prompt has {tokens} tokens, but a prompt may have {limit} at most")]
+    #[error("the prompt has {tokens} tokens; a prompt may have at most {limit}")]
     ContextLengthExceeded {
         /// The parameter that holds the prompt.
         param: &'static str,
@@ -79,7 +79,7 @@ pub enum ApiError {
         limit: usize,
     },
     /// A prompt of so many bytes that no context could hold it.
-    #[error("the prompt has {bytes} bytes; more than {limit} never fit into the model's context")]
+    #[error("the prompt has {bytes} bytes; at most {limit} can fit into the model's context")]
     PromptTooLong {
         /// The parameter that holds the prompt.
         param: &'static str,
@@ -137,10 +137,10 @@ pub enum ApiError {
     )]
     UnknownUrl,
     /// A receipt that is not kept here, or is another partner's.
-    #[error("no receipt with this id is kept here: the newest ones of each partner are")]
+    #[error("no receipt with this id is kept here: the enclave keeps each partner's newest receipts")]
     NoSuchReceipt,
     /// A method that the path does not have.
-    #[error("this URL does not have this method: see the allow header")]
+    #[error("this URL does not support this method: see the allow header")]
     MethodNotAllowed,
     /// No slot is free.
     #[error("too many requests are being served: try again in {} s", retry_after.as_secs())]
@@ -152,13 +152,13 @@ pub enum ApiError {
     #[error("this request did not come through an attested channel")]
     NoPartner,
     /// A partner whose key the enclave's configuration does not list.
-    #[error("the key of this partner is not among those that may use the model: ask the operator to list it")]
+    #[error("this partner's key may not use the model: ask the operator to list it")]
     PartnerNotListed,
     /// What the authorities released and leased, or a limit of the partner's, does not permit it.
     #[error("{0}")]
     Stopped(Stop),
     /// The answer was not complete within the time that a request may take.
-    #[error("the request did not end within the time that one may take here; the answer is not complete")]
+    #[error("the request reached its time limit; the answer is not complete")]
     RequestTime,
     /// The engine, or the enclave's own random source, failed. Nothing about the request caused it.
     #[error("the inference engine failed: the answer is not complete")]

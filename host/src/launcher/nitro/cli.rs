@@ -227,7 +227,7 @@ pub enum NitroError {
         subcommand: &'static str,
     },
     /// The enclave has another context id.
-    #[error("asked for an enclave with context id {expected}, got one with {actual}; it was terminated")]
+    #[error("asked for an enclave with context id {expected}, got {actual}; the host terminated the enclave")]
     ContextId {
         /// As asked.
         expected: u32,
@@ -241,7 +241,9 @@ pub enum NitroError {
     )]
     Gone,
     /// The enclave has flags, `DEBUG_MODE` for instance, whose documents no partner accepts.
-    #[error("expected an enclave without flags, nitro-cli says {actual:?}; it was terminated")]
+    #[error(
+        "expected an enclave without flags, nitro-cli reports {actual:?}; the host terminated the enclave"
+    )]
     Flags {
         /// Its flags.
         actual: String,
