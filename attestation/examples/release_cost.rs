@@ -1,4 +1,5 @@
-//! What release control costs: loads a release with 10,000 partners, answers questions, and fails when a bound is broken.
+//! Measures the cost of release control: loads a release with 10,000 partners, answers questions, and fails
+//! when a bound is broken.
 //!
 //! `cargo run --release -p cleanroom-attestation --example release_cost`
 

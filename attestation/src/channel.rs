@@ -1,4 +1,4 @@
-//! The attested channel `cleanroom/1`: what both ends compute.
+//! The attested channel `cleanroom/1`: the computations of both ends.
 //!
 //! TLS 1.3 ends inside the enclave. Before any application byte, one exchange on that connection proves the enclave to the
 //! partner (`docs/protocol.md` is the specification):

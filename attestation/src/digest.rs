@@ -191,7 +191,7 @@ pub enum DigestError {
     Written {
         /// Bytes that the algorithm gives.
         expected: usize,
-        /// What came.
+        /// A description of the value that came.
         given: String,
     },
 }

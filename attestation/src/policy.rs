@@ -1,4 +1,4 @@
-//! What a relying party accepts: trust anchors and reference values, read once from `trust.toml`.
+//! The policy of a relying party: trust anchors and reference values, read once from `trust.toml`.
 //!
 //! ```toml
 //! version = 1

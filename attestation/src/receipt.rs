@@ -1,4 +1,4 @@
-//! Receipts: what an enclave signs about each request, and how a partner checks it.
+//! Receipts: the enclave's signed statement about each request, and the partner's checks of it.
 //!
 //! `docs/receipts.md` is the specification. A [`Receipt`] travels in a DSSE envelope that the receipt key signs. It has no text:
 //! request and response stand in it as [`Commitment`]s, made with a [`Salt`] that the partner alone gets. Without the salt, nobody

@@ -6,7 +6,7 @@
 //! authority signs a [`Denial`], which halts a model or a partner until a later release lifts it by its digest. All four travel
 //! as DSSE [`Envelope`]s through a host that is trusted with nothing.
 //!
-//! * `documents`: what is signed, and how signatures are counted. No state.
+//! * `documents`: the signed documents, and the count of their signatures. No state.
 //! * `decisions`: what follows from what was accepted. [`TrustedState`] takes documents in, refuses what breaks a rule, and
 //!   answers a [`Question`] with a [`Decision`].
 

@@ -1,4 +1,4 @@
-//! What a verifier concluded about one document, axis by axis.
+//! A verifier's conclusion about one document, axis by axis.
 //!
 //! [`appraise`] takes evidence, a policy, what this session expects and a time, and always gives a [`Verdict`]: one shape
 //! to print, whether the document is accepted or not even CBOR. There is one way from it to a value that may be trusted:

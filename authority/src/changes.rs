@@ -1,4 +1,4 @@
-//! What changes from one document to another. Entries of a list are matched by name, not by position.
+//! The changes from one document to another. Names match the entries of a list, not positions.
 
 use std::collections::BTreeMap;
 use std::fmt;

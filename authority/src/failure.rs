@@ -1,4 +1,4 @@
-//! Why a command failed.
+//! The reasons why a command fails.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What a lease service holds, and when it signs.
+//! The state of a lease service, and its conditions for a signature.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};

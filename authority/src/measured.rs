@@ -1,4 +1,4 @@
-//! What an authority measures itself instead of being told: images, models, deployments.
+//! Values that an authority measures by itself: images, models, deployments.
 
 use std::fs::File;
 use std::io::Read as _;

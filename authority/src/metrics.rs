@@ -1,4 +1,4 @@
-//! What services count. Nothing about partners, and nothing of what requests contain.
+//! The counters of the services. No counter is about a partner or about the contents of a request.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -112,7 +112,7 @@ pub(crate) enum Tier {
     Nitro,
 }
 
-/// What executes a virtual machine's instructions.
+/// How a virtual machine executes its instructions.
 #[derive(Clone, Copy, ValueEnum)]
 enum AccelerationChoice {
     /// The processor if /dev/kvm may be used, else software.
@@ -382,7 +382,7 @@ impl LimitArguments {
     }
 }
 
-/// What a tier starts.
+/// The enclave that a tier starts.
 pub(crate) enum Enclave {
     Simulated(Settings),
     Nitro(nitro::Settings),
@@ -390,7 +390,7 @@ pub(crate) enum Enclave {
 }
 
 impl RunArguments {
-    /// What the chosen tier starts.
+    /// The enclave that the chosen tier starts.
     pub(crate) fn enclave(&self) -> Enclave {
         match self.tier {
             Tier::Simulated => Enclave::Simulated(self.simulated()),

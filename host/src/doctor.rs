@@ -1,4 +1,4 @@
-//! What this machine lacks, and the command that mends it.
+//! Checks this machine, and names the command that fixes each fault.
 
 mod nitro;
 

@@ -1,4 +1,4 @@
-//! What the host tells its operator: counters and the enclave's state, over HTTP. Nothing in it is about
+//! The report to the operator: counters and the enclave's state, over HTTP. Nothing in it is about
 //! content.
 //!
 //! | path | answer |
@@ -42,7 +42,7 @@ const LIFETIME: Duration = Duration::from_secs(30);
 /// The pause after the system could not give a connection.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What is reported.
+/// The sources of the report.
 #[derive(Clone)]
 pub struct Sources {
     /// The relay's counters.

@@ -1,4 +1,4 @@
-//! The audit of a store of logs: what is in it, and everything that is wrong with it, each with its place.
+//! The audit of a store of logs: its contents, and the place of each fault.
 //!
 //! ```text
 //! Store ─► boot by boot: checkpoint, boot record, every entry, every tile ─► Report

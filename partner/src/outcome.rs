@@ -1,4 +1,4 @@
-//! How a command ends: its exit code, and why it came to no result.
+//! The end of a command: its exit code, or the reason why it has no result.
 
 use std::fmt;
 use std::io;

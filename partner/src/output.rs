@@ -1,4 +1,4 @@
-//! What the commands print: text for people, in aligned columns, or one JSON object.
+//! The output of the commands: text for people, in aligned columns, or one JSON object.
 //!
 //! A command builds a [`Listing`] and a serialisable value of the same content and hands both to the
 //! [`Terminal`]. Text from files and peers passes through [`printable`], so that nobody writes escape

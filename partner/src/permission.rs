@@ -1,5 +1,5 @@
-//! What the authorities permit this partner: release and lease as the clean room shows them, judged by the
-//! partner itself.
+//! The authorities' permission for this partner: release and lease as the clean room shows them, judged by
+//! the partner itself.
 
 use std::time::Duration;
 

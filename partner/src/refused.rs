@@ -1,4 +1,4 @@
-//! Why evidence does not make a session.
+//! The reasons to refuse a session after its evidence was read.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! What every program that runs on its owner's machine does the same way.
+//! Code that all programs on their owners' machines share.
 //!
 //! The host, the partner's program and the authority's program use this crate. The enclave and everything
 //! that it measures do not: an enclave has no disk, no terminal and no signals.

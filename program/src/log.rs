@@ -1,4 +1,4 @@
-//! The log of a program: best effort, so that it never keeps the program from its work.
+//! The log of a program. It is best effort, so it never stops the program's work.
 //!
 //! Lines go to standard error through a bounded queue and a thread of its own. A reader that is gone, slow or
 //! full costs lines, and nothing else: no call blocks, none panics. Lost lines are counted, and once lines

@@ -1,4 +1,4 @@
-//! What the pages name, against what exists.
+//! Compares the names on the pages with the names that exist.
 //!
 //! Read are all tracked Markdown files. In a link: the file and the heading. In backticks: paths, types, functions,
 //! settings, flags and commands. In blocks of shell lines: the project's own programs and scripts, with their

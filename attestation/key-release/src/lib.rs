@@ -1,4 +1,4 @@
-//! How the key of sealed weights reaches an enclave that a release names, and nobody else.
+//! The way of the key of sealed weights to an enclave that a release names, and to nobody else.
 //!
 //! A secret is split into shares, and each share lies with another *broker*: a service of one authority. An enclave proves to each
 //! broker what it is, and for which release and lease it asks. A broker that agrees seals its share to a key that this evidence

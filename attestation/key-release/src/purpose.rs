@@ -1,4 +1,4 @@
-//! What a key may be used for. A purpose is in everything that is derived, committed to or attested.
+//! The purpose of a key. Every derived, committed or attested value contains it.
 
 /// What a key may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What an enclave shows to a broker.
+//! The request of an enclave to a broker.
 
 use cleanroom_attestation::channel::{
     Fields, KeyReleaseEvidence, MAX_DOCUMENT_BYTES, MAX_LEASE_BYTES, ModelId, Nonce, length_prefixed,

@@ -1,4 +1,4 @@
-//! Why some certificates are not a chain to a trusted root.
+//! The reasons to refuse a certificate chain.
 
 use core::fmt;
 use core::time::Duration;

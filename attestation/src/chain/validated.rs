@@ -1,4 +1,4 @@
-//! What is known about certificates once they have been validated.
+//! Facts about certificates after validation.
 
 use super::window::Window;
 use crate::crypto::Es384Key;

@@ -1,4 +1,4 @@
-//! `LP`: the one encoding of everything that is hashed or framed.
+//! `LP`: the encoding of every hashed or framed value.
 
 /// The concatenation of `LP(field)` for each field: a `u32` big-endian length in bytes, then the bytes.
 ///

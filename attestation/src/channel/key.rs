@@ -1,4 +1,4 @@
-//! How a partner's key is named.
+//! The name of a partner's key.
 
 use rustls_pki_types::CertificateDer;
 use webpki::EndEntityCert;

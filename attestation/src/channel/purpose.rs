@@ -1,4 +1,4 @@
-//! What evidence may be asked for, one tag per purpose.
+//! The purposes of evidence, with one tag for each.
 //!
 //! There is no way for a caller to choose `user_data`: an [`EvidenceRequest`] is only made by one of the purposes below, so
 //! evidence made for one of them can never pass for another.

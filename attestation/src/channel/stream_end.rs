@@ -1,4 +1,4 @@
-//! What the receipt key signs when a stream is ended before the model ended it.
+//! The statement that the receipt key signs when something other than the model ends a stream.
 
 use super::length_prefixed;
 use super::transcript::optional;

@@ -1,4 +1,4 @@
-//! Why some bytes are not an attestation document.
+//! The reasons to refuse an attestation document.
 
 /// Why some bytes are not an attestation document. Offsets count bytes from the start of the envelope or of the payload,
 /// whichever is being read.

@@ -1,4 +1,4 @@
-//! What can be read of a document that may be refused, for people to look at.
+//! The readable parts of a document that may be refused, for people to look at.
 
 use super::cbor::{Head, Reader};
 use super::{Document, DocumentError, Fields, MAX_DOCUMENT_LENGTH, Pcrs, printable};

@@ -1,4 +1,4 @@
-//! What the leaves of a log say: one JSON object each, compact, with a `kind`.
+//! The leaves of a log: one compact JSON object each, with a `kind`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

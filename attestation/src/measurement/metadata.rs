@@ -1,4 +1,4 @@
-//! The metadata section: what the builder says about the build. It is in no PCR.
+//! The metadata section: the builder's own account of the build. It is in no PCR.
 
 use core::fmt;
 

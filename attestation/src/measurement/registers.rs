@@ -1,4 +1,4 @@
-//! How contents become the value of a register.
+//! The way from contents to the value of a register.
 
 use crate::digest::Sha384Digest;
 

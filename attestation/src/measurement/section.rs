@@ -1,4 +1,4 @@
-//! What an image file consists of.
+//! The sections of an image file.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! The policy file as it is written, and how it becomes a [`Policy`].
+//! The policy file as people write it, and its checks on the way to a [`Policy`].
 
 use core::fmt;
 use core::time::Duration;

@@ -1,4 +1,4 @@
-//! Commitments to a text that do not let it be guessed.
+//! Commitments to a text, with a salt that keeps the text from being guessed.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! What a receipt says.
+//! The payload of a receipt.
 
 use core::fmt;
 use core::str::FromStr;

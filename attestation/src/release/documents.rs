@@ -1,4 +1,4 @@
-//! What the authorities sign, and how their signatures are counted.
+//! The documents that the authorities sign, and the count of their signatures.
 //!
 //! Dependencies go one way: small types ([`fields`], [`key`], [`time`], [`payload_type`], [`authority_document`], [`role`]), then [`error`] and
 //! [`envelope`], then [`root`], then [`verified`], which counts signatures, then the three documents that roles sign.

@@ -1,4 +1,4 @@
-//! What is known about evidence that was accepted.
+//! Facts about accepted evidence.
 
 use serde::{Serialize, Serializer};
 

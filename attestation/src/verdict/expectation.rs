@@ -1,4 +1,4 @@
-//! What a session expects of the evidence.
+//! A session's expectations of the evidence.
 
 use crate::digest::Sha384Digest;
 

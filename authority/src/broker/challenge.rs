@@ -1,4 +1,4 @@
-//! Challenges: who answers one shows evidence that is not older than the challenge.
+//! Challenges. An answer to one contains evidence that is not older than the challenge.
 //!
 //! A challenge carries its own time and a MAC, so that the broker remembers none that it gave, only those that were answered. A
 //! crowd of strangers that asks for challenges therefore costs no memory and takes nobody's challenge away.

@@ -1,4 +1,4 @@
-//! The file that a sealed model grows in, before it gets its name.
+//! The file of a sealed model while it is incomplete. The complete file gets the final name.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};

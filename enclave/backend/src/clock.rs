@@ -1,4 +1,4 @@
-//! The time by which a backend counts what it promises.
+//! The clock of a backend's promises.
 
 use std::fmt;
 use std::sync::Arc;

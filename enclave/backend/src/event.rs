@@ -1,4 +1,4 @@
-//! What comes out of a backend.
+//! The events of a backend.
 
 use std::ops::ControlFlow;
 

@@ -1,4 +1,4 @@
-//! Text that nobody else may read.
+//! Text that nothing may print.
 
 use zeroize::Zeroizing;
 

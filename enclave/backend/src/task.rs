@@ -1,4 +1,4 @@
-//! What a request asks of a backend.
+//! The task that a request gives to a backend.
 
 use std::num::NonZeroU8;
 use std::time::Duration;

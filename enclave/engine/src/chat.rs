@@ -1,4 +1,4 @@
-//! A conversation, as a chat template is asked to write it.
+//! A conversation, as the input of a chat template.
 
 /// One message of a chat.
 #[derive(Clone, Copy, Default)]

@@ -1,4 +1,4 @@
-//! How a model says more than text: what it thinks, and which tools it calls. Its chat template tells the form.
+//! The forms of a model's thoughts and tool calls. The model's chat template defines them.
 //!
 //! | form of calls | what the model writes |
 //! |---|---|

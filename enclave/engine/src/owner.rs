@@ -1,4 +1,4 @@
-//! Whose a job is.
+//! The owner of a job.
 
 /// Whom a job is for. The engine only tells equal owners from different ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

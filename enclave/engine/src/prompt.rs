@@ -1,4 +1,4 @@
-//! What a model is asked to continue, and why it cannot be.
+//! Prompts, and the reasons to refuse one.
 
 use crate::scratch::Scratch;
 

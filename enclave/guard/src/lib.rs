@@ -1,4 +1,5 @@
-//! Release control inside the enclave: it serves nothing that the authorities have not released and leased.
+//! Release control inside the enclave: the enclave serves only models that the authorities have released and
+//! leased.
 //!
 //! ```text
 //! host ─► the keeper's control connection ─► the keeper's Guard   may this session begin, and with what evidence?
@@ -128,7 +129,7 @@ pub struct KeyTerms {
     pub lease: Vec<u8>,
     /// The digest that the weights must have.
     pub model: Sha256Digest,
-    /// Who holds shares of the key.
+    /// The holders of shares of the key.
     pub brokers: Brokers,
 }
 
@@ -386,7 +387,7 @@ impl Guard {
         self.change(|state| state.accept_lease(envelope, at))
     }
 
-    /// Changes the accepted state and publishes it. What is refused changes nothing.
+    /// Changes the accepted state and publishes it. A refused change leaves it as it is.
     fn change<T>(
         &self,
         change: impl FnOnce(&mut TrustedState) -> Result<T, ReleaseError>,
@@ -413,7 +414,7 @@ impl Guard {
     }
 }
 
-/// What the locks protect is whole at every instruction that could unwind.
+/// The values behind the locks are whole at every instruction that could unwind.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What PID 1 says: a closed list of lines.
+//! The console lines of PID 1: a closed list.
 
 use std::fmt;
 use std::io::{self, Write as _};

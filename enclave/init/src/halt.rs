@@ -1,4 +1,4 @@
-//! Why an enclave does not serve, or serves no longer, and the end itself.
+//! The reasons for which PID 1 ends the enclave, and the end itself.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the enclave commits to before it serves anybody: the model in PCR 16, the receipt key in PCR 17.
+//! The enclave's commitments before it serves: the model in PCR 16, the receipt key in PCR 17.
 
 use cleanroom_attestation::channel::boot_measurement::{self, MODEL_PCR, RECEIPT_KEY_PCR};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};

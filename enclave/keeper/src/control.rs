@@ -94,7 +94,7 @@ impl Control {
         }
     }
 
-    /// What is answered is in force in both processes.
+    /// Answers a request. An accepted change is in force in both processes before the answer leaves.
     async fn answer(&self, kind: ControlKind, body: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
         Ok(match (kind, &self.guard) {
             (ControlKind::Log, _) => self.log(&body),

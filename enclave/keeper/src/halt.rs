@@ -1,4 +1,4 @@
-//! Why an enclave does not serve, or no longer does.
+//! The reasons for which the keeper ends the enclave.
 
 use std::io;
 

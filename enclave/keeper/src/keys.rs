@@ -193,7 +193,7 @@ impl Asking {
     }
 }
 
-/// What the host hears.
+/// The answer to the host.
 enum Answer {
     /// And more may follow.
     Goes(ControlAnswer),

@@ -215,7 +215,7 @@ pub(super) async fn answer(
     let mut answers = JoinSet::new();
     loop {
         let (header, body) = protocol::read(&mut stream).await?;
-        // What is done is forgotten.
+        // Forget the answers that have left.
         while answers.try_join_next().is_some() {}
         let id = header.id();
         let question = match FromWorker::decode(header.kind(), &body)? {
@@ -261,7 +261,7 @@ pub(super) async fn answer(
     }
 }
 
-/// What the security module has to be asked for.
+/// A question that needs the security module.
 enum Question {
     Channel(ChannelQuestion),
     Public(Nonce),

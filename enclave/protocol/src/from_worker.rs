@@ -1,4 +1,4 @@
-//! What the worker says: what it knows of a connection, and what it wants shown or signed for it.
+//! The worker's frames: facts about a connection, and requests for evidence and signatures for it.
 
 use cleanroom_attestation::channel::{
     Binder, FRAME_HEADER_BYTES, Fields, FrameHeader, FrameKind, HelloFrame, Nonce, length_prefixed,

@@ -1,4 +1,4 @@
-//! What the two processes of an enclave say to each other.
+//! The protocol between the two processes of an enclave.
 //!
 //! ```text
 //! keeper                                                      worker

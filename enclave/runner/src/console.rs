@@ -1,4 +1,4 @@
-//! The console, and what keeps content off it and out of files.
+//! The console, and the measures that keep content off it and out of files.
 //!
 //! An enclave's console belongs to the parent. So what may appear on it is a closed list, `LINES`, and an event that is not on the list
 //! is not shown, whoever reports it. Where a line has values, only the listed ones are shown, and only if they look like a

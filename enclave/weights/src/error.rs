@@ -1,4 +1,4 @@
-//! Why there are no weights.
+//! The reasons why the enclave gets no weights.
 
 use cleanroom_sealing::SealError;
 

@@ -1,4 +1,4 @@
-//! What is to be fetched, and how its bytes are checked.
+//! The plan of a transfer: its ranges, and the checks of their bytes.
 
 use cleanroom_attestation::model::CHUNK_BYTES;
 use cleanroom_link::store::{self, Description, Form};

@@ -1,4 +1,4 @@
-//! Bounded admission: who may occupy the engine, and how many at once.
+//! Bounded admission: the number of requests that may occupy the engine at once, for each partner.
 //!
 //! A request is admitted or refused at once; nobody ever waits in a queue here. The only waiting line is the engine's own,
 //! whose length is fixed when it starts, so [`AdmissionLimits::total`] is the number of sequences it runs plus the number

@@ -1,4 +1,4 @@
-//! Who may hold a connection, and how many.
+//! The bounds on connections, for each class of partner.
 //!
 //! A connection passes two bounds. While it is set up, it holds a *handshake*. When all are held, a connection that has said
 //! nothing makes space for a new one soon, and any other after a second, the oldest first. So silent connections keep nobody

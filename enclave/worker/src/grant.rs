@@ -1,4 +1,4 @@
-//! The authorities' grant under which one request runs. It is asked again at every token.
+//! The authorities' grant for one request. The worker asks for it again at every token.
 
 use std::collections::HashMap;
 use std::num::NonZeroU8;

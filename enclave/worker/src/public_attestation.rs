@@ -1,4 +1,4 @@
-//! `GET /.well-known/cleanroom/attestation?nonce=…`: evidence for an auditor who is nobody's partner.
+//! `GET /.well-known/cleanroom/attestation?nonce=…`: evidence for an auditor who is not a partner.
 //!
 //! Auditors share a document. The security module signs at most one for each [`INTERVAL`], over the nonces of all who asked
 //! meanwhile, and each gets the path from their own nonce to it. So a hundred strangers cost the security module as much as one. A

@@ -1,4 +1,4 @@
-//! Who is asking, as the channel proved it.
+//! The identity of a request's sender, as the channel proved it.
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_protocol::SessionTicket;

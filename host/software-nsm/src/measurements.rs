@@ -1,4 +1,4 @@
-//! What the hypervisor measured: the values of the registers that are locked at boot.
+//! The hypervisor's measurements: the values of the registers that are locked at boot.
 
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::measurement;

@@ -68,7 +68,7 @@ impl Fault {
     }
 }
 
-/// What an operator gives by hand.
+/// The documents that an operator gives by hand.
 pub(super) struct Files {
     /// A release.
     pub(super) release: Option<PathBuf>,
@@ -262,7 +262,7 @@ pub(super) fn parse<D: Document>(document: &[u8]) -> Option<D> {
     D::read(envelope.payload())
 }
 
-/// What is delivered.
+/// A document that the host delivers.
 pub(super) trait Document: Sized + 'static {
     /// The envelope's type.
     const TYPE: PayloadType;

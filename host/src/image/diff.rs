@@ -1,4 +1,4 @@
-//! Why two images differ: which section, which file in it, and which PCRs that changes.
+//! The differences between two images: sections, files, and the PCRs that each difference changes.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What is in an image: its PCRs, its sections, and the files in its ramdisks.
+//! The contents of an image: its PCRs, its sections, and the files in its ramdisks.
 
 use std::collections::BTreeMap;
 

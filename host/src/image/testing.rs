@@ -1,4 +1,4 @@
-//! Small inputs that are what they should be in every point that is checked.
+//! Small inputs that pass every check.
 
 use super::build::{ApplicationInput, Input, Inputs};
 use cleanroom_attestation::time::Timestamp;

@@ -1,4 +1,4 @@
-//! What the host says about the enclave that it runs.
+//! The host's description of the enclave that it runs.
 
 use serde::Serialize;
 

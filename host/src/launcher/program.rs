@@ -1,4 +1,4 @@
-//! The enclave's program: what is measured is what runs.
+//! The enclave's program. The host runs the very bytes that it measured.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};

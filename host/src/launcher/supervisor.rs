@@ -32,7 +32,7 @@ pub struct Patience {
     pub drain: Duration,
 }
 
-/// What an enclave is doing.
+/// The state of an enclave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -52,10 +52,10 @@ pub enum State {
 /// it.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 
-/// What a supervisor tells its watchers.
+/// A supervisor's report to its watchers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// What the enclave is doing.
+    /// The state of the enclave.
     pub state: State,
     /// How often it was started again.
     pub restarts: u32,

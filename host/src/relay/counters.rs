@@ -1,4 +1,4 @@
-//! What a relay counts: connections and bytes, never what is in them.
+//! The counters of a relay: connections and bytes, never contents.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Who may have a connection: so many in all, so many for one client, and nobody keeps all of them.
+//! The bounds on connections: in all, and for one client. No client can keep all of them.
 //!
 //! A client is an address, since that is all that the relay knows. While there is room, a client may have up
 //! to its own bound. When there is none, somebody makes room:

@@ -1,4 +1,4 @@
-//! What an auditor remembers from one audit to the next.
+//! An auditor's memory from one audit to the next.
 
 use std::collections::BTreeMap;
 

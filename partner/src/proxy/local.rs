@@ -1,4 +1,4 @@
-//! Who may use the proxy: programs on this machine, and web pages only if the user names their origin.
+//! The users of the proxy: programs on this machine, and web pages whose origin the user names.
 //!
 //! The proxy's port is open to everything that runs here, a browser included, and a browser sends what any
 //! web page asks it to. So each request must show something that a page cannot make a browser send without

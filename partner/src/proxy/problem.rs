@@ -1,4 +1,4 @@
-//! What the proxy itself answers, in the shape of the API that the client speaks.
+//! The proxy's own errors, in the form of the API that the client speaks.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};

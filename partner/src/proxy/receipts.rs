@@ -1,4 +1,4 @@
-//! What the proxy does with receipts: an answer counts only with its own, verified and on the disk.
+//! Receipts in the proxy: an answer counts only with its own receipt, verified and on the disk.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What carries a session: the tasks of HTTP/2, which can be cut together.
+//! The tasks of HTTP/2 that carry a session. One call ends all of them.
 
 use std::sync::{Arc, OnceLock};
 

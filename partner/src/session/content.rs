@@ -1,4 +1,4 @@
-//! The content of a request, each piece of which leaves only while its session may carry it.
+//! The content of a request. Each piece leaves only while the session may carry it.
 
 use std::pin::Pin;
 use std::sync::Arc;

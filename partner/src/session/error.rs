@@ -1,4 +1,4 @@
-//! Why there is no session or no answer, and how far a request got.
+//! The reasons for a missing session or answer, and how far the request got.
 
 use std::error::Error;
 use std::fmt;

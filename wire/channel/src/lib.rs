@@ -1,4 +1,4 @@
-//! The attested channel on a stream: what the enclave's end and the partner's end share.
+//! The attested channel on a stream: the code that the enclave's end and the partner's end share.
 //!
 //! [`tls`] is the TLS profile (one version, one group, mutual certificates, nothing resumed), [`identity`]
 //! the key and certificate that an end presents, and [`frames`] reads and writes the frames of the exchange.

@@ -1,4 +1,4 @@
-//! How the body of a length-prefixed frame is read.
+//! Reads the body of a length-prefixed frame.
 
 use std::io;
 

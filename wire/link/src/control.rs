@@ -29,7 +29,7 @@ const SHARE_REQUEST_LIMIT: usize = MAX_LEASE_BYTES + MAX_DOCUMENT_BYTES + (4 << 
 /// The longest share, in bytes, sealed as it is.
 const SHARE_LIMIT: usize = 2 << 10;
 
-/// What a host may do.
+/// The requests of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlKind {
     /// Asks what is in force. Answer: [`ControlState`].
@@ -126,7 +126,7 @@ impl ControlKind {
     }
 }
 
-/// What an enclave answers.
+/// The answers of an enclave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ControlAnswer {
     /// The document counts.

@@ -1,4 +1,4 @@
-//! Where connections arrive. The platform decides whether that is a Unix socket or vsock.
+//! Listeners for connections. The platform decides between a Unix socket and vsock.
 
 use std::future::Future;
 use std::io;

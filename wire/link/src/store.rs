@@ -1,4 +1,4 @@
-//! How a model travels: the host's store answers questions for ranges of bytes.
+//! The transfer of a model: the host's store answers requests for ranges of bytes.
 //!
 //! The host connects to the enclave's port [`crate::port::MODEL`], several times at once if the enclave takes it. On each
 //! connection it says what it has, and then answers questions, one after the other. Numbers are big-endian.
@@ -27,7 +27,7 @@ const DESCRIPTION_BYTES: usize = 10;
 /// The length of a question, and of what an answer repeats of it, in bytes.
 const QUESTION_BYTES: usize = 12;
 
-/// What a store says that it has.
+/// A store's statement about its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Description {
     /// In which form.

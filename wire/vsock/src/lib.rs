@@ -1,4 +1,5 @@
-//! How both ends use vsock: room for a burst of connections, and writes in pieces that its implementations carry.
+//! The use of vsock on both ends: room for a burst of connections, and writes in pieces that the
+//! implementations carry.
 //!
 //! A stream over `AF_VSOCK` is reliable on paper. In practice large writes have stalled for ever (64 KiB on Linux 6.12 with
 //! virtio-vsock) or arrived corrupted, and every write is a packet of its own, however small. So no write is larger than

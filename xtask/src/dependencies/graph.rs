@@ -1,4 +1,4 @@
-//! The graph of crates as `cargo metadata` tells it.
+//! The graph of crates from `cargo metadata`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -1,4 +1,4 @@
-//! What was done with a document.
+//! The outcomes for a document that is not refused.
 
 /// What [`TrustedState`](super::TrustedState) did with something that it did not refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

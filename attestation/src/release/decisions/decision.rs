@@ -1,4 +1,4 @@
-//! The question that is asked at the start of a session, at every request and at every token, and its answer.
+//! The question at the start of a session, at every request and at every token, and its answer.
 
 use std::collections::{HashMap, HashSet};
 

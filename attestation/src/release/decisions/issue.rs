@@ -1,4 +1,4 @@
-//! The issuer's side of a lease: what an authority may sign, and what it must not.
+//! The issuer's side of a lease: the conditions under which an authority signs one.
 
 use serde::{Deserialize, Serialize};
 

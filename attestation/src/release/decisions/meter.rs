@@ -1,4 +1,4 @@
-//! Counting what one partner does, against the limits that its release gives it.
+//! Counts one partner's requests and tokens, and compares them with the limits in the release.
 
 use std::collections::VecDeque;
 

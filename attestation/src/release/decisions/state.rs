@@ -1,4 +1,5 @@
-//! What one enclave (or one partner, or one lease service) has accepted so far, and what follows from it.
+//! The documents that one enclave (or one partner, or one lease service) has accepted, and the decisions that
+//! follow.
 //!
 //! Pure: every time and every random byte comes from the caller. Nothing that is refused changes anything.
 

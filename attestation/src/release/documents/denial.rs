@@ -20,7 +20,7 @@ use crate::digest::Sha256Digest;
 pub struct Denial {
     /// The clean room.
     pub room: Id,
-    /// What is halted.
+    /// The target that is halted.
     pub halt: Target,
     /// Why, for people.
     pub reason: Label,
@@ -28,7 +28,7 @@ pub struct Denial {
     pub serial: Sha256Digest,
 }
 
-/// What a denial halts.
+/// The target of a denial.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {

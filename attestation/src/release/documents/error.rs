@@ -1,4 +1,4 @@
-//! Why something signed was not accepted.
+//! The reasons to refuse a signed document.
 
 use super::payload_type::PayloadType;
 use super::role::Role;

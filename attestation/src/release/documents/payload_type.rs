@@ -1,6 +1,7 @@
 //! The kinds of document that travel in an envelope.
 
-/// What an envelope's payload is. The type is part of what is signed, so a signature for one never counts for another.
+/// The type of an envelope's payload. The type is part of what is signed, so a signature for one never counts
+/// for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PayloadType {
     /// A [`Root`](crate::release::Root).

@@ -4,7 +4,7 @@ use core::fmt;
 
 use serde::Serialize;
 
-/// What a key may sign.
+/// The right of a key to sign a kind of document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {

@@ -31,7 +31,7 @@ pub struct Root {
     pub minimum_release: u64,
     /// Every key that a role names.
     pub keys: List<RootKey, KEYS_LIMIT>,
-    /// What the keys may sign.
+    /// The documents that the keys may sign.
     pub roles: Roles,
 }
 

@@ -1,4 +1,4 @@
-//! JSON as it was written: members keep their order, since an answer follows it.
+//! JSON with its members in their written order, because an answer follows that order.
 
 use std::fmt;
 

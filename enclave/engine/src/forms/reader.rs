@@ -1,4 +1,4 @@
-//! From the text of an answer to what the model thinks, says and calls, as it comes.
+//! Splits the text of an answer, as it comes, into thoughts, text and tool calls.
 //!
 //! Nothing that could still become a mark leaves. What looks like a call and is none leaves as text.
 

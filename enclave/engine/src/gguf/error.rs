@@ -1,4 +1,4 @@
-//! What can be wrong with a file.
+//! The faults of a file.
 
 /// Why a file was refused. Names and keys are shown escaped, so a hostile one cannot write to a terminal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

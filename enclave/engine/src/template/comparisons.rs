@@ -1,4 +1,4 @@
-//! Where a template compares texts, it compares what was written and not the stand-ins.
+//! Comparisons in a template compare the original texts, not their stand-ins.
 //!
 //! An operator cannot be given another meaning, a function can. So each operand of `==`, `in` and their like
 //! becomes an argument of [`AS_WRITTEN`] before the template is parsed: `'</think>' in content` turns into

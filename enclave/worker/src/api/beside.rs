@@ -1,4 +1,4 @@
-//! What stands beside the text of an answer: what the model thinks, and which tools it calls.
+//! The parts of an answer beside its text: the model's thoughts and tool calls.
 //!
 //! A whole answer keeps all of it until its end, since clients want one member for each. A stream writes it as it comes,
 //! in the events that its clients know.

@@ -1,4 +1,4 @@
-//! Takes in a request body: bounded in size, in time and in number before a byte of it is kept.
+//! Reads a request body. Bounds on size, time and number hold before the enclave keeps a byte of it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! How an answer travels.
+//! The delivery of an answer: whole or as a stream.
 
 /// How the answer travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

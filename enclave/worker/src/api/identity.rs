@@ -1,4 +1,4 @@
-//! What identifies one answer.
+//! The identity of one answer.
 
 /// What identifies one answer.
 pub(crate) struct Identity<'a> {

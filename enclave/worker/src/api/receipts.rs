@@ -1,4 +1,4 @@
-//! Receipts: what is recorded of a request while it runs, and how its receipt reaches the partner.
+//! Receipts: the record of a running request, and the way of its receipt to the partner.
 //!
 //! The worker commits to what came and to what left, and the keeper signs. A partner that did not get a receipt, because its
 //! connection was gone, finds it at `GET /v1/receipts/{id}`. Salts leave with the receipts to the partner, and nowhere else.

@@ -1,4 +1,4 @@
-//! What the API serves: a backend, under a name, within limits.
+//! The service behind the API: a backend, under a name, within limits.
 
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::{Arc, PoisonError, RwLock};

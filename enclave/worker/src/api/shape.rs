@@ -1,4 +1,4 @@
-//! What goes around the text of an answer.
+//! The members around the text of an answer.
 //!
 //! The text arrives in pieces. A whole answer and a stream of server-sent events are the same thing here: an opening,
 //! something around each piece, and a closing. All but the pieces is put together once for each request, so that a token costs

@@ -36,7 +36,7 @@ pub enum Acceleration {
     Tcg,
 }
 
-/// What a machine is made of.
+/// The settings of a machine.
 #[derive(Debug, Clone)]
 pub struct MachineSettings {
     /// The program `qemu-system-x86_64`, of version 11.1 or later.
@@ -54,7 +54,7 @@ pub struct MachineSettings {
     pub append: String,
 }
 
-/// What a machine boots.
+/// The files that a machine boots.
 #[derive(Debug, Clone)]
 pub struct BootFiles {
     /// The kernel.

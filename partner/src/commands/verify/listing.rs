@@ -1,4 +1,4 @@
-//! A verdict for people, and what it means for the exit code.
+//! A verdict in words, and its exit code.
 
 use cleanroom_attestation::chain::Tier;
 use cleanroom_attestation::verdict::{self, Axis, AxisStatus, Verdict};

@@ -1,4 +1,4 @@
-//! How an enclave hands its log to the host: entries that follow on what the host has, and the checkpoint after them.
+//! The enclave's log on its way to the host: the next entries, and the checkpoint after them.
 
 use cleanroom_attestation::channel::{Fields, length_prefixed};
 use cleanroom_attestation::log::{MAX_CHECKPOINT_BYTES, MAX_ENTRY_BYTES, SignedCheckpoint};

@@ -1,4 +1,4 @@
-//! What is recorded of one request: commitments and numbers.
+//! The record of one request: commitments and numbers.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
