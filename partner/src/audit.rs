@@ -96,7 +96,7 @@ pub fn audit(
     Ok(report)
 }
 
-/// What only all receipts together show: boots that are hidden, and receipts of somebody else.
+/// Faults that only all receipts together show: hidden boots, and receipts of another partner.
 fn receipts(boots: &[Sha256Digest], against: &Against<'_>, report: &mut Report) {
     let owner =
         against.partner.or_else(|| against.receipts.first().map(|kept| kept.signed.receipt().partner));

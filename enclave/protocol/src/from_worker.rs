@@ -171,7 +171,7 @@ impl core::fmt::Debug for SessionTicket {
     }
 }
 
-/// What only the end of a TLS connection knows of it. Everything else in the transcript is the keeper's.
+/// Facts about a TLS connection that only its end knows. The keeper adds everything else in the transcript.
 #[derive(Debug)]
 pub struct ChannelQuestion {
     hello: HelloFrame,

@@ -311,7 +311,7 @@ impl<'a> Walk<'a> {
         self.at_ms = self.at_ms.max(at_ms);
     }
 
-    /// What only the whole log shows.
+    /// Reports the faults that only the whole log shows.
     fn finish(&mut self, report: &mut BootReport) {
         let Checkpoint { size, root, .. } = self.checkpoint;
         for (view, _) in self.views.iter().filter(|(view, _)| view.size > *size) {

@@ -80,7 +80,7 @@ impl Recording {
         self.response.update(bytes);
     }
 
-    /// A piece of a stream leaves. What only shapes the stream does not count.
+    /// A piece of a stream leaves. Bytes that only shape the stream do not count.
     pub(in crate::api) fn left_in_stream(&mut self, bytes: &[u8]) {
         let Self { text, response, .. } = self;
         text.update(bytes, |part| response.update(part));
