@@ -1,7 +1,7 @@
 //! A clean room in this process: a real attester on a software security module under a root of its own.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
@@ -37,6 +37,23 @@ pub fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
+/// Keeps back answers until it is lifted.
+#[derive(Clone, Default)]
+struct Hold(Arc<(Mutex<bool>, Condvar)>);
+
+impl Hold {
+    fn set(&self, held: bool) {
+        let (state, changed) = &*self.0;
+        *state.lock().unwrap() = held;
+        changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let (state, changed) = &*self.0;
+        drop(changed.wait_while(state.lock().unwrap(), |held| *held).unwrap());
+    }
+}
+
 /// A software security module as the enclave's device. Clones are the same module.
 #[derive(Clone)]
 pub struct SoftwareDevice {
@@ -44,7 +61,7 @@ pub struct SoftwareDevice {
     shift_ms: i64,
     delay: Duration,
     requests: Arc<AtomicUsize>,
-    held: Arc<AtomicBool>,
+    hold: Hold,
 }
 
 impl SoftwareDevice {
@@ -69,9 +86,7 @@ impl Device for SoftwareDevice {
         let request = serde_cbor::to_vec(&request).unwrap();
         self.requests.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(self.delay);
-        while self.held.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.hold.pass();
         let now = now_ms().saturating_add_signed(self.shift_ms);
         let answer = self.module.lock().unwrap().process(&request, now);
         serde_cbor::from_slice(&answer).unwrap_or(Response::Error(ErrorCode::InternalError))
@@ -87,7 +102,7 @@ pub struct World {
     shift_ms: i64,
     delay: Duration,
     requests: Arc<AtomicUsize>,
-    held: Arc<AtomicBool>,
+    hold: Hold,
 }
 
 impl World {
@@ -110,7 +125,7 @@ impl World {
             shift_ms,
             delay: Duration::ZERO,
             requests: Arc::default(),
-            held: Arc::default(),
+            hold: Hold::default(),
         }
     }
 
@@ -129,7 +144,7 @@ impl World {
 
     /// Whether the security modules keep back every answer.
     pub fn hold(&self, held: bool) {
-        self.held.store(held, Ordering::SeqCst);
+        self.hold.set(held);
     }
 
     /// Milliseconds since the Unix epoch by the clock of the security modules.
@@ -164,7 +179,7 @@ impl World {
             shift_ms: self.shift_ms,
             delay: self.delay,
             requests: Arc::clone(&self.requests),
-            held: Arc::clone(&self.held),
+            hold: self.hold.clone(),
         }
     }
 

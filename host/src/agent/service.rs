@@ -36,7 +36,11 @@ const ROOTS: usize = 256;
 
 /// The lease service of one authority: `http://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Authority(String);
+pub struct Authority {
+    address: String,
+    /// How long it may take for one answer.
+    time: Duration,
+}
 
 impl FromStr for Authority {
     type Err = String;
@@ -44,7 +48,9 @@ impl FromStr for Authority {
     fn from_str(text: &str) -> Result<Self, String> {
         let address = text.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
         match address {
-            Some(address) if address.contains(':') && !address.contains('/') => Ok(Self(address.to_owned())),
+            Some(address) if address.contains(':') && !address.contains('/') => {
+                Ok(Self { address: address.to_owned(), time: PATIENCE })
+            }
             _ => Err(
                 "expected http://HOST:PORT; everything that a lease service says is signed, so it needs no \
                       TLS"
@@ -56,7 +62,7 @@ impl FromStr for Authority {
 
 impl fmt::Display for Authority {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "http://{}", self.0)
+        write!(formatter, "http://{}", self.address)
     }
 }
 
@@ -73,6 +79,11 @@ struct Named {
 }
 
 impl Authority {
+    /// The same, which may take so long for one answer.
+    pub(super) fn taking(self, time: Duration) -> Self {
+        Self { time, ..self }
+    }
+
     /// What the service has and an enclave in `state` may lack. Every document is read and counted here,
     /// before anybody hands it in.
     pub(super) async fn look(&self, state: &ControlState) -> Found {
@@ -148,7 +159,7 @@ impl Authority {
         body: Vec<u8>,
         limit: usize,
     ) -> Result<(StatusCode, Vec<u8>), String> {
-        let Self(address) = self;
+        let Self { address, time } = self;
         let exchange = async {
             let stream = connect(address).await?;
             let (mut sender, connection) =
@@ -160,10 +171,10 @@ impl Authority {
             let body = Limited::new(response.into_body(), limit).collect().await?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body.to_bytes().to_vec()))
         };
-        match timeout(PATIENCE, exchange).await {
+        match timeout(*time, exchange).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("it did not answer within {} s", PATIENCE.as_secs())),
+            Err(_) => Err(format!("it did not answer within {} s", time.as_secs())),
         }
     }
 }

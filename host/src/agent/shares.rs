@@ -22,6 +22,9 @@ use super::service::Authority;
 
 /// The longest pause before a broker that gave nothing is asked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a broker may take for one answer. It verifies evidence and has its log on the disk before it answers, and
+/// nothing else waits for it.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest challenge and the longest sealed share, in bytes.
 const ANSWER_LIMIT: usize = 2 << 10;
 /// What an enclave says that needs no key: `docs/protocol.md` section 12.
@@ -41,7 +44,7 @@ impl FromStr for Broker {
         let (name, url) = text.split_once('=').ok_or("expected NAME=http://HOST:PORT")?;
         let name =
             name.parse().map_err(|error: cleanroom_attestation::release::TextError| error.to_string())?;
-        Ok(Self { name, service: url.parse()? })
+        Ok(Self { name, service: url.parse::<Authority>()?.taking(PATIENCE) })
     }
 }
 
@@ -53,7 +56,7 @@ impl fmt::Display for Broker {
 
 /// How far one look came.
 #[derive(Debug, PartialEq, Eq)]
-enum Looked {
+pub(super) enum Looked {
     /// This enclave needs no key, and never will on this connection.
     NoKeyNeeded,
     /// It does not wait for this broker now.
@@ -103,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
     }
 
     /// Looks once. An error is one of the control connection.
-    async fn look(&self) -> io::Result<Looked> {
+    pub(super) async fn look(&self) -> io::Result<Looked> {
         let Broker { name, service } = &self.broker;
         match self.control.ask(ControlKind::Shares, b"").await? {
             ControlAnswer::Shares(state) if state.missing.contains(name) && state.needed > 0 => {}
