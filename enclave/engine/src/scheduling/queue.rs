@@ -531,9 +531,11 @@ mod tests {
         push(&queue, 1, 4);
         push(&queue, 1, 3);
         assert_eq!(started(&queue), [1], "seven are more than its part");
+        let grown = [(); 3].map(|()| queue.grow(Owner([1; 32])));
+        assert_eq!(grown, [Ok(()), Ok(()), Err(Short::Owner)], "an answer grows to its part and no further");
         push(&queue, 2, 2);
         assert_eq!(started(&queue), [2], "and nobody waits behind it");
-        finished(&queue, 1, 4);
+        finished(&queue, 1, 6);
         assert_eq!(started(&queue), [1]);
         [(1, 3), (2, 2)].into_iter().for_each(|(owner, pages)| finished(&queue, owner, pages));
         assert!(queue.lock().running.is_empty());
