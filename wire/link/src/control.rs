@@ -310,7 +310,9 @@ mod tests {
             assert_eq!(ControlKind::parse(header(limit + 1)), Err(error));
         }
         assert_eq!(ControlKind::parse([0, 0, 0, 0, 0]), Err(ControlError::Kind(0)));
-        assert_eq!(ControlKind::parse([11, 0, 0, 0, 0]), Err(ControlError::Kind(11)));
+        // Codes are numbered from 1 without a gap.
+        let next = u8::try_from(ControlKind::ALL.len() + 1).unwrap();
+        assert_eq!(ControlKind::parse([next, 0, 0, 0, 0]), Err(ControlError::Kind(next)));
         assert!(ControlAnswer::parse_header([0x81, 0, 1, 0, 0]).is_err());
     }
 
