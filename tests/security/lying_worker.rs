@@ -147,6 +147,15 @@ async fn nothing_passes_that_the_receipt_does_not_commit_to() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_not_the_one_of_the_receipt_does_not_end() {
+    let pieces = &["data: {\"said\":2}\n\ndata: [DONE]\n\nevent: ping\ndata: RECEIPT\n\n"];
+    let answer = read(pieces).await;
+    // What was changed has been read as it came. A client that waits for the end never gets one.
+    assert!(answer.contains("\"said\":2") && answer.contains("\"error\""), "{answer}");
+    assert!(!answer.contains("[DONE]"), "{answer}");
+}
+
+#[tokio::test]
 async fn nothing_that_some_client_takes_for_the_end_passes_before_the_receipt() {
     for end in [
         "data: [DONE]\n\n",
