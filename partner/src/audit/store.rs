@@ -59,7 +59,12 @@ impl Store {
                 let path = if path.is_empty() { String::new() } else { format!("/{path}") };
                 Ok(Self::Web(Web { authority: authority.to_owned(), path }))
             }
+            #[cfg(feature = "online")]
             Some(_) => Err("expected a folder or an address that begins with http://".to_owned()),
+            #[cfg(not(feature = "online"))]
+            Some(_) => {
+                Err("this program has no network; expected a folder, such as a copy of the store".to_owned())
+            }
         }
     }
 

@@ -18,23 +18,45 @@ use crate::outcome::{Failure, Outcome};
 use crate::output::{Listing, Mark, Terminal};
 use crate::receipts::ReceiptFolder;
 
-const EXAMPLES: &str = "\
+/// The help's last part, with stores that this program can read.
+macro_rules! examples {
+    ($store:literal, $list:literal, $where:literal) => {
+        concat!(
+            "\
 Examples:
   cleanroom audit log/ --policy trust.toml
   cleanroom audit log/ --policy trust.toml --receipts receipts/ --html audit.html
-  cleanroom audit http://logs.example/cleanroom --policy trust.toml --state audit.json --json
+  cleanroom audit ",
+            $store,
+            " --policy trust.toml --state audit.json --json
   cleanroom audit log/ --without-policy --compare other-auditors-copy/
-  cleanroom audit log/ --policy trust.toml --witness-list http://witness.bank.example:8720 \\
+  cleanroom audit log/ --policy trust.toml --witness-list ",
+            $list,
+            " \\
       --witness witness.bank.example+2fe8e54e+BLxIfj5DME50mOyOUrpVqR4lmdoMED1MNMavz1GbJIe9
 
-A store is what `cleanroom-host run --log FOLDER` writes: a folder, or an address where a web server serves
-it. Nothing of it is believed. Every entry is read, and the tree is computed anew and compared with the
+A store is what `cleanroom-host run --log FOLDER` writes: ",
+            $where,
+            ". Nothing of it is believed. Every entry is read, and the tree is computed anew and compared with the
 checkpoint that the enclave signed. With a policy, each boot's evidence is judged as `cleanroom verify` judges
 it, and releases and denials are checked under the policy's release root.
 
 From cron: with --state the audit also fails when a log is shorter than before, or another one. Exit code 0
 means that all is well, 1 that something is wrong, 3 that nothing is wrong and no policy was asked for, 4 that
-the store could not be read.";
+the store could not be read."
+        )
+    };
+}
+
+#[cfg(feature = "online")]
+const EXAMPLES: &str = examples!(
+    "http://logs.example/cleanroom",
+    "http://witness.bank.example:8720",
+    "a folder, or an address where a web server serves\nit"
+);
+/// This program has no network.
+#[cfg(not(feature = "online"))]
+const EXAMPLES: &str = examples!("fetched-log/", "fetched-list/", "a folder, or a copy of one");
 
 /// The largest state file, in bytes.
 const MAX_STATE: u64 = 16 << 20;

@@ -17,18 +17,35 @@ use crate::outcome::{Failure, Outcome};
 use crate::output::{Listing, Mark, Terminal};
 use crate::receipts::{BadFile, KeptReceipt, ReceiptFolder, gaps};
 
-const EXAMPLES: &str = "\
-Examples:
-  cleanroom connect cleanroom.example:8443 --receipts receipts/
-  cleanroom receipts list
+/// The help's last part, with a first line and a store that this program knows.
+macro_rules! examples {
+    ($first:literal, $store:literal) => {
+        concat!(
+            "Examples:\n",
+            $first,
+            "  cleanroom receipts list
   cleanroom receipts show chatcmpl-0f3a --json
   cleanroom receipts verify
   cleanroom receipts verify chatcmpl-0f3a --request request.json --response answer.json
-  cleanroom receipts prove chatcmpl-0f3a --log http://logs.example/cleanroom --json
+  cleanroom receipts prove chatcmpl-0f3a --log ",
+            $store,
+            " --json
 
 A receipt says which clean room answered with which model under which release, and how the request ended. It
 commits to request and response without containing them: with the salt in the file, whoever has the texts can
-show that they are the ones. Keep the folder private: with a salt, a short text can be guessed.";
+show that they are the ones. Keep the folder private: with a salt, a short text can be guessed."
+        )
+    };
+}
+
+#[cfg(feature = "online")]
+const EXAMPLES: &str = examples!(
+    "  cleanroom connect cleanroom.example:8443 --receipts receipts/\n",
+    "http://logs.example/cleanroom"
+);
+/// This program has no network, and makes no receipts.
+#[cfg(not(feature = "online"))]
+const EXAMPLES: &str = examples!("", "fetched-log/");
 
 /// Read and check the receipts that `cleanroom connect --receipts` keeps
 #[derive(Args)]
