@@ -96,7 +96,7 @@ fn a_hangup_does_not_end_it_and_a_request_to_end_does() {
 
 /// A service whose key is in a device that signs once there is a file `sign`.
 fn slow_service(folder: &Folder) -> Service {
-    let command = "cat > pae; while [ ! -e sign ]; do sleep 0.02; done; \
+    let command = "cat > pae; while [ ! -e sign ]; do [ -e pae ] || exit 1; sleep 0.02; done; \
                    openssl pkeyutl -sign -rawin -in pae -inkey a-online.pem";
     let line = "lease serve --listen 127.0.0.1:0 --denials denials --root root.json --release release.json --as a-online \
                 --sign-with";
