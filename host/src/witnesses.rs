@@ -85,9 +85,8 @@ impl Witnesses {
                 continue;
             }
             let asked = self.services.iter().map(|witness| witness.ask(&self.store, &boot, &note));
-            let cosignatures: Vec<NoteSignature> =
-                futures_util::future::join_all(asked).await.into_iter().flatten().flatten().collect();
-            let cosigned = cosignatures.into_iter().fold(note, |note, line| note.with(line));
+            let cosignatures = futures_util::future::join_all(asked).await.into_iter().flatten();
+            let cosigned = cosignatures.fold(note, |note, line| note.with(line));
             if is_better(sizes(&cosigned), kept, self.services.len()) {
                 let stored = look(&self.store, move |store| store.keep_witnessed(&boot, &cosigned));
                 if let Some(Err(error)) = stored.await {
@@ -105,6 +104,14 @@ async fn look<T: Send + 'static>(
 ) -> Option<T> {
     let store = store.clone();
     tokio::task::spawn_blocking(move || work(&store)).await.ok()
+}
+
+/// The cosignature in a witness's answer. A witness has one line in the note: the host does not know its key, and one that sent
+/// many would count as many, or fill the note so that nobody could read the others' lines.
+fn one_line(answer: &[u8]) -> Result<NoteSignature, String> {
+    let mut lines = NoteSignature::parse_lines(answer).unwrap_or_default();
+    let line = lines.pop().ok_or_else(|| "its answer is no cosignature".to_owned())?;
+    if lines.is_empty() { Ok(line) } else { Err("its answer has more than one cosignature".to_owned()) }
 }
 
 /// The size of a log, and how many have cosigned it.
@@ -126,18 +133,18 @@ impl Witness {
         store: &LogStore,
         boot: &Sha256Digest,
         note: &SignedCheckpoint,
-    ) -> Option<Vec<NoteSignature>> {
+    ) -> Option<NoteSignature> {
         if self.progress().not_before.is_some_and(|then| Instant::now() < then) {
             return None;
         }
         let result = self.cosign(store, boot, note).await;
         let progress = &mut *self.progress();
         match result {
-            Ok(lines) => {
+            Ok(line) => {
                 progress.cosigned.insert(*boot, note.unverified().size);
                 progress.complaint.clear();
                 (progress.pause, progress.not_before) = (Duration::ZERO, None);
-                Some(lines)
+                Some(line)
             }
             Err(reason) => {
                 if progress.complaint.is_due(&reason) {
@@ -155,7 +162,7 @@ impl Witness {
         store: &LogStore,
         boot: &Sha256Digest,
         note: &SignedCheckpoint,
-    ) -> Result<Vec<NoteSignature>, String> {
+    ) -> Result<NoteSignature, String> {
         let size = note.unverified().size;
         let mut old = self.progress().cosigned.get(boot).copied().unwrap_or(0);
         // It may not know the boot, and then another size than this host thinks.
@@ -174,10 +181,7 @@ impl Witness {
             let answer =
                 self.service.exchange(Method::POST, "/add-checkpoint", body, MAX_CHECKPOINT_BYTES).await?;
             match answer {
-                (StatusCode::OK, lines) => {
-                    return NoteSignature::parse_lines(&lines)
-                        .ok_or_else(|| "its answer is no cosignature".to_owned());
-                }
+                (StatusCode::OK, lines) => return one_line(&lines),
                 (StatusCode::NOT_FOUND, _) => self.introduce(store, boot, size).await?,
                 (StatusCode::CONFLICT, body) => {
                     let told = String::from_utf8(body).ok().and_then(|size| size.trim_end().parse().ok());
@@ -213,6 +217,17 @@ impl Witness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_witness_has_one_line() {
+        let line = "\u{2014} one.example AAAAAAAA\n";
+        assert_eq!(one_line(line.as_bytes()).unwrap().name, "one.example");
+        for answer in
+            [String::new(), line.repeat(2), line.repeat(31), line.repeat(40), "rubbish\n".to_owned()]
+        {
+            assert!(one_line(answer.as_bytes()).is_err(), "{answer}");
+        }
+    }
 
     #[test]
     fn a_newer_checkpoint_takes_the_place_of_one_that_more_have_cosigned_only_with_a_majority() {
