@@ -4,7 +4,6 @@ mod pieces;
 mod process;
 
 use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -160,18 +159,4 @@ fn files_below(path: &Path) -> Result<Vec<(PathBuf, u64)>, Failure> {
     }
     files.sort();
     Ok(files)
-}
-
-/// Reads until `buffer` is full or there is no more.
-fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match source.read(rest) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

@@ -11,6 +11,8 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_sealing::SealError;
 use zeroize::Zeroizing;
 
+use crate::files;
+
 /// Chunks of a share: a power of two, so that a share is a whole subtree of the model's identity.
 pub(super) const CHUNKS: usize = 64;
 
@@ -118,7 +120,7 @@ fn read_all(
     for number in 0.. {
         let Ok(mut share) = free.recv() else { return Ok(()) };
         share.read.resize(bytes, 0);
-        let count = read_share(source, &mut share.read)?;
+        let count = files::fill(source, &mut share.read)?;
         share.read.truncate(count);
         (share.number, share.is_last, share.digest) = (number, count < bytes, None);
         let is_last = share.is_last;
@@ -127,18 +129,4 @@ fn read_all(
         }
     }
     Ok(())
-}
-
-/// Fills `output`, or as much of it as there is to read.
-fn read_share(source: &mut impl Read, output: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = output.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match source.read(rest) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use aho_corasick::AhoCorasick;
 
-use super::fill;
+use crate::files::fill;
 
 /// The length of a piece in bytes: long enough to be nowhere by accident.
 pub(super) const PIECE_BYTES: usize = 32;
