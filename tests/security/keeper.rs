@@ -199,6 +199,7 @@ async fn receipts_are_for_the_keepers_own_sessions_and_everything_but_the_reques
         }
         change(&mut session);
         stage.say(9, &receipt(session)).await;
+        assert_eq!(stage.worker.read(&mut [0]).await.unwrap_or(0), 0, "the keeper answers");
         assert!(matches!(stage.end().await, WorkerEnd::OutOfTurn(WorkerKind::Receipt)));
     }
 }
