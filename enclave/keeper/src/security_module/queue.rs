@@ -123,13 +123,16 @@ impl Jobs {
             }
             let begun = Instant::now();
             let response = process(request);
-            if matches!(precedence, Precedence::Public | Precedence::Stranger) {
-                let now = Instant::now();
-                let rest = now.duration_since(begun).saturating_mul(REST);
-                self.0.lock().strangers_from = now.checked_add(rest);
-            }
+            self.served(precedence, begun.elapsed());
             // The caller may have gone meanwhile.
             let _ = answer.send(response);
+        }
+    }
+
+    /// Keeps the device from those without rights, after a request of theirs that took `time`.
+    fn served(&self, precedence: Precedence, time: Duration) {
+        if matches!(precedence, Precedence::Public | Precedence::Stranger) {
+            self.0.lock().strangers_from = Instant::now().checked_add(time.saturating_mul(REST));
         }
     }
 
@@ -256,10 +259,12 @@ mod tests {
             .into();
         let (precedence, first) = jobs.next().unwrap();
         assert_eq!((precedence, index(&first.request)), (Precedence::Stranger, 1));
-        // As `serve` does after a request of a second.
-        let rest = Duration::from_secs(u64::from(REST));
-        jobs.0.lock().strangers_from = Instant::now().checked_add(rest);
-        assert!(jobs.0.lock().rest().is_some_and(|left| left > rest / 2));
+        jobs.served(Precedence::Stranger, Duration::from_secs(1));
+        let rest = jobs.0.lock().rest().unwrap();
+        assert!(rest > Duration::from_secs(8), "{rest:?} after a request of a second");
+        // Those with rights cost strangers nothing.
+        jobs.served(Precedence::Partner, Duration::from_secs(3600));
+        assert!(jobs.0.lock().rest().unwrap() <= rest);
         let (partner, answered) = job(3);
         assert!(queue.push(Precedence::Partner, partner).is_ok());
         let (precedence, second) = jobs.next().unwrap();
