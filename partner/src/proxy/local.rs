@@ -18,13 +18,16 @@ use http::{Method, Uri};
 
 use super::problem::Problem;
 
-/// Headers that browsers set themselves (Fetch Metadata), and no program does.
-const BROWSERS_OWN: [HeaderName; 4] = [
+/// Headers that browsers set themselves (Fetch Metadata), and no program does. A browser that sends any of the
+/// family sends `Sec-Fetch-Site` with every request.
+const BROWSERS_OWN: [HeaderName; 3] = [
     HeaderName::from_static("sec-fetch-site"),
-    HeaderName::from_static("sec-fetch-mode"),
     HeaderName::from_static("sec-fetch-dest"),
     HeaderName::from_static("sec-fetch-user"),
 ];
+
+/// The header of the same family that Node's own `fetch` sends too, always with the value `cors`.
+const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -100,9 +103,7 @@ impl Rules {
                 let allowed = self.origins.iter().find(|allowed| allowed.0 == origin);
                 Client::Page(allowed.ok_or_else(Problem::not_local)?)
             }
-            None if BROWSERS_OWN.iter().any(|name| headers.contains_key(name)) => {
-                return Err(Problem::not_local());
-            }
+            None if is_of_a_browser(headers) => return Err(Problem::not_local()),
             None => Client::Program,
         };
         if let Client::Page(origin) = client
@@ -113,6 +114,12 @@ impl Rules {
         }
         if needs_preflight(headers) { Ok(client) } else { Err(Problem::no_credential()) }
     }
+}
+
+/// Whether the request has a header that only browsers send.
+fn is_of_a_browser(headers: &HeaderMap) -> bool {
+    BROWSERS_OWN.iter().any(|name| headers.contains_key(name))
+        || headers.get_all(MODE).iter().any(|mode| mode != "cors")
 }
 
 /// The names under which programs on this machine know the address.
@@ -189,6 +196,8 @@ mod tests {
                 ("content-type", "application/json; charset=utf-8"),
             ] {
                 assert_eq!(ask(&rules, &Method::GET, &[("host", host), proof]).unwrap(), "Program");
+                let node = [("host", host), proof, ("sec-fetch-mode", "cors")];
+                assert_eq!(ask(&rules, &Method::POST, &node).unwrap(), "Program");
             }
         }
     }
@@ -207,6 +216,8 @@ mod tests {
             // An image, a link, an address that was typed in, as browsers of today send them.
             (&[GOOD_HOST, KEY, ("sec-fetch-site", "cross-site")], "not-local"),
             (&[GOOD_HOST, KEY, ("sec-fetch-mode", "no-cors")], "not-local"),
+            (&[GOOD_HOST, KEY, ("sec-fetch-mode", "cors"), ("sec-fetch-mode", "navigate")], "not-local"),
+            (&[GOOD_HOST, KEY, ("sec-fetch-mode", "cors"), ("sec-fetch-site", "same-origin")], "not-local"),
             (&[GOOD_HOST, KEY, ("sec-fetch-dest", "image")], "not-local"),
             (&[GOOD_HOST, KEY, ("sec-fetch-site", "none"), ("sec-fetch-user", "?1")], "not-local"),
             // The same in browsers that send no such header.
