@@ -261,8 +261,7 @@ async fn returned(
     let (head, body) = response.into_parts();
     let body = if is_event_stream(&head.headers) {
         let receipt = receipt.map(|(keeper, request)| {
-            let (path, body) = (request.uri().path(), request.body().clone());
-            let keeping = Keeping::begin(keeper, &session, &head.headers, path, body);
+            let keeping = Keeping::begin(keeper, &session, &head.headers, request.body().clone());
             keeping.ok_or_else(|| Problem::no_receipt(&NoReceipt::Missing))
         });
         AnswerBody::events(Events::new(body, session, dialect, reset.clone(), receipt.transpose()?), kept)

@@ -104,14 +104,8 @@ async fn ask(proxy: SocketAddr) -> String {
 #[tokio::test]
 async fn an_answer_with_its_receipt_and_shape_around_it_is_whole() {
     for pieces in [
-        &["data: {\"said\":1}\n\ndata: [DONE]\n\n:..\nevent: ping\ndata: RECEIPT\n\n"][..],
-        &[
-            "data: {\"said\":1}\n\n",
-            ":....\n\n",
-            "data: [DONE]\n\n",
-            "event: ping\ndata: RECEIPT\n\n",
-            ":...\n\n",
-        ],
+        &["data: {\"said\":1}\n\ndata: [DONE]\n\n:..\n: RECEIPT\n\n"][..],
+        &["data: {\"said\":1}\n\n", ":....\n\n", "data: [DONE]\n\n", ": RECEIPT\n\n", ":...\n\n"],
     ] {
         let answer = read(pieces).await;
         assert!(answer.contains("data: {\"said\":1}\n\n"), "{answer}");
@@ -124,20 +118,16 @@ async fn an_answer_with_its_receipt_and_shape_around_it_is_whole() {
 async fn nothing_passes_that_the_receipt_does_not_commit_to() {
     for pieces in [
         // Before the receipt.
-        &["data: {\"said\":1}\n\ndata: [DONE]\n\ndata: smuggled\n\nevent: ping\ndata: RECEIPT\n\n"][..],
+        &["data: {\"said\":1}\n\ndata: [DONE]\n\ndata: smuggled\n\n: RECEIPT\n\n"][..],
         // Behind it, in the same piece, in another one, and in one that does not end.
-        &["data: {\"said\":1}\n\ndata: [DONE]\n\nevent: ping\ndata: RECEIPT\n\ndata: smuggled\n\n"],
-        &["data: {\"said\":1}\n\ndata: [DONE]\n\n", "event: ping\ndata: RECEIPT\n\n", "data: smuggled\n\n"],
-        &["data: {\"said\":1}\n\ndata: [DONE]\n\n", "event: ping\ndata: RECEIPT\n\n", "data: smuggled"],
+        &["data: {\"said\":1}\n\ndata: [DONE]\n\n: RECEIPT\n\ndata: smuggled\n\n"],
+        &["data: {\"said\":1}\n\ndata: [DONE]\n\n", ": RECEIPT\n\n", "data: smuggled\n\n"],
+        &["data: {\"said\":1}\n\ndata: [DONE]\n\n", ": RECEIPT\n\n", "data: smuggled"],
         // In the receipt's own event.
-        &["data: {\"said\":1}\n\ndata: [DONE]\n\nevent: ping\ndata: RECEIPT\nevent: x\ndata: smuggled\n\n"],
+        &["data: {\"said\":1}\n\ndata: [DONE]\n\n: RECEIPT\nevent: x\ndata: smuggled\n\n"],
         // In a comment, which a client ends at a carriage return.
-        &["data: {\"said\":1}\n\n:.\rdata: smuggled\n\ndata: [DONE]\n\nevent: ping\ndata: RECEIPT\n\n"],
-        &[
-            "data: {\"said\":1}\n\ndata: [DONE]\n\n",
-            "event: ping\ndata: RECEIPT\n\n",
-            ":.\rdata: smuggled\n\n",
-        ],
+        &["data: {\"said\":1}\n\n:.\rdata: smuggled\n\ndata: [DONE]\n\n: RECEIPT\n\n"],
+        &["data: {\"said\":1}\n\ndata: [DONE]\n\n", ": RECEIPT\n\n", ":.\rdata: smuggled\n\n"],
     ] {
         let answer = read(pieces).await;
         assert!(!answer.contains(SMUGGLED), "{pieces:?}: {answer}");
@@ -148,7 +138,7 @@ async fn nothing_passes_that_the_receipt_does_not_commit_to() {
 
 #[tokio::test]
 async fn an_answer_that_is_not_the_one_of_the_receipt_does_not_end() {
-    let pieces = &["data: {\"said\":2}\n\ndata: [DONE]\n\nevent: ping\ndata: RECEIPT\n\n"];
+    let pieces = &["data: {\"said\":2}\n\ndata: [DONE]\n\n: RECEIPT\n\n"];
     let answer = read(pieces).await;
     // What was changed has been read as it came. A client that waits for the end never gets one.
     assert!(answer.contains("\"said\":2") && answer.contains("\"error\""), "{answer}");

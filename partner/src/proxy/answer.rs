@@ -152,15 +152,8 @@ impl Events {
             let data = match ready!(Pin::new(&mut self.from_room).poll_frame(context)) {
                 Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
                 Some(Err(error)) => return Poll::Ready(Some(Ok(self.fail(error)))),
-                None if matches!(self.state, State::Running)
-                    && let Some(receipt) = &mut self.receipt =>
-                {
-                    // Half an event is none, and nothing follows that could make it whole.
-                    match receipt.at_end().filter(|_| is_shape(&self.partial)) {
-                        Some(kept) => self.state = State::Keeping(kept),
-                        None => return Poll::Ready(Some(Ok(self.fail_without_receipt(&NoReceipt::Missing)))),
-                    }
-                    continue;
+                None if matches!(self.state, State::Running) && self.receipt.is_some() => {
+                    return Poll::Ready(Some(Ok(self.fail_without_receipt(&NoReceipt::Missing))));
                 }
                 None => {
                     let rest = self.partial.split().freeze();

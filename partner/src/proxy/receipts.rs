@@ -23,16 +23,13 @@ const HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt");
 const SALT_HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt-salt");
 /// The response's id.
 const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
-/// How the data of a stream's last event begins, which has the name `ping`. A `ping` without a receipt is a part of the answer.
-const RECEIPT: &[u8] = b"{\"receipt\":";
+/// How the comment begins that follows a stream's last event.
+const RECEIPT: &[u8] = b": {\"receipt\":";
 /// How often, and after which pause, a receipt is asked for whose answer was cut.
 const FETCHES: u32 = 5;
 const FETCH_PAUSE: Duration = Duration::from_millis(300);
 /// The longest receipt that is fetched, in bytes.
 const MAX_FETCHED: usize = 64 << 10;
-
-/// Streams of this path have no receipt, because its clients read every event. It is asked for.
-const RESPONSES: &str = "/v1/responses";
 
 /// The paths whose requests get receipts.
 pub(super) fn has_receipt(path: &str) -> bool {
@@ -43,7 +40,7 @@ pub(super) fn has_receipt(path: &str) -> bool {
             | "/v1/embeddings"
             | "/v1/messages"
             | "/v1/messages/count_tokens"
-            | RESPONSES
+            | "/v1/responses"
     )
 }
 
@@ -187,18 +184,15 @@ pub(super) struct Keeping {
     salt: Salt,
     text: AnswerText,
     committer: Committer,
-    /// Whether the receipt does not come with the stream and is to be asked for.
-    is_asked_for: bool,
     is_done: bool,
 }
 
 impl Keeping {
-    /// Begins with the head of the response to a request for `path`. `None` when it announces no receipt.
+    /// Begins with the head of the response. `None` when it announces no receipt.
     pub(super) fn begin(
         keeper: &Arc<Keeper>,
         session: &Arc<Session>,
         headers: &HeaderMap,
-        path: &str,
         request: Bytes,
     ) -> Option<Self> {
         let salt = STANDARD.decode(headers.get(SALT_HEADER)?.as_bytes()).ok()?;
@@ -211,7 +205,6 @@ impl Keeping {
             committer: Committer::new(Part::Response, &salt),
             salt,
             text: AnswerText::default(),
-            is_asked_for: path == RESPONSES,
             is_done: false,
         })
     }
@@ -220,41 +213,18 @@ impl Keeping {
     pub(super) fn event(&mut self, event: &[u8]) -> Event {
         let said = match Said::of(event) {
             Ok(Some(said)) => said,
-            Ok(None) => return Event::Other,
+            Ok(None) => {
+                return match receipt_in(event) {
+                    Some(receipt) => Event::Receipt(self.keep(Delivered::parse(receipt))),
+                    None => Event::Other,
+                };
+            }
             Err(Unusual) => return Event::Foreign,
         };
-        if let Said { name: Some("ping"), data } = said
-            && data.starts_with(RECEIPT)
-        {
-            if self.is_asked_for {
-                return Event::Foreign;
-            }
-            return Event::Receipt(self.keep(Delivered::parse(data)));
-        }
         let Self { text, committer, .. } = self;
         text.update(event, |part| committer.update(part));
         // What tells a client that its answer is whole waits for the receipt.
         if said.is_end() { Event::End } else { Event::Other }
-    }
-
-    /// At the end of a stream whose receipt does not come with it: asks for the receipt. `None` where it should have come.
-    pub(super) fn at_end(&mut self) -> Option<JoinHandle<Result<(), NoReceipt>>> {
-        if !self.is_asked_for {
-            return None;
-        }
-        self.is_done = true;
-        let (keeper, session, check) = (Arc::clone(&self.keeper), Arc::clone(&self.session), self.check());
-        Some(tokio::spawn(async move {
-            let id = check.id.clone().ok_or(NoReceipt::Missing)?;
-            let mut asked = keeper.ask(&id).await;
-            for _ in 1..FETCHES {
-                if asked.is_none() {
-                    tokio::time::sleep(FETCH_PAUSE).await;
-                    asked = keeper.ask(&id).await;
-                }
-            }
-            keeper.keep(&session, Delivered::parse(&asked.ok_or(NoReceipt::Missing)?)?, check).await
-        }))
     }
 
     fn keep(&mut self, delivered: Result<Delivered, ReceiptError>) -> JoinHandle<Result<(), NoReceipt>> {
@@ -319,7 +289,7 @@ impl<'e> Said<'e> {
             return Err(Unusual);
         }
         let said = Self { name, data };
-        if name.is_none() && data == DONE || name == Some("ping") && data.starts_with(RECEIPT) {
+        if name.is_none() && data == DONE {
             return Ok(Some(said));
         }
         let typed = serde_json::from_slice::<Typed<'_>>(data).map_err(|_| Unusual)?;
@@ -343,6 +313,13 @@ const ENDS: [&str; 4] = ["message_stop", "response.completed", "response.incompl
 struct Typed<'d> {
     #[serde(rename = "type", borrow, default)]
     kind: Option<std::borrow::Cow<'d, str>>,
+}
+
+/// The receipt in comments that follow an event.
+fn receipt_in(comments: &[u8]) -> Option<&[u8]> {
+    let mut lines = comments.split(|byte| *byte == b'\n');
+    let line = lines.find(|line| line.starts_with(RECEIPT))?;
+    line.get(2..)
 }
 
 /// Whether bytes are comments and empty lines alone, which keep a stream's shape and tell a client nothing.

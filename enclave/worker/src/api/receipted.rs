@@ -1,4 +1,4 @@
-//! A receipt for each request: a whole response gets it as the header `cleanroom-receipt`, a stream as its last event.
+//! A receipt for each request: a whole response gets it as the header `cleanroom-receipt`, a stream behind its last event.
 
 use std::sync::Arc;
 
@@ -21,15 +21,12 @@ use super::stream::Ending;
 use crate::grant::Stop;
 use crate::session::SessionIdentity;
 
-/// The header of a whole response: base64 of the JSON that a stream's event has.
+/// The header of a whole response: base64 of the JSON that follows a stream.
 const HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt");
 /// The header of a streamed response: the salt in base64, so that the partner can commit to the answer as it comes.
 const SALT_HEADER: HeaderName = HeaderName::from_static("cleanroom-receipt-salt");
 /// The codes of responses that say that the enclave could not do what it was to do. All others refuse.
 const FAILURES: [&str; 2] = [ApiError::Failed.code(), ApiError::RequestTime.code()];
-
-/// Clients of this path read every event of a stream to its end, so none can follow.
-const RESPONSES: &str = "/v1/responses";
 
 /// Answers a request of a session, and gives a receipt for it.
 pub(super) async fn receipted(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
@@ -41,10 +38,9 @@ pub(super) async fn receipted(State(service): State<Arc<Service>>, request: Requ
     let Some(recording) = Recording::begin(receipts, &session) else {
         return ApiError::Failed.into_response();
     };
-    let is_told = request.uri().path() != RESPONSES;
     let request = request.map(|body| Body::new(Recorded::new(body, recording.request())));
     let response = next.run(request).await;
-    finish(&service, recording, response, is_told).await
+    finish(&service, recording, response).await
 }
 
 /// Refuses a request that gets no further, with a receipt if the key is a partner's.
@@ -63,11 +59,11 @@ pub(crate) async fn refuse(
     let Some(recording) = Recording::begin(receipts, session) else {
         return ApiError::Failed.into_response();
     };
-    finish(service, recording, response, true).await
+    finish(service, recording, response).await
 }
 
-/// Has the receipt follow the response, or, if it `is_told` in no event, made for whoever asks.
-async fn finish(service: &Service, mut recording: Recording, response: Response, is_told: bool) -> Response {
+/// Has the receipt follow the response.
+async fn finish(service: &Service, mut recording: Recording, response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
     let id = parts.headers.get("x-request-id").and_then(|id| id.to_str().ok()?.parse().ok());
     if let Some(id) = id {
@@ -82,7 +78,7 @@ async fn finish(service: &Service, mut recording: Recording, response: Response,
         if let Ok(salt) = HeaderValue::try_from(STANDARD.encode(recording.salt().as_bytes())) {
             parts.headers.insert(SALT_HEADER, salt);
         }
-        let body = WithReceipt::new(body, ending, recording, service.traffic, is_told);
+        let body = WithReceipt::new(body, ending, recording, service.traffic);
         return Response::from_parts(parts, Body::new(body));
     }
     // It is all in memory.

@@ -18,10 +18,6 @@ pub(super) use self::tail::WithReceipt;
 use crate::keeper::Keeper;
 use crate::session::PartnerId;
 
-/// The name of a stream's last event. Clients of OpenAI's API stop reading before it. Some clients of Anthropic's hand every
-/// event that they do not know to their caller, but each of them passes over a `ping`.
-const EVENT: &str = "ping";
-
 /// Makes receipts, and keeps the newest ones.
 pub(super) struct Receipts {
     keeper: Keeper,

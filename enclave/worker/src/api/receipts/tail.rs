@@ -1,4 +1,4 @@
-//! A stream with its receipt as the last event.
+//! A stream with its receipt behind the last event.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,13 +11,12 @@ use cleanroom_config::Traffic;
 use http_body::{Body as HttpBody, Frame};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::EVENT;
 use super::recording::Recording;
 use crate::api::error::ApiError;
 use crate::api::stream::Ending;
 
-/// The event's length is a multiple of this many bytes, so that it tells nothing about the numbers in it. With a `[traffic]`
-/// shape it is a multiple of the step.
+/// The receipt's part of the stream has a length that is a multiple of this many bytes, so that it tells nothing about the numbers in it. With a
+/// `[traffic]` shape it is a multiple of the step.
 const STEP: usize = 1024;
 
 /// The body of a streamed answer, and after it the receipt.
@@ -25,8 +24,6 @@ pub(in crate::api) struct WithReceipt {
     stage: Stage,
     ending: Ending,
     traffic: Option<Traffic>,
-    /// Whether the receipt is the last event. If not, the partner asks for it.
-    is_told: bool,
 }
 
 enum Stage {
@@ -34,8 +31,8 @@ enum Stage {
     Answer(Body, Box<Recording>),
     /// The keeper signs.
     Signing(Pin<Box<dyn Future<Output = Option<String>> + Send>>),
-    /// The event leaves, in frames of one length at one rhythm if there is a shape.
-    Event(Bytes, Option<Interval>),
+    /// The receipt leaves, in frames of one length at one rhythm if there is a shape.
+    Receipt(Bytes, Option<Interval>),
     /// There is nothing more.
     Over,
 }
@@ -46,18 +43,13 @@ impl WithReceipt {
         ending: Ending,
         recording: Recording,
         traffic: Option<Traffic>,
-        is_told: bool,
     ) -> Self {
-        Self { stage: Stage::Answer(body, Box::new(recording)), ending, traffic, is_told }
+        Self { stage: Stage::Answer(body, Box::new(recording)), ending, traffic }
     }
 
     /// What follows when the answer has left, or broke off.
     fn answer_ended(&mut self, mut recording: Recording, broken: Option<axum::Error>) -> Option<axum::Error> {
         let (finish, code) = self.ending.finish();
-        if broken.is_none() && !self.is_told {
-            recording.close_unseen(finish, code);
-            return None;
-        }
         let Some(error) = broken else {
             self.stage = Stage::Signing(Box::pin(recording.close(finish, code)));
             return None;
@@ -101,7 +93,7 @@ impl HttpBody for WithReceipt {
                 Stage::Signing(receipt) => match ready!(receipt.as_mut().poll(context)) {
                     Some(receipt) => {
                         let step = this.traffic.map_or(STEP, |traffic| traffic.step().get());
-                        this.stage = Stage::Event(event(&receipt, step), this.traffic.map(rhythm));
+                        this.stage = Stage::Receipt(comment(&receipt, step), this.traffic.map(rhythm));
                     }
                     // An answer without a receipt does not end in order.
                     None => {
@@ -109,13 +101,13 @@ impl HttpBody for WithReceipt {
                         return Poll::Ready(Some(Err(axum::Error::new(ApiError::Failed))));
                     }
                 },
-                Stage::Event(event, ticks) => {
+                Stage::Receipt(comment, ticks) => {
                     if let Some(ticks) = ticks {
                         ready!(ticks.poll_tick(context));
                     }
-                    let step = this.traffic.map_or(event.len(), |traffic| traffic.step().get());
-                    let frame = event.split_to(step.min(event.len()));
-                    if event.is_empty() {
+                    let step = this.traffic.map_or(comment.len(), |traffic| traffic.step().get());
+                    let frame = comment.split_to(step.min(comment.len()));
+                    if comment.is_empty() {
                         this.stage = Stage::Over;
                     }
                     return Poll::Ready(Some(Ok(Frame::data(frame))));
@@ -137,13 +129,14 @@ fn rhythm(traffic: Traffic) -> Interval {
     ticks
 }
 
-/// The event, behind a comment that makes its length a multiple of `step`.
-fn event(receipt: &str, step: usize) -> Bytes {
-    let event = format!("event: {EVENT}\ndata: {receipt}\n\n");
-    // The comment has at least its colon and its line break.
-    let whole = event.len().saturating_add(2).next_multiple_of(step.max(1));
-    let filler = whole.saturating_sub(event.len()).saturating_sub(2);
-    Bytes::from(format!(":{}\n{event}", ".".repeat(filler)))
+/// The receipt as a comment, which every client passes over (HTML standard, section 9.2.6). Clients look at events whose names they
+/// do not know, and some at events behind the last one. Another comment before it makes the length a multiple of `step`.
+fn comment(receipt: &str, step: usize) -> Bytes {
+    let comment = format!(": {receipt}\n\n");
+    // The filler has at least its colon and its line break.
+    let whole = comment.len().saturating_add(2).next_multiple_of(step.max(1));
+    let filler = whole.saturating_sub(comment.len()).saturating_sub(2);
+    Bytes::from(format!(":{}\n{comment}", ".".repeat(filler)))
 }
 
 #[cfg(test)]
@@ -151,11 +144,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_event_has_a_length_that_says_nothing() {
+    fn the_comment_has_a_length_that_says_nothing() {
         for length in 0..3000 {
-            let event = event(&"x".repeat(length), 512);
-            assert_eq!(event.len() % 512, 0);
-            assert!(event.starts_with(b":") && event.ends_with(b"x\n\n") == (length > 0));
+            let comment = comment(&"x".repeat(length), 512);
+            assert_eq!(comment.len() % 512, 0);
+            assert!(comment.starts_with(b":") && comment.ends_with(b"x\n\n") == (length > 0));
         }
     }
 }
