@@ -11,10 +11,11 @@ use cleanroom_attestation::model::model_digest;
 use cleanroom_channel::identity::Identity;
 use cleanroom_config::Limits;
 use cleanroom_engine::{Engine, EngineConfig, Model};
+use cleanroom_guard::Clock;
 use cleanroom_native::Native;
 use cleanroom_tests::clean_room::{CleanRoom, model};
 use cleanroom_tests::official::{self, Package};
-use cleanroom_tests::platform::model_id;
+use cleanroom_tests::platform::{World, model_id};
 use cleanroom_worker::api::{self, Service};
 use cleanroom_worker::{PartnerId, SessionIdentity};
 use tokio::net::TcpListener;
@@ -77,6 +78,26 @@ async fn anthropic_against_the_api_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn openai_and_anthropic_call_tools_of_the_api_alone() {
     run(Package::Tools, api_alone(tools_model()).await).await;
+}
+
+/// A whole clean room, and its proxy, for a model that calls tools.
+async fn attested_tools() -> (CleanRoom, String) {
+    let limits = format!("[limits]\nsequences = {SEQUENCES}\nqueued = {QUEUED}");
+    let clean_room = CleanRoom::start_with(World::new(), &limits, Clock::boot(), tools_model()).await;
+    let proxy = clean_room.proxy(&Identity::generate().unwrap()).await;
+    (clean_room, format!("http://{proxy}/v1"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frameworks_through_the_attested_path() {
+    let (_clean_room, base_url) = attested_tools().await;
+    run(Package::Frameworks, base_url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vercel_sdk_through_the_attested_path() {
+    let (_clean_room, base_url) = attested_tools().await;
+    run(Package::Vercel, base_url).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

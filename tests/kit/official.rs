@@ -1,8 +1,8 @@
-//! Runs the official client packages (`tests/clients`), unmodified, as their users would: Python, in an environment of its own.
+//! Runs the client packages of `tests/clients`, unmodified, as their users would: in an environment of their own.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::clean_room::repository;
@@ -18,7 +18,7 @@ pub enum Outcome {
     Unavailable(String),
 }
 
-/// An official package, with the suite that uses it.
+/// A package, with the suite that uses it.
 #[derive(Debug, Clone, Copy)]
 pub enum Package {
     /// `openai`
@@ -29,27 +29,31 @@ pub enum Package {
     Anthropic,
     /// Both, against a model that calls tools and tells what it thinks
     Tools,
+    /// Five frameworks over `openai`, against such a model
+    Frameworks,
+    /// The Vercel AI SDK on Node, against such a model
+    Vercel,
 }
 
 /// Runs the suite of a package against the API at `base_url` (with `/v1`). Blocks for some seconds; the first
 /// time also for as long as the package index takes.
 ///
 /// # Errors
-/// When files cannot be written or processes not started for other reasons than a missing Python.
+/// When files cannot be written or processes not started for other reasons than a missing Python or Node.
 pub fn run(package: Package, base_url: &str) -> io::Result<Outcome> {
-    let suite_file = match package {
-        Package::OpenAi => "openai_suite.py",
-        Package::OpenAiEmbeddings => "embeddings_suite.py",
-        Package::Anthropic => "anthropic_suite.py",
-        Package::Tools => "tools_suite.py",
-    };
-    let clients = repository().join("tests/clients");
-    let python = match environment(&clients.join("requirements.txt"))? {
-        Ok(python) => python,
+    let suite = match package {
+        Package::OpenAi => python("requirements.txt", "openai_suite.py"),
+        Package::OpenAiEmbeddings => python("requirements.txt", "embeddings_suite.py"),
+        Package::Anthropic => python("requirements.txt", "anthropic_suite.py"),
+        Package::Tools => python("requirements.txt", "tools_suite.py"),
+        Package::Frameworks => python("frameworks.txt", "frameworks_suite.py"),
+        Package::Vercel => node("vercel"),
+    }?;
+    let mut suite = match suite {
+        Ok(suite) => suite,
         Err(reason) => return Ok(Outcome::Unavailable(reason)),
     };
-    let mut suite = Command::new(python);
-    suite.arg("-B").arg(clients.join(suite_file)).env("CLEANROOM_BASE_URL", base_url);
+    suite.env("CLEANROOM_BASE_URL", base_url);
     // A proxy that the surroundings configure is none of this conversation's business.
     for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         suite.env_remove(variable);
@@ -72,36 +76,78 @@ pub fn expect_passed(outcome: Outcome) {
     }
 }
 
-/// The Python of an environment in `target/python` that holds `requirements`; made if it is not there or holds others.
-fn environment(requirements: &Path) -> io::Result<Result<PathBuf, String>> {
-    let folder = repository().join("target/python");
-    fs::create_dir_all(&folder)?;
+/// The command that runs `suite` with what `requirements` lists, which is all that is needed.
+fn python(requirements: &str, suite: &str) -> io::Result<Result<Command, String>> {
+    let clients = repository().join("tests/clients");
+    let requirements = clients.join(requirements);
+    let name = requirements.file_stem().unwrap_or_default();
+    let folder = repository().join("target/python").join(name);
+    let python = folder.join("venv/bin/python");
+    let made = environment(&folder, &python, &[&requirements], || {
+        [
+            Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder.join("venv")).output(),
+            Command::new(&python)
+                .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
+                .args(["--only-binary", ":all:", "--no-deps", "--requirement"])
+                .arg(&requirements)
+                .output(),
+        ]
+    })?;
+    Ok(made.map(|()| {
+        let mut command = Command::new(python);
+        command.arg("-B").arg(clients.join(suite));
+        command
+    }))
+}
+
+/// The command that runs `suite.mjs` of a folder in `tests/clients`, with what its `package-lock.json` pins.
+fn node(name: &str) -> io::Result<Result<Command, String>> {
+    let source = repository().join("tests/clients").join(name);
+    let folder = repository().join("target/node").join(name);
+    let manifest = [source.join("package.json"), source.join("package-lock.json")];
+    let made = environment(&folder, &folder.join("node_modules"), &[&manifest[0], &manifest[1]], || {
+        [
+            Command::new("cp").args(&manifest).arg(&folder).output(),
+            Command::new("npm")
+                .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"])
+                .current_dir(&folder)
+                .output(),
+        ]
+    })?;
+    // Node looks for packages beside the script.
+    fs::copy(source.join("suite.mjs"), folder.join("suite.mjs"))?;
+    Ok(made.map(|()| {
+        let mut command = Command::new("node");
+        command.arg(folder.join("suite.mjs"));
+        command
+    }))
+}
+
+/// Makes `folder`, which has `result` in the end, with `steps`, unless it was made of the same `inputs` before.
+fn environment<const STEPS: usize>(
+    folder: &Path,
+    result: &Path,
+    inputs: &[&Path],
+    steps: impl FnOnce() -> [io::Result<Output>; STEPS],
+) -> io::Result<Result<(), String>> {
+    fs::create_dir_all(folder)?;
     // One at a time, among threads and processes alike.
     let lock = File::create(folder.join("lock"))?;
     lock.lock()?;
-
-    let (python, stamp) = (folder.join("venv/bin/python"), folder.join("installed.txt"));
-    let wanted = fs::read_to_string(requirements)?;
-    if python.exists() && fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-        return Ok(Ok(python));
+    let stamp = folder.join("installed.txt");
+    let wanted = inputs.iter().map(fs::read_to_string).collect::<io::Result<String>>()?;
+    if result.exists() && fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(Ok(()));
     }
-    let steps = [
-        Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder.join("venv")).output(),
-        Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
-            .args(["--only-binary", ":all:", "--requirement"])
-            .arg(requirements)
-            .output(),
-    ];
-    for step in steps {
+    for step in steps() {
         match step {
             Ok(output) if output.status.success() => {}
             Ok(output) => return Ok(Err(printed(&output))),
-            Err(error) => return Ok(Err(format!("python3 cannot be started: {error}"))),
+            Err(error) => return Ok(Err(format!("python3 or npm cannot be started: {error}"))),
         }
     }
     fs::write(stamp, wanted)?;
-    Ok(Ok(python))
+    Ok(Ok(()))
 }
 
 fn printed(output: &Output) -> String {
