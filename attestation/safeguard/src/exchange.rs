@@ -1,105 +1,159 @@
 //! One exchange: the prompt, then the answer in pieces.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use aho_corasick::Anchored;
-use aho_corasick::automaton::Automaton as _;
-use aho_corasick::automaton::StateID;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::judge::{Findings, Judge, Progress, UNLESS_REACH_CHARACTERS};
+use crate::reading::{Layer, MAX_LAYERS};
 use crate::{Judged, MAX_VERDICT_RULES, Part, Policy, Text, Verdict};
+
+/// The most bytes of an answer that wait, beyond those that the policy holds back: what may still be excused,
+/// and a character that would be cut.
+const MAX_EXCUSABLE_BYTES: usize = 4 * (UNLESS_REACH_CHARACTERS as usize + 1);
 
 /// One exchange under a policy. It has no `Debug`; text that it holds back is erased on drop.
 pub struct Exchange {
     policy: Arc<Policy>,
-    state: Option<StateID>,
+    findings: Findings,
+    layer: Layer,
     part: Part,
-    matched: BTreeSet<usize>,
+    /// The answer's bytes from `left` on.
     held: Zeroizing<String>,
+    /// How many bytes of the answer have left.
+    left: usize,
+    finished: bool,
 }
 
 impl Exchange {
     /// A new exchange, of which nothing was said.
     #[must_use]
     pub fn new(policy: Arc<Policy>) -> Self {
-        let state = policy.literals().start_state(Anchored::No).ok();
-        Self { policy, state, part: Part::Prompt, matched: BTreeSet::new(), held: Zeroizing::default() }
+        let compiled = policy.compiled();
+        let mut findings = Findings::new(policy.rules().len());
+        let layer = Layer::outer(&Judge { compiled, findings: &mut findings, part: Part::Prompt });
+        Self {
+            policy,
+            findings,
+            layer,
+            part: Part::Prompt,
+            held: Zeroizing::default(),
+            left: 0,
+            finished: false,
+        }
     }
 
-    /// Judges the texts of the request's messages, in order, before the first token. When it is called again, the text
-    /// is that of a further message.
+    /// The most bytes of memory that an exchange under `policy` takes. Most take a tenth of it: the layers of hidden
+    /// text come to be when there is some.
+    #[must_use]
+    pub fn most_bytes(policy: &Policy) -> usize {
+        let compiled = policy.compiled();
+        let layer = Layer::bytes()
+            + Progress::bytes(compiled.slots, compiled.rules.len())
+            + compiled.expressions.len() * size_of::<u32>();
+        MAX_LAYERS * layer + policy.hold_back() + MAX_EXCUSABLE_BYTES + compiled.rules.len()
+    }
+
+    /// Judges the texts of the request's messages, in order, before the first token. When it is called again,
+    /// the text is that of a further message: a term may begin in one and end in the next, if a word ends
+    /// between them.
+    ///
+    /// After the first piece of an answer this judges nothing.
     pub fn prompt(&mut self, text: &str) -> Verdict {
-        self.judge(text);
-        self.judge("\n");
+        if self.part == Part::Prompt {
+            for character in text.chars().chain(core::iter::once('\n')) {
+                self.read(character, 0);
+            }
+            self.settle();
+        }
         self.verdict()
     }
 
-    /// Judges a further piece of the answer. Pieces may be cut anywhere between two characters.
+    /// Judges a further piece of the answer. Pieces may be cut anywhere between two characters: neither the
+    /// verdict nor the text that has left in the end depends on it.
     ///
-    /// [`Judged::leaves`] has the text that may leave now: all of the answer but its last [`Policy::hold_back`] bytes.
-    /// Once the verdict's action stops the answer, nothing leaves any more.
+    /// [`Judged::leaves`] has the text that may leave now: all of the answer but its last
+    /// [`Policy::hold_back`] bytes. When a rule stops the answer, the bytes before its match leave, but for
+    /// as many as the policy holds back. Nothing leaves afterwards.
     pub fn answer(&mut self, piece: &str) -> Judged {
         self.begin_answer();
-        let mut leaving = Zeroizing::new(String::with_capacity(self.held.len() + piece.len()));
-        leaving.push_str(&self.held);
-        leaving.push_str(piece);
-        self.judge(piece);
-        let verdict = self.verdict();
-        if verdict.action.stops() {
-            self.held = Zeroizing::default();
-            return Judged { leaves: Text::default(), verdict };
+        if self.finished || self.findings.stopped.is_some() {
+            return Judged { leaves: self.leave(), verdict: self.verdict() };
         }
-        let mut cut = leaving.len().saturating_sub(self.policy.hold_back());
-        while !leaving.is_char_boundary(cut) {
-            cut -= 1;
+        self.hold(piece);
+        for character in piece.chars() {
+            self.read(character, character.len_utf8());
+            if self.findings.stopped.is_some() {
+                break;
+            }
         }
-        let (leaves, held) = leaving.split_at(cut);
-        self.held = Zeroizing::new(held.to_owned());
-        Judged { leaves: Text::copy(leaves), verdict }
+        Judged { leaves: self.leave(), verdict: self.verdict() }
     }
 
-    /// Judges the end of the answer. What was held back leaves, unless the verdict stops the answer. Further calls give
-    /// the same verdict and no text.
+    /// Judges the end of the answer. What was held back leaves, unless the verdict stops the answer. Further
+    /// calls give the same verdict and no text.
     pub fn finish(&mut self) -> Judged {
         self.begin_answer();
-        let verdict = self.verdict();
-        let held = std::mem::take(&mut self.held);
-        let leaves = if verdict.action.stops() { Text::default() } else { Text::copy(&held) };
-        Judged { leaves, verdict }
+        if !core::mem::replace(&mut self.finished, true) && self.findings.stopped.is_none() {
+            self.settle();
+        }
+        Judged { leaves: self.leave(), verdict: self.verdict() }
     }
 
     fn begin_answer(&mut self) {
         if self.part == Part::Prompt {
             self.part = Part::Answer;
-            self.state = self.policy.literals().start_state(Anchored::No).ok();
+            let judge =
+                Judge { compiled: self.policy.compiled(), findings: &mut self.findings, part: self.part };
+            self.layer.begin(&judge);
         }
     }
 
-    fn judge(&mut self, text: &str) {
-        let automaton = self.policy.literals();
-        let Some(mut state) = self.state else { return };
-        for character in text.chars().flat_map(char::to_lowercase) {
-            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
-                state = automaton.next_state(Anchored::No, state, byte);
-                if automaton.is_match(state) {
-                    for index in 0..automaton.match_len(state) {
-                        let pattern = automaton.match_pattern(state, index).as_usize();
-                        let Some(rule) = self.policy.owners().get(pattern) else { continue };
-                        let Some(summary) = self.policy.rules().get(*rule) else { continue };
-                        if summary.part == Part::Exchange || summary.part == self.part {
-                            self.matched.insert(*rule);
-                        }
-                    }
-                }
-            }
+    fn read(&mut self, character: char, bytes: usize) {
+        let mut judge =
+            Judge { compiled: self.policy.compiled(), findings: &mut self.findings, part: self.part };
+        judge.advance(bytes);
+        self.layer.push(&mut judge, character);
+    }
+
+    fn settle(&mut self) {
+        let mut judge =
+            Judge { compiled: self.policy.compiled(), findings: &mut self.findings, part: self.part };
+        self.layer.settle(&mut judge);
+        judge.settle();
+    }
+
+    /// Keeps a piece with what is held. Growing in place would leave a copy behind.
+    fn hold(&mut self, piece: &str) {
+        let mut held = Zeroizing::new(String::with_capacity(self.held.len() + piece.len()));
+        held.push_str(&self.held);
+        held.push_str(piece);
+        self.held = held;
+    }
+
+    /// Takes the text that may leave now.
+    fn leave(&mut self) -> Text {
+        let stopped = self.findings.stopped.is_some();
+        let hold_back = if self.finished && !stopped { 0 } else { self.policy.hold_back() };
+        let limit = self.findings.unsuspected().saturating_sub(hold_back);
+        let mut cut = limit.saturating_sub(self.left).min(self.held.len());
+        while !self.held.is_char_boundary(cut) {
+            cut -= 1;
         }
-        self.state = Some(state);
+        let (leaves, rest) = self.held.split_at(cut);
+        let leaves = Text::copy(leaves);
+        self.left += cut;
+        if stopped {
+            self.held.zeroize();
+        } else {
+            self.held = Zeroizing::new(rest.to_owned());
+        }
+        leaves
     }
 
     fn verdict(&self) -> Verdict {
-        let mut rules: Vec<_> =
-            self.matched.iter().filter_map(|rule| self.policy.rules().get(*rule)).collect();
+        let matched = self.policy.rules().iter().zip(&self.findings.matched);
+        let mut rules: Vec<_> = matched.filter_map(|(rule, matched)| matched.then_some(rule)).collect();
         rules.sort_by_key(|rule| core::cmp::Reverse(rule.action));
         Verdict {
             action: rules.first().map(|rule| rule.action).unwrap_or_default(),

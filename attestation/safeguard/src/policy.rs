@@ -1,26 +1,37 @@
 //! A policy: rules that were read from one file, and the automata that find them.
 
+mod compiled;
 mod error;
 mod file;
+mod term;
 
-use aho_corasick::automaton::Automaton as _;
-use aho_corasick::nfa::contiguous::NFA;
+use std::collections::{BTreeMap, BTreeSet};
+
 use cleanroom_attestation::digest::Sha256Digest;
 
+use self::compiled::RuleTerms;
+pub(crate) use self::compiled::{Compiled, Literals, Role, Sight};
+pub use self::compiled::{MAX_EXPRESSION_BYTES, MAX_EXPRESSIONS, MAX_LITERAL_BYTES};
 pub use self::error::PolicyError;
 use self::file::{PolicyFile, RuleFile};
+pub use self::term::MAX_TERM_BYTES;
+use self::term::{Needle, Term};
 use crate::{Action, Part, RuleId};
 
 /// The longest policy file, in bytes.
 pub const MAX_POLICY_BYTES: usize = 1 << 20;
 /// The most rules of a policy.
 pub const MAX_RULES: usize = 1024;
-/// The most terms of all rules of a policy together.
+/// The most terms of all rules of a policy together, the terms of lists counted for each rule that uses them.
 pub const MAX_TERMS: usize = 8192;
-/// The longest term, in bytes.
-pub const MAX_TERM_BYTES: usize = 256;
 /// The most bytes of an answer that a policy may hold back.
 pub const MAX_HOLD_BACK_BYTES: usize = 4096;
+/// The most terms that `all` may have.
+const MAX_SLOTS: usize = 8;
+/// The greatest `within`, in characters.
+const MAX_WITHIN: u64 = 1 << 16;
+/// The greatest `times`.
+const MAX_TIMES: u64 = 10_000;
 
 /// A policy that was read and compiled. Exchanges share it.
 pub struct Policy {
@@ -28,9 +39,7 @@ pub struct Policy {
     digest: Sha256Digest,
     hold_back: usize,
     rules: Vec<RuleSummary>,
-    literals: NFA,
-    /// The rule of each literal.
-    owners: Vec<usize>,
+    compiled: Compiled,
 }
 
 /// A rule as reports show it.
@@ -44,7 +53,7 @@ pub struct RuleSummary {
     pub part: Part,
     /// What it demands.
     pub action: Action,
-    /// How many terms it looks for.
+    /// How many terms it looks for, those of lists included.
     pub terms: usize,
 }
 
@@ -60,67 +69,29 @@ impl Policy {
             return Err(PolicyError::TooLong { maximum: MAX_POLICY_BYTES, actual: bytes.len() });
         }
         let text = core::str::from_utf8(bytes).map_err(|_| PolicyError::Encoding)?;
-        let file: PolicyFile = toml::from_str(text)
+        let PolicyFile { version, id, hold_back, lists, rules } = toml::from_str(text)
             .map_err(|error| PolicyError::Syntax(error.to_string().trim_end().to_owned()))?;
-        Self::compile(file, Sha256Digest::of(&[bytes]))
-    }
-
-    fn compile(file: PolicyFile, digest: Sha256Digest) -> Result<Self, PolicyError> {
-        let PolicyFile { version, id, hold_back, rules: listed } = file;
         if version != 1 {
             return Err(PolicyError::Version(version));
         }
         let id = RuleId::read(&id).ok_or(PolicyError::Name(id))?;
-        let hold_back = usize::try_from(hold_back)
-            .ok()
-            .filter(|bytes| *bytes <= MAX_HOLD_BACK_BYTES)
-            .ok_or_else(|| PolicyError::Number {
-                place: "policy".to_owned(),
-                name: "hold_back",
-                minimum: 0,
-                maximum: MAX_HOLD_BACK_BYTES as u64,
-                actual: hold_back,
-            })?;
-        if listed.len() > MAX_RULES {
-            return Err(PolicyError::TooMany { what: "rules", maximum: MAX_RULES, actual: listed.len() });
+        let hold_back = number("policy", "hold_back", hold_back, 0, MAX_HOLD_BACK_BYTES as u64)?;
+        let mut reader = Reader::new(&lists)?;
+        if rules.len() > MAX_RULES {
+            return Err(PolicyError::TooMany { what: "rules", maximum: MAX_RULES, actual: rules.len() });
         }
-        let mut rules: Vec<RuleSummary> = Vec::with_capacity(listed.len());
-        let mut literals = Vec::new();
-        let mut owners = Vec::new();
-        for RuleFile { id, about, on, action, any } in listed {
-            let id = RuleId::read(&id).ok_or(PolicyError::Name(id))?;
-            if rules.iter().any(|rule| rule.id == id) {
-                return Err(PolicyError::Twice(id.to_string()));
-            }
-            let refuse = |problem: String| PolicyError::Rule { rule: id.to_string(), problem };
-            if action == Action::Allow {
-                return Err(refuse("its action is allow; expected flag, refuse or end".to_owned()));
-            }
-            if any.is_empty() {
-                return Err(refuse("it has no term; give at least one in `any`".to_owned()));
-            }
-            let terms = any.len();
-            for term in any {
-                if term.is_empty() || term.len() > MAX_TERM_BYTES {
-                    return Err(refuse(format!(
-                        "a term has {} bytes; expected 1 to {MAX_TERM_BYTES}",
-                        term.len()
-                    )));
-                }
-                owners.push(rules.len());
-                literals.push(term.to_lowercase());
-            }
-            if literals.len() > MAX_TERMS {
-                return Err(PolicyError::TooMany {
-                    what: "terms",
-                    maximum: MAX_TERMS,
-                    actual: literals.len(),
-                });
-            }
-            rules.push(RuleSummary { id, about, part: on, action, terms });
+        for rule in rules {
+            reader.rule(rule)?;
         }
-        let literals = NFA::new(&literals).map_err(|error| PolicyError::Compile(error.to_string()))?;
-        Ok(Self { id, digest, hold_back, rules, literals, owners })
+        reader.all_lists_are_used()?;
+        let Reader { needles, terms, rules, .. } = reader;
+        Ok(Self {
+            id,
+            digest: Sha256Digest::of(&[bytes]),
+            hold_back: usize::try_from(hold_back).unwrap_or(MAX_HOLD_BACK_BYTES),
+            rules,
+            compiled: Compiled::new(needles, terms)?,
+        })
     }
 
     /// The policy's own name.
@@ -135,8 +106,8 @@ impl Policy {
         *self.digest.as_bytes()
     }
 
-    /// How many bytes at the end of an unfinished answer wait before they may leave, at least. Up to three bytes more
-    /// may wait, because only whole characters leave.
+    /// How many bytes at the end of an unfinished answer wait before they may leave, at least. More wait
+    /// while a match may still be excused, and where a character would be cut.
     #[must_use]
     pub const fn hold_back(&self) -> usize {
         self.hold_back
@@ -148,17 +119,148 @@ impl Policy {
         &self.rules
     }
 
-    /// The bytes of memory that the compiled policy takes, which all exchanges share.
+    /// The bytes of memory of the compiled policy, which all exchanges share.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.literals.memory_usage()
+        self.compiled.memory_bytes()
     }
 
-    pub(crate) const fn literals(&self) -> &NFA {
-        &self.literals
+    pub(crate) const fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+}
+
+fn number(
+    place: &str,
+    name: &'static str,
+    actual: u64,
+    minimum: u64,
+    maximum: u64,
+) -> Result<u64, PolicyError> {
+    if (minimum..=maximum).contains(&actual) {
+        return Ok(actual);
+    }
+    Err(PolicyError::Number { place: place.to_owned(), name, minimum, maximum, actual })
+}
+
+/// Collects rules and their terms.
+struct Reader<'a> {
+    lists: BTreeMap<&'a str, Vec<Needle>>,
+    used: BTreeSet<String>,
+    names: BTreeSet<RuleId>,
+    needles: BTreeMap<Needle, Vec<(usize, Role)>>,
+    count: usize,
+    slots: usize,
+    terms: Vec<RuleTerms>,
+    rules: Vec<RuleSummary>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(written: &'a BTreeMap<String, Vec<String>>) -> Result<Self, PolicyError> {
+        let mut lists = BTreeMap::new();
+        for (name, terms) in written {
+            let refuse = |problem: String| PolicyError::List { list: name.clone(), problem };
+            RuleId::read(name).ok_or_else(|| PolicyError::Name(name.clone()))?;
+            let mut needles = Vec::with_capacity(terms.len());
+            for term in terms {
+                match Term::read(term).map_err(refuse)? {
+                    Term::Needle(needle) => needles.push(needle),
+                    Term::List(_) => return Err(refuse("it names a list; only rules may".to_owned())),
+                }
+            }
+            if needles.is_empty() {
+                return Err(refuse("it is empty".to_owned()));
+            }
+            lists.insert(name.as_str(), needles);
+        }
+        Ok(Self {
+            lists,
+            used: BTreeSet::new(),
+            names: BTreeSet::new(),
+            needles: BTreeMap::new(),
+            count: 0,
+            slots: 0,
+            terms: Vec::new(),
+            rules: Vec::new(),
+        })
     }
 
-    pub(crate) fn owners(&self) -> &[usize] {
-        &self.owners
+    fn rule(&mut self, written: RuleFile) -> Result<(), PolicyError> {
+        let RuleFile { id, about, on: part, action, any, all, within, times, unless, hidden } = written;
+        let id = RuleId::read(&id).ok_or(PolicyError::Name(id))?;
+        if !self.names.insert(id.clone()) {
+            return Err(PolicyError::Twice(id.to_string()));
+        }
+        let refuse =
+            |problem: &str| Err(PolicyError::Rule { rule: id.to_string(), problem: problem.to_owned() });
+        match (action, any.is_empty(), all.len()) {
+            (Action::Allow, ..) => return refuse("its action is allow; expected flag, refuse or end"),
+            (_, true, 0) => return refuse("it has no term; give at least one in `any`, or two in `all`"),
+            (_, false, 1..) => return refuse("it has `any` and `all`; make two rules, or a list for `all`"),
+            (_, true, 1) => return refuse("`all` has one term; use `any`"),
+            (_, true, count) if count > MAX_SLOTS => return refuse("`all` has more than 8 terms"),
+            _ => {}
+        }
+        if within.is_some() && all.is_empty() {
+            return refuse("`within` is for the terms of `all`");
+        }
+        if times.is_some() && any.is_empty() {
+            return refuse("`times` is for the terms of `any`");
+        }
+        let place = format!("rule {id}");
+        let within = within.map_or(Ok(u64::MAX), |within| number(&place, "within", within, 1, MAX_WITHIN))?;
+        let times = times.map_or(Ok(1), |times| number(&place, "times", times, 2, MAX_TIMES))?;
+        let slots = self.slots..self.slots + all.len();
+        self.slots = slots.end;
+        let before = self.count;
+        for term in &any {
+            self.term(&id, term, Role::Any)?;
+        }
+        for (slot, term) in slots.clone().zip(&all) {
+            self.term(&id, term, Role::All(slot))?;
+        }
+        for term in &unless {
+            self.term(&id, term, Role::Unless)?;
+        }
+        self.terms.push(RuleTerms {
+            part,
+            action,
+            slots,
+            within,
+            times: u32::try_from(times).unwrap_or(u32::MAX),
+            excusable: !unless.is_empty(),
+            hidden,
+        });
+        self.rules.push(RuleSummary { id, about, part, action, terms: self.count - before });
+        Ok(())
+    }
+
+    fn term(&mut self, rule: &RuleId, written: &str, role: Role) -> Result<(), PolicyError> {
+        let refuse = |problem: String| PolicyError::Rule { rule: rule.to_string(), problem };
+        let needles = match Term::read(written).map_err(refuse)? {
+            Term::Needle(needle) => vec![needle],
+            Term::List(name) => {
+                self.used.insert(name.to_owned());
+                self.lists.get(name).ok_or_else(|| refuse(format!("there is no list {name:?}")))?.clone()
+            }
+        };
+        self.count += needles.len();
+        if self.count > MAX_TERMS {
+            return Err(PolicyError::TooMany { what: "terms", maximum: MAX_TERMS, actual: self.count });
+        }
+        for needle in needles {
+            self.needles.entry(needle).or_default().push((self.rules.len(), role));
+        }
+        Ok(())
+    }
+
+    /// A list that no rule names is a mistake: what it lists is not looked for.
+    fn all_lists_are_used(&self) -> Result<(), PolicyError> {
+        match self.lists.keys().find(|name| !self.used.contains(**name)) {
+            Some(name) => {
+                Err(PolicyError::List { list: (*name).to_owned(), problem: "no rule names it".to_owned() })
+            }
+            None => Ok(()),
+        }
     }
 }

@@ -63,6 +63,22 @@ pub enum PolicyError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// A list breaks a rule.
+    #[error("list {list}: {problem}")]
+    List {
+        /// The list.
+        list: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// An expression is not permitted.
+    #[error("the expression /{expression}/ cannot be used: {problem}")]
+    Expression {
+        /// The expression.
+        expression: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The matcher cannot be built within its limits.
     #[error("the rules cannot be compiled: {0}")]
     Compile(String),
@@ -82,6 +98,8 @@ impl PolicyError {
             Self::Name(_) => "policy-name",
             Self::Twice(_) => "policy-twice",
             Self::Rule { .. } => "policy-rule",
+            Self::List { .. } => "policy-list",
+            Self::Expression { .. } => "policy-expression",
             Self::Compile(_) => "policy-compile",
         }
     }

@@ -1,5 +1,7 @@
 //! The policy file as TOML. Unknown members are refused.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::{Action, Part};
@@ -10,6 +12,8 @@ pub(super) struct PolicyFile {
     pub(super) version: u64,
     pub(super) id: String,
     pub(super) hold_back: u64,
+    #[serde(default)]
+    pub(super) lists: BTreeMap<String, Vec<String>>,
     pub(super) rules: Vec<RuleFile>,
 }
 
@@ -21,5 +25,14 @@ pub(super) struct RuleFile {
     pub(super) about: String,
     pub(super) on: Part,
     pub(super) action: Action,
+    #[serde(default)]
     pub(super) any: Vec<String>,
+    #[serde(default)]
+    pub(super) all: Vec<String>,
+    pub(super) within: Option<u64>,
+    pub(super) times: Option<u64>,
+    #[serde(default)]
+    pub(super) unless: Vec<String>,
+    #[serde(default)]
+    pub(super) hidden: bool,
 }
