@@ -339,11 +339,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Appraised<S> {
     pub async fn confirm(self) -> Result<Attested<S>, ChannelError> {
         let session = self.accepted().map_err(ChannelError::Rejected)?.clone();
         let permitted = self.permitted.clone().and_then(Result::ok);
-        let Self { mut stream, nonce, clock, asked, exchange, evidence, model_digest, transcript, .. } = self;
+        let Self { mut stream, nonce, clock, asked, exchange, evidence, .. } = self;
+        let Self { verdict, model_digest, transcript, .. } = self;
         let key = tls::finished_key(stream.get_ref().1, &nonce)?;
         let finished = exchange.client_finished(evidence.bytes(), &key);
         Frame::new(FrameKind::Finished, &finished).write(&mut stream).await.map_err(tls_error)?;
-        Ok(Attested::assertion(stream, session, model_digest, transcript, permitted, (clock, asked)))
+        Ok(Attested::assertion(
+            stream,
+            (session, verdict),
+            model_digest,
+            transcript,
+            permitted,
+            (clock, asked),
+        ))
     }
 }
 
@@ -351,6 +359,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Appraised<S> {
 pub struct Attested<S> {
     stream: TlsStream<S>,
     session: AcceptedSession,
+    verdict: Verdict,
     model_digest: Sha256Digest,
     transcript: Sha384Digest,
     permitted: Option<Permitted>,
@@ -362,13 +371,13 @@ impl<S> Attested<S> {
     /// The one place where a proof becomes a connection that may carry data.
     fn assertion(
         stream: TlsStream<S>,
-        session: AcceptedSession,
+        (session, verdict): (AcceptedSession, Verdict),
         model_digest: Sha256Digest,
         transcript: Sha384Digest,
         permitted: Option<Permitted>,
         (clock, asked): (Clock, BootInstant),
     ) -> Self {
-        Self { stream, session, model_digest, transcript, permitted, clock, asked }
+        Self { stream, session, verdict, model_digest, transcript, permitted, clock, asked }
     }
 
     /// When the partner asked. How long anything holds that was shown counts from here.
@@ -399,6 +408,12 @@ impl<S> Attested<S> {
     #[must_use]
     pub fn session(&self) -> &AcceptedSession {
         &self.session
+    }
+
+    /// All that was asked of the evidence, and what it said.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
     }
 
     /// The identity of the model that answers.

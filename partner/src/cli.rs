@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::{audit, conformance, explain, measure, receipts, verify};
 #[cfg(feature = "online")]
 use crate::commands::{chat, connect, key};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, usage};
 use crate::output::Terminal;
 
 const EXIT_CODES: &str = "\
@@ -97,6 +97,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         terminal.failure(&failure);
         failure.outcome
     }))
+}
+
+/// Runs the program on a command line as [`run`] does with `--json`, and gives the outcome and the JSON instead
+/// of printing it.
+///
+/// # Errors
+/// [`Failure`] as the program reports it; a command line that cannot be read is one.
+pub fn json(arguments: impl IntoIterator<Item = OsString>) -> Result<(Outcome, String), Failure> {
+    let arguments = Arguments::try_parse_from(arguments)
+        .map_err(|error| usage("usage", error.to_string().trim_end().to_owned()))?;
+    let (mut terminal, captured) = Terminal::captured();
+    let outcome = arguments.command.run(&mut terminal)?;
+    Ok((outcome, captured.text()))
 }
 
 /// Whether a command line that could not be read asks for JSON. What stands behind `--` is no option.

@@ -12,6 +12,8 @@ pub mod audit;
 #[cfg(feature = "online")]
 pub mod channel;
 pub mod cli;
+#[cfg(feature = "online")]
+pub mod client;
 pub mod clock;
 pub mod commands;
 #[cfg(feature = "online")]
@@ -20,6 +22,7 @@ pub mod outcome;
 pub mod output;
 #[cfg(feature = "online")]
 pub mod permission;
+pub mod policy_file;
 #[cfg(feature = "online")]
 pub mod proxy;
 pub mod receipts;
@@ -27,5 +30,7 @@ pub mod receipts;
 pub mod refused;
 #[cfg(feature = "online")]
 pub mod session;
+#[cfg(feature = "online")]
+pub mod setup;
 #[cfg(feature = "online")]
 pub mod stream_end;

@@ -43,8 +43,16 @@ impl Failure {
     }
 }
 
+impl std::error::Error for Failure {}
+
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.message)
     }
+}
+
+/// A file of the user's own, or the command line, is wrong.
+#[must_use]
+pub fn usage(code: &'static str, message: String) -> Failure {
+    Failure { outcome: Outcome::Usage, code, message }
 }

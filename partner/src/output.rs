@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -252,6 +253,14 @@ impl Terminal {
         Self { out: Box::new(out), errors: Box::new(io::stderr()), json, colour }
     }
 
+    /// Keeps results as JSON in memory, and shows nothing.
+    #[must_use]
+    pub fn captured() -> (Self, Captured) {
+        let captured = Captured::default();
+        let out = Box::new(captured.clone());
+        (Self { out, errors: Box::new(io::sink()), json: true, colour: false }, captured)
+    }
+
     /// Prints a result: `value` as JSON if that was asked for, `listing` otherwise.
     ///
     /// # Errors
@@ -290,6 +299,28 @@ impl Terminal {
         } else {
             writeln!(self.errors, "cleanroom: {}", printable_lines(&failure.message))
         };
+    }
+}
+
+/// What was printed to a captured terminal. Clones are of the same one.
+#[derive(Clone, Default)]
+pub struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Captured {
+    /// All that was printed so far.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+}
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
-use cleanroom_attestation::verdict::AcceptedSession;
+use cleanroom_attestation::verdict::{AcceptedSession, Verdict};
 use cleanroom_channel::first_byte::FirstByte;
 use cleanroom_program::clock::BootInstant;
 use http::{Request, Response};
@@ -39,6 +39,7 @@ use tokio::time::timeout;
 use self::connection::Connection;
 use self::content::{Begun, BoxError, Content, Validity};
 use crate::channel::Attested;
+use crate::permission::Permitted;
 
 pub use self::error::{Cut, Reach, RestsOn, SendError, SessionError};
 pub use self::renewal::{Answer, Sessions, appraise};
@@ -57,6 +58,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub struct Session {
     sender: SendRequest<Content>,
     evidence: AcceptedSession,
+    verdict: Verdict,
+    permitted: Option<Permitted>,
     model_digest: Sha256Digest,
     transcript: Sha384Digest,
     rests_on: RestsOn,
@@ -105,10 +108,11 @@ impl Session {
         let (clock, until) = (attested.clock().clone(), attested.asked() + lifetime);
         let validity = Validity { clock, until, connection: Connection::new() };
         let transcript = attested.transcript();
-        let evidence = attested.session().clone();
+        let (evidence, verdict) = (attested.session().clone(), attested.verdict().clone());
+        let permitted = attested.permitted().cloned();
         let model_digest = attested.model_digest();
         let sender = begin_http2(attested.into_stream(), &validity.connection).await?;
-        Ok(Self { sender, evidence, model_digest, transcript, rests_on, validity })
+        Ok(Self { sender, evidence, verdict, permitted, model_digest, transcript, rests_on, validity })
     }
 
     /// The right to send one request now.
@@ -138,6 +142,18 @@ impl Session {
     #[must_use]
     pub fn evidence(&self) -> &AcceptedSession {
         &self.evidence
+    }
+
+    /// All that was asked of the evidence, and what it said.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// What the authorities permit, when the policy pins their root.
+    #[must_use]
+    pub fn permitted(&self) -> Option<&Permitted> {
+        self.permitted.as_ref()
     }
 
     /// The identity of the model that answers.

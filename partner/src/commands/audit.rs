@@ -11,10 +11,10 @@ use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::policy_file::{PolicyFile, usage};
+use super::policy_file::PolicyFile;
 use crate::audit::{Against, BootReport, BootStatus, Page, Report, State, Store, Witnesses, audit, page};
 use crate::clock::now;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Listing, Mark, Terminal};
 use crate::receipts::ReceiptFolder;
 

@@ -11,10 +11,9 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::policy_file::usage;
 use super::relying_party::{PartyArguments, runtime};
 use crate::address::Address;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Terminal, printable};
 use crate::session::{Answer, SendError, Session, Sessions};
 use crate::stream_end::{Ended, SignedEnd, UnprovenEnd};

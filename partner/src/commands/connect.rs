@@ -15,10 +15,9 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use super::policy_file::usage;
 use super::relying_party::{PartyArguments, no_session, runtime};
 use crate::address::Address;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Listing, Terminal};
 use crate::proxy::{self, Origin, Proxy};
 use crate::receipts::ReceiptFolder;

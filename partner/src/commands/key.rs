@@ -7,10 +7,9 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_program::file::create_secret;
 use serde::Serialize;
 
-use super::policy_file::usage;
-use super::relying_party::load_key;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Listing, Terminal};
+use crate::setup::load_key;
 
 const EXAMPLES: &str = "\
 Examples:

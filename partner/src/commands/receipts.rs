@@ -11,9 +11,8 @@ use cleanroom_attestation::receipt::{Part, Receipt, ReceiptId, whole_answer};
 use cleanroom_attestation::release::UnixMillis;
 use serde::Serialize;
 
-use super::policy_file::usage;
 use crate::audit::{Store, StoredHashes};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Listing, Mark, Terminal};
 use crate::receipts::{BadFile, KeptReceipt, ReceiptFolder, gaps};
 

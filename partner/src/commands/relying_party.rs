@@ -1,21 +1,16 @@
 //! The options of every command that talks to a clean room: who asks, under which policy, for which model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cleanroom_attestation::channel::ModelId;
-use cleanroom_attestation::policy::{ModelReference, Policy};
-use cleanroom_channel::identity::Identity;
-use cleanroom_program::file::{SecretError, read_secret};
 
-use super::policy_file::{PolicyFile, usage};
+use super::policy_file::PolicyFile;
 use crate::address::Address;
 use crate::channel::RelyingParty;
-use crate::dial::{Dialer, ProxyChoice};
+use crate::dial::Dialer;
 use crate::outcome::{Failure, Outcome};
 use crate::session::SessionError;
-
-/// The longest key file, in bytes.
-const MAX_KEY_BYTES: usize = 16 * 1024;
+use crate::setup::Setup;
 
 /// Who asks, under which policy, for which model.
 #[derive(clap::Args)]
@@ -44,12 +39,7 @@ impl PartyArguments {
     /// # Errors
     /// [`Failure`] names the file and what is wrong with it.
     pub(super) fn load(&self) -> Result<(RelyingParty, ModelId), Failure> {
-        let policy = self.policy.load()?;
-        let identity = load_key(&self.key)?;
-        let model = self.model(&policy)?;
-        let party = RelyingParty::new(&identity, policy, model.clone())
-            .map_err(|error| usage("setup", error.to_string()))?;
-        Ok((party, model))
+        self.setup(Vec::new()).load()
     }
 
     /// How the hosts at `addresses` are reached.
@@ -57,58 +47,19 @@ impl PartyArguments {
     /// # Errors
     /// [`Failure`] when the proxy cannot be used.
     pub(super) fn dialer(&self, addresses: Vec<Address>) -> Result<Dialer, Failure> {
-        let proxy = match self.proxy.as_deref() {
-            Some("none") => Ok(ProxyChoice::none()),
-            Some(url) => url.parse().map(|proxy| ProxyChoice::of(proxy, "")),
-            None => ProxyChoice::from_environment(|name| std::env::var(name).ok()),
-        };
-        let proxy = proxy.map_err(|error| usage("proxy", error.to_string()))?;
-        Ok(Dialer::new(addresses, proxy))
+        self.setup(addresses).dialer()
+    }
+
+    fn setup(&self, addresses: Vec<Address>) -> Setup {
+        let PolicyFile { policy, policy_sha256 } = self.policy.clone();
+        let (key, model, proxy) = (self.key.clone(), self.model.clone(), self.proxy.clone());
+        Setup { addresses, policy, policy_sha256, key, model, proxy }
     }
 
     /// The policy file alone.
     pub(super) fn policy(&self) -> &PolicyFile {
         &self.policy
     }
-
-    fn model(&self, policy: &Policy) -> Result<ModelId, Failure> {
-        if let Some(model) = &self.model {
-            return Ok(model.clone());
-        }
-        if let Some(trust) = policy.release() {
-            let id = trust.model().ok_or_else(|| {
-                usage(
-                    "model",
-                    "the policy pins a release root and names no model; \
-                     add `model` to [release], or give --model"
-                        .to_owned(),
-                )
-            })?;
-            return ModelId::new(id).map_err(|error| usage("model", error.to_string()));
-        }
-        let mut ids: Vec<&str> = policy.models().iter().map(ModelReference::id).collect();
-        ids.dedup();
-        match ids.as_slice() {
-            [id] => ModelId::new(id).map_err(|error| usage("model", error.to_string())),
-            [] => Err(usage("model", "the policy has no [[model]]; add the one that you accept".to_owned())),
-            ids => Err(usage(
-                "model",
-                format!("the policy has several models; choose --model {}", ids.join(" or ")),
-            )),
-        }
-    }
-}
-
-/// Reads a key file that [`super::key`] wrote.
-pub(super) fn load_key(path: &Path) -> Result<Identity, Failure> {
-    let pem = read_secret(path, MAX_KEY_BYTES).map_err(|error| match error {
-        SecretError::File(error) => Failure::unreadable(path, &error.source),
-        SecretError::Exposed { .. } => usage("key-exposed", error.to_string()),
-        SecretError::TooLarge { .. } => usage("too-long", error.to_string()),
-    })?;
-    let wrong = |problem: String| usage("key", format!("{}: {problem}", path.display()));
-    let pem = std::str::from_utf8(&pem).map_err(|error| wrong(error.to_string()))?;
-    Identity::from_pem(pem).map_err(|error| wrong(error.to_string()))
 }
 
 /// What it means for the exit code that there is no session.

@@ -16,7 +16,7 @@ use http::header::{
 };
 use http::{Method, Uri};
 
-use super::problem::Problem;
+use crate::client::Problem;
 
 /// Headers that browsers set themselves (Fetch Metadata), and no program does. A browser that sends any of the
 /// family sends `Sec-Fetch-Site` with every request.
@@ -74,7 +74,7 @@ pub(super) struct Rules {
 
 /// A request that may be served.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Client<'a> {
+pub(super) enum Caller<'a> {
     /// A program.
     Program,
     /// A page of an origin that the user allows.
@@ -88,31 +88,31 @@ impl Rules {
     ///
     /// # Errors
     /// The [`Problem`] to answer with, when it may not.
-    pub(super) fn client(
+    pub(super) fn caller(
         &self,
         method: &Method,
         headers: &HeaderMap,
         local: SocketAddr,
-    ) -> Result<Client<'_>, Problem> {
+    ) -> Result<Caller<'_>, Problem> {
         // A name that was pointed at this address (DNS rebinding) is not the proxy's own.
         if !names_of(local).iter().any(|name| headers.get(HOST).is_some_and(|host| host == name)) {
             return Err(Problem::not_local());
         }
-        let client = match headers.get(ORIGIN) {
+        let caller = match headers.get(ORIGIN) {
             Some(origin) => {
                 let allowed = self.origins.iter().find(|allowed| allowed.0 == origin);
-                Client::Page(allowed.ok_or_else(Problem::not_local)?)
+                Caller::Page(allowed.ok_or_else(Problem::not_local)?)
             }
             None if is_of_a_browser(headers) => return Err(Problem::not_local()),
-            None => Client::Program,
+            None => Caller::Program,
         };
-        if let Client::Page(origin) = client
+        if let Caller::Page(origin) = caller
             && method == Method::OPTIONS
             && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
         {
-            return Ok(Client::Preflight(origin));
+            return Ok(Caller::Preflight(origin));
         }
-        if needs_preflight(headers) { Ok(client) } else { Err(Problem::no_credential()) }
+        if needs_preflight(headers) { Ok(caller) } else { Err(Problem::no_credential()) }
     }
 }
 
@@ -143,11 +143,11 @@ fn needs_preflight(headers: &HeaderMap) -> bool {
 }
 
 /// What a browser wants to read in an answer to a page.
-pub(super) fn allow(client: &Client<'_>, headers: &mut HeaderMap) {
-    let (origin, preflight) = match client {
-        Client::Program => return,
-        Client::Page(origin) => (origin, false),
-        Client::Preflight(origin) => (origin, true),
+pub(super) fn allow(caller: &Caller<'_>, headers: &mut HeaderMap) {
+    let (origin, preflight) = match caller {
+        Caller::Program => return,
+        Caller::Page(origin) => (origin, false),
+        Caller::Preflight(origin) => (origin, true),
     };
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.0.clone());
     headers.insert(VARY, HeaderValue::from_static("origin"));
@@ -181,8 +181,8 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let local = "127.0.0.1:8080".parse().unwrap();
-        let client = rules.client(method, &pairs.collect(), local);
-        client.map(|client| format!("{client:?}")).map_err(|problem| problem.code())
+        let caller = rules.caller(method, &pairs.collect(), local);
+        caller.map(|caller| format!("{caller:?}")).map_err(|problem| problem.code())
     }
 
     #[test]

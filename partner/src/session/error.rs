@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use cleanroom_attestation::verdict::Verdict;
+
 use crate::channel::ChannelError;
 
 /// Why there is no session, or no answer on it.
@@ -19,6 +21,14 @@ pub enum SessionError {
     /// The clean room was not proven.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// The clean room's evidence was refused.
+    #[error("{error}")]
+    Refused {
+        /// The first reason.
+        error: ChannelError,
+        /// All that was asked of the evidence, and what it said.
+        verdict: Box<Verdict>,
+    },
     /// The clean room was proven, and HTTP/2 did not begin.
     #[error("the connection ended before the clean room began HTTP/2")]
     Http2,
@@ -50,7 +60,7 @@ impl SessionError {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::Timeout => "timeout",
-            Self::Channel(error) => error.code(),
+            Self::Channel(error) | Self::Refused { error, .. } => error.code(),
             Self::Http2 => "http2",
             Self::Ended(_) => "session-ended",
             Self::Cut(cut) => cut.code,
@@ -61,7 +71,16 @@ impl SessionError {
     /// Whether this program's own checks *refused* the clean room, in contrast to not reaching it.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Channel(error) if error.is_refusal())
+        matches!(self, Self::Channel(error) | Self::Refused { error, .. } if error.is_refusal())
+    }
+
+    /// The verdict on evidence that was refused.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            Self::Refused { verdict, .. } => Some(verdict),
+            _ => None,
+        }
     }
 
     /// How much the error tells when several addresses failed: the failed proof first, then a refusal by a

@@ -17,7 +17,7 @@ use super::content::Validity;
 use super::error::{Reach, SendError, SessionError};
 use super::{EXCHANGE_TIMEOUT, FAREWELL, Session};
 use crate::address::Address;
-use crate::channel::{Appraised, RelyingParty};
+use crate::channel::{Appraised, ChannelError, RelyingParty};
 use crate::clock::now;
 use crate::dial::{Dialer, Endpoint, Transport, race};
 
@@ -231,8 +231,12 @@ impl Shared {
     async fn attest(&self) -> Result<Session, SessionError> {
         let lifetime = self.party.policy().freshness().max_session.unwrap_or(DEFAULT_MAX_SESSION);
         try_each(&self.dialer, |stream| async move {
-            let attested = challenge(&self.party, stream).await?.confirm().await?;
-            Session::open(attested, lifetime).await
+            let appraised = challenge(&self.party, stream).await?;
+            if let Err(refused) = appraised.accepted() {
+                let verdict = Box::new(appraised.verdict().clone());
+                return Err(SessionError::Refused { error: ChannelError::Rejected(refused), verdict });
+            }
+            Session::open(appraised.confirm().await?, lifetime).await
         })
         .await
     }

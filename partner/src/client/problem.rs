@@ -1,59 +1,69 @@
-//! The proxy's own errors, in the form of the API that the client speaks.
+//! Why there is no answer of the clean room, or not a whole one: in the form of the API that the client speaks.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
+use cleanroom_attestation::verdict::Verdict;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::receipts::NoReceipt;
-use super::{BODY_TIMEOUT, MAX_ANSWER, MAX_BODY};
-use crate::session::{Reach, SendError};
+use super::{MAX_ANSWER, MAX_BODY};
+use crate::session::{Reach, SendError, SessionError};
 
 /// Both official clients send a request again unless this says no.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Whose API a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub enum Dialect {
+    /// OpenAI's.
     OpenAi,
+    /// Anthropic's.
     Anthropic,
 }
 
 impl Dialect {
     /// The dialect of a path.
-    pub(super) fn of(path: &str) -> Self {
+    #[must_use]
+    pub fn of(path: &str) -> Self {
         if path.starts_with("/v1/messages") { Self::Anthropic } else { Self::OpenAi }
     }
 }
 
-/// Why the proxy has no answer of the clean room, or not a whole one.
-#[derive(Debug)]
-pub(super) struct Problem {
+/// Why there is no answer of the clean room, or not a whole one. It repeats nothing of the request.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Problem {
     status: StatusCode,
     code: &'static str,
     message: String,
     retry: bool,
+    reach: Reach,
+    reason: Option<Arc<SessionError>>,
 }
 
 impl Problem {
     /// A request that failed on its way to the clean room or back.
-    pub(super) fn from_send(error: &SendError) -> Self {
+    #[must_use]
+    pub fn from_send(error: &SendError) -> Self {
         let (code, message) = (error.code(), error.to_string());
         // What was never sent can be sent again, except to a room that was refused.
         let retry = error.reach == Reach::NeverSent && !error.reason.is_refusal();
         let status = if retry { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::BAD_GATEWAY };
-        Self { status, code, message, retry }
+        Self { status, code, message, retry, reach: error.reach, reason: Some(Arc::clone(&error.reason)) }
     }
 
     /// The request is not of a program that knows that it speaks to this proxy.
-    pub(super) fn not_local() -> Self {
+    pub(crate) fn not_local() -> Self {
         let message = "expected a request from a program on this machine to the proxy's own address, \
                        not from a web page; `--allow-origin ORIGIN` of `cleanroom connect` serves one";
         Self::of_client(StatusCode::FORBIDDEN, "not-local", message.to_owned())
     }
 
     /// The request has nothing that a web page could not have made a browser send.
-    pub(super) fn no_credential() -> Self {
+    pub(crate) fn no_credential() -> Self {
         let message = "expected one of the headers that web pages cannot send: `Authorization: Bearer KEY`, \
                        `X-Api-Key: KEY` or `Content-Type: application/json`; \
                        any KEY will do, and it stays on this machine";
@@ -61,37 +71,37 @@ impl Problem {
     }
 
     /// The body is too long, or ended early.
-    pub(super) fn bad_body() -> Self {
+    pub(crate) fn bad_body() -> Self {
         let message = format!("expected a complete body of at most {MAX_BODY} bytes; nothing was sent");
         Self::of_client(StatusCode::PAYLOAD_TOO_LARGE, "bad-body", message)
     }
 
     /// The body did not come in time.
-    pub(super) fn late_body() -> Self {
-        let seconds = BODY_TIMEOUT.as_secs();
+    pub(crate) fn late_body(limit: std::time::Duration) -> Self {
+        let seconds = limit.as_secs();
         let message = format!("expected a complete body within {seconds} seconds; nothing was sent");
         Self::of_client(StatusCode::REQUEST_TIMEOUT, "late-body", message)
     }
 
     /// The path cannot be sent on.
-    pub(super) fn bad_path() -> Self {
+    pub(crate) fn bad_path() -> Self {
         Self::of_client(StatusCode::BAD_REQUEST, "bad-path", "expected a path such as /v1/models".to_owned())
     }
 
     /// The clean room's answer is longer than the proxy keeps.
-    pub(super) fn long_answer() -> Self {
+    pub(crate) fn long_answer() -> Self {
         let message = format!("the answer is longer than {MAX_ANSWER} bytes. {}", Reach::WasSent.sentence());
-        Self::of_client(StatusCode::BAD_GATEWAY, "long-answer", message)
+        Self::of_answer("long-answer", message)
     }
 
     /// The answer came without its receipt, which the user wants kept.
-    pub(super) fn no_receipt(error: &NoReceipt) -> Self {
-        let message = format!("{error}; `--receipts` asks for one. {}", Reach::WasSent.sentence());
-        Self::of_client(StatusCode::BAD_GATEWAY, "no-receipt", message)
+    pub(crate) fn no_receipt(error: &NoReceipt) -> Self {
+        let message = format!("{error}. {}", Reach::WasSent.sentence());
+        Self::of_answer("no-receipt", message)
     }
 
     /// Requests are under way on all connections that the proxy keeps.
-    pub(super) fn busy() -> Self {
+    pub(crate) fn busy() -> Self {
         let message = "the proxy has as many requests under way as it takes; try again shortly. \
              Your request was not sent.";
         Self {
@@ -99,21 +109,47 @@ impl Problem {
             code: "busy",
             message: message.to_owned(),
             retry: true,
+            reach: Reach::NeverSent,
+            reason: None,
         }
     }
 
     fn of_client(status: StatusCode, code: &'static str, message: String) -> Self {
-        Self { status, code, message, retry: false }
+        Self { status, code, message, retry: false, reach: Reach::NeverSent, reason: None }
+    }
+
+    fn of_answer(code: &'static str, message: String) -> Self {
+        Self { reach: Reach::WasSent, ..Self::of_client(StatusCode::BAD_GATEWAY, code, message) }
     }
 
     /// The stable code.
-    pub(super) fn code(&self) -> &'static str {
+    #[must_use]
+    pub fn code(&self) -> &'static str {
         self.code
     }
 
     /// What went wrong.
-    pub(super) fn message(&self) -> &str {
+    #[must_use]
+    pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// How far the request got.
+    #[must_use]
+    pub const fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// Whether this program's own checks refused the clean room.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.reason.as_ref().is_some_and(|reason| reason.is_refusal())
+    }
+
+    /// The verdict on the evidence that was refused.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&Verdict> {
+        self.reason.as_ref().and_then(|reason| reason.verdict())
     }
 
     fn to_value(&self, dialect: Dialect) -> Value {
@@ -131,8 +167,9 @@ impl Problem {
         }
     }
 
-    /// The answer of the proxy.
-    pub(super) fn to_response(&self, dialect: Dialect) -> Response<Bytes> {
+    /// The response that a client of this dialect understands.
+    #[must_use]
+    pub fn to_response(&self, dialect: Dialect) -> Response<Bytes> {
         let mut response = Response::new(Bytes::from(self.to_value(dialect).to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
@@ -145,7 +182,7 @@ impl Problem {
     }
 
     /// The last event of a stream that is not whole.
-    pub(super) fn to_event(&self, dialect: Dialect) -> Bytes {
+    pub(crate) fn to_event(&self, dialect: Dialect) -> Bytes {
         let name = if dialect == Dialect::Anthropic { "event: error\n" } else { "" };
         Bytes::from(format!("{name}data: {}\n\n", self.to_value(dialect)))
     }

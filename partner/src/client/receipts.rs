@@ -1,6 +1,7 @@
-//! Receipts in the proxy: an answer counts only with its own receipt, verified and on the disk.
+//! Receipts: an answer counts only with its own receipt, verified, and on the disk if it is to be kept.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use cleanroom_attestation::receipt::{
     AnswerText, Committer, Delivered, Part, ReceiptError, ReceiptId, Salt, SignedReceipt, whole_answer,
 };
+use cleanroom_program::file::FileError;
 use http::header::{HeaderMap, HeaderName};
 use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Limited};
@@ -32,7 +34,7 @@ const FETCH_PAUSE: Duration = Duration::from_millis(300);
 const MAX_FETCHED: usize = 64 << 10;
 
 /// The paths whose requests get receipts.
-pub(super) fn has_receipt(path: &str) -> bool {
+pub(crate) fn has_receipt(path: &str) -> bool {
     matches!(
         path,
         "/v1/chat/completions"
@@ -46,7 +48,7 @@ pub(super) fn has_receipt(path: &str) -> bool {
 
 /// Why an answer has no receipt.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum NoReceipt {
+pub(crate) enum NoReceipt {
     /// None came.
     #[error("the clean room gave no receipt")]
     Missing,
@@ -58,14 +60,37 @@ pub(super) enum NoReceipt {
     NotKept(String),
 }
 
-/// Where receipts are kept, and whom to ask for those that were missed.
-pub(super) struct Keeper {
-    pub(super) folder: ReceiptFolder,
-    pub(super) sessions: Sessions,
+/// The receipt of an answer, verified against the session, the request and the answer itself.
+#[derive(Debug, Clone)]
+pub struct VerifiedReceipt {
+    /// The receipt, which the receipt key of the session signed.
+    pub signed: SignedReceipt,
+    /// The salt of its commitments, a secret of the partner.
+    pub salt: Salt,
+    /// The file that it is kept in, if it is kept.
+    pub path: Option<PathBuf>,
+}
+
+/// The place of an answer's receipt. It is filled once the receipt is verified. Clones are the same place.
+#[derive(Debug, Clone, Default)]
+pub struct ReceiptSlot(Arc<OnceLock<VerifiedReceipt>>);
+
+impl ReceiptSlot {
+    /// The receipt, if it is there already.
+    #[must_use]
+    pub fn get(&self) -> Option<&VerifiedReceipt> {
+        self.0.get()
+    }
+}
+
+/// Verifies receipts, keeps them if there is a folder, and asks for those that were missed.
+pub(crate) struct Keeper {
+    pub(crate) folder: Option<ReceiptFolder>,
+    pub(crate) sessions: Sessions,
 }
 
 impl Keeper {
-    /// Verifies a receipt of a request on `session`, and keeps it.
+    /// Verifies a receipt of a request on `session`, keeps it if there is a folder, and puts it into its place.
     async fn keep(&self, session: &Session, delivered: Delivered, check: Check) -> Result<(), NoReceipt> {
         let Delivered { envelope, salt } = delivered;
         let key = session.receipt_key().to_vec();
@@ -93,25 +118,26 @@ impl Keeper {
                 Response::Stream(committer) => signed.matches(Part::Response, &committer.finish())?,
             }
         }
-        let folder = self.folder.clone();
-        let kept = tokio::task::spawn_blocking(move || folder.keep(&signed, &salt, &key)).await;
-        match kept {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(NoReceipt::NotKept(error.to_string())),
-            Err(_) => Err(NoReceipt::NotKept("the program is ending".to_owned())),
-        }
+        let verified = VerifiedReceipt { signed, salt, path: None };
+        let verified = match self.folder.clone() {
+            Some(folder) => store(folder, verified, key).await?,
+            None => verified,
+        };
+        let _ = check.slot.0.set(verified);
+        Ok(())
     }
 
     /// Keeps the receipt of a whole response.
     ///
     /// # Errors
     /// [`NoReceipt`].
-    pub(super) async fn whole(
+    pub(crate) async fn whole(
         &self,
         session: &Session,
         headers: &HeaderMap,
         request: Bytes,
         response: Bytes,
+        slot: ReceiptSlot,
     ) -> Result<(), NoReceipt> {
         let id = id(headers);
         let bytes = match (headers.get(HEADER), &id) {
@@ -123,8 +149,8 @@ impl Keeper {
         // A request that was refused before its body was read has a receipt that says so.
         let refused = SignedReceipt::verify(&Delivered::parse(&bytes)?.envelope, session.receipt_key())?;
         let read = refused.receipt().request.bytes > 0 || request.is_empty();
-        let check =
-            Check { id, request: read.then_some(request), response: Some((None, Response::Whole(response))) };
+        let response = Some((None, Response::Whole(response)));
+        let check = Check { slot, id, request: read.then_some(request), response };
         self.keep(session, Delivered::parse(&bytes)?, check).await
     }
 
@@ -141,16 +167,16 @@ impl Keeper {
     }
 
     /// Fetches a receipt that did not come with its answer.
-    async fn fetch(&self, session: &Session, id: ReceiptId, request: Bytes) {
+    async fn fetch(&self, session: &Session, id: ReceiptId, request: Bytes, slot: ReceiptSlot) {
         for _ in 0..FETCHES {
             tokio::time::sleep(FETCH_PAUSE).await;
             let Some(bytes) = self.ask(&id).await else { continue };
             let Ok(delivered) = Delivered::parse(&bytes) else { continue };
-            let check = Check { id: Some(id.clone()), request: Some(request), response: None };
+            let check = Check { slot, id: Some(id.clone()), request: Some(request), response: None };
             match self.keep(session, delivered, check).await {
-                Ok(()) => tracing::info!(%id, "the receipt of an answer that was cut is kept"),
+                Ok(()) => tracing::info!(%id, "the receipt of an answer that was cut is there"),
                 Err(error) => {
-                    tracing::warn!(%id, "the receipt of an answer that was cut is not kept: {error}");
+                    tracing::warn!(%id, "the receipt of an answer that was cut is missing: {error}");
                 }
             }
             return;
@@ -159,8 +185,26 @@ impl Keeper {
     }
 }
 
-/// What a receipt is compared with.
+/// Writes a receipt to the disk.
+async fn store(
+    folder: ReceiptFolder,
+    verified: VerifiedReceipt,
+    key: Vec<u8>,
+) -> Result<VerifiedReceipt, NoReceipt> {
+    let stored = tokio::task::spawn_blocking(move || {
+        let path = folder.keep(&verified.signed, &verified.salt, &key)?;
+        Ok::<_, FileError>(VerifiedReceipt { path: Some(path), ..verified })
+    });
+    match stored.await {
+        Ok(Ok(verified)) => Ok(verified),
+        Ok(Err(error)) => Err(NoReceipt::NotKept(error.to_string())),
+        Err(_) => Err(NoReceipt::NotKept("the program is ending".to_owned())),
+    }
+}
+
+/// What a receipt is compared with, and where it goes.
 struct Check {
+    slot: ReceiptSlot,
     id: Option<ReceiptId>,
     request: Option<Bytes>,
     response: Option<(Option<Salt>, Response)>,
@@ -176,11 +220,12 @@ fn id(headers: &HeaderMap) -> Option<ReceiptId> {
 }
 
 /// The receipt of one stream, in the making. If it is dropped before the receipt is kept, the receipt is fetched.
-pub(super) struct Keeping {
+pub(crate) struct Keeping {
     keeper: Arc<Keeper>,
     session: Arc<Session>,
     id: Option<ReceiptId>,
     request: Bytes,
+    slot: ReceiptSlot,
     salt: Salt,
     text: AnswerText,
     committer: Committer,
@@ -189,11 +234,12 @@ pub(super) struct Keeping {
 
 impl Keeping {
     /// Begins with the head of the response. `None` when it announces no receipt.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         keeper: &Arc<Keeper>,
         session: &Arc<Session>,
         headers: &HeaderMap,
         request: Bytes,
+        slot: ReceiptSlot,
     ) -> Option<Self> {
         let salt = STANDARD.decode(headers.get(SALT_HEADER)?.as_bytes()).ok()?;
         let salt = Salt::from_bytes(salt.as_slice().try_into().ok()?);
@@ -202,6 +248,7 @@ impl Keeping {
             session: Arc::clone(session),
             id: id(headers),
             request,
+            slot,
             committer: Committer::new(Part::Response, &salt),
             salt,
             text: AnswerText::default(),
@@ -210,7 +257,7 @@ impl Keeping {
     }
 
     /// One event of the stream, as it came.
-    pub(super) fn event(&mut self, event: &[u8]) -> Event {
+    pub(crate) fn event(&mut self, event: &[u8]) -> Event {
         let said = match Said::of(event) {
             Ok(Some(said)) => said,
             Ok(None) => {
@@ -236,6 +283,7 @@ impl Keeping {
     /// What the receipt of the stream so far is compared with.
     fn check(&self) -> Check {
         Check {
+            slot: self.slot.clone(),
             id: self.id.clone(),
             request: Some(self.request.clone()),
             response: Some((Some(self.salt.clone()), Response::Stream(self.committer.clone()))),
@@ -246,10 +294,10 @@ impl Keeping {
 impl Drop for Keeping {
     fn drop(&mut self) {
         let (false, Some(id)) = (self.is_done, self.id.take()) else { return };
-        let (keeper, session, request) =
-            (Arc::clone(&self.keeper), Arc::clone(&self.session), self.request.clone());
+        let (keeper, session) = (Arc::clone(&self.keeper), Arc::clone(&self.session));
+        let (request, slot) = (self.request.clone(), self.slot.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { keeper.fetch(&session, id, request).await });
+            runtime.spawn(async move { keeper.fetch(&session, id, request, slot).await });
         }
     }
 }
@@ -267,7 +315,7 @@ impl<'e> Said<'e> {
     /// Reads an event: a line with a name or none, one line of data, and comments. `None` for comments alone.
     ///
     /// The specification of server-sent events permits much more (HTML standard, section 9.2.6). A worker that was taken over could
-    /// write with it what one client takes for the end of its answer and the proxy does not. So data is a JSON object whose `type` is the
+    /// write with it what one client takes for the end of its answer and this code does not. So data is a JSON object whose `type` is the
     /// event's name, if it has one, or the text `[DONE]`.
     fn of(event: &'e [u8]) -> Result<Option<Self>, Unusual> {
         // A client ends lines there, and what a receipt commits to does not.
@@ -323,13 +371,13 @@ fn receipt_in(comments: &[u8]) -> Option<&[u8]> {
 }
 
 /// Whether bytes are comments and empty lines alone, which keep a stream's shape and tell a client nothing.
-pub(super) fn is_shape(bytes: &[u8]) -> bool {
+pub(crate) fn is_shape(bytes: &[u8]) -> bool {
     let mut lines = bytes.split(|byte| *byte == b'\n');
     !bytes.contains(&b'\r') && lines.all(|line| line.is_empty() || line.starts_with(b":"))
 }
 
 /// What an event of a stream is.
-pub(super) enum Event {
+pub(crate) enum Event {
     /// A part of the answer.
     Other,
     /// What tells the client that the answer is whole.
