@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use cleanroom_attestation::release::{KeyError, ReleaseError};
 use cleanroom_program::file::{FileError, SecretError};
 
+use crate::Outcome;
+
 /// The exit status for a command line that is wrong.
 pub(crate) const WRONG_USAGE: u8 = 2;
 /// The exit status when a file, a command, a key or a service failed.
@@ -16,6 +18,9 @@ pub(crate) enum Failure {
     /// A document breaks a rule, lacks signatures, or is out of date.
     #[error("{what}: {problem}")]
     Refused { what: String, code: &'static str, problem: String },
+    /// The command did its work, and what was asked about is not so.
+    #[error("{problem}")]
+    Unmet { outcome: Box<Outcome>, code: &'static str, problem: String },
     /// The arguments do not fit together.
     #[error("{0}")]
     Usage(String),
@@ -48,7 +53,7 @@ impl Failure {
 
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
-            Self::Refused { .. } => 1,
+            Self::Refused { .. } | Self::Unmet { .. } => 1,
             Self::Usage(_) => WRONG_USAGE,
             Self::File { .. } | Self::Kept(_) | Self::Secret(_) | Self::Environment(_) => FAILED,
         }
@@ -56,7 +61,7 @@ impl Failure {
 
     const fn code(&self) -> &'static str {
         match self {
-            Self::Refused { code, .. } => code,
+            Self::Refused { code, .. } | Self::Unmet { code, .. } => code,
             Self::Usage(_) => "usage",
             Self::File { .. } | Self::Kept(_) => "file",
             Self::Secret(SecretError::Exposed { .. }) => "key-exposed",
@@ -70,11 +75,30 @@ impl Failure {
         match self {
             Self::Refused { code, problem, .. } => format!("{code}: {problem}"),
             Self::File { .. } | Self::Kept(_) | Self::Secret(_) => "a file cannot be read".to_owned(),
-            Self::Usage(_) | Self::Environment(_) => "the documents cannot be read".to_owned(),
+            Self::Unmet { .. } | Self::Usage(_) | Self::Environment(_) => {
+                "the documents cannot be read".to_owned()
+            }
         }
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::json!({ "error": { "code": self.code(), "message": self.to_string() } })
+        let mut json = match self {
+            Self::Unmet { outcome, .. } => outcome.json.clone(),
+            _ => serde_json::json!({}),
+        };
+        crate::add(
+            &mut json,
+            "error",
+            serde_json::json!({ "code": self.code(), "message": self.to_string() }),
+        );
+        json
+    }
+
+    /// What a command reports to people although it fails.
+    pub(crate) fn report(&self) -> Option<&str> {
+        match self {
+            Self::Unmet { outcome, .. } => Some(&outcome.text),
+            _ => None,
+        }
     }
 }

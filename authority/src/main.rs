@@ -15,6 +15,7 @@ mod measured;
 mod metrics;
 mod release;
 mod root;
+mod safeguard;
 mod sealed;
 mod search;
 mod serve;
@@ -49,6 +50,8 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   witness serve      cosign the logs of enclaves, so that nobody is shown another one
 ///   seal, inspect,     keep a model's weights in a file that only a key opens
 ///     verify
+///   safeguard check,   write a policy of what the model may be asked, and try it
+///     test
 ///   search             look for a model's weights where they must not be
 #[derive(Parser)]
 #[command(name = "cleanroom-authority", version, verbatim_doc_comment, after_help = AFTER_HELP)]
@@ -110,6 +113,9 @@ enum Command {
     /// The file pins the development root, and either the release root or what this command measures itself.
     #[command(after_help = trust::EXAMPLES)]
     Trust(trust::Trust),
+    /// Policies of safeguards say which exchanges are flagged, refused or ended.
+    #[command(subcommand)]
+    Safeguard(safeguard::Command),
     #[command(flatten)]
     Sealed(sealed::Command),
     /// Look for a model's weights in files, folders, and the memory of processes.
@@ -125,6 +131,7 @@ fn add(json: &mut serde_json::Value, name: &str, value: impl Into<serde_json::Va
 }
 
 /// What a command reports: for people, and for programs.
+#[derive(Debug)]
 struct Outcome {
     text: String,
     json: serde_json::Value,
@@ -161,6 +168,9 @@ fn main() -> ExitCode {
             }
         }
         Err(failure) => {
+            if let (false, Some(text)) = (json, failure.report()) {
+                let _ = output::print(text.trim_end());
+            }
             if json {
                 // The status tells the same to a caller that does not read.
                 let _ = output::print(failure.json());
@@ -200,6 +210,7 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Witness(command) => command.run(json),
         Command::Status(status) => status.run(),
         Command::Trust(trust) => trust.run(),
+        Command::Safeguard(command) => command.run(),
         Command::Sealed(command) => command.run(),
         Command::Search(search) => search.run(),
     }
