@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cleanroom_safeguard::{Action, Exchange, Policy, RuleId};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 /// How long one text of the cost table is judged, at least.
@@ -146,18 +147,29 @@ fn disguises(policy: &Arc<Policy>, prompts: &[Prompt]) {
     println!();
 }
 
+/// The time that this thread has had a processor, so that other programs do not count.
+fn processor_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 fn cost(policy: &Arc<Policy>, prompts: &[Prompt]) {
     let all: String = prompts.iter().map(|prompt| prompt.text.as_str()).collect::<Vec<_>>().join("\n");
     let base64 = "QWxsIHRoYXQgZ2xpdHRlcnMgaXMgbm90IGdvbGQu".repeat(1000);
     println!("cost{:>42} {:>12}", "us per kB", "MB/s");
     for (name, text, piece) in [
         ("these prompts", all.as_str(), usize::MAX),
-        ("these prompts, in pieces of 4 characters", &all, 4),
         (
             "German",
             &"Die Lastprognose für morgen früh liegt über dem Mittel; größere Abweichungen prüfen wir. "
                 .repeat(500),
             usize::MAX,
+        ),
+        (
+            "German, as an answer in pieces of 4 letters",
+            &"Die Lastprognose für morgen früh liegt über dem Mittel; größere Abweichungen prüfen wir. "
+                .repeat(500),
+            4,
         ),
         ("Russian", &"Прогноз нагрузки на завтрашнее утро выше среднего. ".repeat(500), usize::MAX),
         ("Chinese", &"明天早上的负荷预测高于平均水平，我们会检查偏差。".repeat(500), usize::MAX),
@@ -172,7 +184,7 @@ fn cost(policy: &Arc<Policy>, prompts: &[Prompt]) {
             usize::MAX,
         ),
     ] {
-        let begun = Instant::now();
+        let (begun, busy) = (Instant::now(), processor_seconds());
         let mut rounds = 0_u32;
         while begun.elapsed() < LONG_ENOUGH || rounds < 3 {
             let mut exchange = Exchange::new(Arc::clone(policy));
@@ -190,7 +202,7 @@ fn cost(policy: &Arc<Policy>, prompts: &[Prompt]) {
             }
             rounds += 1;
         }
-        let seconds = begun.elapsed().as_secs_f64() / f64::from(rounds);
+        let seconds = (processor_seconds() - busy) / f64::from(rounds);
         let bytes = text.len() as f64;
         println!("  {name:<40} {:>6.0} {:>12.1}", seconds * 1e6 / (bytes / 1e3), bytes / seconds / 1e6);
     }
