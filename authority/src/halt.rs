@@ -144,11 +144,18 @@ fn new_serial() -> Result<Sha256Digest, Failure> {
     Ok(Sha256Digest::from_bytes(serial))
 }
 
-/// Tells lease services of a denial. Gives those that have it, and what went wrong with the others.
+/// Tells lease services of a denial, all at the same time: one that does not answer delays none of the others.
+/// Gives those that have it, and what went wrong with the others.
 fn tell(services: &[String], denial: &Envelope) -> (Vec<String>, Vec<String>) {
     let (mut told, mut failed) = (Vec::new(), Vec::new());
-    for url in services {
-        match service::tell(url, denial.to_json()) {
+    let answers = std::thread::scope(|scope| {
+        let calls = services.iter().map(|url| scope.spawn(move || service::tell(url, denial.to_json())));
+        let calls: Vec<_> = calls.collect();
+        let no_answer = || Err(Failure::Environment("the call was broken off".to_owned()));
+        calls.into_iter().map(|call| call.join().unwrap_or_else(|_| no_answer())).collect::<Vec<_>>()
+    });
+    for (url, answer) in services.iter().zip(answers) {
+        match answer {
             Ok(()) => told.push(url.clone()),
             Err(failure) => failed.push(format!("{url}: {failure}")),
         }

@@ -78,6 +78,11 @@ impl RelyingParty {
         Self { clock, ..self }
     }
 
+    /// The clock by which it is counted how long anything holds.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     /// SHA-256 of the partner's key.
     #[must_use]
     pub fn key_digest(&self) -> Sha256Digest {

@@ -173,7 +173,7 @@ async fn returned(
             let keeping = Keeping::begin(keeper, &session, &head.headers, body, slot.clone());
             keeping.ok_or_else(|| Problem::no_receipt(&NoReceipt::Missing))
         });
-        AnswerBody::events(Events::new(body, Arc::clone(&session), receipt.transpose()?))
+        AnswerBody::events(Events::new(body, session.clone(), receipt.transpose()?))
     } else {
         // Whole before a byte of it goes on, so that a part of it never looks like all of it.
         let whole = Limited::new(body, MAX_ANSWER).collect().await;
@@ -198,7 +198,7 @@ async fn returned(
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = only(&RETURNED, &head.headers);
-    Ok(Answer { response, session, receipt: slot })
+    Ok(Answer { response, session: Arc::clone(&*session), receipt: slot })
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

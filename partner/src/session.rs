@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! Sessions::send ─► Sessions::get ─► Session::permit ─► Permit::send ─► Answer
-//!  again, if the      a proven,        at the last        the first
-//!  request was        fresh one        moment             byte leaves
-//!  never sent
+//!  again, if the      a proven one     at the last        the first
+//!  request was        with the least   moment             byte leaves
+//!  never sent         under way
 //! ```
 //!
 //! A session ends when its evidence is too old or its lease has ended, whichever comes first. Both count from
@@ -14,11 +14,12 @@
 mod connection;
 mod content;
 mod error;
-mod renewal;
+mod pool;
 
 use std::error::Error as _;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,10 +40,11 @@ use tokio::time::timeout;
 use self::connection::Connection;
 use self::content::{Begun, BoxError, Content, Validity};
 use crate::channel::Attested;
+use crate::dial::Endpoint;
 use crate::permission::Permitted;
 
 pub use self::error::{Cut, Reach, RestsOn, SendError, SessionError};
-pub use self::renewal::{Answer, Sessions, appraise};
+pub use self::pool::{Answer, InUse, Sessions, Spread, appraise};
 
 /// From the connection to the proven session, for each address.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,6 +66,10 @@ pub struct Session {
     transcript: Sha384Digest,
     rests_on: RestsOn,
     validity: Validity,
+    /// Where it leads, if this program opened the connection.
+    way: Option<Endpoint>,
+    /// Requests that are under way on it.
+    running: AtomicUsize,
 }
 
 impl Session {
@@ -79,7 +85,7 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let session = Self::open(attested, lifetime).await?;
+        let session = Self::open(attested, lifetime, None).await?;
         let (validity, rests_on) = (session.validity.clone(), session.rests_on);
         tokio::spawn(async move {
             tokio::select! {
@@ -94,7 +100,11 @@ impl Session {
     }
 
     /// As [`Self::start`], and leaves the end of the session to the caller.
-    async fn open<S>(attested: Attested<S>, lifetime: Duration) -> Result<Self, SessionError>
+    async fn open<S>(
+        attested: Attested<S>,
+        lifetime: Duration,
+        way: Option<Endpoint>,
+    ) -> Result<Self, SessionError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -112,7 +122,19 @@ impl Session {
         let permitted = attested.permitted().cloned();
         let model_digest = attested.model_digest();
         let sender = begin_http2(attested.into_stream(), &validity.connection).await?;
-        Ok(Self { sender, evidence, verdict, permitted, model_digest, transcript, rests_on, validity })
+        let running = AtomicUsize::new(0);
+        Ok(Self {
+            sender,
+            evidence,
+            verdict,
+            permitted,
+            model_digest,
+            transcript,
+            rests_on,
+            validity,
+            way,
+            running,
+        })
     }
 
     /// The right to send one request now.

@@ -10,11 +10,12 @@
 //! | [`mod@file`] | `file::replace(&path, &bytes, 0o644)?;` |
 //! | [`lock`] | `let _lock = FolderLock::take(&folder)?;` |
 //! | [`clock`] | `clock.timeout_at(deadline, work).await?` |
+//! | [`network`] | `let stream = network::connect("lease.example:8700").await?;` |
 //! | [`limits`] | `limits::require_open_files(4096)?;` |
 //! | [`signals`] | `signals.next().await` |
 //!
-//! Two features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and
-//! `signals`). The crate is for Unix systems.
+//! Three features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and
+//! `signals`), `network` brings its sockets. The crate is for Unix systems.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
@@ -28,6 +29,8 @@ pub mod limits;
 pub mod lock;
 #[cfg(feature = "log")]
 pub mod log;
+#[cfg(feature = "network")]
+pub mod network;
 pub mod output;
 #[cfg(feature = "runtime")]
 pub mod signals;

@@ -296,7 +296,7 @@ async fn settle() {
 }
 
 #[tokio::test]
-async fn a_stream_is_cut_when_another_enclave_answers() {
+async fn a_stream_is_cut_when_only_other_enclaves_answer() {
     let another = |connection: Connection| async move {
         let mut peer = connection.prove_enclave(1, async {}).await;
         peer.begin(&[]).await;
@@ -305,7 +305,7 @@ async fn a_stream_is_cut_when_another_enclave_answers() {
     let (_room, _sessions, hands, answer) = running(another).await;
     hands.advance(MAX_SESSION);
     assert!(answer.response.into_body().collect().await.is_err());
-    assert_eq!(answer.session.why_cut().unwrap().code, "enclave-restarted");
+    assert_eq!(answer.session.why_cut().unwrap().code, "other-enclaves");
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! What the end-to-end tests share: the attester's end alone ([`platform`]), an attester that lies on request ([`liar`]), one whose HTTP/2
 //! is scripted ([`scripted`]), a whole clean
 //! room behind a recording relay ([`clean_room`]), one under authorities whose time the test moves ([`released_room`]), a plain client ([`client`]), the official ones
-//! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), and a host's store
+//! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), several
+//! hosts of them ([`fleet`]), and a host's store
 //! that lies on request ([`store`]).
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod authorities;
 pub mod ceremony;
 pub mod clean_room;
 pub mod client;
+pub mod fleet;
 pub mod liar;
 pub mod log;
 pub mod official;

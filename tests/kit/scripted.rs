@@ -33,11 +33,13 @@ pub const MAX_CONCURRENT_STREAMS: u16 = 3;
 /// The code with which a peer says that it did not look at a request.
 pub const REFUSED_STREAM: u32 = 7;
 
-/// Two enclaves of one image under one root behind one address. Every connection is handed to the script.
+/// Three enclaves of one image under one root behind one address, or behind several. Every connection is handed
+/// to the script.
 pub struct ScriptedRoom {
     /// The platform.
     pub world: World,
     folder: tempfile::TempDir,
+    addresses: usize,
     connections: Arc<AtomicUsize>,
 }
 
@@ -49,31 +51,59 @@ impl ScriptedRoom {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        Self::start_at(1, move |_, number, connection| script(number, connection)).await
+    }
+
+    /// Listens on several addresses. `script` gets the number of the address and that of the connection there,
+    /// from 0, and the connection.
+    pub async fn start_at<F>(
+        addresses: usize,
+        script: impl Fn(usize, usize, Connection) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let world = World::new();
         let mut enclaves = Vec::new();
-        for _ in 0..2 {
+        for _ in 0..3 {
             enclaves.push(Liar::boot(world.device(world.accepted.clone()), model_digest()).await);
         }
         let enclaves: Arc<[Liar]> = enclaves.into();
         let folder = tempfile::tempdir().unwrap();
-        let listener = UnixListener::bind(folder.path().join("host.sock")).unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&connections);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let number = counted.fetch_add(1, Ordering::SeqCst);
-                let connection = Connection { stream, enclaves: Arc::clone(&enclaves) };
-                let script: Scripted = Box::pin(script(number, connection));
-                tokio::spawn(script);
-            }
-        });
-        Self { world, folder, connections }
+        let script = Arc::new(script);
+        for address in 0..addresses {
+            let listener = UnixListener::bind(folder.path().join(format!("{address}.sock"))).unwrap();
+            let (counted, script, enclaves) =
+                (Arc::clone(&connections), Arc::clone(&script), Arc::clone(&enclaves));
+            tokio::spawn(async move {
+                let mut number = 0;
+                while let Ok((stream, _)) = listener.accept().await {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    let connection = Connection { stream, enclaves: Arc::clone(&enclaves) };
+                    let script: Scripted = Box::pin(script(address, number, connection));
+                    tokio::spawn(script);
+                    number += 1;
+                }
+            });
+        }
+        Self { world, folder, addresses, connections }
     }
 
-    /// Where the host listens.
+    /// Where the host listens, the first of the addresses if there are several.
     #[must_use]
     pub fn address(&self) -> Address {
-        Address::Unix(self.folder.path().join("host.sock"))
+        self.at(0)
+    }
+
+    /// All addresses.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        (0..self.addresses).map(|number| self.at(number)).collect()
+    }
+
+    fn at(&self, number: usize) -> Address {
+        Address::Unix(self.folder.path().join(format!("{number}.sock")))
     }
 
     /// How many connections there were.
@@ -98,7 +128,7 @@ impl Connection {
 
     /// Refuses as a host without any enclave can, with `code`. Gives everything that the partner sends then.
     pub async fn refuse(self, code: RefusalCode) -> Vec<u8> {
-        let [enclave, ..] = &*self.enclaves else { panic!("there are two") };
+        let [enclave, ..] = &*self.enclaves else { panic!("there are some") };
         let (stream, _) = enclave.hello(self.stream).await;
         crate::liar::after(stream, Frame::new(FrameKind::Refusal, &code.encode()).bytes()).await
     }
@@ -108,7 +138,7 @@ impl Connection {
         self.prove_enclave(0, async {}).await
     }
 
-    /// Proves one of the two enclaves. The evidence is sent when `late` ends.
+    /// Proves one of the three enclaves. The evidence is sent when `late` ends.
     pub async fn prove_enclave(self, enclave: usize, late: impl Future<Output = ()>) -> Peer {
         let number = enclave;
         let enclave = &self.enclaves[number];

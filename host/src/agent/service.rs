@@ -1,31 +1,25 @@
 //! The lease service of one authority, as its clients see it.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cleanroom_attestation::release::{AuthorityDocument, DENIALS_LIMIT, Denial, PayloadType, Root};
 use cleanroom_link::control::ControlState;
+use cleanroom_program::network;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use tokio::net::TcpStream;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::delivery::{Document, Fault, Found, parse};
 
 /// How long a lease service may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How long one address of a service may take before the next one is tried beside it (RFC 8305, section 5).
-const STAGGER: Duration = Duration::from_millis(250);
 
 /// The longest status, in bytes.
 const STATUS_LIMIT: usize = 1 << 20;
@@ -161,7 +155,7 @@ impl Authority {
     ) -> Result<(StatusCode, Vec<u8>), String> {
         let Self { address, time } = self;
         let exchange = async {
-            let stream = connect(address).await?;
+            let stream = network::connect(address).await?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
@@ -182,40 +176,6 @@ impl Authority {
 /// What an answer says that grants nothing.
 pub(crate) fn refusal(status: StatusCode, body: &[u8]) -> String {
     format!("it answered {status}: {}", reason(body))
-}
-
-/// Connects to the first address of a name that answers. A further address is tried when one has failed, or
-/// beside one that takes long, so that an address that drops packets does not hide the next one.
-async fn connect(name: &str) -> io::Result<TcpStream> {
-    let addresses = tokio::net::lookup_host(name).await?.collect();
-    connect_to_first(addresses, TcpStream::connect).await
-}
-
-async fn connect_to_first<Connected, Attempt>(
-    mut addresses: VecDeque<SocketAddr>,
-    attempt: impl Fn(SocketAddr) -> Attempt,
-) -> io::Result<Connected>
-where
-    Connected: Send + 'static,
-    Attempt: Future<Output = io::Result<Connected>> + Send + 'static,
-{
-    let mut refusal = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
-    let mut attempts = JoinSet::new();
-    loop {
-        if let Some(address) = addresses.pop_front() {
-            attempts.spawn(attempt(address));
-        }
-        let more = !addresses.is_empty();
-        tokio::select! {
-            done = attempts.join_next() => match done {
-                Some(Ok(Ok(connected))) => return Ok(connected),
-                Some(Ok(Err(error))) => refusal = error,
-                Some(Err(error)) => refusal = io::Error::other(error),
-                None => return Err(refusal),
-            },
-            () = sleep(STAGGER), if more => {}
-        }
-    }
 }
 
 /// The documents in a JSON array up to the first member that is none, and what is wrong with that one.
@@ -296,8 +256,6 @@ fn reason(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::super::tests::denial;
     use super::*;
 
@@ -328,25 +286,5 @@ mod tests {
             let (documents, fault) = read_documents::<Denial>(nonsense, 9);
             assert!(documents.is_empty() && fault.is_some(), "{nonsense:?}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_address_that_drops_packets_does_not_hide_the_next() {
-        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let begun = Instant::now();
-        let attempt = |address: SocketAddr| async move {
-            match address.port() {
-                1 => std::future::pending().await,
-                2 => Err(io::ErrorKind::ConnectionRefused.into()),
-                port => Ok(port),
-            }
-        };
-        let addresses = VecDeque::from([1, 2, 3].map(address));
-        assert_eq!(connect_to_first(addresses, attempt).await.unwrap(), 3);
-        assert_eq!(begun.elapsed(), STAGGER);
-        let refused = connect_to_first(VecDeque::from([address(2)]), attempt).await;
-        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        let none = connect_to_first(VecDeque::new(), attempt).await;
-        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::AddrNotAvailable);
     }
 }

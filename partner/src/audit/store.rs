@@ -147,7 +147,7 @@ impl Web {
         } else {
             format!("{}:80", self.authority)
         };
-        let stream = tokio::net::TcpStream::connect(address).await?;
+        let stream = cleanroom_program::network::connect(&address).await?;
         let io = hyper_util::rt::TokioIo::new(stream);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(io::Error::other)?;

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::problem::Problem;
 use super::receipts::{Event, Keeping, NoReceipt, is_shape};
-use crate::session::{Reach, SendError, Session, SessionError};
+use crate::session::{InUse, Reach, SendError, Session, SessionError};
 
 /// The longest event that is held until it is whole, in bytes.
 const MAX_EVENT: usize = 4 << 20;
@@ -80,7 +80,7 @@ impl Body for AnswerBody {
 /// receipt is verified, and on the disk if it is kept.
 pub(super) struct Events {
     from_room: Incoming,
-    session: Arc<Session>,
+    session: InUse,
     /// The beginning of an event that is not whole yet.
     partial: BytesMut,
     state: State,
@@ -104,7 +104,7 @@ enum State {
 const FOREIGN: NoReceipt = NoReceipt::Wrong(ReceiptError::Response);
 
 impl Events {
-    pub(super) fn new(from_room: Incoming, session: Arc<Session>, receipt: Option<Keeping>) -> Self {
+    pub(super) fn new(from_room: Incoming, session: InUse, receipt: Option<Keeping>) -> Self {
         let (partial, held) = (BytesMut::new(), BytesMut::new());
         Self { from_room, session, partial, state: State::Running, receipt, held }
     }

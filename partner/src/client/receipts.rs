@@ -143,7 +143,7 @@ impl Keeper {
         let bytes = match (headers.get(HEADER), &id) {
             (Some(header), _) => STANDARD.decode(header.as_bytes()).map_err(|_| ReceiptError::Form)?,
             // Where traffic has a shape, heads carry none.
-            (None, Some(id)) => self.ask(id).await.ok_or(NoReceipt::Missing)?,
+            (None, Some(id)) => self.ask(session, id).await.ok_or(NoReceipt::Missing)?,
             (None, None) => return Err(NoReceipt::Missing),
         };
         // A request that was refused before its body was read has a receipt that says so.
@@ -154,11 +154,11 @@ impl Keeper {
         self.keep(session, Delivered::parse(&bytes)?, check).await
     }
 
-    /// Asks the clean room for a receipt.
-    async fn ask(&self, id: &ReceiptId) -> Option<Vec<u8>> {
+    /// Asks the clean room of `session` for a receipt. No other one has it.
+    async fn ask(&self, session: &Session, id: &ReceiptId) -> Option<Vec<u8>> {
         let mut question = Request::new(Bytes::new());
         *question.uri_mut() = Uri::try_from(format!("https://cleanroom/v1/receipts/{id}")).ok()?;
-        let answer = self.sessions.send(&question).await.ok()?;
+        let answer = self.sessions.send_to(session, &question).await.ok()?;
         if !answer.response.status().is_success() {
             return None;
         }
@@ -170,7 +170,7 @@ impl Keeper {
     async fn fetch(&self, session: &Session, id: ReceiptId, request: Bytes, slot: ReceiptSlot) {
         for _ in 0..FETCHES {
             tokio::time::sleep(FETCH_PAUSE).await;
-            let Some(bytes) = self.ask(&id).await else { continue };
+            let Some(bytes) = self.ask(session, &id).await else { continue };
             let Ok(delivered) = Delivered::parse(&bytes) else { continue };
             let check = Check { slot, id: Some(id.clone()), request: Some(request), response: None };
             match self.keep(session, delivered, check).await {

@@ -1,6 +1,7 @@
 //! `cleanroom connect`: the local proxy.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,19 +22,21 @@ use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Listing, Terminal};
 use crate::proxy::{self, Origin, Proxy};
 use crate::receipts::ReceiptFolder;
-use crate::session::{Session, Sessions};
+use crate::session::{Session, Sessions, Spread};
 
 const EXAMPLES: &str = "\
 Examples:
   cleanroom connect cleanroom.example:8443 --listen 127.0.0.1:8080
   cleanroom connect a.example:8443 b.example:8443 --wait 5m
+  cleanroom connect balancer.example:8443 --rooms 3
   cleanroom connect cleanroom.example:8443 --receipts receipts/
   cleanroom connect cleanroom.example:8443 --proxy http://proxy.corp.example:3128
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=unused python3 my_client.py
   curl http://127.0.0.1:8080/v1/models -H 'Authorization: Bearer unused'
 
-The clean room is proven before the proxy says that it is ready, and again before the evidence is too old.
-When it cannot be proven, clients get an error with the code of the reason, and their requests stay on this
+A clean room is proven before the proxy says that it is ready, and again before the evidence is too old.
+A clean room that drains or is gone gets nothing new, and what was never sent goes to another one by itself.
+When none can be proven, clients get an error with the code of the reason, and their requests stay on this
 machine. Codes that begin with `unproven/` are what a host says without proof.
 
 Each request needs a header that a web page cannot send: `Authorization: Bearer KEY`, `X-Api-Key: KEY` or
@@ -51,10 +54,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Args)]
 #[command(after_long_help = EXAMPLES, after_help = EXAMPLES)]
 pub struct Connect {
-    /// The clean room's hosts, the preferred one first: HOST:PORT or unix:PATH. If a host does not answer
-    /// within a quarter of a second, the next one is tried as well
+    /// The clean rooms' hosts: HOST:PORT or unix:PATH. Every address of a name counts. Each clean room is
+    /// proven, and a request goes to the one with the fewest under way
     #[arg(required = true, value_name = "ADDRESS")]
     addresses: Vec<Address>,
+
+    /// Use so many clean rooms at the same time. By default one for each address, and at most 16. More than
+    /// there are addresses: for a balancer with several clean rooms behind one address
+    #[arg(long, value_name = "NUMBER")]
+    rooms: Option<NonZeroUsize>,
 
     /// Where clients connect; a loopback address, port 0 for any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -128,7 +136,8 @@ impl Connect {
             let made = cleanroom_program::file::create_folder(folder, 0o700);
             made.map_err(|error| usage("receipts", error.to_string()))?;
         }
-        let sessions = Sessions::through(party, dialer);
+        let spread = self.rooms.map_or(Spread::EachAddress, Spread::UpTo);
+        let sessions = Sessions::spread(party, dialer, spread);
         let session = tokio::select! {
             session = prove(&sessions, self.wait) => session?,
             _ = signals.next() => return Ok(Outcome::Pass),

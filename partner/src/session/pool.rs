@@ -1,0 +1,348 @@
+//! Proven sessions to several clean rooms: one for each, new ones when they are due.
+//!
+//! ```text
+//! pick ─────► a usable session with the fewest requests under way
+//!   │ none, or time to look again
+//!   ▼
+//! round ────► addresses side by side; each clean room that is proven joins at once
+//!   │ each session
+//!   ▼
+//! watch ────► when it ends: the same clean room is proven again, or what runs is cut
+//! ```
+
+mod round;
+mod watch;
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_program::clock::BootInstant;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use self::round::{Progress, Rest, Round};
+use super::error::{Reach, SendError, SessionError};
+use super::{EXCHANGE_TIMEOUT, Session};
+use crate::address::Address;
+use crate::channel::RelyingParty;
+use crate::dial::{Dialer, Endpoint};
+
+pub use self::round::appraise;
+
+/// How long a session lives on one attestation when the policy does not say.
+const DEFAULT_MAX_SESSION: Duration = Duration::from_secs(15 * 60);
+
+/// How often a request that was never sent goes on a further session, beside those that there were.
+const FURTHER_ATTEMPTS: usize = 2;
+
+/// The most sessions at once when each address has one.
+const MOST_ADDRESSES: usize = 16;
+
+/// How many clean rooms have a session at the same time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Spread {
+    /// One. The others are tried when it is gone.
+    #[default]
+    One,
+    /// One for each address, and at most 16.
+    EachAddress,
+    /// So many. If there are fewer addresses, a balancer stands behind one of them, and further connections
+    /// through it lead to further clean rooms.
+    UpTo(NonZeroUsize),
+}
+
+/// Keeps usable sessions to clean rooms and makes new ones when they are due. Clones share them.
+///
+/// When a session ends, requests that run on it go on only if the same clean room is proven again within five
+/// seconds. Otherwise they are cut. With the last clone the sessions end as soon as nothing runs on them.
+#[derive(Clone)]
+pub struct Sessions {
+    owner: Arc<Owner>,
+}
+
+/// A response, and the session that it came on.
+pub struct Answer {
+    /// What the clean room answers. Its body fails when the connection is cut, it never just ends.
+    pub response: Response<Incoming>,
+    /// What was proven before the request was sent.
+    pub session: InUse,
+}
+
+/// A session on which a request is under way, for as long as this value lives.
+pub struct InUse(Arc<Session>);
+
+impl InUse {
+    fn of(session: &Arc<Session>) -> Self {
+        session.running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(session))
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Clone for InUse {
+    fn clone(&self) -> Self {
+        Self::of(&self.0)
+    }
+}
+
+impl Deref for InUse {
+    type Target = Arc<Session>;
+
+    fn deref(&self) -> &Arc<Session> {
+        &self.0
+    }
+}
+
+/// Ends the current sessions with the last [`Sessions`], although watches still hold what is shared.
+struct Owner(Arc<Shared>);
+
+struct Shared {
+    party: RelyingParty,
+    dialer: Dialer,
+    spread: Spread,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The sessions that take requests: one for each clean room, the one that was proven first at the front.
+    sessions: Vec<Arc<Session>>,
+    /// Further addresses of clean rooms that have a session, with their receipt keys.
+    aliases: Vec<(Endpoint, Arc<[u8]>)>,
+    /// The search for sessions that goes on now. All who wait for a session share its end.
+    round: Option<Round>,
+    /// When to look for further sessions while there are some.
+    rest: Rest,
+    /// Nobody can ask any more.
+    is_closed: bool,
+}
+
+impl Sessions {
+    /// Sessions to the clean room behind `address`. Nothing is connected yet.
+    #[must_use]
+    pub fn new(party: RelyingParty, address: Address) -> Self {
+        Self::through(party, address.into())
+    }
+
+    /// Sessions to the clean room that `dialer` reaches first. Nothing is connected yet.
+    #[must_use]
+    pub fn through(party: RelyingParty, dialer: Dialer) -> Self {
+        Self::spread(party, dialer, Spread::One)
+    }
+
+    /// Sessions to the clean rooms that `dialer` reaches. Nothing is connected yet.
+    #[must_use]
+    pub fn spread(party: RelyingParty, dialer: Dialer, spread: Spread) -> Self {
+        let shared = Shared { party, dialer, spread, state: Mutex::default() };
+        Self { owner: Arc::new(Owner(Arc::new(shared))) }
+    }
+
+    /// SHA-256 of the partner's key.
+    #[must_use]
+    pub fn partner(&self) -> Sha256Digest {
+        self.owner.0.party.key_digest()
+    }
+
+    /// A session that takes requests, to the clean room with the fewest under way. Requests that run on older
+    /// ones go on there.
+    ///
+    /// All who wait for one search share its end. Needs a tokio runtime, on which the search goes on even if
+    /// this call is dropped.
+    ///
+    /// # Errors
+    /// [`SessionError`]. Nothing was sent then.
+    pub async fn get(&self) -> Result<Arc<Session>, Arc<SessionError>> {
+        Ok(Arc::clone(&*self.owner.0.pick_or_look().await?))
+    }
+
+    /// Sends a request to the clean room with the fewest under way, and again on another session if it was
+    /// never sent.
+    ///
+    /// # Errors
+    /// [`SendError`], which says how far the request got.
+    pub async fn send(&self, request: &Request<Bytes>) -> Result<Answer, SendError> {
+        let shared = &self.owner.0;
+        // Each session that there is may turn out to be at its end.
+        let mut attempts_left = FURTHER_ATTEMPTS + shared.state().sessions.len().max(1);
+        loop {
+            let session = shared.pick_or_look().await.map_err(SendError::never)?;
+            let error = match session.send(request.clone().map(Full::new)).await {
+                Ok(response) => return Ok(Answer { response, session }),
+                Err(error) => error,
+            };
+            attempts_left -= 1;
+            if error.reach != Reach::NeverSent || attempts_left == 0 {
+                return Err(error);
+            }
+            shared.give_up(&session);
+        }
+    }
+
+    /// Sends a request to the clean room of `session` and to no other one. If that session has ended, the same
+    /// clean room is proven again.
+    ///
+    /// # Errors
+    /// [`SendError`], which says how far the request got.
+    pub async fn send_to(&self, session: &Session, request: &Request<Bytes>) -> Result<Answer, SendError> {
+        let proven = self.owner.0.prove_again(session.receipt_key(), session.way.as_ref()).await;
+        let session = InUse::of(&proven.map_err(|cut| SendError::never(SessionError::Cut(cut)))?);
+        let response = session.send(request.clone().map(Full::new)).await?;
+        Ok(Answer { response, session })
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.is_closed = true;
+        let ended = std::mem::take(&mut state.sessions);
+        drop(state);
+        drop(ended);
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a session lives on one attestation.
+    fn lifetime(&self) -> Duration {
+        self.party.policy().freshness().max_session.unwrap_or(DEFAULT_MAX_SESSION)
+    }
+
+    /// The session in use with the fewest requests, or the first that the search for one finds.
+    async fn pick_or_look(self: &Arc<Self>) -> Result<InUse, Arc<SessionError>> {
+        let mut round = match self.picked_or_round() {
+            Ok(session) => return Ok(session),
+            Err(round) => round,
+        };
+        // The round has a last word, unless the runtime is shutting down.
+        if round.changed().await.is_err() {
+            return Err(Arc::new(SessionError::Unreachable(io::ErrorKind::Interrupted.into())));
+        }
+        let progress = round.borrow().clone();
+        match progress {
+            Progress::Found(session) => {
+                let picked = self.state().pick(self.party.clock().now());
+                Ok(picked.unwrap_or_else(|| InUse::of(&session)))
+            }
+            Progress::Failed(error) => Err(error),
+            Progress::Looking => Err(Arc::new(SessionError::Timeout)),
+        }
+    }
+
+    /// A session, or the round that looks for one. A round is begun if it is time for one.
+    fn picked_or_round(self: &Arc<Self>) -> Result<InUse, Round> {
+        let mut state = self.state();
+        let now = self.party.clock().now();
+        let picked = state.pick(now);
+        let is_due =
+            picked.is_none() || !state.is_closed && self.spread != Spread::One && state.rest.is_over(now);
+        if state.round.is_none() && is_due {
+            state.round = Some(Arc::clone(self).begin_round());
+        }
+        match (picked, &mut state.round) {
+            (Some(session), _) => Ok(session),
+            (None, Some(round)) => {
+                // What was found before has been looked at.
+                round.mark_unchanged();
+                Err(round.clone())
+            }
+            (None, None) => Err(Arc::clone(self).begin_round()),
+        }
+    }
+
+    /// Puts a proven session into use. Gives the one of the same clean room that there was before, if it still
+    /// takes requests.
+    fn keep(self: &Arc<Self>, session: Session) -> Arc<Session> {
+        let mut state = self.state();
+        state.forget_ended(self.party.clock().now());
+        if let Some(known) = state.of_room(session.receipt_key()) {
+            if let Some(way) = session.way.clone().filter(|way| known.way.as_ref() != Some(way)) {
+                let receipt_key = session.receipt_key().into();
+                state.aliases.retain(|(other, _)| *other != way);
+                state.aliases.push((way, receipt_key));
+            }
+            return known;
+        }
+        let session = Arc::new(session);
+        if !state.is_closed {
+            state.sessions.push(Arc::clone(&session));
+        }
+        drop(state);
+        tracing::info!(
+            at = session.way.as_ref().map(tracing::field::display),
+            boot = %cleanroom_attestation::log::boot_of(session.receipt_key()),
+            "a clean room is proven"
+        );
+        tokio::spawn(Arc::clone(self).watch(watch::Watched::of(&session)));
+        session
+    }
+
+    /// Takes `session` out of use, because it did not take a request.
+    fn give_up(&self, session: &Arc<Session>) {
+        let mut state = self.state();
+        state.sessions.retain(|other| !Arc::ptr_eq(other, session));
+        state.rest.end_soon(self.party.clock().now());
+    }
+
+    /// Takes a clean room's session that ended at `until` or before out of use.
+    fn retire(&self, receipt_key: &[u8], until: BootInstant) {
+        let mut state = self.state();
+        let is_over =
+            |session: &mut Arc<Session>| session.receipt_key() == receipt_key && session.until() <= until;
+        let ended: Vec<_> = state.sessions.extract_if(.., is_over).collect();
+        state.rest = Rest::default();
+        drop(state);
+        log_ends(&ended);
+    }
+}
+
+impl State {
+    /// The usable session with the fewest requests under way; of several, the one that was proven first.
+    fn pick(&mut self, now: BootInstant) -> Option<InUse> {
+        self.forget_ended(now);
+        let fewest = self.sessions.iter().min_by_key(|session| session.running.load(Ordering::Relaxed));
+        fewest.map(InUse::of)
+    }
+
+    /// The usable session to the clean room with this receipt key.
+    fn of_room(&self, receipt_key: &[u8]) -> Option<Arc<Session>> {
+        let mut usable = self.sessions.iter().filter(|session| session.is_usable());
+        usable.find(|session| session.receipt_key() == receipt_key).cloned()
+    }
+
+    fn forget_ended(&mut self, now: BootInstant) {
+        let ended: Vec<_> = self.sessions.extract_if(.., |session| !session.is_usable()).collect();
+        log_ends(&ended);
+        if !ended.is_empty() {
+            self.rest.end_soon(now);
+        }
+        let Self { sessions, aliases, .. } = self;
+        aliases.retain(|(_, key)| sessions.iter().any(|session| session.receipt_key() == &**key));
+    }
+}
+
+/// Says why sessions take no more requests.
+fn log_ends(ended: &[Arc<Session>]) {
+    for session in ended {
+        tracing::info!(
+            at = session.way.as_ref().map(tracing::field::display),
+            "a session has ended: {}",
+            session.why_ended()
+        );
+    }
+}

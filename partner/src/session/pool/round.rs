@@ -1,0 +1,188 @@
+//! The search for clean rooms: all addresses side by side, until there are as many sessions as are wanted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleanroom_program::clock::BootInstant;
+use cleanroom_program::network::{Attempts, race};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{EXCHANGE_TIMEOUT, MOST_ADDRESSES, Shared, Spread};
+use crate::channel::{Appraised, ChannelError, RelyingParty};
+use crate::clock::now;
+use crate::dial::{Dialer, Endpoint, Transport};
+use crate::session::{Session, SessionError};
+
+/// How long to rest until the addresses are looked at again, when all of them led to a clean room.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The first and the longest rest when some did not. It doubles in between.
+const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What a round has found so far.
+#[derive(Clone)]
+pub(super) enum Progress {
+    /// Nothing yet.
+    Looking,
+    /// A session, the last one of possibly several.
+    Found(Arc<Session>),
+    /// The round is over, and there is no session.
+    Failed(Arc<SessionError>),
+}
+
+pub(super) type Round = watch::Receiver<Progress>;
+
+/// When to look for further clean rooms while there are sessions.
+#[derive(Default)]
+pub(super) struct Rest {
+    until: Option<BootInstant>,
+    after_failure: Duration,
+}
+
+impl Rest {
+    pub(super) fn is_over(&self, now: BootInstant) -> bool {
+        self.until.is_none_or(|until| now >= until)
+    }
+
+    /// A session was lost: its clean room may be back in a moment.
+    pub(super) fn end_soon(&mut self, now: BootInstant) {
+        let (first, _) = AFTER_FAILURE;
+        let soon = now + first;
+        self.until = Some(self.until.map_or(soon, |until| until.min(soon)));
+        self.after_failure = Duration::ZERO;
+    }
+
+    fn begin(&mut self, now: BootInstant, is_failure: bool) {
+        let (first, longest) = AFTER_FAILURE;
+        self.after_failure =
+            if is_failure { (self.after_failure * 2).clamp(first, longest) } else { Duration::ZERO };
+        self.until = Some(now + if is_failure { self.after_failure } else { LOOK_AGAIN });
+    }
+}
+
+impl Shared {
+    /// Begins a round.
+    pub(super) fn begin_round(self: Arc<Self>) -> Round {
+        let (told, round) = watch::channel(Progress::Looking);
+        tokio::spawn(async move {
+            let found = self.look(&told).await;
+            let mut state = self.state();
+            state.round = None;
+            state.rest.begin(self.party.clock().now(), found.is_err());
+            drop(state);
+            if let Err(error) = found
+                && !matches!(*told.borrow(), Progress::Found(_))
+            {
+                told.send_replace(Progress::Failed(Arc::new(error)));
+            }
+        });
+        round
+    }
+
+    /// Looks for clean rooms until there are as many sessions as are wanted or no address is left.
+    ///
+    /// # Errors
+    /// The most telling failure, even if other addresses led to sessions.
+    async fn look(self: &Arc<Self>, told: &watch::Sender<Progress>) -> Result<(), SessionError> {
+        let endpoints = self.dialer.endpoints().await.map_err(SessionError::Unreachable)?;
+        let (wanted, candidates) = self.candidates(&endpoints);
+        let begin = |way: Endpoint| async move {
+            let proven = self.prove(&way).await;
+            (way, proven)
+        };
+        let mut attempts = Attempts::new(candidates, begin);
+        let mut most_telling: Option<SessionError> = None;
+        while self.state().sessions.len() < wanted {
+            let Some((way, proven)) = attempts.next().await else { break };
+            let error = match proven {
+                Ok(session) => {
+                    told.send_replace(Progress::Found(self.keep(session)));
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if error.is_refusal() {
+                tracing::error!(code = error.code(), at = %way, "a host was refused: {error}");
+            } else {
+                tracing::info!(code = error.code(), at = %way, "no clean room was proven: {error}");
+            }
+            if most_telling.as_ref().is_none_or(|most| error.weight() > most.weight()) {
+                most_telling = Some(error);
+            }
+        }
+        most_telling.map_or(Ok(()), Err)
+    }
+
+    /// How many sessions are wanted, and what is tried for those that are missing.
+    fn candidates(&self, endpoints: &[Endpoint]) -> (usize, VecDeque<Endpoint>) {
+        let wanted = match self.spread {
+            Spread::One => 1,
+            Spread::EachAddress => endpoints.len().min(MOST_ADDRESSES),
+            Spread::UpTo(most) => most.get(),
+        };
+        let mut state = self.state();
+        state.forget_ended(self.party.clock().now());
+        let is_known = |way: &Endpoint| {
+            state.sessions.iter().any(|session| session.way.as_ref() == Some(way))
+                || state.aliases.iter().any(|(alias, _)| alias == way)
+        };
+        let mut candidates: VecDeque<Endpoint> =
+            endpoints.iter().filter(|way| !is_known(way)).cloned().collect();
+        let missing = wanted.saturating_sub(state.sessions.len());
+        if let Spread::UpTo(_) = self.spread
+            && candidates.len() < missing
+        {
+            // A balancer stands behind some address. Half of its choices may be of no use.
+            let further = 2 * (missing - candidates.len());
+            candidates.extend(endpoints.iter().cycle().take(further).cloned());
+        }
+        (wanted, candidates)
+    }
+
+    /// Connects, and makes a session of what is proven.
+    pub(super) async fn prove(&self, way: &Endpoint) -> Result<Session, SessionError> {
+        let stream = way.clone().connect().await.map_err(SessionError::Unreachable)?;
+        let exchange = async {
+            let appraised = challenge(&self.party, stream).await?;
+            if let Err(refused) = appraised.accepted() {
+                let verdict = Box::new(appraised.verdict().clone());
+                return Err(SessionError::Refused { error: ChannelError::Rejected(refused), verdict });
+            }
+            Session::open(appraised.confirm().await?, self.lifetime(), Some(way.clone())).await
+        };
+        timeout(EXCHANGE_TIMEOUT, exchange).await.map_err(|_| SessionError::Timeout)?
+    }
+}
+
+/// Connects and appraises what answers, without confirming it. The first address with which that succeeds
+/// counts.
+///
+/// # Errors
+/// [`SessionError`] when there is nothing to appraise.
+pub async fn appraise(
+    party: &RelyingParty,
+    dialer: impl Into<Dialer>,
+) -> Result<Appraised<Transport>, SessionError> {
+    let mut endpoints = dialer.into().endpoints().await.map_err(SessionError::Unreachable)?;
+    let mut most_telling: Option<SessionError> = None;
+    while !endpoints.is_empty() {
+        let error = match race(&mut endpoints, Endpoint::connect).await {
+            Err(error) => SessionError::Unreachable(error),
+            Ok(stream) => match timeout(EXCHANGE_TIMEOUT, challenge(party, stream)).await {
+                Ok(Ok(appraised)) => return Ok(appraised),
+                Ok(Err(error)) => error,
+                Err(_) => SessionError::Timeout,
+            },
+        };
+        if most_telling.as_ref().is_none_or(|most| error.weight() > most.weight()) {
+            most_telling = Some(error);
+        }
+    }
+    Err(most_telling.unwrap_or(SessionError::Unreachable(std::io::ErrorKind::NotFound.into())))
+}
+
+async fn challenge(party: &RelyingParty, stream: Transport) -> Result<Appraised<Transport>, SessionError> {
+    Ok(party.challenge(stream).await?.appraise(now())?)
+}
