@@ -104,10 +104,12 @@ impl Fleet {
         report["relay"]["active"].as_u64().unwrap()
     }
 
-    /// Waits until each host has a connection.
+    /// Waits until each host has a connection that stays, as a balancer's look at the host does not.
     pub async fn are_connected(&self) {
         for number in 0..self.hosts.len() {
-            while self.connections(number).await == 0 {
+            let mut looks = 0;
+            while looks < 5 {
+                looks = if self.connections(number).await > 0 { looks + 1 } else { 0 };
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
