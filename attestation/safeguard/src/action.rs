@@ -13,9 +13,9 @@ pub enum Action {
     Allow,
     /// The exchange goes on. The verdict is recorded.
     Flag,
-    /// The request is refused: no text of the answer leaves from here on.
+    /// The exchange ends: nothing of the answer leaves, or nothing more.
     Refuse,
-    /// As [`Action::Refuse`], and the partner's session ends too.
+    /// As [`Action::Refuse`], for what is worse: limits over several requests may count it apart.
     End,
 }
 
