@@ -27,7 +27,8 @@ mod witness;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use cleanroom_program::manual::Manual;
 use cleanroom_program::output::{self, OutputError};
 
 use crate::failure::{FAILED, Failure, WRONG_USAGE};
@@ -121,7 +122,14 @@ enum Command {
     /// Look for a model's weights in files, folders, and the memory of processes.
     #[command(after_help = search::EXAMPLES)]
     Search(search::Search),
+    /// Write manual pages and shell completions. Packages are made with it.
+    #[command(hide = true, after_help = MANUAL_EXAMPLE)]
+    Manual(Manual),
 }
+
+const MANUAL_EXAMPLE: &str = "\
+Example:
+  cleanroom-authority manual target/manual";
 
 /// Adds a member to a JSON object.
 fn add(json: &mut serde_json::Value, name: &str, value: impl Into<serde_json::Value>) {
@@ -213,13 +221,15 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Safeguard(command) => command.run(),
         Command::Sealed(command) => command.run(),
         Command::Search(search) => search.run(),
+        Command::Manual(manual) => {
+            manual.write(&Arguments::command()).map_err(|error| Failure::Environment(error.to_string()))?;
+            Ok(Outcome::silent())
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

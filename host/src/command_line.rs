@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_host::agent::{self, Authority, Broker};
-use cleanroom_host::doctor::{self, Finding};
+use cleanroom_host::doctor::{self, Finding, Share};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::nitro;
 use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
@@ -16,6 +16,7 @@ use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::log_store::LogStore;
 use cleanroom_host::relay::{Limits, Times};
 use cleanroom_program::file::FileError;
+use cleanroom_program::manual::Manual;
 
 use crate::image_command::ImageCommand;
 
@@ -95,8 +96,17 @@ everything at once. SIGHUP changes nothing.")]
     #[command(after_help = "\
 Examples:
   cleanroom-host doctor
-  cleanroom-host doctor --tier nitro --state /var/lib/cleanroom")]
+  cleanroom-host doctor --tier nitro --state /var/lib/cleanroom --memory 4096 --processors 2")]
     Doctor(DoctorArguments),
+
+    /// Write manual pages and shell completions. Packages are made with it.
+    #[command(
+        hide = true,
+        after_help = "\
+Example:
+  cleanroom-host manual target/manual"
+    )]
+    Manual(Manual),
 }
 
 /// How the enclave runs.
@@ -295,6 +305,14 @@ pub(crate) struct DoctorArguments {
     #[arg(long, value_name = "FOLDER", default_value = "cleanroom-state")]
     state: PathBuf,
 
+    /// Memory in MiB that the enclave is to have, as for `run` (nitro tier).
+    #[arg(long, value_name = "MIB", default_value = "512")]
+    memory: u32,
+
+    /// Processors that the enclave is to have, as for `run` (nitro tier).
+    #[arg(long, value_name = "NUMBER", default_value = "2")]
+    processors: u32,
+
     /// QEMU 11.1 or later (qemu tier).
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
     qemu: PathBuf,
@@ -313,7 +331,10 @@ impl DoctorArguments {
         match self.tier {
             Tier::Simulated => doctor::simulated(&self.state),
             Tier::Qemu => doctor::qemu(&self.state, &self.qemu, &self.vsock_device),
-            Tier::Nitro => doctor::nitro(&self.state, &self.nitro_cli),
+            Tier::Nitro => {
+                let share = Share { memory_mib: self.memory, processors: self.processors };
+                doctor::nitro(&self.state, &self.nitro_cli, share)
+            }
         }
     }
 }

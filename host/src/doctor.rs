@@ -5,10 +5,13 @@ mod nitro;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use cleanroom_program::limits::{TooFewFiles, require_open_files};
 use serde::Serialize;
 
+pub use self::nitro::Share;
 use crate::endpoint::socket_path;
 use crate::launcher::check_sealed_memory;
 
@@ -38,7 +41,16 @@ impl Finding {
 /// What the `simulated` tier needs, with its files in the folder `state`.
 #[must_use]
 pub fn simulated(state: &Path) -> Vec<Finding> {
-    vec![processor(), sealed_memory(), state_folder(state), disk(state), open_files(), sockets(), memory()]
+    vec![
+        processor(),
+        sealed_memory(),
+        state_folder(state),
+        disk(state),
+        open_files(),
+        sockets(),
+        memory(),
+        clock(),
+    ]
 }
 
 /// What the `qemu` tier needs, with its files in the folder `state`.
@@ -54,14 +66,16 @@ pub fn qemu(state: &Path, qemu: &Path, vsock_device: &Path) -> Vec<Finding> {
         open_files(),
         sockets(),
         memory(),
+        clock(),
     ]
 }
 
-/// What the `nitro` tier needs, with its files in the folder `state`.
+/// What the `nitro` tier needs for an enclave with this share of the machine, with its files in the folder
+/// `state`.
 #[must_use]
-pub fn nitro(state: &Path, nitro_cli: &Path) -> Vec<Finding> {
-    let mut findings = nitro::findings(Path::new("/"), nitro_cli);
-    findings.extend([state_folder(state), disk(state), open_files(), sockets()]);
+pub fn nitro(state: &Path, nitro_cli: &Path, share: Share) -> Vec<Finding> {
+    let mut findings = nitro::findings(Path::new("/"), nitro_cli, share);
+    findings.extend([state_folder(state), disk(state), open_files(), sockets(), clock()]);
     findings
 }
 
@@ -109,8 +123,7 @@ fn acceleration() -> Finding {
 
 /// The first line that a program prints about its version.
 fn first_line(program: &Path) -> std::io::Result<String> {
-    let output =
-        std::process::Command::new(program).arg("--version").stdin(std::process::Stdio::null()).output()?;
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().next().unwrap_or_default();
     Ok(line.chars().filter(|character| !character.is_control()).take(100).collect())
@@ -225,6 +238,30 @@ fn memory() -> Finding {
     }
 }
 
+/// Whether this machine knows the time. No security rests on it: an enclave has its own. The dates in the log and
+/// what a lease service on this machine signs depend on it.
+fn clock() -> Finding {
+    const WHAT: &str = "clock";
+    let program = std::env::current_exe().and_then(fs::metadata).and_then(|file| file.modified());
+    if program.is_ok_and(|date| SystemTime::now() < date) {
+        return Finding::bad(WHAT, "it is before the date of this program's file", SET_CLOCK);
+    }
+    let asked = Command::new("timedatectl").args(["show", "--property=NTPSynchronized", "--value"]).output();
+    synchronised(asked.ok().map(|output| output.stdout).as_deref())
+}
+
+const SET_CLOCK: &str = "timedatectl set-ntp true; on Amazon Linux: systemctl enable --now chronyd";
+
+/// What systemd says about the clock, if it says anything.
+fn synchronised(answer: Option<&[u8]>) -> Finding {
+    const WHAT: &str = "clock";
+    match answer.map(<[u8]>::trim_ascii) {
+        Some(b"yes") => Finding::good(WHAT, "kept in step with a time server"),
+        Some(b"no") => Finding::bad(WHAT, "not kept in step with a time server", SET_CLOCK),
+        _ => Finding::good(WHAT, "nobody here knows whether it is kept in step with a time server"),
+    }
+}
+
 fn available_kib(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
@@ -279,6 +316,14 @@ mod tests {
             assert!(!finding.good && finding.found.contains("/nonexistent/qemu"), "{finding:?}");
             assert!(finding.remedy.unwrap().contains("scripts/qemu"));
         }
+    }
+
+    #[test]
+    fn a_clock_that_nobody_keeps_in_step_is_found() {
+        assert!(synchronised(Some(b"yes\n")).good);
+        assert!(synchronised(None).good && synchronised(Some(b"")).good);
+        let bad = synchronised(Some(b"no\n"));
+        assert!(!bad.good && bad.remedy.unwrap().contains("set-ntp"));
     }
 
     #[test]

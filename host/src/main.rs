@@ -8,7 +8,7 @@ mod image_command;
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use cleanroom_host::capture;
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::nitro::Nitro;
@@ -19,6 +19,7 @@ use cleanroom_host::run::{self, Access, RunError, relay_only, with_enclave};
 use cleanroom_program::file::FileError;
 use cleanroom_program::limits::{TooFewFiles, require_open_files};
 use cleanroom_program::log::{self, Format, StartError};
+use cleanroom_program::manual::ManualError;
 use cleanroom_program::output::{self, OutputError};
 use cleanroom_program::signals::{Request, Signals};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,10 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Doctor(arguments) => examine(&arguments, json),
         Command::Image { command } => {
             Ok(image_command::execute(&command, json, |text| output::print(text).map_err(to_io))?)
+        }
+        Command::Manual(manual) => {
+            manual.write(&Arguments::command())?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Relay(arguments) => block_on(|stop| relay(arguments, json, stop)),
         Command::Run(arguments) => block_on(|stop| run_enclave(*arguments, json, stop)),
@@ -249,6 +254,8 @@ enum Failure {
     #[error(transparent)]
     OpenFiles(#[from] TooFewFiles),
     #[error(transparent)]
+    Manual(#[from] ManualError),
+    #[error(transparent)]
     Output(OutputError),
     #[error("a second signal ended the host at once; open connections were cut")]
     EndedAtOnce,
@@ -271,6 +278,7 @@ impl Failure {
             | Self::OpenFiles(_)
             | Self::Store(_)
             | Self::Capture(_)
+            | Self::Manual(_)
             | Self::EndedAtOnce
             | Self::System(_) => 1,
         })

@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+#[cfg(feature = "online")]
+use clap::CommandFactory as _;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{audit, conformance, explain, measure, receipts, verify};
 #[cfg(feature = "online")]
-use crate::commands::{chat, connect, key};
+use crate::commands::{chat, connect, key, manual};
 use crate::outcome::{Failure, Outcome, usage};
 use crate::output::Terminal;
 
@@ -50,6 +52,9 @@ enum Command {
     Measure(measure::Measure),
     Explain(explain::Explain),
     Conformance(conformance::Conformance),
+    #[cfg(feature = "online")]
+    #[command(hide = true, after_help = manual::EXAMPLES, after_long_help = manual::EXAMPLES)]
+    Manual(manual::Manual),
 }
 
 impl Command {
@@ -67,6 +72,8 @@ impl Command {
             Self::Explain(command) => command.run(terminal),
             Self::Conformance(command) => command.run(terminal),
             Self::Verify(command) => command.run(terminal),
+            #[cfg(feature = "online")]
+            Self::Manual(command) => manual::run(&command, &Arguments::command()),
         }
     }
 }
@@ -124,7 +131,8 @@ fn exit_code(outcome: Outcome) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    #[cfg(not(feature = "online"))]
+    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -10,6 +10,8 @@ mod document_file;
 pub mod explain;
 #[cfg(feature = "online")]
 pub mod key;
+#[cfg(feature = "online")]
+pub mod manual;
 pub mod measure;
 mod policy_file;
 pub mod receipts;

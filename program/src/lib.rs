@@ -13,9 +13,11 @@
 //! | [`network`] | `let stream = network::connect("lease.example:8700").await?;` |
 //! | [`limits`] | `limits::require_open_files(4096)?;` |
 //! | [`signals`] | `signals.next().await` |
+//! | [`manual`] | `manual.write(&Arguments::command())?;` |
 //!
-//! Three features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and
-//! `signals`), `network` brings its sockets. The crate is for Unix systems.
+//! Features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and
+//! `signals`), `network` brings its sockets, `manual` brings what writes manual pages. The crate is for Unix
+//! systems.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
@@ -29,6 +31,8 @@ pub mod limits;
 pub mod lock;
 #[cfg(feature = "log")]
 pub mod log;
+#[cfg(feature = "manual")]
+pub mod manual;
 #[cfg(feature = "network")]
 pub mod network;
 pub mod output;
