@@ -154,6 +154,12 @@ impl Ceremony {
         self.brokers[index] = Some(broker);
     }
 
+    /// Where the broker of an authority is, or will be.
+    #[must_use]
+    pub fn broker_url(&self, index: usize) -> String {
+        format!("http://127.0.0.1:{}", self.ports[index])
+    }
+
     /// Waits until the log of an authority's broker has an entry, and gives its last one.
     #[must_use]
     pub fn broker_log(&self, index: usize) -> serde_json::Value {

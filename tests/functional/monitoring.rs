@@ -1,0 +1,94 @@
+//! What an operator's monitoring asks for exists: alert rules and dashboard name metrics that the programs
+//! serve, and the guide names every alert.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+
+use cleanroom_tests::ceremony::{Ceremony, Terms};
+use cleanroom_tests::clean_room::repository;
+use cleanroom_tests::processes::Running;
+
+/// The metrics of a page of `/metrics`, by the names under which their samples are found.
+fn served(mut connection: impl Read + Write) -> BTreeSet<String> {
+    connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    connection.read_to_string(&mut page).unwrap();
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    types
+        .map(|(name, kind)| match kind {
+            // OpenMetrics names a counter without the ending of its samples.
+            "counter" if !name.ends_with("_total") => format!("{name}_total"),
+            _ => name.to_owned(),
+        })
+        .collect()
+}
+
+fn at(url: &str) -> TcpStream {
+    TcpStream::connect(url.trim_start_matches("http://")).unwrap()
+}
+
+/// The words of a text that begin as the project's metrics do.
+fn named(text: &str) -> BTreeSet<String> {
+    text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
+        .filter(|word| word.starts_with("cleanroom_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn file(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap()
+}
+
+/// All metrics of a host with an enclave under release control, a lease service, a broker, and a witness.
+fn all_served() -> BTreeSet<String> {
+    let mut ceremony = Ceremony::new(Terms { sealed: Some(2), ..Terms::default() });
+    ceremony.serve(0);
+    let mut host = ceremony.starting_host_with(true, &["--metrics", "unix:metrics.sock"]);
+    ceremony.serve_broker(0);
+    ceremony.serve_broker(1);
+    host.wait_for("ready: partners connect to ");
+
+    ceremony.run("key new witness.pem");
+    let arguments = [
+        ["witness", "serve"],
+        ["--key", "witness.pem"],
+        ["--name", "witness.example"],
+        ["--policy", "brokers.toml"],
+        ["--state", "witness"],
+        ["--listen", "127.0.0.1:0"],
+    ];
+    let mut witness = Running::start("cleanroom-authority", ceremony.folder(), arguments.as_flattened());
+    let witness_url = witness.wait_for("listening on ");
+
+    let mut all = served(UnixStream::connect(ceremony.path("metrics.sock")).unwrap());
+    for url in [ceremony.urls()[0], &ceremony.broker_url(0), &witness_url] {
+        all.extend(served(at(url)));
+    }
+    all
+}
+
+#[test]
+fn alerts_and_dashboard_name_metrics_that_are_served() {
+    let served = all_served();
+    for path in ["deploy/monitoring/alerts.yaml", "deploy/monitoring/dashboard.json"] {
+        let named = named(&file(path));
+        assert!(!named.is_empty(), "{path}");
+        let unknown: Vec<_> = named.difference(&served).collect();
+        assert!(unknown.is_empty(), "{path} names {unknown:?}; served are {served:?}");
+    }
+}
+
+#[test]
+fn the_guide_says_what_to_do_about_every_alert() {
+    let guide = file("docs/operate.md");
+    let rules = file("deploy/monitoring/alerts.yaml");
+    let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10, "{alerts:?}");
+    let missing: Vec<_> = alerts.iter().filter(|alert| !guide.contains(&format!("`{alert}`"))).collect();
+    assert!(missing.is_empty(), "docs/operate.md says nothing about {missing:?}");
+}
