@@ -12,11 +12,20 @@ use cleanroom_tests::ceremony::{Ceremony, Terms};
 use cleanroom_tests::clean_room::repository;
 use cleanroom_tests::processes::Running;
 
+/// The whole answer to a request, whose body is an empty JSON object.
+fn ask(mut connection: impl Read + Write, method: &str, path: &str) -> String {
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{{}}"
+    );
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 /// The metrics of a page of `/metrics`, by the names under which their samples are found.
-fn served(mut connection: impl Read + Write) -> BTreeSet<String> {
-    connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").unwrap();
-    let mut page = String::new();
-    connection.read_to_string(&mut page).unwrap();
+fn served(connection: impl Read + Write) -> BTreeSet<String> {
+    let page = ask(connection, "GET", "/metrics");
     assert!(page.starts_with("HTTP/1.1 200"), "{page}");
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     types
@@ -66,7 +75,14 @@ fn all_served() -> BTreeSet<String> {
     let witness_url = witness.wait_for("listening on ");
 
     let mut all = served(UnixStream::connect(ceremony.path("metrics.sock")).unwrap());
-    for url in [ceremony.urls()[0], &ceremony.broker_url(0), &witness_url] {
+    // A service shows answers by their result, so it shows none before the first.
+    for (url, path) in [
+        (ceremony.urls()[0], "/v1/lease"),
+        (&ceremony.broker_url(0), "/v1/share"),
+        (&witness_url, "/add-checkpoint"),
+    ] {
+        let refused = ask(at(url), "POST", path);
+        assert!(refused.starts_with("HTTP/1.1 4"), "{refused}");
         all.extend(served(at(url)));
     }
     all
