@@ -41,16 +41,7 @@ impl Finding {
 /// What the `simulated` tier needs, with its files in the folder `state`.
 #[must_use]
 pub fn simulated(state: &Path) -> Vec<Finding> {
-    vec![
-        processor(),
-        sealed_memory(),
-        state_folder(state),
-        disk(state),
-        open_files(),
-        sockets(),
-        memory(),
-        clock(),
-    ]
+    vec![processor(), sealed_memory(), state_folder(state), disk(state), open_files(), sockets(), memory()]
 }
 
 /// What the `qemu` tier needs, with its files in the folder `state`.
@@ -66,7 +57,6 @@ pub fn qemu(state: &Path, qemu: &Path, vsock_device: &Path) -> Vec<Finding> {
         open_files(),
         sockets(),
         memory(),
-        clock(),
     ]
 }
 
