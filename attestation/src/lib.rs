@@ -23,5 +23,6 @@ pub mod model;
 pub mod policy;
 pub mod receipt;
 pub mod release;
+pub mod safeguard;
 pub mod time;
 pub mod verdict;

@@ -18,7 +18,7 @@ mod tests;
 
 pub use decisions::{
     Accepted, DENIALS_LIMIT, DENIALS_PER_KEY, Decision, LeaseRefusal, LeaseRequest, LimitReached, LiveLease,
-    Meter, ModelStatus, Phase, Question, Refusal, ShownError, ShownTerms, TrustedState,
+    Meter, ModelStatus, Phase, Question, Refusal, SafeguardTally, ShownError, ShownTerms, TrustedState,
 };
 pub use documents::{
     Algorithm, AuditRules, AuthorityDocument, BROKERS_LIMIT, BootMillis, Broker, Brokers, DEPLOYMENTS_LIMIT,
@@ -26,6 +26,7 @@ pub use documents::{
     KeyError, LEASE_DENIALS_LIMIT, LEASE_SECONDS_LIMIT, Label, Lease, LeaseRules, Limits, List, MODELS_LIMIT,
     Model, ModelState, Nonce, PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Payload,
     PayloadType, PublicKey, ROLE_KEYS_LIMIT, Release, ReleaseError, Role, RoleRule, Roles, Root, RootKey,
-    SIGNATURES_LIMIT, SUPERSEDED_LIMIT, Signature, TEXT_LIMIT, Target, TextError, TimeError, UnixMillis,
-    VERSION_LIMIT, Verified, WITNESSES_LIMIT, Weights, Witness, issuers_needed, lease_digest,
+    SAFEGUARD_COUNT_LIMIT, SAFEGUARD_LIMITS_LIMIT, SAFEGUARD_SECONDS_LIMIT, SIGNATURES_LIMIT,
+    SUPERSEDED_LIMIT, SafeguardLimit, Safeguards, Signature, TEXT_LIMIT, Target, TextError, TimeError,
+    UnixMillis, VERSION_LIMIT, Verified, WITNESSES_LIMIT, Weights, Witness, issuers_needed, lease_digest,
 };

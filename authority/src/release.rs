@@ -7,9 +7,12 @@ use clap::{Args, Subcommand};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model, ModelState,
-    Partner, Payload as _, PayloadType, Release, Role, Root, RootKey, UnixMillis, Weights,
+    Partner, Payload as _, PayloadType, Release, Role, Root, RootKey, SafeguardLimit, Safeguards, UnixMillis,
+    Weights,
 };
+use cleanroom_attestation::safeguard::SafeguardAction;
 use cleanroom_program::file;
+use cleanroom_safeguard::{MAX_POLICY_BYTES, Policy};
 use serde_json::json;
 
 use crate::Outcome;
@@ -80,7 +83,10 @@ Examples:
   cleanroom-authority release draft --root root.json --from release.json --state forecast-8b=draining \\
       --out next.draft.json
   cleanroom-authority release draft --root root.json --from release.json --weights forecast-8b=weights.json \\
-      --out sealed.draft.json";
+      --out sealed.draft.json
+  cleanroom-authority release draft --root root.json --from release.json \\
+      --safeguards forecast-8b=safeguards.toml --safeguard-limit forecast-8b=tries,refuse,5,3600 \\
+      --out judged.draft.json";
 
 const SIGN_EXAMPLES: &str = "\
 Examples:
@@ -138,6 +144,18 @@ pub(crate) struct Draft {
     /// A model whose weights are no longer sealed.
     #[arg(long = "unsealed", value_name = "MODEL")]
     unsealed: Vec<Id>,
+    /// A model and the safeguard policy by which enclaves judge its prompts and answers: the policy file, or
+    /// its SHA-256. An enclave that does not have this policy serves nobody. The model's limits stay.
+    #[arg(long = "safeguards", value_name = "MODEL=FILE|SHA256")]
+    safeguards: Vec<Named>,
+    /// A limit of a model's safeguards: COUNT verdicts with ACTION (flag, refuse or end) or a stricter one
+    /// within SECONDS hold a partner until a newer release is in force. Repeat it for up to 8 limits. They
+    /// replace those that the model had before.
+    #[arg(long = "safeguard-limit", value_name = "MODEL=NAME,ACTION,COUNT,SECONDS")]
+    safeguard_limits: Vec<Named>,
+    /// A model that is no longer judged.
+    #[arg(long = "no-safeguards", value_name = "MODEL")]
+    no_safeguards: Vec<Id>,
     /// A partner and its keys: SHA-256 of the `SubjectPublicKeyInfo`, or a public key in PEM.
     #[arg(long = "partner", value_name = "ID=KEY[,KEY...]")]
     partners: Vec<Named>,
@@ -389,8 +407,9 @@ impl Draft {
             let state = model.values.get(1).map_or(Ok(ModelState::Active), |state| state_of(state))?;
             let sha256 = measured::model(&model.value::<String>(0, "SHA256 or FILE")?)?;
             // Other weights have another key, so its shares go with the weights.
+            let safeguards = before.as_ref().and_then(|before| before.safeguards.clone());
             let weights = before.filter(|before| before.sha256 == sha256).and_then(|before| before.weights);
-            models.push(Model { id, sha256, state, weights });
+            models.push(Model { id, sha256, state, weights, safeguards });
         }
         for sealed in &self.weights {
             let weights = read_weights(Path::new(&sealed.value::<String>(0, "FILE")?))?;
@@ -399,10 +418,41 @@ impl Draft {
         for id in &self.unsealed {
             model_of(&mut models, id)?.weights = None;
         }
+        self.change_safeguards(&mut models)?;
         for change in &self.states {
             model_of(&mut models, &change.name()?)?.state = state_of(&change.value::<String>(0, "STATE")?)?;
         }
         release.models = limited(models, "models")?;
+        Ok(())
+    }
+
+    fn change_safeguards(&self, models: &mut [Model]) -> Result<(), Failure> {
+        for change in &self.safeguards {
+            let policy = read_policy(&change.value::<String>(0, "FILE or SHA256")?)?;
+            let model = model_of(models, &change.name()?)?;
+            let limits = model.safeguards.take().map_or_else(List::default, |before| before.limits);
+            model.safeguards = Some(Safeguards { policy, limits });
+        }
+        for model in models.iter_mut() {
+            let given = self.safeguard_limits.iter().filter(|limit| limit.name == model.id.as_str());
+            let limits = given.map(safeguard_limit).collect::<Result<Vec<_>, _>>()?;
+            match &mut model.safeguards {
+                _ if limits.is_empty() => {}
+                Some(safeguards) => safeguards.limits = limited(limits, "limits of a model's safeguards")?,
+                None => {
+                    let id = &model.id;
+                    return Err(Failure::usage(format!(
+                        "the model {id} has no safeguards; name its policy with --safeguards {id}=FILE"
+                    )));
+                }
+            }
+        }
+        for limit in &self.safeguard_limits {
+            model_of(models, &limit.name()?)?;
+        }
+        for id in &self.no_safeguards {
+            model_of(models, id)?.safeguards = None;
+        }
         Ok(())
     }
 
@@ -506,6 +556,37 @@ fn read_weights(path: &Path) -> Result<Weights, Failure> {
     })
 }
 
+/// A safeguard policy's digest, in hexadecimal or of its file.
+fn read_policy(policy: &str) -> Result<Sha256Digest, Failure> {
+    if let Ok(digest) = policy.parse() {
+        return Ok(digest);
+    }
+    let path = Path::new(policy);
+    let bytes = files::read(path, MAX_POLICY_BYTES)?;
+    match Policy::read(&bytes) {
+        Ok(policy) => Ok(Sha256Digest::from_bytes(policy.digest())),
+        Err(error) => Err(Failure::Refused {
+            what: path.display().to_string(),
+            code: "policy",
+            problem: error.to_string(),
+        }),
+    }
+}
+
+fn safeguard_limit(given: &Named) -> Result<SafeguardLimit, Failure> {
+    let action: String = given.value(1, "ACTION")?;
+    let known = SafeguardAction::ALL.into_iter().filter(|action| *action != SafeguardAction::Allow);
+    let known = known.into_iter().find(|known| known.name() == action);
+    Ok(SafeguardLimit {
+        id: given.value(0, "NAME")?,
+        action: known.ok_or_else(|| {
+            Failure::usage(format!("{}: {action}: expected flag, refuse or end", given.name))
+        })?,
+        count: given.value(2, "COUNT")?,
+        within_seconds: given.value(3, "SECONDS")?,
+    })
+}
+
 fn state_of(text: &str) -> Result<ModelState, Failure> {
     let states = [ModelState::Active, ModelState::Draining, ModelState::Suspended, ModelState::Revoked];
     let state = states.into_iter().find(|state| state.name() == text);
@@ -545,6 +626,16 @@ fn describe(release: &Release) -> String {
                 "              sealed; {} of the brokers {} open it\n",
                 brokers.needed,
                 names.join(", ")
+            );
+        }
+    }
+    for model in &release.models {
+        let Some(Safeguards { policy, limits }) = &model.safeguards else { continue };
+        text += &format!("  safeguards  of {}: policy SHA-256 {policy}\n", model.id);
+        for SafeguardLimit { id, action, count, within_seconds } in limits {
+            text += &format!(
+                "              {id}: {count} times {action} or stricter within {within_seconds} seconds hold \
+                 a partner\n"
             );
         }
     }

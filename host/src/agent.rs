@@ -60,6 +60,8 @@ pub struct Settings {
     pub release: Option<PathBuf>,
     /// A folder of denials, beside those that the lease services know.
     pub denials: Option<PathBuf>,
+    /// Files with safeguard policies, which the enclave takes if a release names them.
+    pub safeguards: Vec<PathBuf>,
     /// The brokers that hold shares of the key of sealed weights. All are asked at once.
     pub brokers: Vec<Broker>,
     /// Where the enclave's log is kept. Without it, nobody can audit the enclave.
@@ -164,7 +166,11 @@ where
         for authority in &settings.authorities {
             tasks.spawn(delivery.clone().run(Source::Service(authority.clone())));
         }
-        let files = Files { release: settings.release.clone(), denials: settings.denials.clone() };
+        let files = Files {
+            release: settings.release.clone(),
+            denials: settings.denials.clone(),
+            safeguards: settings.safeguards.clone(),
+        };
         tasks.spawn(delivery.run(Source::Files(files)));
     }
     // The first task that ends ends all: each ends with the connection only.

@@ -194,6 +194,11 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FOLDER", requires = "authority")]
     denials: Option<PathBuf>,
 
+    /// A safeguard policy that a release names; may be repeated. The enclave takes it only if its digest is
+    /// the release's, and serves nobody without it. A file that changes is handed in with the next release.
+    #[arg(long, value_name = "FILE", requires = "authority")]
+    safeguards: Vec<PathBuf>,
+
     /// A broker, NAME=http://HOST:PORT, where NAME is the broker's name in the release; may be repeated. The
     /// broker holds a share of the key of the sealed weights. The host carries the share to the enclave and
     /// cannot read it.
@@ -458,6 +463,7 @@ impl RunArguments {
             authorities: self.authority.clone(),
             release: self.release.clone(),
             denials: self.denials.clone(),
+            safeguards: self.safeguards.clone(),
             brokers: self.broker.clone(),
             log,
             witnesses: self.witness.clone(),

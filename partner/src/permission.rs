@@ -30,6 +30,9 @@ pub struct Permitted {
     pub lease_sha256: Sha256Digest,
     /// Seconds that the lease still ran when the enclave showed it.
     pub lease_seconds_left: u64,
+    /// SHA-256 of the policy by which the enclave judges prompts and answers. Absent when it judges nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safeguards_sha256: Option<Sha256Digest>,
     /// The partner's name in the release.
     pub partner: String,
     /// Seconds until the partner's admission expires, by this machine's clock.
@@ -103,6 +106,10 @@ impl ShownPermission {
             release_seconds_left: seconds(release.expires),
             lease_sha256: self.lease(),
             lease_seconds_left: self.0.lease_left_ms() / 1000,
+            safeguards_sha256: release
+                .model(model.as_str())
+                .and_then(|model| model.safeguards.as_ref())
+                .map(|safeguards| safeguards.policy),
             partner: partner.id.to_string(),
             partner_seconds_left: seconds(partner.expires),
             holds_for: Duration::from_millis(left_ms),

@@ -84,6 +84,9 @@ impl Ended {
     /// The reason in words.
     #[must_use]
     pub fn explanation(&self) -> String {
+        if self.reason == "safeguard" {
+            return "a rule of the model's safeguards refuses the answer".to_owned();
+        }
         let refusal = Refusal::ALL.into_iter().find(|refusal| refusal.code() == self.reason);
         refusal.map_or_else(|| self.reason.replace('-', " "), |refusal| refusal.to_string())
     }

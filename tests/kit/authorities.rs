@@ -113,6 +113,7 @@ impl Authorities {
                 sha256: model,
                 state: ModelState::Active,
                 weights: None,
+                safeguards: None,
             }]),
             partners: list([Partner {
                 id: "p".parse().unwrap(),

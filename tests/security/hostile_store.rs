@@ -122,6 +122,7 @@ fn receipt(
         response: Commitment::to(b"response", Part::Response, &salt()),
         finish: Finish::Finished,
         code: None,
+        safeguard: None,
         started_ms: 2,
         ended_ms: 3,
     };

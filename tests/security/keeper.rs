@@ -161,6 +161,7 @@ fn receipt(session: SessionTicket) -> FromWorker {
         response: Commitment { sha256: Sha256Digest::of(&[b"response"]), bytes: 8 },
         finish: Finish::Finished,
         code: None,
+        safeguard: None,
         started: BootMillis(u64::MAX),
     })
 }

@@ -50,6 +50,7 @@ fn receipt(peer: &Peer, partner: Sha256Digest, request: &Received) -> String {
         response: Commitment::to(ANSWER.as_bytes(), Part::Response, &salt()),
         finish: Finish::Finished,
         code: None,
+        safeguard: None,
         started_ms: 1,
         ended_ms: 2,
     });

@@ -51,6 +51,23 @@ pub enum Entry {
         /// When.
         at_ms: u64,
     },
+    /// A safeguard policy that a release names came in.
+    Policy {
+        /// SHA-256 over the bytes of its file.
+        sha256: Sha256Digest,
+        /// When.
+        at_ms: u64,
+    },
+    /// A partner reached a limit of the safeguards, and is held until a newer release is in force. Its name is not told: it has
+    /// the receipt.
+    Hold {
+        /// The receipt of the request that reached the limit.
+        receipt_sha256: Sha256Digest,
+        /// The limit's name in the release.
+        limit: String,
+        /// When.
+        at_ms: u64,
+    },
     /// Sessions were refused.
     Refused {
         /// Why: a code of `docs/release.md`.
@@ -152,6 +169,8 @@ impl Entry {
             Self::Release { .. } => "release",
             Self::Lease { .. } => "lease",
             Self::Denial { .. } => "denial",
+            Self::Policy { .. } => "policy",
+            Self::Hold { .. } => "hold",
             Self::Refused { .. } => "refused",
             Self::Shutdown { .. } => "shutdown",
         }
@@ -176,6 +195,8 @@ mod tests {
             Entry::Release { sha256, at_ms: 1 },
             Entry::Lease { sha256, release_sha256: sha256, at_ms: 1 },
             Entry::Denial { sha256, at_ms: 1 },
+            Entry::Policy { sha256, at_ms: 1 },
+            Entry::Hold { receipt_sha256: sha256, limit: "tries".to_owned(), at_ms: 1 },
             Entry::Refused { code: "no-lease".to_owned(), count: 2, at_ms: 1 },
             Entry::Shutdown { at_ms: 1 },
         ] {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::commitment::Commitment;
 use crate::channel::ModelId;
 use crate::digest::{Sha256Digest, Sha384Digest};
+use crate::safeguard::SafeguardVerdict;
 
 /// An enclave's statement about one request. It has no text of either side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ pub struct Receipt {
     /// Why, for every end but the regular one: a word of a closed list.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub code: Option<String>,
+    /// How it was judged. Absent when no release names a policy, or the request was refused before it was judged.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub safeguard: Option<SafeguardVerdict>,
     /// When the request began: milliseconds since 1970 by the security module's clock.
     pub started_ms: u64,
     /// When it ended.
@@ -159,7 +163,8 @@ impl Receipt {
     #[must_use]
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
         let receipt: Self = serde_json::from_slice(payload).ok()?;
-        let Self { version, number, previous_sha256, finish, code, started_ms, ended_ms, .. } = &receipt;
+        let Self { version, number, previous_sha256, finish, code, safeguard, started_ms, ended_ms, .. } =
+            &receipt;
         let is_code = |code: &String| {
             let plain =
                 |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
@@ -169,6 +174,7 @@ impl Receipt {
             && *number >= 1
             && previous_sha256.is_some() == (*number > 1)
             && code.as_ref().is_none_or(is_code)
+            && safeguard.as_ref().is_none_or(SafeguardVerdict::is_sound)
             && (*finish != Finish::Finished || code.is_none())
             && started_ms <= ended_ms;
         is_sound.then_some(receipt)

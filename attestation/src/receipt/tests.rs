@@ -5,6 +5,7 @@ use crate::channel::ModelId;
 use crate::digest::{Sha256Digest, Sha384Digest};
 use crate::log::Signer;
 use crate::log::boot_of;
+use crate::safeguard::{SafeguardAction, SafeguardVerdict};
 
 const PROMPT: &[u8] = b"{\"prompt\":\"yes\"}";
 
@@ -30,6 +31,7 @@ fn receipt(signer: &Signer) -> Receipt {
         response: Commitment::to(b"answer", Part::Response, &salt()),
         finish: Finish::Halted,
         code: Some("model-denied".to_owned()),
+        safeguard: None,
         started_ms: 1,
         ended_ms: 2,
     }
@@ -99,6 +101,50 @@ fn a_payload_of_another_form_is_none() {
         bad[member] = value;
         assert_eq!(read(&bad), None, "{bad}");
     }
+}
+
+#[test]
+fn what_the_safeguards_said_is_read_strictly_and_fits_at_its_longest() {
+    let signer = Signer::new(1);
+    let digest = Sha256Digest::of(&[b"policy"]);
+    let rules: Vec<String> = (0..16).map(|rule| format!("{rule:0>64}")).collect();
+    let longest = Receipt {
+        id: "a".repeat(64).parse().unwrap(),
+        model: ModelId::new(&"m".repeat(ModelId::MAX_BYTES)).unwrap(),
+        release_sha256: Some(digest),
+        lease_sha256: Some(digest),
+        code: Some("c".repeat(64)),
+        safeguard: Some(SafeguardVerdict {
+            policies_sha256: vec![digest, digest],
+            action: SafeguardAction::Refuse,
+            rules: rules.clone(),
+        }),
+        started_ms: u64::MAX,
+        ended_ms: u64::MAX,
+        ..receipt(&signer)
+    };
+    let signed = SignedReceipt::sign(longest, &signer.spki(), |message| signer.sign(message)).unwrap();
+    assert!(SignedReceipt::verify(&signed.to_json(), &signer.spki()).is_ok());
+    let good: Value = serde_json::from_slice(&signed.receipt().to_payload()).unwrap();
+    for (member, value) in [
+        ("policies_sha256", json!([])),
+        ("policies_sha256", json!([digest, digest, digest])),
+        ("action", json!("allow")),
+        ("action", json!("warn")),
+        ("rules", json!([])),
+        ("rules", json!([rules[0].clone() + "0"])),
+        ("rules", json!(["a text"])),
+        ("rules", json!([""])),
+        ("rules", json!(vec!["rule"; 17])),
+        ("more", json!(1)),
+    ] {
+        let mut bad = good.clone();
+        bad["safeguard"][member] = value;
+        assert!(Receipt::from_payload(bad.to_string().as_bytes()).is_none(), "{member}: {bad}");
+    }
+    let mut bad = good;
+    bad["safeguard"] = Value::Null;
+    assert!(Receipt::from_payload(bad.to_string().as_bytes()).is_none());
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod issue;
 mod meter;
 mod shown;
 mod state;
+mod tally;
 
 pub use accepted::Accepted;
 pub use decision::{Decision, Phase, Question, Refusal};
@@ -18,3 +19,4 @@ pub use issue::{LeaseRefusal, LeaseRequest};
 pub use meter::{LimitReached, Meter};
 pub use shown::{ShownError, ShownTerms};
 pub use state::{LiveLease, ModelStatus, TrustedState};
+pub use tally::SafeguardTally;

@@ -30,7 +30,8 @@ pub use payload_type::PayloadType;
 pub use release::{
     AuditRules, BROKERS_LIMIT, Broker, Brokers, DEPLOYMENTS_LIMIT, Deployment, EGRESS_LIMIT, Egress,
     IMAGES_LIMIT, Image, LEASE_SECONDS_LIMIT, LeaseRules, Limits, MODELS_LIMIT, Model, ModelState,
-    PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Release, SUPERSEDED_LIMIT,
+    PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Release, SAFEGUARD_COUNT_LIMIT,
+    SAFEGUARD_LIMITS_LIMIT, SAFEGUARD_SECONDS_LIMIT, SUPERSEDED_LIMIT, SafeguardLimit, Safeguards,
     WITNESSES_LIMIT, Weights, Witness,
 };
 pub use role::Role;

@@ -153,6 +153,7 @@ impl World {
             sha256: sha256(name),
             state: ModelState::Active,
             weights: None,
+            safeguards: None,
         };
         let pcr = |text: &str| Sha384Digest::of(&[text.as_bytes()]);
         Release {

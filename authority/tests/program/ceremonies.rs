@@ -3,6 +3,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::measurement::Measurer;
 use cleanroom_attestation::release::{Release, Root, TrustedState, Verified};
 use cleanroom_forge::image::small_image;
@@ -195,6 +196,54 @@ fn a_release_is_drafted_signed_shown_and_verified() {
         folder.refused("release verify release.json --root root.json --previous next.draft.json"),
         "form"
     );
+}
+
+/// A release names the policy by which a model's prompts and answers are judged, and what holds a partner.
+#[test]
+fn a_model_gets_safeguards_and_keeps_them_until_they_are_taken_away() {
+    let folder = Folder::new();
+    folder.released();
+    let policy = b"version = 1\nid = \"p\"\nhold_back = 8\n[[rules]]\nid = \"a.b\"\nabout = \"x\"\n\
+                   on = \"prompt\"\naction = \"refuse\"\nany = [\"open the floodgate\"]\n";
+    folder.write("policy.toml", policy);
+    let draft = |options: &str, out: &str| {
+        format!("release draft --root root.json --from release.json {options} --out {out}")
+    };
+    let limits = "--safeguard-limit m=tries,refuse,5,3600 --safeguard-limit m=flags,flag,40,86400";
+    let judged = folder.json(&draft(&format!("--safeguards m=policy.toml {limits}"), "next.draft.json"));
+    let safeguards = &judged["release"]["models"][0]["safeguards"];
+    assert_eq!(safeguards["policy"], Sha256Digest::of(&[&policy[..]]).to_string());
+    assert_eq!(safeguards["limits"][1]["count"], 40);
+    let shown = folder.ok("release show next.draft.json");
+    assert!(
+        shown.contains("tries: 5 times refuse or stricter within 3600 seconds hold a partner"),
+        "{shown}"
+    );
+
+    let from = |options: &str, out: &str| {
+        let line = format!("release draft --root root.json --from next.draft.json {options} --out {out}");
+        folder.json(&line)["release"]["models"][0]["safeguards"].clone()
+    };
+    // Other weights under the name are judged by the same policy.
+    assert_eq!(&from(&format!("--model m={}", "ce".repeat(32)), "1.draft.json"), safeguards);
+    let digest = "ab".repeat(32);
+    let other = from(&format!("--safeguards m={digest}"), "2.draft.json");
+    assert_eq!((&other["policy"], &other["limits"]), (&digest.into(), &safeguards["limits"]));
+    let fewer = from("--safeguard-limit m=only,end,1,60", "3.draft.json");
+    assert_eq!(fewer["limits"].as_array().unwrap().len(), 1);
+    assert!(from("--no-safeguards m", "4.draft.json").is_null());
+
+    // What no enclave could read, or count, is not drafted.
+    folder.write("junk.toml", b"version = 1\nrules = 7\n");
+    assert_eq!(folder.refused(&draft("--safeguards m=junk.toml", "5.draft.json")), "policy");
+    let limit = |limit: &str| {
+        draft(&format!("--safeguards m=policy.toml --safeguard-limit m={limit}"), "5.draft.json")
+    };
+    assert_eq!(folder.refused(&limit("tries,refuse,0,60")), "range");
+    for line in [limit("tries,allow,5,60"), limit("tries,refuse,5"), draft(limits, "5.draft.json")] {
+        assert_eq!(folder.run(&line).status, 2, "{line}");
+    }
+    assert!(!folder.exists("5.draft.json"));
 }
 
 /// An authority need not trust what it is told an image measures: it can measure the file itself.

@@ -46,6 +46,7 @@ pub struct Piece<'a> {
 }
 
 /// One token of an answer, and what else could have stood there.
+#[derive(Clone)]
 pub struct ScoredToken {
     /// The token that was chosen.
     pub chosen: TokenScore,
@@ -55,6 +56,7 @@ pub struct ScoredToken {
 
 /// A token, and the natural logarithm of its probability in the model's own distribution: before temperature, penalties,
 /// biases, constraints and limits.
+#[derive(Clone)]
 pub struct TokenScore {
     bytes: Zeroizing<Vec<u8>>,
     is_text: bool,

@@ -15,19 +15,24 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
+mod safeguards;
+
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use cleanroom_attestation::channel::{ModelId, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, BootMillis, Brokers, Decision, Id, LeaseRequest, Limits, LiveLease,
-    ModelState, Nonce, Phase, Question, Refusal, ReleaseError, TrustedState, UnixMillis, Verified,
+    ModelState, Nonce, Phase, Question, Refusal, ReleaseError, SafeguardLimit, TrustedState, UnixMillis,
+    Verified,
 };
 use cleanroom_protocol::Change;
 use rustix::time::{ClockId, clock_gettime};
+
+use self::safeguards::{Safeguards, policies};
 
 /// This machine's own time, which nobody can set.
 #[derive(Clone)]
@@ -92,6 +97,8 @@ pub struct Guard {
     snapshot: RwLock<Arc<TrustedState>>,
     /// Rises with every change of the snapshot, so that a running request notices a change without a lock.
     generation: AtomicU64,
+    /// What stands beside the documents. Its changes raise the generation, too.
+    safeguards: RwLock<Safeguards>,
     /// Absolute time by the security module: at this boot time it was not yet later than that.
     time: RwLock<Option<(BootMillis, UnixMillis)>>,
 }
@@ -165,6 +172,7 @@ impl Guard {
             snapshot: RwLock::new(Arc::new(state.clone())),
             held: Mutex::new(state),
             generation: AtomicU64::new(0),
+            safeguards: RwLock::default(),
             time: RwLock::new(None),
         }))
     }
@@ -205,10 +213,62 @@ impl Guard {
         let question =
             Question { partner_key, model: self.model.as_str(), model_sha256: &self.model_sha256, phase };
         let now = self.clock.now();
-        match self.snapshot().decide(&question, now, self.unix(now)) {
-            Decision::Serve { until, limits } => Ok((until, limits)),
+        let state = self.snapshot();
+        match state.decide(&question, now, self.unix(now)) {
+            Decision::Serve { until, limits } => {
+                self.safeguards().check(&state, self.model.as_str(), partner_key, phase)?;
+                Ok((until, limits))
+            }
             Decision::Refuse(refusal) => Err(refusal),
         }
+    }
+
+    /// The digests of the policies that judge a request which begins now. None without safeguards.
+    #[must_use]
+    pub fn policies(&self) -> Vec<Sha256Digest> {
+        policies(&self.snapshot(), self.model.as_str())
+    }
+
+    /// The limits of the safeguards of the newest release and, until that one is leased itself, of the leased one too.
+    #[must_use]
+    pub fn safeguard_limits(&self) -> Vec<SafeguardLimit> {
+        let state = self.snapshot();
+        let safeguards = state.safeguards(self.model.as_str());
+        safeguards.flat_map(|safeguards| safeguards.limits.iter().cloned()).collect()
+    }
+
+    /// Takes a policy that a release names for this model. Whoever calls this has it, and keeps it as long as it is named.
+    ///
+    /// # Errors
+    /// [`ReleaseError::PolicyNotNamed`], and nothing has changed.
+    pub fn accept_policy(&self, policy: &[u8]) -> Result<Accepted, ReleaseError> {
+        let digest = Sha256Digest::of(&[policy]);
+        if !self.policies().contains(&digest) {
+            return Err(ReleaseError::PolicyNotNamed(digest));
+        }
+        let is_new = self.change_safeguards(|safeguards| safeguards.policies.insert(digest));
+        Ok(if is_new { Accepted::New } else { Accepted::Known })
+    }
+
+    /// Holds a partner for as long as `release` is in force: until a lease names a newer one.
+    pub fn hold(&self, partner: &Id, release: Sha256Digest) {
+        self.change_safeguards(|safeguards| safeguards.held.insert(partner.clone(), release));
+    }
+
+    /// Whether the partner is held.
+    #[must_use]
+    pub fn is_held(&self, partner: &Id) -> bool {
+        self.safeguards().holds(&self.snapshot(), partner)
+    }
+
+    fn safeguards(&self) -> RwLockReadGuard<'_, Safeguards> {
+        self.safeguards.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_safeguards<T>(&self, change: impl FnOnce(&mut Safeguards) -> T) -> T {
+        let changed = change(&mut self.safeguards.write().unwrap_or_else(PoisonError::into_inner));
+        self.generation.fetch_add(1, Ordering::Release);
+        changed
     }
 
     /// Now, by the machine's own clock.
@@ -316,6 +376,11 @@ impl Guard {
                 AuthorityDocument::Denial => self.accept_denial(envelope),
                 AuthorityDocument::Lease => self.accept_lease(envelope, *at),
             },
+            Change::Policy(policy) => self.accept_policy(policy),
+            Change::Hold { partner, release } => {
+                self.hold(partner, *release);
+                Ok(Accepted::New)
+            }
         }
     }
 
@@ -394,7 +459,9 @@ impl Guard {
     ) -> Result<T, ReleaseError> {
         let mut held = lock(&self.held);
         let changed = change(&mut held)?;
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(held.clone());
+        let snapshot = Arc::new(held.clone());
+        self.change_safeguards(|safeguards| safeguards.forget(&snapshot, self.model.as_str()));
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
         self.generation.fetch_add(1, Ordering::Release);
         Ok(changed)
     }

@@ -12,17 +12,19 @@ use cleanroom_attestation::document::Document;
 use cleanroom_attestation::log::{BootRecord, Entry};
 use cleanroom_attestation::receipt::{Receipt, SignedReceipt};
 use cleanroom_attestation::release::{BootMillis, Refusal, UnixMillis};
+use cleanroom_attestation::safeguard::SafeguardAction;
 use cleanroom_config::Partners;
 use cleanroom_guard::{Clock, Guard, InForce, ShownRelease};
 use cleanroom_link::control::Batch;
 use cleanroom_protocol::{
-    ChannelQuestion, EndQuestion, Evidence, PublicEvidence, ReceiptQuestion, SignedEnd,
+    Change, ChannelQuestion, EndQuestion, Evidence, PublicEvidence, ReceiptQuestion, SignedEnd,
 };
 
 use crate::commitment::Committed;
-use crate::log::{Full, Log, NoSuchSize};
+use crate::log::{Log, NoSuchSize};
 use crate::receipt_key::ReceiptKey;
 use crate::security_module::{Precedence, SecurityModule, SecurityModuleError};
+use crate::tallies::Tallies;
 
 /// Holds the security module and the receipt key, for one model that was committed to.
 pub struct Attester {
@@ -36,6 +38,15 @@ pub struct Attester {
     /// A time of the security module, and the machine's own before it was asked.
     time: Mutex<Option<(BootMillis, UnixMillis)>>,
     log: Log,
+    tallies: Tallies,
+}
+
+/// A receipt.
+pub(super) struct Given {
+    /// The signed envelope, as JSON.
+    pub(super) envelope: Vec<u8>,
+    /// What the worker is to be told before the receipt leaves: that the partner is held.
+    pub(super) holding: Option<Change>,
 }
 
 impl Attester {
@@ -57,6 +68,7 @@ impl Attester {
             partners: Partners::Any,
             clock: Clock::boot(),
             time: Mutex::default(),
+            tallies: Tallies::default(),
         }
     }
 
@@ -177,14 +189,15 @@ impl Attester {
     ///
     /// # Errors
     /// [`NoReceipt`].
-    pub(super) fn receipt(&self, question: ReceiptQuestion) -> Result<Vec<u8>, NoReceipt> {
-        let ReceiptQuestion { session, id, request, response, finish, code, started } = question;
+    pub(super) fn receipt(&self, question: ReceiptQuestion) -> Result<Given, NoReceipt> {
+        let ReceiptQuestion { session, id, request, response, finish, code, safeguard, started } = question;
         if !self.receipt_key.knows(&session) {
             return Err(NoReceipt::NoSuchSession);
         }
         let now = self.clock.now();
         let started = BootMillis(started.0.min(now.0));
         let (release, lease) = self.in_force();
+        let action = safeguard.as_ref().map(|verdict| verdict.action);
         let (model, model_sha256) = (self.model_id.clone(), self.model_digest);
         // Times are read under the log's lock, so that they never go back from one entry to the next.
         let signed = self.log.receipt(session.partner, |place| {
@@ -205,15 +218,35 @@ impl Attester {
                 response,
                 finish,
                 code,
+                safeguard,
                 started_ms: self.unix(started).0,
                 ended_ms: self.unix(now).0,
             };
             SignedReceipt::sign(receipt, self.receipt_key(), |message| self.receipt_key.sign(message)).ok()
         });
-        match signed {
-            Ok(signed) => Ok(signed.to_json()),
-            Err(Full) => Err(NoReceipt::Full),
+        let Ok(signed) = signed else { return Err(NoReceipt::Full) };
+        let holding =
+            action.and_then(|action| self.count_verdict(&session.partner, action, &signed.digest()));
+        Ok(Given { envelope: signed.to_json(), holding })
+    }
+
+    /// Counts the verdict on a request. If that reaches a limit, the partner is held here at once.
+    fn count_verdict(
+        &self,
+        partner_key: &Sha256Digest,
+        action: SafeguardAction,
+        receipt: &Sha256Digest,
+    ) -> Option<Change> {
+        let guard = self.guard.as_ref()?;
+        let partner = guard.partner(partner_key)?;
+        let limit = self.tallies.count(&partner, action, &guard.safeguard_limits(), self.clock.now())?;
+        let release = guard.in_force().release?;
+        if guard.is_held(&partner) {
+            return None;
         }
+        guard.hold(&partner, release);
+        self.note(|at_ms| Entry::Hold { receipt_sha256: *receipt, limit: limit.to_string(), at_ms });
+        Some(Change::Hold { partner, release })
     }
 
     /// Begins the log: proves to it which enclave it is of.

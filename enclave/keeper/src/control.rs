@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::Entry;
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, Envelope, LeaseRequest, Nonce, ReleaseError, Verified,
@@ -15,13 +16,14 @@ use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, 
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 
 use crate::attester::Attester;
 use crate::log::NoSuchSize;
 use crate::security_module::{SecurityModule, SecurityModuleError};
-use crate::worker_link::{Link, WorkerEnd};
+use crate::worker_link::{Holding, Link, WorkerEnd};
 
 /// Control connections at once: one of the host's agent, and some for a host that has to say something else meanwhile. Of
 /// more, the oldest is closed, so that a connection which the host has forgotten keeps out none that it uses.
@@ -50,7 +52,11 @@ impl Control {
     }
 
     /// Serves control connections, until the worker does not follow.
-    pub(super) async fn serve(self, listener: &mut impl Listener) -> WorkerEnd {
+    pub(super) async fn serve(
+        self,
+        listener: &mut impl Listener,
+        mut holdings: UnboundedReceiver<Holding>,
+    ) -> WorkerEnd {
         let control = Arc::new(self);
         let mut connections = JoinSet::new();
         let mut oldest_first: VecDeque<oneshot::Sender<()>> = VecDeque::new();
@@ -66,9 +72,22 @@ impl Control {
                     let control = Arc::clone(&control);
                     connections.spawn(async move { control.connection(stream, displaced).await });
                 }
+                Some(holding) = holdings.recv() => {
+                    let control = Arc::clone(&control);
+                    connections.spawn(async move { control.hold(holding).await });
+                }
                 // One that the host ended is forgotten.
                 Some(Ok(ConnectionEnd::Worker(end))) = connections.join_next() => return end,
             }
+        }
+    }
+
+    /// Has the worker hold a partner.
+    async fn hold(&self, holding: Holding) -> ConnectionEnd {
+        let _turn = self.turn.lock().await;
+        match self.link.hold(holding).await {
+            Ok(()) => ConnectionEnd::Host,
+            Err(end) => ConnectionEnd::Worker(end),
         }
     }
 
@@ -107,6 +126,7 @@ impl Control {
             (ControlKind::State, Some(guard)) => ControlAnswer::State(state(guard)),
             (ControlKind::Ask, Some(guard)) => self.begin_lease(guard).await?,
             (ControlKind::Document(kind), Some(guard)) => self.document(guard, kind, body).await?,
+            (ControlKind::SafeguardPolicy, Some(guard)) => self.policy(guard, body).await?,
             // The weights are in memory by now, or were never sealed.
             (ControlKind::Shares | ControlKind::ShareAsk | ControlKind::Share, Some(_)) => {
                 ControlAnswer::Refused(NO_KEY_NEEDED.to_owned())
@@ -139,6 +159,23 @@ impl Control {
             Ok(accepted) => {
                 self.note(guard, accepted, &change);
                 self.link.change(change).await?;
+                Ok(ControlAnswer::Accepted(accepted))
+            }
+        }
+    }
+
+    /// Takes a safeguard policy that a release names. Its rules are the worker's to read.
+    async fn policy(&self, guard: &Guard, policy: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
+        let _turn = self.turn.lock().await;
+        let sha256 = Sha256Digest::of(&[&policy]);
+        let change = Change::Policy(policy);
+        match guard.apply(&change) {
+            Err(error) => Ok(ControlAnswer::Refused(error.code().to_owned())),
+            Ok(accepted) => {
+                if accepted == Accepted::New {
+                    self.attester.note(|at_ms| Entry::Policy { sha256, at_ms });
+                    self.link.change(change).await?;
+                }
                 Ok(ControlAnswer::Accepted(accepted))
             }
         }

@@ -15,6 +15,7 @@ pub mod keys;
 mod log;
 pub mod receipt_key;
 pub mod security_module;
+mod tallies;
 mod worker_link;
 
 use std::future::Future;
@@ -31,6 +32,7 @@ use cleanroom_sealing::Key;
 use cleanroom_weights::{How, Limits, Weights};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 
 pub use self::attester::Attester;
@@ -39,8 +41,8 @@ pub use self::halt::Halt;
 use self::keys::Released;
 use self::receipt_key::ReceiptKey;
 use self::security_module::{Device, SecurityModule};
-use self::worker_link::Link;
 pub use self::worker_link::{CONFIRM_WITHIN, WorkerEnd};
+use self::worker_link::{Holding, Link};
 
 /// What the keeper gets from the platform that it runs on.
 pub struct KeeperPlatform<D, L, S, O> {
@@ -108,11 +110,11 @@ where
     };
     start_worker(&mut read, &mut write, start, model).await?;
     let mut tasks = JoinSet::new();
-    let link = Link::new(write, clock, &mut tasks);
+    let (link, holdings) = Link::new(write, clock, &mut tasks);
     open().map_err(Halt::Listen)?;
     link.serve().await;
 
-    let mut control = pin!(serve_control(guard, control, &attester, &link));
+    let mut control = pin!(serve_control(guard, control, &attester, &link, holdings));
     let drain = pin!(drain_after(shutdown, &link));
     tokio::select! {
         end = worker_link::answer(read, leaf, &attester, &link) => end?,
@@ -228,9 +230,10 @@ async fn serve_control<L: Listener>(
     control: Option<L>,
     attester: &Arc<Attester>,
     link: &Arc<Link>,
+    holdings: UnboundedReceiver<Holding>,
 ) -> WorkerEnd {
     let Some(mut listener) = control else { return std::future::pending().await };
-    Control::new(guard, Arc::clone(attester), Arc::clone(link)).serve(&mut listener).await
+    Control::new(guard, Arc::clone(attester), Arc::clone(link)).serve(&mut listener, holdings).await
 }
 
 /// Lets the worker drain after `shutdown`. The worker's last word then ends the keeper.
@@ -249,7 +252,7 @@ impl Attester {
         let (mut read, write) = worker.into_split();
         let leaf = worker_link::leaf(&mut read).await?;
         let mut tasks = JoinSet::new();
-        let link = Link::new(write, Clock::boot(), &mut tasks);
+        let (link, _) = Link::new(write, Clock::boot(), &mut tasks);
         worker_link::answer(read, leaf, &Arc::new(self), &link).await
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use crate::attester::{Attester, NoReceipt};
+use crate::attester::{Attester, Given, NoReceipt};
 use crate::security_module::Precedence;
 
 /// Answers that wait to be written.
@@ -38,8 +38,18 @@ pub(super) struct Link {
     clock: Clock,
     draining: AtomicBool,
     next: AtomicU32,
+    /// Partners that the worker is to hold, each with the receipt that waits for it.
+    holdings: mpsc::UnboundedSender<Holding>,
     /// The change that the worker has yet to confirm.
     outstanding: Mutex<Option<(u32, oneshot::Sender<()>)>>,
+}
+
+/// A partner that the worker is to hold, and the answer that leaves once it does.
+pub(super) struct Holding {
+    change: Change,
+    /// The question that the answer is for.
+    id: u32,
+    receipt: FromKeeper,
 }
 
 /// Why there is no worker any more, or none that can be worked with.
@@ -83,7 +93,7 @@ impl Link {
         mut write: impl AsyncWrite + Unpin + Send + 'static,
         clock: Clock,
         tasks: &mut JoinSet<()>,
-    ) -> Arc<Self> {
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Holding>) {
         let (replies, mut waiting) = mpsc::channel::<Zeroizing<Vec<u8>>>(REPLIES);
         tasks.spawn(async move {
             while let Some(frame) = waiting.recv().await {
@@ -92,13 +102,17 @@ impl Link {
                 }
             }
         });
-        Arc::new(Self {
+        // Each partner of a release is held once under it, so that no more wait here.
+        let (holdings, waiting) = mpsc::unbounded_channel();
+        let link = Self {
             replies,
             clock,
             draining: AtomicBool::new(false),
             next: AtomicU32::new(0),
+            holdings,
             outstanding: Mutex::new(None),
-        })
+        };
+        (Arc::new(link), waiting)
     }
 
     /// Lets partners come.
@@ -131,6 +145,16 @@ impl Link {
             Some(confirmed) => confirmed.map_err(|_| WorkerEnd::Gone),
             None => Err(WorkerEnd::Unconfirmed),
         }
+    }
+
+    /// Has the worker hold a partner, and then lets the receipt leave with which it reached its limit.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    pub(super) async fn hold(&self, Holding { change, id, receipt }: Holding) -> Result<(), WorkerEnd> {
+        self.change(change).await?;
+        self.reply(id, &receipt).await;
+        Ok(())
     }
 
     async fn reply(&self, id: u32, what: &FromKeeper) {
@@ -196,12 +220,25 @@ fn signed_end(attester: &Attester, question: &EndQuestion) -> Result<FromKeeper,
     attester.end(question).map(FromKeeper::SignedEnd).ok_or(WorkerEnd::OutOfTurn(WorkerKind::End))
 }
 
-fn receipt(attester: &Attester, question: ReceiptQuestion) -> Result<FromKeeper, WorkerEnd> {
-    match attester.receipt(question) {
-        Ok(envelope) => Ok(FromKeeper::Receipt(envelope)),
-        Err(NoReceipt::Full) => Ok(FromKeeper::Refused(RefusalCode::Busy)),
-        Err(NoReceipt::NoSuchSession) => Err(WorkerEnd::OutOfTurn(WorkerKind::Receipt)),
-    }
+/// Answers the question for a receipt. One with which the partner reached a limit waits until the worker holds the partner.
+async fn receipt(
+    attester: &Attester,
+    link: &Link,
+    id: u32,
+    question: ReceiptQuestion,
+) -> Result<(), WorkerEnd> {
+    let answer = match attester.receipt(question) {
+        Ok(Given { envelope, holding: None }) => FromKeeper::Receipt(envelope),
+        Ok(Given { envelope, holding: Some(change) }) => {
+            let holding = Holding { change, id, receipt: FromKeeper::Receipt(envelope) };
+            // Without somebody who carries it out there is no release either.
+            return link.holdings.send(holding).map_err(|_| WorkerEnd::Gone);
+        }
+        Err(NoReceipt::Full) => FromKeeper::Refused(RefusalCode::Busy),
+        Err(NoReceipt::NoSuchSession) => return Err(WorkerEnd::OutOfTurn(WorkerKind::Receipt)),
+    };
+    link.reply(id, &answer).await;
+    Ok(())
 }
 
 /// Answers a worker that shows `leaf` in its handshakes, until it has drained.
@@ -224,7 +261,7 @@ pub(super) async fn answer(
                 continue;
             }
             FromWorker::Receipt(question) => {
-                link.reply(id, &receipt(attester, question)?).await;
+                receipt(attester, link, id, question).await?;
                 continue;
             }
             FromWorker::Done => {

@@ -4,7 +4,8 @@
 use cleanroom_attestation::channel::{Fields, FrameKind, MAX_DOCUMENT_BYTES, RefusalCode, length_prefixed};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::receipt::MAX_DELIVERED_BYTES;
-use cleanroom_attestation::release::{AuthorityDocument, BootMillis, Nonce, UnixMillis};
+use cleanroom_attestation::release::{AuthorityDocument, BootMillis, Id, Nonce, TEXT_LIMIT, UnixMillis};
+use cleanroom_attestation::safeguard::SAFEGUARD_POLICY_LIMIT;
 use zeroize::Zeroizing;
 
 use crate::frame::{Kind, ProtocolError, frame};
@@ -38,6 +39,10 @@ pub enum KeeperKind {
     Refused,
     /// [`FromKeeper::Receipt`]
     Receipt,
+    /// [`FromKeeper::Change`] with a safeguard policy
+    Policy,
+    /// [`FromKeeper::Change`] with a partner that is held
+    Hold,
 }
 
 impl Kind for KeeperKind {
@@ -55,6 +60,8 @@ impl Kind for KeeperKind {
         Self::SignedEnd,
         Self::Refused,
         Self::Receipt,
+        Self::Policy,
+        Self::Hold,
     ];
 
     fn code(self) -> u8 {
@@ -68,6 +75,8 @@ impl Kind for KeeperKind {
             Self::SignedEnd => 0x87,
             Self::Refused => 0x88,
             Self::Receipt => 0x89,
+            Self::Policy => 0x8a,
+            Self::Hold => 0x8b,
             Self::Document(AuthorityDocument::Root) => 0x93,
             Self::Document(AuthorityDocument::Release) => 0x94,
             Self::Document(AuthorityDocument::Denial) => 0x95,
@@ -93,6 +102,8 @@ impl Kind for KeeperKind {
             Self::SignedEnd => 4 + 8 + 2 * DIGEST + 4 + MAX_KEY_BYTES,
             Self::Refused => 4 + 1,
             Self::Receipt => 4 + MAX_DELIVERED_BYTES,
+            Self::Policy => 4 + SAFEGUARD_POLICY_LIMIT,
+            Self::Hold => 4 + TEXT_LIMIT + DIGEST,
         }
     }
 }
@@ -156,6 +167,15 @@ pub enum Change {
         /// The signed envelope.
         envelope: Vec<u8>,
     },
+    /// A safeguard policy that a release names: the bytes of its file.
+    Policy(Vec<u8>),
+    /// A partner reached a limit of the safeguards.
+    Hold {
+        /// Its name in the release.
+        partner: Id,
+        /// The newest release then. The partner is held for as long as this is in force.
+        release: Sha256Digest,
+    },
 }
 
 /// A session's evidence.
@@ -203,6 +223,8 @@ impl FromKeeper {
             Self::Drain => KeeperKind::Drain,
             Self::Change(Change::Begin { .. }) => KeeperKind::Begin,
             Self::Change(Change::Document { kind, .. }) => KeeperKind::Document(*kind),
+            Self::Change(Change::Policy(_)) => KeeperKind::Policy,
+            Self::Change(Change::Hold { .. }) => KeeperKind::Hold,
             Self::Evidence(_) => KeeperKind::Evidence,
             Self::Public(_) => KeeperKind::Public,
             Self::SignedEnd(_) => KeeperKind::SignedEnd,
@@ -230,6 +252,10 @@ impl FromKeeper {
             ]),
             Self::Change(Change::Document { kind: _, at, envelope }) => {
                 length_prefixed(&[&at.0.to_be_bytes(), envelope])
+            }
+            Self::Change(Change::Policy(policy)) => length_prefixed(&[policy]),
+            Self::Change(Change::Hold { partner, release }) => {
+                length_prefixed(&[partner.as_str().as_bytes(), release.as_bytes()])
             }
             Self::Evidence(Evidence { transcript, ticket, body }) => {
                 length_prefixed(&[transcript.as_bytes(), ticket, body])
@@ -295,6 +321,12 @@ impl FromKeeper {
             }),
             KeeperKind::Refused => Self::Refused(RefusalCode::decode(fields.next(1)?).ok()?),
             KeeperKind::Receipt => Self::Receipt(fields.next(MAX_DELIVERED_BYTES)?.to_vec()),
+            KeeperKind::Policy => Self::Change(Change::Policy(fields.next(SAFEGUARD_POLICY_LIMIT)?.to_vec())),
+            KeeperKind::Hold => {
+                let partner = core::str::from_utf8(fields.next(TEXT_LIMIT)?).ok()?.parse().ok()?;
+                let release = fields.next(Sha256Digest::LENGTH)?.try_into().ok()?;
+                Self::Change(Change::Hold { partner, release })
+            }
         })
     }
 }

@@ -6,6 +6,9 @@ use cleanroom_attestation::channel::{
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::receipt::{Commitment, Finish, ReceiptId};
 use cleanroom_attestation::release::{BootMillis, LimitReached, Refusal};
+use cleanroom_attestation::safeguard::{
+    SAFEGUARD_POLICIES_LIMIT, SAFEGUARD_RULE_BYTES, SAFEGUARD_RULES_LIMIT, SafeguardAction, SafeguardVerdict,
+};
 use zeroize::Zeroizing;
 
 use crate::frame::{Kind, ProtocolError, frame};
@@ -19,6 +22,14 @@ const MAX_CODE_BYTES: usize = 32;
 /// The longest reason of a worker that cannot serve, in bytes.
 pub const MAX_REASON_BYTES: usize = 512;
 
+/// The longest name of an action, in bytes.
+const MAX_ACTION_BYTES: usize = 8;
+/// The longest verdict of the safeguards, in bytes.
+const MAX_VERDICT_BYTES: usize = 4
+    + MAX_ACTION_BYTES
+    + 4
+    + SAFEGUARD_POLICIES_LIMIT * Sha256Digest::LENGTH
+    + SAFEGUARD_RULES_LIMIT * (4 + SAFEGUARD_RULE_BYTES);
 /// The longest code of the end of a request, in bytes.
 const MAX_FINISH_CODE_BYTES: usize = 64;
 
@@ -100,6 +111,8 @@ impl Kind for WorkerKind {
                     + 4
                     + MAX_FINISH_CODE_BYTES
                     + 4
+                    + MAX_VERDICT_BYTES
+                    + 4
                     + 8
             }
         }
@@ -145,6 +158,8 @@ pub struct ReceiptQuestion {
     pub finish: Finish,
     /// Why: lower-case letters, digits, `-` and `_`.
     pub code: Option<String>,
+    /// How it was judged, if it was.
+    pub safeguard: Option<SafeguardVerdict>,
     /// When it began, by the machine's own clock.
     pub started: BootMillis,
 }
@@ -237,6 +252,9 @@ pub struct EndQuestion {
 pub struct EndReason(&'static str);
 
 impl EndReason {
+    /// A rule of the safeguards ends the answer.
+    pub const SAFEGUARD: Self = Self("safeguard");
+
     /// The code.
     #[must_use]
     pub const fn code(self) -> &'static str {
@@ -250,6 +268,7 @@ impl EndReason {
             LimitReached::TokensPerDay { limit: 0, retry_after_ms: 0 },
         ];
         let codes = Refusal::ALL.into_iter().map(Refusal::code).chain(limits.map(LimitReached::code));
+        let codes = codes.chain([Self::SAFEGUARD.code()]);
         codes.into_iter().find(|known| known.as_bytes() == code).map(Self)
     }
 }
@@ -308,7 +327,8 @@ impl FromWorker {
             }
             Self::Failed(reason) => length_prefixed(&[reason.as_bytes()]),
             Self::Receipt(question) => {
-                let ReceiptQuestion { session, id, request, response, finish, code, started } = question;
+                let ReceiptQuestion { session, id, request, response, finish, code, safeguard, started } =
+                    question;
                 let SessionTicket { transcript, partner, ticket } = session;
                 length_prefixed(&[
                     transcript.as_bytes(),
@@ -321,6 +341,7 @@ impl FromWorker {
                     &response.bytes.to_be_bytes(),
                     &[finish_code(*finish)],
                     code.as_deref().unwrap_or_default().as_bytes(),
+                    &safeguard.as_ref().map(encode_verdict).unwrap_or_default(),
                     &started.0.to_be_bytes(),
                 ])
             }
@@ -393,8 +414,40 @@ fn receipt(fields: &mut Fields<'_>) -> Option<ReceiptQuestion> {
         return None;
     }
     let code = Some(code).filter(|code| !code.is_empty()).map(str::to_owned);
+    let safeguard = match fields.next(MAX_VERDICT_BYTES)? {
+        [] => None,
+        verdict => Some(decode_verdict(verdict)?),
+    };
     let started = BootMillis(number(fields)?);
-    Some(ReceiptQuestion { session, id, request, response, finish, code, started })
+    Some(ReceiptQuestion { session, id, request, response, finish, code, safeguard, started })
+}
+
+/// An action, a number of policies, their digests, and names of rules.
+fn encode_verdict(verdict: &SafeguardVerdict) -> Vec<u8> {
+    let SafeguardVerdict { policies_sha256, action, rules } = verdict;
+    let digests: Vec<u8> = policies_sha256.iter().flat_map(|digest| *digest.as_bytes()).collect();
+    let mut fields: Vec<&[u8]> = vec![action.name().as_bytes(), &digests];
+    fields.extend(rules.iter().map(String::as_bytes));
+    length_prefixed(&fields)
+}
+
+fn decode_verdict(bytes: &[u8]) -> Option<SafeguardVerdict> {
+    let mut fields = Fields::new(bytes);
+    let action = fields.next(MAX_ACTION_BYTES)?;
+    let action = SafeguardAction::ALL.into_iter().find(|known| known.name().as_bytes() == action)?;
+    let (digests, rest) =
+        fields.next(SAFEGUARD_POLICIES_LIMIT * Sha256Digest::LENGTH)?.as_chunks::<{ Sha256Digest::LENGTH }>();
+    if !rest.is_empty() {
+        return None;
+    }
+    let policies_sha256 = digests.iter().map(|digest| Sha256Digest::from_bytes(*digest)).collect();
+    let mut rules = Vec::new();
+    while !fields.is_at_end() {
+        let rule = core::str::from_utf8(fields.next(SAFEGUARD_RULE_BYTES)?).ok()?;
+        rules.push(rule.to_owned());
+    }
+    let verdict = SafeguardVerdict { policies_sha256, action, rules };
+    verdict.is_sound().then_some(verdict)
 }
 
 fn commitment(fields: &mut Fields<'_>) -> Option<Commitment> {

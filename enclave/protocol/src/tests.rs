@@ -6,6 +6,7 @@ use cleanroom_attestation::receipt::{Commitment, Finish};
 use cleanroom_attestation::release::{
     AuthorityDocument, BootMillis, LimitReached, Nonce as LeaseNonce, Refusal, UnixMillis,
 };
+use cleanroom_attestation::safeguard::{SafeguardAction, SafeguardVerdict};
 
 use super::*;
 
@@ -42,6 +43,11 @@ fn receipt() -> ReceiptQuestion {
         response: Commitment { sha256, bytes: 2 },
         finish: Finish::Halted,
         code: Some("model-denied".to_owned()),
+        safeguard: Some(SafeguardVerdict {
+            policies_sha256: vec![Sha256Digest::of(&[b"policy"])],
+            action: SafeguardAction::Refuse,
+            rules: vec!["override.ignore-previous".to_owned(), "role.no-rules".to_owned()],
+        }),
         started: BootMillis(3),
     }
 }
@@ -79,6 +85,8 @@ fn answers() -> Vec<FromKeeper> {
         }),
         FromKeeper::Refused(RefusalCode::NotServed(Refusal::LeaseLapsed)),
         FromKeeper::Receipt(b"{}".to_vec()),
+        FromKeeper::Change(Change::Policy(b"version = 1".to_vec())),
+        FromKeeper::Change(Change::Hold { partner: "p".parse().unwrap(), release: digest }),
     ]
 }
 

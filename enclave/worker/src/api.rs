@@ -35,6 +35,7 @@ mod embeddings;
 pub(crate) mod error;
 mod identity;
 mod json;
+mod judge;
 mod messages;
 mod models;
 mod receipted;
@@ -71,6 +72,7 @@ use self::completions::CompletionRequest;
 use self::embeddings::EmbeddingsRequest;
 pub use self::error::ApiError;
 pub use self::json::ParameterName;
+use self::judge::Record;
 use self::messages::{CountRequest, MessagesRequest};
 pub(crate) use self::receipted::refuse;
 pub use self::request::RequestLimits;
@@ -101,15 +103,16 @@ pub fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-/// The session behind a request.
-struct Caller(SessionIdentity);
+/// The session behind a request, and the record that its verdict goes into.
+struct Caller(SessionIdentity, Record);
 
 impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         // Query parameters that an endpoint does not have are ignored, as both originals do.
-        parts.extensions.get::<SessionIdentity>().copied().map(Self).ok_or(ApiError::NoPartner)
+        let session = parts.extensions.get::<SessionIdentity>().copied().ok_or(ApiError::NoPartner)?;
+        Ok(Self(session, parts.extensions.get().cloned().unwrap_or_default()))
     }
 }
 
@@ -173,7 +176,7 @@ async fn retrieve_model(
 
 async fn retrieve_receipt(
     State(service): State<Arc<Service>>,
-    Caller(session): Caller,
+    Caller(session, _): Caller,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let id = id.map_err(|_| ApiError::NoSuchReceipt)?;
@@ -184,7 +187,7 @@ async fn retrieve_receipt(
 
 async fn chat_completions(
     State(service): State<Arc<Service>>,
-    Caller(session): Caller,
+    Caller(session, record): Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let body = service.receive(&session, request).await?;
@@ -194,12 +197,14 @@ async fn chat_completions(
     service.model.check(parameters.model.as_str())?;
     tools::settle(&mut conversation, thinking, &service.abilities()?, &chat::ABILITIES)?;
     let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    service.answer(Endpoint::OpenAi(&chat::WORDING), parameters, vec![Input::Chat(conversation)], slots).await
+    service
+        .answer(Endpoint::OpenAi(&chat::WORDING), parameters, vec![Input::Chat(conversation)], slots, &record)
+        .await
 }
 
 async fn text_completions(
     State(service): State<Arc<Service>>,
-    Caller(session): Caller,
+    Caller(session, record): Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let body = service.receive(&session, request).await?;
@@ -208,24 +213,24 @@ async fn text_completions(
     drop(body);
     let answers = parameters.choices.saturating_mul(u32::try_from(prompts.len()).unwrap_or(u32::MAX));
     let slots = service.admit(&session, &parameters.model, answers)?;
-    service.answer(Endpoint::OpenAi(&completions::WORDING), parameters, prompts, slots).await
+    service.answer(Endpoint::OpenAi(&completions::WORDING), parameters, prompts, slots, &record).await
 }
 
 async fn text_embeddings(
     State(service): State<Arc<Service>>,
-    Caller(session): Caller,
+    Caller(session, record): Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let body = service.receive(&session, request).await?;
     let request = EmbeddingsRequest::parse(body.as_slice(), &service.limits.request)?;
     drop(body);
     let slots = service.admit(&session, &request.model, 1)?;
-    service.embed(request, slots).await
+    service.embed(request, slots, &record).await
 }
 
 async fn openai_responses(
     State(service): State<Arc<Service>>,
-    Caller(session): Caller,
+    Caller(session, record): Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
     let body = service.receive(&session, request).await?;
@@ -235,7 +240,7 @@ async fn openai_responses(
     service.model.check(parameters.model.as_str())?;
     tools::settle(&mut conversation, thinking, &service.abilities()?, &responses::ABILITIES)?;
     let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    service.answer(Endpoint::Responses, parameters, vec![Input::Chat(conversation)], slots).await
+    service.answer(Endpoint::Responses, parameters, vec![Input::Chat(conversation)], slots, &record).await
 }
 
 async fn anthropic_messages(
@@ -243,7 +248,7 @@ async fn anthropic_messages(
     caller: Result<Caller, ApiError>,
     request: Request<Body>,
 ) -> Result<Response, AnthropicError> {
-    let Caller(session) = caller?;
+    let Caller(session, record) = caller?;
     let body = service.receive(&session, request).await?;
     let MessagesRequest { parameters, mut conversation, thinking } =
         MessagesRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
@@ -252,7 +257,7 @@ async fn anthropic_messages(
     tools::settle(&mut conversation, thinking, &service.abilities()?, &messages::ABILITIES)?;
     let slots = service.admit(&session, &parameters.model, parameters.choices)?;
     let inputs = vec![Input::Chat(conversation)];
-    Ok(service.answer(Endpoint::Messages, parameters, inputs, slots).await?)
+    Ok(service.answer(Endpoint::Messages, parameters, inputs, slots, &record).await?)
 }
 
 async fn count_tokens(
@@ -260,7 +265,7 @@ async fn count_tokens(
     caller: Result<Caller, ApiError>,
     request: Request<Body>,
 ) -> Result<Response, AnthropicError> {
-    let Caller(session) = caller?;
+    let Caller(session, _) = caller?;
     let body = service.receive(&session, request).await?;
     let CountRequest { model, mut conversation, thinking } =
         CountRequest::parse(body.as_slice(), &service.limits.request)?;

@@ -81,6 +81,9 @@ pub enum Stop {
     /// A limit of the partner is reached.
     #[error("{0}")]
     Limit(#[from] LimitReached),
+    /// A rule of the safeguards refuses the answer. Its name stands in the record of the request.
+    #[error("a rule of the model's safeguards refuses the answer")]
+    Safeguard,
 }
 
 impl Stop {
@@ -89,6 +92,7 @@ impl Stop {
         match self {
             Self::Refused(refusal) => refusal.code(),
             Self::Limit(limit) => limit.code(),
+            Self::Safeguard => EndReason::SAFEGUARD.code(),
         }
     }
 }
@@ -155,6 +159,7 @@ impl Permission {
         let reason = match stop {
             Stop::Refused(refusal) => EndReason::from(refusal),
             Stop::Limit(limit) => EndReason::from(limit),
+            Stop::Safeguard => EndReason::SAFEGUARD,
         };
         EndQuestion { transcript: self.transcript, stream: stream.to_owned(), reason }
     }

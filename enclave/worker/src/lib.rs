@@ -23,6 +23,7 @@ mod grant;
 mod keeper;
 mod model_file;
 mod pace;
+mod policies;
 mod public_attestation;
 pub mod serve;
 mod session;
@@ -36,7 +37,7 @@ use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_config::{Config, ConfigError, Limits};
 use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
-use cleanroom_protocol::{self as protocol, FromKeeper, FromWorker, MAX_REASON_BYTES, Start};
+use cleanroom_protocol::{self as protocol, Change, FromKeeper, FromWorker, MAX_REASON_BYTES, Start};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
@@ -247,8 +248,12 @@ async fn obey(
             Order::Drain => _ = drain.send_replace(true),
             Order::Change(id, change) => {
                 let Some(guard) = guard else { break };
-                // What the keeper's guard accepted, or was changed by while it refused it, does the same here.
-                let _ = guard.apply(&change);
+                // What the keeper's guard accepted, or was changed by while it refused it, does the same here. The keeper reads no
+                // rules, so a policy that cannot judge is as missing as one that has not come.
+                let is_read = !matches!(&change, Change::Policy(policy) if !service.read_policy(policy));
+                if is_read {
+                    let _ = guard.apply(&change);
+                }
                 service.release_changed().await;
                 if keeper.say(id, &FromWorker::Done).await.is_err() {
                     break;

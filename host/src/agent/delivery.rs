@@ -14,6 +14,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, DENIALS_LIMIT, Denial, Envelope, Payload as _, PayloadType, Release, Root,
 };
+use cleanroom_attestation::safeguard::SAFEGUARD_POLICY_LIMIT;
 use cleanroom_link::control::{ControlAnswer, ControlKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
@@ -39,6 +40,7 @@ pub(super) struct Found {
     pub(super) roots: Vec<Vec<u8>>,
     pub(super) denials: Vec<Vec<u8>>,
     pub(super) releases: Vec<Vec<u8>>,
+    pub(super) safeguards: Vec<Vec<u8>>,
     /// What is wrong with the rest.
     pub(super) fault: Option<Fault>,
 }
@@ -74,6 +76,8 @@ pub(super) struct Files {
     pub(super) release: Option<PathBuf>,
     /// A folder of denials.
     pub(super) denials: Option<PathBuf>,
+    /// Safeguard policies.
+    pub(super) safeguards: Vec<PathBuf>,
 }
 
 impl Files {
@@ -92,8 +96,27 @@ impl Files {
                 }
             }
         }
+        for file in &self.safeguards {
+            match read_policy(file).await {
+                Ok(policy) => found.safeguards.push(policy),
+                Err(reason) => {
+                    let reason = format!("the safeguard policy `{}` {reason}", file.display());
+                    found.fault = Some(Fault::Silence(reason));
+                }
+            }
+        }
         found
     }
+}
+
+/// A policy file, or what is wrong with it.
+async fn read_policy(file: &Path) -> Result<Vec<u8>, String> {
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    let bytes = tokio::fs::metadata(file).await.map_err(unreadable)?.len();
+    if bytes > SAFEGUARD_POLICY_LIMIT as u64 {
+        return Err(format!("has {bytes} bytes; expected at most {SAFEGUARD_POLICY_LIMIT}"));
+    }
+    tokio::fs::read(file).await.map_err(unreadable)
 }
 
 /// Where documents come from.
@@ -193,7 +216,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
                 }
             }
         }
+        for policy in found.safeguards {
+            self.hand_in_policy(&policy).await?;
+        }
         Ok(found.fault)
+    }
+
+    /// Hands a safeguard policy in, unless it was handed in before under this release.
+    async fn hand_in_policy(&self, policy: &[u8]) -> io::Result<()> {
+        let digest = Sha256Digest::of(&[policy]);
+        if !self.remember(digest) {
+            return Ok(());
+        }
+        match self.control.ask(ControlKind::SafeguardPolicy, policy).await? {
+            ControlAnswer::Accepted(Accepted::New) => {
+                tracing::info!(sha256 = %digest, "safeguard policy handed in");
+            }
+            ControlAnswer::Refused(code) => {
+                tracing::debug!(sha256 = %digest, code, "the enclave refused a safeguard policy");
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Hands a document in, unless it was handed in before.

@@ -131,6 +131,7 @@ fn settings(authorities: Vec<Authority>) -> Settings {
     Settings {
         authorities,
         release: None,
+        safeguards: Vec::new(),
         denials: None,
         brokers: Vec::new(),
         log: None,
@@ -231,7 +232,11 @@ async fn a_denial_is_handed_in_once_and_from_every_source() {
             let source = Source::Service(authority.clone());
             assert_eq!(delivery.look(&source).await.unwrap(), None);
         }
-        let files = Source::Files(Files { release: None, denials: Some(folder.path().to_owned()) });
+        let files = Source::Files(Files {
+            release: None,
+            denials: Some(folder.path().to_owned()),
+            safeguards: Vec::new(),
+        });
         assert_eq!(delivery.look(&files).await.unwrap(), None);
     }
     assert_eq!(of_kind(&asked, ControlKind::DENIAL), [denial(2), denial(3), denial(1)]);

@@ -269,7 +269,12 @@ impl<'a> Walk<'a> {
                 self.history.take(report, index, PayloadType::Denial, sha256, at_ms);
                 Some(at_ms)
             }
-            Entry::Lease { at_ms, .. } => Some(at_ms),
+            Entry::Lease { at_ms, .. } | Entry::Policy { at_ms, .. } => Some(at_ms),
+            Entry::Hold { limit, at_ms, receipt_sha256: _ } => {
+                let sum = report.held.entry(limit).or_default();
+                *sum = sum.saturating_add(1);
+                Some(at_ms)
+            }
             Entry::Refused { code, count, at_ms } => {
                 let sum = report.refused.entry(code).or_default();
                 *sum = sum.saturating_add(count);

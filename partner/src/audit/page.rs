@@ -150,7 +150,7 @@ fn problems(html: &mut String, report: &Report) -> fmt::Result {
 fn who_may_do_what(html: &mut String, terms: &Terms, at: UnixMillis) -> fmt::Result {
     html.push_str("<section aria-labelledby=\"who\"><h2 id=\"who\">Who may do what</h2>");
     html.push_str("<table><caption>Models</caption><thead><tr><th scope=\"col\">Model</th>");
-    html.push_str("<th scope=\"col\">State</th><th scope=\"col\">Weights</th></tr></thead><tbody>");
+    html.push_str("<th scope=\"col\">State</th><th scope=\"col\">Weights</th><th scope=\"col\">Safeguards</th></tr></thead><tbody>");
     for model in &terms.models {
         let state = match (model.halted, model.state) {
             (true, _) => Pill("bad", "halted by an authority"),
@@ -162,10 +162,16 @@ fn who_may_do_what(html: &mut String, terms: &Terms, at: UnixMillis) -> fmt::Res
         let sealed = if model.sealed { "sealed, " } else { "" };
         write!(
             html,
-            "<tr><th scope=\"row\">{}</th><td data-is=\"State\">{state}</td><td data-is=\"Weights\">{sealed}{}</td></tr>",
+            "<tr><th scope=\"row\">{}</th><td data-is=\"State\">{state}</td><td data-is=\"Weights\">{sealed}{}</td>",
             Safe(&model.id),
             Short(&model.sha256),
         )?;
+        match &model.safeguards {
+            Some(policy) => {
+                write!(html, "<td data-is=\"Safeguards\">policy {}</td></tr>", Short(policy))?;
+            }
+            None => html.push_str("<td data-is=\"Safeguards\">none</td></tr>"),
+        }
     }
     html.push_str(
         "</tbody></table><table><caption>Partners</caption><thead><tr><th scope=\"col\">Partner</th>",
@@ -273,6 +279,9 @@ fn one_boot(html: &mut String, boot: &BootReport, page: &Page<'_>) -> fmt::Resul
     let entries = boot.entries.iter().map(|(kind, count)| format!("{count} {kind}"));
     let entries = entries.collect::<Vec<_>>().join(", ");
     write!(html, "<dt>Entries</dt><dd>{}: {}</dd>", boot.size, Safe(entries))?;
+    for (limit, count) in &boot.held {
+        write!(html, "<dt>Held</dt><dd>{count} times a partner reached the limit {}</dd>", Safe(limit))?;
+    }
     for (code, count) in &boot.refused {
         write!(html, "<dt>Refused</dt><dd>{count} sessions: {}</dd>", Safe(code))?;
     }

@@ -60,6 +60,8 @@ pub struct BootReport {
     pub cosigned: Option<Cosigned>,
     /// Entries of each kind.
     pub entries: BTreeMap<&'static str, u64>,
+    /// How often a partner reached a limit of the safeguards, by the limit's name.
+    pub held: BTreeMap<String, u64>,
     /// Sessions that were refused, by reason.
     pub refused: BTreeMap<String, u64>,
     /// Receipts of the partner that stand where they say.
@@ -119,6 +121,7 @@ impl BootReport {
             ended_ms: None,
             cosigned: None,
             entries: BTreeMap::new(),
+            held: BTreeMap::new(),
             refused: BTreeMap::new(),
             receipts_found: 0,
             history: Vec::new(),

@@ -47,6 +47,8 @@ pub struct Model {
     pub state: ModelState,
     /// Whether its weights are sealed.
     pub sealed: bool,
+    /// SHA-256 of the policy by which enclaves judge its prompts and answers; none if they judge nothing.
+    pub safeguards: Option<Sha256Digest>,
     /// Whether an authority has halted it.
     pub halted: bool,
 }
@@ -74,6 +76,7 @@ impl Terms {
             sha256: model.sha256,
             state: model.state,
             sealed: model.weights.is_some(),
+            safeguards: model.safeguards.as_ref().map(|safeguards| safeguards.policy),
             halted: halted.contains(&Target::Model(model.id.clone())),
         });
         let partners = release.iter().flat_map(|release| release.partners.iter()).map(|partner| Partner {

@@ -312,6 +312,9 @@ fn describe(boot: &BootReport, asked: bool, listing: &mut Listing) {
         let says = event.says.clone().unwrap_or_else(|| event.sha256.to_string());
         listing.field(event.kind, format!("{} {says}", time(event.at_ms)));
     }
+    for (limit, count) in &boot.held {
+        listing.field("held", format!("{count} times a partner reached the limit {limit}"));
+    }
     for (code, count) in &boot.refused {
         listing.field("refused", format!("{count} sessions: {code}"));
     }

@@ -9,6 +9,7 @@ use cleanroom_attestation::log::{
 };
 use cleanroom_attestation::receipt::{Part, Receipt, ReceiptId, whole_answer};
 use cleanroom_attestation::release::UnixMillis;
+use cleanroom_attestation::safeguard::SafeguardVerdict;
 use serde::Serialize;
 
 use crate::audit::{Store, StoredHashes};
@@ -193,6 +194,13 @@ fn show(kept: &KeptReceipt, terminal: &mut Terminal) -> Result<Outcome, Failure>
             .as_ref()
             .map_or_else(|| receipt.finish.to_string(), |code| format!("{} ({code})", receipt.finish)),
     );
+    if let Some(SafeguardVerdict { policies_sha256, action, rules }) = &receipt.safeguard {
+        let by = if rules.is_empty() { String::new() } else { format!(" by {}", rules.join(", ")) };
+        listing.field("safeguards", format!("{action}{by}"));
+        for policy in policies_sha256 {
+            listing.field("policy", policy.to_string());
+        }
+    }
     listing.field("began", UnixMillis(receipt.started_ms).to_string());
     listing.field("ended", UnixMillis(receipt.ended_ms).to_string());
     listing.field("model", format!("{} {}", receipt.model, receipt.model_sha256));

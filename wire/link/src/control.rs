@@ -10,6 +10,7 @@ mod batch;
 use cleanroom_attestation::channel::{Fields, MAX_DOCUMENT_BYTES, MAX_LEASE_BYTES, Nonce, length_prefixed};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Accepted, AuthorityDocument, Id, LeaseRequest, TEXT_LIMIT};
+use cleanroom_attestation::safeguard::SAFEGUARD_POLICY_LIMIT;
 use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, MAX_BATCH_BYTES, batch_size};
@@ -47,6 +48,8 @@ pub enum ControlKind {
     /// Asks for the log, with the number of entries that the host has stored (8 bytes, big-endian), or with nothing for the newest
     /// checkpoint alone. Answer: a [`Batch`].
     Log,
+    /// Hands in a safeguard policy, byte for byte as its file. Answer: [`ControlAnswer::Accepted`] if a release names its digest.
+    SafeguardPolicy,
     /// Asks the enclave to take nothing new, to finish what runs, and to end. Answer: [`ControlAnswer::Accepted`],
     /// with [`Accepted::Known`] when it drains already.
     Drain,
@@ -63,7 +66,7 @@ impl ControlKind {
     pub const LEASE: Self = Self::Document(AuthorityDocument::Lease);
 
     /// Every kind there is.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::State,
         Self::Ask,
         Self::ROOT,
@@ -75,6 +78,7 @@ impl ControlKind {
         Self::Share,
         Self::Log,
         Self::Drain,
+        Self::SafeguardPolicy,
     ];
 
     /// The kind's code on the wire.
@@ -92,6 +96,7 @@ impl ControlKind {
             Self::Share => 9,
             Self::Log => 10,
             Self::Drain => 11,
+            Self::SafeguardPolicy => 12,
         }
     }
 
@@ -104,6 +109,7 @@ impl ControlKind {
             Self::Share => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
             Self::Document(document) => document.envelope_limit(),
             Self::Log => 8,
+            Self::SafeguardPolicy => SAFEGUARD_POLICY_LIMIT,
         }
     }
 

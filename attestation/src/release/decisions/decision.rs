@@ -70,6 +70,11 @@ pub enum Refusal {
     /// The release has expired.
     #[error("the release has expired")]
     ReleaseExpired,
+    /// The partner reached a limit of the safeguards.
+    #[error(
+        "the partner reached a limit of the model's safeguards and is held until a newer release is in force"
+    )]
+    PartnerHeld,
     /// The release names no partner with this key.
     #[error("the release lists no partner with this key")]
     PartnerUnknown,
@@ -97,17 +102,21 @@ pub enum Refusal {
     /// The model is revoked.
     #[error("the model is revoked")]
     ModelRevoked,
+    /// The enclave does not have the policy that the release names, or cannot read it.
+    #[error("the enclave does not have the safeguard policy that the release names")]
+    SafeguardMissing,
 }
 
 impl Refusal {
     /// Every refusal, in the order of their codes on the wire.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::NoRelease,
         Self::NoLease,
         Self::LeaseLapsed,
         Self::ClockWentBack,
         Self::RootExpired,
         Self::ReleaseExpired,
+        Self::PartnerHeld,
         Self::PartnerUnknown,
         Self::PartnerExpired,
         Self::PartnerDenied,
@@ -117,9 +126,10 @@ impl Refusal {
         Self::ModelDraining,
         Self::ModelSuspended,
         Self::ModelRevoked,
+        Self::SafeguardMissing,
     ];
 
-    /// The code in the channel's `Refusal` frame: 16 to 31, in the order of [`Self::ALL`]. No refusal has 22.
+    /// The code in the channel's `Refusal` frame: 16 to 32, in the order of [`Self::ALL`].
     pub(crate) const fn wire_code(self) -> u8 {
         match self {
             Self::NoRelease => 16,
@@ -128,6 +138,7 @@ impl Refusal {
             Self::ClockWentBack => 19,
             Self::RootExpired => 20,
             Self::ReleaseExpired => 21,
+            Self::PartnerHeld => 22,
             Self::PartnerUnknown => 23,
             Self::PartnerExpired => 24,
             Self::PartnerDenied => 25,
@@ -137,6 +148,7 @@ impl Refusal {
             Self::ModelDraining => 29,
             Self::ModelSuspended => 30,
             Self::ModelRevoked => 31,
+            Self::SafeguardMissing => 32,
         }
     }
 
@@ -150,6 +162,7 @@ impl Refusal {
             Self::ClockWentBack => "clock-went-back",
             Self::RootExpired => "root-expired",
             Self::ReleaseExpired => "release-expired",
+            Self::PartnerHeld => "partner-held",
             Self::PartnerUnknown => "partner-unknown",
             Self::PartnerExpired => "partner-expired",
             Self::PartnerDenied => "partner-denied",
@@ -159,6 +172,7 @@ impl Refusal {
             Self::ModelDraining => "model-draining",
             Self::ModelSuspended => "model-suspended",
             Self::ModelRevoked => "model-revoked",
+            Self::SafeguardMissing => "safeguard-missing",
         }
     }
 }

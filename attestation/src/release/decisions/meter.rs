@@ -122,7 +122,7 @@ impl Default for Meter {
 
 /// Counts per step, over as many steps as the window has and the one that has begun.
 #[derive(Debug, Clone)]
-struct Window {
+pub(super) struct Window {
     step_ms: u64,
     steps: u64,
     /// (number of the step, count), ascending; at most `steps + 1` of them.
@@ -131,12 +131,12 @@ struct Window {
 }
 
 impl Window {
-    const fn new(step_ms: u64, steps: u64) -> Self {
+    pub(super) const fn new(step_ms: u64, steps: u64) -> Self {
         Self { step_ms, steps, counts: VecDeque::new(), total: 0 }
     }
 
     /// What was counted within the window that ends `now`.
-    fn total(&mut self, now: BootMillis) -> u64 {
+    pub(super) fn total(&mut self, now: BootMillis) -> u64 {
         let step = now.0 / self.step_ms;
         while let Some((oldest, count)) = self.counts.front().copied()
             && oldest.saturating_add(self.steps) < step
@@ -147,7 +147,7 @@ impl Window {
         self.total
     }
 
-    fn add(&mut self, count: u64, now: BootMillis) {
+    pub(super) fn add(&mut self, count: u64, now: BootMillis) {
         // A clock that went back counts into the newest step, so that the order holds.
         let step = (now.0 / self.step_ms).max(self.counts.back().map_or(0, |(newest, _)| *newest));
         match self.counts.back_mut() {

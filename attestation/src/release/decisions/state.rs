@@ -12,7 +12,7 @@ use super::denials::Denials;
 use crate::digest::Sha256Digest;
 use crate::release::documents::{
     BootMillis, Denial, Envelope, Lease, ModelState, Nonce, Partner, PayloadType, PublicKey, Release,
-    ReleaseError, Role, Root, Target, UnixMillis, Verified, issuers_needed, lease_digest,
+    ReleaseError, Role, Root, Safeguards, Target, UnixMillis, Verified, issuers_needed, lease_digest,
 };
 
 /// What is lifted where there is no release.
@@ -435,6 +435,18 @@ impl TrustedState {
         let newest = self.newest.as_ref()?;
         let model = newest.release.model(id)?;
         Some(ModelStatus { sha256: model.sha256, state: model.state, denied: newest.model_denied(id) })
+    }
+
+    /// What judges requests to the model `id`: the safeguards of the newest release and, until that one is leased itself, those
+    /// of the leased one too.
+    pub fn safeguards(&self, id: &str) -> impl Iterator<Item = &Safeguards> {
+        let releases = [&self.newest, &self.leased].into_iter().flatten();
+        releases.filter_map(move |indexed| indexed.release.model(id)?.safeguards.as_ref())
+    }
+
+    /// The digests of the newest release and, until that one is leased itself, of the leased one too.
+    pub fn releases(&self) -> impl Iterator<Item = Sha256Digest> {
+        [&self.newest, &self.leased].into_iter().flatten().map(|indexed| indexed.release.digest())
     }
 
     /// The partner with this key in the newest release.

@@ -225,6 +225,9 @@ pub enum ReleaseError {
         /// Whether the release says that they are sealed.
         in_release: bool,
     },
+    /// A safeguard policy that no release in force, and none that waits for its lease, names for this enclave's model.
+    #[error("no release here names the safeguard policy with the digest {0} for this model")]
+    PolicyNotNamed(crate::digest::Sha256Digest),
 }
 
 const fn sealed(is: bool) -> &'static str {
@@ -264,6 +267,7 @@ impl ReleaseError {
             Self::DenialMissing(_) => "denial-missing",
             Self::TooManyDenials { .. } => "too-many-denials",
             Self::NotEnforced { .. } | Self::Weights { .. } => "not-enforced",
+            Self::PolicyNotNamed(_) => "policy-not-named",
         }
     }
 

@@ -13,6 +13,7 @@ use super::root::{Root, VERSION_LIMIT};
 use super::time::UnixMillis;
 use super::verified::{Payload, Sealed};
 use crate::digest::{Sha256Digest, Sha384Digest};
+use crate::safeguard::SafeguardAction;
 
 /// The most images in a release.
 pub const IMAGES_LIMIT: usize = 256;
@@ -34,6 +35,12 @@ pub const WITNESSES_LIMIT: usize = 16;
 pub const SUPERSEDED_LIMIT: usize = 4096;
 /// The most brokers that hold shares of one model's key.
 pub const BROKERS_LIMIT: usize = 16;
+/// The most limits of one model's safeguards.
+pub const SAFEGUARD_LIMITS_LIMIT: usize = 8;
+/// The most verdicts that a limit counts up to.
+pub const SAFEGUARD_COUNT_LIMIT: u64 = 1_000_000;
+/// The longest time in seconds over which a limit counts: thirty days.
+pub const SAFEGUARD_SECONDS_LIMIT: u64 = 2_592_000;
 /// The longest lease in seconds: a day.
 pub const LEASE_SECONDS_LIMIT: u64 = 86_400;
 
@@ -113,6 +120,33 @@ pub struct Model {
     /// release, and one that opens sealed weights refuses a release without this.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub weights: Option<Weights>,
+    /// Present: the enclave judges every prompt and answer by this. An enclave that does not have the policy serves nobody.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub safeguards: Option<Safeguards>,
+}
+
+/// By what an enclave judges prompts and answers of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Safeguards {
+    /// SHA-256 over the bytes of the policy file.
+    pub policy: Sha256Digest,
+    /// What holds a partner over several requests. Empty: nothing does.
+    pub limits: List<SafeguardLimit, SAFEGUARD_LIMITS_LIMIT>,
+}
+
+/// So many verdicts within so much time hold a partner, until a newer release is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SafeguardLimit {
+    /// The limit's name, which the log repeats.
+    pub id: Id,
+    /// Counts verdicts with this action or a stricter one. Never [`SafeguardAction::Allow`].
+    pub action: SafeguardAction,
+    /// How many verdicts reach the limit.
+    pub count: u64,
+    /// Within how many seconds.
+    pub within_seconds: u64,
 }
 
 /// Where the key of sealed weights comes from.
@@ -351,6 +385,25 @@ impl Release {
         Ok(())
     }
 
+    /// Each limit of a model has a name of its own, and counts something.
+    fn check_safeguards(&self) -> Result<(), ReleaseError> {
+        for Safeguards { policy: _, limits } in
+            self.models.iter().filter_map(|model| model.safeguards.as_ref())
+        {
+            if let Some(repeated) = first_repeated(limits.iter().map(|limit| &limit.id)) {
+                let value = repeated.to_string();
+                return Err(ReleaseError::Repeated { what: "for one model the safeguard limit", value });
+            }
+            for SafeguardLimit { id: _, action, count, within_seconds } in limits {
+                let allowed = u64::from(*action == SafeguardAction::Allow);
+                in_range("number of safeguard limits that count what is allowed", allowed, 0, 0)?;
+                in_range("count of a safeguard limit", *count, 1, SAFEGUARD_COUNT_LIMIT)?;
+                in_range("within_seconds of a safeguard limit", *within_seconds, 1, SAFEGUARD_SECONDS_LIMIT)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Every partner's models exist, each once.
     fn check_grants(&self) -> Result<(), ReleaseError> {
         // For each model the last partner that was granted it.
@@ -431,6 +484,7 @@ impl Payload for Release {
         self.check_numbers()?;
         self.check_unique()?;
         self.check_brokers()?;
+        self.check_safeguards()?;
         self.check_grants()?;
         self.check_enforced()
     }

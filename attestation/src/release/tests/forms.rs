@@ -1,6 +1,7 @@
 //! What is refused before any signature is looked at, and what a payload may not say.
 
 use super::*;
+use crate::safeguard::SafeguardAction;
 
 #[test]
 fn the_pre_authentication_encoding_is_that_of_dsse() {
@@ -236,6 +237,25 @@ fn rules_of_a_release() {
     };
     assert_eq!(repeated(["a", "a"], ["1", "2"]), "repeated");
     assert_eq!(repeated(["a", "b"], ["1", "1"]), "repeated");
+    let safeguards = |change: &dyn Fn(&mut SafeguardLimit)| {
+        release_with(|release| {
+            let action = SafeguardAction::Refuse;
+            let mut limit = SafeguardLimit { id: id("tries"), action, count: 3, within_seconds: 3600 };
+            change(&mut limit);
+            let other = SafeguardLimit { id: id("flags"), action: SafeguardAction::Flag, ..limit.clone() };
+            let mut models = release.models.to_vec();
+            models[0].safeguards =
+                Some(Safeguards { policy: sha256("policy"), limits: list([limit, other]) });
+            release.models = list(models);
+        })
+    };
+    assert!(safeguards(&|_| {}).is_ok());
+    assert_eq!(code(safeguards(&|limit| limit.id = id("flags"))), "repeated");
+    assert_eq!(code(safeguards(&|limit| limit.action = SafeguardAction::Allow)), "range");
+    assert_eq!(code(safeguards(&|limit| limit.count = 0)), "range");
+    assert_eq!(code(safeguards(&|limit| limit.count = SAFEGUARD_COUNT_LIMIT + 1)), "range");
+    assert_eq!(code(safeguards(&|limit| limit.within_seconds = 0)), "range");
+    assert_eq!(code(safeguards(&|limit| limit.within_seconds = SAFEGUARD_SECONDS_LIMIT + 1)), "range");
     let partners = |change: fn(&mut Vec<Partner>)| {
         release_with(|release| {
             let mut partners = release.partners.to_vec();

@@ -202,6 +202,7 @@ fn limits_in_the_schemas_are_those_of_the_code() {
         ("deployments", DEPLOYMENTS_LIMIT),
         ("models", MODELS_LIMIT),
         ("models/items/properties/weights/properties/brokers/properties/of", BROKERS_LIMIT),
+        ("models/items/properties/safeguards/properties/limits", SAFEGUARD_LIMITS_LIMIT),
         ("partners", PARTNERS_LIMIT),
         ("partners/items/properties/keys", PARTNER_KEYS_LIMIT),
         ("partners/items/properties/models", PARTNER_MODELS_LIMIT),

@@ -1,6 +1,7 @@
 //! One answer, from parameters and a prompt to a response.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -9,6 +10,7 @@ use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 
 use super::error::ApiError;
+use super::judge::{Judge, Record};
 use super::messages;
 use super::request::{self, Delivery, Parameters};
 use super::responses;
@@ -67,6 +69,8 @@ struct Asked {
 /// What is ready to start.
 struct Prompts {
     prompts: Vec<Box<dyn Prepared>>,
+    /// Under safeguards, one for each answer.
+    judges: Vec<Judge>,
     /// Answers to each.
     choices: usize,
     /// The parameter that holds them.
@@ -88,10 +92,15 @@ impl Service {
         parameters: Parameters,
         inputs: Vec<Input>,
         mut admitted: Vec<Admitted>,
+        record: &Record,
     ) -> Result<Response, ApiError> {
         let choices = (parameters.choices as usize).max(1);
         let [first, ..] = admitted.as_slice() else { return Err(ApiError::Failed) };
-        let (asked, names, tasks) = self.tasks(&endpoint, parameters, inputs, first);
+        let begun = Instant::now();
+        let param = endpoint.prompt(inputs.first());
+        let (inputs, judges) = self.judge(inputs, choices, param, record).await?;
+        let time = self.limits.request_time.saturating_sub(begun.elapsed());
+        let (asked, names, tasks) = self.tasks(&endpoint, parameters, inputs, first, time);
         let mut prompts = Vec::with_capacity(tasks.len());
         for (task, admitted) in tasks.into_iter().zip(admitted.chunks_mut(choices)) {
             let prepared = self.prepare(task, names.prompt, names.schema).await?;
@@ -105,7 +114,7 @@ impl Service {
         let (model, fingerprint) = (self.model.id(), self.model.fingerprint());
         let identity = Identity { id: &id, created: now(), model, fingerprint };
         let shapes = endpoint.shapes(&identity, admitted.len(), &asked, tokens);
-        let prompts = Prompts { prompts, choices, param: names.prompt };
+        let prompts = Prompts { prompts, judges, choices, param: names.prompt };
         self.start(prompts, &answer_id, asked.delivery, shapes, admitted).await
     }
 
@@ -124,6 +133,7 @@ impl Service {
         parameters: Parameters,
         inputs: Vec<Input>,
         admitted: &Admitted,
+        time: Duration,
     ) -> (Asked, Names, Vec<Task>) {
         let Parameters { max_tokens, sampling, bias, stop, form, logprobs, delivery, .. } = parameters;
         let prompt = endpoint.prompt(inputs.first());
@@ -133,7 +143,7 @@ impl Service {
             request::Form::JsonSchema { schema, param } => (Form::JsonSchema(schema), param),
         };
         let asked = Asked { delivery, logprobs, stop: stop.clone() };
-        let (owner, share, time) = (admitted.owner(), admitted.share(), self.limits.request_time);
+        let (owner, share) = (admitted.owner(), admitted.share());
         let task = |(index, input)| {
             let (bias, form, stop) = (bias.clone(), form.clone(), stop.clone());
             // Equal prompts get answers of their own, as the choices of one do.
@@ -147,7 +157,7 @@ impl Service {
     /// Starts the backend and makes the response that follows it.
     async fn start(
         &self,
-        Prompts { prompts, choices, param }: Prompts,
+        Prompts { prompts, judges, choices, param }: Prompts,
         answer_id: &str,
         delivery: Delivery,
         shapes: Vec<Shape>,
@@ -160,7 +170,9 @@ impl Service {
         if let (Some(Some(grant)), Some((_, keeper))) = (grants.first(), &self.control) {
             reader = reader.under(grant.permission(), keeper.clone(), answer_id.to_owned());
         }
+        let mut judges = judges.into_iter();
         let sinks = writers.into_iter().zip(grants).map(|(writer, grant)| -> Box<dyn Sink> {
+            let writer = writer.judged(judges.next());
             Box::new(match (grant, &self.control) {
                 (Some(grant), Some((_, keeper))) => writer.under(grant, keeper.clone(), answer_id.to_owned()),
                 _ => writer,

@@ -8,6 +8,7 @@ use super::answer::response;
 use super::embeddings::{Answer, Embedding, EmbeddingsRequest, Receiver};
 use super::error::ApiError;
 use super::json::ParameterName;
+use super::judge::Record;
 use super::service::{Admitted, Service};
 
 /// The parameter that holds the texts.
@@ -19,6 +20,7 @@ impl Service {
         &self,
         EmbeddingsRequest { inputs, encoding, dimensions, .. }: EmbeddingsRequest,
         mut admitted: Vec<Admitted>,
+        record: &Record,
     ) -> Result<Response, ApiError> {
         let Some(slot) = admitted.first_mut() else { return Err(ApiError::Failed) };
         let width = self.abilities()?.embedding_width.ok_or(ApiError::NoEmbeddings)?;
@@ -28,6 +30,7 @@ impl Service {
                 expected: format!("{width}, the model's own number, or none"),
             });
         }
+        let (inputs, _) = self.judge(inputs, 1, INPUT, record).await?;
         let (mut answer, mut tokens) = (Answer::new(encoding), 0);
         for input in inputs {
             let (embedding, count) = self.embed_one(input, slot).await?;

@@ -157,12 +157,42 @@ pub enum ApiError {
     /// What the authorities released and leased, or a limit of the partner's, does not permit it.
     #[error("{0}")]
     Stopped(Stop),
+    /// A rule of the safeguards refuses the request.
+    #[error("{0}")]
+    Safeguard(SafeguardRefusal),
+    /// A prompt of tokens, where safeguards judge text.
+    #[error(
+        "invalid value for '{param}': expected text, because the model's safeguards judge what is read, and tokens are no text"
+    )]
+    TokensNotJudged {
+        /// The parameter that holds the prompt.
+        param: &'static str,
+    },
     /// The answer was not complete within the time that a request may take.
     #[error("the request reached its time limit; the answer is not complete")]
     RequestTime,
     /// The engine, or the enclave's own random source, failed. Nothing about the request caused it.
     #[error("the inference engine failed: the answer is not complete")]
     Failed,
+}
+
+/// What a partner is told of a refusal by the safeguards: names, and nothing that was judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SafeguardRefusal {
+    /// The rules that matched, the strictest first.
+    pub rules: Vec<String>,
+    /// The id of the request's receipt.
+    pub receipt: Option<String>,
+}
+
+impl core::fmt::Display for SafeguardRefusal {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(formatter, "the model's safeguards refuse this: rule {}", self.rules.join(", "))?;
+        match &self.receipt {
+            Some(receipt) => write!(formatter, "; receipt {receipt}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The code of the refusal that a response is, for whoever handles the response.
@@ -179,9 +209,13 @@ const fn stopped_status(stop: Stop) -> StatusCode {
     match stop {
         Stop::Limit(_) => StatusCode::TOO_MANY_REQUESTS,
         Stop::Refused(
-            Refusal::NoRelease | Refusal::NoLease | Refusal::LeaseLapsed | Refusal::ClockWentBack,
+            Refusal::NoRelease
+            | Refusal::NoLease
+            | Refusal::LeaseLapsed
+            | Refusal::ClockWentBack
+            | Refusal::SafeguardMissing,
         ) => StatusCode::SERVICE_UNAVAILABLE,
-        Stop::Refused(_) => StatusCode::FORBIDDEN,
+        Stop::Refused(_) | Stop::Safeguard => StatusCode::FORBIDDEN,
     }
 }
 
@@ -192,7 +226,7 @@ const fn retry_after(stop: Stop) -> Option<Duration> {
             | LimitReached::TokensPerDay { retry_after_ms, .. },
         ) => Some(Duration::from_millis(retry_after_ms)),
         Stop::Limit(LimitReached::Concurrency { .. }) => Some(Duration::from_secs(1)),
-        Stop::Refused(_) => None,
+        Stop::Refused(_) | Stop::Safeguard => None,
     }
 }
 
@@ -214,7 +248,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoPartner | Self::PartnerNotListed => StatusCode::FORBIDDEN,
+            Self::NoPartner | Self::PartnerNotListed | Self::Safeguard(_) => StatusCode::FORBIDDEN,
             Self::Stopped(stop) => stopped_status(*stop),
             Self::RequestTime => StatusCode::GATEWAY_TIMEOUT,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
@@ -227,6 +261,7 @@ impl ApiError {
         match self {
             Self::Busy { .. } | Self::Stopped(Stop::Limit(_)) => "requests",
             Self::Stopped(Stop::Refused(_)) => "release_error",
+            Self::Safeguard(_) | Self::Stopped(Stop::Safeguard) => "safeguard_error",
             Self::RequestTime | Self::Failed => "server_error",
             _ => "invalid_request_error",
         }
@@ -240,9 +275,10 @@ impl ApiError {
             Self::UnsupportedParameter { .. } | Self::ModelCannot { .. } => "unsupported_parameter",
             Self::DuplicateParameter(_) => "duplicate_parameter",
             Self::MissingParameter(_) => "missing_required_parameter",
-            Self::InvalidValue { .. } | Self::PromptEmpty { .. } | Self::PromptRefused { .. } => {
-                "invalid_value"
-            }
+            Self::InvalidValue { .. }
+            | Self::PromptEmpty { .. }
+            | Self::PromptRefused { .. }
+            | Self::TokensNotJudged { .. } => "invalid_value",
             Self::SchemaRefused { .. } => "invalid_schema",
             Self::NoEmbeddings => "no_embeddings",
             Self::ModelNotFound { .. } => "model_not_found",
@@ -258,6 +294,7 @@ impl ApiError {
             Self::NoPartner => "not_attested",
             Self::PartnerNotListed => "partner_not_listed",
             Self::Stopped(stop) => stop.code(),
+            Self::Safeguard(_) => Stop::Safeguard.code(),
             Self::RequestTime => "request_time",
             Self::Failed => "engine_failed",
         }
@@ -276,6 +313,7 @@ impl ApiError {
             Self::ContextLengthExceeded { param, .. }
             | Self::PromptTooLong { param, .. }
             | Self::PromptEmpty { param }
+            | Self::TokensNotJudged { param }
             | Self::PromptRefused { param, .. }
             | Self::SchemaRefused { param, .. } => Some(param),
             _ => None,
@@ -294,8 +332,12 @@ impl ApiError {
             Dialect::OpenAi => self.kind(),
             Dialect::Anthropic => self.anthropic_kind(),
         };
-        let error =
+        let mut error =
             json!({ "message": self.to_string(), "type": kind, "param": self.param(), "code": self.code() });
+        if let (Self::Safeguard(refusal), Some(error)) = (self, error.as_object_mut()) {
+            error.insert("rules".to_owned(), json!(refusal.rules));
+            error.insert("receipt".to_owned(), json!(refusal.receipt));
+        }
         match dialect {
             Dialect::OpenAi => json!({ "error": error }),
             Dialect::Anthropic => json!({ "type": "error", "error": error }),

@@ -38,7 +38,8 @@ pub(super) async fn receipted(State(service): State<Arc<Service>>, request: Requ
     let Some(recording) = Recording::begin(receipts, &session) else {
         return ApiError::Failed.into_response();
     };
-    let request = request.map(|body| Body::new(Recorded::new(body, recording.request())));
+    let mut request = request.map(|body| Body::new(Recorded::new(body, recording.request())));
+    request.extensions_mut().insert(recording.record());
     let response = next.run(request).await;
     finish(&service, recording, response).await
 }

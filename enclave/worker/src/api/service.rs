@@ -25,6 +25,7 @@ use super::uniform::uniform;
 use crate::admission::{Admission, AdmissionLimits, Full, Slot, partners_share};
 use crate::grant::{Grant, Grants, Stop};
 use crate::keeper::Keeper;
+use crate::policies::Policies;
 use crate::session::{PartnerId, SessionIdentity};
 
 /// Everything that is bounded.
@@ -99,6 +100,8 @@ pub struct Service {
     /// Who makes receipts. Without it there are none.
     pub(super) receipts: Option<Arc<Receipts>>,
     pub(super) traffic: Option<Traffic>,
+    /// The safeguard policies that are here.
+    pub(super) policies: Policies,
     pub(super) model: PublicModel,
     pub(super) limits: Limits,
     generations: Arc<Admission>,
@@ -116,7 +119,17 @@ impl Service {
         let (model, limits) = (PublicModel::new(id, &digest, now()), limits.into());
         let (generations, uploads) = (Admission::new(limits.generations), Admission::new(limits.uploads));
         let backend = RwLock::new(Some(backend));
-        Self { backend, control: None, receipts: None, traffic: None, model, limits, generations, uploads }
+        Self {
+            backend,
+            control: None,
+            receipts: None,
+            traffic: None,
+            policies: Policies::default(),
+            model,
+            limits,
+            generations,
+            uploads,
+        }
     }
 
     /// The same service, under release control. The keeper signs the early end of a stream.
@@ -156,9 +169,15 @@ impl Service {
         self.backend().ok().map(|backend| backend.presence(owner(partner)))
     }
 
+    /// Reads a safeguard policy. Whether it can judge.
+    pub(crate) fn read_policy(&self, policy: &[u8]) -> bool {
+        self.policies.read(policy)
+    }
+
     /// Lets go of everything that the authorities no longer permit.
     pub(crate) async fn release_changed(&self) {
         let Some((grants, _)) = &self.control else { return };
+        self.policies.keep(&grants.guard().policies());
         if grants.guard().is_revoked() {
             self.erase().await;
         }

@@ -7,17 +7,19 @@
 //! been read, so unread answers cannot pile up. The slot is free before the client can have seen the end, so a client's
 //! next request never meets its last one.
 //!
-//! An answer ends in one of four ways:
+//! An answer ends in one of five ways:
 //!
 //! * With its finish reason, and HTTP ends in order.
 //! * Under release control, when a token may no longer be made or made text may no longer leave: the stream
 //!   gets an event with the reason, signed by the keeper, and ends without a finish reason. The backend does
 //!   not wait for the signature.
+//! * Under safeguards, when a rule refuses what was said: as above, and nothing leaves that was not judged.
 //! * When its time is over: an event says so, and there is no finish reason.
 //! * When the backend drops its end early: a stream gets an error event and is broken off, so that no client takes a part
 //!   for the whole.
 
 mod events;
+mod gate;
 mod pace;
 #[cfg(test)]
 mod tests;
@@ -35,8 +37,10 @@ use cleanroom_config::Traffic;
 use cleanroom_protocol::{EndQuestion, SignedEnd};
 
 use self::events::EventStream;
+use self::gate::{Gate, Held};
 pub(crate) use self::pace::fill_whole;
 use super::error::ApiError;
+use super::judge::{Judge, Stopped};
 use super::secret::SecretBuffer;
 use super::shape::{Dialect, Shape};
 use crate::admission::Slot;
@@ -67,6 +71,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>, per_prompt: usize) -> (Vec<Wri
         unfinished: choices.len(),
         usage: vec![Usage::default(); choices.len().div_ceil(per_prompt.max(1))],
         end: None,
+        refusal: None,
         waker: None,
         abandoned: false,
         stopping: false,
@@ -83,6 +88,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>, per_prompt: usize) -> (Vec<Wri
         shared: Arc::clone(&shared),
         slot: Some(Arc::clone(slot)),
         grant: None,
+        gate: None,
         finished: false,
         stopped: false,
     };
@@ -103,6 +109,8 @@ struct State {
     usage: Vec<Usage>,
     /// Set once; nothing is written afterwards.
     end: Option<End>,
+    /// What the safeguards refuse the answer with, if they do.
+    refusal: Option<ApiError>,
     waker: Option<Waker>,
     /// The reader is gone.
     abandoned: bool,
@@ -159,6 +167,8 @@ pub(crate) struct Writer {
     slot: Option<Arc<Slot>>,
     /// Under release control: the permission, who signs when it ends, and the answer's id.
     grant: Option<(Grant, Keeper, String)>,
+    /// Under safeguards: what has not been judged to its end.
+    gate: Option<Gate>,
     /// Whether the choice is complete.
     finished: bool,
     /// Another end than the engine's is on its way.
@@ -171,28 +181,61 @@ impl Writer {
         self.grant = Some((grant, keeper, id));
         self
     }
+
+    /// The same end, from which nothing leaves before `judge` has judged it. Only an end under release control has one.
+    pub(crate) fn judged(mut self, judge: Option<Judge>) -> Self {
+        self.gate = judge.map(Gate::new);
+        self
+    }
+
+    /// Ends the answer, and has the keeper sign why.
+    fn stop(&mut self, stop: Stop) {
+        let Some((grant, keeper, id)) = self.grant.take() else { return };
+        let left = match (stop, &mut self.gate) {
+            // Text within a limit is the partner's, also once the limit is reached.
+            (Stop::Limit(_), Some(gate)) => gate.finish().unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        // Another choice, or the reader, may have asked already.
+        let mut state = self.shared.lock();
+        let is_first = !std::mem::replace(&mut state.stopping, true);
+        if is_first {
+            match stop {
+                Stop::Refused(_) => state.hold_back(),
+                Stop::Limit(_) => state.release(&mut self.shape, self.index, &left),
+                // What has left the gate was judged.
+                Stop::Safeguard => {
+                    let id = if self.shape.whole { None } else { Some(id.as_str()) };
+                    state.refusal = self.gate.as_ref().map(|gate| gate.refusal(id));
+                }
+            }
+        }
+        drop(state);
+        if is_first {
+            sign_end(&keeper, grant.end(&id, stop), &self.shared, &id, stop, self.shape.dialect());
+        }
+        (self.slot, self.stopped) = (None, true);
+    }
+
+    /// What may leave once `event` is judged, without the event itself if it is the last one.
+    fn judge(&mut self, event: &Event<'_>) -> Result<Option<Vec<Held>>, Stopped> {
+        self.gate.as_mut().map(|gate| gate.pass(event)).transpose()
+    }
 }
 
 impl Sink for Writer {
     fn token(&mut self) -> ControlFlow<()> {
-        let Some((grant, keeper, id)) = &mut self.grant else { return ControlFlow::Continue(()) };
+        let Some((grant, ..)) = &mut self.grant else { return ControlFlow::Continue(()) };
         let Err(stop) = grant.next_token() else { return ControlFlow::Continue(()) };
-        // Another choice, or the reader, may have asked already.
-        let mut state = self.shared.lock();
-        let is_first = !std::mem::replace(&mut state.stopping, true);
-        // Text within a limit is the partner's, also once the limit is reached.
-        if is_first && matches!(stop, Stop::Refused(_)) {
-            state.hold_back();
-        }
-        drop(state);
-        if is_first {
-            sign_end(keeper, grant.end(id, stop), &self.shared, id, stop, self.shape.dialect());
-        }
-        (self.slot, self.grant, self.stopped) = (None, None, true);
+        self.stop(stop);
         ControlFlow::Break(())
     }
 
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        let Ok(judged) = self.judge(&event) else {
+            self.stop(Stop::Safeguard);
+            return ControlFlow::Break(());
+        };
         let mut state = self.shared.lock();
         if state.stopping {
             self.stopped = true;
@@ -200,9 +243,14 @@ impl Sink for Writer {
         if state.abandoned || state.stopping || state.end.is_some() {
             return ControlFlow::Break(());
         }
-        let State { ready, whole, .. } = &mut *state;
-        let out = whole.get_mut(self.index).unwrap_or(ready);
+        if let Some(judged) = &judged {
+            state.release(&mut self.shape, self.index, judged);
+        }
+        let out = state.out(self.index);
         match event {
+            // What was judged has left above.
+            Event::Text(_) | Event::Reasoning(_) | Event::Call(_) | Event::Arguments(_)
+                if judged.is_some() => {}
             Event::Text(_) | Event::Reasoning(_) | Event::Call(_) | Event::Arguments(_) => {
                 release(&mut self.shape, out, &event);
             }
@@ -294,7 +342,7 @@ impl Reader {
             match state.end {
                 Some(End::Complete) => Poll::Ready(Ok(())),
                 Some(End::Broken) => Poll::Ready(Err(ApiError::Failed)),
-                Some(End::Stopped(stop)) => Poll::Ready(Err(ApiError::Stopped(stop))),
+                Some(End::Stopped(stop)) => Poll::Ready(Err(state.stopped(stop))),
                 Some(End::Late) => Poll::Ready(Err(ApiError::RequestTime)),
                 None => state.wait(context),
             }
@@ -331,6 +379,25 @@ impl Reader {
 }
 
 impl State {
+    /// Where a choice is written.
+    fn out(&mut self, choice: usize) -> &mut SecretBuffer {
+        self.whole.get_mut(choice).unwrap_or(&mut self.ready)
+    }
+
+    /// Lets events out that were judged.
+    fn release(&mut self, shape: &mut Shape, choice: usize, judged: &[Held]) {
+        let out = self.out(choice);
+        judged.iter().for_each(|held| release(shape, out, &held.event()));
+    }
+
+    /// The refusal that an answer ends with that was stopped.
+    fn stopped(&mut self, stop: Stop) -> ApiError {
+        match stop {
+            Stop::Safeguard => self.refusal.take().unwrap_or(ApiError::Stopped(stop)),
+            Stop::Refused(_) | Stop::Limit(_) => ApiError::Stopped(stop),
+        }
+    }
+
     /// Lets go of everything that has not left.
     fn hold_back(&mut self) {
         drop(self.ready.take());
@@ -393,7 +460,10 @@ fn sign_end(
         Ok(end) => {
             let mut state = shared.lock();
             if state.end.is_none() {
-                state.ready.push(stream_end(&end, &id, stop, dialect).as_bytes());
+                let signed = signed_end(&end, &id, stop);
+                let refusal = state.stopped(stop);
+                state.ready.push(dialect.failure(&refusal, &[("cleanroom_stream_end", signed)]).as_bytes());
+                state.refusal = Some(refusal).filter(|_| stop == Stop::Safeguard);
             }
             drop(state);
             shared.end(End::Stopped(stop));
@@ -414,15 +484,14 @@ fn release(shape: &mut Shape, out: &mut SecretBuffer, event: &Event<'_>) {
     }
 }
 
-/// The event that ends a stream before its time, see `docs/protocol.md`.
-fn stream_end(end: &SignedEnd, id: &str, stop: Stop, dialect: Dialect) -> String {
-    let signed = serde_json::json!({
+/// The signed part of the event that ends a stream before its time, see `docs/protocol.md`.
+fn signed_end(end: &SignedEnd, id: &str, stop: Stop) -> serde_json::Value {
+    serde_json::json!({
         "stream": id,
         "reason": stop.code(),
         "at_ms": end.at.0,
         "release_sha256": end.release.map(|digest| digest.to_string()),
         "lease_sha256": end.lease.map(|digest| digest.to_string()),
         "signature": STANDARD.encode(&end.signature),
-    });
-    dialect.failure(&ApiError::Stopped(stop), &[("cleanroom_stream_end", signed)])
+    })
 }

@@ -79,6 +79,9 @@ fn terms(listing: &mut Listing, permitted: &Result<Permitted, Refused>) {
             listing.heading("release");
             let release = format!("version {} of {}", permitted.release_version, permitted.room);
             listing.check(Mark::Ok, release, left(permitted.release_seconds_left));
+            if let Some(policy) = &permitted.safeguards_sha256 {
+                listing.check(Mark::Ok, "prompts and answers are judged", format!("policy {policy}"));
+            }
             listing.heading("lease");
             listing.check(Mark::Ok, "signed for this enclave", left(permitted.lease_seconds_left));
             listing.heading("partner");

@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use super::Receipts;
+use crate::api::judge::Record;
 use crate::session::{PartnerId, SessionIdentity};
 
 /// The letters of ids: those that HPACK codes in five bits each (RFC 7541, appendix B), so that every id is as long on the wire.
@@ -29,6 +30,7 @@ pub(in crate::api) struct Recording {
     request: Arc<Mutex<Committer>>,
     response: Committer,
     text: AnswerText,
+    record: Record,
     is_closed: bool,
 }
 
@@ -40,8 +42,10 @@ impl Recording {
         aws_lc_rs::rand::fill(&mut id).ok()?;
         let letters = id.iter().map(|byte| LETTERS.get(usize::from(byte % 10)).copied().unwrap_or('0'));
         let id = format!("req-{}", letters.collect::<String>()).parse().ok()?;
+        let id: ReceiptId = id;
         let salt = Salt::from_bytes(salt);
         Some(Self {
+            record: Record::of(id.clone()),
             started: receipts.clock.now(),
             receipts: Arc::clone(receipts),
             partner: session.partner,
@@ -58,6 +62,11 @@ impl Recording {
     /// What the request's body is added to while it is read.
     pub(in crate::api) fn request(&self) -> Arc<Mutex<Committer>> {
         Arc::clone(&self.request)
+    }
+
+    /// What the verdict of the safeguards goes into.
+    pub(in crate::api) fn record(&self) -> Record {
+        self.record.clone()
     }
 
     /// The request's id.
@@ -115,6 +124,7 @@ impl Recording {
             response: self.response.clone().finish(),
             finish,
             code: code.map(str::to_owned),
+            safeguard: self.record.verdict(),
             started: self.started,
         };
         let (receipts, partner, id, salt) =

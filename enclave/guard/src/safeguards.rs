@@ -1,0 +1,54 @@
+//! What release control knows of the safeguards: which policies are here, and which partners are held.
+
+use std::collections::{HashMap, HashSet};
+
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::release::{Id, Phase, Refusal, TrustedState};
+
+/// The policies that are here, and the partners that are held. Bounded by the two releases that can be in force.
+#[derive(Debug, Default)]
+pub(super) struct Safeguards {
+    pub(super) policies: HashSet<Sha256Digest>,
+    /// By the name of the partner: the release that was the newest when it reached a limit.
+    pub(super) held: HashMap<Id, Sha256Digest>,
+}
+
+/// The digests of the policies that judge requests to the model `id`, each once.
+pub(super) fn policies(state: &TrustedState, id: &str) -> Vec<Sha256Digest> {
+    let mut policies: Vec<_> = state.safeguards(id).map(|safeguards| safeguards.policy).collect();
+    policies.dedup();
+    policies
+}
+
+impl Safeguards {
+    /// Whether a permitted partner may begin or go on.
+    pub(super) fn check(
+        &self,
+        state: &TrustedState,
+        model: &str,
+        partner_key: &Sha256Digest,
+        phase: Phase,
+    ) -> Result<(), Refusal> {
+        if state.partner(partner_key).is_some_and(|partner| self.holds(state, &partner.id)) {
+            return Err(Refusal::PartnerHeld);
+        }
+        // What runs is judged by the policies that it began under.
+        let missing = |policy| !self.policies.contains(&policy);
+        if phase == Phase::Start && policies(state, model).into_iter().any(missing) {
+            return Err(Refusal::SafeguardMissing);
+        }
+        Ok(())
+    }
+
+    /// Whether the release under which the partner was held is still in force.
+    pub(super) fn holds(&self, state: &TrustedState, partner: &Id) -> bool {
+        self.held.get(partner).is_some_and(|release| state.releases().any(|known| known == *release))
+    }
+
+    /// Lets go of what the releases in `state` no longer need.
+    pub(super) fn forget(&mut self, state: &TrustedState, model: &str) {
+        let named = policies(state, model);
+        self.policies.retain(|policy| named.contains(policy));
+        self.held.retain(|_, release| state.releases().any(|known| known == *release));
+    }
+}
