@@ -10,7 +10,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::receipt::ReceiptId;
 use cleanroom_attestation::release::Refusal;
 use cleanroom_attestation::safeguard::{SAFEGUARD_RULES_LIMIT, SafeguardAction, SafeguardVerdict};
-use cleanroom_backend::{Conversation, Input, Message, Tool, ToolCall};
+use cleanroom_backend::{Conversation, Input, Message, SecretString, Tool, ToolCall};
 use cleanroom_safeguard::{Action, Exchange, Judged, Policy, Verdict};
 
 use super::error::{ApiError, SafeguardRefusal};
@@ -76,7 +76,7 @@ const fn action(action: Action) -> SafeguardAction {
 
 /// The policies that judge a request, and where the verdict is noted.
 #[derive(Clone)]
-pub(super) struct Bench {
+pub(super) struct PolicySet {
     policies: Vec<Arc<Policy>>,
     digests: Vec<Sha256Digest>,
     record: Record,
@@ -84,7 +84,7 @@ pub(super) struct Bench {
 
 /// Judges one exchange by each of the policies.
 pub(crate) struct Judge {
-    bench: Bench,
+    set: PolicySet,
     exchanges: Vec<Exchange>,
     /// For each exchange, how many bytes of the answer it has let go.
     left: Vec<usize>,
@@ -97,12 +97,11 @@ pub(crate) struct Judge {
 pub(crate) struct Stopped;
 
 impl Judge {
-    fn new(bench: &Bench) -> Self {
-        let exchanges: Vec<_> =
-            bench.policies.iter().map(|policy| Exchange::new(Arc::clone(policy))).collect();
+    fn new(set: &PolicySet) -> Self {
+        let exchanges: Vec<_> = set.policies.iter().map(|policy| Exchange::new(Arc::clone(policy))).collect();
         let (left, noted) = (vec![0; exchanges.len()], vec![Verdict::default(); exchanges.len()]);
-        bench.record.note(&bench.digests, &Verdict::default());
-        Self { bench: bench.clone(), exchanges, left, noted }
+        set.record.note(&set.digests, &Verdict::default());
+        Self { set: set.clone(), exchanges, left, noted }
     }
 
     /// Judges a prompt.
@@ -137,7 +136,7 @@ impl Judge {
 
     /// What the request is refused with.
     pub(crate) fn refusal(&self, answer: Option<&str>) -> ApiError {
-        self.bench.record.refusal(answer)
+        self.set.record.refusal(answer)
     }
 
     fn left(&self) -> usize {
@@ -151,7 +150,7 @@ impl Judge {
             *left = left.saturating_add(leaves);
             is_stopped |= verdict.action.stops();
             if verdict != *noted {
-                self.bench.record.note(&self.bench.digests, &verdict);
+                self.set.record.note(&self.set.digests, &verdict);
                 *noted = verdict;
             }
         }
@@ -186,12 +185,12 @@ fn texts(input: &Input) -> Vec<&str> {
         }
         texts.extend(answers);
     }
-    texts.into_iter().map(|text| text.as_str()).filter(|text| !text.is_empty()).collect()
+    texts.into_iter().map(SecretString::as_str).filter(|text| !text.is_empty()).collect()
 }
 
 impl Service {
     /// The policies that judge a request that was admitted; `None` when no release names one.
-    fn bench(&self, record: &Record) -> Result<Option<Bench>, ApiError> {
+    fn policy_set(&self, record: &Record) -> Result<Option<PolicySet>, ApiError> {
         let Some((grants, _)) = &self.control else { return Ok(None) };
         let digests = grants.guard().policies();
         if digests.is_empty() {
@@ -199,7 +198,7 @@ impl Service {
         }
         let missing = ApiError::Stopped(Stop::Refused(Refusal::SafeguardMissing));
         let policies = self.policies.find(&digests).ok_or(missing)?;
-        Ok(Some(Bench { policies, digests, record: record.clone() }))
+        Ok(Some(PolicySet { policies, digests, record: record.clone() }))
     }
 
     /// Judges the prompts, and gives back, beside them, a judge for each of `choices` answers to each prompt. Without safeguards
@@ -214,13 +213,13 @@ impl Service {
         param: &'static str,
         record: &Record,
     ) -> Result<(Vec<Input>, Vec<Judge>), ApiError> {
-        let Some(bench) = self.bench(record)? else { return Ok((inputs, Vec::new())) };
+        let Some(set) = self.policy_set(record)? else { return Ok((inputs, Vec::new())) };
         if inputs.iter().any(|input| matches!(input, Input::Tokens(_))) {
             return Err(ApiError::TokensNotJudged { param });
         }
         let bytes: usize = inputs.iter().flat_map(texts).map(str::len).sum();
         let judge = move || {
-            let judges = judges(&bench, &inputs, choices);
+            let judges = judges(&set, &inputs, choices);
             (inputs, judges)
         };
         let (inputs, judges) = if bytes.saturating_mul(choices) < LONG {
@@ -235,11 +234,11 @@ impl Service {
     }
 }
 
-fn judges(bench: &Bench, inputs: &[Input], choices: usize) -> Result<Vec<Judge>, Stopped> {
+fn judges(set: &PolicySet, inputs: &[Input], choices: usize) -> Result<Vec<Judge>, Stopped> {
     let mut judges = Vec::with_capacity(inputs.len().saturating_mul(choices));
     for input in inputs {
         for _ in 0..choices {
-            let mut judge = Judge::new(bench);
+            let mut judge = Judge::new(set);
             judge.prompt(input)?;
             judges.push(judge);
         }
