@@ -227,8 +227,8 @@ fn timeline(html: &mut String, report: &Report) -> fmt::Result {
         }
         for event in &boot.history {
             let says = event.says.clone().unwrap_or_else(|| format!("{} {}", event.kind, event.sha256));
-            let dot = if event.kind == "denial" { "bad-dot" } else { "" };
-            events.push((event.at_ms, dot, format!("Enclave {which}: {says}")));
+            let (dot, took) = if event.kind == "denial" { ("bad-dot", "a denial that ") } else { ("", "") };
+            events.push((event.at_ms, dot, format!("Enclave {which} took {took}{says}")));
         }
     }
     if events.is_empty() {
