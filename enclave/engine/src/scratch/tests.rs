@@ -203,7 +203,7 @@ const EXCEPTIONS: [(&str, &str, &str); 22] = [
     ("evaluate.rs", "Zeroizing<Vec<u32>>", "tokens for a caller who measures"),
     ("constraint.rs", "Zeroizing<Vec<u8>>", "an answer without a model, for a caller who measures"),
     ("constraint/json.rs", "Zeroizing", "serde hands over a text of its own, which is not grown"),
-    ("constraint/schema.rs", "Zeroizing::new(name.replace", "a name, made once"),
+    ("constraint/schema/keywords.rs", "Zeroizing::new(name.replace", "a name, made once"),
     ("tokenizer.rs", "Vec<u32>", "tokens that end a turn"),
     ("tokenizer.rs", "text: String", "a control token's text"),
     ("tokenizer.rs", "String", "errors about the file"),
