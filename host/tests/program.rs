@@ -219,7 +219,7 @@ fn a_relay_drains_on_sigterm() {
     let partner = running.connect();
     // The enclave hears of a connection with its first byte.
     (&partner).write_all(b"x").unwrap();
-    let enclave = opened(&listener);
+    let (enclave, _) = listener.accept().unwrap();
     running.signal(Signal::TERM);
     // The enclave closes what the next lines may still get through to it.
     std::thread::spawn(move || listener.incoming().for_each(drop));
@@ -246,7 +246,7 @@ fn a_relay_has_its_enclave_drain_unless_it_is_to_be_kept() {
         let running = relay_to(&socket, &[&["--listen", "127.0.0.1:0"], options].concat());
         let partner = running.connect();
         (&partner).write_all(b"x").unwrap();
-        let enclave = opened(&listener);
+        let (enclave, _) = listener.accept().unwrap();
         running.signal(Signal::TERM);
         if !keep {
             let (mut told, _) = control.accept().unwrap();
@@ -273,19 +273,11 @@ fn a_relay_that_cannot_drain_cuts() {
         Running::start(&["relay", "--listen", "127.0.0.1:0", "--to", &to, "--drain-timeout", "100ms"]);
     let partner = running.connect();
     (&partner).write_all(b"x").unwrap();
-    let _enclave = opened(&listener);
+    let _enclave = listener.accept().unwrap();
     running.signal(Signal::INT);
     let mut rest = Vec::new();
     (&partner).read_to_end(&mut rest).unwrap();
     assert_eq!(running.ended(), Some(0));
-}
-
-/// The enclave's end of a connection, once the partner's first byte has come through. A relay that drains lets go of a connection
-/// that has not got so far.
-fn opened(listener: &UnixListener) -> UnixStream {
-    let (mut enclave, _) = listener.accept().unwrap();
-    enclave.read_exact(&mut [0]).unwrap();
-    enclave
 }
 
 /// A relay to a socket on which the test is the enclave.
@@ -303,7 +295,7 @@ fn a_second_signal_ends_a_drain_at_once_and_a_hangup_ends_nothing() {
     running.signal(Signal::HUP);
     let partner = running.connect();
     (&partner).write_all(b"x").unwrap();
-    let enclave = opened(&listener);
+    let (enclave, _) = listener.accept().unwrap();
     running.signal(Signal::TERM);
     // Draining has begun when the relay has closed its socket.
     while TcpStream::connect(running.ready["listen"].as_str().unwrap()).is_ok() {}

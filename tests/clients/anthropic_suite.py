@@ -1,33 +1,21 @@
 """The official `anthropic` package, unmodified, against a Cleanroom API.
 
-Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for each case and exits with 1 if one fails.
+`suite` says how the API is reached. Prints one line for each case and exits with 1 if one fails.
 """
 
 import asyncio
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import anthropic
 import suite
-from anthropic import (
-    Anthropic,
-    APIStatusError,
-    AsyncAnthropic,
-    BadRequestError,
-    NotFoundError,
-    RateLimitError,
-)
+from anthropic import APIStatusError, BadRequestError, NotFoundError, RateLimitError
 from pydantic import BaseModel
+from suite import Anthropic, AsyncAnthropic
 
-OPTIONS = {
-    "base_url": os.environ["CLEANROOM_BASE_URL"].removesuffix("/v1"),
-    "api_key": "the partner's key proves who it is; this one is not looked at",
-    "timeout": 60.0,
-}
-client = Anthropic(**OPTIONS)
+client = Anthropic(**suite.ANTHROPIC)
 once = client.with_options(max_retries=0)
 MODEL = client.models.list().data[0].id
 
@@ -107,9 +95,7 @@ def the_stream_helper_understands_the_stream():
 
 
 def both_apis_give_the_same_answer():
-    import openai
-
-    other = openai.OpenAI(**OPTIONS | {"base_url": os.environ["CLEANROOM_BASE_URL"]})
+    other = suite.OpenAI(**suite.OPENAI)
     answer = other.chat.completions.create(model=MODEL, messages=QUESTION, temperature=0, max_tokens=120)
     assert answer.choices[0].message.content == ask().content[0].text
 
@@ -219,7 +205,7 @@ def eight_async_streams_at_once_get_what_one_gets_alone():
             return "".join([piece async for piece in stream.text_stream])
 
     async def texts():
-        async with AsyncAnthropic(**OPTIONS) as asynchronous:
+        async with AsyncAnthropic(**suite.ANTHROPIC) as asynchronous:
             return await asyncio.gather(*(text(asynchronous) for _ in range(8)))
 
     assert set(asyncio.run(texts())) == {ask().content[0].text}

@@ -14,7 +14,7 @@ use cleanroom_engine::{Engine, EngineConfig, Model};
 use cleanroom_guard::Clock;
 use cleanroom_native::Native;
 use cleanroom_tests::clean_room::{CleanRoom, model};
-use cleanroom_tests::official::{self, Package};
+use cleanroom_tests::official::{self, Package, Way};
 use cleanroom_tests::platform::{World, model_id};
 use cleanroom_worker::api::{self, Service};
 use cleanroom_worker::{PartnerId, SessionIdentity};
@@ -24,8 +24,9 @@ use tokio::net::TcpListener;
 const SEQUENCES: usize = 4;
 const QUEUED: usize = 8;
 
-async fn run(package: Package, base_url: String) {
-    let outcome = tokio::task::spawn_blocking(move || official::run(package, &base_url)).await.unwrap();
+async fn run(package: Package, way: impl Into<Way>) {
+    let way = way.into();
+    let outcome = tokio::task::spawn_blocking(move || official::run(package, way)).await.unwrap();
     official::expect_passed(outcome.unwrap());
 }
 
@@ -106,4 +107,38 @@ async fn both_through_the_attested_path() {
     let proxy = clean_room.proxy(&Identity::generate().unwrap()).await;
     run(Package::OpenAi, format!("http://{proxy}/v1")).await;
     run(Package::Anthropic, format!("http://{proxy}/v1")).await;
+}
+
+/// A clean room for the package `cleanroom`, which proves it in process.
+async fn in_process(model: Vec<u8>) -> (CleanRoom, Way) {
+    let limits = format!("[limits]\nsequences = {SEQUENCES}\nqueued = {QUEUED}");
+    let clean_room = CleanRoom::start_with(World::new(), &limits, Clock::boot(), model).await;
+    let partner = clean_room.partner_files();
+    (clean_room, partner.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_in_process() {
+    let (_clean_room, way) = in_process(model()).await;
+    run(Package::OpenAi, way.clone()).await;
+    run(Package::Anthropic, way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_in_process() {
+    let (_clean_room, way) = in_process(tools_model()).await;
+    run(Package::Tools, way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embeddings_in_process() {
+    let (_clean_room, way) = in_process(embedding_model::for_embeddings(&model(), 1)).await;
+    run(Package::OpenAiEmbeddings, way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proofs_receipts_and_exceptions_of_the_package_and_its_pages() {
+    let (_clean_room, way) = in_process(model()).await;
+    run(Package::Cleanroom, way.clone()).await;
+    run(Package::Documentation, way).await;
 }

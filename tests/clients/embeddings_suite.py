@@ -1,15 +1,14 @@
 """The official `openai` package, unmodified, against a Cleanroom API whose model gives embeddings.
 
-Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for each case and exits with 1 if one fails.
+`suite` says how the API is reached. Prints one line for each case and exits with 1 if one fails.
 """
-
-import os
 
 import openai
 import suite
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError
+from suite import OpenAI
 
-client = OpenAI(base_url=os.environ["CLEANROOM_BASE_URL"], api_key="not looked at", timeout=60.0)
+client = OpenAI(**suite.OPENAI)
 MODEL = client.models.list().data[0].id
 TEXTS = ["What is attestation?", "The platform signs a document."]
 

@@ -1,26 +1,21 @@
 """The official `openai` package, unmodified, against a Cleanroom API.
 
-Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for each case and exits with 1 if one fails.
+`suite` says how the API is reached. Prints one line for each case and exits with 1 if one fails.
 """
 
 import asyncio
 import json
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Literal, Optional
 
 import openai
 import suite
-from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI, RateLimitError
+from openai import BadRequestError, NotFoundError, RateLimitError
 from pydantic import BaseModel, Field
+from suite import AsyncOpenAI, OpenAI
 
-OPTIONS = {
-    "base_url": os.environ["CLEANROOM_BASE_URL"],
-    "api_key": "the partner's key proves who it is; this one is not looked at",
-    "timeout": 60.0,
-}
-client = OpenAI(**OPTIONS)
+client = OpenAI(**suite.OPENAI)
 once = client.with_options(max_retries=0)
 MODEL = client.models.list().data[0].id
 
@@ -351,7 +346,7 @@ def eight_async_streams_at_once_get_what_each_would_get_alone():
         return "".join([choice.text async for chunk in stream for choice in chunk.choices])
 
     async def stories():
-        async with AsyncOpenAI(**OPTIONS) as asynchronous:
+        async with AsyncOpenAI(**suite.OPENAI) as asynchronous:
             return await asyncio.gather(*(story(asynchronous, parameters) for parameters in STORIES))
 
     assert asyncio.run(stories()) == [complete(**parameters).choices[0].text for parameters in STORIES]
@@ -366,7 +361,7 @@ def closed_streams_give_their_places_back():
 
 def abandoned_async_tasks_give_their_places_back():
     async def abandon():
-        async with AsyncOpenAI(**OPTIONS) as asynchronous:
+        async with AsyncOpenAI(**suite.OPENAI) as asynchronous:
             for _ in range(20):
                 request = asynchronous.chat.completions.create(model=MODEL, messages=QUESTION)
                 task = asyncio.create_task(request)

@@ -1,8 +1,36 @@
-"""Runs the cases of a suite: a line for each, and exit status 1 if one fails."""
+"""What the suites share: the clients, and the run of the cases.
 
+CLEANROOM_BASE_URL (with `/v1`) leads the official clients, unmodified, to a server or the local proxy. Without it,
+CLEANROOM_ADDRESS, CLEANROOM_POLICY and CLEANROOM_KEY lead the clients of the package `cleanroom`, in process, to the
+same. A case is written once and runs both ways.
+"""
+
+import contextlib
+import os
 import sys
 import time
 import traceback
+
+API_KEY = "the partner's key proves who it is; this one is not looked at"
+
+if url := os.environ.get("CLEANROOM_BASE_URL"):
+    from openai import AsyncOpenAI, OpenAI
+
+    # Frameworks over one package do not need the other.
+    with contextlib.suppress(ImportError):
+        from anthropic import Anthropic, AsyncAnthropic
+    OPENAI = {"base_url": url, "api_key": API_KEY, "timeout": 60.0}
+    ANTHROPIC = OPENAI | {"base_url": url.removesuffix("/v1")}
+else:
+    import cleanroom
+    from cleanroom import Anthropic, AsyncAnthropic, AsyncOpenAI, OpenAI
+
+    CHANNEL = cleanroom.Channel(
+        os.environ["CLEANROOM_ADDRESS"], policy=os.environ["CLEANROOM_POLICY"], key=os.environ["CLEANROOM_KEY"]
+    )
+    OPENAI = ANTHROPIC = {"channel": CHANNEL, "api_key": API_KEY, "timeout": 60.0}
+
+__all__ = ["ANTHROPIC", "OPENAI", "Anthropic", "AsyncAnthropic", "AsyncOpenAI", "OpenAI", "run"]
 
 
 def run(package, cases):

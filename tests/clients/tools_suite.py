@@ -1,22 +1,19 @@
 """The official `openai` and `anthropic` packages, unmodified, against a Cleanroom API whose model calls tools and tells what
 it thinks.
 
-Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for each case and exits with 1 if one fails.
+`suite` says how the API is reached. Prints one line for each case and exits with 1 if one fails.
 """
 
-import os
 from typing import Literal
 
 import openai
 import suite
-from anthropic import Anthropic
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError
 from pydantic import BaseModel, Field
+from suite import Anthropic, OpenAI
 
-URL = os.environ["CLEANROOM_BASE_URL"]
-KEY = "the partner's key proves who it is; this one is not looked at"
-client = OpenAI(base_url=URL, api_key=KEY, timeout=60.0)
-other = Anthropic(base_url=URL.removesuffix("/v1"), api_key=KEY, timeout=60.0)
+client = OpenAI(**suite.OPENAI)
+other = Anthropic(**suite.ANTHROPIC)
 MODEL = client.models.list().data[0].id
 QUESTION = [{"role": "user", "content": "What is attestation?"}]
 

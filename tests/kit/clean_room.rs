@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::official::Partner;
 use crate::platform::{World, model_id};
 
 /// The repository's root.
@@ -130,6 +131,12 @@ impl CleanRoom {
     #[must_use]
     pub fn policy(&self) -> Policy {
         self.world.policy_for(self.model_digest)
+    }
+
+    /// A partner with a key and the policy that accepts this clean room, as files.
+    #[must_use]
+    pub fn partner_files(&self) -> Partner {
+        self.world.partner_files(self.folder.path(), self.model_digest, self.address().to_string())
     }
 
     /// A proxy of a partner with `identity`; gives its address.

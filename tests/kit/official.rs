@@ -1,9 +1,14 @@
 //! Runs the client packages of `tests/clients`, unmodified, as their users would: in an environment of their own.
+//!
+//! The official packages need a URL. The package `cleanroom` needs an address and the partner's files; it is built as a
+//! wheel and installed beside them, into an environment that is made anew for each wheel.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+
+use cleanroom_attestation::digest::Sha256Digest;
 
 use crate::clean_room::repository;
 
@@ -33,27 +38,97 @@ pub enum Package {
     Frameworks,
     /// The Vercel AI SDK on Node, against such a model
     Vercel,
+    /// What only the package `cleanroom` has: proofs, receipts, its own exceptions
+    Cleanroom,
+    /// The package `cleanroom` against hosts that lie
+    HostileHost,
+    /// The Python examples of the pages
+    Documentation,
 }
 
-/// Runs the suite of a package against the API at `base_url` (with `/v1`). Blocks for some seconds; the first
+/// How a suite reaches the API.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// At this base URL (with `/v1`).
+    Url(String),
+    /// In process, with the package `cleanroom`.
+    InProcess(Partner),
+}
+
+/// What a partner's program needs: where the host is, and the partner's files.
+#[derive(Debug, Clone)]
+pub struct Partner {
+    /// `HOST:PORT` or `unix:PATH`.
+    pub address: String,
+    /// The policy's file.
+    pub policy: PathBuf,
+    /// The key's file.
+    pub key: PathBuf,
+}
+
+impl From<String> for Way {
+    fn from(base_url: String) -> Self {
+        Self::Url(base_url)
+    }
+}
+
+impl From<&str> for Way {
+    fn from(base_url: &str) -> Self {
+        Self::Url(base_url.to_owned())
+    }
+}
+
+impl From<Partner> for Way {
+    fn from(partner: Partner) -> Self {
+        Self::InProcess(partner)
+    }
+}
+
+impl Way {
+    /// Tells a suite of this way.
+    fn tell(&self, suite: &mut Command) {
+        match self {
+            Self::Url(url) => suite.env("CLEANROOM_BASE_URL", url),
+            Self::InProcess(Partner { address, policy, key }) => {
+                let files = [("CLEANROOM_POLICY", policy), ("CLEANROOM_KEY", key)];
+                suite.envs(files).env("CLEANROOM_ADDRESS", address)
+            }
+        };
+    }
+}
+
+/// Runs the suite of a package against the API that `way` leads to. Blocks for some seconds; the first
 /// time also for as long as the package index takes.
 ///
 /// # Errors
 /// When files cannot be written or processes not started for other reasons than a missing Python or Node.
-pub fn run(package: Package, base_url: &str) -> io::Result<Outcome> {
+pub fn run(package: Package, way: impl Into<Way>) -> io::Result<Outcome> {
+    run_with(package, way, &[])
+}
+
+/// The same with further environment variables.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(package: Package, way: impl Into<Way>, variables: &[(&str, &str)]) -> io::Result<Outcome> {
+    let way = way.into();
     let suite = match package {
-        Package::OpenAi => python("requirements.txt", "openai_suite.py"),
-        Package::OpenAiEmbeddings => python("requirements.txt", "embeddings_suite.py"),
-        Package::Anthropic => python("requirements.txt", "anthropic_suite.py"),
-        Package::Tools => python("requirements.txt", "tools_suite.py"),
-        Package::Frameworks => python("frameworks.txt", "frameworks_suite.py"),
+        Package::OpenAi => python("requirements.txt", "openai_suite.py", &way),
+        Package::OpenAiEmbeddings => python("requirements.txt", "embeddings_suite.py", &way),
+        Package::Anthropic => python("requirements.txt", "anthropic_suite.py", &way),
+        Package::Tools => python("requirements.txt", "tools_suite.py", &way),
+        Package::Frameworks => python("frameworks.txt", "frameworks_suite.py", &way),
+        Package::Cleanroom => python("requirements.txt", "cleanroom_suite.py", &way),
+        Package::HostileHost => python("requirements.txt", "hostile_host_suite.py", &way),
+        Package::Documentation => python("requirements.txt", "documentation_suite.py", &way),
         Package::Vercel => node("vercel"),
     }?;
     let mut suite = match suite {
         Ok(suite) => suite,
         Err(reason) => return Ok(Outcome::Unavailable(reason)),
     };
-    suite.env("CLEANROOM_BASE_URL", base_url);
+    way.tell(&mut suite);
+    suite.envs(variables.iter().copied());
     // A proxy that the surroundings configure is none of this conversation's business.
     for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
         suite.env_remove(variable);
@@ -76,20 +151,32 @@ pub fn expect_passed(outcome: Outcome) {
     }
 }
 
-/// The command that runs `suite` with what `requirements` lists, which is all that is needed.
-fn python(requirements: &str, suite: &str) -> io::Result<Result<Command, String>> {
+/// The command that runs `suite` with what `requirements` lists, which is all that is needed, and the wheel if the way
+/// needs it.
+fn python(requirements: &str, suite: &str, way: &Way) -> io::Result<Result<Command, String>> {
     let clients = repository().join("tests/clients");
     let requirements = clients.join(requirements);
-    let name = requirements.file_stem().unwrap_or_default();
+    let mut name = requirements.file_stem().unwrap_or_default().to_owned();
+    let mut wheels = Vec::new();
+    if matches!(way, Way::InProcess(_)) {
+        name.push("-and-wheel");
+        match wheel()? {
+            Ok(wheel) => wheels.push(wheel),
+            Err(reason) => return Ok(Err(reason)),
+        }
+    }
     let folder = repository().join("target/python").join(name);
     let python = folder.join("venv/bin/python");
-    let made = environment(&folder, &python, &[&requirements], || {
+    let mut inputs = vec![requirements.as_path()];
+    inputs.extend(wheels.iter().map(PathBuf::as_path));
+    let made = environment(&folder, &python, &inputs, || {
         [
             Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder.join("venv")).output(),
             Command::new(&python)
                 .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
                 .args(["--only-binary", ":all:", "--no-deps", "--requirement"])
                 .arg(&requirements)
+                .args(&wheels)
                 .output(),
         ]
     })?;
@@ -98,6 +185,21 @@ fn python(requirements: &str, suite: &str) -> io::Result<Result<Command, String>
         command.arg("-B").arg(clients.join(suite));
         command
     }))
+}
+
+/// The wheel of this source, as `scripts/python` builds it.
+fn wheel() -> io::Result<Result<PathBuf, String>> {
+    let folder = repository().join("target/python/wheel");
+    fs::create_dir_all(&folder)?;
+    let lock = File::create(folder.join("lock"))?;
+    lock.lock()?;
+    let built = Command::new(repository().join("scripts/python")).arg("--debug").arg(&folder).output()?;
+    if built.status.code() == Some(3) {
+        return Ok(Err(printed(&built)));
+    }
+    // A package that does not build is no reason to leave its tests out.
+    assert!(built.status.success(), "scripts/python: {}", printed(&built));
+    Ok(Ok(PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())))
 }
 
 /// The command that runs `suite.mjs` of a folder in `tests/clients`, with what its `package-lock.json` pins.
@@ -135,7 +237,9 @@ fn environment<const STEPS: usize>(
     let lock = File::create(folder.join("lock"))?;
     lock.lock()?;
     let stamp = folder.join("installed.txt");
-    let wanted = inputs.iter().map(fs::read_to_string).collect::<io::Result<String>>()?;
+    let wanted = inputs.iter().map(fs::read).collect::<io::Result<Vec<Vec<u8>>>>()?;
+    let wanted: Vec<&[u8]> = wanted.iter().map(Vec::as_slice).collect();
+    let wanted = Sha256Digest::of(&wanted).to_string();
     if result.exists() && fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
         return Ok(Ok(()));
     }

@@ -1,5 +1,6 @@
 //! A clean room in this process: a real attester on a software security module under a root of its own.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,10 +15,13 @@ use cleanroom_keeper::commitment::commit;
 use cleanroom_keeper::receipt_key::ReceiptKey;
 use cleanroom_keeper::security_module::{Device, SecurityModule};
 use cleanroom_partner::channel::RelyingParty;
+use cleanroom_program::file::create_secret;
 use cleanroom_software_nsm::{DevelopmentRoot, Measurements, SoftwareNsm};
 use cleanroom_worker as worker;
 use cleanroom_worker::channel::Acceptor;
 use tokio::net::UnixStream;
+
+use crate::official::Partner;
 
 /// The name of the model of every room.
 #[must_use]
@@ -209,16 +213,30 @@ impl World {
     /// The same for another model.
     #[must_use]
     pub fn policy_for(&self, model: Sha256Digest) -> Policy {
+        Policy::from_toml(&self.policy_text(model)).unwrap()
+    }
+
+    /// The same as a policy's file has it.
+    #[must_use]
+    pub fn policy_text(&self, model: Sha256Digest) -> String {
         let [pcr0, pcr1, pcr2] = self.pcrs;
         let root = self.root.fingerprint();
-        let text = format!(
+        format!(
             "version = 1\n\
              [[trust_anchor]]\nname = \"test\"\ntier = \"development\"\nsha256 = \"{root}\"\n\
              [[image]]\nname = \"the image\"\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n\
              [[model]]\nid = \"demo\"\nsha256 = \"{model}\"\n\
              [freshness]\nmax_age = \"5m\"\n"
-        );
-        Policy::from_toml(&text).unwrap()
+        )
+    }
+
+    /// Writes the files of a partner into a folder: this policy, and a key.
+    #[must_use]
+    pub fn partner_files(&self, folder: &Path, model: Sha256Digest, address: String) -> Partner {
+        let (policy, key) = (folder.join("trust.toml"), folder.join("cleanroom.key"));
+        std::fs::write(&policy, self.policy_text(model)).unwrap();
+        create_secret(&key, Identity::generate().unwrap().to_pem().as_bytes()).unwrap();
+        Partner { address, policy, key }
     }
 
     /// A partner with a key of its own and [`World::policy`].
