@@ -11,7 +11,7 @@ const STEPS: u64 = 32;
 
 /// The verdicts on one partner's requests to one enclave, over all its sessions and keys.
 ///
-/// Kept in the enclave's memory: it begins again when the enclave does. It holds numbers alone, at most [`STEPS`] and one
+/// Kept in the enclave's memory: it begins again when the enclave does. It holds numbers alone, at most `STEPS` and one
 /// for each limit of the releases in force.
 #[derive(Debug, Clone, Default)]
 pub struct SafeguardTally {
