@@ -2,7 +2,7 @@
 //! is scripted ([`scripted`]), a whole clean
 //! room behind a recording relay ([`clean_room`]), one under authorities whose time the test moves ([`released_room`]), a plain client ([`client`]), the official ones
 //! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), several
-//! hosts of them ([`fleet`]), and a host's store
+//! hosts of them ([`fleet`]), balancers in front of those ([`balancer`]), and a host's store
 //! that lies on request ([`store`]).
 
 #![forbid(unsafe_code)]
@@ -15,6 +15,7 @@
 )]
 
 pub mod authorities;
+pub mod balancer;
 pub mod ceremony;
 pub mod clean_room;
 pub mod client;
