@@ -22,6 +22,7 @@ pub mod measurement;
 pub mod model;
 pub mod policy;
 pub mod receipt;
+pub mod record;
 pub mod release;
 pub mod safeguard;
 pub mod time;

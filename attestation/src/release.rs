@@ -22,11 +22,13 @@ pub use decisions::{
 };
 pub use documents::{
     Algorithm, AuditRules, AuthorityDocument, BROKERS_LIMIT, BootMillis, Broker, Brokers, DEPLOYMENTS_LIMIT,
-    Denial, Deployment, DocumentName, EGRESS_LIMIT, Egress, Envelope, IMAGES_LIMIT, Id, Image, KEYS_LIMIT,
-    KeyError, LEASE_DENIALS_LIMIT, LEASE_SECONDS_LIMIT, Label, Lease, LeaseRules, Limits, List, MODELS_LIMIT,
-    Model, ModelState, Nonce, PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Payload,
-    PayloadType, PublicKey, ROLE_KEYS_LIMIT, Release, ReleaseError, Role, RoleRule, Roles, Root, RootKey,
-    SAFEGUARD_COUNT_LIMIT, SAFEGUARD_LIMITS_LIMIT, SAFEGUARD_SECONDS_LIMIT, SIGNATURES_LIMIT,
+    Day, DayBroker, DayBrokers, DayError, Denial, Deployment, DocumentName, EGRESS_LIMIT, Egress, Envelope,
+    IMAGES_LIMIT, Id, Image, KEYS_LIMIT, Keep, KeyError, LEASE_DENIALS_LIMIT, LEASE_SECONDS_LIMIT, Label,
+    Lease, LeaseRules, Limits, List, MODELS_LIMIT, Model, ModelState, Nonce, OPENING_VALID_MS, Opening,
+    OpeningRefusal, OpeningRule, PARTNER_KEYS_LIMIT, PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Payload,
+    PayloadType, PublicKey, REASONS_LIMIT, RECEIVERS_LIMIT, RETENTION_DAYS_LIMIT, ROLE_KEYS_LIMIT, Receiver,
+    ReceiverKey, ReceiverKeyError, RecordFacts, Release, ReleaseError, Retention, Role, RoleRule, Roles,
+    Root, RootKey, SAFEGUARD_COUNT_LIMIT, SAFEGUARD_LIMITS_LIMIT, SAFEGUARD_SECONDS_LIMIT, SIGNATURES_LIMIT,
     SUPERSEDED_LIMIT, SafeguardLimit, Safeguards, Signature, TEXT_LIMIT, Target, TextError, TimeError,
     UnixMillis, VERSION_LIMIT, Verified, WITNESSES_LIMIT, Weights, Witness, issuers_needed, lease_digest,
 };

@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model, ModelState,
-    Partner, Payload as _, PayloadType, Release, Role, Root, RootKey, SafeguardLimit, Safeguards, UnixMillis,
-    Weights,
+    Partner, Payload as _, PayloadType, Release, Retention, Role, Root, RootKey, SafeguardLimit, Safeguards,
+    UnixMillis, Weights,
 };
 use cleanroom_attestation::safeguard::SafeguardAction;
 use cleanroom_program::file;
@@ -156,6 +156,13 @@ pub(crate) struct Draft {
     /// A model that is no longer judged.
     #[arg(long = "no-safeguards", value_name = "MODEL")]
     no_safeguards: Vec<Id>,
+    /// A model and the file that says which exchanges are kept sealed, for how long, and who may open them:
+    /// JSON in the form of docs/retention.md. An enclave that cannot do all of it refuses the release.
+    #[arg(long = "retention", value_name = "MODEL=FILE")]
+    retention: Vec<Named>,
+    /// A model of which nothing more is kept.
+    #[arg(long = "no-retention", value_name = "MODEL")]
+    no_retention: Vec<Id>,
     /// A partner and its keys: SHA-256 of the `SubjectPublicKeyInfo`, or a public key in PEM.
     #[arg(long = "partner", value_name = "ID=KEY[,KEY...]")]
     partners: Vec<Named>,
@@ -408,8 +415,9 @@ impl Draft {
             let sha256 = measured::model(&model.value::<String>(0, "SHA256 or FILE")?)?;
             // Other weights have another key, so its shares go with the weights.
             let safeguards = before.as_ref().and_then(|before| before.safeguards.clone());
+            let retention = before.as_ref().and_then(|before| before.retention.clone());
             let weights = before.filter(|before| before.sha256 == sha256).and_then(|before| before.weights);
-            models.push(Model { id, sha256, state, weights, safeguards });
+            models.push(Model { id, sha256, state, weights, safeguards, retention });
         }
         for sealed in &self.weights {
             let weights = read_weights(Path::new(&sealed.value::<String>(0, "FILE")?))?;
@@ -419,6 +427,13 @@ impl Draft {
             model_of(&mut models, id)?.weights = None;
         }
         self.change_safeguards(&mut models)?;
+        for kept in &self.retention {
+            let retention = read_retention(Path::new(&kept.value::<String>(0, "FILE")?))?;
+            model_of(&mut models, &kept.name()?)?.retention = Some(retention);
+        }
+        for id in &self.no_retention {
+            model_of(&mut models, id)?.retention = None;
+        }
         for change in &self.states {
             model_of(&mut models, &change.name()?)?.state = state_of(&change.value::<String>(0, "STATE")?)?;
         }
@@ -556,6 +571,17 @@ fn read_weights(path: &Path) -> Result<Weights, Failure> {
     })
 }
 
+/// Which exchanges are kept, and under which rule they are opened.
+fn read_retention(path: &Path) -> Result<Retention, Failure> {
+    /// Sixteen brokers, reasons and receivers, each with a name of 128 bytes and a key, and room for indentation.
+    const LIMIT: usize = 32 << 10;
+    serde_json::from_slice(&files::read(path, LIMIT)?).map_err(|error| Failure::Refused {
+        what: path.display().to_string(),
+        code: "form",
+        problem: format!("expected a retention in the form of docs/retention.md: {error}"),
+    })
+}
+
 /// A safeguard policy's digest, in hexadecimal or of its file.
 fn read_policy(policy: &str) -> Result<Sha256Digest, Failure> {
     if let Ok(digest) = policy.parse() {
@@ -638,6 +664,20 @@ fn describe(release: &Release) -> String {
                  a partner\n"
             );
         }
+    }
+    for model in &release.models {
+        let Some(Retention { keep, days, brokers, opening }) = &model.retention else { continue };
+        let names = |names: Vec<&Id>| names.into_iter().map(Id::as_str).collect::<Vec<_>>().join(", ");
+        text += &format!(
+            "  retention   of {}: {} exchanges, sealed for {days} days; {} of the brokers {} open one\n              \
+             for {}, because of {}\n",
+            model.id,
+            keep.name(),
+            brokers.needed,
+            names(brokers.of.iter().map(|broker| &broker.name).collect()),
+            names(opening.receivers.iter().map(|receiver| &receiver.name).collect()),
+            names(opening.reasons.iter().collect()),
+        );
     }
     /// More partners than a person reads.
     const SHOWN: usize = 50;

@@ -114,6 +114,7 @@ impl Authorities {
                 state: ModelState::Active,
                 weights: None,
                 safeguards: None,
+                retention: None,
             }]),
             partners: list([Partner {
                 id: "p".parse().unwrap(),

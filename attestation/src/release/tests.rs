@@ -8,6 +8,7 @@ mod forms;
 mod leases;
 mod model_check;
 mod policy;
+mod retention;
 mod schema;
 
 use super::*;
@@ -154,6 +155,7 @@ impl World {
             state: ModelState::Active,
             weights: None,
             safeguards: None,
+            retention: None,
         };
         let pcr = |text: &str| Sha384Digest::of(&[text.as_bytes()]);
         Release {

@@ -418,12 +418,18 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// As [`TrustedState::accept_release`], and [`ReleaseError::Weights`].
+    /// As [`TrustedState::accept_release`], and [`ReleaseError::Weights`]. An enclave of this version keeps no exchanges, so it
+    /// refuses a release that demands it of its model.
     pub fn accept_release(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
         self.change(|state| {
             let mut next = state.clone();
             let accepted = next.accept_release(envelope)?;
             let in_release = next.release().and_then(|release| release.seals(self.model.as_str()));
+            let kept =
+                next.release().and_then(|release| release.model(self.model.as_str())?.retention.as_ref());
+            if kept.is_some() {
+                return Err(ReleaseError::NotEnforced { member: "retention", neutral: "absent" });
+            }
             match in_release.filter(|sealed| *sealed != (self.sealing == Sealing::Sealed)) {
                 Some(in_release) => Err(ReleaseError::Weights { in_release }),
                 None => {

@@ -12,6 +12,8 @@ pub enum PayloadType {
     Denial,
     /// A [`Lease`](crate::release::Lease): the statement of one issuer.
     Lease,
+    /// An [`Opening`](crate::release::Opening) of a record.
+    Opening,
     /// A [`Receipt`](crate::receipt::Receipt), which no authority signs but an enclave.
     Receipt,
 }
@@ -26,6 +28,7 @@ impl PayloadType {
             Self::Receipt => "application/vnd.cleanroom.receipt.v1+json",
             Self::Denial => "application/vnd.cleanroom.denial.v1+json",
             Self::Lease => "application/vnd.cleanroom.lease.v1+json",
+            Self::Opening => "application/vnd.cleanroom.opening.v1+json",
         }
     }
 
@@ -37,12 +40,13 @@ impl PayloadType {
             Self::Release => "release",
             Self::Denial => "denial",
             Self::Lease => "lease",
+            Self::Opening => "opening",
             Self::Receipt => "receipt",
         }
     }
 
     /// The most bytes of such a payload. A denial whose texts all have their full length has less than 1 KiB. A lease that lists
-    /// as many denials as it may has less than 20 KiB.
+    /// as many denials as it may has less than 20 KiB. An opening has a key of 1216 bytes.
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {
@@ -50,7 +54,7 @@ impl PayloadType {
             Self::Release => 8 << 20,
             Self::Denial => 1 << 10,
             Self::Lease => 20 << 10,
-            Self::Receipt => 4 << 10,
+            Self::Receipt | Self::Opening => 4 << 10,
         }
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{ReleaseError, in_range};
 use super::fields::{Id, Label, List, first_repeated, present};
 use super::payload_type::PayloadType;
+use super::retention::{BROKERS_LIMIT, Keep, Retention};
 use super::role::Role;
 use super::root::{Root, VERSION_LIMIT};
 use super::time::UnixMillis;
@@ -33,8 +34,6 @@ pub const EGRESS_LIMIT: usize = 64;
 pub const WITNESSES_LIMIT: usize = 16;
 /// The most denials that one release lifts.
 pub const SUPERSEDED_LIMIT: usize = 4096;
-/// The most brokers that hold shares of one model's key.
-pub const BROKERS_LIMIT: usize = 16;
 /// The most limits of one model's safeguards.
 pub const SAFEGUARD_LIMITS_LIMIT: usize = 8;
 /// The most verdicts that a limit counts up to.
@@ -123,6 +122,9 @@ pub struct Model {
     /// Present: the enclave judges every prompt and answer by this. An enclave that does not have the policy serves nobody.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub safeguards: Option<Safeguards>,
+    /// Present: the enclave keeps exchanges as sealed records. One that cannot do all of it refuses the release.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
 }
 
 /// By what an enclave judges prompts and answers of a model.
@@ -404,6 +406,23 @@ impl Release {
         Ok(())
     }
 
+    /// Retention is whole, and flags nothing without safeguards.
+    fn check_retention(&self) -> Result<(), ReleaseError> {
+        for model in &self.models {
+            let Some(retention) = &model.retention else { continue };
+            retention.check()?;
+            if retention.keep == Keep::Flagged && model.safeguards.is_none() {
+                let value = model.id.to_string();
+                return Err(ReleaseError::Dangling {
+                    from: "the retention of flagged exchanges",
+                    what: "the safeguards of the model",
+                    value,
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Every partner's models exist, each once.
     fn check_grants(&self) -> Result<(), ReleaseError> {
         // For each model the last partner that was granted it.
@@ -485,6 +504,7 @@ impl Payload for Release {
         self.check_unique()?;
         self.check_brokers()?;
         self.check_safeguards()?;
+        self.check_retention()?;
         self.check_grants()?;
         self.check_enforced()
     }

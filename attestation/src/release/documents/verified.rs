@@ -12,11 +12,11 @@ use super::role::Role;
 use super::root::{Root, RootKey};
 use crate::digest::Sha256Digest;
 
-/// Keeps [`Payload`] to the three documents of this module.
+/// Keeps [`Payload`] to the four documents of this module.
 pub trait Sealed {}
 
-/// A payload that a role signs: [`Release`](crate::release::Release), [`Denial`](crate::release::Denial) or
-/// [`Lease`](crate::release::Lease), and nothing else.
+/// A payload that a role signs: [`Release`](crate::release::Release), [`Denial`](crate::release::Denial),
+/// [`Lease`](crate::release::Lease) or [`Opening`](crate::release::Opening), and nothing else.
 pub trait Payload: Serialize + DeserializeOwned + Sealed {
     /// What its envelope says it is.
     const TYPE: PayloadType;
@@ -157,7 +157,7 @@ impl Root {
     }
 
     /// Reads an envelope that a role of this root signs: a [`Release`](crate::release::Release),
-    /// [`Denial`](crate::release::Denial) or [`Lease`](crate::release::Lease).
+    /// [`Denial`](crate::release::Denial), [`Lease`](crate::release::Lease) or [`Opening`](crate::release::Opening).
     ///
     /// # Errors
     ///

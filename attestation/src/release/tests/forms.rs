@@ -51,7 +51,13 @@ fn envelopes_are_read_strictly() {
 #[test]
 fn limits_come_before_work() {
     let parse = |bytes: &[u8], payload_type| Envelope::parse(bytes, payload_type);
-    for payload_type in [PayloadType::Root, PayloadType::Release, PayloadType::Denial, PayloadType::Lease] {
+    for payload_type in [
+        PayloadType::Root,
+        PayloadType::Release,
+        PayloadType::Denial,
+        PayloadType::Lease,
+        PayloadType::Opening,
+    ] {
         let limit = payload_type.limit();
         assert!(Envelope::unsigned(payload_type, &vec![b' '; limit]).is_ok());
         assert_eq!(code(Envelope::unsigned(payload_type, &vec![b' '; limit + 1])), "too-large");

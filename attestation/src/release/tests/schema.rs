@@ -19,10 +19,11 @@ fn schema(name: &str) -> Value {
 type Parse = fn(&[u8]) -> Result<Vec<u8>, ReleaseError>;
 
 /// Every kind of document: its name, how it is read, and how what was read is written.
-const KINDS: [(&str, Parse); 6] = [
+const KINDS: [(&str, Parse); 7] = [
     ("root", |bytes| Root::from_payload(bytes).map(|root| root.to_payload())),
     ("release", |bytes| Release::from_payload(bytes).map(|release| release.to_payload())),
     ("denial", |bytes| Denial::from_payload(bytes).map(|denial| denial.to_payload())),
+    ("opening", |bytes| Opening::from_payload(bytes).map(|opening| opening.to_payload())),
     ("lease", |bytes| Lease::from_payload(bytes).map(|lease| lease.to_payload())),
     ("envelope", |bytes| Envelope::parse(bytes, PayloadType::Release).map(|envelope| envelope.to_json())),
     ("lease-request", |bytes| LeaseRequest::from_json(bytes).map(|request| request.to_json())),
