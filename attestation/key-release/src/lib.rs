@@ -19,6 +19,7 @@
 //! | `request` | what an enclave shows to a broker |
 //! | `recipient`, `sealed` | HPKE (RFC 9180): a share for one recipient and one request |
 //! | `collector` | the shares that an enclave has, and those that it waits for |
+//! | `retention` | secrets of days, and the records that are sealed under them |
 //!
 //! `docs/protocol.md` section 12 is the specification. This crate does no I/O and knows no clock.
 
@@ -30,6 +31,7 @@ mod data_key;
 mod purpose;
 mod recipient;
 mod request;
+mod retention;
 mod sealed;
 mod secret;
 
@@ -38,6 +40,10 @@ pub use data_key::DataKey;
 pub use purpose::Purpose;
 pub use recipient::RecipientKey;
 pub use request::{RequestError, ShareRequest};
+pub use retention::{
+    DayCollector, DayError, DaySecret, DaySecrets, OpeningCollector, PartKey, RetentionAnswer,
+    RetentionRequest, SEALS_AFTER_MS, Wanted, open_for_receiver, seal_record,
+};
 pub use sealed::{Recipient, SealedShare};
 pub use secret::{Secret, Share, ShareOf, SplitError};
 

@@ -14,6 +14,9 @@ use crate::secret::Share;
 /// What every sealed share is sealed for.
 const INFO: &[u8] = b"cleanroom/sealed-share/1";
 
+/// The length of an encapsulated key in bytes.
+pub(crate) const ENCAPPED_LENGTH: usize = 1120;
+
 type PublicKey = <XWing as KemTrait>::PublicKey;
 type PrivateKey = <XWing as KemTrait>::PrivateKey;
 type EncappedKey = <XWing as KemTrait>::EncappedKey;
@@ -29,9 +32,8 @@ pub struct Recipient {
 pub struct SealedShare(Vec<u8>);
 
 impl SealedShare {
-    const ENCAPPED_LENGTH: usize = 1120;
     /// The length in bytes.
-    pub const LENGTH: usize = Self::ENCAPPED_LENGTH + Share::LENGTH + 16;
+    pub const LENGTH: usize = ENCAPPED_LENGTH + Share::LENGTH + 16;
 
     /// Reads a sealed share. `None` when it has another length.
     #[must_use]
@@ -48,19 +50,17 @@ impl SealedShare {
     /// Seals `share` to the recipient of `request`, for this request alone. `None` when the library fails.
     #[must_use]
     pub fn seal(share: &Share, request: &ShareRequest) -> Option<Self> {
-        let key = PublicKey::from_bytes(request.recipient.as_bytes()).ok()?;
-        let (mode, binding) = (OpModeS::Base, request.binding());
-        let (encapped, sealed) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, XWing>(
-            &mode,
-            &key,
-            INFO,
-            share.as_bytes(),
-            &binding,
-        )
-        .ok()?;
-        let encapped = encapped.to_bytes();
-        Some(Self([encapped.as_slice(), &sealed].concat()))
+        seal_to(&request.recipient, INFO, share.as_bytes(), &request.binding()).map(Self)
     }
+}
+
+/// The encapsulated key, then `secret` and a tag, for the holder of `key`. `None` when the library fails.
+pub(crate) fn seal_to(key: &RecipientKey, info: &[u8], secret: &[u8], aad: &[u8]) -> Option<Vec<u8>> {
+    let key = PublicKey::from_bytes(key.as_bytes()).ok()?;
+    let mode = OpModeS::Base;
+    let sealed = hpke::single_shot_seal::<AesGcm256, HkdfSha256, XWing>(&mode, &key, info, secret, aad);
+    let (encapped, sealed) = sealed.ok()?;
+    Some([encapped.to_bytes().as_slice(), &sealed].concat())
 }
 
 impl Recipient {
@@ -80,16 +80,36 @@ impl Recipient {
     /// Opens a share that was sealed for `request`. `None` for every other.
     #[must_use]
     pub fn open(&self, sealed: &SealedShare, request: &ShareRequest) -> Option<Share> {
-        let (encapped, sealed) = sealed.0.split_at_checked(SealedShare::ENCAPPED_LENGTH)?;
+        Share::read(&self.open_bytes(INFO, &sealed.0, &request.binding())?)
+    }
+
+    /// Opens what was sealed with this `info` and `aad`. `None` for everything else.
+    pub(crate) fn open_bytes(&self, info: &[u8], sealed: &[u8], aad: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (encapped, sealed) = sealed.split_at_checked(ENCAPPED_LENGTH)?;
         let encapped = EncappedKey::from_bytes(encapped).ok()?;
+        let mode = OpModeR::Base;
         let opened = hpke::single_shot_open::<AesGcm256, HkdfSha256, XWing>(
-            &OpModeR::Base,
+            &mode,
             &self.private,
             &encapped,
-            INFO,
+            info,
             sealed,
-            &request.binding(),
+            aad,
         );
-        Share::read(&Zeroizing::new(opened.ok()?))
+        opened.ok().map(Zeroizing::new)
+    }
+
+    /// The private half: 32 bytes, for a receiver's own file.
+    #[must_use]
+    pub fn private_bytes(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.private.to_bytes().to_vec())
+    }
+
+    /// A key pair by its private half. `None` when it is none.
+    #[must_use]
+    pub fn from_private_bytes(bytes: &[u8]) -> Option<Self> {
+        let private = PrivateKey::from_bytes(bytes).ok()?;
+        let public = RecipientKey::of(&XWing::sk_to_pk(&private));
+        Some(Self { private, public })
     }
 }

@@ -57,6 +57,10 @@ impl Secret {
         Ok(Self(bytes))
     }
 
+    pub(crate) fn from_bytes(bytes: &Zeroizing<[u8; Self::LENGTH]>) -> Self {
+        Self(bytes.clone())
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         self.0.as_slice()
     }

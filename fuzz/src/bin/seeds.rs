@@ -12,11 +12,13 @@ use cleanroom_attestation::channel::{Binder, FrameKind, HelloFrame, ModelId, Non
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::{Manifest, Measurer};
 use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::record::{PART_BYTES, RecordHead, RecordSubject, SealedPart};
+use cleanroom_attestation::release::Day;
 use cleanroom_attestation::release::{Accepted, Id, LeaseRequest, Nonce as LeaseNonce, Refusal};
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_engine::Model;
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
-use cleanroom_key_release::{RecipientKey, ShareRequest};
+use cleanroom_key_release::{RecipientKey, RetentionRequest, ShareRequest, Wanted};
 use cleanroom_link::control::{Batch, ControlAnswer, ControlKind, ControlState, ShareMessage, ShareState};
 use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
 use cleanroom_sealing::{Key, Sealer, WEIGHTS};
@@ -460,13 +462,36 @@ fn shares() -> Seeds {
         recipient: RecipientKey::read(&[0; RecipientKey::LENGTH]).expect("a key"),
         document: vec![4; 64],
     };
+    let head = RecordHead {
+        subject: RecordSubject {
+            serial: [9; 32],
+            room: broker.clone(),
+            model: request.model_id.clone(),
+            model_sha256: digest("model"),
+            boot: digest("boot"),
+            receipt: "chatcmpl-1".parse().expect("an id"),
+            partner: digest("partner"),
+            day: Day(20_786),
+            release: digest("release"),
+            body: digest("body"),
+        },
+        needed: 1,
+        parts: vec![SealedPart { broker: broker.clone(), bytes: [7; PART_BYTES] }],
+    };
+    let secret = RetentionRequest { asked: request.clone(), wanted: Wanted::Secret(Day(20_786)) };
+    let part = Wanted::Part { head: head.to_bytes(), opening: b"{}".to_vec() };
+    let part = RetentionRequest { asked: request.clone(), wanted: part };
     let message = ShareMessage { broker: broker.clone(), bytes: vec![7; 32] };
     let state = ControlAnswer::Shares(ShareState { needed: 2, missing: vec![broker] });
     vec![
         ("request", [&[0], request.encode().as_slice()].concat()),
         ("challenge", [&[1], message.encode().as_slice()].concat()),
-        ("state", [&[2], state.frame().as_slice()].concat()),
-        ("answer", [&[2], ControlAnswer::ShareRequest(vec![1; 40]).frame().as_slice()].concat()),
+        ("secret", [&[2], secret.encode().as_slice()].concat()),
+        ("part", [&[2], part.encode().as_slice()].concat()),
+        ("head", [&[3], head.to_bytes().as_slice()].concat()),
+        ("record", [&[3], head.record(b"body").as_slice()].concat()),
+        ("state", [&[4], state.frame().as_slice()].concat()),
+        ("answer", [&[4], ControlAnswer::ShareRequest(vec![1; 40]).frame().as_slice()].concat()),
     ]
 }
 
