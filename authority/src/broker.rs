@@ -2,6 +2,7 @@
 
 mod allowed;
 mod challenge;
+mod days;
 mod judge;
 mod log;
 mod secret;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     ///
     ///   POST /v1/challenge  32 random bytes
     ///   POST /v1/share      an enclave's request; the answer is the sealed share
+    ///   POST /v1/retention  an enclave's request for the secret of the day, or for its part of one record
     ///   GET  /v1/status, /metrics, /healthz
     ///
     /// SIGTERM and SIGINT let running requests finish. SIGHUP does nothing. The log of the program goes to
@@ -65,6 +67,9 @@ Examples:
       --policy trust.toml --allow allow.toml --share bank.share --log bank.log
   cleanroom-authority broker serve --listen 0.0.0.0:8710 --root roots --release release.json \\
       --denials denials --policy trust.toml --allow allow.toml --share bank.share --log bank.log
+
+  cleanroom-authority broker serve --root roots --release release.json --denials denials \\
+      --policy trust.toml --allow allow.toml --log bank.log --days days --key broker.pem
 
 trust.toml says which security modules are believed: [[trust_anchor]] and [freshness]. The rest comes
 from the release. allow.toml is this authority's own list:

@@ -74,6 +74,11 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
 }
 
+/// A refusal.
+pub(crate) fn refusal(kind: Kind, code: &'static str, message: &str) -> Refusal {
+    Refusal { kind, code, message: message.to_owned() }
+}
+
 /// The kind of a refusal. It decides the status of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {

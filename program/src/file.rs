@@ -263,6 +263,22 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     sync_folder(folder_of(path))
 }
 
+/// Overwrites a file with zeros, brings that to the disk, and removes the file.
+///
+/// What a disk keeps beside that is not reached: journals, snapshots, backups, and cells that a solid-state disk put aside.
+///
+/// # Errors
+/// The system refuses.
+pub fn shred(path: &Path) -> Result<(), FileError> {
+    let mut file = run(Operation::Open, path, || OpenOptions::new().write(true).open(path))?;
+    let length = run(Operation::Read, path, || file.metadata())?.len();
+    let zeros = vec![0; usize::try_from(length).unwrap_or_default()];
+    write_bytes(&mut file, path, &zeros)?;
+    run(Operation::SyncFile, path, || file.sync_all())?;
+    drop(file);
+    remove(path)
+}
+
 /// Brings a folder's entries to the disk: names that were made, changed or removed in it.
 ///
 /// # Errors

@@ -5,29 +5,42 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::channel::EvidenceRequest;
+use cleanroom_attestation::channel::boot_measurement;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::document::EnclavePcrs;
+use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::policy::Policy;
-use cleanroom_attestation::release::{Model, ModelState, Release, ShownTerms, TrustedState, Verified};
+use cleanroom_attestation::record::RecordHead;
+use cleanroom_attestation::release::{
+    Model, ModelState, Opening, Release, Retention, ShownTerms, TrustedState, Verified,
+};
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{AcceptedEvidence, Expectation, appraise};
-use cleanroom_key_release::{SealedShare, ShareRequest};
+use cleanroom_key_release::{
+    DaySecret, RetentionAnswer, RetentionRequest, SealedShare, ShareRequest, Wanted,
+};
 use cleanroom_program::clock::{BootInstant, Clock};
 use serde_json::{Value, json};
 
 use super::allowed::Allowed;
 use super::challenge::{Challenges, Stale};
+use super::days::Days;
 use super::log::{Asked, Entry, Log, Proven, Result as Event, written};
 use super::share_file::HeldShare;
 use crate::add;
 use crate::chain::{self, Fingerprint, LOOK_AGAIN, RootArguments};
-use crate::issuer::{Kind, Refusal};
+use crate::issuer::{Kind, Refusal, refusal};
 use crate::status::summary;
 
 /// Shares for one security module, which is one boot of one enclave, within [`WINDOW`]. An enclave needs one.
 const SHARES_PER_MODULE: usize = 10;
 /// See [`SHARES_PER_MODULE`].
 const WINDOW: Duration = Duration::from_secs(600);
+/// The register that commits to the model.
+const MODEL_PCR: u8 = 16;
+/// The register that commits to the receipt key.
+const RECEIPT_KEY_PCR: u8 = 17;
 /// Security modules that are remembered.
 const MODULES: usize = 4096;
 /// Entries for refusals within a minute: so many of requests that prove nothing, which anybody can send, and so many of genuine
@@ -42,6 +55,7 @@ pub(super) struct Broker {
     pub(super) policy: Policy,
     pub(super) allowed: Allowed,
     pub(super) shares: Vec<HeldShare>,
+    pub(super) days: Option<Days>,
     pub(super) challenges: Challenges,
     pub(super) clock: Clock,
     pub(super) held: Mutex<Documents>,
@@ -109,8 +123,21 @@ impl Broker {
 
     /// The share for the enclave that sent `body`, sealed to it. The log has it, on the disk, when this returns.
     pub(super) fn share(&self, body: &[u8]) -> Result<Vec<u8>, Refusal> {
-        match self.judge(body) {
-            Ok((sealed, asked, proven)) => {
+        self.logged(
+            self.judge(body).map(|(sealed, asked, proven)| (sealed.as_bytes().to_vec(), asked, proven)),
+        )
+    }
+
+    /// The secret of the day, or the broker's part of a record, for the enclave that sent `body`, sealed to it and signed. The log
+    /// has it, on the disk, when this returns.
+    pub(super) fn retention(&self, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+        self.logged(self.judge_retention(body))
+    }
+
+    /// The answer, once the log has an entry for it, and an entry for a refusal.
+    fn logged(&self, judged: Result<(Vec<u8>, Asked, Proven), Box<Refused>>) -> Result<Vec<u8>, Refusal> {
+        match judged {
+            Ok((answer, asked, proven)) => {
                 let entry = self.entry(Event::Given, None, Some(asked), Some(proven));
                 // Not in the log: not given.
                 self.append(entry).map_err(|()| {
@@ -120,7 +147,7 @@ impl Broker {
                         "the share could not be put into the log, so it is not given",
                     )
                 })?;
-                Ok(sealed.as_bytes().to_vec())
+                Ok(answer)
             }
             Err(refused) => {
                 let Refused { refusal, asked, proven } = *refused;
@@ -144,17 +171,87 @@ impl Broker {
         let state = self.documents().map_err(claimed)?;
         let release = check_versions(&state, &request).map_err(claimed)?;
         let share = self.check_model(&state, release, &request).map_err(claimed)?;
-        let evidence = self.appraise(&request, release).map_err(claimed)?;
+        let expected = request.evidence().evidence_request();
+        let evidence = self.appraise(&request.document, &expected, release).map_err(claimed)?;
         let proven =
             Proven { module_id: evidence.module_id().to_owned(), image: evidence.image().to_owned() };
         let known =
             |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: Some(proven.clone()) });
-        self.check_enclave(&evidence, release).map_err(known)?;
+        let pcrs = self.check_enclave(&evidence, release).map_err(known)?;
+        check_untouched(pcrs).map_err(known)?;
         check_lease(&state, release, &request).map_err(known)?;
         self.check_rate(evidence.module_id()).map_err(known)?;
         let sealed = SealedShare::seal(share, &request)
             .ok_or_else(|| known(refusal(Kind::Unusable, "library", "the cryptographic library failed")))?;
         Ok((sealed, asked, proven))
+    }
+
+    fn judge_retention(&self, body: &[u8]) -> Result<(Vec<u8>, Asked, Proven), Box<Refused>> {
+        let unproven = |refusal| Box::new(Refused { refusal, asked: None, proven: None });
+        let request = RetentionRequest::decode(body)
+            .map_err(|error| unproven(refusal(Kind::Malformed, "retention-request", &error.to_string())))?;
+        let asked = Asked { retention: Some(words(&request.wanted)), ..asked(&request.asked) };
+        let claimed = |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: None });
+        self.check_challenge(&request.asked).map_err(claimed)?;
+        let state = self.documents().map_err(claimed)?;
+        let release = check_versions(&state, &request.asked).map_err(claimed)?;
+        let (days, rule) = self.check_retention(release, &request.asked).map_err(claimed)?;
+        match &request.wanted {
+            Wanted::Secret(_) => check_serves(&state, release, &request.asked),
+            Wanted::Part { head, opening } => check_opening(&state, rule, &request.asked, head, opening),
+        }
+        .map_err(claimed)?;
+        let expected = request.evidence_request();
+        let evidence = self.appraise(&request.asked.document, &expected, release).map_err(claimed)?;
+        let proven =
+            Proven { module_id: evidence.module_id().to_owned(), image: evidence.image().to_owned() };
+        let known =
+            |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: Some(proven.clone()) });
+        let pcrs = self.check_enclave(&evidence, release).map_err(known)?;
+        check_committed(pcrs, &request.asked.model_digest).map_err(known)?;
+        check_lease(&state, release, &request.asked).map_err(known)?;
+        self.check_rate(evidence.module_id()).map_err(known)?;
+        let answer = answer_for(days, rule, &request).map_err(known)?;
+        Ok((answer.encode(), asked, proven))
+    }
+
+    /// The model is the release's and on the broker's own list, and its retention names this broker and its key.
+    fn check_retention<'r>(
+        &self,
+        release: &'r Release,
+        asked: &ShareRequest,
+    ) -> Result<(&Days, &'r Retention), Refusal> {
+        let forbidden = |code, message: &str| Err(refusal(Kind::Forbidden, code, message));
+        let (id, sha256) = (&asked.model_id, &asked.model_digest);
+        let model = release.model(id.as_str()).filter(|model| model.sha256 == *sha256);
+        let Some(rule) = model.and_then(|model| model.retention.as_ref()) else {
+            return forbidden(
+                "retention-not-released",
+                "the release has no retention for this model and digest",
+            );
+        };
+        if !self.allowed.allows_model(id, sha256) {
+            return forbidden("model-not-allowed", "this model is not on the broker's own list");
+        }
+        match (&self.days, rule.broker(&asked.broker)) {
+            (Some(days), Some(broker)) if broker.key == days.public() => Ok((days, rule)),
+            _ => forbidden(
+                "broker-unknown",
+                "the release names another key for this broker's answers, or none",
+            ),
+        }
+    }
+
+    /// Deletes the secrets of days whose retention is over by this machine's clock.
+    pub(super) fn sweep(&self) {
+        let Some(days) = &self.days else { return };
+        // Documents that cannot be used shorten nothing; what was promised when a secret was made still holds.
+        let state = self.documents().ok();
+        let release = state.as_ref().and_then(|state| state.release());
+        days.sweep(chain::now(), |sha256| {
+            let model = release?.models.iter().find(|model| model.sha256 == *sha256)?;
+            model.retention.as_ref().map(|rule| rule.days)
+        });
     }
 
     /// The challenge is one of this broker's, fresh, and was not answered before.
@@ -248,8 +345,12 @@ impl Broker {
     }
 
     /// The document is genuine, of an image of the release, and was made for exactly this request.
-    fn appraise(&self, request: &ShareRequest, release: &Release) -> Result<AcceptedEvidence, Refusal> {
-        let expected = request.evidence().evidence_request();
+    fn appraise(
+        &self,
+        document: &[u8],
+        expected: &EvidenceRequest,
+        release: &Release,
+    ) -> Result<AcceptedEvidence, Refusal> {
         let expectation = Expectation {
             nonce: Some(expected.nonce()),
             user_data: Some(expected.user_data()),
@@ -257,15 +358,19 @@ impl Broker {
         };
         let at = Timestamp::from_millis(chain::now().0);
         let policy = self.policy.with_release(release);
-        let verdict = appraise(&request.document, &policy, &expectation, at, None);
+        let verdict = appraise(document, &policy, &expectation, at, None);
         match verdict.accepted() {
             Ok(evidence) => Ok(evidence.clone()),
             Err(rejection) => Err(refusal(Kind::Forbidden, rejection.code(), &rejection.to_string())),
         }
     }
 
-    /// The enclave runs where it may, has committed to nothing yet, and its image is on the broker's own list.
-    fn check_enclave(&self, evidence: &AcceptedEvidence, release: &Release) -> Result<(), Refusal> {
+    /// The enclave runs where it may, and its image is on the broker's own list. Gives its registers.
+    fn check_enclave<'e>(
+        &self,
+        evidence: &'e AcceptedEvidence,
+        release: &Release,
+    ) -> Result<&'e EnclavePcrs, Refusal> {
         let forbidden = |code, message: &str| Err(refusal(Kind::Forbidden, code, message));
         let Some(pcrs) = evidence.pcrs().enclave() else {
             return forbidden("platform", "this broker gives shares to enclaves alone");
@@ -276,16 +381,7 @@ impl Broker {
         if !pcrs.get(0).is_some_and(|pcr0| self.allowed.allows_image(pcr0)) {
             return forbidden("image-not-allowed", "this image is not on the broker's own list");
         }
-        // A register that nothing was written into is absent, or zero.
-        let touched =
-            |pcrs: &EnclavePcrs, index| pcrs.get(index).is_some_and(|value: &Sha384Digest| !value.is_zero());
-        if touched(pcrs, 16) || touched(pcrs, 17) {
-            return forbidden(
-                "model-committed",
-                "this enclave has committed to a model already and needs no key",
-            );
-        }
-        Ok(())
+        Ok(pcrs)
     }
 
     /// Not more for one boot of an enclave than it can need.
@@ -354,6 +450,9 @@ impl Broker {
             "log",
             json!({ "entries": log.number(), "last": log.last(), "full": log.is_full() }),
         );
+        if let Some(days) = &self.days {
+            add(&mut status, "days", json!(days.held()));
+        }
         if let Some(code) = problem {
             add(&mut status, "problem", code);
         }
@@ -372,6 +471,88 @@ impl Broker {
     /// The machine's own time.
     fn elapsed(&self) -> Duration {
         self.clock.now().since(BootInstant::from_millis(0))
+    }
+}
+
+/// The enclave has committed to nothing yet.
+fn check_untouched(pcrs: &EnclavePcrs) -> Result<(), Refusal> {
+    // A register that nothing was written into is absent, or zero.
+    let touched = |index| pcrs.get(index).is_some_and(|value: &Sha384Digest| !value.is_zero());
+    if touched(MODEL_PCR) || touched(RECEIPT_KEY_PCR) {
+        let message = "this enclave has committed to a model already and needs no key";
+        return Err(refusal(Kind::Forbidden, "model-committed", message));
+    }
+    Ok(())
+}
+
+/// The enclave has committed to this model and to a receipt key.
+fn check_committed(pcrs: &EnclavePcrs, model: &Sha256Digest) -> Result<(), Refusal> {
+    let expected = extended_once(boot_measurement::model(model).as_bytes());
+    let receipt_key = pcrs.get(RECEIPT_KEY_PCR);
+    if pcrs.get(MODEL_PCR) != Some(&expected) || receipt_key.is_none_or(Sha384Digest::is_zero) {
+        let message = "this enclave has not committed to this model and to a receipt key";
+        return Err(refusal(Kind::Forbidden, "model-not-committed", message));
+    }
+    Ok(())
+}
+
+/// The model serves, so that there can be something to seal.
+fn check_serves(state: &TrustedState, release: &Release, asked: &ShareRequest) -> Result<(), Refusal> {
+    let id = asked.model_id.as_str();
+    if state.model(id).is_none_or(|model| model.denied) {
+        return Err(refusal(Kind::Forbidden, "model-denied", "an authority has halted this model"));
+    }
+    match release.model(id).map(|model| model.state) {
+        Some(ModelState::Active | ModelState::Draining) => Ok(()),
+        _ => Err(refusal(Kind::Forbidden, "model-not-active", "the release does not let this model serve")),
+    }
+}
+
+/// A quorum has signed the opening, and it opens this record of this room and model now.
+fn check_opening(
+    state: &TrustedState,
+    rule: &Retention,
+    asked: &ShareRequest,
+    head: &[u8],
+    opening: &[u8],
+) -> Result<(), Refusal> {
+    let head =
+        RecordHead::parse(head).map_err(|error| refusal(Kind::Malformed, "record", &error.to_string()))?;
+    if head.subject.room != state.root().room || head.subject.model_sha256 != asked.model_digest {
+        let message = "the record is of another room or another model";
+        return Err(refusal(Kind::Forbidden, "record-elsewhere", message));
+    }
+    let opening: Verified<Opening> = (state.root().open(opening))
+        .map_err(|error| refusal(Kind::Forbidden, error.code(), &error.to_string()))?;
+    opening
+        .check_use(rule, &head.facts(), chain::now())
+        .map_err(|error| refusal(Kind::Forbidden, error.code(), &error.to_string()))
+}
+
+/// What the enclave is given.
+fn answer_for(days: &Days, rule: &Retention, request: &RetentionRequest) -> Result<RetentionAnswer, Refusal> {
+    let (model, now) = (&request.asked.model_digest, chain::now());
+    let failed = || refusal(Kind::Unusable, "library", "the cryptographic library failed");
+    let seal = |bytes: &[u8; DaySecret::LENGTH]| {
+        RetentionAnswer::seal(bytes, request, |message| days.sign(message)).ok_or_else(failed)
+    };
+    match &request.wanted {
+        Wanted::Secret(day) => seal(days.to_seal(*day, model, rule.days, now)?.as_bytes()),
+        Wanted::Part { head, opening: _ } => {
+            let head = RecordHead::parse(head)
+                .map_err(|error| refusal(Kind::Malformed, "record", &error.to_string()))?;
+            let secret = days.to_open(head.subject.day, model, rule.days, now)?;
+            let part = secret.part(&request.asked.broker, &head.subject).ok_or_else(failed)?;
+            seal(part.as_bytes())
+        }
+    }
+}
+
+/// What is wanted, for the log.
+fn words(wanted: &Wanted) -> String {
+    match wanted {
+        Wanted::Secret(day) => format!("secret {day}"),
+        Wanted::Part { head, opening: _ } => format!("part {}", Sha256Digest::of(&[head])),
     }
 }
 
@@ -424,9 +605,6 @@ fn asked(request: &ShareRequest) -> Asked {
         release_sha256: request.release,
         nonce: written(&request.nonce),
         document_sha384: Sha384Digest::of(&[&request.document]),
+        retention: None,
     }
-}
-
-fn refusal(kind: Kind, code: &'static str, message: &str) -> Refusal {
-    Refusal { kind, code, message: message.to_owned() }
 }

@@ -62,6 +62,9 @@ pub(super) struct Asked {
     pub(super) release_sha256: Sha256Digest,
     pub(super) nonce: Sha256Digest,
     pub(super) document_sha384: Sha384Digest,
+    /// What of the retention: `secret DAY`, or `part RECORD`, with the record's SHA-256. Absent for a share of weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) retention: Option<String>,
 }
 
 /// What a genuine document says.

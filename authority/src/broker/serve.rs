@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -11,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use clap::Args;
-use cleanroom_key_release::ShareRequest;
+use cleanroom_key_release::{RetentionRequest, ShareRequest};
 use cleanroom_program::clock::Clock;
 use cleanroom_program::limits;
 use cleanroom_program::log::{self, Format};
@@ -20,6 +21,7 @@ use prometheus_client::registry::Registry;
 
 use super::allowed::Allowed;
 use super::challenge::Challenges;
+use super::days::Days;
 use super::judge::{Broker, Documents, Rates};
 use super::log::Log;
 use super::share_file::HeldShare;
@@ -37,6 +39,8 @@ use crate::serve::{body, json, listen, refused};
 const OTHER_FILES: u64 = 256;
 /// Requests for shares that are worked on at the same time.
 const SHARES: usize = 8;
+/// How often secrets of days are looked through for those whose retention is over.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Other requests that are worked on at the same time.
 const PAGES: usize = 16;
 
@@ -57,8 +61,15 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "FILE")]
     allow: PathBuf,
     /// A share, as `broker secret new` writes it. Give it once for each model.
-    #[arg(long = "share", value_name = "FILE", required = true)]
+    #[arg(long = "share", value_name = "FILE", required_unless_present = "days")]
     shares: Vec<PathBuf>,
+    /// The folder for the secrets of days, under which enclaves seal records. The broker makes one for each
+    /// day and model, and deletes it when the days that the release states are over.
+    #[arg(long, value_name = "FOLDER", requires = "key")]
+    days: Option<PathBuf>,
+    /// The key that signs the answers for retention. The release lists its public half.
+    #[arg(long, value_name = "FILE", requires = "days")]
+    key: Option<PathBuf>,
     /// The log file, with one entry for each share given or refused. The broker creates a missing file.
     #[arg(long, value_name = "FILE")]
     log: PathBuf,
@@ -86,11 +97,16 @@ impl Serve {
         let state = self.root.state_with(Some(&self.release), Some(&self.denials))?;
         let shares = self.shares.iter().map(|path| HeldShare::read(path));
         let shares = shares.collect::<Result<Vec<_>, _>>()?;
+        let days = match (&self.days, &self.key) {
+            (Some(folder), Some(key)) => Some(Days::open(folder, key)?),
+            _ => None,
+        };
         let random = || Failure::Environment("no random numbers to make challenges from".to_owned());
         Ok(Broker {
             policy: files::policy(&self.policy)?,
             allowed: Allowed::read(&self.allow)?,
             shares,
+            days,
             challenges: Challenges::new().ok_or_else(random)?,
             clock: Clock::machine(),
             held: Documents::new(state),
@@ -109,8 +125,19 @@ async fn serve_on(address: SocketAddr, broker: Broker, json: bool) -> Result<(),
     let watcher: Arc<dyn Watcher> = Arc::<Counts>::clone(&metrics.counts);
     let service =
         Service { broker: Arc::new(broker), metrics, shares: Turns::new(SHARES), pages: Turns::new(PAGES) };
+    let sweeping = tokio::spawn(sweep(Arc::clone(&service.broker)));
     connections::serve(listener, &router(service), &watcher, &mut signals).await;
+    sweeping.abort();
     Ok(())
+}
+
+/// Deletes secrets of days whose retention is over, now and every minute.
+async fn sweep(broker: Arc<Broker>) {
+    loop {
+        let broker = Arc::clone(&broker);
+        let _ = tokio::task::spawn_blocking(move || broker.sweep()).await;
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
 }
 
 /// What the handlers share.
@@ -148,6 +175,7 @@ fn router(service: Service) -> Router {
     Router::new()
         .route("/v1/challenge", post(challenge))
         .route("/v1/share", post(share))
+        .route("/v1/retention", post(retention))
         .route("/v1/status", get(status))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
@@ -165,6 +193,16 @@ async fn share((State(service), Extension(at_work)): Asking, request: Request) -
         Err(refusal) => Err(refusal),
     };
     service.answer("share", result)
+}
+
+async fn retention((State(service), Extension(at_work)): Asking, request: Request) -> Response {
+    let result = match body(request, RetentionRequest::LIMIT).await {
+        Ok(body) => {
+            service.shares.work(&at_work, &service.broker, move |broker| broker.retention(&body)).await
+        }
+        Err(refusal) => Err(refusal),
+    };
+    service.answer("retention", result)
 }
 
 async fn status((State(service), Extension(at_work)): Asking) -> Response {

@@ -66,7 +66,7 @@ impl HeldShare {
         if form.purpose != Purpose::Weights.word() {
             return Err(refused("it is for another purpose"));
         }
-        let share = unhex(form.share).and_then(|bytes| Share::read(&bytes));
+        let share = unhex(form.share, Share::LENGTH).and_then(|bytes| Share::read(&bytes));
         let share = share.ok_or_else(|| refused("its share is not 66 hexadecimal digits"))?;
         Ok(Self { model: form.model_sha256, broker: form.broker, share })
     }
@@ -83,12 +83,13 @@ pub(super) fn hex(bytes: &[u8]) -> Zeroizing<String> {
     text
 }
 
-fn unhex(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+/// The bytes of hexadecimal digits, `length` of them at most, wiped when dropped.
+pub(super) fn unhex(text: &str, length: usize) -> Option<Zeroizing<Vec<u8>>> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut bytes = Zeroizing::new(Vec::with_capacity(Share::LENGTH));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length));
     for pair in text.as_bytes().chunks(2) {
         let (high, low) = (pair.first().and_then(digit)?, pair.get(1).and_then(digit)?);
-        if bytes.len() == Share::LENGTH {
+        if bytes.len() == length {
             return None;
         }
         bytes.push(high << 4 | low);

@@ -11,7 +11,9 @@ use cleanroom_attestation::release::{
     UnixMillis, Verified,
 };
 use cleanroom_forge::{Cbor, Forge, MODULE_ID, Time, pcr};
-use cleanroom_key_release::{DataKey, Purpose, Recipient, SealedShare, Secret, Share, ShareRequest};
+use cleanroom_key_release::{
+    DataKey, Purpose, Recipient, RetentionRequest, SealedShare, Secret, Share, ShareRequest, Wanted,
+};
 use cleanroom_program::file::fault::VARIABLE;
 use serde_json::Value;
 
@@ -23,24 +25,26 @@ const SERVE: &str = "--root root.json --release release.json --denials denials -
                      --allow allow.toml --log broker.log";
 
 /// Three authorities with a released, sealed model, and security modules under a root of the test.
-struct World {
-    folder: Folder,
+pub(crate) struct World {
+    pub(crate) folder: Folder,
     forge: Forge,
     certificates: Vec<Vec<u8>>,
     recipient: Recipient,
 }
 
 /// What an enclave shows, before it is made into a request.
-struct Enclave {
+pub(crate) struct Enclave {
     root: String,
     release: String,
-    request: ShareRequest,
-    forge: Forge,
+    pub(crate) request: ShareRequest,
+    pub(crate) forge: Forge,
     /// What the document is made for, if that is not the request.
     claims: Option<ShareRequest>,
+    /// What of the retention it is made for, if it is not a share of weights.
+    pub(crate) wanted: Option<Wanted>,
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
@@ -48,12 +52,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn model() -> Sha256Digest {
+pub(crate) fn model() -> Sha256Digest {
     Sha256Digest::from_bytes([0xcd; 32])
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = Folder::new();
         folder.root();
         let brokers = "--broker bank --broker utility --broker regulator";
@@ -81,7 +85,7 @@ impl World {
     }
 
     /// Puts a release with these further options in force, signed by two.
-    fn release(&self, version: u32, options: &str) {
+    pub(crate) fn release(&self, version: u32, options: &str) {
         let pcrs = [0, 1, 2].map(|index| hex(&pcr(index))).join(",");
         let from = if version == 1 {
             format!("--expires {EXPIRES} --image v1={pcrs} --model demo={} --lease-seconds 60", model())
@@ -114,7 +118,7 @@ impl World {
     }
 
     /// An enclave that does everything right, for a challenge of `broker`.
-    fn enclave(&self, broker: &Service) -> Enclave {
+    pub(crate) fn enclave(&self, broker: &Service) -> Enclave {
         let (status, nonce) = broker.ask("POST", "/v1/challenge", b"");
         assert_eq!(status, 200);
         let request = ShareRequest {
@@ -137,11 +141,16 @@ impl World {
             request,
             forge,
             claims: None,
+            wanted: None,
         }
     }
 
     /// The request of an enclave that holds its root and its release, with a lease and a document.
-    fn request(&self, mut enclave: Enclave, change: impl FnOnce(&mut ShareRequest)) -> ShareRequest {
+    pub(crate) fn request(
+        &self,
+        mut enclave: Enclave,
+        change: impl FnOnce(&mut ShareRequest),
+    ) -> ShareRequest {
         let folder = &self.folder;
         let mut state = TrustedState::new(&folder.read(&enclave.root)).unwrap();
         state.accept_release(&folder.read(&enclave.release)).unwrap();
@@ -161,7 +170,12 @@ impl World {
         (request.root_version, request.root, request.release) = (root_version, root_sha256, release_sha256);
         request.lease = ShownLease { left_ms: 50_000, envelopes: vec![&envelope] }.encode();
         change(request);
-        let evidence = enclave.claims.as_ref().unwrap_or(request).evidence().evidence_request();
+        let evidence = match &enclave.wanted {
+            Some(wanted) => {
+                RetentionRequest { asked: request.clone(), wanted: wanted.clone() }.evidence_request()
+            }
+            None => enclave.claims.as_ref().unwrap_or(request).evidence().evidence_request(),
+        };
         let document = &mut enclave.forge.document;
         document.put("nonce", Cbor::bytes(evidence.nonce()));
         document.put("user_data", Cbor::bytes(evidence.user_data()));
