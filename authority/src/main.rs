@@ -13,6 +13,7 @@ mod issuer;
 mod key;
 mod measured;
 mod metrics;
+mod opening;
 mod release;
 mod root;
 mod safeguard;
@@ -48,6 +49,9 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   trust              write a policy for the partners of a simulated clean room
 ///   broker secret new  make a model's key, and shares of it
 ///   broker serve       release a share to enclaves that prove what they are
+///   opening key,       give one sealed record to one receiver together
+///     draft, sign,
+///     show, receive
 ///   witness serve      cosign the logs of enclaves, so that nobody is shown another one
 ///   seal, inspect,     keep a model's weights in a file that only a key opens
 ///     verify
@@ -103,6 +107,9 @@ enum Command {
     /// Brokers hold the shares of a sealed model's key, and release them to attested enclaves.
     #[command(subcommand)]
     Broker(broker::Command),
+    /// Openings give one sealed record to one receiver, when a quorum has signed them.
+    #[command(subcommand)]
+    Opening(opening::Command),
     /// Witnesses cosign the logs of enclaves.
     #[command(subcommand)]
     Witness(witness::Command),
@@ -215,6 +222,7 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Resume(resume) => resume.run(),
         Command::Lease(command) => command.run(json),
         Command::Broker(command) => command.run(json),
+        Command::Opening(command) => command.run(),
         Command::Witness(command) => command.run(json),
         Command::Status(status) => status.run(),
         Command::Trust(trust) => trust.run(),
