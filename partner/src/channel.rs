@@ -25,7 +25,7 @@ use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release;
 use cleanroom_attestation::time::Timestamp;
-use cleanroom_attestation::verdict::{AcceptedSession, Expectation, Rejection, Verdict, appraise};
+use cleanroom_attestation::verdict::{AcceptedSession, Rejection, Verdict, appraise};
 use cleanroom_channel::frames::{Frame, ReadError};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_channel::tls::{self, Established, ProfileError};
@@ -36,6 +36,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::permission::{Permitted, ShownPermission};
+use crate::record::{Expected, RecordFolder, Shown};
 use crate::refused::ReleaseAxis;
 
 pub use crate::refused::Refused;
@@ -49,6 +50,7 @@ pub struct RelyingParty {
     model: ModelId,
     cache: Mutex<ChainCache>,
     clock: Clock,
+    records: Option<RecordFolder>,
 }
 
 impl RelyingParty {
@@ -69,7 +71,25 @@ impl RelyingParty {
             model,
             cache: Mutex::new(ChainCache::new()),
             clock: Clock::machine(),
+            records: None,
         })
+    }
+
+    /// The same, which keeps a record of each verification in this folder. A verification whose record cannot be written does not
+    /// count.
+    #[must_use]
+    pub fn with_records(self, folder: RecordFolder) -> Self {
+        Self { records: Some(folder), ..self }
+    }
+
+    /// Where records are kept.
+    pub(crate) fn records(&self) -> Option<&RecordFolder> {
+        self.records.as_ref()
+    }
+
+    /// The model that it wants.
+    pub(crate) fn model(&self) -> &ModelId {
+        &self.model
     }
 
     /// The same, with another clock for how long what is proven holds. For tests.
@@ -137,6 +157,12 @@ pub struct Challenged<'a, S> {
 }
 
 impl<S> Challenged<'_, S> {
+    /// The attestation document as it came.
+    #[must_use]
+    pub fn document(&self) -> &[u8] {
+        EvidenceFrame::decode(self.evidence.body()).map_or(&[], |frame| frame.document)
+    }
+
     /// Appraises the answer at the time `at`.
     ///
     /// # Errors
@@ -155,7 +181,9 @@ impl<S> Challenged<'_, S> {
         let claims = Claims::of(frame.document);
         let binder = tls::binder(self.stream.get_ref().1, &self.nonce)?;
         let transcript = self.transcript(&binder, shown.as_ref(), model_digest, claims.receipt_key());
-        let verdict = party.judge(&transcript, frame.document, policy, at);
+        let expected = expected(&transcript);
+        let verdict = party.judge(&expected, frame.document, policy, at);
+        let release = shown.as_ref().map(|_| frame.release.to_vec());
         let exchange = Exchange::begin(self.hello.bytes());
         let signature = is_signed_by_receipt_key(&exchange, &transcript, &frame);
         let permitted = shown
@@ -179,6 +207,8 @@ impl<S> Challenged<'_, S> {
             permitted,
             transcript,
             claimed,
+            expected,
+            release,
         })
     }
 
@@ -237,21 +267,25 @@ fn is_signed_by_receipt_key(
     key.is_ok_and(|key| key.verify_sig(&signed, frame.signature).is_ok())
 }
 
+/// What a document must say that is of the enclave at the other end of this transcript.
+fn expected(transcript: &Transcript<'_>) -> Expected {
+    let request = transcript.evidence_request();
+    let model = boot_measurement::model(&transcript.model_digest);
+    let receipt_key = boot_measurement::receipt_key(transcript.receipt_key);
+    Expected {
+        nonce: request.nonce().to_vec(),
+        user_data: request.user_data().to_vec(),
+        public_key: request.public_key().to_vec(),
+        pcr16: extended_once(model.as_bytes()),
+        pcr17: extended_once(receipt_key.as_bytes()),
+    }
+}
+
 impl RelyingParty {
-    /// The verdict on a document that must be of the enclave at the other end of this transcript.
-    fn judge(&self, transcript: &Transcript<'_>, document: &[u8], policy: &Policy, at: Timestamp) -> Verdict {
-        let request = transcript.evidence_request();
-        let model = boot_measurement::model(&transcript.model_digest);
-        let receipt_key = boot_measurement::receipt_key(transcript.receipt_key);
-        let expected = Expectation {
-            nonce: Some(request.nonce()),
-            user_data: Some(request.user_data()),
-            public_key: Some(request.public_key()),
-            pcr16: Some(extended_once(model.as_bytes())),
-            pcr17: Some(extended_once(receipt_key.as_bytes())),
-        };
+    /// The verdict on a document of which this is expected.
+    fn judge(&self, expected: &Expected, document: &[u8], policy: &Policy, at: Timestamp) -> Verdict {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        appraise(document, policy, &expected, at, Some(&mut cache))
+        appraise(document, policy, &expected.expectation(), at, Some(&mut cache))
     }
 
     /// The digest that the transcript must have: the one that the enclave claims if the policy accepts it,
@@ -283,6 +317,8 @@ pub struct Appraised<S> {
     permitted: Option<Result<Permitted, Refused>>,
     transcript: Sha384Digest,
     claimed: Option<Purpose>,
+    expected: Expected,
+    release: Option<Vec<u8>>,
 }
 
 impl<S> Appraised<S> {
@@ -292,10 +328,27 @@ impl<S> Appraised<S> {
         &self.verdict
     }
 
+    /// The evidence as it came, for somebody who judges it again.
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        let document = EvidenceFrame::decode(self.evidence.body()).map_or(&[][..], |frame| frame.document);
+        Shown {
+            document: document.to_vec(),
+            expected: Some(self.expected.clone()),
+            release: self.release.clone(),
+        }
+    }
+
     /// What the handshake established.
     #[must_use]
     pub fn established(&self) -> &Established {
         &self.established
+    }
+
+    /// The identity of the model that the evidence is to be about.
+    #[must_use]
+    pub fn model_digest(&self) -> Sha256Digest {
+        self.model_digest
     }
 
     /// Whether a session may be made of it.

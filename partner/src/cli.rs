@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{audit, conformance, explain, measure, receipts, verify};
 #[cfg(feature = "online")]
-use crate::commands::{chat, connect, key, manual};
+use crate::commands::{chat, connect, key, manual, probe};
 use crate::outcome::{Failure, Outcome, usage};
 use crate::output::Terminal;
 
@@ -44,6 +44,8 @@ enum Command {
     Key(key::Key),
     Verify(verify::Verify),
     #[cfg(feature = "online")]
+    Probe(probe::Probe),
+    #[cfg(feature = "online")]
     Connect(connect::Connect),
     #[cfg(feature = "online")]
     Chat(chat::Chat),
@@ -62,6 +64,8 @@ impl Command {
         match self {
             #[cfg(feature = "online")]
             Self::Key(command) => command.run(terminal),
+            #[cfg(feature = "online")]
+            Self::Probe(command) => command.run(terminal),
             #[cfg(feature = "online")]
             Self::Connect(command) => command.run(terminal),
             #[cfg(feature = "online")]
@@ -86,7 +90,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version go to standard output and are no error; the rest goes to standard error.
             let asked_for = !error.use_stderr();
-            if !asked_for && wants_json(&arguments) {
+            if !asked_for && says(&arguments, "--json") && !says(&arguments, "--nagios") {
                 Terminal::standard(true).failure(&Failure {
                     outcome: Outcome::Usage,
                     code: "usage",
@@ -95,10 +99,24 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 return exit_code(Outcome::Usage);
             }
             let printed = error.print().is_ok();
-            return exit_code(if asked_for && printed { Outcome::Pass } else { Outcome::Usage });
+            if asked_for && printed {
+                return exit_code(Outcome::Pass);
+            }
+            #[cfg(feature = "online")]
+            if says(&arguments, "--nagios") {
+                return ExitCode::from(probe::PLUGIN_UNKNOWN);
+            }
+            return exit_code(Outcome::Usage);
         }
     };
     let mut terminal = Terminal::standard(arguments.json);
+    #[cfg(feature = "online")]
+    let arguments = match arguments {
+        Arguments { command: Command::Probe(probe), .. } if probe.is_plugin() => {
+            return probe.run_as_plugin(&mut terminal);
+        }
+        arguments => arguments,
+    };
     let result = arguments.command.run(&mut terminal);
     exit_code(result.unwrap_or_else(|failure| {
         terminal.failure(&failure);
@@ -119,9 +137,9 @@ pub fn json(arguments: impl IntoIterator<Item = OsString>) -> Result<(Outcome, S
     Ok((outcome, captured.text()))
 }
 
-/// Whether a command line that could not be read asks for JSON. What stands behind `--` is no option.
-fn wants_json(arguments: &[OsString]) -> bool {
-    arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json")
+/// Whether a command line that could not be read has this option. What stands behind `--` is no option.
+fn says(arguments: &[OsString], option: &str) -> bool {
+    arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == option)
 }
 
 fn exit_code(outcome: Outcome) -> ExitCode {

@@ -14,6 +14,8 @@ pub mod key;
 pub mod manual;
 pub mod measure;
 mod policy_file;
+#[cfg(feature = "online")]
+pub mod probe;
 pub mod receipts;
 #[cfg(feature = "online")]
 mod relying_party;

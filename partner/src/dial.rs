@@ -83,6 +83,17 @@ impl Dialer {
     }
 }
 
+/// The addresses.
+impl fmt::Display for Dialer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, address) in self.addresses.iter().enumerate() {
+            let gap = if index == 0 { "" } else { " " };
+            write!(formatter, "{gap}{address}")?;
+        }
+        Ok(())
+    }
+}
+
 impl From<Address> for Dialer {
     fn from(address: Address) -> Self {
         Self::new(vec![address], ProxyChoice::none())

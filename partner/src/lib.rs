@@ -26,6 +26,7 @@ pub mod policy_file;
 #[cfg(feature = "online")]
 pub mod proxy;
 pub mod receipts;
+pub mod record;
 #[cfg(feature = "online")]
 pub mod refused;
 #[cfg(feature = "online")]

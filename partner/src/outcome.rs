@@ -4,8 +4,11 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
+use serde::Serialize;
+
 /// How a command ended. The numbers are part of the interface: scripts branch on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Outcome {
     /// Everything that was asked is proven.

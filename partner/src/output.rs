@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -233,6 +234,14 @@ pub fn bytes(length: u64) -> String {
     format!("{length} bytes")
 }
 
+/// A time in its two largest units, such as `3days 4h left`.
+#[must_use]
+pub fn left(seconds: u64) -> String {
+    let exact = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    let units: Vec<&str> = exact.split(' ').take(2).collect();
+    format!("{} left", units.join(" "))
+}
+
 /// Where a command's results go.
 pub struct Terminal {
     out: Box<dyn Write>,
@@ -267,10 +276,20 @@ impl Terminal {
     ///
     /// [`Failure`] when it could not be written, for instance to a full disk.
     pub fn report(&mut self, value: &impl Serialize, listing: &Listing) -> Result<(), Failure> {
+        let text = listing.render(self.colour);
+        self.lines(value, &text)
+    }
+
+    /// Prints a result: `value` as JSON if that was asked for, `lines` as they are otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As [`Terminal::report`].
+    pub fn lines(&mut self, value: &impl Serialize, lines: &str) -> Result<(), Failure> {
         let text = if self.json {
             serde_json::to_string_pretty(value).map(|json| json + "\n").map_err(io::Error::other)
         } else {
-            Ok(listing.render(self.colour))
+            Ok(lines.to_owned())
         };
         text.and_then(|text| self.write(&text)).map_err(unwritable)
     }
@@ -387,6 +406,13 @@ Checks
     fn lines_stay_lines() {
         assert_eq!(printable_lines("one"), "one");
         assert_eq!(printable_lines("a\n  |\n6 | x\x1b[2J\u{9b}\n"), "a\n    |\n  6 | x\\u{1b}[2J\\u{9b}");
+    }
+
+    #[test]
+    fn a_time_has_its_two_largest_units() {
+        for (seconds, expected) in [(9, "9s left"), (3_661, "1h 1m left"), (273_845, "3days 4h left")] {
+            assert_eq!(left(seconds), expected);
+        }
     }
 
     #[test]

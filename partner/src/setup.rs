@@ -15,6 +15,7 @@ use crate::channel::RelyingParty;
 use crate::dial::{Dialer, ProxyChoice};
 use crate::outcome::{Failure, usage};
 use crate::policy_file;
+use crate::record::RecordFolder;
 
 /// The longest key file, in bytes.
 const MAX_KEY_BYTES: usize = 16 * 1024;
@@ -34,6 +35,8 @@ pub struct Setup {
     pub model: Option<ModelId>,
     /// The HTTP proxy to reach hosts through, or `none`. Without it the environment decides.
     pub proxy: Option<String>,
+    /// The folder in which a record of each verification is kept.
+    pub record: Option<PathBuf>,
 }
 
 impl Setup {
@@ -41,7 +44,7 @@ impl Setup {
     #[must_use]
     pub fn new(addresses: Vec<Address>) -> Self {
         let (policy, key) = (PathBuf::from("trust.toml"), PathBuf::from("cleanroom.key"));
-        Self { addresses, policy, policy_sha256: None, key, model: None, proxy: None }
+        Self { addresses, policy, policy_sha256: None, key, model: None, proxy: None, record: None }
     }
 
     /// Reads the files.
@@ -52,8 +55,12 @@ impl Setup {
         let policy = policy_file::load(&self.policy, self.policy_sha256)?;
         let identity = load_key(&self.key)?;
         let model = self.choose_model(&policy)?;
-        let party = RelyingParty::new(&identity, policy, model.clone())
+        let mut party = RelyingParty::new(&identity, policy, model.clone())
             .map_err(|error| usage("setup", error.to_string()))?;
+        if let Some(folder) = &self.record {
+            let folder = RecordFolder::create(folder).map_err(|error| usage("record", error.to_string()))?;
+            party = party.with_records(folder);
+        }
         Ok((party, model))
     }
 

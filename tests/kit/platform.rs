@@ -166,12 +166,17 @@ impl World {
     /// The policy that pins `root` and takes everything else from what is released under it.
     #[must_use]
     pub fn policy_under(&self, root: &str) -> Policy {
+        Policy::from_toml(&self.policy_text_under(root)).unwrap()
+    }
+
+    /// The same as a policy's file has it.
+    #[must_use]
+    pub fn policy_text_under(&self, root: &str) -> String {
         let anchor = self.root.fingerprint();
-        let text = format!(
+        format!(
             "version = 1\n[[trust_anchor]]\nname = \"test\"\ntier = \"development\"\nsha256 = \"{anchor}\"\n\
              [release]\nmodel = \"demo\"\nroot = '''{root}'''\n[freshness]\nmax_age = \"5m\"\n"
-        );
-        Policy::from_toml(&text).unwrap()
+        )
     }
 
     /// The security module of an enclave with `measurements` that has booted just now.

@@ -37,6 +37,7 @@ class Channel:
     model: the model to use; not needed when the policy has only one.
     proxy: the HTTP proxy to reach hosts through, or `none`; without it the environment decides.
     receipts: a folder in which each receipt is kept before its answer counts.
+    record: a folder in which a record of each verification is kept, also of those that fail.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Channel:
         model: str | None = None,
         proxy: str | None = None,
         receipts: str | os.PathLike[str] | None = None,
+        record: str | os.PathLike[str] | None = None,
     ) -> None:
         addresses = [address] if isinstance(address, str) else list(address)
         try:
@@ -60,6 +62,7 @@ class Channel:
                 model=model,
                 proxy=proxy,
                 receipts=receipts,
+                record=record,
             )
         except _native.Failed as error:
             raise _errors.failure(error) from None

@@ -49,6 +49,7 @@ class Channel:
         model: str | None,
         proxy: str | None,
         receipts: str | os.PathLike[str] | None,
+        record: str | os.PathLike[str] | None,
     ) -> None: ...
     def prove(self, wake: Wake | None = None) -> Pending: ...
     def send(

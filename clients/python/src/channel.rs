@@ -34,7 +34,7 @@ pub(crate) struct Channel {
 #[pymethods]
 impl Channel {
     #[new]
-    #[pyo3(signature = (addresses, *, policy, policy_sha256, key, model, proxy, receipts))]
+    #[pyo3(signature = (addresses, *, policy, policy_sha256, key, model, proxy, receipts, record))]
     fn new(
         addresses: Vec<String>,
         policy: PathBuf,
@@ -43,6 +43,7 @@ impl Channel {
         model: Option<String>,
         proxy: Option<String>,
         receipts: Option<PathBuf>,
+        record: Option<PathBuf>,
     ) -> PyResult<Self> {
         runtime::runtime()?;
         let wrong = |problem: String| Failed::new_err(("usage", problem));
@@ -56,7 +57,7 @@ impl Channel {
         let policy_sha256 = policy_sha256.map_err(|error| wrong(error.to_string()))?;
         let model =
             model.as_deref().map(ModelId::new).transpose().map_err(|error| wrong(error.to_string()))?;
-        let setup = Setup { addresses, policy, policy_sha256, key, model, proxy };
+        let setup = Setup { addresses, policy, policy_sha256, key, model, proxy, record };
         let (party, model) = setup.load().map_err(failed)?;
         let sessions = Sessions::through(party, setup.dialer().map_err(failed)?);
         let partner = sessions.partner().to_string();

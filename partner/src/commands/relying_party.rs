@@ -31,6 +31,13 @@ pub(super) struct PartyArguments {
     /// reached directly
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
+
+    /// Keep a record of each verification in this folder, one file for each, also of those that fail. A
+    /// verification whose record cannot be written does not count. The newest 10000 records of proven clean
+    /// rooms stay, and the newest 10000 of failures. `cleanroom verify --document RECORD --as-recorded` judges
+    /// one again
+    #[arg(long, value_name = "FOLDER")]
+    record: Option<PathBuf>,
 }
 
 impl PartyArguments {
@@ -53,7 +60,12 @@ impl PartyArguments {
     fn setup(&self, addresses: Vec<Address>) -> Setup {
         let PolicyFile { policy, policy_sha256 } = self.policy.clone();
         let (key, model, proxy) = (self.key.clone(), self.model.clone(), self.proxy.clone());
-        Setup { addresses, policy, policy_sha256, key, model, proxy }
+        Setup { addresses, policy, policy_sha256, key, model, proxy, record: self.record.clone() }
+    }
+
+    /// Whether records are to be kept.
+    pub(super) fn keeps_records(&self) -> bool {
+        self.record.is_some()
     }
 
     /// The policy file alone.

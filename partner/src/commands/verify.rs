@@ -13,6 +13,8 @@ use super::policy_file::PolicyFile;
 use super::relying_party::PartyArguments;
 #[cfg(feature = "online")]
 use crate::address::Address;
+#[cfg(feature = "online")]
+use crate::outcome::usage;
 use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
 
@@ -46,7 +48,8 @@ macro_rules! online_examples {
     () => {
         "
   cleanroom verify cleanroom.example:8443
-  cleanroom verify unix:/run/cleanroom.sock --policy trust.toml --json"
+  cleanroom verify unix:/run/cleanroom.sock --policy trust.toml --json
+  cleanroom verify cleanroom.example:8443 --record records/"
     };
 }
 #[cfg(not(feature = "online"))]
@@ -62,6 +65,7 @@ const EXAMPLES: &str = concat!(
     "
   cleanroom verify --document evidence.cbor --nonce 00112233445566778899aabbccddeeff
   cleanroom verify --document evidence.cbor --at 2026-01-31T12:00:00Z --json
+  cleanroom verify --document records/20260131T120000.000Z-proven-5f1d0c6a9b3e2471.json --as-recorded
 
 A policy:
   version = 1
@@ -90,6 +94,11 @@ impl Verify {
             let (party, model) = self.party.load()?;
             let dialer = self.party.dialer(vec![address.clone()])?;
             return room::run(address, &dialer, &party, &model, terminal);
+        }
+        #[cfg(feature = "online")]
+        if self.party.keeps_records() {
+            let message = "expected --record with an address; a document in a file is a record already";
+            return Err(usage("usage", message.to_owned()));
         }
         #[cfg(feature = "online")]
         let policy = self.party.policy();

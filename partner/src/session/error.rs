@@ -6,8 +6,10 @@ use std::io;
 use std::sync::Arc;
 
 use cleanroom_attestation::verdict::Verdict;
+use cleanroom_program::file::FileError;
 
 use crate::channel::ChannelError;
+use crate::record::Shown;
 
 /// Why there is no session, or no answer on it.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +18,7 @@ pub enum SessionError {
     #[error("cannot reach the host: {0}")]
     Unreachable(#[source] io::Error),
     /// The host took a connection and did not complete the exchange in time.
-    #[error("the host did not complete the exchange within {} seconds", super::EXCHANGE_TIMEOUT.as_secs())]
+    #[error("the host did not complete the exchange in time")]
     Timeout,
     /// The clean room was not proven.
     #[error(transparent)]
@@ -26,9 +28,14 @@ pub enum SessionError {
     Refused {
         /// The first reason.
         error: ChannelError,
-        /// All that was asked of the evidence, and what it said.
-        verdict: Box<Verdict>,
+        /// All that was asked of the evidence, and what it said. Absent when it was refused before anything could be asked.
+        verdict: Option<Box<Verdict>>,
+        /// The evidence as it came.
+        shown: Box<Shown>,
     },
+    /// The verification was not recorded, so it does not count.
+    #[error("the verification could not be recorded, so it does not count: {0}")]
+    Unrecorded(#[source] FileError),
     /// The clean room was proven, and HTTP/2 did not begin.
     #[error("the connection ended before the clean room began HTTP/2")]
     Http2,
@@ -61,6 +68,7 @@ impl SessionError {
             Self::Unreachable(_) => "unreachable",
             Self::Timeout => "timeout",
             Self::Channel(error) | Self::Refused { error, .. } => error.code(),
+            Self::Unrecorded(_) => "record",
             Self::Http2 => "http2",
             Self::Ended(_) => "session-ended",
             Self::Cut(cut) => cut.code,
@@ -78,7 +86,7 @@ impl SessionError {
     #[must_use]
     pub fn verdict(&self) -> Option<&Verdict> {
         match self {
-            Self::Refused { verdict, .. } => Some(verdict),
+            Self::Refused { verdict, .. } => verdict.as_deref(),
             _ => None,
         }
     }

@@ -34,10 +34,10 @@ use crate::address::Address;
 use crate::channel::RelyingParty;
 use crate::dial::{Dialer, Endpoint};
 
-pub use self::round::appraise;
+pub use self::round::{appraise, appraise_within};
 
 /// How long a session lives on one attestation when the policy does not say.
-const DEFAULT_MAX_SESSION: Duration = Duration::from_secs(15 * 60);
+pub const DEFAULT_MAX_SESSION: Duration = Duration::from_secs(15 * 60);
 
 /// How often a request that was never sent goes on a further session, beside those that there were.
 const FURTHER_ATTEMPTS: usize = 2;

@@ -1,18 +1,20 @@
 //! The verdict on a document in a file, without any network.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::policy::Policy;
+use cleanroom_attestation::release::{Release, Verified};
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
 
 use super::listing::{listing, outcome};
 use crate::clock::{self, now};
 use crate::commands::document_file;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, usage};
 use crate::output::Terminal;
+use crate::record::{Expected, Recorded};
 
 /// A document in a file, and what it is expected to say.
 #[derive(Args)]
@@ -27,6 +29,15 @@ pub(super) struct Document {
     /// milliseconds with 13 digits). Without it, this machine's clock
     #[arg(long, value_name = "TIME", value_parser = clock::parse, requires = "document")]
     at: Option<Timestamp>,
+
+    /// The document is a record that `--record` wrote: judge it at the time when it was written, and against all that
+    /// was expected then. Believe a record of somebody else only if you have its time and its nonce from elsewhere
+    #[arg(
+        long,
+        requires = "document",
+        conflicts_with_all = ["at", "nonce", "user_data", "public_key", "pcr16", "pcr17"]
+    )]
+    as_recorded: bool,
 
     /// The challenge that you sent, whole
     #[arg(long, value_name = "HEX", value_parser = hexadecimal, requires = "document")]
@@ -68,6 +79,9 @@ impl Document {
     /// The verdict under `policy`, or nothing when no document was named.
     pub(super) fn run(&self, policy: &Policy, terminal: &mut Terminal) -> Result<Option<Outcome>, Failure> {
         let Some(path) = &self.document else { return Ok(None) };
+        if self.as_recorded {
+            return recorded(path, policy, terminal).map(Some);
+        }
         let document = document_file::read(path)?;
         let at = self.at.unwrap_or_else(now);
         let bytes = |value: &'_ Option<Hexadecimal>| value.as_ref().map(|value| value.0.clone());
@@ -84,4 +98,24 @@ impl Document {
         terminal.report(&verdict, &listing(&verdict))?;
         Ok(Some(outcome(&verdict)))
     }
+}
+
+/// The verdict on a record, as of then.
+fn recorded(path: &Path, policy: &Policy, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+    let contents = document_file::contents(path, document_file::open(path)?)?;
+    let wrong = |problem: String| usage("record", format!("{}: {problem}", path.display()));
+    let Recorded { time, shown } = Recorded::parse(&contents).map_err(|error| wrong(error.to_string()))?;
+    let released = match (policy.release(), &shown.release) {
+        (Some(trust), Some(envelope)) => {
+            let release: Verified<Release> =
+                trust.root().open(envelope).map_err(|error| wrong(error.to_string()))?;
+            Some(policy.with_release(&release))
+        }
+        _ => None,
+    };
+    let policy = released.as_ref().unwrap_or(policy);
+    let expected = shown.expected.as_ref().map(Expected::expectation).unwrap_or_default();
+    let verdict = appraise(&shown.document, policy, &expected, time, None);
+    terminal.report(&verdict, &listing(&verdict))?;
+    Ok(outcome(&verdict))
 }

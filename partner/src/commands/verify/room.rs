@@ -1,7 +1,5 @@
 //! The verdict on a clean room that answers at an address.
 
-use std::time::Duration;
-
 use cleanroom_attestation::channel::{ALPN, ModelId};
 use cleanroom_attestation::verdict::Verdict;
 use cleanroom_channel::tls::Established;
@@ -13,7 +11,7 @@ use crate::channel::{Refused, RelyingParty};
 use crate::commands::relying_party::{no_session, runtime};
 use crate::dial::Dialer;
 use crate::outcome::{Failure, Outcome};
-use crate::output::{Listing, Mark, Terminal, printable};
+use crate::output::{Listing, Mark, Terminal, left, printable};
 use crate::permission::Permitted;
 use crate::session;
 
@@ -67,13 +65,6 @@ pub(super) fn run(
     Ok(if accepted.is_ok() { outcome(verdict) } else { Outcome::Refused })
 }
 
-/// A time in its two largest units, such as `3days 4h left`.
-fn left(seconds: u64) -> String {
-    let exact = humantime::format_duration(Duration::from_secs(seconds)).to_string();
-    let units: Vec<&str> = exact.split(' ').take(2).collect();
-    format!("{} left", units.join(" "))
-}
-
 /// Release, lease and partner, with the time that is left for each.
 fn terms(listing: &mut Listing, permitted: &Result<Permitted, Refused>) {
     match permitted {
@@ -116,16 +107,4 @@ fn channel(listing: &mut Listing, established: &Established, refused: Option<&Re
         Some(refused) => listing.check(Mark::Fail, "session", format!("{}\n{refused}", refused.code())),
     }
     listing.note("Nothing but the challenge was sent.");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_has_its_two_largest_units() {
-        for (seconds, expected) in [(9, "9s left"), (3_661, "1h 1m left"), (273_845, "3days 4h left")] {
-            assert_eq!(left(seconds), expected);
-        }
-    }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use cleanroom_program::clock::BootInstant;
 use cleanroom_program::network::{Attempts, race};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::{EXCHANGE_TIMEOUT, MOST_ADDRESSES, Shared, Spread};
 use crate::channel::{Appraised, ChannelError, RelyingParty};
 use crate::clock::now;
 use crate::dial::{Dialer, Endpoint, Transport};
+use crate::record::{self, Shown};
 use crate::session::{Session, SessionError};
 
 /// How long to rest until the addresses are looked at again, when all of them led to a clean room.
@@ -143,16 +144,16 @@ impl Shared {
 
     /// Connects, and makes a session of what is proven.
     pub(super) async fn prove(&self, way: &Endpoint) -> Result<Session, SessionError> {
-        let stream = way.clone().connect().await.map_err(SessionError::Unreachable)?;
-        let exchange = async {
-            let appraised = challenge(&self.party, stream).await?;
-            if let Err(refused) = appraised.accepted() {
-                let verdict = Box::new(appraised.verdict().clone());
-                return Err(SessionError::Refused { error: ChannelError::Rejected(refused), verdict });
-            }
-            Session::open(appraised.confirm().await?, self.lifetime(), Some(way.clone())).await
+        let connected = way.clone().connect().await.map_err(SessionError::Unreachable);
+        let deadline = Instant::now() + EXCHANGE_TIMEOUT;
+        let proven = match connected {
+            Ok(stream) => in_time(deadline, accepted(&self.party, stream)).await,
+            Err(error) => Err(error),
         };
-        timeout(EXCHANGE_TIMEOUT, exchange).await.map_err(|_| SessionError::Timeout)?
+        let proven = record::keep(&self.party, &way.to_string(), proven).await?;
+        let opened =
+            async { Session::open(proven.confirm().await?, self.lifetime(), Some(way.clone())).await };
+        in_time(deadline, opened).await
     }
 }
 
@@ -165,15 +166,34 @@ pub async fn appraise(
     party: &RelyingParty,
     dialer: impl Into<Dialer>,
 ) -> Result<Appraised<Transport>, SessionError> {
-    let mut endpoints = dialer.into().endpoints().await.map_err(SessionError::Unreachable)?;
+    let dialer = dialer.into();
+    let appraised = appraise_first(party, &dialer).await;
+    record::keep(party, &dialer.to_string(), appraised).await
+}
+
+/// The same, and all of it in at most as long as `limit`.
+///
+/// # Errors
+/// As [`appraise`]; [`SessionError::Timeout`] when it took longer.
+pub async fn appraise_within(
+    party: &RelyingParty,
+    dialer: impl Into<Dialer>,
+    limit: Duration,
+) -> Result<Appraised<Transport>, SessionError> {
+    let dialer = dialer.into();
+    let appraised = in_time(Instant::now() + limit, appraise_first(party, &dialer)).await;
+    record::keep(party, &dialer.to_string(), appraised).await
+}
+
+async fn appraise_first(party: &RelyingParty, dialer: &Dialer) -> Result<Appraised<Transport>, SessionError> {
+    let mut endpoints = dialer.endpoints().await.map_err(SessionError::Unreachable)?;
     let mut most_telling: Option<SessionError> = None;
     while !endpoints.is_empty() {
         let error = match race(&mut endpoints, Endpoint::connect).await {
             Err(error) => SessionError::Unreachable(error),
-            Ok(stream) => match timeout(EXCHANGE_TIMEOUT, challenge(party, stream)).await {
-                Ok(Ok(appraised)) => return Ok(appraised),
-                Ok(Err(error)) => error,
-                Err(_) => SessionError::Timeout,
+            Ok(stream) => match in_time(Instant::now() + EXCHANGE_TIMEOUT, challenge(party, stream)).await {
+                Ok(appraised) => return Ok(appraised),
+                Err(error) => error,
             },
         };
         if most_telling.as_ref().is_none_or(|most| error.weight() > most.weight()) {
@@ -183,6 +203,28 @@ pub async fn appraise(
     Err(most_telling.unwrap_or(SessionError::Unreachable(std::io::ErrorKind::NotFound.into())))
 }
 
+async fn in_time<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, SessionError>>,
+) -> Result<T, SessionError> {
+    timeout_at(deadline, work).await.unwrap_or(Err(SessionError::Timeout))
+}
+
 async fn challenge(party: &RelyingParty, stream: Transport) -> Result<Appraised<Transport>, SessionError> {
-    Ok(party.challenge(stream).await?.appraise(now())?)
+    let challenged = party.challenge(stream).await?;
+    let document = challenged.document().to_vec();
+    challenged.appraise(now()).map_err(|error| {
+        let shown = Box::new(Shown { document, expected: None, release: None });
+        SessionError::Refused { error, verdict: None, shown }
+    })
+}
+
+/// What answers, if a session may be made of it.
+async fn accepted(party: &RelyingParty, stream: Transport) -> Result<Appraised<Transport>, SessionError> {
+    let appraised = challenge(party, stream).await?;
+    if let Err(refused) = appraised.accepted() {
+        let (verdict, shown) = (Some(Box::new(appraised.verdict().clone())), Box::new(appraised.shown()));
+        return Err(SessionError::Refused { error: ChannelError::Rejected(refused), verdict, shown });
+    }
+    Ok(appraised)
 }
