@@ -32,6 +32,7 @@
 //! ```
 
 mod events;
+pub mod package;
 mod problem;
 mod receipts;
 
@@ -239,5 +240,6 @@ mod tests {
         assert!(to_clean_room(request(MAX_BODY)).is_ok());
         let problem = to_clean_room(request(MAX_BODY + 1)).unwrap_err();
         assert_eq!((problem.code(), problem.reach()), ("bad-body", session::Reach::NeverSent));
+        assert_eq!(problem.outcome(), crate::outcome::Outcome::Usage);
     }
 }

@@ -1,16 +1,11 @@
 //! What comes of a request: an answer, a problem, and what was proven before.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use cleanroom_partner::client::{self, AnswerBody, Dialect, ReceiptSlot, VerifiedReceipt};
-use cleanroom_partner::session::{Reach, Session};
-use http_body_util::BodyExt as _;
+use cleanroom_partner::client::package;
+use cleanroom_partner::client::{self, Dialect};
 use pyo3::PyClass;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use serde_json::{Value, json};
-use tokio::sync::{Mutex, Notify};
 
 use crate::pending::{Done, Pending};
 use crate::runtime;
@@ -43,115 +38,57 @@ fn piece(bytes: Option<Bytes>) -> Done {
 
 /// What was proven before a request was sent, and its receipt once that is verified.
 #[pyclass(frozen)]
-pub(crate) struct Proof {
-    session: Arc<Session>,
-    receipt: ReceiptSlot,
-}
-
-impl Proof {
-    pub(crate) fn new(session: Arc<Session>, receipt: ReceiptSlot) -> Self {
-        Self { session, receipt }
-    }
-}
+pub(crate) struct Proof(pub(crate) package::Proof);
 
 #[pymethods]
 impl Proof {
     /// What was proven, as JSON.
     fn proven(&self) -> String {
-        let evidence = self.session.evidence().evidence();
-        json!({
-            "image": evidence.image(),
-            "tier": evidence.tier(),
-            "model_sha256": self.session.model_digest(),
-            "transcript_sha384": self.session.transcript(),
-            "release": self.session.permitted(),
-            "verdict": self.session.verdict(),
-        })
-        .to_string()
+        self.0.proven()
     }
 
     /// The verified receipt, as JSON; nothing as long as there is none.
     fn receipt(&self) -> Option<String> {
-        self.receipt.get().map(|receipt| receipt_value(receipt).to_string())
+        self.0.receipt()
     }
-}
-
-/// The receipt's own members are in `payload`, which the envelope signs.
-fn receipt_value(receipt: &VerifiedReceipt) -> Value {
-    let envelope: Value = serde_json::from_slice(&receipt.signed.to_json()).unwrap_or_default();
-    json!({ "payload": receipt.signed.receipt(), "envelope": envelope, "path": receipt.path })
 }
 
 /// An answer. It is whole, or a stream of pieces.
 #[pyclass(frozen)]
-pub(crate) struct Answer {
-    #[pyo3(get)]
-    status: u16,
-    headers: Headers,
-    whole: Option<Vec<u8>>,
-    body: Arc<Mutex<Option<AnswerBody>>>,
-    closed: Arc<Notify>,
-    session: Arc<Session>,
-    receipt: ReceiptSlot,
-}
-
-impl Answer {
-    /// Takes the answer of a client; the content too, if it is whole.
-    pub(crate) async fn of(answer: client::Answer) -> Result<Self, client::Problem> {
-        let client::Answer { response, session, receipt } = answer;
-        let (head, mut body) = response.into_parts();
-        let mut whole = None;
-        if !body.is_stream() {
-            whole = Some((&mut body).collect().await?.to_bytes().to_vec());
-        }
-        Ok(Self {
-            status: head.status.as_u16(),
-            headers: headers(&head.headers),
-            whole,
-            body: Arc::new(Mutex::new(Some(body))),
-            closed: Arc::default(),
-            session,
-            receipt,
-        })
-    }
-}
+pub(crate) struct Answer(pub(crate) package::Received);
 
 #[pymethods]
 impl Answer {
     #[getter]
+    fn status(&self) -> u16 {
+        self.0.status()
+    }
+
+    #[getter]
     fn headers(&self) -> Headers {
-        self.headers.clone()
+        headers(self.0.headers())
     }
 
     /// The content, if the answer is no stream.
     #[getter]
     fn whole<'p>(&self, python: Python<'p>) -> Option<Bound<'p, PyBytes>> {
-        self.whole.as_ref().map(|bytes| PyBytes::new(python, bytes))
+        self.0.whole().map(|bytes| PyBytes::new(python, bytes))
     }
 
     #[getter]
     fn proof(&self) -> Proof {
-        Proof::new(Arc::clone(&self.session), self.receipt.clone())
+        Proof(self.0.proof().clone())
     }
 
     /// The next piece of a stream: whole events, `None` at the end, or a `Problem`.
     #[pyo3(signature = (wake=None))]
     fn next(&self, wake: Option<Py<PyAny>>) -> PyResult<Pending> {
-        let (body, closed) = (Arc::clone(&self.body), Arc::clone(&self.closed));
+        let next = self.0.next();
         let next = async move {
-            let mut body = body.lock().await;
-            let Some(stream) = body.as_mut() else { return piece(None) };
-            let frame = tokio::select! {
-                frame = stream.frame() => frame,
-                () = closed.notified() => None,
-            };
-            match frame {
-                Some(Ok(frame)) => piece(Some(frame.into_data().unwrap_or_default())),
+            match next.await {
+                Some(Ok(bytes)) => piece(Some(bytes)),
                 Some(Err(problem)) => done(Problem(problem)),
-                None => {
-                    *body = None;
-                    piece(None)
-                }
+                None => piece(None),
             }
         };
         Pending::begin(next, wake)
@@ -159,9 +96,7 @@ impl Answer {
 
     /// Ends the answer. A generation that still runs ends with it.
     fn close(&self) -> PyResult<()> {
-        self.closed.notify_waiters();
-        let body = Arc::clone(&self.body);
-        runtime::runtime()?.spawn(async move { drop(body.lock().await.take()) });
+        self.0.close(runtime::runtime()?.handle());
         Ok(())
     }
 }
@@ -191,11 +126,7 @@ impl Problem {
     /// How far the request got: `never-sent`, `may-have-been-sent` or `was-sent`.
     #[getter]
     fn reach(&self) -> &'static str {
-        match self.0.reach() {
-            Reach::NeverSent => "never-sent",
-            Reach::MayHaveBeenSent => "may-have-been-sent",
-            Reach::WasSent => "was-sent",
-        }
+        self.0.reach().name()
     }
 
     /// Whether the clean room was refused, in contrast to not being reached.

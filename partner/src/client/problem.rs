@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::receipts::NoReceipt;
 use super::{MAX_ANSWER, MAX_BODY};
+use crate::outcome::Outcome;
 use crate::session::{Reach, SendError, SessionError};
 
 /// Both official clients send a request again unless this says no.
@@ -85,7 +86,11 @@ impl Problem {
 
     /// The path cannot be sent on.
     pub(crate) fn bad_path() -> Self {
-        Self::of_client(StatusCode::BAD_REQUEST, "bad-path", "expected a path such as /v1/models".to_owned())
+        Self::of_client(
+            StatusCode::BAD_REQUEST,
+            "bad-path",
+            "expected a method and a path such as /v1/models".to_owned(),
+        )
     }
 
     /// The clean room's answer is longer than the proxy keeps.
@@ -144,6 +149,17 @@ impl Problem {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.reason.as_ref().is_some_and(|reason| reason.is_refusal())
+    }
+
+    /// What it means to a script: the exit code of a program that ends with it.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match &self.reason {
+            _ if self.is_refusal() && self.reach == Reach::NeverSent => Outcome::Refused,
+            // Nothing was wrong but the request itself.
+            None if self.reach == Reach::NeverSent && !self.retry => Outcome::Usage,
+            _ => Outcome::Unreachable,
+        }
     }
 
     /// The verdict on the evidence that was refused.

@@ -143,6 +143,16 @@ pub enum Reach {
 }
 
 impl Reach {
+    /// A stable name, for programs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NeverSent => "never-sent",
+            Self::MayHaveBeenSent => "may-have-been-sent",
+            Self::WasSent => "was-sent",
+        }
+    }
+
     /// The state in words, for the person who sent the request.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
