@@ -142,3 +142,30 @@ async fn proofs_receipts_and_exceptions_of_the_package_and_its_pages() {
     run(Package::Cleanroom, way.clone()).await;
     run(Package::Documentation, way).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_on_node_in_process() {
+    let (_clean_room, way) = in_process(model()).await;
+    run(Package::Node("openai"), way.clone()).await;
+    run(Package::Node("anthropic"), way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_and_the_vercel_sdk_on_node_in_process() {
+    let (_clean_room, way) = in_process(tools_model()).await;
+    run(Package::Node("tools"), way.clone()).await;
+    run(Package::Vercel, way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embeddings_on_node_in_process() {
+    let (_clean_room, way) = in_process(embedding_model::for_embeddings(&model(), 1)).await;
+    run(Package::Node("embeddings"), way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proofs_receipts_and_exceptions_of_the_node_package_and_its_pages() {
+    let (_clean_room, way) = in_process(model()).await;
+    run(Package::NodeCleanroom, way.clone()).await;
+    run(Package::NodeDocumentation, way).await;
+}

@@ -1,7 +1,7 @@
 //! Runs the client packages of `tests/clients`, unmodified, as their users would: in an environment of their own.
 //!
-//! The official packages need a URL. The package `cleanroom` needs an address and the partner's files; it is built as a
-//! wheel and installed beside them, into an environment that is made anew for each wheel.
+//! The official packages need a URL. The packages `cleanroom` for Python and Node need an address and the partner's
+//! files. They are built and installed beside the official ones, into an environment that is made anew for each build.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,7 +19,7 @@ pub enum Outcome {
     Passed(String),
     /// A case failed; what the suite printed.
     Failed(String),
-    /// There is no Python with which to run it.
+    /// There is no Python or Node with which to run it.
     Unavailable(String),
 }
 
@@ -38,12 +38,20 @@ pub enum Package {
     Frameworks,
     /// The Vercel AI SDK on Node, against such a model
     Vercel,
-    /// What only the package `cleanroom` has: proofs, receipts, its own exceptions
+    /// What only the Python package `cleanroom` has: proofs, receipts, its own exceptions
     Cleanroom,
-    /// The package `cleanroom` against hosts that lie
+    /// The Python package `cleanroom` against hosts that lie
     HostileHost,
     /// The Python examples of the pages
     Documentation,
+    /// The official packages for Node, with the cases of this file
+    Node(&'static str),
+    /// What only the Node package `cleanroom` has: proofs, receipts, its own exceptions, ends of generations
+    NodeCleanroom,
+    /// The Node package `cleanroom` against hosts that lie
+    NodeHostileHost,
+    /// The JavaScript examples of the pages
+    NodeDocumentation,
 }
 
 /// How a suite reaches the API.
@@ -121,7 +129,11 @@ pub fn run_with(package: Package, way: impl Into<Way>, variables: &[(&str, &str)
         Package::Cleanroom => python("requirements.txt", "cleanroom_suite.py", &way),
         Package::HostileHost => python("requirements.txt", "hostile_host_suite.py", &way),
         Package::Documentation => python("requirements.txt", "documentation_suite.py", &way),
-        Package::Vercel => node("vercel"),
+        Package::Vercel => node(&["vercel_suite.mjs"], &way),
+        Package::Node(cases) => node(&["clients_suite.mjs", cases], &way),
+        Package::NodeCleanroom => node(&["cleanroom_suite.mjs"], &way),
+        Package::NodeHostileHost => node(&["hostile_host_suite.mjs"], &way),
+        Package::NodeDocumentation => node(&["documentation_suite.mjs"], &way),
     }?;
     let mut suite = match suite {
         Ok(suite) => suite,
@@ -170,7 +182,7 @@ fn python(requirements: &str, suite: &str, way: &Way) -> io::Result<Result<Comma
     let mut inputs = vec![requirements.as_path()];
     inputs.extend(wheels.iter().map(PathBuf::as_path));
     let made = environment(&folder, &python, &inputs, || {
-        [
+        vec![
             Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder.join("venv")).output(),
             Command::new(&python)
                 .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
@@ -189,48 +201,81 @@ fn python(requirements: &str, suite: &str, way: &Way) -> io::Result<Result<Comma
 
 /// The wheel of this source, as `scripts/python` builds it.
 fn wheel() -> io::Result<Result<PathBuf, String>> {
-    let folder = repository().join("target/python/wheel");
+    built("python", "target/python/wheel")
+}
+
+/// The package for Node, as `scripts/node` builds it.
+fn packed() -> io::Result<Result<PathBuf, String>> {
+    built("node", "target/node/package")
+}
+
+/// What a script builds into a folder, and names in its last line.
+fn built(script: &str, folder: &str) -> io::Result<Result<PathBuf, String>> {
+    let folder = repository().join(folder);
     fs::create_dir_all(&folder)?;
     let lock = File::create(folder.join("lock"))?;
     lock.lock()?;
-    let built = Command::new(repository().join("scripts/python")).arg("--debug").arg(&folder).output()?;
+    let built =
+        Command::new(repository().join("scripts").join(script)).arg("--debug").arg(&folder).output()?;
     if built.status.code() == Some(3) {
         return Ok(Err(printed(&built)));
     }
     // A package that does not build is no reason to leave its tests out.
-    assert!(built.status.success(), "scripts/python: {}", printed(&built));
+    assert!(built.status.success(), "scripts/{script}: {}", printed(&built));
     Ok(Ok(PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())))
 }
 
-/// The command that runs `suite.mjs` of a folder in `tests/clients`, with what its `package-lock.json` pins.
-fn node(name: &str) -> io::Result<Result<Command, String>> {
-    let source = repository().join("tests/clients").join(name);
+/// The command that runs a suite in `tests/clients/node`, with what `package-lock.json` pins there, and the package
+/// `cleanroom` if the way needs it.
+fn node(suite: &[&str], way: &Way) -> io::Result<Result<Command, String>> {
+    let clients = repository().join("tests/clients").canonicalize()?;
+    let source = clients.join("node");
+    let mut name = String::from("official");
+    let mut packages = Vec::new();
+    if matches!(way, Way::InProcess(_)) {
+        name.push_str("-and-package");
+        match packed()? {
+            Ok(package) => packages.push(package),
+            Err(reason) => return Ok(Err(reason)),
+        }
+    }
     let folder = repository().join("target/node").join(name);
     let manifest = [source.join("package.json"), source.join("package-lock.json")];
-    let made = environment(&folder, &folder.join("node_modules"), &[&manifest[0], &manifest[1]], || {
-        [
-            Command::new("cp").args(&manifest).arg(&folder).output(),
-            Command::new("npm")
-                .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"])
-                .current_dir(&folder)
-                .output(),
-        ]
+    let mut inputs = vec![manifest[0].as_path(), manifest[1].as_path()];
+    inputs.extend(packages.iter().map(PathBuf::as_path));
+    let npm = |arguments: &[&str]| {
+        let mut npm = Command::new("npm");
+        npm.args(arguments)
+            .args(["--ignore-scripts", "--no-audit", "--no-fund", "--silent"])
+            .current_dir(&folder);
+        npm
+    };
+    let made = environment(&folder, &folder.join("node_modules"), &inputs, || {
+        let mut steps = vec![Command::new("cp").args(&manifest).arg(&folder).output(), npm(&["ci"]).output()];
+        if !packages.is_empty() {
+            steps.push(npm(&["install", "--no-save", "--offline"]).args(&packages).output());
+        }
+        // Node looks for packages beside the script and above; the suites stay where they are.
+        let suites = folder.join("suites");
+        let _ = fs::remove_file(&suites);
+        steps.push(Command::new("ln").arg("-s").arg(&clients).arg(&suites).output());
+        steps
     })?;
-    // Node looks for packages beside the script.
-    fs::copy(source.join("suite.mjs"), folder.join("suite.mjs"))?;
     Ok(made.map(|()| {
         let mut command = Command::new("node");
-        command.arg(folder.join("suite.mjs"));
+        command.args(["--preserve-symlinks", "--preserve-symlinks-main"]);
+        let (script, arguments) = suite.split_at(1);
+        command.args(script.iter().map(|script| folder.join("suites/node").join(script))).args(arguments);
         command
     }))
 }
 
 /// Makes `folder`, which has `result` in the end, with `steps`, unless it was made of the same `inputs` before.
-fn environment<const STEPS: usize>(
+fn environment(
     folder: &Path,
     result: &Path,
     inputs: &[&Path],
-    steps: impl FnOnce() -> [io::Result<Output>; STEPS],
+    steps: impl FnOnce() -> Vec<io::Result<Output>>,
 ) -> io::Result<Result<(), String>> {
     fs::create_dir_all(folder)?;
     // One at a time, among threads and processes alike.

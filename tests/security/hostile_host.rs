@@ -512,6 +512,15 @@ fn serve(trick: Trick, at: &Path) -> Arc<Mutex<Vec<u8>>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_package_refuses_every_trick_with_the_programs_code_and_sends_nothing() {
+    refuses_every_trick(Package::HostileHost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_package_refuses_every_trick_with_the_programs_code_and_sends_nothing() {
+    refuses_every_trick(Package::NodeHostileHost).await;
+}
+
+async fn refuses_every_trick(package: Package) {
     let (world, folder) = (World::new(), tempfile::tempdir().unwrap());
     let party = world.partner();
     let (mut hosts, mut recorders) = (Vec::new(), Vec::new());
@@ -526,7 +535,7 @@ async fn the_python_package_refuses_every_trick_with_the_programs_code_and_sends
     let files = world.partner_files(folder.path(), model_digest(), hosts[0].1.clone());
     let hosts = serde_json::to_string(&hosts).unwrap();
     let ran = tokio::task::spawn_blocking(move || {
-        official::run_with(Package::HostileHost, files, &[("CLEANROOM_HOSTS", &hosts)])
+        official::run_with(package, files, &[("CLEANROOM_HOSTS", &hosts)])
     });
     official::expect_passed(ran.await.unwrap().unwrap());
     for (name, read) in recorders {

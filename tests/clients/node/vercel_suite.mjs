@@ -1,17 +1,19 @@
 // The Vercel AI SDK, unmodified and with its defaults, against a Cleanroom API whose model calls tools.
 //
-// Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for each case and exits with 1 if one fails.
+// `suite` says how the API is reached. Prints one line for each case and exits with 1 if one fails.
+import assert from 'node:assert/strict';
+
 import { createAnthropic } from '@ai-sdk/anthropic';
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateText, streamText, tool } from 'ai';
 import { z } from 'zod';
 
-const baseURL = process.env.CLEANROOM_BASE_URL;
-const options = { baseURL, apiKey: 'not looked at' };
-const headers = { authorization: `Bearer ${options.apiKey}` };
-const listed = await (await fetch(`${baseURL}/models`, { headers })).json();
-const MODEL = listed.data[0].id;
+import { OPENAI, clients, run } from './suite.mjs';
+
+const { baseURL, apiKey, fetch } = OPENAI;
+const options = { baseURL, apiKey, fetch };
+const MODEL = (await clients.openai.models.list()).data[0].id;
 const openai = createOpenAI(options);
 const models = {
   'openai by default': openai(MODEL),
@@ -25,21 +27,14 @@ const weather = tool({
   inputSchema: z.object({ city: z.string().max(4), unit: z.enum(['C', 'F']) }),
 });
 
-let failed = 0;
-async function check(name, run) {
-  try {
-    const seen = await run();
-    if (!seen) throw new Error('nothing came');
-    console.log(`ok      ${name}`);
-  } catch (error) {
-    failed += 1;
-    console.log(`FAILED  ${name}`, error, error?.responseBody ?? '');
-  }
+const cases = [];
+function check(title, ask) {
+  cases.push(Object.assign(async () => assert(await ask(), 'nothing came'), { title }));
 }
 
 for (const [name, model] of Object.entries(models)) {
-  await check(`${name} talks`, async () => (await generateText({ model, ...asked })).text);
-  await check(`${name} streams`, async () => {
+  check(`${name} talks`, async () => (await generateText({ model, ...asked })).text);
+  check(`${name} streams`, async () => {
     let text = '';
     const errors = [];
     const { textStream } = streamText({ model, ...asked, onError: ({ error }) => errors.push(error) });
@@ -47,10 +42,9 @@ for (const [name, model] of Object.entries(models)) {
     if (errors.length > 0) throw errors[0];
     return text;
   });
-  await check(`${name} calls`, async () => {
+  check(`${name} calls`, async () => {
     const { toolCalls } = await generateText({ model, ...asked, tools: { weather }, toolChoice: 'required' });
     return toolCalls.length > 0 && toolCalls[0].toolName === 'weather' && ['C', 'F'].includes(toolCalls[0].input.unit);
   });
 }
-console.log(failed === 0 ? 'all cases passed' : `${failed} cases failed`);
-process.exit(failed === 0 ? 0 : 1);
+await run('Vercel AI SDK', cases);
