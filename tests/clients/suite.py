@@ -2,7 +2,7 @@
 
 CLEANROOM_BASE_URL (with `/v1`) leads the official clients, unmodified, to a server or the local proxy. Without it,
 CLEANROOM_ADDRESS, CLEANROOM_POLICY and CLEANROOM_KEY lead the clients of the package `cleanroom`, in process, to the
-same. A case is written once and runs both ways.
+same. A case is written once and runs both ways; those in `cases/` run with the clients for Node too.
 """
 
 import contextlib
