@@ -108,12 +108,6 @@ impl Observed {
         self.follows_log
     }
 
-    /// When an enclave last answered, if one ever did.
-    #[must_use]
-    pub const fn heard(&self) -> Option<Instant> {
-        self.heard
-    }
-
     /// Milliseconds that the lease still runs by that; 0 when there is none, or when the enclave says
     /// nothing.
     #[must_use]
@@ -122,12 +116,6 @@ impl Observed {
         let since = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);
         state.lease_left_ms.saturating_sub(since)
     }
-}
-
-/// What is observed when an enclave answers now; for tests of what depends on it.
-#[cfg(test)]
-pub(crate) fn heard_now() -> Observed {
-    Observed { heard: Some(Instant::now()), ..Observed::default() }
 }
 
 /// Serves the enclave behind the address `control` for ever, over its restarts. `observed` hears what the

@@ -181,6 +181,11 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     start_timeout: Duration,
 
+    /// Start the enclave again when it has answered no probe for so long. A probe asks its worker, its engine
+    /// and its security module.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    silence: Duration,
+
     /// The lease service of an authority, http://HOST:PORT; may be repeated. The host hands its roots,
     /// releases, denials and leases to the enclave.
     #[arg(long, value_name = "URL")]
@@ -504,7 +509,7 @@ impl RunArguments {
     }
 
     pub(crate) fn patience(&self) -> Patience {
-        Patience { start: self.start_timeout, drain: self.limits.drain_timeout }
+        Patience { start: self.start_timeout, drain: self.limits.drain_timeout, silence: self.silence }
     }
 }
 

@@ -19,6 +19,7 @@ pub mod endpoint;
 pub mod image;
 pub mod launcher;
 pub mod log_store;
+pub mod probe;
 pub mod relay;
 pub mod run;
 pub mod status;

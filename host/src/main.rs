@@ -105,10 +105,8 @@ async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToke
         move || announce(&Ready { address: &address, description: Some(&description) }, json)
     };
     let agent = arguments.agent()?;
-    let access = |partner: EnclaveAddress, control: EnclaveAddress| Access {
-        partner,
-        agent: agent.clone().map(|settings| (control, settings)),
-    };
+    let access =
+        |partner: EnclaveAddress, control: EnclaveAddress| Access { partner, control, agent: agent.clone() };
     match arguments.enclave() {
         Enclave::Simulated(enclave) => {
             let launcher = Simulated::prepare_in(&enclave, state)?;

@@ -11,8 +11,10 @@ use crate::agent::{self, Observed};
 use crate::drain;
 use crate::endpoint::{BoundListener, EnclaveAddress};
 use crate::launcher::{Launcher, Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
+use crate::probe::{self, Vitals};
 use crate::relay::{self, Counters, Limits};
 use crate::status::{self, Sources};
+use crate::witnesses::Witnesses;
 
 /// How long an enclave that is to end waits for the host to reach it for its log.
 const REACH_LOG: Duration = Duration::from_secs(5);
@@ -30,7 +32,13 @@ pub async fn relay_only(
     stop: CancellationToken,
 ) -> io::Result<()> {
     let counters = Arc::new(Counters::default());
-    let sources = Sources { relay: Arc::clone(&counters), enclave: None, release: None, stop: stop.clone() };
+    let sources = Sources {
+        relay: Arc::clone(&counters),
+        enclave: None,
+        probes: None,
+        release: None,
+        stop: stop.clone(),
+    };
     let over = CancellationToken::new();
     let relay = async {
         let stopped = stop.clone().cancelled_owned();
@@ -54,8 +62,8 @@ pub async fn relay_only(
     }
 }
 
-/// Runs an enclave, relays to it and keeps it in touch with the authorities, until `stop`. `ready` is called
-/// once, when the enclave first accepts connections.
+/// Runs an enclave, relays to it, probes it and keeps it in touch with the authorities, until `stop`. `ready` is
+/// called once, when the enclave accepts connections and has answered a probe.
 ///
 /// On `stop` the relay takes no more connections, and the enclave is told to drain. Both have the same time to
 /// come to their end. If the host keeps the enclave's log, it reaches the enclave for it first, so that the log
@@ -72,62 +80,32 @@ pub async fn with_enclave<L: Launcher>(
     stop: CancellationToken,
     ready: impl FnOnce(),
 ) -> Result<(), RunError> {
-    let partner = Arc::new(access.partner);
-    let (status, mut watched) = watch::channel(Status::new());
+    let Access { partner, control, agent } = access;
     let counters = Arc::new(Counters::default());
+    let (status, enclave) = watch::channel(Status::new());
+    let (vitals, probes) = watch::channel(Vitals::default());
     let (observed, release) = watch::channel(Observed::default());
-    let witnesses = access.agent.as_ref().and_then(|(_, settings)| settings.witnesses());
-    let keeps_log = access.agent.as_ref().is_some_and(|(_, settings)| settings.log.is_some());
-    let followed = release.clone();
-    let is_leased = access.agent.as_ref().is_some_and(|(_, settings)| settings.hands_in());
-    let pulse = if is_leased { Pulse::of(release.clone()) } else { Pulse::default() };
+    let witnesses = agent.as_ref().and_then(agent::Settings::witnesses);
+    let follow = agent.as_ref().is_some_and(|agent| agent.log.is_some()).then(|| release.clone());
     let sources = Sources {
         relay: Arc::clone(&counters),
-        enclave: Some(watched.clone()),
-        release: is_leased.then_some(release),
+        enclave: Some(enclave.clone()),
+        probes: Some(probes.clone()),
+        release: agent.as_ref().is_some_and(agent::Settings::hands_in).then_some(release),
         stop: stop.clone(),
     };
 
     // If the enclave cannot be kept running, the relay has nothing to wait for.
     let relay_stop = stop.child_token();
     let enclave_stop = CancellationToken::new();
-    let is_serving = watched.clone();
-    let end_enclave = async {
-        stop.cancelled().await;
-        if keeps_log && is_serving.borrow().state == State::Serving {
-            follows_log(followed).await;
-        }
-        enclave_stop.cancel();
-        std::future::pending::<()>().await;
-    };
     let enclave_task = async {
-        let stop = enclave_stop.clone();
+        let (pulse, stop) = (Pulse::of(probes.clone()), enclave_stop.clone());
         let result = supervise(launcher, settings.restart, settings.patience, pulse, &status, stop).await;
         relay_stop.cancel();
         result
     };
-    let relay_task = async {
-        let stopped = relay_stop.clone().cancelled_owned();
-        relay::serve(listener, partner, settings.limits, counters, stopped).await
-    };
-    let agent = async {
-        match access.agent {
-            Some((control, settings)) => agent::serve(control, settings, observed).await,
-            None => std::future::pending().await,
-        }
-    };
-    let cosign = async {
-        match &witnesses {
-            Some(witnesses) => witnesses.run().await,
-            None => std::future::pending().await,
-        }
-    };
-    let announce = async {
-        if watched.wait_for(|status| status.state == State::Serving).await.is_ok() {
-            ready();
-        }
-        std::future::pending::<()>().await;
-    };
+    let stopped = relay_stop.clone().cancelled_owned();
+    let relay_task = relay::serve(listener, Arc::new(partner), settings.limits, counters, stopped);
     tokio::select! {
         (result, cut) = async { tokio::join!(enclave_task, relay_task) } => {
             tracing::info!(cut, "drained");
@@ -137,11 +115,51 @@ pub async fn with_enclave<L: Launcher>(
             Ok(result?)
         }
         result = report_until_the_end(report, sources) => Ok(result?),
-        () = announce => Ok(()),
-        () = end_enclave => Ok(()),
-        () = cosign => Ok(()),
-        () = agent => Ok(()),
+        () = announce(enclave.clone(), probes.clone(), ready) => Ok(()),
+        () = end(stop, follow, enclave.clone(), &enclave_stop) => Ok(()),
+        () = probe::watch(control.clone(), vitals) => Ok(()),
+        () = if_any(witnesses.as_ref().map(Witnesses::run)) => Ok(()),
+        () = if_any(agent.map(|agent| agent::serve(control.clone(), agent, observed))) => Ok(()),
     }
+}
+
+/// Completes with `task`; without one, never.
+async fn if_any(task: Option<impl Future<Output = ()>>) {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Calls `ready` once the enclave accepts connections and works. Never completes.
+async fn announce(
+    mut enclave: watch::Receiver<Status>,
+    mut probes: watch::Receiver<Vitals>,
+    ready: impl FnOnce(),
+) {
+    let serves = enclave.wait_for(|status| status.state == State::Serving).await.is_ok();
+    if serves && probes.wait_for(Vitals::is_well).await.is_ok() {
+        ready();
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Has the enclave drain after `stop`, once it has heard that its log is fetched if that is to be waited for. Never
+/// completes.
+async fn end(
+    stop: CancellationToken,
+    follow: Option<watch::Receiver<Observed>>,
+    enclave: watch::Receiver<Status>,
+    enclave_stop: &CancellationToken,
+) {
+    stop.cancelled().await;
+    if let Some(observed) = follow
+        && enclave.borrow().state == State::Serving
+    {
+        follows_log(observed).await;
+    }
+    enclave_stop.cancel();
+    std::future::pending::<()>().await;
 }
 
 /// Waits until the enclave has heard that its log is fetched, or until it has had its time to.
@@ -157,8 +175,10 @@ async fn follows_log(mut observed: watch::Receiver<Observed>) {
 pub struct Access {
     /// Where partners' connections go.
     pub partner: EnclaveAddress,
-    /// The control address, and what is handed in and fetched there. None when that is nothing.
-    pub agent: Option<(EnclaveAddress, agent::Settings)>,
+    /// Where the enclave is probed and told to drain.
+    pub control: EnclaveAddress,
+    /// What is handed in and fetched there. None when that is nothing.
+    pub agent: Option<agent::Settings>,
 }
 
 /// How an enclave is run and relayed to.

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Observed;
 use crate::endpoint::BoundListener;
 use crate::launcher::{State, Status};
+use crate::probe::{LastProbe, Vitals};
 use crate::relay::{Accept as _, Accepted, Counters, Snapshot, Stream};
 
 /// Connections to the report at the same time; further ones wait.
@@ -49,6 +50,8 @@ pub struct Sources {
     pub relay: Arc<Counters>,
     /// The enclave's state, if this host runs one.
     pub enclave: Option<watch::Receiver<Status>>,
+    /// How the enclave answers probes, if this host runs one.
+    pub probes: Option<watch::Receiver<Vitals>>,
     /// What the enclave says about its release and its lease, if the host keeps it in touch with authorities.
     pub release: Option<watch::Receiver<Observed>>,
     /// Cancelled when the host was asked to stop.
@@ -64,6 +67,8 @@ pub struct Report {
     pub relay: Snapshot,
     /// The enclave's state, if this host runs one.
     pub enclave: Option<Status>,
+    /// The enclave's last answer to a probe, if there is one.
+    pub probe: Option<LastProbe>,
     /// Milliseconds that the enclave's lease still runs, where there is release control. 0: none, or not
     /// known.
     pub lease_left_ms: Option<u64>,
@@ -81,6 +86,8 @@ pub enum Readiness {
     Draining,
     /// The enclave does not accept connections.
     EnclaveNotServing,
+    /// The enclave has not answered of late that it works.
+    EnclaveSilent,
     /// The enclave has no lease in force, so it refuses everybody.
     NoLease,
 }
@@ -92,6 +99,9 @@ impl Readiness {
             Self::Ready => "ready",
             Self::Draining => "not ready: draining",
             Self::EnclaveNotServing => "not ready: the enclave does not accept connections",
+            Self::EnclaveSilent => {
+                "not ready: the enclave does not say that its worker, its engine and its security module work"
+            }
             Self::NoLease => "not ready: the enclave has no lease in force and refuses everybody",
         }
     }
@@ -102,11 +112,14 @@ impl Sources {
     #[must_use]
     pub fn report(&self) -> Report {
         let enclave = self.enclave.as_ref().map(|status| status.borrow().clone());
+        let vitals = self.probes.as_ref().map(|probes| *probes.borrow());
         let lease_left_ms = self.release.as_ref().map(|observed| observed.borrow().lease_left_ms());
         let ready = if self.stop.is_cancelled() {
             Readiness::Draining
         } else if enclave.as_ref().is_some_and(|enclave| enclave.state != State::Serving) {
             Readiness::EnclaveNotServing
+        } else if vitals.is_some_and(|vitals| !vitals.is_well()) {
+            Readiness::EnclaveSilent
         } else if lease_left_ms == Some(0) {
             Readiness::NoLease
         } else {
@@ -116,6 +129,7 @@ impl Sources {
             ready,
             relay: self.relay.snapshot(),
             enclave,
+            probe: vitals.and_then(|vitals| vitals.last()),
             lease_left_ms,
             log_lines_lost: cleanroom_program::log::lost_lines(),
         }
@@ -132,11 +146,15 @@ impl Report {
             let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
         };
         if let Some(enclave) = &self.enclave {
-            let up = enclave.state == State::Serving && self.lease_left_ms != Some(0);
+            let up = match self.ready {
+                Readiness::Ready => true,
+                Readiness::Draining => enclave.state == State::Serving,
+                Readiness::EnclaveNotServing | Readiness::EnclaveSilent | Readiness::NoLease => false,
+            };
             sample(
                 "cleanroom_enclave_up",
                 "gauge",
-                "Whether the enclave accepts connections and, under release control, has a lease in force.",
+                "Whether the enclave accepts connections, answers probes and, under release control, has a lease.",
                 f64::from(u8::from(up)),
             );
             sample(
@@ -144,6 +162,20 @@ impl Report {
                 "counter",
                 "How often the enclave was started again.",
                 f64::from(enclave.restarts),
+            );
+        }
+        if let Some(LastProbe { age_ms, load }) = self.probe {
+            sample(
+                "cleanroom_enclave_probe_age_seconds",
+                "gauge",
+                "Time since the enclave said that its worker, its engine and its security module work.",
+                Duration::from_millis(age_ms).as_secs_f64(),
+            );
+            sample(
+                "cleanroom_enclave_load",
+                "gauge",
+                "Requests in the enclave: 0 none, 1 some, 2 as many as it takes, so that further ones are refused.",
+                f64::from(load.code()),
             );
         }
         if let Some(left) = self.lease_left_ms {

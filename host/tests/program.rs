@@ -10,9 +10,12 @@ use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cleanroom_attestation::release::Accepted;
-use cleanroom_link::control::{ControlAnswer, ControlKind};
+use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind};
+use cleanroom_link::load::Load;
 use cleanroom_link::variable;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -27,7 +30,35 @@ fn stand_in() {
     match behaviour.as_str() {
         "refuse" => std::process::exit(cleanroom_link::exit::REFUSED.into()),
         "crash" => std::process::exit(1),
-        _ => echo(Path::new(&socket)),
+        _ => {
+            let control = env::var_os(variable::CONTROL).unwrap();
+            std::thread::spawn(move || answer_probes(Path::new(&control), &behaviour));
+            echo(Path::new(&socket));
+        }
+    }
+}
+
+/// Says that it works: always, or only once with "one-probe", or never with "no-probe".
+fn answer_probes(control: &Path, behaviour: &str) {
+    let listener = UnixListener::bind(control).unwrap();
+    let answers = match behaviour {
+        "no-probe" => 0,
+        "one-probe" => 1,
+        _ => usize::MAX,
+    };
+    let answers = Arc::new(AtomicUsize::new(answers));
+    let take = |left: usize| left.checked_sub(1);
+    for stream in listener.incoming() {
+        let (mut stream, answers) = (stream.unwrap(), Arc::clone(&answers));
+        std::thread::spawn(move || {
+            let mut header = [0; CONTROL_HEADER_BYTES];
+            while stream.read_exact(&mut header).is_ok() {
+                let is_probe = header[0] == ControlKind::Probe.code();
+                if is_probe && answers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+                    let _ = stream.write_all(&ControlAnswer::Alive(Load::Idle).frame());
+                }
+            }
+        });
     }
 }
 
@@ -168,7 +199,10 @@ fn an_enclave_is_run_relayed_to_reported_on_and_drained() {
     assert_eq!(report["enclave"]["state"], "serving");
     assert_eq!((&report["relay"]["accepted"], &report["relay"]["active"]), (&1.into(), &1.into()));
     let metrics = get(UnixStream::connect(&status).unwrap(), "/metrics");
-    for line in ["cleanroom_enclave_up 1\n", "cleanroom_relay_connections_active 1\n"] {
+    assert_eq!(report["probe"]["load"], "idle");
+    let lines =
+        ["cleanroom_enclave_up 1\n", "cleanroom_enclave_load 0\n", "cleanroom_relay_connections_active 1\n"];
+    for line in lines {
         assert!(metrics.contains(line), "{metrics}");
     }
 
@@ -472,6 +506,15 @@ fn kept_at_exec(process: &str) -> Vec<u32> {
     kept.collect()
 }
 
+/// A whole answer of the report, with its head.
+fn ask(status: &Path, path: &str) -> String {
+    let mut stream = UnixStream::connect(status).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 #[test]
 fn readiness_follows_the_enclave() {
     let setup = Setup::new("echo");
@@ -484,22 +527,56 @@ fn readiness_follows_the_enclave() {
         (vec!["--metrics", &metrics, "--authority", nobody], "HTTP/1.1 503"),
     ] {
         let running = Running::start(&as_strs(&setup.with_stand_in(&options)));
-        let ask = |path: &str| {
-            let mut stream = UnixStream::connect(&status).unwrap();
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        };
-        let ready = ask("/readyz");
+        let ready = ask(&status, "/readyz");
         assert!(ready.starts_with(expected), "{ready}");
-        assert!(ask("/healthz").starts_with("HTTP/1.1 200"));
+        assert!(ask(&status, "/healthz").starts_with("HTTP/1.1 200"));
         let up =
             if expected.ends_with("200") { "cleanroom_enclave_up 1\n" } else { "cleanroom_enclave_up 0\n" };
-        assert!(ask("/metrics").contains(up));
+        assert!(ask(&status, "/metrics").contains(up));
         running.signal(Signal::TERM);
         assert_eq!(running.ended(), Some(0));
     }
+}
+
+#[test]
+fn an_enclave_whose_socket_alone_answers_is_not_ready() {
+    let setup = Setup::new("no-probe");
+    let status = setup.path("status.sock");
+    let metrics = format!("unix:{}", status.display());
+    let arguments = setup.with_stand_in(&["--metrics", &metrics]);
+    let mut host = host(&as_strs(&arguments)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It accepts connections.
+    let mut log = BufReader::new(host.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("the enclave accepts connections")));
+    let ready = ask(&status, "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(
+        ready.contains("does not say that its worker, its engine and its security module work"),
+        "{ready}"
+    );
+    assert!(ask(&status, "/metrics").contains("cleanroom_enclave_up 0\n"));
+    kill_process(Pid::from_child(&host), Signal::TERM).unwrap();
+    let output = host.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn an_enclave_that_hangs_is_started_again() {
+    let setup = Setup::new("one-probe");
+    let status = setup.path("status.sock");
+    let metrics = format!("unix:{}", status.display());
+    let running = Running::start(&as_strs(&setup.with_stand_in(&["--metrics", &metrics, "--silence", "1s"])));
+    let report = loop {
+        let report: Value =
+            serde_json::from_str(&get(UnixStream::connect(&status).unwrap(), "/status")).unwrap();
+        if report["enclave"]["restarts"] != 0 {
+            break report;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert_eq!(report["enclave"]["last_exit"], "it answered no probe for 1 s", "{report}");
+    running.signal(Signal::TERM);
+    assert_eq!(running.ended(), Some(0));
 }
 
 #[test]

@@ -109,6 +109,24 @@ async fn next_piece(answer: &mut Answer) -> Bytes {
     frame.into_data().unwrap_or_default()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enclave_whose_worker_stands_still_is_started_again() {
+    let fleet = Fleet::start(1, "", &["--silence", "5s"]);
+    assert_eq!(fleet.report(0).await["ready"], "ready");
+    fleet.stop_worker(0);
+    in_time(async {
+        while fleet.report(0).await["enclave"]["restarts"] == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(fleet.report(0).await["enclave"]["last_exit"], "it answered no probe for 5 s");
+    let (mut proxy, listen) = fleet.connect(&[&fleet.addresses[0].to_string()], &["--wait", "60s"]);
+    let answer = send(listen, "POST", "/v1/chat/completions", &question("Hello", false)).await;
+    assert!(answer.status().is_success());
+    assert!(proxy.stop().success());
+}
+
 #[tokio::test]
 async fn requests_go_to_the_clean_room_with_the_fewest() {
     let seen = Tally::default();

@@ -171,6 +171,11 @@ impl Control {
     /// Sends one frame and reads the answer.
     pub async fn send(&mut self, kind: ControlKind, body: &[u8]) -> ControlAnswer {
         self.throw(kind, body).await;
+        self.answer().await
+    }
+
+    /// Reads the answer to a frame that was thrown.
+    pub async fn answer(&mut self) -> ControlAnswer {
         let mut header = [0; CONTROL_HEADER_BYTES];
         self.0.read_exact(&mut header).await.unwrap();
         let (code, length) = ControlAnswer::parse_header(header).unwrap();

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use tokio::net::UnixStream;
 
 use crate::clean_room::repository;
 use crate::client::{json, send_on};
-use crate::processes::{Running, file, succeed};
+use crate::processes::{Running, file, only_child_of, succeed};
 
 const INSTANCE: &str = "i-0c1ea2200cc1ea220";
 
@@ -96,12 +97,16 @@ impl Fleet {
         (proxy, listen)
     }
 
-    /// How many connections a host has.
-    pub async fn connections(&self, number: usize) -> u64 {
+    /// What a host reports.
+    pub async fn report(&self, number: usize) -> Value {
         let report = self.path().join(format!("report{number}.sock"));
         let report = UnixStream::connect(report).await.unwrap();
-        let (_, report) = json(send_on(report, "host", "GET", "/status", "").await).await;
-        report["relay"]["active"].as_u64().unwrap()
+        json(send_on(report, "host", "GET", "/status", "").await).await.1
+    }
+
+    /// How many connections a host has.
+    pub async fn connections(&self, number: usize) -> u64 {
+        self.report(number).await["relay"]["active"].as_u64().unwrap()
     }
 
     /// Waits until each host has a connection that stays, as a balancer's look at the host does not.
@@ -113,6 +118,12 @@ impl Fleet {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
+    }
+
+    /// Stops the worker of a host's enclave for ever. The enclave's socket and its keeper are still there.
+    pub fn stop_worker(&self, number: usize) {
+        let enclave = self.hosts[number].as_ref().unwrap().only_child();
+        kill(only_child_of(enclave).unwrap(), Signal::STOP);
     }
 
     /// Ends the enclave of a host at once. The host starts another one.

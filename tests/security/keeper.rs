@@ -3,11 +3,11 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use aws_nitro_enclaves_nsm_api::api::{Request, Response};
+use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use cleanroom_attestation::channel::{
     Binder, EvidenceFrame, FrameKind, HelloFrame, ModelId, Nonce, RefusalCode, Transcript, boot_measurement,
     encode_frame, length_prefixed,
@@ -23,6 +23,7 @@ use cleanroom_keeper::Halt;
 use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform, WorkerEnd};
 use cleanroom_link::control::{ControlAnswer, ControlKind};
+use cleanroom_link::load::Load;
 use cleanroom_protocol::{
     ChannelQuestion, EndQuestion, EndReason, Evidence, FromKeeper, FromWorker, HEADER_BYTES, Header,
     KeeperKind, Kind as _, ProtocolError, ReceiptQuestion, SessionTicket, Start, WorkerKind,
@@ -38,17 +39,21 @@ use tokio::task::JoinHandle;
 /// No model, and nobody but a worker would notice.
 const MODEL: &[u8] = b"GGUF, or so it says";
 
-/// The security module, which answers only while it is open.
+/// The security module, which answers only while it is open, and nothing but errors while it fails.
 struct Gate {
     device: SoftwareDevice,
     open: Arc<(Mutex<bool>, Condvar)>,
+    fails: Arc<AtomicBool>,
 }
 
 impl Device for Gate {
     fn process(&mut self, request: Request) -> Response {
         let (open, changed) = &*self.open;
         drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
-        self.device.process(request)
+        match self.fails.load(Ordering::SeqCst) {
+            true => Response::Error(ErrorCode::InternalError),
+            false => self.device.process(request),
+        }
     }
 }
 
@@ -60,6 +65,7 @@ struct Stage {
     leaf: Sha384Digest,
     device: SoftwareDevice,
     open: Arc<(Mutex<bool>, Condvar)>,
+    fails: Arc<AtomicBool>,
     control: UnixStream,
     /// The keeper's clock, in milliseconds.
     clock: Arc<AtomicU64>,
@@ -77,8 +83,9 @@ impl Stage {
         let clock = Arc::new(AtomicU64::new(1_000_000));
         let now = Arc::clone(&clock);
         let open = Arc::new((Mutex::new(true), Condvar::new()));
+        let fails = Arc::new(AtomicBool::new(false));
         let platform = KeeperPlatform {
-            device: Gate { device: device.clone(), open: Arc::clone(&open) },
+            device: Gate { device: device.clone(), open: Arc::clone(&open), fails: Arc::clone(&fails) },
             control: Some(listener),
             clock: Clock::from_fn(move || BootMillis(now.load(Ordering::SeqCst))),
             config: format!("version = 1\nmodel = \"demo\"\npartners = \"any\"\n{configuration}"),
@@ -92,7 +99,7 @@ impl Stage {
         worker.write_all(&FromWorker::Leaf(leaf).frame(0)).await.unwrap();
         let (_, FromKeeper::Start(start)) = receive(&mut worker).await else { panic!("expected the start") };
         let control = UnixStream::connect(path).await.unwrap();
-        Self { worker, keeper, start, leaf, device, open, control, clock, _folder: folder }
+        Self { worker, keeper, start, leaf, device, open, fails, control, clock, _folder: folder }
     }
 
     async fn ready(world: &World, configuration: &str) -> Self {
@@ -248,13 +255,16 @@ async fn what_is_not_of_the_protocol_ends_the_enclave() {
     let framed = |code: u8, body: &[u8]| [header(code, body.len() as u32).as_slice(), body].concat();
     // "Sign these bytes" is nothing that can be said.
     let sign = framed(5, &length_prefixed(&[&[1; 48], b"chatcmpl-1", b"these bytes"]));
-    let other = framed(10, b"");
+    let other = framed(0x7f, b"");
+    // How much there is to do is one of three answers.
+    let load = framed(10, &length_prefixed(&[&[3]]));
     let no_receipt = framed(9, b"");
     let empty = framed(3, b"");
     let longer = framed(2, &length_prefixed(&[b"and more"]));
     for (bytes, expected) in [
         (sign, ProtocolError::Malformed(5)),
-        (other, ProtocolError::Kind(10)),
+        (other, ProtocolError::Kind(0x7f)),
+        (load, ProtocolError::Malformed(10)),
         (no_receipt, ProtocolError::Malformed(9)),
         (empty, ProtocolError::Malformed(3)),
         (
@@ -387,6 +397,53 @@ async fn a_worker_that_does_not_confirm_a_change_ends_the_enclave() {
     assert!(!stage.keeper.is_finished());
     stage.clock.fetch_add(1, Ordering::SeqCst);
     assert!(matches!(stage.end().await, WorkerEnd::Unconfirmed));
+}
+
+/// A stage, and a host that probes it.
+async fn probed() -> (Stage, Control) {
+    let mut stage = Stage::ready(&World::new(), "").await;
+    let (ours, _) = UnixStream::pair().unwrap();
+    let control = Control::over(std::mem::replace(&mut stage.control, ours));
+    (stage, control)
+}
+
+#[tokio::test]
+async fn an_enclave_works_when_its_worker_and_its_security_module_do() {
+    let (mut stage, mut control) = probed().await;
+    for load in [Load::Full, Load::Idle] {
+        control.throw(ControlKind::Probe, b"").await;
+        assert!(matches!(receive(&mut stage.worker).await, (_, FromKeeper::Probe)));
+        stage.say(0, &FromWorker::Alive(load)).await;
+        assert_eq!(control.answer().await, ControlAnswer::Alive(load));
+        // A host that asks at once gets the same answer, and the worker is left in peace.
+        assert_eq!(control.send(ControlKind::Probe, b"").await, ControlAnswer::Alive(load));
+        stage.clock.fetch_add(500, Ordering::SeqCst);
+    }
+    stage.fails.store(true, Ordering::SeqCst);
+    control.throw(ControlKind::Probe, b"").await;
+    assert!(matches!(receive(&mut stage.worker).await, (_, FromKeeper::Probe)));
+    stage.say(0, &FromWorker::Alive(Load::Idle)).await;
+    assert_eq!(control.answer().await, ControlAnswer::Refused("security-module".to_owned()));
+}
+
+#[tokio::test]
+async fn a_worker_that_stands_still_is_told_to_the_host_and_may_come_back() {
+    let (mut stage, mut control) = probed().await;
+    control.throw(ControlKind::Probe, b"").await;
+    assert!(matches!(receive(&mut stage.worker).await, (_, FromKeeper::Probe)));
+    tokio::time::pause();
+    let within = u64::try_from(keeper::ALIVE_WITHIN.as_millis()).unwrap();
+    stage.clock.fetch_add(within, Ordering::SeqCst);
+    let silent = ControlAnswer::Refused("worker-silent".to_owned());
+    assert_eq!(control.answer().await, silent);
+    tokio::time::resume();
+    // The question stands. The worker is not asked a second time, and its answer counts for the next probe.
+    stage.clock.fetch_add(500, Ordering::SeqCst);
+    control.throw(ControlKind::Probe, b"").await;
+    stage.say(0, &FromWorker::Alive(Load::Busy)).await;
+    assert_eq!(control.answer().await, ControlAnswer::Alive(Load::Busy));
+    stage.say(0, &FromWorker::Alive(Load::Busy)).await;
+    assert!(matches!(stage.end().await, WorkerEnd::OutOfTurn(WorkerKind::Alive)));
 }
 
 /// Confirms `count` changes while `doing` is done.

@@ -58,6 +58,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Erases all that is kept of an owner's prompts.
     fn forget(&self, owner: Owner);
+
+    /// Completes with `true` when the backend has done a step, or at once when it has nothing to do; with `false` when it has
+    /// ended. One that stands still never completes. The future does not keep the backend.
+    fn step(&self) -> Pending<'static, bool>;
 }
 
 /// A request that can start.

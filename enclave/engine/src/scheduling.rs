@@ -405,6 +405,12 @@ impl Engine {
         self.queue.forget(owner);
     }
 
+    /// Calls `then` on the engine's thread, at the end of the step that it is at or at once when it is idle. Of an engine that
+    /// has ended it is dropped uncalled. It has to be quick: the engine waits for it.
+    pub fn after_step(&self, then: impl FnOnce() + Send + 'static) {
+        self.queue.after_step(Box::new(then));
+    }
+
     /// Where the memory was at the end of the last step.
     pub fn memory(&self) -> MemoryUse {
         self.queue.memory()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::Entry;
 use cleanroom_attestation::release::{
-    Accepted, AuthorityDocument, Envelope, LeaseRequest, Nonce, ReleaseError, Verified,
+    Accepted, AuthorityDocument, BootMillis, Envelope, LeaseRequest, Nonce, ReleaseError, Verified,
 };
 use cleanroom_guard::Guard;
 use cleanroom_link::body;
@@ -34,6 +34,13 @@ pub(super) const NO_KEY_NEEDED: &str = "no-key-needed";
 /// The answer to a host that hands something in for an enclave whose configuration names no root.
 const NO_RELEASE_CONTROL: &str = "no-release-control";
 
+/// The answer to a probe when the worker, or its engine, says nothing.
+const WORKER_SILENT: &str = "worker-silent";
+/// The answer to a probe when the security module attests nothing.
+const SECURITY_MODULE: &str = "security-module";
+/// The least time between two looks into the enclave, in milliseconds: a host that probes without pause costs no more.
+const PROBES_APART_MS: u64 = 500;
+
 /// Who decides about what the host hands in, and who is told.
 pub(super) struct Control {
     /// None without release control.
@@ -43,12 +50,14 @@ pub(super) struct Control {
     link: Arc<Link>,
     /// One change at a time, over all connections: the worker hears of changes in the order in which they were made.
     turn: Mutex<()>,
+    /// When the enclave was looked into the last time, and what was found.
+    probed: Mutex<Option<(BootMillis, ControlAnswer)>>,
 }
 
 impl Control {
     pub(super) fn new(guard: Option<Arc<Guard>>, attester: Arc<Attester>, link: Arc<Link>) -> Self {
         let security_module = attester.security_module().clone();
-        Self { guard, security_module, attester, link, turn: Mutex::new(()) }
+        Self { guard, security_module, attester, link, turn: Mutex::default(), probed: Mutex::default() }
     }
 
     /// Serves control connections, until the worker does not follow.
@@ -117,6 +126,7 @@ impl Control {
     async fn answer(&self, kind: ControlKind, body: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
         Ok(match (kind, &self.guard) {
             (ControlKind::Log, _) => self.log(&body),
+            (ControlKind::Probe, _) => self.probe().await,
             // A host may refuse service, with and without release control.
             (ControlKind::Drain, _) => match self.link.drain().await {
                 true => ControlAnswer::Accepted(Accepted::New),
@@ -132,6 +142,26 @@ impl Control {
                 ControlAnswer::Refused(NO_KEY_NEEDED.to_owned())
             }
         })
+    }
+
+    /// Looks into what a partner's session needs: the worker, its engine, and the security module.
+    async fn probe(&self) -> ControlAnswer {
+        let mut last = self.probed.lock().await;
+        let now = self.link.clock().now();
+        if let Some((at, answer)) = &*last
+            && now.0.saturating_sub(at.0) < PROBES_APART_MS
+        {
+            return answer.clone();
+        }
+        let answer = match self.link.probe().await {
+            None => ControlAnswer::Refused(WORKER_SILENT.to_owned()),
+            Some(load) => match self.security_module.time().await {
+                Ok(_) => ControlAnswer::Alive(load),
+                Err(_) => ControlAnswer::Refused(SECURITY_MODULE.to_owned()),
+            },
+        };
+        *last = Some((self.link.clock().now(), answer.clone()));
+        answer
     }
 
     async fn begin_lease(&self, guard: &Guard) -> Result<ControlAnswer, WorkerEnd> {
@@ -311,7 +341,7 @@ impl AskError {
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Release(error) => error.code(),
-            Self::Time(_) => "security-module",
+            Self::Time(_) => SECURITY_MODULE,
             Self::Random => "random",
         }
     }

@@ -124,7 +124,9 @@ impl Asking {
             }
             ControlKind::Share => self.take(&body),
             // Whoever could judge is not there yet. The host hands it in again with the release.
-            ControlKind::SafeguardPolicy => goes(ControlAnswer::Refused("no-model-yet".to_owned())),
+            ControlKind::SafeguardPolicy | ControlKind::Probe => {
+                goes(ControlAnswer::Refused("no-model-yet".to_owned()))
+            }
             // The log begins with the weights' identity.
             ControlKind::Log => goes(ControlAnswer::Refused("no-log-yet".to_owned())),
             ControlKind::Drain => Ok(Answer::Last(ControlAnswer::Accepted(Accepted::New), None)),

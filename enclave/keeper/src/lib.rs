@@ -41,7 +41,7 @@ pub use self::halt::Halt;
 use self::keys::Released;
 use self::receipt_key::ReceiptKey;
 use self::security_module::{Device, SecurityModule};
-pub use self::worker_link::{CONFIRM_WITHIN, WorkerEnd};
+pub use self::worker_link::{ALIVE_WITHIN, CONFIRM_WITHIN, WorkerEnd};
 use self::worker_link::{Holding, Link};
 
 /// What the keeper gets from the platform that it runs on.

@@ -13,12 +13,13 @@ use std::time::Duration;
 use cleanroom_attestation::channel::{Nonce, RefusalCode};
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_guard::Clock;
+use cleanroom_link::load::Load;
 use cleanroom_protocol::{
     self as protocol, Change, ChannelQuestion, EndQuestion, FromKeeper, FromWorker, ProtocolError, ReadError,
     ReceiptQuestion, WorkerKind,
 };
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
@@ -31,6 +32,8 @@ const REPLIES: usize = 8;
 /// revoked model, the time to overwrite its memory. A compromised worker could serve a denied partner for as
 /// long as the keeper waits.
 pub const CONFIRM_WITHIN: Duration = Duration::from_secs(30);
+/// How long a worker may take to say that it works: longer than any step of an engine that does.
+pub const ALIVE_WITHIN: Duration = Duration::from_secs(30);
 
 /// The keeper's words to the worker.
 pub(super) struct Link {
@@ -42,6 +45,10 @@ pub(super) struct Link {
     holdings: mpsc::UnboundedSender<Holding>,
     /// The change that the worker has yet to confirm.
     outstanding: Mutex<Option<(u32, oneshot::Sender<()>)>>,
+    /// Whether the worker has yet to say that it works.
+    is_probed: AtomicBool,
+    /// What it said last.
+    alive: watch::Sender<Load>,
 }
 
 /// A partner that the worker is to hold, and the answer that leaves once it does.
@@ -111,8 +118,15 @@ impl Link {
             next: AtomicU32::new(0),
             holdings,
             outstanding: Mutex::new(None),
+            is_probed: AtomicBool::new(false),
+            alive: watch::Sender::new(Load::Idle),
         };
         (Arc::new(link), waiting)
+    }
+
+    /// The clock that limits how long the worker may take.
+    pub(super) const fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Lets partners come.
@@ -154,6 +168,31 @@ impl Link {
     pub(super) async fn hold(&self, Holding { change, id, receipt }: Holding) -> Result<(), WorkerEnd> {
         self.change(change).await?;
         self.reply(id, &receipt).await;
+        Ok(())
+    }
+
+    /// Asks the worker whether it works, and how much it has to do. Nothing when it does not say so in time: then the next
+    /// probe waits for the same answer.
+    pub(super) async fn probe(&self) -> Option<Load> {
+        let mut alive = self.alive.subscribe();
+        let answer = async {
+            if !self.is_probed.load(Ordering::Acquire) {
+                let frame = FromKeeper::Probe.frame(0);
+                let place = self.replies.reserve().await.ok()?;
+                self.is_probed.store(true, Ordering::Release);
+                place.send(frame);
+            }
+            alive.changed().await.ok()?;
+            Some(*alive.borrow())
+        };
+        self.clock.within(ALIVE_WITHIN, answer).await.flatten()
+    }
+
+    fn alive(&self, load: Load) -> Result<(), WorkerEnd> {
+        if !self.is_probed.swap(false, Ordering::AcqRel) {
+            return Err(WorkerEnd::OutOfTurn(WorkerKind::Alive));
+        }
+        self.alive.send_replace(load);
         Ok(())
     }
 
@@ -266,6 +305,10 @@ pub(super) async fn answer(
             }
             FromWorker::Done => {
                 link.done(id)?;
+                continue;
+            }
+            FromWorker::Alive(load) => {
+                link.alive(load)?;
                 continue;
             }
             FromWorker::Drained if link.draining.load(Ordering::Acquire) => return Ok(()),

@@ -18,6 +18,7 @@ use cleanroom_engine::{
     AnswerReader, Clock, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt, PromptError,
     Sampling, SamplingError, Speech, SubmitError,
 };
+use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::sink::Translate;
@@ -114,6 +115,15 @@ impl Backend for Native {
 
     fn forget(&self, owner: Owner) {
         self.engine.forget(cleanroom_engine::Owner(owner.0));
+    }
+
+    fn step(&self) -> Pending<'static, bool> {
+        let (done, is_done) = oneshot::channel();
+        self.engine.after_step(move || {
+            // Whoever asked may have gone since.
+            let _ = done.send(());
+        });
+        Box::pin(async move { is_done.await.is_ok() })
     }
 }
 

@@ -25,6 +25,8 @@ pub enum KeeperKind {
     Serve,
     /// [`FromKeeper::Drain`]
     Drain,
+    /// [`FromKeeper::Probe`]
+    Probe,
     /// [`FromKeeper::Change`] with a lease that begins
     Begin,
     /// [`FromKeeper::Change`] with a document
@@ -62,6 +64,7 @@ impl Kind for KeeperKind {
         Self::Receipt,
         Self::Policy,
         Self::Hold,
+        Self::Probe,
     ];
 
     fn code(self) -> u8 {
@@ -77,6 +80,7 @@ impl Kind for KeeperKind {
             Self::Receipt => 0x89,
             Self::Policy => 0x8a,
             Self::Hold => 0x8b,
+            Self::Probe => 0x8c,
             Self::Document(AuthorityDocument::Root) => 0x93,
             Self::Document(AuthorityDocument::Release) => 0x94,
             Self::Document(AuthorityDocument::Denial) => 0x95,
@@ -88,7 +92,7 @@ impl Kind for KeeperKind {
         const DIGEST: usize = 4 + Sha256Digest::LENGTH;
         match self {
             Self::Start => 4 + MAX_CONFIG_BYTES + DIGEST + 4 + MAX_KEY_BYTES + 4 + 8,
-            Self::Serve | Self::Drain => 0,
+            Self::Serve | Self::Drain | Self::Probe => 0,
             Self::Begin => 4 + 32 + 3 * (4 + 8),
             Self::Document(kind) => 4 + 8 + 4 + kind.envelope_limit(),
             Self::Evidence => {
@@ -117,6 +121,8 @@ pub enum FromKeeper {
     Serve,
     /// Takes no more connections, lets running sessions end, and says so.
     Drain,
+    /// Asks whether the worker and its engine work. Answer: [`FromWorker::Alive`](crate::FromWorker::Alive).
+    Probe,
     /// Something in release control has changed. Answer: [`FromWorker::Done`](crate::FromWorker::Done).
     Change(Change),
     /// A session's evidence.
@@ -221,6 +227,7 @@ impl FromKeeper {
             Self::Start(_) => KeeperKind::Start,
             Self::Serve => KeeperKind::Serve,
             Self::Drain => KeeperKind::Drain,
+            Self::Probe => KeeperKind::Probe,
             Self::Change(Change::Begin { .. }) => KeeperKind::Begin,
             Self::Change(Change::Document { kind, .. }) => KeeperKind::Document(*kind),
             Self::Change(Change::Policy(_)) => KeeperKind::Policy,
@@ -243,7 +250,7 @@ impl FromKeeper {
                 receipt_key,
                 &model_bytes.to_be_bytes(),
             ]),
-            Self::Serve | Self::Drain => Vec::new(),
+            Self::Serve | Self::Drain | Self::Probe => Vec::new(),
             Self::Change(Change::Begin { nonce, sent, unix, read_at }) => length_prefixed(&[
                 nonce.as_bytes(),
                 &sent.0.to_be_bytes(),
@@ -292,6 +299,7 @@ impl FromKeeper {
             }),
             KeeperKind::Serve => Self::Serve,
             KeeperKind::Drain => Self::Drain,
+            KeeperKind::Probe => Self::Probe,
             KeeperKind::Begin => Self::Change(Change::Begin {
                 nonce: Nonce::from_bytes(fields.next(32)?.try_into().ok()?),
                 sent: BootMillis(number(fields)?),

@@ -9,6 +9,7 @@ use cleanroom_attestation::release::{BootMillis, LimitReached, Refusal};
 use cleanroom_attestation::safeguard::{
     SAFEGUARD_POLICIES_LIMIT, SAFEGUARD_RULE_BYTES, SAFEGUARD_RULES_LIMIT, SafeguardAction, SafeguardVerdict,
 };
+use cleanroom_link::load::Load;
 use zeroize::Zeroizing;
 
 use crate::frame::{Kind, ProtocolError, frame};
@@ -54,6 +55,8 @@ pub enum WorkerKind {
     Failed,
     /// [`FromWorker::Receipt`]
     Receipt,
+    /// [`FromWorker::Alive`]
+    Alive,
 }
 
 impl Kind for WorkerKind {
@@ -67,6 +70,7 @@ impl Kind for WorkerKind {
         Self::Drained,
         Self::Failed,
         Self::Receipt,
+        Self::Alive,
     ];
 
     fn code(self) -> u8 {
@@ -80,6 +84,7 @@ impl Kind for WorkerKind {
             Self::Drained => 7,
             Self::Failed => 8,
             Self::Receipt => 9,
+            Self::Alive => 10,
         }
     }
 
@@ -97,6 +102,7 @@ impl Kind for WorkerKind {
                     + 4
                     + 4
             }
+            Self::Alive => 4 + 1,
             Self::Public => 4 + Nonce::LENGTH,
             Self::End => 4 + Sha384Digest::LENGTH + 4 + MAX_STREAM_BYTES + 4 + MAX_CODE_BYTES,
             Self::Failed => 4 + MAX_REASON_BYTES,
@@ -141,6 +147,8 @@ pub enum FromWorker {
     Failed(String),
     /// A request has ended. Answer: [`FromKeeper::Receipt`](crate::FromKeeper::Receipt) or a refusal.
     Receipt(ReceiptQuestion),
+    /// The worker works, and the engine has done a step since it was asked.
+    Alive(Load),
 }
 
 /// What the worker knows of a request that has ended: digests and numbers, no text.
@@ -299,6 +307,7 @@ impl FromWorker {
             Self::Drained => WorkerKind::Drained,
             Self::Failed(_) => WorkerKind::Failed,
             Self::Receipt(_) => WorkerKind::Receipt,
+            Self::Alive(_) => WorkerKind::Alive,
         }
     }
 
@@ -325,6 +334,7 @@ impl FromWorker {
             Self::End(EndQuestion { transcript, stream, reason }) => {
                 length_prefixed(&[transcript.as_bytes(), stream.as_bytes(), reason.0.as_bytes()])
             }
+            Self::Alive(load) => length_prefixed(&[&[load.code()]]),
             Self::Failed(reason) => length_prefixed(&[reason.as_bytes()]),
             Self::Receipt(question) => {
                 let ReceiptQuestion { session, id, request, response, finish, code, safeguard, started } =
@@ -394,6 +404,10 @@ impl FromWorker {
                 (!reason.contains(char::is_control)).then(|| Self::Failed(reason.to_owned()))?
             }
             WorkerKind::Receipt => Self::Receipt(receipt(fields)?),
+            WorkerKind::Alive => {
+                let [code] = *fields.next(1)? else { return None };
+                Self::Alive(Load::from_code(code)?)
+            }
         })
     }
 }

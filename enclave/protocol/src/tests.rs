@@ -8,6 +8,8 @@ use cleanroom_attestation::release::{
 };
 use cleanroom_attestation::safeguard::{SafeguardAction, SafeguardVerdict};
 
+use cleanroom_link::load::Load;
+
 use super::*;
 
 fn hello() -> Vec<u8> {
@@ -30,6 +32,7 @@ fn questions() -> Vec<FromWorker> {
         FromWorker::Drained,
         FromWorker::Failed("no".to_owned()),
         FromWorker::Receipt(receipt()),
+        FromWorker::Alive(Load::Full),
     ]
 }
 
@@ -65,6 +68,7 @@ fn answers() -> Vec<FromKeeper> {
         }),
         FromKeeper::Serve,
         FromKeeper::Drain,
+        FromKeeper::Probe,
         FromKeeper::Change(Change::Begin {
             nonce: LeaseNonce::from_bytes([5; 32]),
             sent: BootMillis(1),
@@ -142,7 +146,7 @@ fn lengths_are_bounded_before_a_body_is_read() {
     assert_eq!(header(limit).unwrap().body_bytes(), limit);
     assert!(header(limit + 1).is_err());
     // What a keeper says is nothing that a worker can say.
-    for code in (0..=255).filter(|code| !(1..=9).contains(code)) {
+    for code in (0..=255).filter(|code| !(1..=10).contains(code)) {
         assert_eq!(Header::<WorkerKind>::parse([code; 9]), Err(ProtocolError::Kind(code)));
     }
 }

@@ -50,6 +50,8 @@ pub(super) enum Order {
     Serve,
     /// Take no more, and say when the last session has ended.
     Drain,
+    /// Say whether the engine works.
+    Probe,
     /// Follow a change of release control, and confirm it under this id.
     Change(u32, Change),
 }
@@ -83,6 +85,7 @@ impl Keeper {
                 let order = match said {
                     FromKeeper::Serve => Order::Serve,
                     FromKeeper::Drain => Order::Drain,
+                    FromKeeper::Probe => Order::Probe,
                     FromKeeper::Change(change) => Order::Change(header.id(), change),
                     answer => {
                         // Whoever asked may have gone since.

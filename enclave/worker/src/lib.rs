@@ -239,13 +239,22 @@ async fn obey(
     orders: &mut mpsc::Receiver<Order>,
     keeper: &Keeper,
     guard: Option<&Arc<Guard>>,
-    service: &Service,
+    service: &Arc<Service>,
     drain: &watch::Sender<bool>,
 ) -> KeeperGone {
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve => {}
             Order::Drain => _ = drain.send_replace(true),
+            Order::Probe => {
+                let (service, keeper) = (Arc::clone(service), keeper.clone());
+                // An engine that stands still keeps no order waiting.
+                tokio::spawn(async move {
+                    if let Some(load) = service.probe().await {
+                        let _ = keeper.say(0, &FromWorker::Alive(load)).await;
+                    }
+                });
+            }
             Order::Change(id, change) => {
                 let Some(guard) = guard else { break };
                 // What the keeper's guard accepted, or was changed by while it refused it, does the same here. The keeper reads no

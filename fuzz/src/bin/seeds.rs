@@ -20,6 +20,7 @@ use cleanroom_engine::Model;
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
 use cleanroom_key_release::{RecipientKey, RetentionRequest, ShareRequest, Wanted};
 use cleanroom_link::control::{Batch, ControlAnswer, ControlKind, ControlState, ShareMessage, ShareState};
+use cleanroom_link::load::Load;
 use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
 use cleanroom_sealing::{Key, Sealer, WEIGHTS};
 use gguf_writer::{GgufWriter, Meta};
@@ -103,6 +104,7 @@ fn questions() -> Seeds {
         ("done", FromWorker::Done),
         ("drained", FromWorker::Drained),
         ("failed", FromWorker::Failed("no".to_owned())),
+        ("alive", FromWorker::Alive(Load::Busy)),
     ]
     .map(|(name, said)| (name, said.frame(1).to_vec()))
     .into()

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-/// How long the enclave may take for one answer. After that the connection is given up.
+/// How long the enclave may take for one answer, unless a connection says otherwise. After that the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One connection, on which one question is asked at a time.
@@ -19,11 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Control<S> {
     stream: Mutex<S>,
     turn: Mutex<()>,
+    patience: Duration,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream: Mutex::new(stream), turn: Mutex::new(()) }
+        Self { stream: Mutex::new(stream), turn: Mutex::new(()), patience: PATIENCE }
+    }
+
+    /// The same connection, on which one answer may take `patience`.
+    pub(crate) fn waiting(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Asks, after at most one question of somebody else. For renewal alone.
@@ -45,7 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
             stream.read_exact(&mut body).await?;
             ControlAnswer::parse(code, &body).map_err(invalid)
         };
-        timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timeout(self.patience, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Asks, after those who asked before.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{Enclave, Exit, How, LaunchError, Launcher};
-use crate::agent::Observed;
+use crate::probe::Vitals;
 
 /// When an enclave that failed is started again.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,8 @@ pub struct Patience {
     pub start: Duration,
     /// From being asked to drain until its end.
     pub drain: Duration,
+    /// Without an answer to the host's probes, until it is started again.
+    pub silence: Duration,
 }
 
 /// The state of an enclave.
@@ -77,28 +79,24 @@ impl Default for Status {
     }
 }
 
-/// How an enclave that stands still is noticed: it answers the host's questions on its control connection, or
-/// it does not. Without release control there is no such connection, and nothing is noticed.
+/// How an enclave that stands still is noticed: it answers the host's probes, or it does not. Where nobody probes,
+/// nothing is noticed.
 #[derive(Debug, Clone, Default)]
-pub struct Pulse(Option<watch::Receiver<Observed>>);
+pub struct Pulse(Option<watch::Receiver<Vitals>>);
 
 impl Pulse {
-    /// The longest that an enclave which serves may leave every question unanswered before it is started
-    /// again.
-    pub const LONGEST_SILENCE: Duration = Duration::from_secs(60);
-
-    /// Hears what the agent hears.
+    /// Hears what the probes hear.
     #[must_use]
-    pub const fn of(observed: watch::Receiver<Observed>) -> Self {
-        Self(Some(observed))
+    pub const fn of(vitals: watch::Receiver<Vitals>) -> Self {
+        Self(Some(vitals))
     }
 
-    /// Completes when an enclave that serves since `since` has been silent for too long.
-    async fn stops(&self, since: Instant) {
-        let Some(observed) = &self.0 else { return std::future::pending().await };
+    /// Completes when an enclave that serves since `since` has answered nothing for as long as `silence`.
+    async fn stops(&self, since: Instant, silence: Duration) {
+        let Some(vitals) = &self.0 else { return std::future::pending().await };
         loop {
-            let heard = observed.borrow().heard().unwrap_or(since).max(since);
-            let end = heard + Self::LONGEST_SILENCE;
+            let heard = vitals.borrow().heard().unwrap_or(since).max(since);
+            let end = heard + silence;
             if Instant::now() >= end {
                 return;
             }
@@ -220,7 +218,7 @@ async fn attempt<L: Launcher>(
         Life::Ended { exit, served } => {
             Attempt::Failed { reason: exit.to_string(), summary: None, served: Some(served) }
         }
-        Life::Silent => failed(format!("it answered nothing for {} s", Pulse::LONGEST_SILENCE.as_secs())),
+        Life::Silent => failed(format!("it answered no probe for {} s", patience.silence.as_secs())),
         Life::NeverReady => {
             failed(format!("it did not accept connections within {} s", patience.start.as_secs()))
         }
@@ -235,7 +233,7 @@ enum Life {
     Ended { exit: Exit, served: Duration },
     /// It took too long and was ended.
     NeverReady,
-    /// It stopped answering and was ended.
+    /// It answered no probe and was ended.
     Silent,
 }
 
@@ -268,7 +266,7 @@ async fn live(
         biased;
         () = stop.cancelled() => drain(enclave, patience, status).await,
         exit = enclave.ended() => Life::Ended { exit, served: since.elapsed() },
-        () = pulse.stops(since) => {
+        () = pulse.stops(since, patience.silence) => {
             end(enclave).await;
             Life::Silent
         }

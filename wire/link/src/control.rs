@@ -13,6 +13,8 @@ use cleanroom_attestation::release::{Accepted, AuthorityDocument, Id, LeaseReque
 use cleanroom_attestation::safeguard::SAFEGUARD_POLICY_LIMIT;
 use serde::{Deserialize, Serialize};
 
+use crate::load::Load;
+
 pub use batch::{Batch, MAX_BATCH_BYTES, batch_size};
 
 /// The length of a frame's header in bytes.
@@ -50,6 +52,9 @@ pub enum ControlKind {
     Log,
     /// Hands in a safeguard policy, byte for byte as its file. Answer: [`ControlAnswer::Accepted`] if a release names its digest.
     SafeguardPolicy,
+    /// Asks whether the enclave works: its security module, its worker and the engine. Answer: [`ControlAnswer::Alive`], or a
+    /// refusal that says what does not. At most one a second is looked into; others get the same answer.
+    Probe,
     /// Asks the enclave to take nothing new, to finish what runs, and to end. Answer: [`ControlAnswer::Accepted`],
     /// with [`Accepted::Known`] when it drains already.
     Drain,
@@ -66,7 +71,7 @@ impl ControlKind {
     pub const LEASE: Self = Self::Document(AuthorityDocument::Lease);
 
     /// Every kind there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::State,
         Self::Ask,
         Self::ROOT,
@@ -79,6 +84,7 @@ impl ControlKind {
         Self::Log,
         Self::Drain,
         Self::SafeguardPolicy,
+        Self::Probe,
     ];
 
     /// The kind's code on the wire.
@@ -97,6 +103,7 @@ impl ControlKind {
             Self::Log => 10,
             Self::Drain => 11,
             Self::SafeguardPolicy => 12,
+            Self::Probe => 13,
         }
     }
 
@@ -104,7 +111,7 @@ impl ControlKind {
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {
-            Self::State | Self::Ask | Self::Shares | Self::Drain => 0,
+            Self::State | Self::Ask | Self::Shares | Self::Drain | Self::Probe => 0,
             Self::ShareAsk => 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
             Self::Share => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
             Self::Document(document) => document.envelope_limit(),
@@ -149,6 +156,8 @@ pub enum ControlAnswer {
     ShareRequest(Vec<u8>),
     /// What the host lacks of the log.
     Log(Batch),
+    /// The enclave works.
+    Alive(Load),
 }
 
 /// The shares that an enclave waits for before it opens sealed weights. Nothing in it is secret.
@@ -218,6 +227,7 @@ impl ControlAnswer {
             Self::Shares(state) => frame(0x84, &serde_json::to_vec(state).unwrap_or_default()),
             Self::ShareRequest(request) => frame(0x85, request),
             Self::Log(batch) => frame(LOG, &batch.encode()),
+            Self::Alive(load) => frame(0x87, &[load.code()]),
         }
     }
 
@@ -260,6 +270,7 @@ impl ControlAnswer {
             }
             (0x85, request) => Ok(Self::ShareRequest(request.to_vec())),
             (LOG, bytes) => Batch::decode(bytes).map(Self::Log),
+            (0x87, [load]) => Load::from_code(*load).map(Self::Alive).ok_or(ControlError::Malformed),
             (code, _) => Err(ControlError::Kind(code)),
         }
     }
@@ -347,6 +358,8 @@ mod tests {
             ControlAnswer::State(state),
             ControlAnswer::Shares(ShareState { needed: 2, missing: vec!["bank".parse().unwrap()] }),
             ControlAnswer::ShareRequest(vec![0xff; CONTROL_ANSWER_LIMIT + 1]),
+            ControlAnswer::Alive(Load::Idle),
+            ControlAnswer::Alive(Load::Full),
         ] {
             let frame = answer.frame();
             let (header, body) = frame.split_first_chunk().unwrap();
@@ -354,6 +367,7 @@ mod tests {
             assert_eq!((length, ControlAnswer::parse(code, body)), (body.len(), Ok(answer)));
         }
         assert_eq!(ControlAnswer::parse(0x80, &[4]), Err(ControlError::Kind(0x80)));
+        assert_eq!(ControlAnswer::parse(0x87, &[3]), Err(ControlError::Malformed));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!
 //! | module | contents |
 //! |---|---|
+//! | [`load`] | how much an enclave has to do |
 //! | [`port`] | the vsock ports that an enclave listens on |
 //! | [`heartbeat`] | the sign of life that an enclave sends when it has booted |
 //! | [`variable`] | how a host tells a simulated enclave where things are |
@@ -27,6 +28,7 @@ pub mod exit;
 pub mod heartbeat;
 #[cfg(feature = "stream")]
 pub mod listener;
+pub mod load;
 pub mod port;
 #[cfg(feature = "stream")]
 pub mod store;

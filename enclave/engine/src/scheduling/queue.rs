@@ -40,9 +40,14 @@ struct State {
     present: HashMap<Owner, usize>,
     /// Owners of whom nothing is to be kept, for the worker to hear.
     forgotten: Vec<Owner>,
+    /// Who wants to hear of the end of the step.
+    step_ends: Vec<StepEnd>,
     memory: MemoryUse,
     open: bool,
 }
+
+/// Is called between two steps.
+pub(super) type StepEnd = Box<dyn FnOnce() + Send>;
 
 /// Of running jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -214,6 +219,7 @@ impl Queue {
             last: None,
             present: HashMap::new(),
             forgotten: Vec::new(),
+            step_ends: Vec::new(),
             memory: MemoryUse { pages: capacity.pages, free: capacity.pages, kept: 0 },
             open: true,
         };
@@ -254,6 +260,12 @@ impl Queue {
             let now = self.clock.now();
             let mut state = self.lock();
             state.memory = memory;
+            let step_ends = std::mem::take(&mut state.step_ends);
+            if !step_ends.is_empty() {
+                drop(state);
+                step_ends.into_iter().for_each(|step_end| step_end());
+                continue;
+            }
             let left = until.map(|until| until.since(now));
             if state.is_idle() && left != Some(Duration::ZERO) {
                 self.wait(state, left);
@@ -307,6 +319,15 @@ impl Queue {
     /// forgotten later.
     pub(super) fn is_present(&self, owner: Owner) -> bool {
         self.lock().present.contains_key(&owner)
+    }
+
+    /// Has the worker call `step_end` before its next step, or at once when it has nothing to do. A closed queue drops it.
+    pub(super) fn after_step(&self, step_end: StepEnd) {
+        let mut state = self.lock();
+        if state.open {
+            state.step_ends.push(step_end);
+            self.changed.notify_one();
+        }
     }
 
     pub(super) fn memory(&self) -> MemoryUse {
@@ -392,10 +413,10 @@ impl Queue {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.open = false;
-        let waiting = std::mem::take(&mut state.waiting);
+        let dropped = (std::mem::take(&mut state.waiting), std::mem::take(&mut state.step_ends));
         self.changed.notify_all();
         drop(state);
-        drop(waiting);
+        drop(dropped);
     }
 
     /// The state is plain data and valid after every statement, so a panic elsewhere does not spoil it.
@@ -406,7 +427,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::{num::NonZeroUsize, ops::ControlFlow};
+    use std::{num::NonZeroUsize, ops::ControlFlow, sync::atomic::AtomicUsize};
 
     use super::*;
     use crate::{ChatMessage, Event, Model, Sink};
@@ -459,6 +480,36 @@ mod tests {
 
     fn finished(queue: &Queue, owner: u8, pages: usize) {
         queue.finished(Owner([owner; 32]), Need { tokens: 1, pages });
+    }
+
+    #[test]
+    fn the_end_of_a_step_is_told_at_once_when_there_is_nothing_to_do_and_else_between_two_steps() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let count = || told.load(Ordering::SeqCst);
+        let tell = || {
+            let told = Arc::clone(&told);
+            Box::new(move || _ = told.fetch_add(1, Ordering::SeqCst))
+        };
+        let queue = queue(2, 2);
+        std::thread::scope(|scope| {
+            let worker = scope.spawn(|| started(&queue));
+            queue.after_step(tell());
+            while count() == 0 {
+                std::thread::yield_now();
+            }
+            push(&queue, 1, 1);
+            assert_eq!(worker.join().unwrap(), [1]);
+        });
+        // A step is under way until the worker asks again.
+        queue.after_step(tell());
+        assert_eq!(count(), 1);
+        assert!(started(&queue).is_empty());
+        assert_eq!(count(), 2);
+        // Whoever waits for an engine that has ended hears of it.
+        queue.after_step(tell());
+        queue.close();
+        queue.after_step(tell());
+        assert_eq!((count(), Arc::strong_count(&told)), (2, 1));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use cleanroom_attestation::release::Refusal;
 use cleanroom_backend::{Abilities, Backend, Handle, Owner, PrepareError, Prepared, StartError, Task};
 use cleanroom_config::{self as config, Traffic};
 use cleanroom_guard::Clock;
+use cleanroom_link::load::Load;
 use http::Request;
 
 use super::body;
@@ -215,6 +216,20 @@ impl Service {
         self.generations.taken()
     }
 
+    /// How much there is to do, once the backend has done a step; nothing when it has ended. While it stands still, this does
+    /// not complete.
+    pub(crate) async fn probe(&self) -> Option<Load> {
+        let step = self.backend().ok().map(|backend| backend.step());
+        if let Some(step) = step
+            && !step.await
+            && self.backend().is_ok()
+        {
+            return None;
+        }
+        // A model that is revoked has no backend, and the enclave refuses requests as it should.
+        Some(Load::of(self.active(), self.limits.generations.total.get()))
+    }
+
     /// Takes in the body, if there is space for the request that it makes.
     pub(super) async fn receive(
         &self,
@@ -318,4 +333,73 @@ pub(super) fn random() -> Result<u64, ApiError> {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| ApiError::Failed)?;
     Ok(u64::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use cleanroom_backend::Pending;
+    use tokio::sync::watch;
+
+    use super::*;
+
+    /// A backend whose steps the test ends: with a number it has done a step, without a sender it has ended.
+    struct Scripted(watch::Receiver<u32>);
+
+    impl Backend for Scripted {
+        fn abilities(&self) -> Abilities {
+            Abilities {
+                chat: Ok(false),
+                tools: false,
+                reasoning: false,
+                has_switch: false,
+                has_effort: false,
+                embedding_width: None,
+            }
+        }
+
+        fn prepare(&self, _: Task) -> Pending<'_, Result<Box<dyn Prepared>, PrepareError>> {
+            Box::pin(std::future::ready(Err(PrepareError::Stopped)))
+        }
+
+        fn presence(&self, _: Owner) -> Handle {
+            Handle::new(())
+        }
+
+        fn present(&self) -> Vec<Owner> {
+            Vec::new()
+        }
+
+        fn forget(&self, _: Owner) {}
+
+        fn step(&self) -> Pending<'static, bool> {
+            let mut steps = self.0.clone();
+            steps.mark_unchanged();
+            Box::pin(async move { steps.changed().await.is_ok() })
+        }
+    }
+
+    fn service() -> (watch::Sender<u32>, Service) {
+        let (steps, seen) = watch::channel(0);
+        let digest = Sha256Digest::of(&[b"model"]);
+        let limits = Limits::new(NonZeroUsize::MIN);
+        (steps, Service::new(Arc::new(Scripted(seen)), ModelId::new("demo").unwrap(), digest, limits))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_is_answered_only_when_the_backend_has_done_a_step() {
+        let (steps, service) = service();
+        let probe = tokio::time::timeout(Duration::from_secs(1000), service.probe());
+        assert!(probe.await.is_err(), "it stands still");
+        let step = async { steps.send(1).unwrap() };
+        assert_eq!(tokio::join!(service.probe(), step).0, Some(Load::Idle));
+        let slot = service.generations.admit(Sha256Digest::of(&[b"key"]).into()).ok();
+        let step = async { steps.send(2).unwrap() };
+        assert_eq!(tokio::join!(service.probe(), step).0, Some(Load::Full));
+        drop(slot);
+        drop(steps);
+        assert_eq!(service.probe().await, None, "it has ended");
+        // A model that was revoked is gone, as it should be.
+        service.erase().await;
+        assert_eq!(service.probe().await, Some(Load::Idle));
+    }
 }

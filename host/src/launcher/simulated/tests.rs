@@ -124,7 +124,11 @@ fn settings(folder: &TempDir, behaviour: &str) -> Settings {
     }
 }
 
-const PATIENCE: Patience = Patience { start: Duration::from_secs(60), drain: Duration::from_millis(300) };
+const PATIENCE: Patience = Patience {
+    start: Duration::from_secs(60),
+    drain: Duration::from_millis(300),
+    silence: Duration::from_secs(60),
+};
 const POLICY: RestartPolicy = RestartPolicy {
     first_pause: Duration::from_millis(1),
     longest_pause: Duration::from_millis(1),

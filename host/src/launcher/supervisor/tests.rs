@@ -116,7 +116,11 @@ const POLICY: RestartPolicy = RestartPolicy {
     stable_after: Duration::from_secs(60),
     restarts: None,
 };
-const PATIENCE: Patience = Patience { start: Duration::from_secs(100), drain: Duration::from_secs(30) };
+const PATIENCE: Patience = Patience {
+    start: Duration::from_secs(100),
+    drain: Duration::from_secs(30),
+    silence: Duration::from_secs(60),
+};
 
 struct Outcome {
     result: Result<(), SuperviseError>,
@@ -262,14 +266,14 @@ async fn an_enclave_that_answers_nothing_any_more_is_started_again() {
     let scripts = [Script::UntilAsked(0), Script::UntilAsked(0)].into();
     let launcher = Scripted { scripts, begun, log: Arc::clone(&log) };
     let (status, watched) = watch::channel(Status::new());
-    let (observed, seen) = watch::channel(Observed::default());
+    let (observed, seen) = watch::channel(Vitals::default());
     let stop = CancellationToken::new();
     let story = async {
         // It answers for a while; after that the second one does.
         for second in 1..=200 {
             sleep(Duration::from_secs(1)).await;
             if second <= 30 || second > 91 {
-                observed.send_replace(crate::agent::heard_now());
+                observed.send_replace(crate::probe::heard_now());
             }
         }
         stop.cancel();
@@ -281,5 +285,5 @@ async fn an_enclave_that_answers_nothing_any_more_is_started_again() {
     }
     // 30 s, 60 s of silence, and a pause.
     assert_eq!(log.lock().unwrap().launches, [0, 91]);
-    assert_eq!(watched.borrow().last_exit.as_deref(), Some("it answered nothing for 60 s"));
+    assert_eq!(watched.borrow().last_exit.as_deref(), Some("it answered no probe for 60 s"));
 }
