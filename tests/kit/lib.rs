@@ -20,6 +20,7 @@ pub mod ceremony;
 pub mod clean_room;
 pub mod client;
 pub mod fleet;
+pub mod http_proxy;
 pub mod liar;
 pub mod log;
 pub mod official;

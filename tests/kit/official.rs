@@ -40,6 +40,10 @@ pub enum Package {
     Vercel,
     /// What only the Python package `cleanroom` has: proofs, receipts, its own exceptions
     Cleanroom,
+    /// The Python package `cleanroom` through a real HTTP proxy
+    HttpProxy,
+    /// Both, at a proxy that asks for its token, and at its Unix socket
+    Listen,
     /// The Python package `cleanroom` against hosts that lie
     HostileHost,
     /// The Python examples of the pages
@@ -129,6 +133,8 @@ pub fn run_with(package: Package, way: impl Into<Way>, variables: &[(&str, &str)
         Package::Cleanroom => python("requirements.txt", "cleanroom_suite.py", &way),
         Package::HostileHost => python("requirements.txt", "hostile_host_suite.py", &way),
         Package::Documentation => python("requirements.txt", "documentation_suite.py", &way),
+        Package::HttpProxy => python("requirements.txt", "http_proxy_suite.py", &way),
+        Package::Listen => python("requirements.txt", "listen_suite.py", &way),
         Package::Vercel => node(&["vercel_suite.mjs"], &way),
         Package::Node(cases) => node(&["clients_suite.mjs", cases], &way),
         Package::NodeCleanroom => node(&["cleanroom_suite.mjs"], &way),

@@ -39,6 +39,26 @@ pub fn file(name: &str) -> PathBuf {
     programs().join(name)
 }
 
+/// Where a program of others is. Debian puts some where only root looks.
+///
+/// Gives nothing when it is not installed, and says so. In continuous integration that fails the test.
+#[must_use]
+pub fn installed(name: &str, advice: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    let found = folders.find_map(|folder| Some(folder.join(name)).filter(|file| file.is_file()));
+    if found.is_none() {
+        left_out(&format!("{name} is missing; get it with: {advice}"));
+    }
+    found
+}
+
+/// Says that a test is left out, and why. In continuous integration that fails it.
+pub fn left_out(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{why}");
+    eprintln!("SKIPPED: {why}");
+}
+
 /// Runs a program to its end.
 #[must_use]
 pub fn output(name: &str, folder: &Path, arguments: &[&str]) -> Output {

@@ -229,10 +229,11 @@ pub enum ProxyError {
     #[error("expected a proxy such as http://proxy.example:3128, with a port")]
     Address,
     /// The proxy did not open the tunnel. This is the proxy's word, not the clean room's.
-    #[error("the proxy answered CONNECT with status {status}{}", if *status == 407 {
-        "; it wants a user and a password: http://USER:PASSWORD@HOST:PORT"
-    } else {
-        ""
+    #[error("the proxy answered CONNECT with status {status}{}", match status {
+        401 | 407 => "; it wants a user and a password: http://USER:PASSWORD@HOST:PORT",
+        403 => "; it does not permit this host or port: ask whoever runs it",
+        500..=599 => "; it could not reach the host",
+        _ => "",
     })]
     Refused {
         /// The HTTP status.
