@@ -1,6 +1,7 @@
-"""Frameworks over the official clients, unmodified and with their defaults, against an API whose model calls tools.
+"""Frameworks, unmodified and with their defaults, against an API whose model calls tools.
 
-Reads the base URL (with `/v1`) from CLEANROOM_BASE_URL. Prints one line for each case and exits with 1 if one fails.
+`suite` says how the API is reached. With a base URL, each framework makes an official client of its own. In process, it gets
+`cleanroom.OpenAI` or `cleanroom.AsyncOpenAI`. Prints one line for each case and exits with 1 if one fails.
 """
 
 import asyncio
@@ -15,18 +16,43 @@ import litellm
 import openai
 import suite
 from autogen_agentchat.agents import AssistantAgent
-from autogen_ext.models.openai import OpenAIChatCompletionClient
+from autogen_ext.models.openai import BaseOpenAIChatCompletionClient, OpenAIChatCompletionClient
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
 from pydantic_ai import Agent, ModelSettings
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-URL = os.environ["CLEANROOM_BASE_URL"]
+URL = os.environ.get("CLEANROOM_BASE_URL")
 KEY = "not looked at"
 QUESTION = "What is attestation?"
-client = openai.OpenAI(base_url=URL, api_key=KEY, timeout=60.0)
+client = suite.OpenAI(**suite.OPENAI)
 MODEL = client.models.list().data[0].id
+
+
+def chat_openai():
+    if URL:
+        return ChatOpenAI(model=MODEL, base_url=URL, api_key=KEY)
+    both = {"root_client": client, "root_async_client": suite.AsyncOpenAI(**suite.OPENAI)}
+    resources = {"client": client.chat.completions, "async_client": both["root_async_client"].chat.completions}
+    return ChatOpenAI(model=MODEL, api_key=KEY, **both, **resources)
+
+
+def openai_provider():
+    if URL:
+        return OpenAIProvider(base_url=URL, api_key=KEY)
+    return OpenAIProvider(openai_client=suite.AsyncOpenAI(**suite.OPENAI))
+
+
+def litellm_way():
+    return {"api_base": URL, "api_key": KEY} if URL else {"client": client}
+
+
+def autogen_model(settings):
+    if URL:
+        return OpenAIChatCompletionClient(model=MODEL, base_url=URL, api_key=KEY, max_tokens=40, **settings)
+    arguments = {"model": MODEL, "max_tokens": 40}
+    return BaseOpenAIChatCompletionClient(suite.AsyncOpenAI(**suite.OPENAI), create_args=arguments, **settings)
 
 
 class Weather(BaseModel):
@@ -37,8 +63,9 @@ class Weather(BaseModel):
 
 
 def langchain_talks_streams_and_calls():
-    model = ChatOpenAI(model=MODEL, base_url=URL, api_key=KEY)
+    model = chat_openai()
     assert model.bind(max_tokens=40).invoke(QUESTION).content
+    assert asyncio.run(model.bind(max_tokens=40).ainvoke(QUESTION)).content
     assert "".join(chunk.content for chunk in model.bind(max_tokens=40).stream(QUESTION))
     tools = model.bind_tools([Weather], tool_choice="Weather", parallel_tool_calls=False)
     called = tools.invoke(QUESTION, max_tokens=200)
@@ -48,7 +75,7 @@ def langchain_talks_streams_and_calls():
 
 
 def pydantic_ai_talks_and_has_outputs_of_a_type():
-    provider = OpenAIProvider(base_url=URL, api_key=KEY)
+    provider = openai_provider()
     for model in (OpenAIChatModel(MODEL, provider=provider), OpenAIResponsesModel(MODEL, provider=provider)):
         settings = ModelSettings(max_tokens=200, parallel_tool_calls=False)
         assert Agent(model, model_settings=settings).run_sync(QUESTION).output
@@ -66,7 +93,7 @@ def instructor_has_outputs_of_a_type():
 
 
 def litellm_talks_streams_and_calls():
-    asked = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": KEY, "max_tokens": 60}
+    asked = {"model": f"openai/{MODEL}", "max_tokens": 60} | litellm_way()
     asked |= {"messages": [{"role": "user", "content": QUESTION}]}
     assert litellm.completion(**asked).choices[0].message.content
     assert "".join(chunk.choices[0].delta.content or "" for chunk in litellm.completion(stream=True, **asked))
@@ -80,8 +107,7 @@ def autogen_talks_with_names_in_its_messages():
     async def run():
         can = dict.fromkeys(["function_calling", "json_output", "structured_output"], True)
         info = {"vision": False, "family": "unknown", **can}
-        settings = {"base_url": URL, "api_key": KEY, "max_tokens": 40}
-        model = OpenAIChatCompletionClient(model=MODEL, model_info=info, **settings)
+        model = autogen_model({"model_info": info})
         result = await AssistantAgent("assistant", model_client=model).run(task=QUESTION)
         await model.close()
         return result.messages[-1].content

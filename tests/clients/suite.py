@@ -23,8 +23,10 @@ if url := os.environ.get("CLEANROOM_BASE_URL"):
     ANTHROPIC = OPENAI | {"base_url": url.removesuffix("/v1")}
 else:
     import cleanroom
-    from cleanroom import Anthropic, AsyncAnthropic, AsyncOpenAI, OpenAI
+    from cleanroom import AsyncOpenAI, OpenAI
 
+    with contextlib.suppress(ImportError):
+        from cleanroom import Anthropic, AsyncAnthropic
     CHANNEL = cleanroom.Channel(
         os.environ["CLEANROOM_ADDRESS"], policy=os.environ["CLEANROOM_POLICY"], key=os.environ["CLEANROOM_KEY"]
     )
