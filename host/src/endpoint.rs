@@ -1,7 +1,5 @@
 //! Addresses: where partners connect to the host, and where the host finds the enclave.
 
-mod claim;
-
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -9,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use cleanroom_link::port;
+use cleanroom_program::claim::ClaimedListener;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
-
-pub use claim::ClaimedListener;
 
 use crate::capture::Captured;
 use crate::relay::{Accept, Accepted, Dial};
@@ -194,7 +191,7 @@ impl ListenAddress {
     pub async fn bind(&self) -> io::Result<BoundListener> {
         match self {
             Self::Tcp(address) => bind_tcp(address).await.map(BoundListener::Tcp),
-            Self::Unix(path) => ClaimedListener::bind(path).await.map(BoundListener::Unix),
+            Self::Unix(path) => ClaimedListener::bind(path, 0o777).await.map(BoundListener::Unix),
         }
     }
 }

@@ -1,11 +1,14 @@
 //! The local proxy: any OpenAI or Anthropic client on this machine, over attested sessions.
 //!
-//! It listens on a loopback address and forwards requests to the clean room. Without a proven session nothing
-//! is forwarded: the client gets an error in the API's own shape, and its request stays here.
+//! It listens on a loopback address or a Unix socket, or wherever clients know its token. It forwards requests
+//! to the clean room. Without a proven session nothing is forwarded: the client gets an error in the API's own
+//! shape, and its request stays here.
 
 mod answer;
+mod listener;
 mod local;
 mod slots;
+mod token;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -17,22 +20,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::answer::{LocalBody, Reset};
+use self::listener::Accepted;
 use self::local::{Caller, Rules};
 use self::slots::{Slot, Slots};
 use crate::client::{Answer, Client, Dialect, MAX_BODY, Problem};
 use crate::receipts::ReceiptFolder;
 use crate::session::Sessions;
 
+pub use self::listener::{Listen, ListenError, Listener};
 pub use self::local::{Origin, OriginError};
+pub use self::token::Token;
 
 /// Local connections at once.
 const MAX_CONNECTIONS: usize = 256;
@@ -51,6 +56,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a connection may take to hear that the proxy is busy.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of a refused request that are read and thrown away, so that its client comes to read the answer.
+const MAX_DISCARDED: usize = 64 << 20;
 
 /// The local proxy.
 pub struct Proxy {
@@ -72,6 +80,13 @@ impl Proxy {
         self
     }
 
+    /// Serves only clients that send this token as their API key.
+    #[must_use]
+    pub fn require_token(mut self, token: Token) -> Self {
+        self.rules.token = Some(token);
+        self
+    }
+
     /// Keeps the receipt of each request in this folder. An answer without a receipt of its own does not count then.
     #[must_use]
     pub fn keep_receipts(mut self, folder: ReceiptFolder) -> Self {
@@ -81,8 +96,8 @@ impl Proxy {
 
     /// Forwards what arrives at `listener` until `shutdown`. Requests that run then go on to their end, for as
     /// long as the clean room is proven; [`Sessions`] cuts them when it no longer is.
-    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-        let proxy = Arc::new(self);
+    pub async fn serve(self, listener: impl Into<Listener>, shutdown: impl Future<Output = ()>) {
+        let (proxy, listener) = (Arc::new(self), listener.into());
         let slots = Slots::new(MAX_CONNECTIONS);
         let (stop, stopped) = tokio::sync::watch::channel(());
         let (mut connections, mut turned_away) = (JoinSet::new(), JoinSet::new());
@@ -93,20 +108,22 @@ impl Proxy {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => continue,
                 Some(_) = turned_away.join_next() => continue,
-                accepted = listener.accept() => accepted,
+                // Whoever cannot even be told that the proxy is busy waits in the system's queue for a moment.
+                accepted = listener.accept(),
+                    if connections.len() + turned_away.len() < MAX_CONNECTIONS + MAX_TURNED_AWAY => accepted,
             };
-            let Ok((stream, _)) = accepted else {
+            let Ok(accepted) = accepted else {
                 // No descriptor is left, or the client was gone before it was accepted.
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                sleep(Duration::from_millis(10)).await;
                 continue;
             };
             if let Some(slot) = slots.take() {
                 let (proxy, mut stopped) = (Arc::clone(&proxy), stopped.clone());
                 connections.spawn(async move {
-                    proxy.connection(stream, slot, async move { _ = stopped.changed().await }).await;
+                    proxy.connection(accepted, slot, async move { _ = stopped.changed().await }).await;
                 });
-            } else if turned_away.len() < MAX_TURNED_AWAY {
-                turned_away.spawn(timeout(TURN_AWAY_TIMEOUT, turn_away(stream)));
+            } else {
+                turned_away.spawn(timeout(TURN_AWAY_TIMEOUT, turn_away(accepted)));
             }
         }
         drop((listener, stop, turned_away));
@@ -114,25 +131,29 @@ impl Proxy {
     }
 
     /// Serves one connection until it ends, loses its slot, or the proxy stops.
-    async fn connection(&self, stream: TcpStream, slot: Slot, stop: impl Future<Output = ()>) {
-        let _ = stream.set_nodelay(true);
-        let Ok(local) = stream.local_addr() else { return };
-        let reset = Reset::of(&stream);
+    async fn connection(&self, accepted: Accepted, slot: Slot, stop: impl Future<Output = ()>) {
+        let Accepted { stream, at, reset } = accepted;
         let (slot, reset) = (&slot, &reset);
-        let service = service_fn(|request| async move {
-            Ok::<_, Infallible>(self.answer(request, local, slot, reset).await)
-        });
+        let service =
+            service_fn(
+                |request| async move { Ok::<_, Infallible>(self.answer(request, at, slot, reset).await) },
+            );
         let mut connection = pin!(http1_server().serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             // A client that breaks off tells nobody anything.
             _ = &mut connection => return,
-            () = slot.lost() => return,
+            () = slot.lost() => {}
             () = stop => {}
         }
         connection.as_mut().graceful_shutdown();
+        // A request whose body still comes is told that the proxy is busy.
+        let lost = async {
+            slot.lost().await;
+            sleep(TURN_AWAY_TIMEOUT).await;
+        };
         tokio::select! {
             _ = connection => {}
-            () = slot.lost() => {}
+            () = lost => {}
         }
     }
 
@@ -140,15 +161,18 @@ impl Proxy {
     async fn answer(
         &self,
         request: Request<Incoming>,
-        local: SocketAddr,
+        at: Option<SocketAddr>,
         slot: &Slot,
         reset: &Reset,
     ) -> Response<LocalBody> {
         let dialect = Dialect::of(request.uri().path());
         let of_proxy = |problem: &Problem| problem.to_response(dialect).map(LocalBody::own);
-        let caller = match self.rules.caller(request.method(), request.headers(), local) {
+        let caller = match self.rules.caller(request.method(), request.headers(), at) {
             Ok(caller) => caller,
-            Err(problem) => return of_proxy(&problem),
+            Err(problem) => {
+                let _ = timeout(BODY_TIMEOUT, discard(request.into_body())).await;
+                return of_proxy(&problem);
+            }
         };
         let mut response = if let Caller::Preflight(_) = caller {
             let mut permission = Response::new(LocalBody::own(Bytes::new()));
@@ -170,7 +194,11 @@ impl Proxy {
         slot: &Slot,
         reset: &Reset,
     ) -> Result<Response<LocalBody>, Problem> {
-        let request = whole_request(request).await?;
+        let request = tokio::select! {
+            biased;
+            request = whole_request(request) => request?,
+            () = slot.lost() => return Err(Problem::busy()),
+        };
         // A connection that just lost its slot is about to be closed.
         let kept = slot.keep().ok_or_else(Problem::busy)?;
         let answer = self.client.send(request).await;
@@ -178,6 +206,7 @@ impl Proxy {
             .map(|Answer { response, .. }| {
                 response.map(|body| LocalBody::answer(body, dialect, reset.clone(), kept))
             })
+            .map_err(Problem::of_proxy)
             .inspect_err(|problem| tracing::error!(code = problem.code(), "{}", problem.message()))
     }
 }
@@ -189,20 +218,45 @@ fn http1_server() -> http1::Builder {
 }
 
 /// Answers one request with `busy`, and closes.
-async fn turn_away(stream: TcpStream) {
+async fn turn_away(accepted: Accepted) {
     let service = service_fn(|request: Request<Incoming>| async move {
         let busy = Problem::busy().to_response(Dialect::of(request.uri().path()));
+        discard(request.into_body()).await;
         Ok::<_, Infallible>(busy.map(LocalBody::own))
     });
     let mut server = http1_server();
-    let _ = server.keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
+    let _ = server.keep_alive(false).serve_connection(TokioIo::new(accepted.stream), service).await;
 }
 
 /// A local request, read whole before any of it goes on: the clean room may refuse ahead of the body, and a
 /// connection with a rest of it unread would be closed under a client that uses it again.
 async fn whole_request(request: Request<Incoming>) -> Result<Request<Bytes>, Problem> {
     let (head, body) = request.into_parts();
-    let body = timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect());
-    let body = body.await.map_err(|_| Problem::late_body(BODY_TIMEOUT))?.map_err(|_| Problem::bad_body())?;
-    Ok(Request::from_parts(head, body.to_bytes()))
+    let body = timeout(BODY_TIMEOUT, whole_body(body)).await;
+    let body = body.map_err(|_| Problem::late_body(BODY_TIMEOUT))?.ok_or_else(Problem::bad_body)?;
+    Ok(Request::from_parts(head, body))
+}
+
+/// All of a body; nothing if it is too long or breaks off.
+async fn whole_body(mut body: Incoming) -> Option<Bytes> {
+    // What says that it is too long is not kept in part.
+    if body.size_hint().lower() <= MAX_BODY as u64
+        && let Ok(whole) = Limited::new(&mut body, MAX_BODY).collect().await
+    {
+        return Some(whole.to_bytes());
+    }
+    discard(body).await;
+    None
+}
+
+/// Reads what comes and throws it away. Many clients read an answer only when they have sent everything, and
+/// a connection that is closed before that takes the answer with it.
+async fn discard(mut body: Incoming) {
+    let mut left = MAX_DISCARDED;
+    while let Some(Ok(frame)) = body.frame().await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
 }

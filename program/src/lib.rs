@@ -9,6 +9,7 @@
 //! | [`output`] | `output::print(&text)?;` |
 //! | [`mod@file`] | `file::replace(&path, &bytes, 0o644)?;` |
 //! | [`lock`] | `let _lock = FolderLock::take(&folder)?;` |
+//! | [`claim`] | `let listener = ClaimedListener::bind(&path, 0o600).await?;` |
 //! | [`clock`] | `clock.timeout_at(deadline, work).await?` |
 //! | [`network`] | `let stream = network::connect("lease.example:8700").await?;` |
 //! | [`limits`] | `limits::require_open_files(4096)?;` |
@@ -16,12 +17,14 @@
 //! | [`manual`] | `manual.write(&Arguments::command())?;` |
 //!
 //! Features keep small programs small: `log` brings `tracing`, `runtime` brings tokio (for `clock` and
-//! `signals`), `network` brings its sockets, `manual` brings what writes manual pages. The crate is for Unix
+//! `signals`), `network` brings sockets (for `network` and `claim`), `manual` brings what writes manual pages. The crate is for Unix
 //! systems.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "network")]
+pub mod claim;
 #[cfg(feature = "runtime")]
 pub mod clock;
 #[cfg(feature = "examples")]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -13,9 +14,12 @@ use cleanroom_config::Limits;
 use cleanroom_engine::{Engine, EngineConfig, Model};
 use cleanroom_guard::Clock;
 use cleanroom_native::Native;
+use cleanroom_program::file::create_secret;
 use cleanroom_tests::clean_room::{CleanRoom, model};
+use cleanroom_tests::http_proxy::address_of_this_machine;
 use cleanroom_tests::official::{self, Package, Way};
 use cleanroom_tests::platform::{World, model_id};
+use cleanroom_tests::processes::Running;
 use cleanroom_worker::api::{self, Service};
 use cleanroom_worker::{PartnerId, SessionIdentity};
 use tokio::net::TcpListener;
@@ -109,6 +113,33 @@ async fn both_through_the_attested_path() {
     run(Package::Anthropic, format!("http://{proxy}/v1")).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn both_at_an_address_that_others_can_reach_and_at_a_unix_socket() {
+    let Some(here) = address_of_this_machine() else { return };
+    let clean_room = CleanRoom::start("").await;
+    let _ = clean_room.partner_files();
+    let (folder, room) = (clean_room.path().parent().unwrap().to_owned(), clean_room.address().to_string());
+    let token = "7d1f0c6a9b3e24715f1d0c6a9b3e2471";
+    create_secret(&folder.join("token"), token.as_bytes()).unwrap();
+    let run = move || {
+        let mut alone =
+            Running::start("cleanroom", &folder, &["connect", &room, "--listen", "unix:proxy.sock"]);
+        let public = ["connect", &room, "--listen", "0.0.0.0:0", "--token-file", "token", "--json"];
+        let mut public = Running::start("cleanroom", &folder, &public);
+        let listen: SocketAddr =
+            public.wait_for("\"listen\": \"").split('"').next().unwrap().parse().unwrap();
+        assert!(alone.wait_for("ready").contains("unix:proxy.sock"));
+        let url = format!("http://{}/v1", SocketAddr::new(here, listen.port()));
+        let socket = folder.join("proxy.sock");
+        let variables = [("CLEANROOM_TOKEN", token), ("CLEANROOM_SOCKET", socket.to_str().unwrap())];
+        let outcome = official::run_with(Package::Listen, url, &variables);
+        assert!(public.stop().success() && alone.stop().success());
+        assert!(!socket.exists(), "the proxy takes its socket away");
+        outcome
+    };
+    official::expect_passed(tokio::task::spawn_blocking(run).await.unwrap().unwrap());
+}
+
 /// A clean room for the package `cleanroom`, which proves it in process.
 async fn in_process(model: Vec<u8>) -> (CleanRoom, Way) {
     let limits = format!("[limits]\nsequences = {SEQUENCES}\nqueued = {QUEUED}");
@@ -128,6 +159,12 @@ async fn both_in_process() {
 async fn tools_in_process() {
     let (_clean_room, way) = in_process(tools_model()).await;
     run(Package::Tools, way).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frameworks_in_process() {
+    let (_clean_room, way) = in_process(tools_model()).await;
+    run(Package::Frameworks, way).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

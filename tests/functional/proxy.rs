@@ -1,7 +1,7 @@
 //! The local proxy against a scripted clean room: who is served, what leaves when, and how an answer that is
 //! cut looks.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use cleanroom_attestation::channel::RefusalCode;
 use cleanroom_attestation::release::Refusal;
-use cleanroom_partner::proxy::Proxy;
+use cleanroom_partner::proxy::{Listen, Proxy, Token};
 use cleanroom_partner::session::Sessions;
 use cleanroom_program::clock::{Clock, Hands};
+use cleanroom_program::file::create_secret;
+use cleanroom_tests::http_proxy::address_of_this_machine;
 use cleanroom_tests::scripted::{Connection, ScriptedRoom};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -187,6 +189,63 @@ async fn what_a_page_makes_a_browser_send_never_reaches_the_room() {
     assert_eq!(whole(&exchange(proxy, &program).await.0).0, 200);
 }
 
+/// A token, and a proxy at an address that others can reach.
+async fn proxy_for_others(room: &ScriptedRoom, token: Option<&str>) -> Option<SocketAddr> {
+    let here = address_of_this_machine()?;
+    let mut proxy = Proxy::new(Sessions::new(room.world.partner(), room.address()));
+    if let Some(token) = token {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        create_secret(&path, token.as_bytes()).unwrap();
+        proxy = proxy.require_token(Token::read(&path).unwrap());
+    }
+    let listener = Listen::Tcp(([0, 0, 0, 0], 0).into()).bind().await.unwrap();
+    let Listen::Tcp(address) = listener.address().unwrap() else { panic!("expected a TCP address") };
+    tokio::spawn(proxy.serve(listener, std::future::pending()));
+    Some(SocketAddr::new(here, address.port()))
+}
+
+#[tokio::test]
+async fn who_does_not_know_the_token_reaches_nothing() {
+    const TOKEN: &str = "5f1d0c6a9b3e24715f1d0c6a9b3e2471";
+    let (room, _) = honest_room().await;
+    let Some(proxy) = proxy_for_others(&room, Some(TOKEN)).await else { return };
+    let request = |fields: &str| format!("GET /v1/models HTTP/1.0\r\nhost: cleanroom\r\n{fields}\r\n");
+    for fields in [
+        "",
+        "content-type: application/json\r\n",
+        "x-api-key: unused\r\n",
+        "authorization: Bearer unused\r\n",
+        &format!("authorization: Basic {TOKEN}\r\n"),
+        &format!("x-api-key: {}\r\n", &TOKEN[1..]),
+        &format!("cookie: {TOKEN}\r\n"),
+    ] {
+        let (answer, _) = exchange(proxy, &request(fields)).await;
+        assert_eq!(whole(&answer).0, 401, "{fields}");
+        assert!(answer.contains("www-authenticate: Bearer"), "{answer}");
+    }
+    let messages = format!("{}{{}}", head(proxy, "1.0", "/v1/messages", 2));
+    let (status, body) = whole(&exchange(proxy, &messages).await.0);
+    assert_eq!((status, body["error"]["code"].as_str()), (401, Some("wrong-token")));
+    assert_eq!(body["type"], "error", "as Anthropic's clients expect it: {body}");
+    // A page that somehow knows it is still a page.
+    let page = format!("x-api-key: {TOKEN}\r\norigin: http://evil.example\r\n");
+    assert_eq!(whole(&exchange(proxy, &request(&page)).await.0).0, 403);
+    assert_eq!(room.connections(), 0);
+    for fields in [format!("x-api-key: {TOKEN}\r\n"), format!("authorization: Bearer {TOKEN}\r\n")] {
+        assert_eq!(whole(&exchange(proxy, &request(&fields)).await.0).0, 200, "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_serves_nobody_without_a_token() {
+    let (room, _) = honest_room().await;
+    let Some(proxy) = proxy_for_others(&room, None).await else { return };
+    let request = format!("GET /v1/models HTTP/1.0\r\nhost: {proxy}\r\nx-api-key: k\r\n\r\n");
+    assert_eq!(whole(&exchange(proxy, &request).await.0).0, 403);
+    assert_eq!(room.connections(), 0);
+}
+
 #[tokio::test]
 async fn connections_whose_bodies_never_come_lock_nobody_out() {
     let (room, _) = honest_room().await;
@@ -201,9 +260,9 @@ async fn connections_whose_bodies_never_come_lock_nobody_out() {
         let request = format!("{}{{}}", head(proxy, "1.0", "/v1/chat/completions", 2));
         assert_eq!(whole(&exchange(proxy, &request).await.0).0, 200);
     }
-    // The oldest had to go.
-    let mut byte = [0];
-    assert!(matches!(timeout(PATIENCE, silent[0].read(&mut byte)).await.unwrap(), Ok(0) | Err(_)));
+    // The oldest had to go, and hears why.
+    let (status, body) = whole(&rest(silent.swap_remove(0)).await.0);
+    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("busy")));
 }
 
 #[tokio::test]
@@ -238,6 +297,18 @@ async fn when_requests_are_under_way_everywhere_the_proxy_says_that_it_is_busy()
     let (status, body) = whole(&timeout(PATIENCE, busy).await.unwrap());
     assert_eq!((status, body["error"]["code"].as_str()), (503, Some("busy")));
     assert_eq!(body["type"], "error", "as Anthropic's clients expect it: {body}");
+
+    // Far more than are told at the same time: each of them hears it.
+    let long = format!("{}{}", head(proxy, "1.0", "/v1/messages", 1 << 20), " ".repeat(1 << 20));
+    let mut crowd = JoinSet::new();
+    for number in 0..100 {
+        let request = if number % 10 == 0 { long.clone() } else { request.clone() };
+        crowd.spawn(async move { exchange(proxy, &request).await.0 });
+    }
+    for answer in timeout(PATIENCE, crowd.join_all()).await.unwrap() {
+        assert_eq!(whole(&answer).0, 503, "{answer}");
+        assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+    }
 }
 
 // Answers that are cut.

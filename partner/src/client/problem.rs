@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cleanroom_attestation::verdict::Verdict;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ use crate::session::{Reach, SendError, SessionError};
 
 /// Both official clients send a request again unless this says no.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+const NO_RECEIPT: &str = "no-receipt";
 
 /// Whose API a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +73,13 @@ impl Problem {
         Self::of_client(StatusCode::UNAUTHORIZED, "no-credential", message.to_owned())
     }
 
+    /// The request does not have the token that this proxy asks for.
+    pub(crate) fn wrong_token() -> Self {
+        let message = "expected the proxy's token as the API key (`Authorization: Bearer TOKEN` or \
+                       `X-Api-Key: TOKEN`): the word in the file of `cleanroom connect --token-file`";
+        Self::of_client(StatusCode::UNAUTHORIZED, "wrong-token", message.to_owned())
+    }
+
     /// The body is too long, or ended early.
     pub(crate) fn bad_body() -> Self {
         let message = format!("expected a complete body of at most {MAX_BODY} bytes; nothing was sent");
@@ -102,7 +111,15 @@ impl Problem {
     /// The answer came without its receipt, which the user wants kept.
     pub(crate) fn no_receipt(error: &NoReceipt) -> Self {
         let message = format!("{error}. {}", Reach::WasSent.sentence());
-        Self::of_answer("no-receipt", message)
+        Self::of_answer(NO_RECEIPT, message)
+    }
+
+    /// As the proxy says it, with the option that its user gave.
+    pub(crate) fn of_proxy(mut self) -> Self {
+        if self.code == NO_RECEIPT {
+            self.message += " `--receipts` of `cleanroom connect` asks for a receipt.";
+        }
+        self
     }
 
     /// Requests are under way on all connections that the proxy keeps.
@@ -191,6 +208,9 @@ impl Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(SHOULD_RETRY, HeaderValue::from_static(if self.retry { "true" } else { "false" }));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if self.retry {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

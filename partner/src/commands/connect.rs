@@ -1,6 +1,5 @@
 //! `cleanroom connect`: the local proxy.
 
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -13,14 +12,13 @@ use cleanroom_program::limits::require_open_files;
 use cleanroom_program::log::{self, Format};
 use cleanroom_program::signals::{Request, Signals};
 use serde::Serialize;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::relying_party::{PartyArguments, no_session, runtime};
 use crate::address::Address;
 use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Listing, Terminal};
-use crate::proxy::{self, Origin, Proxy};
+use crate::proxy::{self, Listen, Listener, Origin, Proxy, Token};
 use crate::receipts::ReceiptFolder;
 use crate::session::{Session, Sessions, Spread};
 
@@ -31,6 +29,8 @@ Examples:
   cleanroom connect balancer.example:8443 --rooms 3
   cleanroom connect cleanroom.example:8443 --receipts receipts/
   cleanroom connect cleanroom.example:8443 --proxy http://proxy.corp.example:3128
+  cleanroom connect cleanroom.example:8443 --listen unix:/run/cleanroom/proxy.sock
+  cleanroom connect cleanroom.example:8443 --listen 0.0.0.0:8080 --token-file token
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=unused python3 my_client.py
   curl http://127.0.0.1:8080/v1/models -H 'Authorization: Bearer unused'
 
@@ -41,7 +41,11 @@ machine. Codes that begin with `unproven/` are what a host says without proof.
 
 Each request needs a header that a web page cannot send: `Authorization: Bearer KEY`, `X-Api-Key: KEY` or
 `Content-Type: application/json`. Any KEY will do; it stays on this machine. The official clients always send
-one.
+one. A Unix socket needs no header: its owner alone can connect.
+
+The hop from a client to this proxy is not encrypted. It must stay inside one machine, one pod, or a network that
+you trust with prompts and answers. An address that others can reach needs --token-file: then each client must
+send that token as its KEY, and gets 401 otherwise. `(umask 077; openssl rand -hex 32 > token)` makes one.
 
 SIGTERM or SIGINT: takes nothing new. What runs goes on to its end, for as long as the evidence permits: the
 clean room stays proven and its lease in force. A second one ends at once.";
@@ -64,9 +68,15 @@ pub struct Connect {
     #[arg(long, value_name = "NUMBER")]
     rooms: Option<NonZeroUsize>,
 
-    /// Where clients connect; a loopback address, port 0 for any free one
+    /// Where clients connect: IP:PORT, port 0 for any free one, or unix:PATH for a socket that you alone can
+    /// connect to. An address that is not a loopback one needs --token-file
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    listen: SocketAddr,
+    listen: Listen,
+
+    /// Serve only clients that send the token in this file as their API key. The file must be yours alone
+    /// (permissions 600)
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 
     /// Also serve web pages of this origin, such as `http://localhost:3000`; may be repeated
     #[arg(long, value_name = "ORIGIN")]
@@ -90,6 +100,8 @@ pub struct Connect {
 struct Ready {
     listen: String,
     base_url: String,
+    #[serde(skip)]
+    is_local: bool,
     model: String,
     model_sha256: String,
     image: String,
@@ -102,12 +114,13 @@ impl Connect {
     /// # Errors
     /// [`Failure`] when the clean room is not proven at the start, or the address is not free.
     pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
-        if !self.listen.ip().is_loopback() {
+        if !self.listen.is_local() && self.token_file.is_none() {
             return Err(usage(
                 "not-loopback",
                 format!(
-                    "expected a loopback address such as 127.0.0.1:8080, got {}: \
-                     what clients send to the proxy is not encrypted",
+                    "expected a loopback address such as 127.0.0.1:8080 or unix:PATH, got {}; \
+                     others can reach that address, so it needs `--token-file FILE`, \
+                     and what clients send to it is not encrypted",
                     self.listen
                 ),
             ));
@@ -123,6 +136,7 @@ impl Connect {
 
     async fn connect(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         let (party, model) = self.party.load()?;
+        let token = self.token_file.as_deref().map(Token::read).transpose()?;
         let dialer = self.party.dialer(self.addresses)?;
         let mut signals = Signals::listen().map_err(|error| Failure {
             outcome: Outcome::Unreachable,
@@ -130,8 +144,13 @@ impl Connect {
             message: format!("the system refused to pass signals on: {error}"),
         })?;
         // A port that is not free is told before anybody waits for a clean room.
-        let listener = TcpListener::bind(self.listen).await.map_err(|error| occupied(self.listen, &error))?;
-        let listen = listener.local_addr().map_err(|error| occupied(self.listen, &error))?;
+        let occupied = |error: std::io::Error| Failure {
+            outcome: Outcome::Unreachable,
+            code: "listen",
+            message: format!("cannot listen on {}: {error}", self.listen),
+        };
+        let listener = self.listen.bind().await.map_err(occupied)?;
+        let listen = listener.address().map_err(occupied)?;
         if let Some(folder) = &self.receipts {
             let made = cleanroom_program::file::create_folder(folder, 0o700);
             made.map_err(|error| usage("receipts", error.to_string()))?;
@@ -145,7 +164,11 @@ impl Connect {
         let evidence = session.evidence().evidence();
         let ready = Ready {
             listen: listen.to_string(),
-            base_url: format!("http://{listen}/v1"),
+            base_url: match &listen {
+                Listen::Tcp(address) => format!("http://{address}/v1"),
+                Listen::Unix(_) => "http://localhost/v1".to_owned(),
+            },
+            is_local: listen.is_local(),
             model: model.to_string(),
             model_sha256: session.model_digest().to_string(),
             image: evidence.image().to_owned(),
@@ -157,6 +180,9 @@ impl Connect {
         }
         drop(session);
         let mut proxy = Proxy::new(sessions).allow_origins(self.allow_origin);
+        if let Some(token) = token {
+            proxy = proxy.require_token(token);
+        }
         if let Some(folder) = self.receipts {
             proxy = proxy.keep_receipts(ReceiptFolder::at(folder));
         }
@@ -185,7 +211,7 @@ async fn prove(sessions: &Sessions, wait: Option<Duration>) -> Result<Arc<Sessio
 }
 
 /// Serves until the first signal drains the proxy, or the second one ends it.
-async fn serve(proxy: Proxy, listener: TcpListener, signals: &mut Signals) {
+async fn serve(proxy: Proxy, listener: Listener, signals: &mut Signals) {
     let (stop, stopped) = oneshot::channel::<()>();
     let mut stop = Some(stop);
     let mut serving = pin!(proxy.serve(listener, async { _ = stopped.await }));
@@ -210,14 +236,13 @@ fn listing(ready: &Ready) -> Listing {
     let mut listing = Listing::new();
     listing.field("proven", format!("{} ({:?})", ready.image, ready.tier));
     listing.field("model", format!("{} {}", ready.model, ready.model_sha256));
-    listing.field("ready", ready.base_url.as_str());
-    listing
-}
-
-fn occupied(listen: SocketAddr, error: &std::io::Error) -> Failure {
-    Failure {
-        outcome: Outcome::Unreachable,
-        code: "listen",
-        message: format!("cannot listen on {listen}: {error}"),
+    if ready.listen.starts_with("unix:") {
+        listing.field("ready", format!("{} at {}", ready.base_url, ready.listen));
+    } else {
+        listing.field("ready", ready.base_url.as_str());
     }
+    if !ready.is_local {
+        listing.note("What clients on other machines send to this address is not encrypted.");
+    }
+    listing
 }

@@ -83,7 +83,8 @@ impl Body for LocalBody {
             }
             State::Answer { body, .. } => ready!(Pin::new(body).poll_frame(context)),
         };
-        Poll::Ready(answer.map(|frame| Ok(frame.unwrap_or_else(|problem| Frame::data(this.fail(&problem))))))
+        let failing = |problem: Problem| Frame::data(this.fail(&problem.of_proxy()));
+        Poll::Ready(answer.map(|frame| Ok(frame.unwrap_or_else(failing))))
     }
 
     fn is_end_stream(&self) -> bool {

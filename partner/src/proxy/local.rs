@@ -1,9 +1,10 @@
-//! The users of the proxy: programs on this machine, and web pages whose origin the user names.
+//! The users of the proxy: programs on this machine, programs that know its token, and web pages whose origin the
+//! user names.
 //!
 //! The proxy's port is open to everything that runs here, a browser included, and a browser sends what any
 //! web page asks it to. So each request must show something that a page cannot make a browser send without
 //! asking first (the preflight request of CORS, Fetch standard section 3.2), and must not show what only
-//! browsers send.
+//! browsers send. A browser cannot reach a Unix socket, and a page does not know the token.
 
 use core::fmt;
 use core::str::FromStr;
@@ -16,6 +17,7 @@ use http::header::{
 };
 use http::{Method, Uri};
 
+use super::token::{API_KEY, Token};
 use crate::client::Problem;
 
 /// Headers that browsers set themselves (Fetch Metadata), and no program does. A browser that sends any of the
@@ -28,8 +30,6 @@ const BROWSERS_OWN: [HeaderName; 3] = [
 
 /// The header of the same family that Node's own `fetch` sends too, always with the value `cors`.
 const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// The origin of web pages, such as `http://localhost:3000`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,9 +67,11 @@ impl fmt::Display for Origin {
 pub struct OriginError;
 
 /// What the user allows.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Rules {
     pub(super) origins: Vec<Origin>,
+    /// Without one, only this machine is served.
+    pub(super) token: Option<Token>,
 }
 
 /// A request that may be served.
@@ -84,7 +86,7 @@ pub(super) enum Caller<'a> {
 }
 
 impl Rules {
-    /// Who sends a request with this head to the proxy at `local`.
+    /// Who sends a request with this head to the proxy at its address `at`, or to its Unix socket.
     ///
     /// # Errors
     /// The [`Problem`] to answer with, when it may not.
@@ -92,11 +94,14 @@ impl Rules {
         &self,
         method: &Method,
         headers: &HeaderMap,
-        local: SocketAddr,
+        at: Option<SocketAddr>,
     ) -> Result<Caller<'_>, Problem> {
-        // A name that was pointed at this address (DNS rebinding) is not the proxy's own.
-        if !names_of(local).iter().any(|name| headers.get(HOST).is_some_and(|host| host == name)) {
-            return Err(Problem::not_local());
+        if let (None, Some(at)) = (&self.token, at) {
+            // A name that was pointed at this address (DNS rebinding) is not the proxy's own.
+            let is_own = |name: &String| headers.get(HOST).is_some_and(|host| host == name);
+            if !at.ip().is_loopback() || !names_of(at).iter().any(is_own) {
+                return Err(Problem::not_local());
+            }
         }
         let caller = match headers.get(ORIGIN) {
             Some(origin) => {
@@ -112,7 +117,12 @@ impl Rules {
         {
             return Ok(Caller::Preflight(origin));
         }
-        if needs_preflight(headers) { Ok(caller) } else { Err(Problem::no_credential()) }
+        match &self.token {
+            Some(token) if token.is_in(headers) => Ok(caller),
+            Some(_) => Err(Problem::wrong_token()),
+            None if at.is_none() || needs_preflight(headers) => Ok(caller),
+            None => Err(Problem::no_credential()),
+        }
     }
 }
 
@@ -180,7 +190,7 @@ mod tests {
         let pairs = pairs
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        let local = "127.0.0.1:8080".parse().unwrap();
+        let local = Some("127.0.0.1:8080".parse().unwrap());
         let caller = rules.caller(method, &pairs.collect(), local);
         caller.map(|caller| format!("{caller:?}")).map_err(|problem| problem.code())
     }
@@ -237,7 +247,7 @@ mod tests {
 
     #[test]
     fn pages_of_an_allowed_origin_are_served_and_no_others() {
-        let rules = Rules { origins: vec!["http://localhost:3000".parse().unwrap()] };
+        let rules = Rules { origins: vec!["http://localhost:3000".parse().unwrap()], token: None };
         let page = [GOOD_HOST, KEY, ("origin", "http://localhost:3000"), ("sec-fetch-site", "cross-site")];
         assert!(ask(&rules, &Method::POST, &page).unwrap().starts_with("Page"));
         let preflight =

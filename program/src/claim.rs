@@ -8,10 +8,14 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use tokio::net::{UnixListener, UnixStream};
+use rustix::fs::Mode;
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
+
+/// Connections that may wait to be accepted; the system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// A socket on which this process alone listens. Dropping it removes the socket's file and gives the path
 /// back.
@@ -23,22 +27,23 @@ pub struct ClaimedListener {
 }
 
 impl ClaimedListener {
-    /// Claims `path` and listens on it.
+    /// Claims `path` and listens on it. `mode` is the permissions of the socket, less the process's umask: who
+    /// may write to it may connect.
     ///
     /// # Errors
     /// [`io::ErrorKind::AddrInUse`] when somebody listens there, or when what is there is no socket. Nothing
     /// has changed then. Otherwise what the system says.
-    pub(super) async fn bind(path: &Path) -> io::Result<Self> {
+    pub async fn bind(path: &Path, mode: u32) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(lock_path(path))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use("another cleanroom-host listens on it")),
+            Err(TryLockError::WouldBlock) => return Err(in_use("another process holds the lock beside it")),
             Err(TryLockError::Error(error)) => return Err(error),
         }
         let bound = match remove_if_stale(path).await {
-            Ok(()) => UnixListener::bind(path),
+            Ok(()) => listen(path, mode),
             Err(error) => Err(error),
         };
         match bound {
@@ -50,12 +55,17 @@ impl ClaimedListener {
         }
     }
 
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+    /// The next connection.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
     /// The socket's path.
-    pub(super) fn path(&self) -> &Path {
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -68,6 +78,20 @@ impl Drop for ClaimedListener {
         // claim.
         let _ = self.lock.unlock();
     }
+}
+
+/// A socket that has its permissions from its first moment on: Linux gives a socket's file those of the open
+/// socket (unix(7)).
+fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let socket = UnixSocket::new_stream()?;
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode))?;
+    socket.bind(path)?;
+    let actual = fs::symlink_metadata(path)?.permissions().mode() & 0o777;
+    if actual & !mode != 0 {
+        let problem = format!("the system gave the socket the permissions {actual:o} instead of {mode:o}");
+        return Err(io::Error::other(problem));
+    }
+    socket.listen(BACKLOG)
 }
 
 /// Removes a socket on which nobody listens. The caller holds the claim.
@@ -100,7 +124,7 @@ mod tests {
     use super::*;
 
     async fn refused(path: &Path) -> String {
-        let error = ClaimedListener::bind(path).await.unwrap_err();
+        let error = ClaimedListener::bind(path, 0o600).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         error.to_string()
     }
@@ -109,19 +133,20 @@ mod tests {
     async fn a_socket_on_which_somebody_listens_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("relay.sock");
-        let first = ClaimedListener::bind(&path).await.unwrap();
-        assert_eq!(refused(&path).await, "another cleanroom-host listens on it");
+        let first = ClaimedListener::bind(&path, 0o600).await.unwrap();
+        assert_eq!(refused(&path).await, "another process holds the lock beside it");
         // The refused start left the socket to its owner.
         UnixStream::connect(&path).await.unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop(first);
         assert!(!path.exists());
-        drop(ClaimedListener::bind(&path).await.unwrap());
+        drop(ClaimedListener::bind(&path, 0o600).await.unwrap());
 
         let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert_eq!(refused(&path).await, "another program listens on it");
         UnixStream::connect(&path).await.unwrap();
         drop(other);
-        drop(ClaimedListener::bind(&path).await.unwrap());
+        drop(ClaimedListener::bind(&path, 0o600).await.unwrap());
 
         fs::write(&path, "precious").unwrap();
         assert_eq!(refused(&path).await, "a file that is no socket is there");
@@ -132,11 +157,11 @@ mod tests {
     async fn a_copy_of_the_locks_descriptor_does_not_keep_the_claim() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("relay.sock");
-        let first = ClaimedListener::bind(&path).await.unwrap();
+        let first = ClaimedListener::bind(&path, 0o600).await.unwrap();
         // What a child between fork and exec holds.
         let copy = first.lock.try_clone().unwrap();
         drop(first);
-        drop(ClaimedListener::bind(&path).await.unwrap());
+        drop(ClaimedListener::bind(&path, 0o600).await.unwrap());
         drop(copy);
     }
 }
