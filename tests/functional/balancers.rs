@@ -4,16 +4,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cleanroom_tests::balancer::Program;
 use cleanroom_tests::client::{question, send};
 use cleanroom_tests::fleet::Fleet;
 use http_body_util::BodyExt as _;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio::task::JoinSet;
 
 /// A paced stream takes some seconds, whatever the machine's speed.
 const PACED: &str = "[traffic]\nstep = 256\ncadence = \"200ms\"\n";
+
+/// One fleet at a time: the enclaves of several compute against each other for minutes.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// How an answer ended: nothing when it is whole, or else what came.
 type Ended = Result<(), String>;
@@ -68,7 +72,45 @@ async fn behind_envoy_no_stream_is_cut_because_another_room_answers() {
     no_stream_is_cut_because_another_room_answers(Program::Envoy).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_of_haproxy_fails_only_what_was_on_its_way() {
+    a_death_of_the_balancer_fails_only_what_was_on_its_way(Program::HaProxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_of_envoy_fails_only_what_was_on_its_way() {
+    a_death_of_the_balancer_fails_only_what_was_on_its_way(Program::Envoy).await;
+}
+
+async fn a_death_of_the_balancer_fails_only_what_was_on_its_way(program: Program) {
+    let _alone = ALONE.lock().await;
+    let fleet = Fleet::start(2, PACED, &[]);
+    let Some(mut balancer) = program.start(fleet.path(), &fleet.addresses).await else { return };
+    let (mut proxy, listen) = fleet.connect(&[&balancer.address()], &["--rooms", "2", "--outage", "60s"]);
+    fleet.are_connected().await;
+    let running = streams(listen, 4).await;
+    balancer.kill();
+    for end in running.join_all().await {
+        // A stream whose connection is gone cannot be whole.
+        let end = end.unwrap_err();
+        assert!(!end.contains("was not sent"), "{end}");
+    }
+    // Nobody is there. Requests wait on this machine until somebody is.
+    let mut waiting = JoinSet::new();
+    for _ in 0..8 {
+        waiting.spawn(ask(listen, true, || ()));
+    }
+    let is_early = tokio::time::timeout(Duration::from_secs(1), waiting.join_next()).await;
+    assert!(is_early.is_err(), "{is_early:?}");
+    balancer.start_again().await;
+    for end in waiting.join_all().await {
+        assert_eq!(end, Ok(()), "a request that was never sent failed");
+    }
+    assert!(proxy.stop().success());
+}
+
 async fn drains_and_deaths_fail_only_what_ran_on_the_dead_room(program: Program) {
+    let _alone = ALONE.lock().await;
     let mut fleet = Fleet::start(3, PACED, &["--drain-timeout", "60s"]);
     let Some(balancer) = program.start(fleet.path(), &fleet.addresses).await else { return };
     let (mut proxy, listen) = fleet.connect(&[&balancer.address()], &["--rooms", "3"]);
@@ -115,6 +157,7 @@ async fn drains_and_deaths_fail_only_what_ran_on_the_dead_room(program: Program)
 }
 
 async fn no_stream_is_cut_because_another_room_answers(program: Program) {
+    let _alone = ALONE.lock().await;
     let fleet = Fleet::start(3, PACED, &[]);
     // Sessions end in the middle of streams, and their clean rooms are proven again behind the balancer.
     let policy = std::fs::read_to_string(fleet.path().join("trust.toml")).unwrap();

@@ -3,10 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cleanroom_attestation::channel::RefusalCode;
+use cleanroom_attestation::release::Refusal;
 use cleanroom_partner::dial::{Dialer, ProxyChoice};
 use cleanroom_partner::session::{Answer, Reach, Sessions, Spread};
 use cleanroom_program::clock::{Clock, Hands};
@@ -194,6 +197,54 @@ async fn many_hosts_that_hang_cost_one_time_out_for_everybody() {
     }
     assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
     assert_eq!(room.connections(), 4);
+}
+
+#[tokio::test]
+async fn an_outage_is_waited_out_as_long_as_it_may_last() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&is_over);
+    let room = ScriptedRoom::start(move |_, connection| {
+        let is_over = Arc::clone(&over);
+        async move {
+            // Before that, a balancer without hosts: it takes connections and ends them.
+            if is_over.load(Ordering::SeqCst) {
+                begun(connection, 0).await.serve(drop).await;
+            }
+        }
+    })
+    .await;
+    let waiting =
+        |outage| Sessions::spread(room.world.partner(), dialer(&room), Spread::One).waiting_out(outage);
+    let error = waiting(Duration::from_millis(600)).send(&request()).await.err().unwrap();
+    assert_eq!(error.reach, Reach::NeverSent);
+    let attempts = room.connections();
+    assert!(attempts > 1, "it was tried again");
+    let sessions = waiting(PATIENCE);
+    let end = async {
+        in_time(async {
+            while room.connections() < attempts + 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        is_over.store(true, Ordering::SeqCst);
+    };
+    let request = request();
+    let (answer, ()) = tokio::join!(sessions.send(&request), end);
+    assert!(answer.unwrap().response.status().is_success());
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_clean_room_that_may_not_serve() {
+    let halted = RefusalCode::NotServed(Refusal::ModelDenied);
+    let room = ScriptedRoom::start(move |_, connection| async move {
+        connection.refuse(halted).await;
+    })
+    .await;
+    let sessions = Sessions::spread(room.world.partner(), dialer(&room), Spread::One).waiting_out(PATIENCE);
+    let error = in_time(sessions.send(&request())).await.err().unwrap();
+    assert_eq!((error.reach, error.code()), (Reach::NeverSent, "unproven/model-denied"));
+    assert_eq!(room.connections(), 1);
 }
 
 #[tokio::test]

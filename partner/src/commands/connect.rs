@@ -87,6 +87,11 @@ pub struct Connect {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
 
+    /// When no clean room can be reached, such as while a balancer starts again, requests that were not sent wait
+    /// for this long
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = humantime::parse_duration)]
+    outage: Duration,
+
     /// Keep the receipt of each request in this folder. The end of an answer reaches the client only after
     /// the answer's own receipt is verified and on the disk. `cleanroom receipts` reads the folder
     #[arg(long, value_name = "FOLDER")]
@@ -156,7 +161,7 @@ impl Connect {
             made.map_err(|error| usage("receipts", error.to_string()))?;
         }
         let spread = self.rooms.map_or(Spread::EachAddress, Spread::UpTo);
-        let sessions = Sessions::spread(party, dialer, spread);
+        let sessions = Sessions::spread(party, dialer, spread).waiting_out(self.outage);
         let session = tokio::select! {
             session = prove(&sessions, self.wait) => session?,
             _ = signals.next() => return Ok(Outcome::Pass),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use cleanroom_attestation::channel::RefusalCode;
 use cleanroom_attestation::verdict::Verdict;
 use cleanroom_program::file::FileError;
 
@@ -80,6 +81,18 @@ impl SessionError {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Channel(error) | Self::Refused { error, .. } if error.is_refusal())
+    }
+
+    /// Whether the next attempt may go better by itself, as when a host or a balancer starts again. What was refused stays so,
+    /// and a clean room that is not permitted to serve is not waited for.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Channel(ChannelError::Refused(code)) => {
+                matches!(code, RefusalCode::Busy | RefusalCode::Draining | RefusalCode::NoEvidence)
+            }
+            Self::Unrecorded(_) => false,
+            other => !other.is_refusal(),
+        }
     }
 
     /// The verdict on evidence that was refused.

@@ -42,6 +42,10 @@ pub const DEFAULT_MAX_SESSION: Duration = Duration::from_secs(15 * 60);
 /// How often a request that was never sent goes on a further session, beside those that there were.
 const FURTHER_ATTEMPTS: usize = 2;
 
+/// The first and the longest pause between two searches for a clean room while none can be reached. It doubles in
+/// between.
+const OUTAGE_PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+
 /// The most sessions at once when each address has one.
 const MOST_ADDRESSES: usize = 16;
 
@@ -112,6 +116,8 @@ struct Shared {
     party: RelyingParty,
     dialer: Dialer,
     spread: Spread,
+    /// How long a request waits while no clean room can be reached.
+    outage: Duration,
     state: Mutex<State>,
 }
 
@@ -145,8 +151,19 @@ impl Sessions {
     /// Sessions to the clean rooms that `dialer` reaches. Nothing is connected yet.
     #[must_use]
     pub fn spread(party: RelyingParty, dialer: Dialer, spread: Spread) -> Self {
-        let shared = Shared { party, dialer, spread, state: Mutex::default() };
+        let shared = Shared { party, dialer, spread, outage: Duration::ZERO, state: Mutex::default() };
         Self { owner: Arc::new(Owner(Arc::new(shared))) }
+    }
+
+    /// The same, for which a request that was not sent waits for at most `outage` while no clean room can be reached, as when
+    /// a balancer starts again. It does not wait when a proof fails, or when a host says that its clean room is not permitted
+    /// to serve. Sessions that are shared already stay as they are.
+    #[must_use]
+    pub fn waiting_out(mut self, outage: Duration) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.owner).and_then(|owner| Arc::get_mut(&mut owner.0)) {
+            shared.outage = outage;
+        }
+        self
     }
 
     /// SHA-256 of the partner's key.
@@ -177,7 +194,7 @@ impl Sessions {
         // Each session that there is may turn out to be at its end.
         let mut attempts_left = FURTHER_ATTEMPTS + shared.state().sessions.len().max(1);
         loop {
-            let session = shared.pick_or_look().await.map_err(SendError::never)?;
+            let session = shared.pick_or_wait().await.map_err(SendError::never)?;
             let error = match session.send(request.clone().map(Full::new)).await {
                 Ok(response) => return Ok(Answer { response, session }),
                 Err(error) => error,
@@ -241,6 +258,22 @@ impl Shared {
             }
             Progress::Failed(error) => Err(error),
             Progress::Looking => Err(Arc::new(SessionError::Timeout)),
+        }
+    }
+
+    /// As [`Self::pick_or_look`], again and again while nobody can be reached, for as long as an outage may last.
+    async fn pick_or_wait(self: &Arc<Self>) -> Result<InUse, Arc<SessionError>> {
+        let clock = self.party.clock();
+        let last = clock.now() + self.outage;
+        let (mut pause, longest) = OUTAGE_PAUSES;
+        loop {
+            match self.pick_or_look().await {
+                Err(error) if error.may_pass() && clock.now() + pause <= last => {
+                    clock.sleep(pause).await;
+                    pause = (pause * 2).min(longest);
+                }
+                looked => return looked,
+            }
         }
     }
 
