@@ -124,7 +124,8 @@ def streamed(stream):
         elif chunk.get("type") in ("response.completed", "response.incomplete"):
             finishes.append(chunk["response"]["status"])
     texts = [texts[index] for index in sorted(texts)]
-    return {"chunks": chunks, "texts": texts, "text": "".join(texts[:1]), "thoughts": thoughts, "finishes": finishes}
+    first = "".join(texts[:1])
+    return {"chunks": chunks, "texts": texts, "text": first, "thoughts": thoughts, "finishes": finishes}
 
 
 def value(written, known):
@@ -155,7 +156,14 @@ def at(found, path):
 
 
 def join(parts):
-    return "".join(parts) if all(isinstance(part, str) for part in parts) else [each for part in parts for each in part]
+    if all(isinstance(part, str) for part in parts):
+        return "".join(parts)
+    return [each for part in parts for each in part]
+
+
+def flat(lists):
+    listed = [each if isinstance(each, list) else [each] for each in lists if each is not None]
+    return [one for each in listed for one in each]
 
 
 def fits(call, schemas):
@@ -163,11 +171,11 @@ def fits(call, schemas):
     schema = schemas[call["name"]]
     arguments = call["input"] if "input" in call else json.loads(call["arguments"])
 
-    def is_so(name, kind):
-        given = arguments[name]
-        return given in kind["enum"] if "enum" in kind else isinstance(given, str) and len(given) <= kind["maxLength"]
+    def is_so(given, kind):
+        return given in kind["enum"] if "enum" in kind else len(given) <= kind["maxLength"]
 
-    return sorted(arguments) == sorted(schema["required"]) and all(is_so(*each) for each in schema["properties"].items())
+    kinds = schema["properties"]
+    return sorted(arguments) == sorted(kinds) and all(is_so(arguments[name], kinds[name]) for name in kinds)
 
 
 FUNCTIONS = {
@@ -178,7 +186,7 @@ FUNCTIONS = {
     "$distinct": lambda each: len({json.dumps(one, sort_keys=True) for one in each}),
     "$fit": lambda pair: [fits(call, pair[1]) for call in pair[0]],
     "$furthest": lambda pair: max(abs(left - right) for left, right in zip(*pair, strict=True)),
-    "$flat": lambda lists: [one for each in lists if each is not None for one in (each if isinstance(each, list) else [each])],
+    "$flat": flat,
     "$join": join,
     "$json": json.loads,
     "$keys": list,

@@ -204,5 +204,6 @@ async fn embeddings_on_node_in_process() {
 async fn proofs_receipts_and_exceptions_of_the_node_package_and_its_pages() {
     let (_clean_room, way) = in_process(model()).await;
     run(Package::NodeCleanroom, way.clone()).await;
+    run(Package::NodeTypes, way.clone()).await;
     run(Package::NodeDocumentation, way).await;
 }

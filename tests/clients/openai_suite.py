@@ -1,4 +1,4 @@
-"""The official `openai` package, unmodified, against a Cleanroom API: the shared cases, and what only this package has.
+"""The official `openai` package, unmodified, against a Cleanroom API: the shared cases, and its own.
 
 `suite` says how the API is reached. Prints one line for each case and exits with 1 if one fails.
 """

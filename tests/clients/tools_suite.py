@@ -1,5 +1,5 @@
-"""The official `openai` and `anthropic` packages, unmodified, against a Cleanroom API whose model calls tools and tells what
-it thinks: the shared cases, and the packages' helpers.
+"""The official `openai` and `anthropic` packages, unmodified, against a Cleanroom API whose model calls tools and
+tells what it thinks: the shared cases, and the packages' helpers.
 
 `suite` says how the API is reached. Prints one line for each case and exits with 1 if one fails.
 """

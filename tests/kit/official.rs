@@ -56,6 +56,8 @@ pub enum Package {
     NodeHostileHost,
     /// The JavaScript examples of the pages
     NodeDocumentation,
+    /// The declarations of the Node package for TypeScript
+    NodeTypes,
 }
 
 /// How a suite reaches the API.
@@ -140,6 +142,7 @@ pub fn run_with(package: Package, way: impl Into<Way>, variables: &[(&str, &str)
         Package::NodeCleanroom => node(&["cleanroom_suite.mjs"], &way),
         Package::NodeHostileHost => node(&["hostile_host_suite.mjs"], &way),
         Package::NodeDocumentation => node(&["documentation_suite.mjs"], &way),
+        Package::NodeTypes => node(&["types_suite.mjs"], &way),
     }?;
     let mut suite = match suite {
         Ok(suite) => suite,

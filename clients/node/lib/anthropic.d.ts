@@ -3,8 +3,7 @@ import type { Channel, ChannelOptions } from './index.js';
 
 /** The options of the official client, and those of a channel. */
 export interface Options
-  extends Omit<ClientOptions, 'baseURL' | 'fetch' | 'apiKey'>,
-    Omit<ChannelOptions, 'model'> {
+  extends Omit<ClientOptions, 'baseURL' | 'fetch' | 'apiKey'>, Omit<ChannelOptions, 'model'> {
   /** A channel, or the address of a clean room, or several. Without it, the variable CLEANROOM_ADDRESS. */
   channel?: Channel | string | readonly string[];
   /** The model of the channel; not needed when the policy has only one. */
@@ -16,8 +15,8 @@ export interface Options
 /**
  * The official client, whose requests go to a proven clean room alone.
  *
- * When there is no answer of a proven clean room, it throws the official `APIConnectionError`, whose `cause` is the
- * `CleanroomError`. A clean room that was refused is not asked again.
+ * When there is no answer of a proven clean room, it throws the official `APIConnectionError`, whose `cause`
+ * is the `CleanroomError`. A clean room that was refused is not asked again.
  */
 export declare class Anthropic extends Official {
   constructor(options?: Options);

@@ -4,8 +4,8 @@ import { expect, problem } from './errors.js';
 import { Proof, remember } from './proof.js';
 import { written } from './program.js';
 
-// What clients take for their server. The name can never be resolved (RFC 6761), so whatever in them does not use
-// the channel reaches nobody.
+// What clients take for their server. The name can never be resolved (RFC 6761), so whatever in them does not
+// use the channel reaches nobody.
 const ORIGIN = 'https://cleanroom.invalid';
 const SETTINGS = ['policy', 'policySha256', 'key', 'model', 'proxy', 'receipts', 'record'];
 const PATHS = ['policy', 'key', 'receipts', 'record'];
@@ -17,7 +17,8 @@ export class Channel {
 
   constructor(address, options = {}) {
     for (const name of Object.keys(options)) {
-      if (!SETTINGS.includes(name)) throw new TypeError(`a Channel has no option ${name}; it has ${SETTINGS.join(', ')}`);
+      if (!SETTINGS.includes(name))
+        throw new TypeError(`a Channel has no option ${name}; it has ${SETTINGS.join(', ')}`);
     }
     this.#addresses = typeof address === 'string' ? [address] : [...address];
     const settings = { ...options, addresses: this.#addresses };
@@ -54,7 +55,8 @@ export class Channel {
     return new Proof(found);
   }
 
-  // For the clients of this package: a problem is a response that they do not send again, as the local proxy's is.
+  // For the clients of this package: a problem is a response that they do not send again, as the local
+  // proxy's is.
   static fetchForClients(channel, failed) {
     return (input, init) =>
       channel.#fetch(input, init, (found, path) => {
@@ -69,7 +71,8 @@ export class Channel {
     const request = new Request(input instanceof Request ? input : new URL(input, ORIGIN), init);
     const signal = init?.signal ?? (input instanceof Request ? input.signal : undefined);
     const { origin, pathname, search } = new URL(request.url);
-    if (origin !== ORIGIN) throw new TypeError(`this fetch speaks to its clean room alone: use ${ORIGIN} as the server`);
+    if (origin !== ORIGIN)
+      throw new TypeError(`this fetch speaks to its clean room alone: use ${ORIGIN} as the server`);
     const body = new Uint8Array(await request.arrayBuffer());
     signal?.throwIfAborted();
     const abort = new native.Abort();

@@ -25,12 +25,15 @@ function overChannel(given, base) {
   const channel = named ?? inherited ?? process.env.CLEANROOM_ADDRESS;
   if (channel === undefined) {
     throw new TypeError(
-      "expected a Channel, or the address of a clean room such as 'cleanroom.example:8443', as `channel` or in the variable CLEANROOM_ADDRESS",
+      "expected a Channel, or the address of a clean room such as 'cleanroom.example:8443', as `channel` " +
+        'or in the variable CLEANROOM_ADDRESS',
     );
   }
   const whole = channel instanceof Channel;
   if (whole && Object.keys(settings).length > 0) {
-    throw new TypeError(`a Channel is whole already; ${Object.keys(settings).join(', ')} belongs to new Channel(…)`);
+    throw new TypeError(
+      `a Channel is whole already; ${Object.keys(settings).join(', ')} belongs to new Channel(…)`,
+    );
   }
   const found = whole ? channel : new Channel(channel, settings);
   const expected = found[base];
@@ -38,9 +41,14 @@ function overChannel(given, base) {
     throw new TypeError('baseURL is no choice here: requests go to the proven clean room alone');
   }
   const fetch =
-    inherited === found ? official.fetch : Channel.fetchForClients(found, (response, error) => failures.set(response.headers, error));
+    inherited === found
+      ? official.fetch
+      : Channel.fetchForClients(found, (response, error) => failures.set(response.headers, error));
   channels.set(fetch, found);
-  return { channel: found, options: { ...official, apiKey: official.apiKey || UNUSED_KEY, baseURL: expected, fetch } };
+  return {
+    channel: found,
+    options: { ...official, apiKey: official.apiKey || UNUSED_KEY, baseURL: expected, fetch },
+  };
 }
 
 // The official client over a channel. `base` is the member of a channel that is the client's base URL.

@@ -19,8 +19,8 @@ export interface ChannelOptions {
 /**
  * An attested channel to a clean room. Nothing is connected before it is needed.
  *
- * It proves the clean room before the first request, and again before the evidence is too old. Several clients may
- * share it. An idle channel does not keep the process alive.
+ * It proves the clean room before the first request, and again before the evidence is too old. Several
+ * clients may share it. An idle channel does not keep the process alive.
  */
 export declare class Channel {
   /**
@@ -34,9 +34,9 @@ export declare class Channel {
   /**
    * A `fetch` whose requests go to the proven clean room alone. It needs no `this`.
    *
-   * Rejects with {@link NotProven} or {@link NotReached} when there is no answer of a proven clean room. A body that
-   * breaks off ends with {@link NotReached}. A signal that aborts ends the generation, and so does a body that is
-   * cancelled.
+   * Rejects with {@link NotProven} or {@link NotReached} when there is no answer of a proven clean room. A
+   * body that breaks off ends with {@link NotReached}. A signal that aborts ends the generation, and so does
+   * a body that is cancelled.
    */
   readonly fetch: typeof globalThis.fetch;
 
@@ -49,7 +49,7 @@ export declare class Channel {
   readonly partner: string;
   /** Where the clean room is. */
   readonly addresses: string[];
-  /** The server that clients without `/v1` in their base URL name, such as `@anthropic-ai/sdk`. No name server knows it. */
+  /** The base URL of clients that want it without `/v1`, such as `@anthropic-ai/sdk`. */
   readonly origin: string;
   /** The base URL, with `/v1`, of all other clients. */
   readonly baseURL: string;
@@ -85,17 +85,18 @@ export interface Receipt {
 }
 
 /**
- * The proof behind a response of `channel.fetch`; an answer, a page or a stream of the clients in `cleanroom/openai` and
- * `cleanroom/anthropic`; or an exception of an official client. `undefined` when nothing was sent.
+ * The proof behind a response of `channel.fetch`; an answer, a page or a stream of the clients in
+ * `cleanroom/openai` and `cleanroom/anthropic`; or an exception of an official client. `undefined` when
+ * nothing was sent.
  */
 export declare function proof(of: unknown): Proof | undefined;
 
 /** The receipt of the same. A stream has one when it has ended. */
 export declare function receipt(of: unknown): Receipt | undefined;
 
-/** There is no answer of a proven clean room, or not a whole one. No message repeats anything of a request. */
+/** There is no answer of a proven clean room, or not a whole one. It repeats nothing of a request. */
 export declare class CleanroomError extends Error {
-  private constructor();
+  protected constructor();
   /** A stable word for the reason, the same as the program `cleanroom` gives. */
   readonly code: string;
   /** The exit code of a command of the program `cleanroom` that ends for this reason. */
@@ -129,9 +130,13 @@ export interface Report {
 /**
  * Judges the clean room at `address` against your policy, and reports each check. Only a challenge is sent.
  *
- * Rejects with {@link NotProven} when something failed a check, and with {@link Failure} when nothing was judged.
+ * Rejects with {@link NotProven} when something failed a check, and with {@link Failure} when nothing was
+ * judged.
  */
-export declare function verify(address: string, options?: Omit<ChannelOptions, 'receipts' | 'record'>): Promise<Report>;
+export declare function verify(
+  address: string,
+  options?: Omit<ChannelOptions, 'receipts' | 'record'>,
+): Promise<Report>;
 
 /** The PCRs of an enclave image file. Rejects with {@link Failure} when the image is refused. */
 export declare function measure(image: string | URL): Promise<Report>;

@@ -53,8 +53,8 @@ export function remember(of, proof) {
   if (of !== null && typeof of === 'object') proofs.set(of, proof);
 }
 
-// The proof behind a response, an answer, or an exception. Official exceptions have the response's headers, and
-// pages and streams the response.
+// The proof behind a response, an answer, or an exception. Official exceptions have the response's headers,
+// and pages and streams the response.
 export function proof(of) {
   for (const each of [of, of?.response, of?.headers, of?.cause]) {
     if (each === null || typeof each !== 'object') continue;

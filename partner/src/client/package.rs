@@ -107,7 +107,8 @@ impl Channel {
     }
 }
 
-/// A request of these parts. What is no header of HTTP has no meaning to the clean room either, and is left out.
+/// A request of these parts. What is no header of HTTP has no meaning to the clean room either, and is left
+/// out.
 ///
 /// # Errors
 /// [`Problem`] when method or path is none.
@@ -211,7 +212,8 @@ impl Received {
         &self.proof
     }
 
-    /// The next piece of a stream: whole events, nothing at the end or after [`Received::close`], or a problem.
+    /// The next piece of a stream: whole events, nothing at the end or after [`Received::close`], or a
+    /// problem.
     pub fn next(&self) -> impl Future<Output = Option<Result<Bytes, Problem>>> + Send + 'static {
         let (body, mut closed) = (Arc::clone(&self.body), self.closed.subscribe());
         async move {

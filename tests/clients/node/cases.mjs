@@ -95,7 +95,8 @@ async function streamed(stream) {
       thoughts += chunk.delta.thinking ?? '';
     } else if (chunk.type === 'message_delta') finishes.push(chunk.delta.stop_reason);
     else if (chunk.type === 'response.output_text.delta') add(0, chunk.delta);
-    else if (['response.completed', 'response.incomplete'].includes(chunk.type)) finishes.push(chunk.response.status);
+    else if (['response.completed', 'response.incomplete'].includes(chunk.type))
+      finishes.push(chunk.response.status);
   }
   return { chunks, texts, text: texts[0] ?? '', thoughts, finishes };
 }
@@ -128,8 +129,11 @@ function fits(call, schemas) {
   const { required, properties } = schemas[call.name];
   const given = call.input ?? JSON.parse(call.arguments);
   const isSo = ([name, kind]) =>
-    kind.enum?.includes(given[name]) ?? (typeof given[name] === 'string' && given[name].length <= kind.maxLength);
-  return Object.keys(given).sort().join() === [...required].sort().join() && Object.entries(properties).every(isSo);
+    kind.enum?.includes(given[name]) ??
+    (typeof given[name] === 'string' && given[name].length <= kind.maxLength);
+  return (
+    Object.keys(given).sort().join() === [...required].sort().join() && Object.entries(properties).every(isSo)
+  );
 }
 
 const FUNCTIONS = {
@@ -146,7 +150,8 @@ const FUNCTIONS = {
   $keys: Object.keys,
   $max: (list) => Math.max(...list),
   $min: (list) => Math.min(...list),
-  $repeat: ([part, times]) => (typeof part === 'string' ? part.repeat(times) : Array(times).fill(part).flat()),
+  $repeat: ([part, times]) =>
+    typeof part === 'string' ? part.repeat(times) : Array(times).fill(part).flat(),
   $squares: (numbers) => numbers.reduce((sum, each) => sum + each * each, 0),
   $sum: (list) => list.reduce((sum, each) => sum + each, 0),
   $utf8: (lists) => Buffer.from(lists.flat()).toString('utf8'),

@@ -9,8 +9,23 @@ import { join } from 'node:path';
 import { inspect, promisify } from 'node:util';
 
 import Official from '@anthropic-ai/sdk';
-import OfficialOpenAI, { APIConnectionError, APIUserAbortError, BadRequestError, NotFoundError } from 'openai';
-import { Channel, CleanroomError, Failure, NotProven, NotReached, proof, receipt, verify, version } from 'cleanroom';
+import OfficialOpenAI, {
+  APIConnectionError,
+  APIUserAbortError,
+  BadRequestError,
+  NotFoundError,
+} from 'openai';
+import {
+  Channel,
+  CleanroomError,
+  Failure,
+  NotProven,
+  NotReached,
+  proof,
+  receipt,
+  verify,
+  version,
+} from 'cleanroom';
 import Anthropic from 'cleanroom/anthropic';
 import OpenAI from 'cleanroom/openai';
 import { ADDRESS, API_KEY, FILES, run } from './suite.mjs';
@@ -73,7 +88,11 @@ async function anAnswerOfTheClientsHasThemToo() {
   const answer = await ask();
   assert.equal(receipt(answer).payload.id, answer._request_id);
   assert(!JSON.stringify(answer).includes('transcript'));
-  const message = await new Anthropic({ channel }).messages.create({ model: MODEL, messages: QUESTION, max_tokens: 8 });
+  const message = await new Anthropic({ channel }).messages.create({
+    model: MODEL,
+    messages: QUESTION,
+    max_tokens: 8,
+  });
   assert.equal(receipt(message).payload.id, message.id);
   assert.equal(proof(await client.models.list()).image, 'the image');
 }
@@ -126,11 +145,22 @@ async function aPolicyThatAsksForMoreRejectsBeforeAnythingIsSent() {
     // The client did not try again, as it does when a server is not reached.
     assert(performance.now() - began < 5000);
     const other = new Anthropic({ channel: strict });
-    refused((await raised(Error, () => other.messages.create({ model: MODEL, messages: QUESTION, max_tokens: 8 }))).cause);
-    const official = new OfficialOpenAI({ fetch: strict.fetch, baseURL: strict.baseURL, apiKey: API_KEY, maxRetries: 0 });
+    refused(
+      (await raised(Error, () => other.messages.create({ model: MODEL, messages: QUESTION, max_tokens: 8 })))
+        .cause,
+    );
+    const official = new OfficialOpenAI({
+      fetch: strict.fetch,
+      baseURL: strict.baseURL,
+      apiKey: API_KEY,
+      maxRetries: 0,
+    });
     refused((await raised(APIConnectionError, () => ask({}, official))).cause);
     const verified = await raised(NotProven, () => verify(ADDRESS, { ...FILES, policy }));
-    assert.deepEqual([verified.code, verified.exitCode, verified.verdict.accepted], ['pcr0-mismatch', 1, false]);
+    assert.deepEqual(
+      [verified.code, verified.exitCode, verified.verdict.accepted],
+      ['pcr0-mismatch', 1, false],
+    );
   });
 }
 
@@ -246,17 +276,54 @@ async function otherWorkRunsWhileOneWaits() {
   assert(turns > 100, String(turns));
 }
 
-async function anIdleChannelDoesNotKeepTheProcess() {
-  const script = `
+// Runs a script in a process of its own, with a channel, and gives what it prints. It must end by itself.
+async function script(text) {
+  const whole = `
     import { Channel } from ${JSON.stringify(import.meta.resolve('cleanroom'))};
-    const channel = new Channel(process.env.CLEANROOM_ADDRESS,
-      { policy: process.env.CLEANROOM_POLICY, key: process.env.CLEANROOM_KEY });
+    const { CLEANROOM_ADDRESS: address, CLEANROOM_POLICY: policy, CLEANROOM_KEY: key } = process.env;
+    const channel = new Channel(address, { policy, key });
+    const body = ${JSON.stringify(JSON.stringify({ ...LONG, stream: true }))};
+    const headers = { 'content-type': 'application/json' };
+    const ask = () => channel.fetch('/v1/chat/completions', { method: 'POST', body, headers });
+    ${text}`;
+  const flags = ['--input-type=module', '--eval', whole];
+  return (await promisify(execFile)(process.execPath, flags, { timeout: 30_000 })).stdout.trim();
+}
+
+async function anIdleChannelDoesNotKeepTheProcess() {
+  const proven = await script(`
     await channel.prove();
     const response = await channel.fetch('/v1/models');
-    console.log((await response.json()).data.length);`;
-  const flags = ['--input-type=module', '--eval', script];
-  const { stdout } = await promisify(execFile)(process.execPath, flags, { timeout: 30_000 });
-  assert.equal(stdout.trim(), '1');
+    console.log((await response.json()).data.length);`);
+  assert.equal(proven, '1');
+}
+
+async function aProcessOrAWorkerMayEndInTheMiddleOfAnAnswer() {
+  const asked = await script(`
+    await channel.prove();
+    ask().catch(() => {});
+    process.stdout.write('asked', () => process.exit(0));`);
+  assert.equal(asked, 'asked');
+  const ended = await script(`
+    import { Worker } from 'node:worker_threads';
+    const reader = (await ask()).body.getReader();
+    await reader.read();
+    const worker = new Worker(\`
+      import(${JSON.stringify(import.meta.resolve('cleanroom'))}).then(async ({ Channel }) => {
+        const channel = new Channel(\${JSON.stringify(address)}, \${JSON.stringify({ policy, key })});
+        const response = await channel.fetch('/v1/chat/completions', {
+          method: 'POST', body: \${JSON.stringify(body)}, headers: \${JSON.stringify(headers)},
+        });
+        const reader = response.body.getReader();
+        await reader.read();
+        (await import('node:worker_threads')).parentPort.postMessage('reading');
+        while (!(await reader.read()).done);
+      });\`, { eval: true });
+    await new Promise((read) => worker.once('message', read));
+    await worker.terminate();
+    while (!(await reader.read()).done);
+    console.log('ended');`);
+  assert.equal(ended, 'ended');
 }
 
 async function anUnmodifiedOfficialClientTakesTheFetch() {
@@ -285,4 +352,5 @@ await run(`cleanroom ${version}`, [
   nothingIsReadAheadOfItsReader,
   otherWorkRunsWhileOneWaits,
   anIdleChannelDoesNotKeepTheProcess,
+  aProcessOrAWorkerMayEndInTheMiddleOfAnAnswer,
 ]);

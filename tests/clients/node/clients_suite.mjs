@@ -1,7 +1,8 @@
-// The official `openai` and `@anthropic-ai/sdk` packages, unmodified: the shared cases, and what only these packages have.
+// The official `openai` and `@anthropic-ai/sdk` packages, unmodified: the shared cases, and what only these
+// packages have.
 //
-// The argument names the file of cases. `suite` says how the API is reached. Prints one line for each case and exits
-// with 1 if one fails.
+// The argument names the file of cases. `suite` says how the API is reached. Prints one line for each case
+// and exits with 1 if one fails.
 import assert from 'node:assert/strict';
 
 import { zodOutputFormat } from '@anthropic-ai/sdk/helpers/zod';
@@ -17,7 +18,11 @@ const messages = [{ role: 'user', content: 'What is attestation?' }];
 const chat = { model: MODEL, messages, temperature: 0 };
 const message = { model: MODEL, messages, max_tokens: 120, temperature: 0 };
 
-const Check = z.object({ image: z.enum(['debug', 'release']), valid: z.boolean(), level: z.enum(['low', 'high']) });
+const Check = z.object({
+  image: z.enum(['debug', 'release']),
+  valid: z.boolean(),
+  level: z.enum(['low', 'high']),
+});
 const Time = z.object({ zone: z.enum(['UTC', 'CET']) });
 
 async function theStreamHelperOfOpenAIUnderstandsTheStream() {
@@ -54,7 +59,14 @@ async function aMessageHasTheFormOfAModel() {
 
 async function helpersParseCallsWholeAndStreamed() {
   const tools = [zodFunction({ name: 'Time', parameters: Time })];
-  const asked = { ...chat, tools, tool_choice: 'required', parallel_tool_calls: false, max_tokens: 400, seed: 3 };
+  const asked = {
+    ...chat,
+    tools,
+    tool_choice: 'required',
+    parallel_tool_calls: false,
+    max_tokens: 400,
+    seed: 3,
+  };
   const parsed = (await openai.chat.completions.parse(asked)).choices[0].message.tool_calls[0].function;
   Time.parse(parsed.parsed_arguments);
   const final = await openai.chat.completions.stream(asked).finalChatCompletion();

@@ -1,7 +1,8 @@
-// The package `cleanroom` against hosts that lie: each lie gives an exception of its own before anything is sent.
+// The package `cleanroom` against hosts that lie: each lie gives an exception of its own before anything is
+// sent.
 //
-// CLEANROOM_HOSTS lists the hosts as JSON: name, address and the code that is due. Prints one line for each and exits
-// with 1 if one fails.
+// CLEANROOM_HOSTS lists the hosts as JSON: name, address and the code that is due. Prints one line for each
+// and exits with 1 if one fails.
 import assert from 'node:assert/strict';
 import { inspect } from 'node:util';
 
@@ -30,9 +31,17 @@ function host([name, address, code]) {
   const isRefused = async () => {
     // Whatever the host, the partner's files are the same.
     const channel = new Channel(address, FILES);
-    await refused(channel.fetch('/v1/chat/completions', { method: 'POST', body: JSON.stringify(QUESTION) }), code);
+    await refused(
+      channel.fetch('/v1/chat/completions', { method: 'POST', body: JSON.stringify(QUESTION) }),
+      code,
+    );
     await refused(new OpenAI({ channel }).chat.completions.create(QUESTION), code);
-    const official = new Official({ fetch: channel.fetch, baseURL: channel.origin, apiKey: API_KEY, maxRetries: 0 });
+    const official = new Official({
+      fetch: channel.fetch,
+      baseURL: channel.origin,
+      apiKey: API_KEY,
+      maxRetries: 0,
+    });
     await refused(official.messages.create(QUESTION), code);
   };
   return Object.assign(isRefused, { title: `${name} gives ${code}` });

@@ -1,8 +1,8 @@
 // What the suites share: the clients, and the run of the cases.
 //
-// CLEANROOM_BASE_URL (with `/v1`) leads the official clients, unmodified, to a server or the local proxy. Without it,
-// CLEANROOM_ADDRESS, CLEANROOM_POLICY and CLEANROOM_KEY lead them, as unmodified, through the fetch of a channel of
-// the package `cleanroom`.
+// CLEANROOM_BASE_URL (with `/v1`) leads the official clients, unmodified, to a server or the local proxy.
+// Without it, CLEANROOM_ADDRESS, CLEANROOM_POLICY and CLEANROOM_KEY lead them, as unmodified, through the
+// fetch of a channel of the package `cleanroom`.
 import * as anthropic from '@anthropic-ai/sdk';
 import * as openai from 'openai';
 

@@ -44,7 +44,11 @@ for (const [name, model] of Object.entries(models)) {
   });
   check(`${name} calls`, async () => {
     const { toolCalls } = await generateText({ model, ...asked, tools: { weather }, toolChoice: 'required' });
-    return toolCalls.length > 0 && toolCalls[0].toolName === 'weather' && ['C', 'F'].includes(toolCalls[0].input.unit);
+    return (
+      toolCalls.length > 0 &&
+      toolCalls[0].toolName === 'weather' &&
+      ['C', 'F'].includes(toolCalls[0].input.unit)
+    );
   });
 }
 await run('Vercel AI SDK', cases);
