@@ -262,6 +262,12 @@ impl Terminal {
         Self { out: Box::new(out), errors: Box::new(io::stderr()), json, colour }
     }
 
+    /// Whether results are printed as JSON.
+    #[must_use]
+    pub const fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// Keeps results as JSON in memory, and shows nothing.
     #[must_use]
     pub fn captured() -> (Self, Captured) {

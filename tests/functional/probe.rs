@@ -188,6 +188,11 @@ async fn what_cannot_be_asked_is_unknown_and_leaves_no_old_success_behind() {
     let probed = run(folder.path(), "probe a.example:1 --nagios").await;
     assert_eq!(code(&probed), 3, "{probed:?}");
     assert!(printed(&probed).starts_with("CLEANROOM UNKNOWN: "), "{probed:?}");
+    for (option, expected) in [("--json", 2), ("--nagios", 3)] {
+        let probed = run(folder.path(), &format!("probe a.example:1 --prometheus - {option}")).await;
+        assert_eq!(code(&probed), expected);
+        assert!(printed(&probed).contains("both print to standard output"), "{probed:?}");
+    }
     assert_eq!(code(&run(folder.path(), "probe --nagios --time 1s a.example:1").await), 3);
     assert_eq!(code(&run(folder.path(), "probe --time 1s a.example:1").await), 2);
 }

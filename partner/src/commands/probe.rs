@@ -55,7 +55,7 @@ pub struct Probe {
 
     /// Write metrics in Prometheus' text format to this file, in one step; `-` prints them in place of the
     /// line. The file is for the textfile collector of `node_exporter`
-    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    #[arg(long, value_name = "FILE")]
     prometheus: Option<PathBuf>,
 
     /// End as a Nagios plugin does
@@ -121,6 +121,9 @@ impl Probe {
     /// # Errors
     /// [`Failure`] when a file of the user's own is wrong, or a result cannot be written.
     pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+        if self.prints_metrics() && terminal.is_json() {
+            return Err(Self::prints_twice("--json"));
+        }
         let (asked, failure) = self.ask();
         let outcome = outcome(&asked);
         self.write_metrics(&asked, terminal)?;
@@ -144,12 +147,16 @@ impl Probe {
     pub fn run_as_plugin(self, terminal: &mut Terminal) -> ExitCode {
         let (mut asked, failure) = self.ask();
         asked.sort_by_key(|found| std::cmp::Reverse(found.state.weight()));
-        let failure = failure.or_else(|| self.write_metrics(&asked, terminal).err());
+        let failure = if self.prints_metrics() {
+            failure
+        } else {
+            failure.or_else(|| self.write_metrics(&asked, terminal).err())
+        };
         let text = match &failure {
             Some(failure) => plugin_line(Plugin::Unknown, &failure.message, ""),
             None => asked.iter().map(Found::plugin_line).collect(),
         };
-        let printed = self.prints_metrics() || terminal.text(&text).is_ok();
+        let printed = terminal.text(&text).is_ok();
         let worst = asked.iter().map(|found| found.state.plugin()).max().unwrap_or(Plugin::Unknown);
         let state = if failure.is_some() || !printed { Plugin::Unknown } else { worst };
         ExitCode::from(state as u8)
@@ -176,8 +183,7 @@ impl Probe {
 
     fn try_ask(&self) -> Result<Vec<Found>, Failure> {
         if self.prints_metrics() && self.nagios {
-            let message = "expected either --nagios or --prometheus -: both print to standard output";
-            return Err(usage("usage", message.to_owned()));
+            return Err(Self::prints_twice("--nagios"));
         }
         let (party, _) = self.party.load()?;
         let addresses = self.addresses.iter();
@@ -191,6 +197,11 @@ impl Probe {
         // A name that is still being resolved does not keep the program from its end.
         runtime.shutdown_background();
         Ok(found)
+    }
+
+    fn prints_twice(option: &str) -> Failure {
+        let message = format!("expected either {option} or --prometheus -: both print to standard output");
+        usage("usage", message)
     }
 
     fn prints_metrics(&self) -> bool {
