@@ -103,6 +103,16 @@ def receipts_are_kept_where_the_channel_says():
         assert path.startswith(folder) and json.load(open(path)), path
 
 
+def verifications_are_recorded_also_those_that_fail():
+    with tempfile.TemporaryDirectory() as folder:
+        ask(cleanroom.OpenAI(ADDRESS, **FILES, record=folder))
+        nobody = cleanroom.Anthropic("unix:/nowhere/host.sock", **FILES, record=folder, max_retries=0)
+        raised(cleanroom.NotReached, lambda: nobody.models.list())
+        records = [json.load(open(os.path.join(folder, name))) for name in os.listdir(folder)]
+        assert sorted(record["outcome"] for record in records) == ["proven", "unreachable"], records
+        assert SECRET not in json.dumps(records)
+
+
 def a_policy_that_asks_for_more_raises_before_anything_is_sent():
     with tempfile.TemporaryDirectory() as folder:
         text = open(FILES["policy"]).read()
@@ -227,6 +237,7 @@ CASES = [
     asynchronous_answers_have_them_too,
     a_refusal_of_the_clean_room_has_its_proof_and_receipt,
     receipts_are_kept_where_the_channel_says,
+    verifications_are_recorded_also_those_that_fail,
     a_policy_that_asks_for_more_raises_before_anything_is_sent,
     nobody_there_is_another_exception,
     files_that_are_wrong_say_so,

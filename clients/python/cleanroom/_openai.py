@@ -26,7 +26,7 @@ class OpenAI(openai.OpenAI):
     """The official client, whose requests go to a proven clean room alone.
 
     channel: a `Channel`, or the address of a clean room. With an address, `policy`, `policy_sha256`, `key`,
-    `cleanroom_model`, `proxy` and `receipts` are those of a `Channel`.
+    `cleanroom_model`, `proxy`, `receipts` and `record` are those of a `Channel`.
 
     All other arguments are those of `openai.OpenAI`, but for `base_url` and `http_client`, which would lead
     elsewhere. An API key is not needed; if one is given, it stays in this process.
@@ -42,13 +42,14 @@ class OpenAI(openai.OpenAI):
         cleanroom_model: str | None = None,
         proxy: str | None = None,
         receipts: _client.PathLike | None = None,
+        record: _client.PathLike | None = None,
         api_key: Any = None,
         base_url: str | httpx2.URL | None = None,
         http_client: httpx2.Client | None = None,
         **options: Any,
     ) -> None:
         files = {"policy": policy, "policy_sha256": policy_sha256, "key": key, "receipts": receipts}
-        files |= {"model": cleanroom_model, "proxy": proxy}
+        files |= {"record": record, "model": cleanroom_model, "proxy": proxy}
         self.channel = _client.channel_of(channel, files, http_client)
         if http_client is None:
             transport = Transport(self.channel, _problems)
@@ -74,7 +75,7 @@ class AsyncOpenAI(openai.AsyncOpenAI):
     """The official client, whose requests go to a proven clean room alone.
 
     channel: a `Channel`, or the address of a clean room. With an address, `policy`, `policy_sha256`, `key`,
-    `cleanroom_model`, `proxy` and `receipts` are those of a `Channel`.
+    `cleanroom_model`, `proxy`, `receipts` and `record` are those of a `Channel`.
 
     All other arguments are those of `openai.AsyncOpenAI`, but for `base_url` and `http_client`, which would lead
     elsewhere. An API key is not needed; if one is given, it stays in this process.
@@ -90,13 +91,14 @@ class AsyncOpenAI(openai.AsyncOpenAI):
         cleanroom_model: str | None = None,
         proxy: str | None = None,
         receipts: _client.PathLike | None = None,
+        record: _client.PathLike | None = None,
         api_key: Any = None,
         base_url: str | httpx2.URL | None = None,
         http_client: httpx2.AsyncClient | None = None,
         **options: Any,
     ) -> None:
         files = {"policy": policy, "policy_sha256": policy_sha256, "key": key, "receipts": receipts}
-        files |= {"model": cleanroom_model, "proxy": proxy}
+        files |= {"record": record, "model": cleanroom_model, "proxy": proxy}
         self.channel = _client.channel_of(channel, files, http_client)
         if http_client is None:
             transport = AsyncTransport(self.channel, _problems)
