@@ -97,7 +97,9 @@ export class Channel {
 function respond(answer, signal) {
   const proof = new Proof(answer.proof);
   const whole = answer.whole;
-  const body = NULL_BODY.has(answer.status) ? null : (whole ?? stream(answer, proof, signal));
+  const body = NULL_BODY.has(answer.status)
+    ? null
+    : (whole ?? new ReadableStream(new Source(answer, proof, signal), { highWaterMark: 0 }));
   const response = new Response(body, { status: answer.status, headers: paired(answer.headers) });
   remember(response, proof);
   // Official exceptions have the headers alone.
@@ -105,33 +107,54 @@ function respond(answer, signal) {
   return response;
 }
 
-// A piece is asked for when the reader wants one, so a slow reader slows the clean room down.
-function stream(answer, proof, signal) {
-  let stop;
-  const source = {
-    start(controller) {
-      source.abort = () => {
-        controller.error(signal.reason);
-        answer.close();
-      };
-    },
-    async pull(controller) {
-      const piece = await answer.next();
-      if (piece instanceof Uint8Array) return controller.enqueue(piece);
-      signal?.removeEventListener('abort', stop);
-      if (signal?.aborted) return undefined;
-      return piece === undefined ? controller.close() : controller.error(problem(piece, proof));
-    },
-    cancel() {
-      signal?.removeEventListener('abort', stop);
-      answer.close();
-    },
-  };
-  // A signal that lives long does not keep a response that nobody reads any more, whose generation then ends.
-  const weak = new WeakRef(source);
-  stop = () => weak.deref()?.abort();
-  signal?.addEventListener('abort', stop, { once: true });
-  return new ReadableStream(source, { highWaterMark: 0 });
+// What a stream's body reads from. A piece is asked for when the reader wants one, so a slow reader slows the
+// clean room down.
+class Source {
+  #answer;
+  #proof;
+  #signal;
+  #abort;
+  #controller;
+
+  constructor(answer, proof, signal) {
+    this.#answer = answer;
+    this.#proof = proof;
+    this.#signal = signal;
+    this.#abort = abortOf(new WeakRef(this));
+    signal?.addEventListener('abort', this.#abort, { once: true });
+  }
+
+  start(controller) {
+    this.#controller = controller;
+  }
+
+  async pull(controller) {
+    const piece = await this.#answer.next();
+    if (piece instanceof Uint8Array) return controller.enqueue(piece);
+    this.#ended();
+    if (this.#signal?.aborted) return undefined;
+    return piece === undefined ? controller.close() : controller.error(problem(piece, this.#proof));
+  }
+
+  cancel() {
+    this.#ended();
+    this.#answer.close();
+  }
+
+  abort() {
+    this.#controller.error(this.#signal.reason);
+    this.#answer.close();
+  }
+
+  #ended() {
+    this.#signal?.removeEventListener('abort', this.#abort);
+  }
+}
+
+// A signal that lives long does not keep a body that nobody reads any more, whose generation then ends. A
+// function of its own, because one inside a method would keep what that method knows.
+function abortOf(source) {
+  return () => source.deref()?.abort();
 }
 
 function paired(flat) {

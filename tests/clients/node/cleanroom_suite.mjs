@@ -7,6 +7,8 @@ import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { inspect, promisify } from 'node:util';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 
 import Official from '@anthropic-ai/sdk';
 import OfficialOpenAI, {
@@ -218,6 +220,16 @@ async function placesAreFreeAgain(begin) {
   assert((await ask()).choices[0].finish_reason);
 }
 
+// The receipt of an answer that was ended early. The channel asks for it as soon as it lets the answer go,
+// and for none of an answer that it still holds.
+async function receiptOfWhatWasEnded(found, meanwhile = () => {}) {
+  for (let each = 0; each < 200 && found.receipt === undefined; each += 1) {
+    meanwhile();
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  assert(found.receipt, 'the answer was not ended');
+}
+
 async function anAbortedRequestEndsItsGeneration() {
   await placesAreFreeAgain(async () => {
     const abort = new AbortController();
@@ -225,11 +237,35 @@ async function anAbortedRequestEndsItsGeneration() {
     setTimeout(() => abort.abort(new Error('enough')), 5);
     await asked.then((response) => response.text()).catch((error) => assert.equal(error.message, 'enough'));
   });
+  // It ends before a shorter one that began before it. A machine that is busy elsewhere may come too late to
+  // see that.
+  const race = async () => {
+    const abort = new AbortController();
+    const ended = [];
+    const other = post({ max_tokens: 30 }).then(() => ended.push('the other'));
+    const asked = post({ max_tokens: 400 }, { signal: abort.signal }).catch(() =>
+      ended.push('the aborted one'),
+    );
+    setImmediate(() => abort.abort());
+    await Promise.all([other, asked]);
+    return ended[0];
+  };
+  let first;
+  for (let each = 0; each < 5 && first !== 'the aborted one'; each += 1) first = await race();
+  assert.equal(first, 'the aborted one');
   const begun = AbortSignal.abort(new Error('before it began'));
   assert.equal((await raised(Error, () => post({}, { signal: begun }))).message, 'before it began');
+  const aborted = async () => {
+    const early = new AbortController();
+    const request = ask({ max_tokens: 400 }, client, { signal: early.signal });
+    early.abort();
+    await request;
+  };
+  await raised(APIUserAbortError, aborted);
 }
 
-async function anAbortedOrCancelledStreamEndsItsGeneration() {
+async function anAbortedStreamEndsItsGeneration() {
+  let last;
   await placesAreFreeAgain(async () => {
     const abort = new AbortController();
     const response = await post({ max_tokens: 400, stream: true }, { signal: abort.signal });
@@ -239,18 +275,27 @@ async function anAbortedOrCancelledStreamEndsItsGeneration() {
     await assert.rejects(async () => {
       while (!(await reader.read()).done);
     }, /enough/);
+    last = { found: proof(response), response };
   });
-  await placesAreFreeAgain(async () => (await post({ max_tokens: 400, stream: true })).body.cancel());
+  await receiptOfWhatWasEnded(last.found);
+}
+
+async function aCancelledOrForgottenStreamEndsItsGeneration() {
+  let last;
   await placesAreFreeAgain(async () => {
-    for await (const _ of await ask({ max_tokens: 400, stream: true })) break;
+    last = await post({ max_tokens: 400, stream: true });
+    await last.body.cancel();
   });
-  const aborted = async () => {
-    const abort = new AbortController();
-    const asked = ask({ max_tokens: 400 }, client, { signal: abort.signal });
-    abort.abort();
-    await asked;
-  };
-  await raised(APIUserAbortError, aborted);
+  await receiptOfWhatWasEnded(proof(last));
+  await placesAreFreeAgain(async () => {
+    for await (const _ of (last = await ask({ max_tokens: 400, stream: true }))) break;
+  });
+  await receiptOfWhatWasEnded(proof(last));
+  // Also if a signal lives on that could abort it.
+  const { signal } = new AbortController();
+  const forgotten = proof(await post({ max_tokens: 400, stream: true }, { signal }));
+  setFlagsFromString('--expose-gc');
+  await receiptOfWhatWasEnded(forgotten, runInNewContext('gc'));
 }
 
 async function nothingIsReadAheadOfItsReader() {
@@ -348,7 +393,8 @@ await run(`cleanroom ${version}`, [
   theAddressMayComeFromTheEnvironment,
   whatVerifyReports,
   anAbortedRequestEndsItsGeneration,
-  anAbortedOrCancelledStreamEndsItsGeneration,
+  anAbortedStreamEndsItsGeneration,
+  aCancelledOrForgottenStreamEndsItsGeneration,
   nothingIsReadAheadOfItsReader,
   otherWorkRunsWhileOneWaits,
   anIdleChannelDoesNotKeepTheProcess,
