@@ -29,7 +29,7 @@ use crate::receipts::{BadFile, KeptReceipt};
 
 pub use self::hashes::StoredHashes;
 pub use self::page::{Page, page};
-pub use self::report::{BootReport, BootStatus, Cosigned, Problem, Report};
+pub use self::report::{BootReport, BootStatus, Cosigned, Opened, Problem, Report};
 pub use self::state::{Seen, State, StateError};
 pub use self::store::{Store, StoreError};
 pub use self::terms::Terms;

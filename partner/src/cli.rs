@@ -20,6 +20,7 @@ Exit codes:
   2  usage        the command line or a file of your own, such as the policy, is wrong
   3  partial      nothing failed, but something was not asked about
   4  unreachable  a file could not be read or a peer could not be reached; nothing was judged
+  5  opened       nothing failed, and a sealed record was opened (`audit`)
 
 Colours appear on terminals only, and never when NO_COLOR is set.";
 
@@ -160,8 +161,14 @@ mod tests {
     #[test]
     fn help_documents_every_exit_code() {
         let help = Arguments::command().render_long_help().to_string();
-        let outcomes =
-            [Outcome::Pass, Outcome::Refused, Outcome::Usage, Outcome::Partial, Outcome::Unreachable];
+        let outcomes = [
+            Outcome::Pass,
+            Outcome::Refused,
+            Outcome::Usage,
+            Outcome::Partial,
+            Outcome::Unreachable,
+            Outcome::Opened,
+        ];
         for outcome in outcomes {
             let line = format!("{}  {}", outcome as u8, format!("{outcome:?}").to_lowercase());
             assert!(help.contains(&line), "{line}");

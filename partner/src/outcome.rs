@@ -21,6 +21,8 @@ pub enum Outcome {
     Partial = 3,
     /// A file could not be read or a peer could not be reached; nothing was judged.
     Unreachable = 4,
+    /// Nothing failed, and a sealed record was opened.
+    Opened = 5,
 }
 
 /// Why a command could not come to a result.

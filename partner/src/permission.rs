@@ -8,12 +8,21 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::document::Document;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::{
-    Phase, Question, Refusal, Release, ShownError, ShownTerms, UnixMillis, Verified,
+    Keep, Phase, Question, Refusal, Release, ShownError, ShownTerms, UnixMillis, Verified,
 };
 use cleanroom_attestation::time::Timestamp;
 use serde::Serialize;
 
 use crate::refused::{Refused, ReleaseAxis};
+
+/// Which exchanges an enclave keeps as sealed records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// All of them, or those that the safeguards flag.
+    pub keep: Keep,
+    /// For how many days after its own a record can be opened.
+    pub days: u64,
+}
 
 /// What the authorities permit this partner, with the time that is left for each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,6 +42,9 @@ pub struct Permitted {
     /// SHA-256 of the policy by which the enclave judges prompts and answers. Absent when it judges nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub safeguards_sha256: Option<Sha256Digest>,
+    /// Which exchanges are kept as sealed records, and for how long. Absent when none are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Kept>,
     /// The partner's name in the release.
     pub partner: String,
     /// Seconds until the partner's admission expires, by this machine's clock.
@@ -110,6 +122,10 @@ impl ShownPermission {
                 .model(model.as_str())
                 .and_then(|model| model.safeguards.as_ref())
                 .map(|safeguards| safeguards.policy),
+            retention: release
+                .model(model.as_str())
+                .and_then(|model| model.retention.as_ref())
+                .map(|rule| Kept { keep: rule.keep, days: rule.days }),
             partner: partner.id.to_string(),
             partner_seconds_left: seconds(partner.expires),
             holds_for: Duration::from_millis(left_ms),

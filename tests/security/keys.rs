@@ -5,10 +5,7 @@
 
 use cleanroom_attestation::channel::Nonce;
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{
-    Accepted, Broker, Brokers, DayBroker, DayBrokers, Id, Keep, List, OpeningRule, Receiver, Release,
-    Retention, Weights,
-};
+use cleanroom_attestation::release::{Accepted, Broker, Brokers, Id, List, Release, Weights};
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, appraise};
 use cleanroom_config::Config;

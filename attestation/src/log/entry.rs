@@ -68,6 +68,28 @@ pub enum Entry {
         /// When.
         at_ms: u64,
     },
+    /// An exchange is kept as a sealed record.
+    Record {
+        /// SHA-256 of the record's head.
+        sha256: Sha256Digest,
+        /// The receipt of the request.
+        receipt_sha256: Sha256Digest,
+        /// When.
+        at_ms: u64,
+    },
+    /// A record is opened.
+    Opening {
+        /// SHA-256 of the opening's payload.
+        sha256: Sha256Digest,
+        /// The record.
+        record_sha256: Sha256Digest,
+        /// The code of the reason.
+        reason: String,
+        /// The reason in words.
+        text: String,
+        /// When.
+        at_ms: u64,
+    },
     /// Sessions were refused.
     Refused {
         /// Why: a code of `docs/release.md`.
@@ -171,6 +193,8 @@ impl Entry {
             Self::Denial { .. } => "denial",
             Self::Policy { .. } => "policy",
             Self::Hold { .. } => "hold",
+            Self::Record { .. } => "record",
+            Self::Opening { .. } => "opening",
             Self::Refused { .. } => "refused",
             Self::Shutdown { .. } => "shutdown",
         }
@@ -197,6 +221,14 @@ mod tests {
             Entry::Denial { sha256, at_ms: 1 },
             Entry::Policy { sha256, at_ms: 1 },
             Entry::Hold { receipt_sha256: sha256, limit: "tries".to_owned(), at_ms: 1 },
+            Entry::Record { sha256, receipt_sha256: sha256, at_ms: 1 },
+            Entry::Opening {
+                sha256,
+                record_sha256: sha256,
+                reason: "abuse".to_owned(),
+                text: "case 17".to_owned(),
+                at_ms: 1,
+            },
             Entry::Refused { code: "no-lease".to_owned(), count: 2, at_ms: 1 },
             Entry::Shutdown { at_ms: 1 },
         ] {

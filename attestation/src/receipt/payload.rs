@@ -53,6 +53,9 @@ pub struct Receipt {
     /// How it was judged. Absent when no release names a policy, or the request was refused before it was judged.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub safeguard: Option<SafeguardVerdict>,
+    /// The sealed record of the exchange. Absent when none is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    pub record_sha256: Option<Sha256Digest>,
     /// When the request began: milliseconds since 1970 by the security module's clock.
     pub started_ms: u64,
     /// When it ended.

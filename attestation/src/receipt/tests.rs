@@ -32,6 +32,7 @@ fn receipt(signer: &Signer) -> Receipt {
         finish: Finish::Halted,
         code: Some("model-denied".to_owned()),
         safeguard: None,
+        record_sha256: None,
         started_ms: 1,
         ended_ms: 2,
     }
@@ -119,6 +120,7 @@ fn what_the_safeguards_said_is_read_strictly_and_fits_at_its_longest() {
             action: SafeguardAction::Refuse,
             rules: rules.clone(),
         }),
+        record_sha256: Some(digest),
         started_ms: u64::MAX,
         ended_ms: u64::MAX,
         ..receipt(&signer)

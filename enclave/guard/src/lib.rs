@@ -25,9 +25,9 @@ use std::time::Duration;
 use cleanroom_attestation::channel::{ModelId, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, AuthorityDocument, BootMillis, Brokers, Decision, Id, LeaseRequest, Limits, LiveLease,
-    ModelState, Nonce, Phase, Question, Refusal, ReleaseError, SafeguardLimit, TrustedState, UnixMillis,
-    Verified,
+    Accepted, AuthorityDocument, BootMillis, Brokers, Decision, Id, Keep, LeaseRequest, Limits, LiveLease,
+    ModelState, Nonce, Phase, Question, Refusal, ReleaseError, Retention, SafeguardLimit, TrustedState,
+    UnixMillis, Verified,
 };
 use cleanroom_protocol::Change;
 use rustix::time::{ClockId, clock_gettime};
@@ -140,6 +140,22 @@ pub struct KeyTerms {
     pub brokers: Brokers,
 }
 
+/// Under what brokers are asked for secrets of days and parts of records, and by which rule.
+pub struct RetentionTerms {
+    /// Version of the newest root.
+    pub root_version: u64,
+    /// Digest of that root.
+    pub root: Sha256Digest,
+    /// Digest of the release, which is the newest and the one that the lease names.
+    pub release: Sha256Digest,
+    /// The lease's statements as [`ShownLease`] encodes them.
+    pub lease: Vec<u8>,
+    /// The digest of the weights.
+    pub model: Sha256Digest,
+    /// What is kept, and who opens it.
+    pub rule: Retention,
+}
+
 /// The time, release and lease in force, for the signed end of a stream.
 pub struct InForce {
     /// Now, by the security module's clock.
@@ -216,7 +232,7 @@ impl Guard {
         let state = self.snapshot();
         match state.decide(&question, now, self.unix(now)) {
             Decision::Serve { until, limits } => {
-                self.safeguards().check(&state, self.model.as_str(), partner_key, phase)?;
+                self.safeguards().check(&state, self.model.as_str(), partner_key, phase, now)?;
                 Ok((until, limits))
             }
             Decision::Refuse(refusal) => Err(refusal),
@@ -248,6 +264,28 @@ impl Guard {
         }
         let is_new = self.change_safeguards(|safeguards| safeguards.policies.insert(digest));
         Ok(if is_new { Accepted::New } else { Accepted::Known })
+    }
+
+    /// The retention in force: that of the leased release, or of the newest one where the leased one has none. While both have
+    /// one, more is kept of the two.
+    #[must_use]
+    pub fn retention(&self) -> Option<Retention> {
+        let state = self.snapshot();
+        let mut rules = state.retention(self.model.as_str());
+        let mut rule = rules.next()?.clone();
+        rule.keep = rules.map(|other| other.keep).fold(rule.keep, Keep::max);
+        Some(rule)
+    }
+
+    /// Records can be sealed until then, by the machine's own clock.
+    pub fn seal_until(&self, until: BootMillis) {
+        self.change_safeguards(|safeguards| safeguards.seals_until = until);
+    }
+
+    /// Until when records can be sealed, as [`Self::seal_until`] was told.
+    #[must_use]
+    pub fn seals_until(&self) -> BootMillis {
+        self.safeguards().seals_until
     }
 
     /// Holds a partner for as long as `release` is in force: until a lease names a newer one.
@@ -343,6 +381,39 @@ impl Guard {
         })
     }
 
+    /// The root, release and lease under which brokers may be asked for retention now. Whether the model serves is no matter of
+    /// this: a record can be opened of a model that was halted.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`], when there is no lease for the newest release, either has expired, or the release keeps nothing of the model.
+    pub fn retention_terms(&self) -> Result<RetentionTerms, Refusal> {
+        let (state, now) = (self.snapshot(), self.clock.now());
+        let lease = state.lease_in_force(now)?;
+        let release = state.release().ok_or(Refusal::NoRelease)?;
+        if release.digest() != lease.release() {
+            return Err(Refusal::NoLease);
+        }
+        let (root, unix) = (state.root(), self.unix(now));
+        if unix >= root.expires {
+            return Err(Refusal::RootExpired);
+        }
+        if unix >= release.expires {
+            return Err(Refusal::ReleaseExpired);
+        }
+        let model = release.model(self.model.as_str()).filter(|model| model.sha256 == self.model_sha256);
+        let rule = model.and_then(|model| model.retention.clone()).ok_or(Refusal::ModelNotGranted)?;
+        let left_ms = lease.end().0.saturating_sub(now.0);
+        Ok(RetentionTerms {
+            root_version: root.version,
+            root: root.digest(),
+            release: release.digest(),
+            lease: ShownLease { left_ms, envelopes: lease.envelopes() }.encode(),
+            model: self.model_sha256,
+            rule,
+        })
+    }
+
     /// What stands now, for the statement that a stream was ended.
     pub fn in_force(&self) -> InForce {
         let snapshot = self.snapshot();
@@ -377,6 +448,10 @@ impl Guard {
                 AuthorityDocument::Lease => self.accept_lease(envelope, *at),
             },
             Change::Policy(policy) => self.accept_policy(policy),
+            Change::Sealing { until } => {
+                self.seal_until(*until);
+                Ok(Accepted::New)
+            }
             Change::Hold { partner, release } => {
                 self.hold(partner, *release);
                 Ok(Accepted::New)
@@ -418,18 +493,12 @@ impl Guard {
     ///
     /// # Errors
     ///
-    /// As [`TrustedState::accept_release`], and [`ReleaseError::Weights`]. An enclave of this version keeps no exchanges, so it
-    /// refuses a release that demands it of its model.
+    /// As [`TrustedState::accept_release`], and [`ReleaseError::Weights`].
     pub fn accept_release(&self, envelope: &[u8]) -> Result<Accepted, ReleaseError> {
         self.change(|state| {
             let mut next = state.clone();
             let accepted = next.accept_release(envelope)?;
             let in_release = next.release().and_then(|release| release.seals(self.model.as_str()));
-            let kept =
-                next.release().and_then(|release| release.model(self.model.as_str())?.retention.as_ref());
-            if kept.is_some() {
-                return Err(ReleaseError::NotEnforced { member: "retention", neutral: "absent" });
-            }
             match in_release.filter(|sealed| *sealed != (self.sealing == Sealing::Sealed)) {
                 Some(in_release) => Err(ReleaseError::Weights { in_release }),
                 None => {

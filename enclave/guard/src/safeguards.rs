@@ -3,14 +3,16 @@
 use std::collections::{HashMap, HashSet};
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{Id, Phase, Refusal, TrustedState};
+use cleanroom_attestation::release::{BootMillis, Id, Phase, Refusal, TrustedState};
 
 /// The policies that are here, and the partners that are held. Bounded by the two releases that can be in force.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Safeguards {
     pub(super) policies: HashSet<Sha256Digest>,
     /// By the name of the partner: the release that was the newest when it reached a limit.
     pub(super) held: HashMap<Id, Sha256Digest>,
+    /// Until when records can be sealed, by the machine's own clock.
+    pub(super) seals_until: BootMillis,
 }
 
 /// The digests of the policies that judge requests to the model `id`, each once.
@@ -18,6 +20,12 @@ pub(super) fn policies(state: &TrustedState, id: &str) -> Vec<Sha256Digest> {
     let mut policies: Vec<_> = state.safeguards(id).map(|safeguards| safeguards.policy).collect();
     policies.dedup();
     policies
+}
+
+impl Default for Safeguards {
+    fn default() -> Self {
+        Self { policies: HashSet::new(), held: HashMap::new(), seals_until: BootMillis(0) }
+    }
 }
 
 impl Safeguards {
@@ -28,6 +36,7 @@ impl Safeguards {
         model: &str,
         partner_key: &Sha256Digest,
         phase: Phase,
+        now: BootMillis,
     ) -> Result<(), Refusal> {
         if state.partner(partner_key).is_some_and(|partner| self.holds(state, &partner.id)) {
             return Err(Refusal::PartnerHeld);
@@ -36,6 +45,10 @@ impl Safeguards {
         let missing = |policy| !self.policies.contains(&policy);
         if phase == Phase::Start && policies(state, model).into_iter().any(missing) {
             return Err(Refusal::SafeguardMissing);
+        }
+        // What runs was begun when a record could be sealed.
+        if phase == Phase::Start && state.retention(model).next().is_some() && now >= self.seals_until {
+            return Err(Refusal::RetentionMissing);
         }
         Ok(())
     }

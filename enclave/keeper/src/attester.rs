@@ -17,12 +17,15 @@ use cleanroom_config::Partners;
 use cleanroom_guard::{Clock, Guard, InForce, ShownRelease};
 use cleanroom_link::control::Batch;
 use cleanroom_protocol::{
-    Change, ChannelQuestion, EndQuestion, Evidence, PublicEvidence, ReceiptQuestion, SignedEnd,
+    Change, ChannelQuestion, EndQuestion, Evidence, PublicEvidence, ReceiptQuestion, SealedExchange,
+    SignedEnd,
 };
+use tokio::sync::oneshot;
 
 use crate::commitment::Committed;
 use crate::log::{Log, NoSuchSize};
 use crate::receipt_key::ReceiptKey;
+use crate::retention::{Facts, Retention};
 use crate::security_module::{Precedence, SecurityModule, SecurityModuleError};
 use crate::tallies::Tallies;
 
@@ -39,6 +42,7 @@ pub struct Attester {
     time: Mutex<Option<(BootMillis, UnixMillis)>>,
     log: Log,
     tallies: Tallies,
+    retention: Retention,
 }
 
 /// A receipt.
@@ -69,6 +73,7 @@ impl Attester {
             clock: Clock::boot(),
             time: Mutex::default(),
             tallies: Tallies::default(),
+            retention: Retention::new(),
         }
     }
 
@@ -189,8 +194,13 @@ impl Attester {
     ///
     /// # Errors
     /// [`NoReceipt`].
-    pub(super) fn receipt(&self, question: ReceiptQuestion) -> Result<Given, NoReceipt> {
-        let ReceiptQuestion { session, id, request, response, finish, code, safeguard, started } = question;
+    pub(super) fn receipt(
+        &self,
+        question: ReceiptQuestion,
+        record: Option<Sha256Digest>,
+    ) -> Result<Given, NoReceipt> {
+        let ReceiptQuestion { session, id, request, response, finish, code, safeguard, started, exchange: _ } =
+            question;
         if !self.receipt_key.knows(&session) {
             return Err(NoReceipt::NoSuchSession);
         }
@@ -219,15 +229,61 @@ impl Attester {
                 finish,
                 code,
                 safeguard,
+                record_sha256: record,
                 started_ms: self.unix(started).0,
                 ended_ms: self.unix(now).0,
             };
             SignedReceipt::sign(receipt, self.receipt_key(), |message| self.receipt_key.sign(message)).ok()
         });
         let Ok(signed) = signed else { return Err(NoReceipt::Full) };
+        if let Some(sha256) = record {
+            self.note(|at_ms| Entry::Record { sha256, receipt_sha256: signed.digest(), at_ms });
+        }
         let holding =
             action.and_then(|action| self.count_verdict(&session.partner, action, &signed.digest()));
         Ok(Given { envelope: signed.to_json(), holding })
+    }
+
+    /// Seals the exchange of a request, and has it wait for the host. Gives the record's digest, and what resolves when the host
+    /// has stored it. `None` when nothing can be sealed.
+    ///
+    /// # Errors
+    /// [`NoReceipt::NoSuchSession`].
+    pub(super) fn record(
+        &self,
+        question: &ReceiptQuestion,
+        sealed: &SealedExchange,
+    ) -> Result<Option<(Sha256Digest, oneshot::Receiver<()>)>, NoReceipt> {
+        if !self.receipt_key.knows(&question.session) {
+            return Err(NoReceipt::NoSuchSession);
+        }
+        let Some(guard) = &self.guard else { return Ok(None) };
+        let (Some(release), Some(now)) = (guard.in_force().release, guard.wall_time()) else {
+            return Ok(None);
+        };
+        let facts = Facts {
+            room: guard.snapshot().root().room.clone(),
+            model: self.model_id.clone(),
+            model_sha256: self.model_digest,
+            boot: self.log.boot(),
+            release,
+        };
+        Ok(self.retention.seal(facts, question.session.partner, question.id.clone(), sealed, now))
+    }
+
+    /// What the keeper holds for retention.
+    pub(super) const fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
+    /// The log.
+    pub(super) const fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The model and the digest of its weights.
+    pub(super) const fn model(&self) -> (&ModelId, &Sha256Digest) {
+        (&self.model_id, &self.model_digest)
     }
 
     /// Counts the verdict on a request. If that reaches a limit, the partner is held here at once.

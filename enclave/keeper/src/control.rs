@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use crate::attester::Attester;
 use crate::log::NoSuchSize;
 use crate::security_module::{SecurityModule, SecurityModuleError};
-use crate::worker_link::{Holding, Link, WorkerEnd};
+use crate::worker_link::{Link, Told, WorkerEnd};
 
 /// Control connections at once: one of the host's agent, and some for a host that has to say something else meanwhile. Of
 /// more, the oldest is closed, so that a connection which the host has forgotten keeps out none that it uses.
@@ -64,7 +64,7 @@ impl Control {
     pub(super) async fn serve(
         self,
         listener: &mut impl Listener,
-        mut holdings: UnboundedReceiver<Holding>,
+        mut holdings: UnboundedReceiver<Told>,
     ) -> WorkerEnd {
         let control = Arc::new(self);
         let mut connections = JoinSet::new();
@@ -81,9 +81,9 @@ impl Control {
                     let control = Arc::clone(&control);
                     connections.spawn(async move { control.connection(stream, displaced).await });
                 }
-                Some(holding) = holdings.recv() => {
+                Some(told) = holdings.recv() => {
                     let control = Arc::clone(&control);
-                    connections.spawn(async move { control.hold(holding).await });
+                    connections.spawn(async move { control.tell(told).await });
                 }
                 // One that the host ended is forgotten.
                 Some(Ok(ConnectionEnd::Worker(end))) = connections.join_next() => return end,
@@ -91,13 +91,64 @@ impl Control {
         }
     }
 
-    /// Has the worker hold a partner.
-    async fn hold(&self, holding: Holding) -> ConnectionEnd {
-        let _turn = self.turn.lock().await;
-        match self.link.hold(holding).await {
+    /// Tells the worker to hold a partner, or until when records can be sealed.
+    async fn tell(&self, told: Told) -> ConnectionEnd {
+        let done = match (told, &self.guard) {
+            (Told::Hold(holding), _) => {
+                let _turn = self.turn.lock().await;
+                self.link.hold(holding).await
+            }
+            (Told::Sealing, Some(guard)) => self.sealing(guard).await,
+            (Told::Sealing, None) => Ok(()),
+        };
+        match done {
             Ok(()) => ConnectionEnd::Host,
             Err(end) => ConnectionEnd::Worker(end),
         }
+    }
+
+    /// Has both processes know until when records can be sealed.
+    async fn sealing(&self, guard: &Guard) -> Result<(), WorkerEnd> {
+        let _turn = self.turn.lock().await;
+        let until = self.attester.retention().seals_until(guard);
+        // The clocks of two looks differ by a little. What counts is whether it can be sealed, and until which day.
+        if until.0.abs_diff(guard.seals_until().0) > 1000 {
+            guard.seal_until(until);
+            self.link.change(Change::Sealing { until }).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers what concerns retention.
+    async fn retention(
+        &self,
+        guard: &Guard,
+        kind: ControlKind,
+        body: &[u8],
+    ) -> Result<ControlAnswer, WorkerEnd> {
+        let (retention, log) = (self.attester.retention(), self.attester.log());
+        let ((model, digest), module) = (self.attester.model(), &self.security_module);
+        let answer = match kind {
+            ControlKind::Days => Ok(ControlAnswer::Shares(retention.wanted(guard))),
+            ControlKind::DayAsk => {
+                retention.ask(guard, model, module, body).await.map(ControlAnswer::ShareRequest)
+            }
+            ControlKind::Day => retention.take(guard, body).map(ControlAnswer::Shares),
+            ControlKind::Open => retention.open(guard, digest, body).map(ControlAnswer::Shares),
+            ControlKind::PartAsk => {
+                retention.ask_part(guard, model, module, body).await.map(ControlAnswer::ShareRequest)
+            }
+            ControlKind::Part => retention.take_part(guard, log, body).map(ControlAnswer::Shares),
+            ControlKind::Opened => retention.opened(guard, log, body).map(ControlAnswer::Opened),
+            _ => retention
+                .next(body)
+                .await
+                .map(|record| record.map_or(ControlAnswer::Accepted(Accepted::Known), ControlAnswer::Record)),
+        };
+        if matches!(kind, ControlKind::Days | ControlKind::Day | ControlKind::Record) {
+            self.sealing(guard).await?;
+        }
+        Ok(answer.unwrap_or_else(|refused| ControlAnswer::Refused(refused.code().to_owned())))
     }
 
     /// Serves one connection until it ends or another takes its place, which waits for the end of a request: what was
@@ -137,6 +188,17 @@ impl Control {
             (ControlKind::Ask, Some(guard)) => self.begin_lease(guard).await?,
             (ControlKind::Document(kind), Some(guard)) => self.document(guard, kind, body).await?,
             (ControlKind::SafeguardPolicy, Some(guard)) => self.policy(guard, body).await?,
+            (
+                ControlKind::Days
+                | ControlKind::DayAsk
+                | ControlKind::Day
+                | ControlKind::Record
+                | ControlKind::Open
+                | ControlKind::PartAsk
+                | ControlKind::Part
+                | ControlKind::Opened,
+                Some(guard),
+            ) => self.retention(guard, kind, &body).await?,
             // The weights are in memory by now, or were never sealed.
             (ControlKind::Shares | ControlKind::ShareAsk | ControlKind::Share, Some(_)) => {
                 ControlAnswer::Refused(NO_KEY_NEEDED.to_owned())

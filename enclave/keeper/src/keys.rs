@@ -127,6 +127,15 @@ impl Asking {
             ControlKind::SafeguardPolicy | ControlKind::Probe => {
                 goes(ControlAnswer::Refused("no-model-yet".to_owned()))
             }
+            // What is kept is kept of answers, and there are none yet.
+            ControlKind::Days
+            | ControlKind::DayAsk
+            | ControlKind::Day
+            | ControlKind::Record
+            | ControlKind::Open
+            | ControlKind::PartAsk
+            | ControlKind::Part
+            | ControlKind::Opened => goes(ControlAnswer::Refused("no-model-yet".to_owned())),
             // The log begins with the weights' identity.
             ControlKind::Log => goes(ControlAnswer::Refused("no-log-yet".to_owned())),
             ControlKind::Drain => Ok(Answer::Last(ControlAnswer::Accepted(Accepted::New), None)),

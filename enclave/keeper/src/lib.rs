@@ -14,6 +14,7 @@ mod halt;
 pub mod keys;
 mod log;
 pub mod receipt_key;
+mod retention;
 pub mod security_module;
 mod tallies;
 mod worker_link;
@@ -42,7 +43,7 @@ use self::keys::Released;
 use self::receipt_key::ReceiptKey;
 use self::security_module::{Device, SecurityModule};
 pub use self::worker_link::{ALIVE_WITHIN, CONFIRM_WITHIN, WorkerEnd};
-use self::worker_link::{Holding, Link};
+use self::worker_link::{Link, Told};
 
 /// What the keeper gets from the platform that it runs on.
 pub struct KeeperPlatform<D, L, S, O> {
@@ -121,9 +122,12 @@ where
         end = &mut control => return Err(end.into()),
         never = drain => match never {},
     }
-    // The worker has drained. The host may fetch the end of the log.
+    // The worker has drained. The host may fetch the last records, and the end of the log.
     tokio::select! {
-        () = attester.end_log() => Ok(()),
+        () = async {
+            attester.retention().drained().await;
+            attester.end_log().await;
+        } => Ok(()),
         end = control => Err(end.into()),
     }
 }
@@ -230,7 +234,7 @@ async fn serve_control<L: Listener>(
     control: Option<L>,
     attester: &Arc<Attester>,
     link: &Arc<Link>,
-    holdings: UnboundedReceiver<Holding>,
+    holdings: UnboundedReceiver<Told>,
 ) -> WorkerEnd {
     let Some(mut listener) = control else { return std::future::pending().await };
     Control::new(guard, Arc::clone(attester), Arc::clone(link)).serve(&mut listener, holdings).await

@@ -70,9 +70,21 @@ impl Log {
         Self { key, boot, state: Mutex::default(), stored: watch::Sender::new(None) }
     }
 
-    /// Appends an entry.
-    pub(super) fn append(&self, entry: &Entry) {
-        self.lock().push(entry.to_bytes());
+    /// Appends an entry, and gives the log's size with it.
+    pub(super) fn append(&self, entry: &Entry) -> u64 {
+        let mut state = self.lock();
+        state.push(entry.to_bytes());
+        state.tip.size()
+    }
+
+    /// Whether the host has said that the first `size` entries are on its disk.
+    pub(super) fn has_stored(&self, size: u64) -> bool {
+        self.stored.borrow().is_some_and(|stored| stored >= size)
+    }
+
+    /// The boot that it is of.
+    pub(super) const fn boot(&self) -> Sha256Digest {
+        self.boot
     }
 
     /// Counts a session that was refused.

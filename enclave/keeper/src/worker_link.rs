@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cleanroom_attestation::channel::{Nonce, RefusalCode};
-use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_guard::Clock;
 use cleanroom_link::load::Load;
 use cleanroom_protocol::{
@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use crate::attester::{Attester, Given, NoReceipt};
+use crate::retention::STORED_WITHIN;
 use crate::security_module::Precedence;
 
 /// Answers that wait to be written.
@@ -42,7 +43,7 @@ pub(super) struct Link {
     draining: AtomicBool,
     next: AtomicU32,
     /// Partners that the worker is to hold, each with the receipt that waits for it.
-    holdings: mpsc::UnboundedSender<Holding>,
+    holdings: mpsc::UnboundedSender<Told>,
     /// The change that the worker has yet to confirm.
     outstanding: Mutex<Option<(u32, oneshot::Sender<()>)>>,
     /// Whether the worker has yet to say that it works.
@@ -57,6 +58,14 @@ pub(super) struct Holding {
     /// The question that the answer is for.
     id: u32,
     receipt: FromKeeper,
+}
+
+/// What the worker is to be told, one at a time with what the host brings.
+pub(super) enum Told {
+    /// That it is to hold a partner.
+    Hold(Holding),
+    /// Until when records can be sealed, if that has changed.
+    Sealing,
 }
 
 /// Why there is no worker any more, or none that can be worked with.
@@ -100,7 +109,7 @@ impl Link {
         mut write: impl AsyncWrite + Unpin + Send + 'static,
         clock: Clock,
         tasks: &mut JoinSet<()>,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Holding>) {
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Told>) {
         let (replies, mut waiting) = mpsc::channel::<Zeroizing<Vec<u8>>>(REPLIES);
         tasks.spawn(async move {
             while let Some(frame) = waiting.recv().await {
@@ -259,19 +268,51 @@ fn signed_end(attester: &Attester, question: &EndQuestion) -> Result<FromKeeper,
     attester.end(question).map(FromKeeper::SignedEnd).ok_or(WorkerEnd::OutOfTurn(WorkerKind::End))
 }
 
-/// Answers the question for a receipt. One with which the partner reached a limit waits until the worker holds the partner.
+/// Answers the question for a receipt. One with a record waits until the host has stored the record, and is refused when the host
+/// does not.
 async fn receipt(
+    attester: &Arc<Attester>,
+    link: &Arc<Link>,
+    answers: &mut JoinSet<()>,
+    id: u32,
+    mut question: ReceiptQuestion,
+) -> Result<(), WorkerEnd> {
+    let Some(sealed) = question.exchange.take() else {
+        return receipted(attester, link, id, question, None).await;
+    };
+    let waiting = attester.record(&question, &sealed);
+    let Some((record, stored)) = waiting.map_err(|_| WorkerEnd::OutOfTurn(WorkerKind::Receipt))? else {
+        link.reply(id, &FromKeeper::Refused(RefusalCode::Busy)).await;
+        return Ok(());
+    };
+    let (attester, link) = (Arc::clone(attester), Arc::clone(link));
+    answers.spawn(async move {
+        if let Some(Ok(())) = link.clock.within(STORED_WITHIN, stored).await {
+            // The session was checked when the record was made, and nothing else is an error here but a worker that is gone.
+            let _ = receipted(&attester, &link, id, question, Some(record)).await;
+            return;
+        }
+        attester.retention().stuck();
+        let _ = link.holdings.send(Told::Sealing);
+        link.reply(id, &FromKeeper::Refused(RefusalCode::Busy)).await;
+    });
+    Ok(())
+}
+
+/// Gives the receipt. One with which the partner reached a limit waits until the worker holds the partner.
+async fn receipted(
     attester: &Attester,
     link: &Link,
     id: u32,
     question: ReceiptQuestion,
+    record: Option<Sha256Digest>,
 ) -> Result<(), WorkerEnd> {
-    let answer = match attester.receipt(question) {
+    let answer = match attester.receipt(question, record) {
         Ok(Given { envelope, holding: None }) => FromKeeper::Receipt(envelope),
         Ok(Given { envelope, holding: Some(change) }) => {
             let holding = Holding { change, id, receipt: FromKeeper::Receipt(envelope) };
             // Without somebody who carries it out there is no release either.
-            return link.holdings.send(holding).map_err(|_| WorkerEnd::Gone);
+            return link.holdings.send(Told::Hold(holding)).map_err(|_| WorkerEnd::Gone);
         }
         Err(NoReceipt::Full) => FromKeeper::Refused(RefusalCode::Busy),
         Err(NoReceipt::NoSuchSession) => return Err(WorkerEnd::OutOfTurn(WorkerKind::Receipt)),
@@ -300,7 +341,7 @@ pub(super) async fn answer(
                 continue;
             }
             FromWorker::Receipt(question) => {
-                receipt(attester, link, id, question).await?;
+                receipt(attester, link, &mut answers, id, question).await?;
                 continue;
             }
             FromWorker::Done => {

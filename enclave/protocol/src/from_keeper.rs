@@ -45,6 +45,8 @@ pub enum KeeperKind {
     Policy,
     /// [`FromKeeper::Change`] with a partner that is held
     Hold,
+    /// [`FromKeeper::Change`] with the time until which records can be sealed
+    Sealing,
 }
 
 impl Kind for KeeperKind {
@@ -65,6 +67,7 @@ impl Kind for KeeperKind {
         Self::Policy,
         Self::Hold,
         Self::Probe,
+        Self::Sealing,
     ];
 
     fn code(self) -> u8 {
@@ -81,6 +84,7 @@ impl Kind for KeeperKind {
             Self::Policy => 0x8a,
             Self::Hold => 0x8b,
             Self::Probe => 0x8c,
+            Self::Sealing => 0x8d,
             Self::Document(AuthorityDocument::Root) => 0x93,
             Self::Document(AuthorityDocument::Release) => 0x94,
             Self::Document(AuthorityDocument::Denial) => 0x95,
@@ -108,6 +112,7 @@ impl Kind for KeeperKind {
             Self::Receipt => 4 + MAX_DELIVERED_BYTES,
             Self::Policy => 4 + SAFEGUARD_POLICY_LIMIT,
             Self::Hold => 4 + TEXT_LIMIT + DIGEST,
+            Self::Sealing => 4 + 8,
         }
     }
 }
@@ -182,6 +187,11 @@ pub enum Change {
         /// The newest release then. The partner is held for as long as this is in force.
         release: Sha256Digest,
     },
+    /// Records can be sealed, or no longer. Where the release demands them, nothing begins without.
+    Sealing {
+        /// Until this time of the machine's own clock.
+        until: BootMillis,
+    },
 }
 
 /// A session's evidence.
@@ -232,6 +242,7 @@ impl FromKeeper {
             Self::Change(Change::Document { kind, .. }) => KeeperKind::Document(*kind),
             Self::Change(Change::Policy(_)) => KeeperKind::Policy,
             Self::Change(Change::Hold { .. }) => KeeperKind::Hold,
+            Self::Change(Change::Sealing { .. }) => KeeperKind::Sealing,
             Self::Evidence(_) => KeeperKind::Evidence,
             Self::Public(_) => KeeperKind::Public,
             Self::SignedEnd(_) => KeeperKind::SignedEnd,
@@ -264,6 +275,7 @@ impl FromKeeper {
             Self::Change(Change::Hold { partner, release }) => {
                 length_prefixed(&[partner.as_str().as_bytes(), release.as_bytes()])
             }
+            Self::Change(Change::Sealing { until }) => length_prefixed(&[&until.0.to_be_bytes()]),
             Self::Evidence(Evidence { transcript, ticket, body }) => {
                 length_prefixed(&[transcript.as_bytes(), ticket, body])
             }
@@ -330,6 +342,7 @@ impl FromKeeper {
             KeeperKind::Refused => Self::Refused(RefusalCode::decode(fields.next(1)?).ok()?),
             KeeperKind::Receipt => Self::Receipt(fields.next(MAX_DELIVERED_BYTES)?.to_vec()),
             KeeperKind::Policy => Self::Change(Change::Policy(fields.next(SAFEGUARD_POLICY_LIMIT)?.to_vec())),
+            KeeperKind::Sealing => Self::Change(Change::Sealing { until: BootMillis(number(fields)?) }),
             KeeperKind::Hold => {
                 let partner = core::str::from_utf8(fields.next(TEXT_LIMIT)?).ok()?.parse().ok()?;
                 let release = fields.next(Sha256Digest::LENGTH)?.try_into().ok()?;

@@ -5,6 +5,7 @@ use cleanroom_attestation::channel::{
 };
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::receipt::{Commitment, Finish, ReceiptId};
+use cleanroom_attestation::record::{MAX_BODY_BYTES, RecordKey};
 use cleanroom_attestation::release::{BootMillis, LimitReached, Refusal};
 use cleanroom_attestation::safeguard::{
     SAFEGUARD_POLICIES_LIMIT, SAFEGUARD_RULE_BYTES, SAFEGUARD_RULES_LIMIT, SafeguardAction, SafeguardVerdict,
@@ -120,6 +121,10 @@ impl Kind for WorkerKind {
                     + MAX_VERDICT_BYTES
                     + 4
                     + 8
+                    + 4
+                    + SealedExchange::KEY_BYTES
+                    + 4
+                    + MAX_BODY_BYTES
             }
         }
     }
@@ -170,6 +175,28 @@ pub struct ReceiptQuestion {
     pub safeguard: Option<SafeguardVerdict>,
     /// When it began, by the machine's own clock.
     pub started: BootMillis,
+    /// What is to be kept of it, if anything is.
+    pub exchange: Option<Box<SealedExchange>>,
+}
+
+/// An exchange that the worker encrypted. It has no `Debug` of the key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealedExchange {
+    /// The key, which was drawn for it.
+    pub key: RecordKey,
+    /// The body of a record.
+    pub body: Vec<u8>,
+}
+
+impl SealedExchange {
+    /// The key's length in bytes.
+    const KEY_BYTES: usize = 32;
+}
+
+impl core::fmt::Debug for SealedExchange {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("SealedExchange")
+    }
 }
 
 /// A session, and the keeper's proof to itself that it made the evidence for it.
@@ -337,8 +364,19 @@ impl FromWorker {
             Self::Alive(load) => length_prefixed(&[&[load.code()]]),
             Self::Failed(reason) => length_prefixed(&[reason.as_bytes()]),
             Self::Receipt(question) => {
-                let ReceiptQuestion { session, id, request, response, finish, code, safeguard, started } =
-                    question;
+                let ReceiptQuestion {
+                    session,
+                    id,
+                    request,
+                    response,
+                    finish,
+                    code,
+                    safeguard,
+                    started,
+                    exchange,
+                } = question;
+                let (key, body): (&[u8], &[u8]) =
+                    exchange.as_ref().map_or((&[], &[]), |sealed| (sealed.key.as_slice(), &sealed.body));
                 let SessionTicket { transcript, partner, ticket } = session;
                 length_prefixed(&[
                     transcript.as_bytes(),
@@ -353,6 +391,8 @@ impl FromWorker {
                     code.as_deref().unwrap_or_default().as_bytes(),
                     &safeguard.as_ref().map(encode_verdict).unwrap_or_default(),
                     &started.0.to_be_bytes(),
+                    key,
+                    body,
                 ])
             }
         });
@@ -433,7 +473,13 @@ fn receipt(fields: &mut Fields<'_>) -> Option<ReceiptQuestion> {
         verdict => Some(decode_verdict(verdict)?),
     };
     let started = BootMillis(number(fields)?);
-    Some(ReceiptQuestion { session, id, request, response, finish, code, safeguard, started })
+    let exchange = match (fields.next(SealedExchange::KEY_BYTES)?, fields.next(MAX_BODY_BYTES)?) {
+        ([], []) => None,
+        (key, body) => {
+            Some(Box::new(SealedExchange { key: Zeroizing::new(key.try_into().ok()?), body: body.to_vec() }))
+        }
+    };
+    Some(ReceiptQuestion { session, id, request, response, finish, code, safeguard, started, exchange })
 }
 
 /// An action, a number of policies, their digests, and names of rules.

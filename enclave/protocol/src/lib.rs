@@ -27,8 +27,8 @@ mod stream;
 pub use frame::{HEADER_BYTES, Header, Kind, ProtocolError};
 pub use from_keeper::{Change, Evidence, FromKeeper, KeeperKind, PublicEvidence, SignedEnd, Start};
 pub use from_worker::{
-    ChannelQuestion, EndQuestion, EndReason, FromWorker, MAX_REASON_BYTES, ReceiptQuestion, SessionTicket,
-    WorkerKind,
+    ChannelQuestion, EndQuestion, EndReason, FromWorker, MAX_REASON_BYTES, ReceiptQuestion, SealedExchange,
+    SessionTicket, WorkerKind,
 };
 #[cfg(feature = "stream")]
 pub use stream::{ReadError, read};

@@ -7,6 +7,7 @@ use cleanroom_attestation::release::{
     AuthorityDocument, BootMillis, LimitReached, Nonce as LeaseNonce, Refusal, UnixMillis,
 };
 use cleanroom_attestation::safeguard::{SafeguardAction, SafeguardVerdict};
+use zeroize::Zeroizing;
 
 use cleanroom_link::load::Load;
 
@@ -52,6 +53,7 @@ fn receipt() -> ReceiptQuestion {
             rules: vec!["override.ignore-previous".to_owned(), "role.no-rules".to_owned()],
         }),
         started: BootMillis(3),
+        exchange: Some(Box::new(SealedExchange { key: Zeroizing::new([7; 32]), body: vec![8; 5000] })),
     }
 }
 
@@ -91,6 +93,7 @@ fn answers() -> Vec<FromKeeper> {
         FromKeeper::Receipt(b"{}".to_vec()),
         FromKeeper::Change(Change::Policy(b"version = 1".to_vec())),
         FromKeeper::Change(Change::Hold { partner: "p".parse().unwrap(), release: digest }),
+        FromKeeper::Change(Change::Sealing { until: BootMillis(9) }),
     ]
 }
 

@@ -13,7 +13,7 @@ use cleanroom_attestation::verdict::Verdict;
 
 use super::Against;
 use super::history::History;
-use super::report::{BootReport, BootStatus};
+use super::report::{BootReport, BootStatus, Opened};
 use super::store::Store;
 use super::view::{View, read};
 use super::witnessed::{self, Told};
@@ -136,6 +136,10 @@ struct Walk<'a> {
     /// How many bundles have neither entries nor stored hashes.
     cut: usize,
     receipts: BTreeMap<u64, Vec<&'a KeptReceipt>>,
+    /// The partner's own records, of any boot, each with the receipt of its request.
+    own_records: BTreeMap<Sha256Digest, String>,
+    /// Entries that an earlier audit saw.
+    seen_entries: u64,
     at_ms: u64,
     has_ended: bool,
 }
@@ -163,6 +167,13 @@ impl<'a> Walk<'a> {
             differ: Vec::new(),
             cut: 0,
             receipts,
+            own_records: (against.receipts.iter())
+                .filter_map(|kept| {
+                    let receipt = kept.signed.receipt();
+                    Some((receipt.record_sha256?, receipt.id.to_string()))
+                })
+                .collect(),
+            seen_entries: against.seen.get(&boot).map_or(0, |seen| seen.size),
             at_ms: 0,
             has_ended: false,
         }
@@ -273,6 +284,13 @@ impl<'a> Walk<'a> {
             Entry::Hold { limit, at_ms, receipt_sha256: _ } => {
                 let sum = report.held.entry(limit).or_default();
                 *sum = sum.saturating_add(1);
+                Some(at_ms)
+            }
+            Entry::Record { at_ms, .. } => Some(at_ms),
+            Entry::Opening { sha256: _, record_sha256, reason, text, at_ms } => {
+                let receipt = self.own_records.get(&record_sha256).cloned();
+                let is_new = index >= self.seen_entries;
+                report.openings.push(Opened { index, record_sha256, receipt, reason, text, at_ms, is_new });
                 Some(at_ms)
             }
             Entry::Refused { code, count, at_ms } => {

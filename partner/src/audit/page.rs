@@ -282,6 +282,19 @@ fn one_boot(html: &mut String, boot: &BootReport, page: &Page<'_>) -> fmt::Resul
     for (limit, count) in &boot.held {
         write!(html, "<dt>Held</dt><dd>{count} times a partner reached the limit {}</dd>", Safe(limit))?;
     }
+    for opened in &boot.openings {
+        let whose =
+            opened.receipt.as_ref().map_or(String::new(), |receipt| format!(", of your request {receipt}"));
+        write!(
+            html,
+            "<dt>Opened</dt><dd>{}: record {}{}: {}: {}</dd>",
+            Time(opened.at_ms),
+            opened.record_sha256,
+            Safe(whose),
+            Safe(&opened.reason),
+            Safe(&opened.text)
+        )?;
+    }
     for (code, count) in &boot.refused {
         write!(html, "<dt>Refused</dt><dd>{count} sessions: {}</dd>", Safe(code))?;
     }

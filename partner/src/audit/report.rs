@@ -28,6 +28,26 @@ pub enum BootStatus {
     Open,
 }
 
+/// A record that was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Opened {
+    /// The place of the entry in the log.
+    pub index: u64,
+    /// The record.
+    pub record_sha256: Sha256Digest,
+    /// The receipt of the partner's own request that it is the record of, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<String>,
+    /// The code of the reason.
+    pub reason: String,
+    /// The reason in words.
+    pub text: String,
+    /// When: milliseconds since 1970 by the security module's clock.
+    pub at_ms: u64,
+    /// Whether the last audit with this state did not see it.
+    pub is_new: bool,
+}
+
 /// What the log of one boot says, as far as it is sound.
 #[derive(Debug, Clone, Serialize)]
 pub struct BootReport {
@@ -62,6 +82,8 @@ pub struct BootReport {
     pub entries: BTreeMap<&'static str, u64>,
     /// How often a partner reached a limit of the safeguards, by the limit's name.
     pub held: BTreeMap<String, u64>,
+    /// Records that were opened.
+    pub openings: Vec<Opened>,
     /// Sessions that were refused, by reason.
     pub refused: BTreeMap<String, u64>,
     /// Receipts of the partner that stand where they say.
@@ -122,6 +144,7 @@ impl BootReport {
             cosigned: None,
             entries: BTreeMap::new(),
             held: BTreeMap::new(),
+            openings: Vec::new(),
             refused: BTreeMap::new(),
             receipts_found: 0,
             history: Vec::new(),

@@ -12,7 +12,9 @@ use cleanroom_attestation::release::UnixMillis;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::policy_file::PolicyFile;
-use crate::audit::{Against, BootReport, BootStatus, Page, Report, State, Store, Witnesses, audit, page};
+use crate::audit::{
+    Against, BootReport, BootStatus, Opened, Page, Report, State, Store, Witnesses, audit, page,
+};
 use crate::clock::now;
 use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Listing, Mark, Terminal};
@@ -43,7 +45,8 @@ it, and releases and denials are checked under the policy's release root.
 
 From cron: with --state the audit also fails when a log is shorter than before, or another one. Exit code 0
 means that all is well, 1 that something is wrong, 3 that nothing is wrong and no policy was asked for, 4 that
-the store could not be read."
+the store could not be read, 5 that nothing is wrong and a sealed record was opened: one of yours with
+--receipts, any without; with --state, since the last audit."
         )
     };
 }
@@ -125,6 +128,7 @@ impl Audit {
     pub fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         let policy = if self.without_policy { None } else { Some(self.policy.load()?) };
         let mut state = self.state.as_deref().map(read_state).transpose()?;
+        let asks_for_own = self.receipts.is_some();
         let (receipts, bad_receipts) = match self.receipts.map(ReceiptFolder::at) {
             Some(folder) => folder.read().map_err(|error| Failure::unreadable(folder.path(), &error))?,
             None => (Vec::new(), Vec::new()),
@@ -160,8 +164,12 @@ impl Audit {
             write_file(path, text.as_bytes())?;
         }
         terminal.report(&report, &listing(&report, policy.as_ref()))?;
+        // A partner asks about its own records; an auditor, who has no receipts, about all.
+        let concerns = |opened: &Opened| opened.is_new && (!asks_for_own || opened.receipt.is_some());
+        let is_opened = report.boots.iter().flat_map(|boot| &boot.openings).any(concerns);
         Ok(match (report.is_sound(), &policy) {
             (false, _) => Outcome::Refused,
+            (true, _) if is_opened => Outcome::Opened,
             (true, Some(_)) => Outcome::Pass,
             (true, None) => Outcome::Partial,
         })
@@ -314,6 +322,12 @@ fn describe(boot: &BootReport, asked: bool, listing: &mut Listing) {
     }
     for (limit, count) in &boot.held {
         listing.field("held", format!("{count} times a partner reached the limit {limit}"));
+    }
+    for Opened { record_sha256, receipt, reason, text, at_ms, is_new, index: _ } in &boot.openings {
+        let whose = receipt.as_ref().map_or(String::new(), |receipt| format!(" of your request {receipt}"));
+        let new = if *is_new { ", new" } else { "" };
+        let says = format!("{} record {record_sha256}{whose}: {reason}: {text}{new}", time(*at_ms));
+        listing.field("opened", says);
     }
     for (code, count) in &boot.refused {
         listing.field("refused", format!("{count} sessions: {code}"));

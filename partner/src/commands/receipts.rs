@@ -201,6 +201,9 @@ fn show(kept: &KeptReceipt, terminal: &mut Terminal) -> Result<Outcome, Failure>
             listing.field("policy", policy.to_string());
         }
     }
+    if let Some(record) = &receipt.record_sha256 {
+        listing.field("record", format!("{record}, sealed"));
+    }
     listing.field("began", UnixMillis(receipt.started_ms).to_string());
     listing.field("ended", UnixMillis(receipt.ended_ms).to_string());
     listing.field("model", format!("{} {}", receipt.model, receipt.model_sha256));

@@ -9,7 +9,10 @@ mod batch;
 
 use cleanroom_attestation::channel::{Fields, MAX_DOCUMENT_BYTES, MAX_LEASE_BYTES, Nonce, length_prefixed};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{Accepted, AuthorityDocument, Id, LeaseRequest, TEXT_LIMIT};
+use cleanroom_attestation::record::{MAX_HEAD_BYTES, MAX_RECORD_BYTES};
+use cleanroom_attestation::release::{
+    Accepted, AuthorityDocument, Id, LeaseRequest, PayloadType, TEXT_LIMIT,
+};
 use cleanroom_attestation::safeguard::SAFEGUARD_POLICY_LIMIT;
 use serde::{Deserialize, Serialize};
 
@@ -22,12 +25,18 @@ pub const CONTROL_HEADER_BYTES: usize = 5;
 
 /// The code of an answer with a part of the log.
 const LOG: u8 = 0x86;
+/// The code of an answer with a sealed record.
+const RECORD: u8 = 0x88;
+/// The code of an answer with the key of an opened record.
+const OPENED: u8 = 0x89;
 
 /// The longest answer, in bytes, but for a request for a share and a part of the log.
 pub const CONTROL_ANSWER_LIMIT: usize = 4 << 10;
 
-/// The longest request for a share, in bytes: a lease, a document, a key, and names.
-const SHARE_REQUEST_LIMIT: usize = MAX_LEASE_BYTES + MAX_DOCUMENT_BYTES + (4 << 10);
+/// The longest request for a share, in bytes: a lease, a document, a key, and names; for a part of a record also its head and the
+/// opening.
+const SHARE_REQUEST_LIMIT: usize =
+    MAX_LEASE_BYTES + MAX_DOCUMENT_BYTES + MAX_HEAD_BYTES + PayloadType::Opening.envelope_limit() + (4 << 10);
 
 /// The longest share, in bytes, sealed as it is.
 const SHARE_LIMIT: usize = 2 << 10;
@@ -58,6 +67,25 @@ pub enum ControlKind {
     /// Asks the enclave to take nothing new, to finish what runs, and to end. Answer: [`ControlAnswer::Accepted`],
     /// with [`Accepted::Known`] when it drains already.
     Drain,
+    /// Asks whose secrets of the present day the enclave waits for, to seal records. Answer: [`ShareState`].
+    Days,
+    /// Brings a broker's challenge for the secret of the day, a [`ShareMessage`]. Answer: the request that the broker is to get.
+    DayAsk,
+    /// Hands in a broker's answer with the secret of the day, a [`ShareMessage`]. Answer: [`ShareState`].
+    Day,
+    /// Asks for the next sealed record, with the digest of the one that the host has stored, or with nothing. Answer: the record, or
+    /// [`ControlAnswer::Accepted`] when there is none for a second.
+    Record,
+    /// Hands in an opening with the head of its record, an [`OpeningMessage`]. Answer: [`ShareState`], with the brokers that have
+    /// parts of the record.
+    Open,
+    /// Brings a broker's challenge for its part: the digest of the opening, then a [`ShareMessage`]. Answer: the request that the
+    /// broker is to get.
+    PartAsk,
+    /// Hands in a broker's answer with the key of its part, in the same form. Answer: [`ShareState`].
+    Part,
+    /// Asks, with the digest of the opening, for the key of the record, sealed to the receiver.
+    Opened,
 }
 
 impl ControlKind {
@@ -71,7 +99,7 @@ impl ControlKind {
     pub const LEASE: Self = Self::Document(AuthorityDocument::Lease);
 
     /// Every kind there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 21] = [
         Self::State,
         Self::Ask,
         Self::ROOT,
@@ -85,6 +113,14 @@ impl ControlKind {
         Self::Drain,
         Self::SafeguardPolicy,
         Self::Probe,
+        Self::Days,
+        Self::DayAsk,
+        Self::Day,
+        Self::Record,
+        Self::Open,
+        Self::PartAsk,
+        Self::Part,
+        Self::Opened,
     ];
 
     /// The kind's code on the wire.
@@ -104,6 +140,14 @@ impl ControlKind {
             Self::Drain => 11,
             Self::SafeguardPolicy => 12,
             Self::Probe => 13,
+            Self::Days => 14,
+            Self::DayAsk => 15,
+            Self::Day => 16,
+            Self::Record => 17,
+            Self::Open => 18,
+            Self::PartAsk => 19,
+            Self::Part => 20,
+            Self::Opened => 21,
         }
     }
 
@@ -111,9 +155,13 @@ impl ControlKind {
     #[must_use]
     pub const fn limit(self) -> usize {
         match self {
-            Self::State | Self::Ask | Self::Shares | Self::Drain | Self::Probe => 0,
-            Self::ShareAsk => 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
-            Self::Share => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
+            Self::State | Self::Ask | Self::Shares | Self::Drain | Self::Days | Self::Probe => 0,
+            Self::Record | Self::Opened => Sha256Digest::LENGTH,
+            Self::Open => 4 + MAX_HEAD_BYTES + 4 + PayloadType::Opening.envelope_limit(),
+            Self::PartAsk => Sha256Digest::LENGTH + 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
+            Self::Part => Sha256Digest::LENGTH + 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
+            Self::ShareAsk | Self::DayAsk => 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
+            Self::Share | Self::Day => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
             Self::Document(document) => document.envelope_limit(),
             Self::Log => 8,
             Self::SafeguardPolicy => SAFEGUARD_POLICY_LIMIT,
@@ -158,6 +206,10 @@ pub enum ControlAnswer {
     Log(Batch),
     /// The enclave works.
     Alive(Load),
+    /// A sealed record.
+    Record(Vec<u8>),
+    /// The key of an opened record, sealed to its receiver.
+    Opened(Vec<u8>),
 }
 
 /// The shares that an enclave waits for before it opens sealed weights. Nothing in it is secret.
@@ -196,6 +248,32 @@ impl ShareMessage {
     }
 }
 
+/// An opening and the head of its record: `LP(head) LP(opening)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpeningMessage {
+    /// The head of the record.
+    pub head: Vec<u8>,
+    /// The signed opening.
+    pub opening: Vec<u8>,
+}
+
+impl OpeningMessage {
+    /// The message's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        length_prefixed(&[&self.head, &self.opening])
+    }
+
+    /// Reads a message; `None` when it is none.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields::new(bytes);
+        let head = fields.next(MAX_HEAD_BYTES)?.to_vec();
+        let opening = fields.next(PayloadType::Opening.envelope_limit())?.to_vec();
+        fields.is_at_end().then_some(Self { head, opening })
+    }
+}
+
 /// What is in force, for the host's agent and its operator. Nothing in it is secret, and nobody has to believe it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -228,6 +306,8 @@ impl ControlAnswer {
             Self::ShareRequest(request) => frame(0x85, request),
             Self::Log(batch) => frame(LOG, &batch.encode()),
             Self::Alive(load) => frame(0x87, &[load.code()]),
+            Self::Record(record) => frame(RECORD, record),
+            Self::Opened(sealed) => frame(OPENED, sealed),
         }
     }
 
@@ -241,6 +321,7 @@ impl ControlAnswer {
         let limit = match code {
             0x85 => SHARE_REQUEST_LIMIT,
             LOG => MAX_BATCH_BYTES,
+            RECORD => MAX_RECORD_BYTES,
             _ => CONTROL_ANSWER_LIMIT,
         };
         Ok((code, body_length(length, limit)?))
@@ -271,6 +352,8 @@ impl ControlAnswer {
             (0x85, request) => Ok(Self::ShareRequest(request.to_vec())),
             (LOG, bytes) => Batch::decode(bytes).map(Self::Log),
             (0x87, [load]) => Load::from_code(*load).map(Self::Alive).ok_or(ControlError::Malformed),
+            (RECORD, record) => Ok(Self::Record(record.to_vec())),
+            (OPENED, sealed) => Ok(Self::Opened(sealed.to_vec())),
             (code, _) => Err(ControlError::Kind(code)),
         }
     }
@@ -360,6 +443,8 @@ mod tests {
             ControlAnswer::ShareRequest(vec![0xff; CONTROL_ANSWER_LIMIT + 1]),
             ControlAnswer::Alive(Load::Idle),
             ControlAnswer::Alive(Load::Full),
+            ControlAnswer::Record(vec![7; CONTROL_ANSWER_LIMIT + 1]),
+            ControlAnswer::Opened(vec![7; 40]),
         ] {
             let frame = answer.frame();
             let (header, body) = frame.split_first_chunk().unwrap();

@@ -105,11 +105,14 @@ pub enum Refusal {
     /// The enclave does not have the policy that the release names, or cannot read it.
     #[error("the enclave does not have the safeguard policy that the release names")]
     SafeguardMissing,
+    /// The release demands records, and the enclave has no secret of the day to seal them under, or a host that takes none.
+    #[error("the enclave cannot keep the sealed records that the release demands")]
+    RetentionMissing,
 }
 
 impl Refusal {
     /// Every refusal, in the order of their codes on the wire.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NoRelease,
         Self::NoLease,
         Self::LeaseLapsed,
@@ -127,9 +130,10 @@ impl Refusal {
         Self::ModelSuspended,
         Self::ModelRevoked,
         Self::SafeguardMissing,
+        Self::RetentionMissing,
     ];
 
-    /// The code in the channel's `Refusal` frame: 16 to 32, in the order of [`Self::ALL`].
+    /// The code in the channel's `Refusal` frame: 16 to 33, in the order of [`Self::ALL`].
     pub(crate) const fn wire_code(self) -> u8 {
         match self {
             Self::NoRelease => 16,
@@ -149,6 +153,7 @@ impl Refusal {
             Self::ModelSuspended => 30,
             Self::ModelRevoked => 31,
             Self::SafeguardMissing => 32,
+            Self::RetentionMissing => 33,
         }
     }
 
@@ -173,6 +178,7 @@ impl Refusal {
             Self::ModelSuspended => "model-suspended",
             Self::ModelRevoked => "model-revoked",
             Self::SafeguardMissing => "safeguard-missing",
+            Self::RetentionMissing => "retention-missing",
         }
     }
 }

@@ -12,7 +12,8 @@ use super::denials::Denials;
 use crate::digest::Sha256Digest;
 use crate::release::documents::{
     BootMillis, Denial, Envelope, Lease, ModelState, Nonce, Partner, PayloadType, PublicKey, Release,
-    ReleaseError, Role, Root, Safeguards, Target, UnixMillis, Verified, issuers_needed, lease_digest,
+    ReleaseError, Retention, Role, Root, Safeguards, Target, UnixMillis, Verified, issuers_needed,
+    lease_digest,
 };
 
 /// What is lifted where there is no release.
@@ -442,6 +443,13 @@ impl TrustedState {
     pub fn safeguards(&self, id: &str) -> impl Iterator<Item = &Safeguards> {
         let releases = [&self.newest, &self.leased].into_iter().flatten();
         releases.filter_map(move |indexed| indexed.release.model(id)?.safeguards.as_ref())
+    }
+
+    /// What of exchanges with the model `id` is kept: the retention of the leased release, and until it is leased that of the newest
+    /// one, too.
+    pub fn retention(&self, id: &str) -> impl Iterator<Item = &Retention> {
+        let releases = [&self.leased, &self.newest].into_iter().flatten();
+        releases.filter_map(move |indexed| indexed.release.model(id)?.retention.as_ref())
     }
 
     /// The digests of the newest release and, until that one is leased itself, of the leased one too.

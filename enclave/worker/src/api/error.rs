@@ -213,7 +213,8 @@ const fn stopped_status(stop: Stop) -> StatusCode {
             | Refusal::NoLease
             | Refusal::LeaseLapsed
             | Refusal::ClockWentBack
-            | Refusal::SafeguardMissing,
+            | Refusal::SafeguardMissing
+            | Refusal::RetentionMissing,
         ) => StatusCode::SERVICE_UNAVAILABLE,
         Stop::Refused(_) | Stop::Safeguard => StatusCode::FORBIDDEN,
     }

@@ -35,7 +35,7 @@ pub(super) async fn receipted(State(service): State<Arc<Service>>, request: Requ
     else {
         return next.run(request).await;
     };
-    let Some(recording) = Recording::begin(receipts, &session) else {
+    let Some(recording) = Recording::begin(receipts, &session, service.keep()) else {
         return ApiError::Failed.into_response();
     };
     let mut request = request.map(|body| Body::new(Recorded::new(body, recording.request())));
@@ -57,7 +57,8 @@ pub(crate) async fn refuse(
     let (Some(receipts), false, &Method::POST) = (&service.receipts, is_stranger, method) else {
         return response;
     };
-    let Some(recording) = Recording::begin(receipts, session) else {
+    // Nothing of a request that gets no further is kept.
+    let Some(recording) = Recording::begin(receipts, session, None) else {
         return ApiError::Failed.into_response();
     };
     finish(service, recording, response).await

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::response::Response;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::Refusal;
+use cleanroom_attestation::release::{Keep, Refusal};
 use cleanroom_backend::{Abilities, Backend, Handle, Owner, PrepareError, Prepared, StartError, Task};
 use cleanroom_config::{self as config, Traffic};
 use cleanroom_guard::Clock;
@@ -131,6 +131,12 @@ impl Service {
             generations,
             uploads,
         }
+    }
+
+    /// Which exchanges the release has kept, if it has any kept.
+    pub(super) fn keep(&self) -> Option<Keep> {
+        let (grants, _) = self.control.as_ref()?;
+        grants.guard().retention().map(|rule| rule.keep)
     }
 
     /// The same service, under release control. The keeper signs the early end of a stream.

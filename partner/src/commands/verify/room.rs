@@ -12,7 +12,7 @@ use crate::commands::relying_party::{no_session, runtime};
 use crate::dial::Dialer;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Listing, Mark, Terminal, left, printable};
-use crate::permission::Permitted;
+use crate::permission::{Kept, Permitted};
 use crate::session;
 
 #[derive(Serialize)]
@@ -78,6 +78,14 @@ fn terms(listing: &mut Listing, permitted: &Result<Permitted, Refused>) {
             listing.check(Mark::Ok, release, left(permitted.release_seconds_left));
             if let Some(policy) = &permitted.safeguards_sha256 {
                 listing.check(Mark::Ok, "prompts and answers are judged", format!("policy {policy}"));
+            }
+            if let Some(Kept { keep, days }) = &permitted.retention {
+                let what = format!("{} exchanges are kept sealed", keep.name());
+                listing.check(
+                    Mark::Ok,
+                    what,
+                    format!("for {days} days, opened only together (docs/retention.md)"),
+                );
             }
             listing.heading("lease");
             listing.check(Mark::Ok, "signed for this enclave", left(permitted.lease_seconds_left));
