@@ -18,6 +18,7 @@ pub(crate) mod complaint;
 mod control;
 mod delivery;
 mod log;
+mod records;
 mod renewal;
 pub(crate) mod service;
 mod shares;
@@ -42,9 +43,11 @@ use crate::endpoint::EnclaveAddress;
 use crate::log_store::LogStore;
 use crate::relay::Dial as _;
 use crate::witnesses::Witnesses;
+use records::Openings;
+pub use records::RecordStore;
 pub use service::Authority;
 pub use shares::Broker;
-use shares::Shares;
+use shares::{Carried, Shares};
 
 /// How often everything is looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -64,6 +67,10 @@ pub struct Settings {
     pub safeguards: Vec<PathBuf>,
     /// The brokers that hold shares of the key of sealed weights. All are asked at once.
     pub brokers: Vec<Broker>,
+    /// Where the enclave's sealed records are kept. Without it, an enclave whose release demands records serves nobody.
+    pub records: Option<RecordStore>,
+    /// A folder of openings, which are carried out.
+    pub openings: Option<PathBuf>,
     /// Where the enclave's log is kept. Without it, nobody can audit the enclave.
     pub log: Option<LogStore>,
     /// The witnesses that cosign it.
@@ -121,9 +128,30 @@ impl Observed {
 /// Serves the enclave behind the address `control` for ever, over its restarts. `observed` hears what the
 /// enclave says.
 pub async fn serve(control: EnclaveAddress, settings: Settings, observed: watch::Sender<Observed>) {
+    let records = async {
+        match &settings.records {
+            Some(store) => keep_records(&control, store).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::join!(serve_control(&control, &settings, &observed), records);
+}
+
+/// Keeps the records of the enclave behind `control`, on a connection of its own: the enclave answers when there is one.
+async fn keep_records(control: &EnclaveAddress, store: &RecordStore) {
     loop {
         if let Ok(stream) = control.dial().await {
-            let error = session(stream, &settings, &observed).await;
+            let error = records::keep(&Control::new(stream), store).await;
+            tracing::debug!(%error, "the connection for records ended");
+        }
+        sleep(TICK).await;
+    }
+}
+
+async fn serve_control(control: &EnclaveAddress, settings: &Settings, observed: &watch::Sender<Observed>) {
+    loop {
+        if let Ok(stream) = control.dial().await {
+            let error = session(stream, settings, observed).await;
             observed.send_modify(|observed| {
                 observed.state = None;
                 observed.follows_log = false;
@@ -147,7 +175,13 @@ where
     if settings.hands_in() {
         let delivery = Delivery::new(Arc::clone(&control), settings.log.clone());
         for broker in &settings.brokers {
-            tasks.spawn(Shares::new(Arc::clone(&control), broker.clone()).run());
+            tasks.spawn(Shares::new(Arc::clone(&control), broker.clone(), Carried::SHARE).run());
+            tasks.spawn(Shares::new(Arc::clone(&control), broker.clone(), Carried::DAY).run());
+        }
+        if let (Some(records), Some(folder)) = (&settings.records, &settings.openings) {
+            let (records, brokers) = (records.clone(), settings.brokers.clone());
+            let openings = Openings::new(Arc::clone(&control), records, folder.clone(), brokers);
+            tasks.spawn(openings.run());
         }
         let renewal = Renewal::new(control, settings.authorities.clone(), observed.clone());
         tasks.spawn(renewal.run());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cleanroom_attestation::digest::Sha384Digest;
-use cleanroom_host::agent::{self, Authority, Broker};
+use cleanroom_host::agent::{self, Authority, Broker, RecordStore};
 use cleanroom_host::doctor::{self, Finding, Share};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::nitro;
@@ -214,6 +214,16 @@ pub(crate) struct RunArguments {
     /// enclave writes a log of its own. The logs hold no secrets; any web server may serve the folder.
     #[arg(long, value_name = "FOLDER")]
     log: Option<PathBuf>,
+
+    /// Keep the enclave's sealed records in this folder. Where the release demands records, an enclave whose host
+    /// keeps none serves nobody.
+    #[arg(long, value_name = "FOLDER", requires = "authority")]
+    records: Option<PathBuf>,
+
+    /// Carry out the openings in this folder: NAME.json, signed by a quorum. What the enclave gives for the
+    /// receiver is then in NAME.opened.
+    #[arg(long, value_name = "FOLDER", requires_all = ["records", "log"])]
+    openings: Option<PathBuf>,
 
     /// Copy all bytes between this host and the enclave into this folder, two files for each connection. The copy
     /// shows that the host reads nothing of the traffic. It grows with the traffic, and each start with the same
@@ -464,12 +474,15 @@ impl RunArguments {
     /// The folder cannot be made.
     pub(crate) fn agent(&self) -> Result<Option<agent::Settings>, FileError> {
         let log = self.log.clone().map(LogStore::open).transpose()?;
+        let records = self.records.clone().map(RecordStore::open).transpose()?;
         Ok((log.is_some() || !self.authority.is_empty()).then(|| agent::Settings {
             authorities: self.authority.clone(),
             release: self.release.clone(),
             denials: self.denials.clone(),
             safeguards: self.safeguards.clone(),
             brokers: self.broker.clone(),
+            records,
+            openings: self.openings.clone(),
             log,
             witnesses: self.witness.clone(),
         }))

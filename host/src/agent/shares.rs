@@ -1,4 +1,4 @@
-//! Shares of the key of sealed weights: carried from each broker to the enclave, until the enclave needs no more.
+//! Shares of the key of sealed weights, and secrets of days: carried from each broker to the enclave, while it waits for them.
 //!
 //! The host cannot read a share, and an enclave takes none but the one that its release commits to. So the most that a broken
 //! host or broker can do is to keep the weights sealed.
@@ -26,15 +26,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// nothing else waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest challenge and the longest sealed share, in bytes.
-const ANSWER_LIMIT: usize = 2 << 10;
+pub(super) const ANSWER_LIMIT: usize = 2 << 10;
 /// What an enclave says that needs no key: `docs/protocol.md` section 12.
 const NO_KEY_NEEDED: &str = "no-key-needed";
 
 /// A broker: `NAME=http://HOST:PORT`, with the name that the release gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broker {
-    name: Id,
-    service: Authority,
+    pub(super) name: Id,
+    pub(super) service: Authority,
 }
 
 impl FromStr for Broker {
@@ -67,15 +67,46 @@ pub(super) enum Looked {
     Nothing(String),
 }
 
-/// Carries one broker's share.
+/// What is carried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Carried {
+    /// Asks what the enclave waits for.
+    state: ControlKind,
+    /// Brings a challenge.
+    ask: ControlKind,
+    /// Hands in an answer.
+    give: ControlKind,
+    /// Where a broker answers.
+    path: &'static str,
+}
+
+impl Carried {
+    /// A share of the key of sealed weights.
+    pub(super) const SHARE: Self = Self {
+        state: ControlKind::Shares,
+        ask: ControlKind::ShareAsk,
+        give: ControlKind::Share,
+        path: "/v1/share",
+    };
+    /// The secret of the present day, under which records are sealed.
+    pub(super) const DAY: Self = Self {
+        state: ControlKind::Days,
+        ask: ControlKind::DayAsk,
+        give: ControlKind::Day,
+        path: "/v1/retention",
+    };
+}
+
+/// Carries what one broker has for the enclave.
 pub(super) struct Shares<S> {
     control: Arc<Control<S>>,
     broker: Broker,
+    carried: Carried,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
-    pub(super) const fn new(control: Arc<Control<S>>, broker: Broker) -> Self {
-        Self { control, broker }
+    pub(super) const fn new(control: Arc<Control<S>>, broker: Broker, carried: Carried) -> Self {
+        Self { control, broker, carried }
     }
 
     /// Carries the share whenever the enclave waits for it, until the control connection ends, and gives its error.
@@ -108,7 +139,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
     /// Looks once. An error is one of the control connection.
     pub(super) async fn look(&self) -> io::Result<Looked> {
         let Broker { name, service } = &self.broker;
-        match self.control.ask(ControlKind::Shares, b"").await? {
+        let Carried { state, ask, give, path } = self.carried;
+        match self.control.ask(state, b"").await? {
             ControlAnswer::Shares(state) if state.missing.contains(name) && state.needed > 0 => {}
             ControlAnswer::Shares(_) => return Ok(Looked::NotMissing),
             ControlAnswer::Refused(code) if code == NO_KEY_NEEDED => return Ok(Looked::NoKeyNeeded),
@@ -120,23 +152,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
             Err(reason) => return Ok(Looked::Nothing(reason)),
         };
         let message = ShareMessage { broker: name.clone(), bytes: challenge };
-        let request = match self.control.ask(ControlKind::ShareAsk, &message.encode()).await? {
+        let request = match self.control.ask(ask, &message.encode()).await? {
             ControlAnswer::ShareRequest(request) => request,
             other => return Ok(Looked::Nothing(refused(&other))),
         };
-        let share = match service.call(Method::POST, "/v1/share", request, ANSWER_LIMIT).await {
+        let share = match service.call(Method::POST, path, request, ANSWER_LIMIT).await {
             Ok(bytes) => bytes,
             Err(reason) => return Ok(Looked::Nothing(reason)),
         };
         let message = ShareMessage { broker: name.clone(), bytes: share };
-        Ok(match self.control.ask(ControlKind::Share, &message.encode()).await? {
+        Ok(match self.control.ask(give, &message.encode()).await? {
             ControlAnswer::Shares(_) => Looked::Given,
             other => Looked::Nothing(refused(&other)),
         })
     }
 }
 
-fn refused(answer: &ControlAnswer) -> String {
+pub(super) fn refused(answer: &ControlAnswer) -> String {
     match answer {
         ControlAnswer::Refused(code) => format!("the enclave refused: {code}"),
         _ => "the enclave gave another answer than was asked for".to_owned(),

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::delivery::Fault;
-use super::shares::Looked;
+use super::shares::{Carried, Looked};
 use super::*;
 
 /// What an enclave was asked, in order.
@@ -135,6 +135,8 @@ fn settings(authorities: Vec<Authority>) -> Settings {
         denials: None,
         brokers: Vec::new(),
         log: None,
+        records: None,
+        openings: None,
         witnesses: Vec::new(),
     }
 }
@@ -312,7 +314,7 @@ async fn a_broker_may_take_longer_than_a_lease_service() {
     let broker = format!("bank={}", stuck().await).parse().unwrap();
     let waiting = ShareState { needed: 1, missing: vec!["bank".parse().unwrap()] };
     let (stream, _) = enclave(move |_, _| ControlAnswer::Shares(waiting.clone()));
-    let looked = Shares::new(Arc::new(Control::new(stream)), broker).look().await.unwrap();
+    let looked = Shares::new(Arc::new(Control::new(stream)), broker, Carried::SHARE).look().await.unwrap();
     assert_eq!(looked, Looked::Nothing("it did not answer within 30 s".to_owned()));
 }
 
