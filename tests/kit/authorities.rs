@@ -4,8 +4,8 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::release::{
     Algorithm, AuditRules, Denial, DocumentName, Envelope, Image, Lease, LeaseRequest, LeaseRules, Limits,
-    List, Model, ModelState, Partner, Payload, PayloadType, PublicKey, Release, RoleRule, Roles, Root,
-    RootKey, Target, TrustedState, UnixMillis,
+    List, Model, ModelState, Opening, Partner, Payload, PayloadType, PublicKey, Release, RoleRule, Roles,
+    Root, RootKey, Target, TrustedState, UnixMillis,
 };
 
 use crate::platform::now_ms;
@@ -151,6 +151,13 @@ impl Authorities {
     #[must_use]
     pub fn sign_alone(&self, release: &Release) -> Vec<u8> {
         seal(PayloadType::Release, &release.to_payload(), &[&self.offline[1]])
+    }
+
+    /// An opening, signed by these authorities.
+    #[must_use]
+    pub fn sign_opening(&self, opening: &Opening, signers: &[usize]) -> Vec<u8> {
+        let signers: Vec<&Ed25519KeyPair> = signers.iter().map(|signer| &self.offline[*signer]).collect();
+        seal(PayloadType::Opening, &opening.to_payload(), &signers)
     }
 
     /// One authority's denial of the model, and its digest.

@@ -123,6 +123,7 @@ fn receipt(
         finish: Finish::Finished,
         code: None,
         safeguard: None,
+        record_sha256: None,
         started_ms: 2,
         ended_ms: 3,
     };

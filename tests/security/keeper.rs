@@ -170,6 +170,7 @@ fn receipt(session: SessionTicket) -> FromWorker {
         code: None,
         safeguard: None,
         started: BootMillis(u64::MAX),
+        exchange: None,
     })
 }
 

@@ -263,27 +263,6 @@ async fn nothing_is_asked_for_without_a_release_a_lease_and_a_model_that_may_ser
 }
 
 #[tokio::test]
-async fn a_release_that_demands_retention_is_refused_by_an_enclave_that_keeps_nothing() {
-    let mut stage = Stage::released().await;
-    let key = "MCowBQYDK2VwAyEAiojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w=".parse().unwrap();
-    let mut release = stage.release(2);
-    let mut models = release.models.to_vec();
-    models[0].retention = Some(Retention {
-        keep: Keep::All,
-        days: 30,
-        brokers: DayBrokers { needed: 1, of: List::new(vec![DayBroker { name: id("bank"), key }]).unwrap() },
-        opening: OpeningRule {
-            reasons: List::new(vec![id("abuse")]).unwrap(),
-            receivers: List::new(vec![Receiver { name: id("investigator"), sha256: model() }]).unwrap(),
-        },
-    });
-    release.models = List::new(models).unwrap();
-    let release = stage.authorities.sign(&release);
-    assert_eq!(refused(&stage.control.send(ControlKind::RELEASE, &release).await), "not-enforced");
-    assert_eq!(stage.give(0).await, waits(1, &["utility", "regulator"]), "release 1 is still in force");
-}
-
-#[tokio::test]
 async fn an_enclave_that_is_asked_to_end_waits_for_no_key() {
     let mut stage = Stage::released().await;
     assert_eq!(stage.give(0).await, waits(1, &["utility", "regulator"]));

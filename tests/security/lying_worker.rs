@@ -51,6 +51,7 @@ fn receipt(peer: &Peer, partner: Sha256Digest, request: &Received) -> String {
         finish: Finish::Finished,
         code: None,
         safeguard: None,
+        record_sha256: None,
         started_ms: 1,
         ended_ms: 2,
     });
