@@ -3,7 +3,7 @@
 use cleanroom_partner::client::package;
 use cleanroom_partner::client::{self, Dialect};
 use cleanroom_partner::session::Reach;
-use napi::bindgen_prelude::{Either3, Env, Object, Result, Uint8Array, Undefined};
+use napi::bindgen_prelude::{Either3, Env, Object, Result, Uint8Array};
 use napi_derive::napi;
 
 use crate::runtime::{promise, runtime};
@@ -70,7 +70,7 @@ impl Answer {
             match next.await {
                 Some(Ok(bytes)) => Either3::A(Uint8Array::new(bytes.into())),
                 Some(Err(problem)) => Either3::B(Problem(problem)),
-                None => Either3::C(Undefined::default()),
+                None => Either3::C(()),
             }
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cleanroom_partner::client::package::{self, request};
-use napi::bindgen_prelude::{Either, Either3, Env, Object, Result, Undefined};
+use napi::bindgen_prelude::{Either, Either3, Env, Object, Result};
 use napi_derive::napi;
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
@@ -59,7 +59,6 @@ pub struct Abort(Arc<Notify>);
 #[napi]
 impl Abort {
     #[napi(constructor)]
-    #[expect(clippy::new_without_default, reason = "JavaScript alone makes one")]
     pub fn new() -> Self {
         Self(Arc::default())
     }
@@ -127,7 +126,7 @@ impl Channel {
                     Ok(answer) => Either3::A(Answer(answer)),
                     Err(problem) => Either3::B(Problem(problem)),
                 },
-                () = abort.notified() => Either3::C(Undefined::default()),
+                () = abort.notified() => Either3::C(()),
             }
         })
     }
