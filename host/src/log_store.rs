@@ -30,8 +30,6 @@ const FOLDER: u32 = 0o755;
 const MAX_TILE_BYTES: u64 = 16 << 20;
 /// The longest list of boots that is read back, in bytes.
 const MAX_LIST_BYTES: u64 = 1 << 20;
-/// What a log's origin begins with.
-const ORIGIN: &str = "cleanroom/log/";
 
 /// The logs of all boots.
 #[derive(Debug, Clone)]
@@ -89,9 +87,8 @@ impl LogStore {
     /// [`StoreError`].
     pub fn boot(&self, checkpoint: &[u8]) -> Result<BootLog, StoreError> {
         let checkpoint = SignedCheckpoint::parse(checkpoint)?;
-        let boot = checkpoint.unverified().origin.strip_prefix(ORIGIN);
-        // The name of a folder, so nothing but hexadecimal digits.
-        let boot: Sha256Digest = boot.and_then(|boot| boot.parse().ok()).ok_or(CheckpointError::OtherLog)?;
+        // The name of a folder: hexadecimal digits and nothing else.
+        let boot = checkpoint.unverified().boot().ok_or(CheckpointError::OtherLog)?;
         let folder = self.folder.join(boot.to_string());
         self.list(&boot)?;
         let edge = match read(&folder.join("checkpoint"), MAX_CHECKPOINT_BYTES as u64) {

@@ -27,7 +27,7 @@ impl LogKeeper {
         loop {
             let batch = ask(control, self.edge.size()).await;
             let checkpoint = SignedCheckpoint::parse(&batch.checkpoint).unwrap().unverified().clone();
-            let boot = self.store.join(checkpoint.origin.strip_prefix("cleanroom/log/").unwrap());
+            let boot = self.store.join(checkpoint.boot().unwrap().to_string());
             let files = self.edge.append(&batch.entries);
             assert_eq!((self.edge.size(), self.edge.root()), (checkpoint.size, checkpoint.root));
             for (tile, bytes) in files {

@@ -42,10 +42,13 @@ pub fn boot_of(receipt_key: &[u8]) -> Sha256Digest {
     Sha256Digest::of(&[receipt_key])
 }
 
+/// What the names of logs begin with.
+const ORIGIN: &str = "cleanroom/log/";
+
 /// The name of a boot's log, which is also the name of its key.
 #[must_use]
 pub fn origin(boot: &Sha256Digest) -> String {
-    format!("cleanroom/log/{boot}")
+    format!("{ORIGIN}{boot}")
 }
 
 /// A log's size and root.
@@ -60,6 +63,14 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The boot whose log it is; `None` when its name is not that of a boot's log.
+    #[must_use]
+    pub fn boot(&self) -> Option<Sha256Digest> {
+        let boot = self.origin.strip_prefix(ORIGIN)?.parse().ok()?;
+        // One spelling.
+        (origin(&boot) == self.origin).then_some(boot)
+    }
+
     /// What is signed.
     #[must_use]
     pub fn text(&self) -> String {
@@ -321,6 +332,22 @@ pub(crate) mod tests {
         pub(crate) fn checkpoint(&self, size: u64, root: Sha256Digest) -> Vec<u8> {
             let checkpoint = Checkpoint { origin: origin(&boot_of(&self.spki())), size, root };
             checkpoint.signed(&self.note_key(), &self.sign(checkpoint.text().as_bytes()))
+        }
+    }
+
+    #[test]
+    fn a_log_is_named_after_its_boot_in_one_spelling() {
+        let boot = boot_of(b"a receipt key");
+        let of = |origin: String| Checkpoint { origin, size: 0, root: boot }.boot();
+        assert_eq!(of(origin(&boot)), Some(boot));
+        for other in [
+            boot.to_string(),
+            format!("cleanroom/log/../{boot}"),
+            format!("cleanroom/log/{}", boot.to_string().to_uppercase()),
+            format!("cleanroom/log/0x{boot}"),
+            "cleanroom/log/".to_owned(),
+        ] {
+            assert_eq!(of(other.clone()), None, "{other}");
         }
     }
 

@@ -195,8 +195,7 @@ impl Logs {
                 "expected the body of C2SP tlog-witness: old size, proof, checkpoint",
             ));
         };
-        let boot = note.unverified().origin.strip_prefix("cleanroom/log/").and_then(|boot| boot.parse().ok());
-        let boot: Sha256Digest = boot.ok_or(Refused::UnknownLog)?;
+        let boot = note.unverified().boot().ok_or(Refused::UnknownLog)?;
         let mut state = self.state();
         let log = state.logs.get_mut(&boot).ok_or(Refused::UnknownLog)?;
         let checkpoint = note.verify(&log.key).map_err(|_| Refused::NotSigned)?;

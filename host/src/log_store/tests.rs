@@ -18,7 +18,7 @@ impl Enclave {
     fn batch(&self, from: u64, to: u64) -> Batch {
         let mut tree = Frontier::new();
         self.entries[..to as usize].iter().for_each(|entry| tree.push(leaf_hash(entry)));
-        let origin = format!("{ORIGIN}{BOOT}");
+        let origin = cleanroom_attestation::log::origin(&BOOT.parse().unwrap());
         let checkpoint = Checkpoint { origin, size: to, root: tree.root() };
         let note = format!("{}\n\u{2014} {} AAAAAAAA\n", checkpoint.text(), checkpoint.origin);
         let entries = self.entries[from as usize..to as usize].to_vec();
