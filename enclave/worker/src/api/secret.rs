@@ -49,6 +49,11 @@ impl SecretBuffer {
         Bytes::from_owner(Owned(std::mem::take(&mut self.0)))
     }
 
+    /// What is in the buffer, erased on drop.
+    pub(crate) fn into_vec(self) -> Zeroizing<Vec<u8>> {
+        self.0
+    }
+
     fn reserve(&mut self, additional: usize) {
         let needed = self.0.len().saturating_add(additional);
         if needed > self.0.capacity() {

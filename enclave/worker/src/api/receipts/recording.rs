@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::Receipts;
 use crate::api::judge::Record;
+use crate::api::secret::SecretBuffer;
 use crate::session::{PartnerId, SessionIdentity};
 
 /// The letters of ids: those that HPACK codes in five bits each (RFC 7541, appendix B), so that every id is as long on the wire.
@@ -201,7 +202,7 @@ pub(in crate::api) struct Read {
 /// Bytes that are kept, up to the most that a record holds. It has no `Debug`, and is erased on drop.
 #[derive(Default)]
 struct Kept {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: SecretBuffer,
     is_too_long: bool,
 }
 
@@ -210,12 +211,12 @@ impl Kept {
         if bytes.len() > MAX_EXCHANGE_BYTES.saturating_sub(self.bytes.len()) {
             self.is_too_long = true;
         } else {
-            self.bytes.extend_from_slice(bytes);
+            self.bytes.push(bytes);
         }
     }
 
     fn whole(self) -> Result<Zeroizing<Vec<u8>>, RecordError> {
-        if self.is_too_long { Err(RecordError) } else { Ok(self.bytes) }
+        if self.is_too_long { Err(RecordError) } else { Ok(self.bytes.into_vec()) }
     }
 }
 
