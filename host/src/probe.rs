@@ -4,7 +4,6 @@
 //! An open socket says less: a worker that hangs keeps its socket. The enclave proves nothing here, and need not: the
 //! host asks to know whom to send where, and when to start the enclave again. Partners prove the enclave themselves.
 
-use std::io;
 use std::time::Duration;
 
 use cleanroom_link::control::{ControlAnswer, ControlKind};
@@ -87,28 +86,26 @@ pub async fn watch(control: EnclaveAddress, vitals: watch::Sender<Vitals>) {
     loop {
         if let Ok(stream) = control.dial().await {
             let control = Control::new(stream).waiting(PATIENCE);
-            let error = loop {
+            let reason = loop {
                 match control.ask(ControlKind::Probe, b"").await {
                     Ok(ControlAnswer::Alive(load)) => {
                         complaint.clear();
                         vitals.send_modify(|vitals| vitals.hear(load));
                     }
-                    Ok(ControlAnswer::Refused(code)) => {
-                        if complaint.is_due(&code) {
-                            tracing::warn!(code, "the enclave says that it does not work");
-                        }
-                    }
-                    Ok(_) => {
-                        break io::Error::new(io::ErrorKind::InvalidData, "that is no answer to a probe");
-                    }
-                    Err(error) => break error,
+                    // An enclave that waits for the key of its weights serves one connection at a time. The agent, which
+                    // brings the key, must have its turn.
+                    Ok(ControlAnswer::Refused(code)) => break code,
+                    Ok(_) => break "that is no answer to a probe".to_owned(),
+                    Err(error) => break error.to_string(),
                 }
                 sleep(PAUSE).await;
             };
-            if complaint.is_due(&error.to_string()) {
-                tracing::info!(%error, "a probe of the enclave ended");
+            drop(control);
+            if complaint.is_due(&reason) {
+                tracing::info!(reason, "the enclave does not say that it works");
             }
             vitals.send_modify(|vitals| vitals.now = None);
+            sleep(PAUSE).await;
         }
         sleep(DIAL_PAUSE).await;
     }

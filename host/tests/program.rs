@@ -41,6 +41,9 @@ fn stand_in() {
 /// Says that it works: always, or only once with "one-probe", or never with "no-probe".
 fn answer_probes(control: &Path, behaviour: &str) {
     let listener = UnixListener::bind(control).unwrap();
+    if behaviour == "waits" {
+        return answer_one_after_the_other(&listener);
+    }
     let answers = match behaviour {
         "no-probe" => 0,
         "one-probe" => 1,
@@ -70,6 +73,28 @@ fn echo(socket: &Path) {
             let stream = stream.unwrap();
             std::io::copy(&mut &stream, &mut &stream).and_then(|_| stream.shutdown(std::net::Shutdown::Write))
         });
+    }
+}
+
+/// Serves one connection after the other, as an enclave does that waits for the key of its weights: of the first two,
+/// that of the probe before the other one.
+fn answer_one_after_the_other(listener: &UnixListener) {
+    let mut connections = listener.incoming().map(|stream| {
+        let (mut stream, mut header) = (stream.unwrap(), [0; CONTROL_HEADER_BYTES]);
+        stream.read_exact(&mut header).ok().map(|()| (stream, header))
+    });
+    let mut first: Vec<_> = connections.by_ref().take(2).flatten().collect();
+    first.sort_by_key(|(_, header)| header[0] != ControlKind::Probe.code());
+    for (mut stream, mut header) in first.into_iter().chain(connections.flatten()) {
+        loop {
+            println!("asked for {}", header[0]);
+            let (_, length) = ControlKind::parse(header).unwrap();
+            stream.read_exact(&mut vec![0; length]).unwrap();
+            let refused = ControlAnswer::Refused("no-model-yet".to_owned()).frame();
+            if stream.write_all(&refused).and_then(|()| stream.read_exact(&mut header)).is_err() {
+                break;
+            }
+        }
     }
 }
 
@@ -558,6 +583,26 @@ fn an_enclave_whose_socket_alone_answers_is_not_ready() {
     kill_process(Pid::from_child(&host), Signal::TERM).unwrap();
     let output = host.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stdout).as_ref()), (Some(0), ""));
+}
+
+#[test]
+fn a_probe_does_not_keep_the_agent_from_its_turn() {
+    let setup = Setup::new("waits");
+    let log = setup.path("log").display().to_string();
+    let arguments = setup.with_stand_in(&["--log", &log]);
+    let mut host = host(&as_strs(&arguments)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let console = || fs::read_to_string(setup.path("state/console.log")).unwrap_or_default();
+    let asked = |kind: ControlKind| console().contains(&format!("asked for {}\n", kind.code()));
+    let begun = std::time::Instant::now();
+    while !asked(ControlKind::Log) {
+        assert!(begun.elapsed().as_secs() < 60, "{}", console());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(asked(ControlKind::Probe), "{}", console());
+    let enclave = enclave_of(&host);
+    host.kill().unwrap();
+    let _ = kill_process(enclave, Signal::KILL);
+    host.wait().unwrap();
 }
 
 #[test]
