@@ -428,11 +428,18 @@ fn a_log_that_cannot_be_written_changes_nothing() {
         let console = || fs::read_to_string(setup.path("state/console.log")).unwrap_or_default();
         let starts = || console().matches("told to echo").count();
         kill_process(enclave_of(&running.child), Signal::KILL).unwrap();
-        while starts() < 2 {
-            std::thread::yield_now();
-        }
+        wait_until(|| starts() >= 2);
         running.signal(Signal::TERM);
         assert_eq!(running.ended(), Some(0));
+    }
+}
+
+/// Looks until it is so. A test that waits in vain fails and does not hang.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed().as_secs() < 60, "waited in vain");
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 
@@ -459,9 +466,7 @@ fn a_closed_standard_output_does_not_end_a_host() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    while UnixStream::connect(&relay).is_err() {
-        std::thread::yield_now();
-    }
+    wait_until(|| UnixStream::connect(&relay).is_ok());
     let partner = UnixStream::connect(&relay).unwrap();
     (&partner).write_all(b"x").unwrap();
     listener.accept().unwrap();
@@ -593,11 +598,7 @@ fn a_probe_does_not_keep_the_agent_from_its_turn() {
     let mut host = host(&as_strs(&arguments)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let console = || fs::read_to_string(setup.path("state/console.log")).unwrap_or_default();
     let asked = |kind: ControlKind| console().contains(&format!("asked for {}\n", kind.code()));
-    let begun = std::time::Instant::now();
-    while !asked(ControlKind::Log) {
-        assert!(begun.elapsed().as_secs() < 60, "{}", console());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    wait_until(|| asked(ControlKind::Log));
     assert!(asked(ControlKind::Probe), "{}", console());
     let enclave = enclave_of(&host);
     host.kill().unwrap();
@@ -611,14 +612,10 @@ fn an_enclave_that_hangs_is_started_again() {
     let status = setup.path("status.sock");
     let metrics = format!("unix:{}", status.display());
     let running = Running::start(&as_strs(&setup.with_stand_in(&["--metrics", &metrics, "--silence", "1s"])));
-    let report = loop {
-        let report: Value =
-            serde_json::from_str(&get(UnixStream::connect(&status).unwrap(), "/status")).unwrap();
-        if report["enclave"]["restarts"] != 0 {
-            break report;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    };
+    let report =
+        || -> Value { serde_json::from_str(&get(UnixStream::connect(&status).unwrap(), "/status")).unwrap() };
+    wait_until(|| report()["enclave"]["restarts"] != 0);
+    let report = report();
     assert_eq!(report["enclave"]["last_exit"], "it answered no probe for 1 s", "{report}");
     running.signal(Signal::TERM);
     assert_eq!(running.ended(), Some(0));

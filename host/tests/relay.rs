@@ -133,9 +133,12 @@ async fn a_partner_that_is_reset_takes_the_enclaves_side_with_it() {
     partner.set_zero_linger().unwrap();
     drop(partner);
     assert_eq!(enclave.read(&mut [0]).await.unwrap(), 0);
-    while world.relay.counters.snapshot().failed == 0 {
-        tokio::task::yield_now().await;
-    }
+    let counted = async {
+        while world.relay.counters.snapshot().failed == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), counted).await.unwrap();
 }
 
 #[tokio::test]

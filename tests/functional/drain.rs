@@ -2,7 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,43 +14,15 @@ use cleanroom_partner::channel::ChannelError;
 use cleanroom_partner::session::{Reach, Session};
 use cleanroom_tests::clean_room::CleanRoom;
 use cleanroom_tests::client::question;
+use cleanroom_tests::hold::Hold;
 use cleanroom_tests::log::LogKeeper;
 use cleanroom_tests::platform::World;
+use cleanroom_tests::wait;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 
 /// Longer than anything here takes, on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Where the engine stops in the middle of an answer, until it is let through.
-#[derive(Default)]
-struct Gate {
-    /// Looks at the clock that the engine may still take; `None` for any number.
-    left: Mutex<Option<u32>>,
-    changed: Condvar,
-}
-
-impl Gate {
-    /// A clock that stands still, and at which the engine stops.
-    fn clock(self: &Arc<Self>) -> Clock {
-        let gate = Arc::clone(self);
-        Clock::from_fn(move || {
-            if std::thread::current().name().is_some_and(|name| name.starts_with("engine")) {
-                let left = gate.left.lock().unwrap();
-                let mut left = gate.changed.wait_while(left, |left| *left == Some(0)).unwrap();
-                if let Some(left) = left.as_mut() {
-                    *left -= 1;
-                }
-            }
-            BootMillis(0)
-        })
-    }
-
-    fn open(&self) {
-        *self.left.lock().unwrap() = None;
-        self.changed.notify_all();
-    }
-}
 
 async fn session(clean_room: &CleanRoom, identity: &Identity) -> Result<Session, ChannelError> {
     let party = clean_room.party(identity);
@@ -69,22 +40,22 @@ fn chat(text: &str) -> Request<Full<Bytes>> {
 
 /// Returns when the enclave takes no further request on the session.
 async fn closed(session: &Session) {
-    let closed = async {
-        while session.is_usable() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+    wait::until("the session takes no further request", || !session.is_usable()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_runs_is_finished_and_everybody_else_hears_of_the_end() {
-    let gate = Arc::new(Gate::default());
-    let mut clean_room = CleanRoom::start_on(World::new(), "", gate.clock()).await;
+    let hold = Hold::default();
+    let look = hold.look();
+    let clock = Clock::from_fn(move || {
+        look();
+        BootMillis(0)
+    });
+    let mut clean_room = CleanRoom::start_on(World::new(), "", clock).await;
     let identity = Identity::generate().unwrap();
     let (idle, busy) =
         (session(&clean_room, &identity).await.unwrap(), session(&clean_room, &identity).await.unwrap());
-    *gate.left.lock().unwrap() = Some(20);
+    hold.after(10);
     let mut answer = busy.send(chat("Tell me a short story.")).await.unwrap();
     assert!(answer.body_mut().frame().await.unwrap().unwrap().is_data());
 
@@ -109,7 +80,7 @@ async fn what_runs_is_finished_and_everybody_else_hears_of_the_end() {
     assert_eq!((new.code(), new.is_refusal()), ("unproven/draining", false), "{new}");
     assert!(new.to_string().contains("busy: the enclave is draining"), "{new}");
 
-    gate.open();
+    hold.release();
     let story = answer.into_body().collect().await.unwrap().to_bytes();
     let story = String::from_utf8(story.to_vec()).unwrap();
     assert!(story.contains("data: [DONE]\n\n"), "{story}");

@@ -16,6 +16,7 @@ use cleanroom_program::clock::{Clock, Hands};
 use cleanroom_tests::client::{question, send};
 use cleanroom_tests::fleet::Fleet;
 use cleanroom_tests::scripted::{Connection, Peer, ScriptedRoom};
+use cleanroom_tests::wait;
 use http::Request;
 use http_body_util::BodyExt as _;
 use tokio::sync::{Notify, Semaphore};
@@ -83,16 +84,6 @@ impl Tally {
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.unwrap()
-}
-
-/// Waits until `is_so`.
-async fn until(is_so: impl Fn() -> bool) {
-    in_time(async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
 }
 
 /// Sends requests whose answers go on, until each of `rooms` has one at least.
@@ -421,7 +412,7 @@ async fn renewed_behind(answers: &'static [usize]) -> (ScriptedRoom, Answer) {
     let mut answer = sessions.send(&request()).await.unwrap();
     assert_eq!(next_piece(&mut answer).await, "data: 0\n\n");
     hands.advance(MAX_SESSION);
-    until(|| room.connections() > answers.len()).await;
+    wait::until("there is one more connection", || room.connections() > answers.len()).await;
     drop(sessions);
     (room, answer)
 }

@@ -11,6 +11,7 @@ use cleanroom_tests::clean_room::repository;
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::official::{self, Package};
 use cleanroom_tests::processes::{Running, file, only_child_of, output, program, succeed};
+use cleanroom_tests::wait;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use rustix::process::{Pid, Signal, kill_process};
@@ -122,14 +123,11 @@ fn the_partner_proves_uses_and_after_a_swap_refuses() {
     let before = std::fs::read_to_string(path.join("state/measurements.json")).unwrap();
     let enclave = Pid::from_raw(site.host.only_child().cast_signed()).unwrap();
     kill_process(enclave, Signal::KILL).unwrap();
-    let refused = loop {
-        let refused =
-            output("cleanroom", path, &["chat", address, "--key", "partner.key", "--prompt", "a secret"]);
-        // Until the new enclave listens, the host can only close the connection; that is no verdict.
-        if refused.status.code() != Some(4) {
-            break refused;
-        }
-    };
+    let chat = ["chat", address, "--key", "partner.key", "--prompt", "a secret"];
+    // Until the new enclave listens, the host can only close the connection; that is no verdict.
+    let refused = wait::found_blocking("the new enclave listens", || {
+        Some(output("cleanroom", path, &chat)).filter(|refused| refused.status.code() != Some(4))
+    });
     assert_ne!(std::fs::read_to_string(path.join("state/measurements.json")).unwrap(), before);
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{message}");
@@ -218,16 +216,6 @@ fn descriptors(process: u32) -> Vec<String> {
     links.map(|link| link.to_string_lossy().into_owned()).collect()
 }
 
-/// Asks again until `found` gives something. What is waited for comes, or the test hangs until it is ended.
-fn wait_for<T>(mut found: impl FnMut() -> Option<T>) -> T {
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn the_worker_is_confined_and_its_end_is_the_enclaves() {
     let site = Site::start();
@@ -266,20 +254,24 @@ fn the_worker_is_confined_and_its_end_is_the_enclaves() {
     };
     let console = || std::fs::read_to_string(path.join("state/console.log")).unwrap_or_default();
     end(worker, Signal::SYS);
-    wait_for(|| console().contains("halted: the worker made a forbidden system call\n").then_some(()));
-    let next = wait_for(|| {
+    wait::until_blocking("the halt is on the console", || {
+        console().contains("halted: the worker made a forbidden system call\n")
+    });
+    let next = wait::found_blocking("there is another worker", || {
         let keeper = only_child_of(site.host.id()).filter(|next| *next != keeper)?;
         Some((keeper, only_child_of(keeper)?))
     });
     end(next.1, Signal::KILL);
-    wait_for(|| console().contains("halted: the worker was ended by signal 9\n").then_some(()));
+    wait::until_blocking("the halt is on the console", || {
+        console().contains("halted: the worker was ended by signal 9\n")
+    });
     // The keeper ends: so does its worker.
-    let last = wait_for(|| {
+    let last = wait::found_blocking("there is another worker", || {
         let keeper = only_child_of(site.host.id()).filter(|last| *last != next.0)?;
         Some((keeper, only_child_of(keeper)?))
     });
     end(last.0, Signal::KILL);
-    wait_for(|| (!Path::new(&format!("/proc/{}", last.1)).exists()).then_some(()));
+    wait::until_blocking("the worker has ended", || !Path::new(&format!("/proc/{}", last.1)).exists());
 }
 
 #[test]

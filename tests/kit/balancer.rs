@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tokio::net::UnixStream;
 
 use crate::clean_room::repository;
 use crate::processes::installed;
+use crate::wait;
 
 /// A program that balances.
 #[derive(Debug, Clone, Copy)]
@@ -81,9 +81,7 @@ impl Balancer {
     }
 
     async fn is_there(&self) {
-        while UnixStream::connect(&self.socket).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait::found("the balancer listens", async || UnixStream::connect(&self.socket).await.ok()).await;
     }
 }
 

@@ -8,6 +8,7 @@ use cleanroom_channel::identity::Identity;
 
 use crate::clean_room::repository;
 use crate::processes::{Running, file, succeed};
+use crate::wait;
 
 /// The authorities, and their folders.
 pub const NAMES: [&str; 3] = ["bank", "utility", "regulator"];
@@ -116,11 +117,7 @@ impl Ceremony {
     pub fn serve_broker(&mut self, index: usize) {
         let name = NAMES[index];
         let root = self.path("host/development-root.pem");
-        let begun = std::time::Instant::now();
-        while !root.exists() {
-            assert!(begun.elapsed().as_secs() < 120, "the host made no development root");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        wait::until_blocking("the host has made its development root", || root.exists());
         let trust = self.run(
             "trust --development-root host/development-root.pem --release-root roots/1.json --use-model demo",
         );
@@ -163,15 +160,10 @@ impl Ceremony {
     /// Waits until the log of an authority's broker has an entry, and gives its last one.
     #[must_use]
     pub fn broker_log(&self, index: usize) -> serde_json::Value {
-        let begun = std::time::Instant::now();
-        loop {
+        wait::found_blocking("an enclave has asked the broker", || {
             let log = std::fs::read_to_string(self.path(&format!("{}.log", NAMES[index]))).unwrap();
-            if let Some(entry) = log.lines().last() {
-                return serde_json::from_str(entry).unwrap();
-            }
-            assert!(begun.elapsed().as_secs() < 120, "no enclave asked the broker");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+            log.lines().last().map(|entry| serde_json::from_str(entry).unwrap())
+        })
     }
 
     /// A file of the folder.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cleanroom_attestation::digest::Sha256Digest;
@@ -47,6 +48,13 @@ pub struct CleanRoom {
     model_digest: Sha256Digest,
     /// What the relay carried.
     pub recorder: Recorder,
+}
+
+/// A security module that still waits is let go, so that a test that fails ends.
+impl Drop for CleanRoom {
+    fn drop(&mut self) {
+        self.world.hold(false);
+    }
 }
 
 impl CleanRoom {
@@ -118,7 +126,7 @@ impl CleanRoom {
 
     /// A proxy of a partner with a policy of its own.
     pub async fn proxy_under(&self, identity: &Identity, policy: Policy) -> SocketAddr {
-        self.serve(RelyingParty::new(identity, policy, model_id()).unwrap()).await
+        self.proxy_of(RelyingParty::new(identity, policy, model_id()).unwrap()).await
     }
 
     /// A partner with a key of its own.
@@ -141,10 +149,11 @@ impl CleanRoom {
 
     /// A proxy of a partner with `identity`; gives its address.
     pub async fn proxy(&self, identity: &Identity) -> SocketAddr {
-        self.serve(self.party(identity)).await
+        self.proxy_of(self.party(identity)).await
     }
 
-    async fn serve(&self, party: RelyingParty) -> SocketAddr {
+    /// A proxy of a partner; gives its address.
+    pub async fn proxy_of(&self, party: RelyingParty) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let sessions = Sessions::new(party, self.address());
@@ -199,17 +208,25 @@ pub struct Recorder {
     bytes: Arc<Mutex<Vec<u8>>>,
     from_enclave: Arc<Mutex<Vec<u8>>>,
     cut: watch::Sender<Option<usize>>,
+    refuses: Arc<AtomicBool>,
 }
 
 impl Recorder {
     /// Listens at `at` and carries to `to`.
     pub async fn start(at: PathBuf, to: PathBuf) -> Self {
-        let recorder =
-            Self { bytes: Arc::default(), from_enclave: Arc::default(), cut: watch::channel(None).0 };
+        let recorder = Self {
+            bytes: Arc::default(),
+            from_enclave: Arc::default(),
+            cut: watch::channel(None).0,
+            refuses: Arc::default(),
+        };
         let listener = UnixListener::bind(at).unwrap();
         let this = recorder.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                if this.refuses.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(target) = UnixStream::connect(&to).await else { continue };
                 let (from_partner, to_partner) = stream.into_split();
                 let (from_enclave, to_enclave) = target.into_split();
@@ -279,6 +296,11 @@ impl Recorder {
     pub fn cut_after(&self, more: usize) {
         let limit = self.len() + more;
         self.cut.send_replace(Some(limit));
+    }
+
+    /// Closes every new connection at once from now on.
+    pub fn refuse(&self) {
+        self.refuses.store(true, Ordering::SeqCst);
     }
 
     /// Whether `needle` was carried in the clear.

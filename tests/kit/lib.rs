@@ -1,9 +1,9 @@
 //! What the end-to-end tests share: the attester's end alone ([`platform`]), an attester that lies on request ([`liar`]), one whose HTTP/2
 //! is scripted ([`scripted`]), a whole clean
-//! room behind a recording relay ([`clean_room`]), one under authorities whose time the test moves ([`released_room`]), a plain client ([`client`]), the official ones
+//! room behind a recording relay ([`clean_room`]), one under authorities whose time the test moves ([`released_room`]) and whose engine it stops ([`hold`]), a plain client ([`client`]), the official ones
 //! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), several
-//! hosts of them ([`fleet`]), balancers in front of those ([`balancer`]), and a host's store
-//! that lies on request ([`store`]).
+//! hosts of them ([`fleet`]), balancers in front of those ([`balancer`]), a host's store
+//! that lies on request ([`store`]), and waits that have an end ([`wait`]).
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -20,6 +20,7 @@ pub mod ceremony;
 pub mod clean_room;
 pub mod client;
 pub mod fleet;
+pub mod hold;
 pub mod http_proxy;
 pub mod liar;
 pub mod log;
@@ -30,3 +31,4 @@ pub mod released_room;
 pub mod scripted;
 pub mod store;
 pub mod stranger;
+pub mod wait;

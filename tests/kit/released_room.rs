@@ -1,8 +1,8 @@
 //! A clean room under authorities, whose time and tokens pass when the test says so.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
@@ -16,6 +16,7 @@ use http::StatusCode;
 use crate::authorities::Authorities;
 use crate::clean_room::{CleanRoom, Control, model};
 use crate::client::{json, question, send};
+use crate::hold::Hold;
 use crate::platform::{World, model_id};
 
 /// A clean room under a root, its partner, and a clock that the test moves.
@@ -31,53 +32,7 @@ pub struct ReleasedRoom {
     /// The enclave's clock, in milliseconds.
     pub clock: Arc<AtomicU64>,
     /// Where the engine stops.
-    pub hold: Arc<Hold>,
-}
-
-/// Looks at the clock for each token of one answer: before the step, and when the token is permitted.
-const LOOKS: u32 = 2;
-
-/// Stops the engine at a token, so that something can happen in the middle of an answer.
-#[derive(Default)]
-pub struct Hold {
-    /// Looks at the clock that the engine may still take; `None` for any number.
-    left: Mutex<Option<u32>>,
-    changed: Condvar,
-    /// Whether the engine stands at the token.
-    reached: AtomicBool,
-}
-
-impl Hold {
-    /// Stops the engine after so many tokens.
-    pub fn after(&self, tokens: u32) {
-        *self.left.lock().unwrap() = Some(tokens * LOOKS);
-    }
-
-    /// Waits until the engine stands there, so that it looks at no clock before it is released.
-    pub async fn reached(&self) {
-        while !self.reached.load(Ordering::SeqCst) {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Lets the engine go on.
-    pub fn release(&self) {
-        *self.left.lock().unwrap() = None;
-        self.changed.notify_all();
-    }
-
-    /// Called whenever the enclave looks at its clock.
-    pub fn pass(&self) {
-        if !std::thread::current().name().is_some_and(|name| name.starts_with("engine")) {
-            return;
-        }
-        let left = self.left.lock().unwrap();
-        self.reached.store(*left == Some(0), Ordering::SeqCst);
-        let mut left = self.changed.wait_while(left, |left| *left == Some(0)).unwrap();
-        if let Some(left) = left.as_mut() {
-            *left -= 1;
-        }
-    }
+    pub hold: Hold,
 }
 
 impl ReleasedRoom {
@@ -117,10 +72,10 @@ impl ReleasedRoom {
 
     async fn configured(world: World, authorities: Authorities, identity: Identity, more: &str) -> Self {
         let clock = Arc::new(AtomicU64::new(1_000_000));
-        let hold = Arc::new(Hold::default());
-        let (now, held) = (Arc::clone(&clock), Arc::clone(&hold));
+        let hold = Hold::default();
+        let (now, look) = (Arc::clone(&clock), hold.look());
         let clock_of_room = Clock::from_fn(move || {
-            held.pass();
+            look();
             BootMillis(now.load(Ordering::SeqCst))
         });
         let config = format!("[release]\nroot = '''{}'''\n{more}", authorities.root_text());

@@ -57,6 +57,22 @@ impl Device for Gate {
     }
 }
 
+/// The end of the gate that the test has. Its end opens the gate, so that a test that fails ends.
+struct Key(Arc<(Mutex<bool>, Condvar)>);
+
+impl Key {
+    fn set(&self, open: bool) {
+        *self.0.0.lock().unwrap() = open;
+        self.0.1.notify_all();
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.set(true);
+    }
+}
+
 /// A keeper, and its worker's end of the connection in a stranger's hands.
 struct Stage {
     worker: UnixStream,
@@ -64,7 +80,7 @@ struct Stage {
     start: Start,
     leaf: Sha384Digest,
     device: SoftwareDevice,
-    open: Arc<(Mutex<bool>, Condvar)>,
+    gate: Key,
     fails: Arc<AtomicBool>,
     control: UnixStream,
     /// The keeper's clock, in milliseconds.
@@ -99,7 +115,7 @@ impl Stage {
         worker.write_all(&FromWorker::Leaf(leaf).frame(0)).await.unwrap();
         let (_, FromKeeper::Start(start)) = receive(&mut worker).await else { panic!("expected the start") };
         let control = UnixStream::connect(path).await.unwrap();
-        Self { worker, keeper, start, leaf, device, open, fails, control, clock, _folder: folder }
+        Self { worker, keeper, start, leaf, device, gate: Key(open), fails, control, clock, _folder: folder }
     }
 
     async fn ready(world: &World, configuration: &str) -> Self {
@@ -316,14 +332,13 @@ async fn questions_beyond_what_the_security_module_takes_are_refused() {
     // A public statement answers everybody, so there is one, and one whose answer is on its way.
     const AT_ONCE: u32 = 2;
     let mut stage = Stage::ready(&World::new(), "").await;
-    *stage.open.0.lock().unwrap() = false;
+    stage.gate.set(false);
     for id in 0..=AT_ONCE {
         stage.say(id, &FromWorker::Public(Nonce::from_bytes([1; 32]))).await;
     }
     let refused = receive(&mut stage.worker).await;
     assert!(matches!(refused, (AT_ONCE, FromKeeper::Refused(RefusalCode::Busy))), "{refused:?}");
-    *stage.open.0.lock().unwrap() = true;
-    stage.open.1.notify_all();
+    stage.gate.set(true);
     let mut answered = Vec::new();
     for _ in 0..AT_ONCE {
         let (id, answer) = receive(&mut stage.worker).await;

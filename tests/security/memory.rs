@@ -21,6 +21,7 @@ use cleanroom_tests::ceremony::{Ceremony, NAMES, Terms};
 use cleanroom_tests::client::{json, question};
 use cleanroom_tests::platform::model_id;
 use cleanroom_tests::processes::only_child_of;
+use cleanroom_tests::wait;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use http_body_util::channel::Channel;
@@ -46,12 +47,10 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
 
     let party =
         || RelyingParty::new(ceremony.identity(), ceremony.policy("roots/1.json"), model_id()).unwrap();
-    let session = loop {
-        // Until the enclave has its first lease.
-        if let Ok(session) = Sessions::new(party(), address.parse().unwrap()).get().await {
-            break session;
-        }
-    };
+    let session = wait::found("the enclave has its first lease", async || {
+        Sessions::new(party(), address.parse().unwrap()).get().await.ok()
+    })
+    .await;
     // The first part of a request, up to the marker's end, and no more.
     let text = question(&format!("What is attestation? {MARKER}"), false);
     let escaped = MARKER.replace('"', "\\\"");
@@ -68,7 +67,7 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
     sender.send_data(Bytes::copy_from_slice(first.as_bytes())).await.unwrap();
     // The worker holds what it got so far, and the search finds it. The keeper never does: it has the keys to all sessions' evidence,
     // and the search finds what the host told it at its start.
-    until(|| memory.held(&marker).contains(&"escaped"), "the search finds what is there").await;
+    wait::until("the search finds what is there", || memory.held(&marker).contains(&"escaped")).await;
     assert!(keeper.holds("CLEANROOM_STORE="), "the search finds what the keeper has");
     assert_eq!(keeper.held(&marker), [""; 0], "the keeper has seen the prompt");
 
@@ -95,8 +94,8 @@ async fn nothing_of_a_session_is_left_in_the_enclaves_memory() {
         assert!(begun.elapsed() < PATIENCE, "expected that the search finds the tokens");
     }
     drop(session);
-    until(|| memory.held(&marker).is_empty(), "the prompt is gone").await;
-    until(|| memory.held(&answer).is_empty(), "the answer is gone").await;
+    wait::until("the prompt is gone", || memory.held(&marker).is_empty()).await;
+    wait::until("the answer is gone", || memory.held(&answer).is_empty()).await;
 }
 
 /// How a request ends.
@@ -153,12 +152,12 @@ async fn nothing_of_a_request_is_left_however_it_ends_while_others_go_on() {
     let worker = worker_of(keeper).await;
     let [memory, keeper] = [worker, keeper].map(|process| Memory::of(process).unwrap());
     let policy = ceremony.policy("roots/1.json");
-    let session = async || loop {
-        // Until the enclave has its first lease.
-        let party = RelyingParty::new(ceremony.identity(), policy.clone(), model_id()).unwrap();
-        if let Ok(session) = Sessions::new(party, address.parse().unwrap()).get().await {
-            break session;
-        }
+    let session = async || {
+        wait::found("the enclave has its first lease", async || {
+            let party = RelyingParty::new(ceremony.identity(), policy.clone(), model_id()).unwrap();
+            Sessions::new(party, address.parse().unwrap()).get().await.ok()
+        })
+        .await
     };
     // The enclave is never idle: another session's answers follow one upon the other.
     let other = session().await;
@@ -192,7 +191,7 @@ async fn nothing_of_a_request_is_left_however_it_ends_while_others_go_on() {
             assert!(begun.elapsed() < PATIENCE, "{end:?}: {}", String::from_utf8_lossy(&heard));
         }
         drop(session);
-        until(|| memory.held(&forms).is_empty(), &format!("{end:?}: the prompt is gone")).await;
+        wait::until(&format!("{end:?}: the prompt is gone"), || memory.held(&forms).is_empty()).await;
         assert_eq!(keeper.held(&forms), [""; 0], "{end:?}: the keeper has seen the prompt");
     }
     busy.abort();
@@ -249,10 +248,7 @@ fn every_form_of_a_text_is_found_where_it_is() {
         assert_eq!(memory.held(&forms), [""; 0]);
         let mut stdin = process.stdin.take().unwrap();
         stdin.write_all(&bytes).unwrap();
-        let begun = Instant::now();
-        while !memory.held(&forms).contains(&name) {
-            assert!(begun.elapsed() < PATIENCE, "{name} is not found");
-        }
+        wait::until_blocking(&format!("the search finds {name}"), || memory.held(&forms).contains(&name));
         drop(stdin);
         assert!(process.wait().unwrap().success());
     }
@@ -315,16 +311,8 @@ fn tokens(text: &str) -> Vec<u32> {
 
 /// The keeper's one child, which starts a moment after the host can connect.
 async fn worker_of(keeper: u32) -> u32 {
-    until(|| only_child_of(keeper).is_some(), "the keeper has one worker").await;
+    wait::until("the keeper has one worker", || only_child_of(keeper).is_some()).await;
     only_child_of(keeper).unwrap()
-}
-
-async fn until(condition: impl Fn() -> bool, what: &str) {
-    let begun = Instant::now();
-    while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "expected that {what}");
-        tokio::task::yield_now().await;
-    }
 }
 
 /// The memory of another process.

@@ -18,6 +18,7 @@ use cleanroom_tests::clean_room::CleanRoom;
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::log::LogKeeper;
 use cleanroom_tests::released_room::ReleasedRoom;
+use cleanroom_tests::wait;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use tokio::net::TcpListener;
@@ -42,13 +43,11 @@ fn read(folder: &Path) -> Vec<KeptReceipt> {
 
 /// The receipts of the folder, once there are so many. The proxy fetches those of cut answers by itself.
 async fn once_there_are(folder: &Path, count: usize) -> Vec<KeptReceipt> {
-    loop {
+    wait::found("there are so many receipts", async || {
         let receipts = if folder.exists() { read(folder) } else { Vec::new() };
-        if receipts.len() >= count {
-            return receipts;
-        }
-        tokio::task::yield_now().await;
-    }
+        (receipts.len() >= count).then_some(receipts)
+    })
+    .await
 }
 
 async fn body(response: http::Response<hyper::body::Incoming>) -> String {

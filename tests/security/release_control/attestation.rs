@@ -9,6 +9,7 @@ use cleanroom_tests::client::json;
 use cleanroom_tests::platform::World;
 use cleanroom_tests::released_room::ReleasedRoom;
 use cleanroom_tests::stranger::{Statement, Stranger, ask_attestation};
+use cleanroom_tests::wait;
 use http::StatusCode;
 use tokio::task::JoinSet;
 
@@ -68,9 +69,7 @@ async fn strangers_do_not_keep_the_security_module_from_the_leases_nonce() {
     // The security module is never idle for strangers from here on: one of them waits whenever it may have a turn.
     let world = room.clean_room.world();
     let begun = world.requests();
-    while world.requests() < begun + 3 {
-        tokio::task::yield_now().await;
-    }
+    wait::until("strangers have had their turns", || world.requests() >= begun + 3).await;
     let mut foreign = 0;
     for _ in 0..RENEWALS {
         let before = room.clean_room.world().requests();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
@@ -10,9 +11,11 @@ use cleanroom_attestation::channel::StreamEnd;
 use cleanroom_attestation::release::{Accepted, List, ModelState, Release};
 use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::session::{self, Sessions};
+use cleanroom_program::clock::{Clock, Hands};
 use cleanroom_tests::authorities::LEASE_MS;
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::released_room::ReleasedRoom;
+use cleanroom_tests::wait;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Full};
 
@@ -111,7 +114,7 @@ fn events(text: &str) -> usize {
 /// How many events with text have come so far.
 async fn come(response: &mut http::Response<hyper::body::Incoming>) -> usize {
     let mut text = Vec::new();
-    let silence = std::time::Duration::from_millis(100);
+    let silence = Duration::from_millis(100);
     while let Ok(frame) = tokio::time::timeout(silence, response.body_mut().frame()).await {
         text.extend_from_slice(&frame.unwrap().unwrap().into_data().unwrap());
     }
@@ -194,7 +197,7 @@ async fn a_denial_holds_back_what_a_limit_had_let_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_holds_back_what_a_deadline_had_let_through() {
-    const TIME: std::time::Duration = std::time::Duration::from_secs(5);
+    const TIME: Duration = Duration::from_secs(5);
     let mut room =
         ReleasedRoom::slow_and(&format!("[limits]\nrequest_time = \"{}s\"\n", TIME.as_secs())).await;
     let release = one_at_a_time(&room, 1, 100_000);
@@ -276,28 +279,34 @@ async fn a_suspension_ends_a_running_stream_with_a_signed_reason() {
     assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-suspended"));
 }
 
-/// A stream through the local proxy, read up to its first event with text.
-async fn proxied(room: &ReleasedRoom) -> http::Response<hyper::body::Incoming> {
-    let proxy = room.proxy().await;
+/// A stream through a local proxy whose clock the test moves, read up to its first event with text. The lease ends
+/// in [`LEFT`], and the engine waits in the middle of the answer.
+async fn proxied(room: &ReleasedRoom) -> (Hands, http::Response<hyper::body::Incoming>) {
+    room.pass_time(LEASE_MS - LEFT.as_millis() as u64);
+    room.hold.after(3);
+    let (clock, hands) = Clock::manual();
+    let proxy = room.clean_room.proxy_of(room.party(&room.identity).with_clock(clock)).await;
     let question = question(STORY, true);
     let mut response = send(proxy, "POST", "/v1/chat/completions", &question).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert!(response.body_mut().frame().await.unwrap().unwrap().is_data());
-    response
+    room.hold.reached().await;
+    (hands, response)
 }
+
+/// How much is left of the lease.
+const LEFT: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_proxy_cuts_what_runs_when_the_lease_it_was_shown_ends_and_no_other_is_proven() {
     let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     room.run(&release).await;
-    // So much is left that the session is proven, and so little that its end comes soon.
-    room.pass_time(LEASE_MS - 2_000);
-    room.hold.after(3);
-    let response = proxied(&room).await;
-    room.hold.reached().await;
-    // The lease lapses, and an enclave that does not obey it would go on: here, it says nothing at all.
-    room.pass_time(LEASE_MS);
+    let (hands, response) = proxied(&room).await;
+    // The lease ends for the partner, and no new connection comes through. The enclave, as one that does not obey,
+    // says nothing.
+    room.clean_room.recorder.refuse();
+    hands.advance(LEFT);
     assert!(response.into_body().collect().await.is_err(), "the stream must be cut");
     room.hold.release();
 }
@@ -307,21 +316,13 @@ async fn the_proxy_lets_a_stream_go_on_when_the_same_clean_room_is_proven_again(
     let mut room = ReleasedRoom::start().await;
     let release = room.release(1);
     let release = room.run(&release).await;
-    room.pass_time(LEASE_MS - 2_000);
-    room.hold.after(3);
-    let response = proxied(&room).await;
-    room.hold.reached().await;
-    let proven = room.clean_room.recorder.len();
+    let (hands, response) = proxied(&room).await;
     room.renew(&release).await;
-    let hold = Arc::clone(&room.hold);
-    let recorder = room.clean_room.recorder.clone();
+    let proven = room.clean_room.recorder.len();
+    hands.advance(LEFT);
     // Another handshake went by: the clean room was proven again while the stream waited.
-    tokio::task::spawn_blocking(move || {
-        while recorder.len() < proven + 4_096 {
-            std::thread::yield_now();
-        }
-        hold.release();
-    });
+    wait::until("it is proven again", || room.clean_room.recorder.len() >= proven + 4_096).await;
+    room.hold.release();
     let rest = response.into_body().collect().await.unwrap().to_bytes();
     assert!(String::from_utf8_lossy(&rest).contains("data: [DONE]\n\n"));
 }
