@@ -14,10 +14,11 @@ use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::log_store::LogStore;
-use cleanroom_host::relay::{Limits, Times};
+use cleanroom_host::relay::{Balancer, BalancerError, Balancers, Limits, NextHost, Times};
 use cleanroom_program::file::FileError;
 use cleanroom_program::manual::Manual;
 
+use crate::Failure;
 use crate::image_command::ImageCommand;
 
 /// Runs an enclave and carries its partners' connections, which this program cannot read.
@@ -304,11 +305,28 @@ pub(crate) struct RelayArguments {
     #[arg(long)]
     keep_enclave: bool,
 
+    /// Tell what --to names whom each connection comes from: a header of the PROXY protocol, version 2, begins it.
+    /// Only another host with --proxy-protocol can be told, at unix:PATH.
+    #[arg(long, requires = "keep_enclave")]
+    send_proxy: bool,
+
     #[command(flatten)]
     pub(crate) limits: LimitArguments,
 }
 
 impl RelayArguments {
+    /// Where connections go.
+    ///
+    /// # Errors
+    /// A header would go to an enclave.
+    pub(crate) fn next_host(&self) -> Result<NextHost, Failure> {
+        let address = self.to.clone();
+        if self.send_proxy && !matches!(address, EnclaveAddress::Unix(_)) {
+            return Err(Failure::SendProxy(address));
+        }
+        Ok(NextHost { address, wants_header: self.send_proxy })
+    }
+
     /// Where the enclave is told that it is to drain, if it is.
     pub(crate) fn control(&self) -> Option<EnclaveAddress> {
         if self.keep_enclave { None } else { self.control.clone().or_else(|| self.to.control()) }
@@ -362,16 +380,23 @@ impl DoctorArguments {
 #[derive(Args)]
 pub(crate) struct LimitArguments {
     /// The most open connections. At this limit, a new connection replaces one of the client with the most
-    /// connections, or is closed at once. Each connection needs two open files.
+    /// connections, or is closed at once. Each connection needs two open files, with --proxy-protocol three.
     #[arg(long, value_name = "NUMBER", default_value = "1024")]
     max_connections: NonZeroUsize,
 
     /// The most open connections of one client: an IPv4 address, or a /64 network of IPv6. At this limit, a
     /// new connection replaces a silent one of the same client, or is closed at once. Default: half of
-    /// --max-connections. Behind a balancer that hides its clients' addresses, give the value of
-    /// --max-connections.
+    /// --max-connections. Behind a balancer, use --proxy-protocol; if the balancer cannot send its clients'
+    /// addresses, give the value of --max-connections.
     #[arg(long, value_name = "NUMBER")]
     max_connections_per_client: Option<NonZeroUsize>,
+
+    /// A balancer in front of this host: its address, a network like 10.0.0.0/24, or `unix` for what connects to
+    /// --listen unix:PATH; may be repeated. Each of its connections must begin with a header of the PROXY protocol,
+    /// version 2. The client's address in the header counts for --max-connections-per-client. Nobody else's header
+    /// is looked at.
+    #[arg(long, value_name = "FROM", value_delimiter = ',')]
+    proxy_protocol: Vec<Balancer>,
 
     /// How long a connection may take to begin a TLS session.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
@@ -417,9 +442,19 @@ impl LimitArguments {
 }
 
 impl LimitArguments {
-    /// Open files and sockets that the program needs at most: two for each connection, and the rest.
+    /// The balancers in front of a host that listens on `listen`.
+    ///
+    /// # Errors
+    /// One of them cannot connect there.
+    pub(crate) fn balancers(&self, listen: &ListenAddress) -> Result<Balancers, BalancerError> {
+        Balancers::new(self.proxy_protocol.clone(), listen)
+    }
+
+    /// Open files and sockets that the program needs at most: two for each connection, one for each that waits for
+    /// its balancer's header, and the rest.
     pub(crate) fn open_files(&self) -> u64 {
-        (self.max_connections.get() as u64).saturating_mul(2).saturating_add(doctor::OTHER_FILES)
+        let each = if self.proxy_protocol.is_empty() { 2 } else { 3 };
+        (self.max_connections.get() as u64).saturating_mul(each).saturating_add(doctor::OTHER_FILES)
     }
 }
 

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use cleanroom_link::port;
 use cleanroom_program::claim::ClaimedListener;
+use cleanroom_proxy_protocol::Addresses;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio_util::either::Either;
@@ -243,11 +244,12 @@ impl Accept for BoundListener {
                 let (stream, from) = listener.accept().await?;
                 // Tokens are small and each is worth a packet.
                 stream.set_nodelay(true)?;
-                Ok(Accepted { stream: Either::Left(stream), from: Some(from.ip()) })
+                let ends = Addresses { client: from, server: stream.local_addr()? };
+                Ok(Accepted { stream: Either::Left(stream), from: Some(ends), has_header: false })
             }
             Self::Unix(listener) => {
                 let stream = Either::Right(listener.accept().await?);
-                Ok(Accepted { stream, from: None })
+                Ok(Accepted { stream, from: None, has_header: false })
             }
         }
     }

@@ -15,6 +15,7 @@ use cleanroom_host::launcher::nitro::Nitro;
 use cleanroom_host::launcher::qemu::Qemu;
 use cleanroom_host::launcher::simulated::Simulated;
 use cleanroom_host::launcher::{Description, LaunchError, StateFolder, SuperviseError};
+use cleanroom_host::relay::{BalancerError, Partners};
 use cleanroom_host::run::{self, Access, RunError, relay_only, with_enclave};
 use cleanroom_program::file::FileError;
 use cleanroom_program::limits::{TooFewFiles, require_open_files};
@@ -80,11 +81,13 @@ fn block_on<Work: Future<Output = Result<(), Failure>>>(
 async fn relay(arguments: RelayArguments, json: bool, stop: CancellationToken) -> Result<(), Failure> {
     let limits = arguments.limits.to_limits();
     require_open_files(arguments.limits.open_files())?;
+    let balancers = arguments.limits.balancers(&arguments.listen)?;
+    let (next, control) = (arguments.next_host()?, arguments.control());
     let (listener, address) = bind(&arguments.listen).await?;
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
     announce(&Ready { address: &address, description: None }, json);
-    let control = arguments.control();
-    relay_only(listener, (arguments.to, control), limits, report, stop).await.map_err(Failure::System)
+    let partners = Partners { listener, balancers };
+    relay_only(partners, (next, control), limits, report, stop).await.map_err(Failure::System)
 }
 
 async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToken) -> Result<(), Failure> {
@@ -94,7 +97,9 @@ async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToke
     }
     // The folder's owner alone may bind, write or remove what belongs to it, so the folder comes first.
     let state = StateFolder::take(&arguments.state)?;
+    let balancers = arguments.limits.balancers(&arguments.listen)?;
     let (listener, address) = bind(&arguments.listen).await?;
+    let partners = Partners { listener, balancers };
     let report = report_listener(arguments.limits.metrics.as_ref()).await?;
     let settings = run::Settings {
         limits: arguments.limits.to_limits(),
@@ -112,19 +117,19 @@ async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToke
             let launcher = Simulated::prepare_in(&enclave, state)?;
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
-            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
+            with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
         }
         Enclave::Nitro(enclave) => {
             let launcher = Nitro::prepare_in(&enclave, state)?;
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
-            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
+            with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
         }
         Enclave::Qemu(enclave) => {
             let launcher = Qemu::prepare_in(&enclave, state)?;
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
-            with_enclave(launcher, access, listener, settings, report, stop, ready).await?;
+            with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
         }
     }
     Ok(())
@@ -250,6 +255,13 @@ enum Failure {
     #[error("what crosses to the enclave cannot be copied: {0}")]
     Capture(FileError),
     #[error(transparent)]
+    Balancers(#[from] BalancerError),
+    #[error(
+        "expected --to unix:PATH, the socket of another host, beside --send-proxy, got {0}; an enclave takes the header \
+         for a client that speaks no TLS"
+    )]
+    SendProxy(EnclaveAddress),
+    #[error(transparent)]
     OpenFiles(#[from] TooFewFiles),
     #[error(transparent)]
     Manual(#[from] ManualError),
@@ -268,6 +280,7 @@ impl Failure {
             Self::Enclave(RunError::Enclave(SuperviseError::Refused(_))) => 3,
             Self::Enclave(RunError::Enclave(SuperviseError::Failed { .. })) => 4,
             Self::Output(error) => error.exit_status(1),
+            Self::Balancers(_) | Self::SendProxy(_) => 2,
             Self::Enclave(_)
             | Self::Launch(_)
             | Self::Image(_)

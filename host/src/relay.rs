@@ -2,33 +2,42 @@
 //!
 //! TLS begins and ends elsewhere. The relay adds limits: how many connections there are in all and for one
 //! client, how long they live, and how much of them is in memory. It logs numbers of connections, bytes and
-//! durations only.
+//! durations only, and the address of a client that reaches its limit.
+//!
+//! Behind a balancer, a header before the first byte says whom a connection comes from (PROXY protocol). The
+//! header ends here, so an enclave never sees one.
 //!
 //! The enclave hears of a connection when its first bytes are there, so silent connections take none of its
 //! slots.
 
+mod balancer;
 mod connection;
 mod counters;
 mod pipe;
+mod seldom;
 mod slots;
 
 use std::io;
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cleanroom_proxy_protocol::{Addresses, Header, written};
 use cleanroom_vsock::WRITE_CAP;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use balancer::{Balancer, BalancerError, Balancers, NextHost, Partners};
 pub use connection::{Carried, Ended, Times, carry};
 pub use counters::{Counters, Snapshot};
 pub use pipe::pass;
 
+use balancer::NoHeader;
+use seldom::Seldom;
 use slots::{Client, NoSlot, Slot, Slots};
 
 /// A stream of bytes in both directions.
@@ -50,8 +59,10 @@ pub trait Accept: Send {
 pub struct Accepted<Stream> {
     /// The connection.
     pub stream: Stream,
-    /// The address that it comes from; none for a program on this machine.
-    pub from: Option<IpAddr>,
+    /// Its ends; none for a program on this machine.
+    pub from: Option<Addresses>,
+    /// Whether it begins with a balancer's header, which says whom it comes from instead.
+    pub has_header: bool,
 }
 
 /// How the enclave is reached.
@@ -61,6 +72,12 @@ pub trait Dial: Send + Sync + 'static {
 
     /// A new connection.
     fn dial(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Whether what is reached wants a header that names the client at the beginning of each connection. An
+    /// enclave never does.
+    fn wants_header(&self) -> bool {
+        false
+    }
 }
 
 /// Limits of a relay.
@@ -83,8 +100,9 @@ pub struct Limits {
 /// How long the relay waits before it asks the system again for a connection after an error, such as too many
 /// open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How often the log repeats that connections cannot be accepted.
-const ACCEPT_COMPLAINT: Duration = Duration::from_secs(10);
+/// How long a balancer may take for its header. Shorter times than 3 s lose it where a packet has to be sent again
+/// (proxy-protocol.txt, section 2).
+const HEADER_LIMIT: Duration = Duration::from_secs(5);
 /// How long one attempt to reach the enclave may take.
 const DIAL_LIMIT: Duration = Duration::from_secs(3);
 /// The first and the longest pause between two attempts to reach the enclave.
@@ -101,24 +119,31 @@ pub async fn serve<D: Dial>(
     counters: Arc<Counters>,
     stop: impl Future<Output = ()>,
 ) -> u64 {
-    let slots = Slots::new(limits.connections.get(), limits.per_client.get());
+    let relay = Arc::new(Relay {
+        slots: Slots::new(limits.connections.get(), limits.per_client.get()),
+        enclave,
+        limits,
+        counters,
+        stopping: CancellationToken::new(),
+        cut: CancellationToken::new(),
+        next_id: AtomicU64::new(1),
+        complaints: Complaints::default(),
+    });
     let connections = TaskTracker::new();
-    let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
+    // A connection without its header has no slot yet, and needs a bound all the same.
+    let headers = Arc::new(Semaphore::new(limits.connections.get().min(Semaphore::MAX_PERMITS)));
     let mut stop = std::pin::pin!(stop);
-    let mut next_id = 0_u64;
-    let mut complaint: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased;
             () = &mut stop => break,
             accepted = listener.accept() => accepted,
         };
-        let partner = match accepted {
-            Ok(partner) => partner,
+        let Accepted { stream: partner, from, has_header } = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
-                counters.accept_error();
-                if complaint.is_none_or(|last| last.elapsed() >= ACCEPT_COMPLAINT) {
-                    complaint = Some(Instant::now());
+                relay.counters.accept_error();
+                if relay.complaints.accept.is_due() {
                     tracing::warn!(error = %error.kind(), "could not accept a connection");
                 }
                 tokio::select! {
@@ -127,112 +152,173 @@ pub async fn serve<D: Dial>(
                 }
             }
         };
-        let Accepted { stream: partner, from } = partner;
-        let slot = match slots.take(Client::new(from)) {
-            Ok(slot) => slot,
-            Err(NoSlot::Full) => {
-                counters.shed();
-                continue;
+        if !has_header {
+            if let Some(slot) = relay.slot(from) {
+                connections.spawn(Arc::clone(&relay).connection(slot, partner, from));
             }
-            Err(NoSlot::Client) => {
-                counters.shed_by_client();
-                continue;
-            }
-        };
-        counters.accepted();
-        next_id += 1;
-        let (enclave, counters) = (Arc::clone(&enclave), Arc::clone(&counters));
-        let ends = Ends { stopping: stopping.clone(), cut: cut.clone() };
-        connections.spawn(connection(next_id, slot, partner, enclave, limits, counters, ends));
+        } else if let Ok(place) = Arc::clone(&headers).try_acquire_owned() {
+            connections.spawn(Arc::clone(&relay).balanced(place, partner, from));
+        } else {
+            relay.counters.shed();
+        }
     }
     drop(listener);
     connections.close();
-    stopping.cancel();
-    let before = counters.snapshot().drained;
+    relay.stopping.cancel();
+    let before = relay.counters.snapshot().drained;
     if timeout(limits.drain, connections.wait()).await.is_err() {
-        cut.cancel();
+        relay.cut.cancel();
         connections.wait().await;
     }
-    counters.snapshot().drained - before
+    relay.counters.snapshot().drained - before
 }
 
-/// How a relay that was asked to stop reaches its connections.
-struct Ends {
-    /// No new work is taken: a connection that has not sent a byte ends at once.
-    stopping: CancellationToken,
-    /// The time is over.
-    cut: CancellationToken,
-}
-
-/// One connection from its beginning to its end; it gives its slot back then.
-async fn connection<D: Dial>(
-    id: u64,
-    slot: Slot,
-    partner: impl Stream,
+/// What the connections of a relay share.
+struct Relay<D> {
+    slots: Arc<Slots>,
     enclave: Arc<D>,
     limits: Limits,
     counters: Arc<Counters>,
-    ends: Ends,
-) {
-    let carried = Arc::clone(&slot.carried);
-    let ended = tokio::select! {
-        biased;
-        () = ends.cut.cancelled() => Ended::Drained,
-        () = slot.displaced.cancelled() => Ended::Displaced,
-        ended = relayed(partner, &*enclave, &limits, &ends.stopping, &carried) => ended,
-    };
-    drop(slot);
-    let (to_enclave, to_partner) =
-        (carried.to_enclave.load(Ordering::Relaxed), carried.to_partner.load(Ordering::Relaxed));
-    counters.ended(ended, to_enclave, to_partner);
-    // A balancer that looks whether the host is there connects and closes, every second.
-    if to_enclave == 0 && ended == Ended::Closed {
-        tracing::debug!(connection = id, "connection closed before its first byte");
-        return;
-    }
-    tracing::info!(
-        connection = id,
-        ended = ended.as_str(),
-        to_enclave,
-        to_partner,
-        milliseconds = u64::try_from(carried.age().as_millis()).unwrap_or(u64::MAX),
-        "connection ended"
-    );
+    /// The relay was asked to stop. No new work is taken: a connection that has not sent a byte ends at once.
+    stopping: CancellationToken,
+    /// The time is over.
+    cut: CancellationToken,
+    next_id: AtomicU64,
+    complaints: Complaints,
 }
 
-/// Waits for the first bytes, reaches the enclave, and carries both directions to their end.
-async fn relayed<D: Dial>(
-    mut partner: impl Stream,
-    enclave: &D,
-    limits: &Limits,
-    stopping: &CancellationToken,
-    carried: &Carried,
-) -> Ended {
-    let mut first = vec![0; WRITE_CAP];
-    let read = tokio::select! {
-        read = timeout(limits.times.opening, partner.read(&mut first)) => read,
-        () = stopping.cancelled() => return Ended::Drained,
-    };
-    match read {
-        Err(_) => return Ended::Silent,
-        Ok(Err(error)) => return Ended::Failed(error.kind()),
-        Ok(Ok(0)) => return Ended::Closed,
-        Ok(Ok(count)) => first.truncate(count),
+/// What the log does not repeat for each connection.
+#[derive(Debug, Default)]
+struct Complaints {
+    accept: Seldom,
+    client: Seldom,
+    header: Seldom,
+}
+
+impl<D: Dial> Relay<D> {
+    /// A slot for a connection, if there is one; otherwise it is counted and closed.
+    fn slot(&self, from: Option<Addresses>) -> Option<Slot> {
+        let client = Client::new(from.map(|ends| ends.client.ip()));
+        match self.slots.take(client) {
+            Ok(slot) => {
+                self.counters.accepted();
+                return Some(slot);
+            }
+            Err(NoSlot::Full) => self.counters.shed(),
+            Err(NoSlot::Client) => {
+                self.counters.shed_by_client();
+                if self.complaints.client.is_due() {
+                    tracing::warn!(
+                        %client,
+                        most = self.limits.per_client,
+                        "a client has as many connections as one may have; its further ones are closed"
+                    );
+                }
+            }
+        }
+        None
     }
-    match reach(enclave, limits.connect).await {
-        Some(enclave) => carry(partner, enclave, first, &limits.times, carried).await,
-        None => Ended::Unreachable,
+
+    /// A connection that a balancer passes on: learns whom it comes from, and takes a slot for that client.
+    async fn balanced(
+        self: Arc<Self>,
+        place: OwnedSemaphorePermit,
+        mut partner: impl Stream,
+        balancer: Option<Addresses>,
+    ) {
+        let header = tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => return,
+            header = timeout(HEADER_LIMIT, balancer::header(&mut partner)) => header,
+        };
+        let from = match header.unwrap_or(Err(NoHeader::TooLate)) {
+            Ok(Header::Passed(ends)) => Some(ends),
+            Ok(Header::Own) => balancer,
+            // A look whether the host is there.
+            Err(NoHeader::Nothing) => {
+                return tracing::debug!("a balancer's connection closed without a byte");
+            }
+            Err(error) => {
+                self.counters.shed_by_header();
+                if self.complaints.header.is_due() {
+                    let from = Client::new(balancer.map(|ends| ends.client.ip()));
+                    tracing::warn!(%error, balancer = %from, "a balancer's connection is closed");
+                }
+                return;
+            }
+        };
+        let Some(slot) = self.slot(from) else { return };
+        drop(place);
+        self.connection(slot, partner, from).await;
+    }
+
+    /// One connection from its beginning to its end; it gives its slot back then.
+    async fn connection(self: Arc<Self>, slot: Slot, partner: impl Stream, from: Option<Addresses>) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let carried = Arc::clone(&slot.carried);
+        let ended = tokio::select! {
+            biased;
+            () = self.cut.cancelled() => Ended::Drained,
+            () = slot.displaced.cancelled() => Ended::Displaced,
+            ended = self.relayed(partner, from, &carried) => ended,
+        };
+        drop(slot);
+        let (to_enclave, to_partner) =
+            (carried.to_enclave.load(Ordering::Relaxed), carried.to_partner.load(Ordering::Relaxed));
+        self.counters.ended(ended, to_enclave, to_partner);
+        // A balancer that looks whether the host is there connects and closes, every second.
+        if to_enclave == 0 && ended == Ended::Closed {
+            tracing::debug!(connection = id, "connection closed before its first byte");
+            return;
+        }
+        tracing::info!(
+            connection = id,
+            ended = ended.as_str(),
+            to_enclave,
+            to_partner,
+            milliseconds = u64::try_from(carried.age().as_millis()).unwrap_or(u64::MAX),
+            "connection ended"
+        );
+    }
+
+    /// Waits for the first bytes, reaches the enclave, and carries both directions to their end.
+    async fn relayed(&self, mut partner: impl Stream, from: Option<Addresses>, carried: &Carried) -> Ended {
+        let times = &self.limits.times;
+        let mut first = vec![0; WRITE_CAP];
+        let read = tokio::select! {
+            read = timeout(times.opening, partner.read(&mut first)) => read,
+            () = self.stopping.cancelled() => return Ended::Drained,
+        };
+        match read {
+            Err(_) => return Ended::Silent,
+            Ok(Err(error)) => return Ended::Failed(error.kind()),
+            Ok(Ok(0)) => return Ended::Closed,
+            Ok(Ok(count)) => first.truncate(count),
+        }
+        let header = self.enclave.wants_header().then(|| written(&from.map_or(Header::Own, Header::Passed)));
+        match reach(&*self.enclave, header.as_deref(), self.limits.connect).await {
+            Some(enclave) => carry(partner, enclave, first, times, carried).await,
+            None => Ended::Unreachable,
+        }
     }
 }
 
 /// A connection to the enclave, tried until there is one or the time is over: an enclave that restarts is
-/// back soon.
-async fn reach<D: Dial>(enclave: &D, within: Duration) -> Option<D::Stream> {
+/// back soon. The connection begins with `header`, if there is one.
+async fn reach<D: Dial>(enclave: &D, header: Option<&[u8]>, within: Duration) -> Option<D::Stream> {
     let (mut pause, longest) = DIAL_PAUSES;
+    let attempt = async || {
+        let mut stream = enclave.dial().await?;
+        if let Some(header) = header {
+            stream.write_all(header).await?;
+            stream.flush().await?;
+        }
+        io::Result::Ok(stream)
+    };
     timeout(within, async {
         loop {
             // An attempt that hangs must not use up the time of those after it.
-            match timeout(DIAL_LIMIT, enclave.dial()).await {
+            match timeout(DIAL_LIMIT, attempt()).await {
                 Ok(Ok(stream)) => return stream,
                 Ok(Err(error)) => {
                     tracing::debug!(error = %error.kind(), "the enclave did not accept a connection");

@@ -12,21 +12,21 @@ use crate::drain;
 use crate::endpoint::{BoundListener, EnclaveAddress};
 use crate::launcher::{Launcher, Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
 use crate::probe::{self, Vitals};
-use crate::relay::{self, Counters, Limits};
+use crate::relay::{self, Counters, Limits, NextHost, Partners};
 use crate::status::{self, Sources};
 use crate::witnesses::Witnesses;
 
 /// How long an enclave that is to end waits for the host to reach it for its log.
 const REACH_LOG: Duration = Duration::from_secs(5);
 
-/// Relays to an enclave that somebody else runs, until `stop`. Behind `control` the enclave is told that it is to
-/// drain.
+/// Relays to an enclave that somebody else runs, or to another host, until `stop`. Behind `control` the enclave is told
+/// that it is to drain.
 ///
 /// # Errors
 /// When the report can no longer be given.
 pub async fn relay_only(
-    listener: BoundListener,
-    (enclave, control): (EnclaveAddress, Option<EnclaveAddress>),
+    partners: Partners,
+    (next, control): (NextHost, Option<EnclaveAddress>),
     limits: Limits,
     report: Option<BoundListener>,
     stop: CancellationToken,
@@ -42,7 +42,7 @@ pub async fn relay_only(
     let over = CancellationToken::new();
     let relay = async {
         let stopped = stop.clone().cancelled_owned();
-        let cut = relay::serve(listener, Arc::new(enclave), limits, counters, stopped).await;
+        let cut = relay::serve(partners, Arc::new(next), limits, counters, stopped).await;
         over.cancel();
         cut
     };
@@ -74,7 +74,7 @@ pub async fn relay_only(
 pub async fn with_enclave<L: Launcher>(
     launcher: L,
     access: Access,
-    listener: BoundListener,
+    partners: Partners,
     settings: Settings,
     report: Option<BoundListener>,
     stop: CancellationToken,
@@ -105,7 +105,7 @@ pub async fn with_enclave<L: Launcher>(
         result
     };
     let stopped = relay_stop.clone().cancelled_owned();
-    let relay_task = relay::serve(listener, Arc::new(partner), settings.limits, counters, stopped);
+    let relay_task = relay::serve(partners, Arc::new(partner), settings.limits, counters, stopped);
     tokio::select! {
         (result, cut) = async { tokio::join!(enclave_task, relay_task) } => {
             tracing::info!(cut, "drained");

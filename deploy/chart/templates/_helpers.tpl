@@ -64,6 +64,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - --max-connections-per-client
 - {{ . | quote }}
 {{- end }}
+{{- range .Values.proxyProtocol }}
+- --proxy-protocol
+- {{ . | quote }}
+{{- end }}
 {{- range .Values.authorities }}
 - --authority
 - {{ . | quote }}

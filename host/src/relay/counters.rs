@@ -13,6 +13,7 @@ pub struct Counters {
     accepted: AtomicU64,
     shed: AtomicU64,
     shed_by_client: AtomicU64,
+    shed_by_header: AtomicU64,
     accept_errors: AtomicU64,
     closed: AtomicU64,
     failed: AtomicU64,
@@ -35,6 +36,9 @@ pub struct Snapshot {
     pub shed: u64,
     /// Connections that were closed at once because their client had as many as one may.
     pub shed_by_client: u64,
+    /// Connections that were closed because their balancer did not say in time, or not in a form that is known, whom
+    /// they come from.
+    pub shed_by_header: u64,
     /// Times that the system could not give a connection.
     pub accept_errors: u64,
     /// Connections that are open.
@@ -72,6 +76,10 @@ impl Counters {
 
     pub(super) fn shed_by_client(&self) {
         add(&self.shed_by_client, 1);
+    }
+
+    pub(super) fn shed_by_header(&self) {
+        add(&self.shed_by_header, 1);
     }
 
     pub(super) fn accept_error(&self) {
@@ -115,6 +123,7 @@ impl Counters {
             accepted,
             shed: get(&self.shed),
             shed_by_client: get(&self.shed_by_client),
+            shed_by_header: get(&self.shed_by_header),
             accept_errors: get(&self.accept_errors),
             active: accepted.saturating_sub(ended),
             closed: get(&self.closed),
@@ -152,8 +161,13 @@ impl Snapshot {
         family(
             "cleanroom_relay_connections_shed_total",
             "counter",
-            "Connections closed at once, by reason: every slot was taken, or their client had its share.",
-            &[("{reason=\"full\"}", self.shed), ("{reason=\"client\"}", self.shed_by_client)],
+            "Connections closed at once, by reason: every slot was taken, their client had its share, or their \
+             balancer's header is missing.",
+            &[
+                ("{reason=\"full\"}", self.shed),
+                ("{reason=\"client\"}", self.shed_by_client),
+                ("{reason=\"header\"}", self.shed_by_header),
+            ],
         );
         family(
             "cleanroom_relay_accept_errors_total",
@@ -220,6 +234,7 @@ mod tests {
         counters.accepted();
         counters.shed();
         counters.shed_by_client();
+        counters.shed_by_header();
         let text = counters.snapshot().to_prometheus();
         for (index, how) in ends.into_iter().enumerate() {
             let line = format!(
@@ -234,6 +249,7 @@ mod tests {
             "cleanroom_relay_connections_active 1\n",
             "cleanroom_relay_connections_shed_total{reason=\"full\"} 1\n",
             "cleanroom_relay_connections_shed_total{reason=\"client\"} 1\n",
+            "cleanroom_relay_connections_shed_total{reason=\"header\"} 1\n",
             "cleanroom_relay_bytes_total{direction=\"to_enclave\"} 360\n",
             "cleanroom_relay_bytes_total{direction=\"to_partner\"} 3600\n",
         ] {

@@ -13,7 +13,8 @@
 //! out nobody.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +46,16 @@ impl Client {
                 let [a, b, c, d, ..] = address.segments();
                 Self::V6([a, b, c, d])
             }
+        }
+    }
+}
+
+impl fmt::Display for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Local => formatter.write_str("this machine"),
+            Self::V4(address) => Ipv4Addr::from(address).fmt(formatter),
+            Self::V6([a, b, c, d]) => write!(formatter, "{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)),
         }
     }
 }
@@ -197,6 +208,10 @@ mod tests {
         assert_eq!(client("2001:db8:1:2::1"), client("2001:db8:1:2:ffff::9"));
         assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
         assert_eq!(Client::new(None), Client::Local);
+        for (address, shown) in [("::ffff:192.0.2.1", "192.0.2.1"), ("2001:db8:1:2::1", "2001:db8:1:2::/64")]
+        {
+            assert_eq!(client(address).to_string(), shown);
+        }
     }
 
     #[test]

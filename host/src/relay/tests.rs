@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicUsize;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -83,8 +84,16 @@ impl World {
 
     fn connect_from(&self, from: Option<&str>) -> DuplexStream {
         let (near, stream) = duplex(1024);
-        let from = from.map(|address| address.parse().unwrap());
-        self.partners.send(Ok(Accepted { stream, from })).unwrap();
+        let from = from.map(ends);
+        self.partners.send(Ok(Accepted { stream, from, has_header: false })).unwrap();
+        near
+    }
+
+    /// A connection of a balancer.
+    fn connect_balanced(&self) -> DuplexStream {
+        let (near, stream) = duplex(1024);
+        let from = Some(ends("10.0.0.5"));
+        self.partners.send(Ok(Accepted { stream, from, has_header: true })).unwrap();
         near
     }
 
@@ -101,6 +110,17 @@ impl World {
         enclave.read_exact(&mut [0]).await.unwrap();
         (partner, enclave)
     }
+}
+
+/// The ends of a connection from an address.
+fn ends(client: &str) -> Addresses {
+    let server = "198.51.100.1:8443".parse().unwrap();
+    Addresses { client: std::net::SocketAddr::new(client.parse().unwrap(), 40_000), server }
+}
+
+/// The header of a connection from an address.
+fn header(client: &str) -> Vec<u8> {
+    written(&Header::Passed(ends(client)))
 }
 
 async fn assert_closed(stream: &mut DuplexStream) {
@@ -166,7 +186,7 @@ async fn an_attempt_that_hangs_does_not_use_up_the_time_of_the_next() {
     let (near, _far) = duplex(16);
     let begun = Instant::now();
     let enclave = HangsOnce(AtomicUsize::new(0), Mutex::new(Some(near)));
-    assert!(reach(&enclave, LIMITS.connect).await.is_some());
+    assert!(reach(&enclave, None, LIMITS.connect).await.is_some());
     assert!(begun.elapsed() < LIMITS.connect);
 }
 
@@ -207,6 +227,111 @@ async fn an_address_that_takes_every_place_does_not_keep_others_out() {
     }
     let snapshot = world.counters.snapshot();
     assert_eq!((snapshot.displaced, snapshot.shed_by_client, snapshot.shed), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_balancer_the_header_says_whose_connection_it_is_and_ends_there() {
+    let mut world = world(0);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut partner = world.connect_balanced();
+        // The header comes in pieces, and the last one has the client's first bytes.
+        let bytes = [header("192.0.2.1"), b"TLS".to_vec()].concat();
+        for piece in [&bytes[..5], &bytes[5..20], &bytes[20..]] {
+            partner.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let mut enclave = world.enclaves.recv().await.unwrap();
+        let mut heard = [0; 3];
+        enclave.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"TLS", "an enclave hears the client and no header");
+        held.push((partner, enclave));
+    }
+    // The client has its share, and one with another address takes a slot of it.
+    let mut third = world.connect_balanced();
+    third.write_all(&header("192.0.2.1")).await.unwrap();
+    assert_closed(&mut third).await;
+    let mut other = world.connect_balanced();
+    other.write_all(&[header("192.0.2.2"), b"TLS".to_vec()].concat()).await.unwrap();
+    let _other = world.enclaves.recv().await.unwrap();
+    let snapshot = world.counters.snapshot();
+    assert_eq!((snapshot.accepted, snapshot.shed_by_client, snapshot.displaced), (3, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_balancers_connection_without_its_header_is_closed_and_nobody_elses_header_is_looked_at() {
+    let mut world = world(0);
+    let begun = Instant::now();
+    let mut late = world.connect_balanced();
+    late.write_all(b"\r\n\r\n").await.unwrap();
+    assert_closed(&mut late).await;
+    assert_eq!(begun.elapsed(), HEADER_LIMIT);
+    for wrong in [b"\x16\x03\x01".as_slice(), b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"] {
+        let mut partner = world.connect_balanced();
+        partner.write_all(wrong).await.unwrap();
+        assert_closed(&mut partner).await;
+    }
+    assert_eq!(begun.elapsed(), HEADER_LIMIT, "what cannot become a header is closed at once");
+    // A balancer's look, with a header of its own and without.
+    drop(world.connect_balanced());
+    let mut look = world.connect_balanced();
+    look.write_all(&written(&Header::Own)).await.unwrap();
+    drop(look);
+    while world.counters.snapshot().closed < 1 {
+        tokio::task::yield_now().await;
+    }
+    assert!(world.enclaves.try_recv().is_err(), "the enclave heard of none of them");
+    let snapshot = world.counters.snapshot();
+    assert_eq!((snapshot.accepted, snapshot.shed_by_header), (1, 3));
+
+    let mut direct = world.connect_from(Some("192.0.2.1"));
+    direct.write_all(&header("203.0.113.9")).await.unwrap();
+    let mut enclave = world.enclaves.recv().await.unwrap();
+    let mut heard = vec![0; header("203.0.113.9").len()];
+    enclave.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, header("203.0.113.9"), "it is whatever the client says");
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_wait_for_their_header_are_bounded_and_end_with_the_relay() {
+    let world = world(0);
+    let mut waiting: Vec<_> = (0..LIMITS.connections.get()).map(|_| world.connect_balanced()).collect();
+    assert_closed(&mut world.connect_balanced()).await;
+    assert_eq!(world.counters.snapshot().shed, 1);
+    let begun = Instant::now();
+    world.stop.cancel();
+    assert_eq!(world.relay.await.unwrap(), 0);
+    assert_closed(&mut waiting[0]).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_host_is_told_whose_connection_it_gets() {
+    /// A host that wants a header and takes one connection.
+    struct Host(Mutex<Option<DuplexStream>>);
+    impl Dial for Host {
+        type Stream = DuplexStream;
+        async fn dial(&self) -> io::Result<DuplexStream> {
+            self.0.lock().unwrap().take().ok_or_else(|| io::ErrorKind::ConnectionRefused.into())
+        }
+        fn wants_header(&self) -> bool {
+            true
+        }
+    }
+    for (from, expected) in [(Some("2001:db8::7"), header("2001:db8::7")), (None, written(&Header::Own))] {
+        let (near, mut far) = duplex(1024);
+        let (partners, accepted) = mpsc::unbounded_channel();
+        let (mut partner, stream) = duplex(1024);
+        let from = from.map(ends);
+        partners.send(Ok(Accepted { stream, from, has_header: false })).unwrap();
+        let host = Arc::new(Host(Mutex::new(Some(near))));
+        let relay = tokio::spawn(serve(Partners(accepted), host, LIMITS, Arc::default(), pending()));
+        partner.write_all(b"TLS").await.unwrap();
+        let mut heard = vec![0; expected.len() + 3];
+        far.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, [expected, b"TLS".to_vec()].concat());
+        relay.abort();
+    }
 }
 
 #[tokio::test(start_paused = true)]
