@@ -2,6 +2,7 @@
 
 mod console;
 mod description;
+mod leftovers;
 pub mod nitro;
 mod program;
 pub mod qemu;
@@ -57,6 +58,15 @@ async fn once_ready(mut ready: watch::Receiver<bool>) {
     if ready.wait_for(|ready| *ready).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// Does work that reads whole files on a thread of its own, so that nobody has to wait for it who gives the start
+/// up.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LaunchError> + Send + 'static,
+) -> Result<T, LaunchError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| LaunchError::System { what: "reading its files", source: error.into() })?
 }
 
 /// How an enclave ended.
@@ -126,7 +136,9 @@ impl LaunchError {
             Self::System { what, source } => {
                 format!("could not start the enclave: {what}: {}", source.kind())
             }
-            Self::Argument(_) | Self::Memory { .. } | Self::SecurityModule(_) => self.to_string(),
+            Self::Argument(_) | Self::Leftover { .. } | Self::Memory { .. } | Self::SecurityModule(_) => {
+                self.to_string()
+            }
         }
     }
 }
@@ -206,6 +218,17 @@ pub enum LaunchError {
         folder: PathBuf,
         /// The process that has it, as it says itself.
         holder: Option<u32>,
+    },
+    /// What an earlier life of the host started cannot be ended.
+    #[error(
+        "the {what} of an earlier life of this host (process {id}) was killed and is still there; nothing is started \
+         beside it: see what it waits for (cat /proc/{id}/stack, as root), or restart the machine"
+    )]
+    Leftover {
+        /// What it is.
+        what: String,
+        /// Its process.
+        id: i32,
     },
     /// The enclave's socket would have an impossible path.
     #[error(transparent)]

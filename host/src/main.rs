@@ -114,25 +114,40 @@ async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToke
         |partner: EnclaveAddress, control: EnclaveAddress| Access { partner, control, agent: agent.clone() };
     match arguments.enclave() {
         Enclave::Simulated(enclave) => {
-            let launcher = Simulated::prepare_in(&enclave, state)?;
+            let prepare = move || Simulated::prepare_in(&enclave, state);
+            let Some(launcher) = unless_stopped(&stop, prepare).await? else { return Ok(()) };
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
         }
         Enclave::Nitro(enclave) => {
-            let launcher = Nitro::prepare_in(&enclave, state)?;
+            let prepare = move || Nitro::prepare_in(&enclave, state);
+            let Some(launcher) = unless_stopped(&stop, prepare).await? else { return Ok(()) };
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
         }
         Enclave::Qemu(enclave) => {
-            let launcher = Qemu::prepare_in(&enclave, state)?;
+            let prepare = move || Qemu::prepare_in(&enclave, state);
+            let Some(launcher) = unless_stopped(&stop, prepare).await? else { return Ok(()) };
             let access = access(launcher.partner_port(), launcher.control_port());
             let ready = ready(launcher.description().clone());
             with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
         }
     }
     Ok(())
+}
+
+/// Does work that can take long, since whole files are read for it. Gives nothing if the program is to end before.
+async fn unless_stopped<T: Send + 'static>(
+    stop: &CancellationToken,
+    work: impl FnOnce() -> Result<T, LaunchError> + Send + 'static,
+) -> Result<Option<T>, Failure> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(None),
+        done = tokio::task::spawn_blocking(work) => Ok(Some(done.map_err(|error| Failure::System(error.into()))??)),
+    }
 }
 
 fn examine(arguments: &DoctorArguments, json: bool) -> Result<ExitCode, Failure> {

@@ -115,7 +115,12 @@ impl Running {
     /// Starts the program and waits until it says that it is ready.
     fn start(arguments: &[&str]) -> Self {
         let mut command = host(&["--json"]);
-        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self::attach(child)
+    }
+
+    /// Waits until a program that was started with `--json` says that it is ready.
+    fn attach(mut child: Child) -> Self {
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
@@ -516,6 +521,86 @@ fn wait_until(is_so: impl Fn() -> bool) {
         assert!(begun.elapsed().as_secs() < 60, "waited in vain");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+}
+
+#[test]
+fn what_a_killed_host_left_behind_is_ended_by_the_next_and_nothing_else_is() {
+    let setup = Setup::new("echo");
+    let arguments = setup.with_stand_in(&[]);
+    let mut first = Running::start(&as_strs(&arguments));
+    // The stand-in does not look whether its host is still there.
+    let enclave = enclave_of(&first.child);
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    assert!(runs(enclave));
+    // Somebody else's process, under an id that was the enclave's once.
+    let mut other = Command::new("sleep").arg("1000").spawn().unwrap();
+    let record = setup.path("state/processes");
+    let line = fs::read_to_string(&record).unwrap();
+    assert!(
+        line.starts_with(&format!("{} ", enclave.as_raw_nonzero())) && line.ends_with(" enclave\n"),
+        "{line}"
+    );
+    let as_other = line.replacen(&enclave.as_raw_nonzero().to_string(), &other.id().to_string(), 1);
+    fs::write(&record, format!("{as_other}{line}")).unwrap();
+
+    let log = fs::File::create(setup.path("log")).unwrap();
+    let child = host(&["--json"]).args(&arguments).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+    let second = Running::attach(child);
+    assert!(!runs(enclave));
+    assert!(other.try_wait().unwrap().is_none(), "a process that only has the id is left alone");
+    other.kill().unwrap();
+    other.wait().unwrap();
+    say_and_hear(second.connect(), "hello");
+    let log = fs::read_to_string(setup.path("log")).unwrap();
+    let expected = "the enclave of an earlier life of this host is still there and is ended";
+    assert_eq!(log.matches(expected).count(), 1, "{log}");
+}
+
+/// Whether a process is there and has not ended.
+fn runs(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn a_file_that_is_never_read_to_its_end_does_not_keep_a_host_from_ending() {
+    let setup = Setup::new("echo");
+    fs::remove_file(setup.path("model")).unwrap();
+    // Nobody writes into the pipe, so whoever opens it for reading waits.
+    assert!(Command::new("mkfifo").arg(setup.path("model")).status().unwrap().success());
+    let mut child = host(&[]).args(setup.with_stand_in(&[])).spawn().unwrap();
+    // It listens for signals before it takes the state folder.
+    wait_until(|| setup.path("state/development-root.pem").exists());
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_nitro_cli_that_hangs_keeps_a_host_neither_from_giving_up_nor_from_ending() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let setup = Setup::new("echo");
+    let [image, program, called] = ["image.eif", "nitro-cli", "called"].map(|name| setup.path(name));
+    fs::write(&image, cleanroom_forge::image::small_image(b"application")).unwrap();
+    fs::write(&program, format!("#!/bin/sh\ntouch '{}'\nexec sleep 1000\n", called.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let start = |options: &[&str]| {
+        let mut command = host(&["run", "--tier", "nitro", "--listen", "127.0.0.1:0"]);
+        for (option, path) in [("--image", &image), ("--nitro-cli", &program)] {
+            command.arg(option).arg(path);
+        }
+        command.arg("--model").arg(setup.path("model")).arg("--state").arg(setup.path("state")).args(options);
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ended = start(&["--start-timeout", "200ms", "--max-restarts", "0"]).wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(4));
+    assert!(text(&ended).contains("it did not start within"), "{}", text(&ended));
+
+    fs::remove_file(&called).unwrap();
+    let host = start(&[]);
+    wait_until(|| called.exists());
+    kill_process(Pid::from_child(&host), Signal::TERM).unwrap();
+    assert_eq!(host.wait_with_output().unwrap().status.code(), Some(0));
 }
 
 /// The process of the enclave that a host runs.

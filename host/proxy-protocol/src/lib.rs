@@ -1,6 +1,6 @@
 //! The PROXY protocol, version 2: a header in which a balancer says whose connection it passes on.
 //!
-//! The source is HAProxy's `proxy-protocol.txt`, section 2.2. A header is
+//! The source is `proxy-protocol.txt` of `HAProxy`, section 2.2. A header is
 //!
 //! | bytes | contents |
 //! |---|---|

@@ -26,11 +26,13 @@ use super::program::read_file;
 use super::qemu::until_serving;
 use super::state::StateFolder;
 use super::store::digest_of_model;
-use super::{Enclave, Exit, How, LaunchError, Launcher, once_ready};
+use super::{Enclave, Exit, How, LaunchError, Launcher, leftovers, off_thread, once_ready};
 use crate::drain;
 use crate::endpoint::EnclaveAddress;
 use cli::{Described, RunRequest};
 
+/// The file in the state folder that has the id of the enclave that was started last.
+const ENCLAVE_ID: &str = "enclave-id";
 /// The pause between two looks whether the enclave is still there.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -62,11 +64,11 @@ pub struct Nitro {
     cli: NitroCli,
     image: Image,
     /// The name under which its enclaves run. It is the same for the same state folder, so that an enclave
-    /// which an earlier life of this host left behind is found.
+    /// which an earlier life of this host left behind is found. Where nitro-cli tells no names, it is found by
+    /// the id in the state folder.
     name: String,
     description: Description,
-    /// Held so that no other host uses it.
-    _state: StateFolder,
+    state: StateFolder,
 }
 
 /// What is known of the image file.
@@ -126,7 +128,7 @@ impl Nitro {
         description.write(&state)?;
         let cli = NitroCli::new(&settings.nitro_cli);
         let name = name_for(&state);
-        Ok(Self { settings: settings.clone(), cli, image, name, description, _state: state })
+        Ok(Self { settings: settings.clone(), cli, image, name, description, state })
     }
 
     /// What the host says about the enclave.
@@ -154,9 +156,13 @@ impl Nitro {
     /// Ends an enclave that an earlier life of this host left behind, and sees that no other has the context
     /// id.
     async fn make_room(&self) -> Result<(), NitroError> {
+        let recorded = std::fs::read_to_string(self.state.join(ENCLAVE_ID)).unwrap_or_default();
         for enclave in self.cli.describe().await? {
-            if enclave.name == self.name {
-                tracing::warn!(id = enclave.id, "an enclave of an earlier run is still there and is ended");
+            if enclave.name == self.name || enclave.id == recorded {
+                tracing::warn!(
+                    id = enclave.id,
+                    "an enclave of an earlier life of this host is still there and is ended"
+                );
                 self.cli.terminate(&enclave.id).await?;
             } else if enclave.cid == u64::from(self.settings.cid) {
                 let Described { name, id, .. } = enclave;
@@ -164,6 +170,14 @@ impl Nitro {
             }
         }
         Ok(())
+    }
+
+    /// Writes down the id of the enclave that runs: not every nitro-cli tells names. Nothing fails when that cannot be
+    /// written: a full disk does not keep an enclave from starting.
+    fn remember(&self, id: &str) {
+        if let Err(error) = self.state.write(ENCLAVE_ID, 0o600, id.as_bytes()) {
+            tracing::warn!(%error, id, "the enclave's id could not be written down");
+        }
     }
 
     /// Whether what runs is the image, as nitro-cli tells it.
@@ -190,7 +204,9 @@ impl Launcher for Nitro {
 
     async fn launch(&mut self) -> Result<NitroEnclave, LaunchError> {
         let Settings { image, model, cid, memory_mib, processors, .. } = &self.settings;
-        Image::read(image)?.require(self.image.sha384, image)?;
+        leftovers::end(self.state.path()).await?;
+        let path = image.clone();
+        off_thread(move || Image::read(&path)).await?.require(self.image.sha384, image)?;
         self.make_room().await?;
         let request = RunRequest {
             image,
@@ -200,6 +216,7 @@ impl Launcher for Nitro {
             processors: *processors,
         };
         let id = self.cli.run(&request).await?;
+        self.remember(&id);
         // From here on the enclave is ended when this value is dropped, for instance because it is not the
         // image.
         let termination = Termination { cli: self.cli.clone(), id };

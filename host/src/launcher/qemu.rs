@@ -35,7 +35,7 @@ use super::console::{CONSOLE_LINGER, Console, LastWords};
 use super::description::Description;
 use super::state::StateFolder;
 use super::store::digest_of_model;
-use super::{Enclave, Exit, How, LaunchError, Launcher, once_ready};
+use super::{Enclave, Exit, How, LaunchError, Launcher, leftovers, off_thread, once_ready};
 use crate::drain;
 use crate::endpoint::{EnclaveAddress, socket_path};
 
@@ -60,7 +60,7 @@ pub struct Settings {
 /// Starts virtual machines with one image under one development root.
 pub struct Qemu {
     settings: Settings,
-    state: StateFolder,
+    state: Arc<StateFolder>,
     root: Arc<DevelopmentRoot>,
     vsock: PathBuf,
     console: Arc<Console>,
@@ -93,7 +93,8 @@ impl Qemu {
         let description = describe(settings, &image, &root)?;
         description.write(&state)?;
         let console = Arc::new(Console::new(&state.join("console.log"), settings.echo_console));
-        Ok(Self { settings: settings.clone(), state, root, vsock, console, image, description })
+        let (settings, state) = (settings.clone(), Arc::new(state));
+        Ok(Self { settings, state, root, vsock, console, image, description })
     }
 
     /// What the host says about the enclave.
@@ -132,7 +133,9 @@ impl Launcher for Qemu {
 
     async fn launch(&mut self) -> Result<QemuEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };
-        self.image = BootImage::read(&self.settings.image, &self.state)?;
+        leftovers::end(self.state.path()).await?;
+        let (image, state) = (self.settings.image.clone(), Arc::clone(&self.state));
+        self.image = off_thread(move || BootImage::read(&image, &state)).await?;
         self.image.fits(self.settings.machine.memory_mib)?;
         let security_module = self.security_module()?;
         let heartbeat = Heartbeat::listen(&self.vsock).map_err(system("listening for its heartbeat"))?;

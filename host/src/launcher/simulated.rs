@@ -66,7 +66,7 @@ use super::console::{CONSOLE_LINGER, Console, LastWords};
 use super::program::{SealedProgram, read_file};
 use super::state::StateFolder;
 use super::store::{digest_of_model, serve_model};
-use super::{Description, Enclave, Exit, How, LaunchError, Launcher};
+use super::{Description, Enclave, Exit, How, LaunchError, Launcher, leftovers, off_thread};
 use crate::endpoint::{EnclaveAddress, remove_stale_socket, socket_path};
 
 /// How often the host looks whether the enclave accepts connections.
@@ -96,7 +96,7 @@ pub struct Settings {
 /// measured at each start, so that an enclave that was replaced on disk runs under its own measurements.
 pub struct Simulated {
     settings: Settings,
-    state: StateFolder,
+    state: Arc<StateFolder>,
     root: Arc<DevelopmentRoot>,
     socket: PathBuf,
     control: PathBuf,
@@ -136,7 +136,8 @@ impl Simulated {
         state.write("development-root.pem", 0o644, root.root_certificate_pem().as_bytes())?;
         let image = Image::read(settings, &state, &root)?;
         let console = Arc::new(Console::new(&state.join("console.log"), settings.echo_console));
-        Ok(Self { settings: settings.clone(), state, root, socket, control, store, console, image })
+        let (settings, state) = (settings.clone(), Arc::new(state));
+        Ok(Self { settings, state, root, socket, control, store, console, image })
     }
 
     /// What the host says about the enclave.
@@ -209,7 +210,10 @@ impl Launcher for Simulated {
 
     async fn launch(&mut self) -> Result<SimulatedEnclave, LaunchError> {
         let system = |what| move |source| LaunchError::System { what, source };
-        self.image = Image::read(&self.settings, &self.state, &self.root)?;
+        leftovers::end(self.state.path()).await?;
+        let (settings, state, root) =
+            (self.settings.clone(), Arc::clone(&self.state), Arc::clone(&self.root));
+        self.image = off_thread(move || Image::read(&settings, &state, &root)).await?;
         for socket in [&self.socket, &self.control, &self.store] {
             remove_stale_socket(socket).map_err(system("removing an old socket"))?;
         }
@@ -235,6 +239,7 @@ impl Launcher for Simulated {
             .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn().map_err(system("running its program"))?;
+        leftovers::remember(self.state.path(), "enclave", child.id());
         // The command holds this process's copies of the enclave's ends; the console would never end with
         // them.
         drop(command);

@@ -273,7 +273,7 @@ impl NitroError {
             // Sockets, the driver and nitro-cli's own processes, which may be in order a moment later.
             Self::Refused { code: Some(code), .. } => {
                 let number = code.trim_start_matches('E').parse().unwrap_or(0);
-                !matches!(number, 11 | 28..=30 | 33 | 36..=49_u8)
+                !matches!(number, 4..=6 | 8..=13 | 15 | 16 | 28..=30 | 33 | 36..=47 | 53 | 54 | 55_u8)
             }
             _ => true,
         }
@@ -318,11 +318,30 @@ impl Advice {
     #[must_use]
     pub fn of(code: &str) -> Option<&'static str> {
         Some(match code {
+            "E04" | "E05" | "E06" | "E12" | "E13" | "E15" | "E16" => {
+                "the instance is short of memory, threads or descriptors for nitro-cli itself: look at free and ulimit -a; if that \
+                 is not it, restart the instance"
+            }
+            "E07" | "E40" => {
+                "the folder /run/nitro_enclaves has to be there and readable for the user of nitro-cli: systemctl status \
+                 nitro-enclaves-allocator, and see that you are in the group `ne`"
+            }
+            "E08" | "E38" | "E41" => {
+                "an enclave ended while nitro-cli asked for it: nitro-cli describe-enclaves shows what is left; the files in \
+                 /var/log/nitro_enclaves say why"
+            }
             "E11" => {
                 "its context id may belong to another enclave (nitro-cli describe-enclaves; choose another with --cid), or its \
                  signing certificate may have ended"
             }
-            "E19" | "E18" => "the file is not there for the user of nitro-cli, or not readable by it",
+            "E18" | "E56" => {
+                "the user of nitro-cli has to be able to write /var/log/nitro_enclaves: see that you are in the group `ne`"
+            }
+            "E19" => "the image is not there for the user of nitro-cli, or not readable by it",
+            "E34" => {
+                "ask for less with --memory, or for another instance: the image lies beyond what the platform can address"
+            }
+            "E58" => "nitro-cli could not give the enclave its name: is it a current version?",
             "E20" | "E21" | "E22" | "E24" | "E32" => {
                 "set aside more processors: raise cpu_count in /etc/nitro_enclaves/allocator.yaml, then \
                  systemctl restart nitro-enclaves-allocator; or ask for fewer with --processors (an even number)"
@@ -330,7 +349,7 @@ impl Advice {
             "E26" => {
                 "the image does not fit: ask for more with --memory (at least four times the image's size)"
             }
-            "E25" | "E27" | "E31" => {
+            "E25" | "E27" | "E31" | "E42" => {
                 "set aside more memory: raise memory_mib in /etc/nitro_enclaves/allocator.yaml, then \
                  systemctl restart nitro-enclaves-allocator; if that fails, memory is in pieces: restart the instance"
             }
@@ -338,7 +357,10 @@ impl Advice {
                 "the instance may not run enclaves: start it with --enclave-options Enabled=true, and see that \
                  /dev/nitro_enclaves is there and that you are in the group `ne`"
             }
-            "E35" => "the image file is damaged: compare it with its build summary, build it again",
+            "E35" => {
+                "the image file is damaged (compare it with its build summary, build it again), or the huge pages that were set aside \
+                 are not free: cat /proc/meminfo"
+            }
             "E36" | "E37" | "E39" => {
                 "the enclave did not come up: its signing certificate may have ended, its memory may be too little, or its context id \
                  may be taken (nitro-cli describe-enclaves)"

@@ -146,6 +146,14 @@ async fn an_enclave_of_an_earlier_life_is_ended_and_one_of_somebody_else_is_name
     let calls = scene.calls();
     assert!(calls.starts_with(&format!("describe-enclaves\n{}\nrun-enclave", terminated())), "{calls}");
 
+    // A nitro-cli that tells no names: the id is in the state folder since the enclave was started.
+    let scene = Scene::new();
+    let without_name = scene.described("NONE", |pcr| pcr).replace(r#""EnclaveName": "image", "#, "");
+    scene.answer("describe", &without_name);
+    std::mem::forget(scene.nitro().launch().await.unwrap());
+    assert!(matches!(scene.nitro().launch().await.err(), Some(LaunchError::Nitro(NitroError::Gone))));
+    assert!(scene.calls().contains(&terminated()), "{}", scene.calls());
+
     let scene = Scene::new();
     scene.answer("running", "");
     let error = scene.refused().await;

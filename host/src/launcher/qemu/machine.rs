@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::security_module::{Device, QUEUE_SIZE, Respond, VIRTIO_ID};
 use crate::endpoint::remove_stale_socket;
+use crate::launcher::leftovers;
 
 /// The guest's context id. Every machine has a vsock device of its own, so all of them can have the same.
 const GUEST_CID: u32 = 16;
@@ -92,6 +93,7 @@ impl Machine {
             remove_stale_socket(socket)?;
         }
         let mut vsock = start_vsock(settings, &vsock_path, &vsock_device)?;
+        leftovers::remember(folder, "vsock device", vsock.id());
         let security_module = match security_module {
             Some(security_module) => {
                 let device = Device::start(&security_module_device, security_module)?;
@@ -119,6 +121,7 @@ impl Machine {
             .kill_on_drop(true)
             .spawn()
             .map_err(naming(&settings.qemu))?;
+        leftovers::remember(folder, "virtual machine", qemu.id());
         Ok((Self { qemu, _vsock: vsock, _security_module: security_module, vsock_path }, console))
     }
 
@@ -302,6 +305,41 @@ mod tests {
         assert_eq!(line, "reboot=k cleanroom.parent_cid=2");
         let line = full_command_line("reboot=k", "tsc=reliable", " quiet ");
         assert_eq!(line, "reboot=k cleanroom.parent_cid=2 tsc=reliable quiet");
+    }
+
+    /// Stand-ins for the programs: the vsock device's makes a file where its socket should be.
+    #[tokio::test]
+    async fn both_processes_of_a_machine_are_written_down_and_found_again() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let program = |name: &str, lines: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{lines}exec sleep 1000\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let settings = MachineSettings {
+            qemu: program("qemu", ""),
+            vsock_device: program("vsock", "touch \"${2##*socket=}\"\n"),
+            memory_mib: 1,
+            processors: 1,
+            acceleration: Acceleration::Tcg,
+            append: String::new(),
+        };
+        let files =
+            BootFiles { kernel: PathBuf::new(), ramdisks: PathBuf::new(), command_line: String::new() };
+        let (mut machine, _console) = Machine::start(&files, &settings, folder.path(), None).await.unwrap();
+        let record = std::fs::read_to_string(folder.path().join("processes")).unwrap();
+        let id_of = |what: &str| -> u32 {
+            let line = record.lines().find(|line| line.ends_with(what)).unwrap();
+            line.split(' ').next().unwrap().parse().unwrap()
+        };
+        let vsock = id_of(" vsock device");
+        assert_eq!(machine.id(), Some(id_of(" virtual machine")));
+        leftovers::end(folder.path()).await.unwrap();
+        machine.wait().await.unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{vsock}/stat"));
+        assert!(stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z ")));
     }
 
     #[test]
