@@ -9,6 +9,7 @@
 //! * `tiles`: where the leaves and hashes of a log lie.
 //! * `entry`: what the leaves say.
 //! * `cosignature`, `add_checkpoint`: what witnesses sign, and what they are asked.
+//! * `witness_rule`: what a release demands of them.
 //! * `evidence`: whether the boot record proves an enclave.
 
 mod add_checkpoint;
@@ -18,6 +19,7 @@ mod entry;
 mod evidence;
 mod merkle;
 mod tiles;
+mod witness_rule;
 
 pub use add_checkpoint::AddCheckpoint;
 pub use checkpoint::{
@@ -33,6 +35,7 @@ pub use merkle::{
 pub use tiles::{
     BundleError, Edge, StoredTiles, TILE_WIDTH, Tile, TileFile, bundle, entries_of_bundle, hashes_of_tile,
 };
+pub use witness_rule::WitnessRule;
 
 #[cfg(test)]
 pub(crate) use checkpoint::tests::Signer;

@@ -8,7 +8,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model, ModelState,
     Partner, Payload as _, PayloadType, Release, Retention, Role, Root, RootKey, SafeguardLimit, Safeguards,
-    UnixMillis, Weights,
+    UnixMillis, Weights, Witness,
 };
 use cleanroom_attestation::safeguard::SafeguardAction;
 use cleanroom_program::file;
@@ -86,7 +86,11 @@ Examples:
       --out sealed.draft.json
   cleanroom-authority release draft --root root.json --from release.json \\
       --safeguards forecast-8b=safeguards.toml --safeguard-limit forecast-8b=tries,refuse,5,3600 \\
-      --out judged.draft.json";
+      --out judged.draft.json
+  cleanroom-authority release draft --root root.json --from release.json \\
+      --witness bank-witness=http://witness.bank.example:8720 \\
+      --witness utility-witness=http://witness.utility.example:8720 \\
+      --witness-quorum 2 --witness-within 60 --out witnessed.draft.json";
 
 const SIGN_EXAMPLES: &str = "\
 Examples:
@@ -108,6 +112,9 @@ Examples:
   cleanroom-authority release verify release.json --root root.json
   cleanroom-authority release verify next.json --root roots --previous release.json \\
       --at 2027-06-30T00:00:00Z";
+
+/// How long the log may run ahead of its witnesses unless somebody says otherwise, in seconds.
+const WITNESS_WITHIN: u64 = 60;
 
 #[derive(Args)]
 pub(crate) struct Draft {
@@ -186,6 +193,22 @@ pub(crate) struct Draft {
     /// A destination that the enclave may connect to. This version enforces none, so it refuses to draft one.
     #[arg(long = "egress", value_name = "HOST:PORT")]
     egress: Vec<String>,
+    /// A witness that must cosign the log: the name of its key in the root, and where the host asks it. An
+    /// enclave begins nothing new while too few of them have cosigned. The witness must call itself by that
+    /// name: `witness serve --name KEY`.
+    #[arg(long = "witness", value_name = "KEY=URL")]
+    witnesses: Vec<Named>,
+    /// A witness that must no longer cosign the log.
+    #[arg(long = "remove-witness", value_name = "KEY")]
+    removed_witnesses: Vec<Id>,
+    /// How many of the witnesses must have cosigned. Default: more than half of them, and at least as many as
+    /// before.
+    #[arg(long, value_name = "N")]
+    witness_quorum: Option<u64>,
+    /// For how many seconds the log may run ahead of what the witnesses have cosigned, 1 to 3600. The first
+    /// release with witnesses has 60.
+    #[arg(long, value_name = "SECONDS")]
+    witness_within: Option<u64>,
     /// How long a lease lasts, in seconds. A host that holds a halt back can delay it for this long.
     #[arg(long, value_name = "SECONDS")]
     lease_seconds: Option<u64>,
@@ -337,6 +360,7 @@ impl Draft {
         self.change_partners(&mut release)?;
         release.lease.seconds = self.lease_seconds.unwrap_or(release.lease.seconds);
         release.lease.issuers = self.lease_issuers.unwrap_or(release.lease.issuers);
+        self.change_witnesses(&mut release)?;
         write_draft(&release, root, &self.out)
     }
 
@@ -468,6 +492,41 @@ impl Draft {
         for id in &self.no_safeguards {
             model_of(models, id)?.safeguards = None;
         }
+        Ok(())
+    }
+
+    fn change_witnesses(&self, release: &mut Release) -> Result<(), Failure> {
+        let mut witnesses = release.witnesses.to_vec();
+        for key in &self.removed_witnesses {
+            let before = witnesses.len();
+            witnesses.retain(|witness| witness.key != *key);
+            if witnesses.len() == before {
+                return Err(Failure::usage(format!("the release has no witness {key}")));
+            }
+        }
+        for given in &self.witnesses {
+            let witness = Witness { key: given.name()?, url: given.value(0, "URL")? };
+            witnesses.retain(|present| present.key != witness.key);
+            witnesses.push(witness);
+        }
+        let audit = &mut release.audit;
+        let count = witnesses.len() as u64;
+        if count == 0 {
+            if self.witness_quorum.is_some() || self.witness_within.is_some() {
+                return Err(Failure::usage("the release has no witness; name one with --witness KEY=URL"));
+            }
+            *audit = AuditRules { checkpoint_seconds: 0, witnesses: 0 };
+        } else {
+            let is_first = release.witnesses.is_empty();
+            let changed = !self.witnesses.is_empty() || !self.removed_witnesses.is_empty();
+            // As the thresholds of a root: more than half, and never lowered unless somebody says so.
+            let usual =
+                if changed { (count / 2 + 1).max(audit.witnesses.min(count)) } else { audit.witnesses };
+            audit.witnesses = self.witness_quorum.unwrap_or(usual);
+            let within = if is_first { WITNESS_WITHIN } else { audit.checkpoint_seconds };
+            audit.checkpoint_seconds = self.witness_within.unwrap_or(within);
+        }
+        release.witnesses = limited(witnesses, "witnesses")?;
         Ok(())
     }
 
@@ -703,5 +762,14 @@ fn describe(release: &Release) -> String {
         text += &format!("  lifts       denial {denial}\n");
     }
     text += &format!("  lease       {} seconds, {} issuers\n", release.lease.seconds, release.lease.issuers);
+    for Witness { key, url } in &release.witnesses {
+        text += &format!("  witness     {key} at {url}\n");
+    }
+    if !release.witnesses.is_empty() {
+        text += &format!(
+            "              {} of them must have cosigned the log, which runs ahead of that for at most {} seconds\n",
+            release.audit.witnesses, release.audit.checkpoint_seconds
+        );
+    }
     text
 }

@@ -24,6 +24,7 @@ pub(crate) mod service;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod witnessed;
 
 use cleanroom_link::control::ControlState;
 use std::io;
@@ -126,15 +127,20 @@ impl Observed {
 }
 
 /// Serves the enclave behind the address `control` for ever, over its restarts. `observed` hears what the
-/// enclave says.
-pub async fn serve(control: EnclaveAddress, settings: Settings, observed: watch::Sender<Observed>) {
+/// enclave says. `cosigned` has the newest checkpoint of the enclave's log that witnesses have cosigned, if any are asked.
+pub async fn serve(
+    control: EnclaveAddress,
+    settings: Settings,
+    observed: watch::Sender<Observed>,
+    cosigned: Option<watch::Receiver<Option<Vec<u8>>>>,
+) {
     let records = async {
         match &settings.records {
             Some(store) => keep_records(&control, store).await,
             None => std::future::pending().await,
         }
     };
-    tokio::join!(serve_control(&control, &settings, &observed), records);
+    tokio::join!(serve_control(&control, &settings, &observed, cosigned.as_ref()), records);
 }
 
 /// Keeps the records of the enclave behind `control`, on a connection of its own: the enclave answers when there is one.
@@ -148,10 +154,15 @@ async fn keep_records(control: &EnclaveAddress, store: &RecordStore) {
     }
 }
 
-async fn serve_control(control: &EnclaveAddress, settings: &Settings, observed: &watch::Sender<Observed>) {
+async fn serve_control(
+    control: &EnclaveAddress,
+    settings: &Settings,
+    observed: &watch::Sender<Observed>,
+    cosigned: Option<&watch::Receiver<Option<Vec<u8>>>>,
+) {
     loop {
         if let Ok(stream) = control.dial().await {
-            let error = session(stream, settings, observed).await;
+            let error = session(stream, settings, observed, cosigned.cloned()).await;
             observed.send_modify(|observed| {
                 observed.state = None;
                 observed.follows_log = false;
@@ -163,7 +174,12 @@ async fn serve_control(control: &EnclaveAddress, settings: &Settings, observed: 
 }
 
 /// Serves one enclave until its control connection ends, and says why it did.
-async fn session<S>(stream: S, settings: &Settings, observed: &watch::Sender<Observed>) -> io::Error
+async fn session<S>(
+    stream: S,
+    settings: &Settings,
+    observed: &watch::Sender<Observed>,
+    cosigned: Option<watch::Receiver<Option<Vec<u8>>>>,
+) -> io::Error
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -171,6 +187,9 @@ where
     let mut tasks = JoinSet::new();
     if let Some(store) = &settings.log {
         tasks.spawn(log::keep(Arc::clone(&control), store.clone(), observed.clone()));
+    }
+    if let Some(cosigned) = cosigned.filter(|_| settings.hands_in()) {
+        tasks.spawn(witnessed::hand_in(Arc::clone(&control), cosigned));
     }
     if settings.hands_in() {
         let delivery = Delivery::new(Arc::clone(&control), settings.log.clone());

@@ -233,7 +233,8 @@ pub(crate) struct RunArguments {
     pub(crate) capture: Option<PathBuf>,
 
     /// A witness that cosigns the log, http://HOST:PORT; may be repeated. Auditors who know its key then see
-    /// that they are shown the same log as everybody.
+    /// that they are shown the same log as everybody. An enclave whose release demands witnesses serves nobody
+    /// without them.
     #[arg(long, value_name = "URL", requires = "log")]
     witness: Vec<Authority>,
 

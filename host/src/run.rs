@@ -86,6 +86,7 @@ pub async fn with_enclave<L: Launcher>(
     let (vitals, probes) = watch::channel(Vitals::default());
     let (observed, release) = watch::channel(Observed::default());
     let witnesses = agent.as_ref().and_then(agent::Settings::witnesses);
+    let cosigned = witnesses.as_ref().map(Witnesses::cosigned);
     let follow = agent.as_ref().is_some_and(|agent| agent.log.is_some()).then(|| release.clone());
     let sources = Sources {
         relay: Arc::clone(&counters),
@@ -119,7 +120,7 @@ pub async fn with_enclave<L: Launcher>(
         () = end(stop, follow, enclave.clone(), &enclave_stop) => Ok(()),
         () = probe::watch(control.clone(), vitals) => Ok(()),
         () = if_any(witnesses.as_ref().map(Witnesses::run)) => Ok(()),
-        () = if_any(agent.map(|agent| agent::serve(control.clone(), agent, observed))) => Ok(()),
+        () = if_any(agent.map(|agent| agent::serve(control.clone(), agent, observed, cosigned))) => Ok(()),
     }
 }
 

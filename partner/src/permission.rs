@@ -6,6 +6,7 @@ use std::time::Duration;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::document::Document;
+use cleanroom_attestation::log::WitnessRule;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::{
     Keep, Phase, Question, Refusal, Release, ShownError, ShownTerms, UnixMillis, Verified,
@@ -22,6 +23,17 @@ pub struct Kept {
     pub keep: Keep,
     /// For how many days after its own a record can be opened.
     pub days: u64,
+}
+
+/// By which witnesses the enclave's log must be cosigned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WitnessTerms {
+    /// Their keys, each as NAME+ID+KEY: what `cleanroom audit --witness` takes.
+    pub keys: Vec<String>,
+    /// How many of them must have cosigned.
+    pub needed: u64,
+    /// How long the log may run ahead of that, in seconds. Then the enclave begins nothing new.
+    pub within_seconds: u64,
 }
 
 /// What the authorities permit this partner, with the time that is left for each.
@@ -45,6 +57,9 @@ pub struct Permitted {
     /// Which exchanges are kept as sealed records, and for how long. Absent when none are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retention: Option<Kept>,
+    /// By which witnesses the log must be cosigned. Absent when the enclave waits for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witnesses: Option<WitnessTerms>,
     /// The partner's name in the release.
     pub partner: String,
     /// Seconds until the partner's admission expires, by this machine's clock.
@@ -126,6 +141,11 @@ impl ShownPermission {
                 .model(model.as_str())
                 .and_then(|model| model.retention.as_ref())
                 .map(|rule| Kept { keep: rule.keep, days: rule.days }),
+            witnesses: WitnessRule::of(self.0.root(), release).map(|rule| WitnessTerms {
+                keys: rule.keys().iter().map(ToString::to_string).collect(),
+                needed: rule.needed(),
+                within_seconds: rule.within_ms() / 1000,
+            }),
             partner: partner.id.to_string(),
             partner_seconds_left: seconds(partner.expires),
             holds_for: Duration::from_millis(left_ms),

@@ -78,7 +78,7 @@ fn all_served() -> BTreeSet<String> {
     // A service shows answers by their result, so it shows none before the first.
     for (url, path) in [
         (ceremony.urls()[0], "/v1/lease"),
-        (&ceremony.broker_url(0), "/v1/share"),
+        (&ceremony.promised_url(0), "/v1/share"),
         (&witness_url, "/add-checkpoint"),
     ] {
         let refused = ask(at(url), "POST", path);

@@ -132,3 +132,31 @@ async fn sealed_weights_open_with_two_brokers_of_three() {
     let piece = &model[model.len() / 2..][..64];
     assert!(memchr::memmem::find(&model, piece).is_some() && memchr::memmem::find(&sealed, piece).is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_whose_release_demands_witnesses_serves_while_they_cosign() {
+    let mut ceremony = Ceremony::new(Terms { lease_seconds: 60, ..Terms::default() });
+    let urls = [ceremony.promised_url(0), ceremony.promised_url(1)];
+    ceremony.run(&format!(
+        "release draft --root roots --from release.json --witness bank-witness={} --witness utility-witness={} \
+         --witness-within 10 --out next.draft.json",
+        urls[0], urls[1]
+    ));
+    ceremony.sign_next(["bank", "utility"]);
+    ceremony.serve(0);
+    let further = ["--log", "log", "--witness", &urls[0], "--witness", &urls[1]];
+    let mut host = ceremony.starting_host_with(true, &further);
+    let address = host.wait_for("ready: partners connect to ");
+    let root = "roots/1.json";
+    until("unwitnessed", &ceremony, &address, root).await;
+    // Two of two are needed, so one is not enough.
+    let bank = ceremony.witness(0);
+    assert_eq!(asked(&ceremony, &address, root).await, "unwitnessed");
+    let utility = ceremony.witness(1);
+    until("served", &ceremony, &address, root).await;
+    drop(utility);
+    until("unwitnessed", &ceremony, &address, root).await;
+    let _utility = ceremony.witness(1);
+    until("served", &ceremony, &address, root).await;
+    drop(bank);
+}

@@ -2,10 +2,11 @@
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::log::{SignedCheckpoint, WitnessKey};
 use cleanroom_attestation::release::{
     Algorithm, AuditRules, Denial, DocumentName, Envelope, Image, Lease, LeaseRequest, LeaseRules, Limits,
     List, Model, ModelState, Opening, Partner, Payload, PayloadType, PublicKey, Release, RoleRule, Roles,
-    Root, RootKey, Target, TrustedState, UnixMillis,
+    Root, RootKey, Target, TrustedState, UnixMillis, Witness,
 };
 
 use crate::platform::now_ms;
@@ -13,10 +14,11 @@ use crate::platform::now_ms;
 /// How long every lease runs, in milliseconds.
 pub const LEASE_MS: u64 = 60_000;
 
-/// Three authorities, each with an offline and an online key.
+/// Three authorities, each with an offline and an online key, and the key of a witness.
 pub struct Authorities {
     offline: [Ed25519KeyPair; 3],
     online: [Ed25519KeyPair; 3],
+    witnesses: [Ed25519KeyPair; 3],
     /// What the third authority's keys become in root 2.
     next: [Ed25519KeyPair; 2],
     /// When the keys were made, in milliseconds: the roots must be the same bytes whenever they are asked for.
@@ -37,7 +39,7 @@ impl Authorities {
     pub fn new() -> Self {
         let keys = || std::array::from_fn(|_| Ed25519KeyPair::generate().unwrap());
         let next = std::array::from_fn(|_| Ed25519KeyPair::generate().unwrap());
-        Self { offline: keys(), online: keys(), next, made_ms: now_ms(), shift_ms: 0 }
+        Self { offline: keys(), online: keys(), witnesses: keys(), next, made_ms: now_ms(), shift_ms: 0 }
     }
 
     /// Root 1, signed.
@@ -64,6 +66,7 @@ impl Authorities {
         };
         let offline = names.iter().zip(offline).map(|(name, pair)| key("offline", name, pair));
         let online = names.iter().zip(online).map(|(name, pair)| key("online", name, pair));
+        let witnesses = names.iter().zip(&self.witnesses).map(|(name, pair)| key("witness", name, pair));
         let rule = |threshold, kind: &str| RoleRule {
             threshold,
             keys: list(names.iter().map(|name| format!("{name}-{kind}").parse().unwrap())),
@@ -73,13 +76,13 @@ impl Authorities {
             version,
             expires: UnixMillis((self.made_ms / 1000 + 10 * 365 * 24 * 3600) * 1000),
             minimum_release: 1,
-            keys: list(offline.chain(online)),
+            keys: list(offline.chain(online).chain(witnesses)),
             roles: Roles {
                 root: rule(2, "offline"),
                 release: rule(2, "offline"),
                 deny: rule(1, "offline"),
                 lease: rule(1, "online"),
-                witness: RoleRule::default(),
+                witness: rule(1, "witness"),
             },
         };
         seal(PayloadType::Root, &root.to_payload(), &[&self.offline[0], &self.offline[1]])
@@ -133,6 +136,30 @@ impl Authorities {
             lease: LeaseRules { seconds: LEASE_MS / 1000, issuers: 1 },
             audit: AuditRules { checkpoint_seconds: 0, witnesses: 0 },
         }
+    }
+
+    /// The same release, which demands that so many of the three witnesses have cosigned the log within so many seconds.
+    #[must_use]
+    pub fn witnessed(&self, release: Release, needed: u64, seconds: u64) -> Release {
+        let witness = |name: &str| Witness {
+            key: format!("{name}-witness").parse().unwrap(),
+            url: format!("http://{name}.example:8720").parse().unwrap(),
+        };
+        Release {
+            witnesses: list(["a", "b", "c"].map(witness)),
+            audit: AuditRules { checkpoint_seconds: seconds, witnesses: needed },
+            ..release
+        }
+    }
+
+    /// A checkpoint with the cosignature of a witness.
+    #[must_use]
+    pub fn cosign(&self, witness: usize, note: &SignedCheckpoint) -> SignedCheckpoint {
+        let pair = &self.witnesses[witness];
+        let key = WitnessKey::new(["a-witness", "b-witness", "c-witness"][witness], public(pair)).unwrap();
+        let seconds = self.now().0 / 1000;
+        let signature = pair.sign(&WitnessKey::message(note, seconds));
+        note.with(key.cosignature(seconds, signature.as_ref()))
     }
 
     /// Signed by two of three.

@@ -49,7 +49,7 @@ pub struct Ceremony {
     identity: Identity,
     services: [Option<(Running, String)>; 3],
     brokers: [Option<Running>; 3],
-    /// Where the brokers will listen: the host is told before they can start.
+    /// Where the brokers or witnesses will listen: the host is told before they can start.
     ports: [u16; 3],
 }
 
@@ -70,9 +70,14 @@ impl Ceremony {
         std::fs::create_dir(ceremony.path("roots")).unwrap();
         for name in NAMES {
             ceremony.keys_of(name);
+            ceremony.run(&format!("key new {name}-witness.pem"));
             std::fs::create_dir(ceremony.path(&format!("{name}-denials"))).unwrap();
         }
-        let parties = NAMES.map(|name| format!("--authority {name}={name}.pem.pub,{name}-online.pem.pub"));
+        let parties = NAMES.map(|name| {
+            format!(
+                "--authority {name}={name}.pem.pub,{name}-online.pem.pub --witness {name}={name}-witness.pem.pub"
+            )
+        });
         let parties = parties.join(" ");
         ceremony
             .run(&format!("root new --room r --expires 2090-01-01T00:00:00Z --lease-threshold 1 {parties}"));
@@ -151,9 +156,9 @@ impl Ceremony {
         self.brokers[index] = Some(broker);
     }
 
-    /// Where the broker of an authority is, or will be.
+    /// Where the broker or the witness of an authority is, or will be.
     #[must_use]
-    pub fn broker_url(&self, index: usize) -> String {
+    pub fn promised_url(&self, index: usize) -> String {
         format!("http://127.0.0.1:{}", self.ports[index])
     }
 
@@ -214,6 +219,35 @@ impl Ceremony {
         let mut service = Running::start("cleanroom-authority", self.folder.path(), arguments.as_flattened());
         let url = service.wait_for("listening on ");
         self.services[index] = Some((service, url));
+    }
+
+    /// Starts the witness of an authority, which believes the security module of the host that runs.
+    #[must_use]
+    pub fn witness(&self, index: usize) -> Running {
+        let name = NAMES[index];
+        let trust = self.run(
+            "trust --development-root host/development-root.pem --release-root roots/1.json --use-model demo",
+        );
+        std::fs::write(self.path("witnesses.toml"), trust).unwrap();
+        let (key, called, state, listen) = (
+            format!("{name}-witness.pem"),
+            format!("{name}-witness"),
+            format!("{name}-witnessed"),
+            format!("127.0.0.1:{}", self.ports[index]),
+        );
+        let arguments = [
+            ["witness", "serve"],
+            ["--listen", &listen],
+            ["--key", &key],
+            ["--name", &called],
+            ["--policy", "witnesses.toml"],
+            ["--root", "roots"],
+            ["--release", "release.json"],
+            ["--state", &state],
+        ];
+        let mut witness = Running::start("cleanroom-authority", self.folder.path(), arguments.as_flattened());
+        witness.wait_for("listening on ");
+        witness
     }
 
     /// Ends the lease service of an authority.

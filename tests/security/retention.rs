@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::log::Entry;
+use cleanroom_attestation::log::{Entry, SignedCheckpoint};
 use cleanroom_attestation::record::{RecordHead, RecordKey, RecordedExchange};
 use cleanroom_attestation::release::{
     Accepted, Algorithm, Day, DayBroker, DayBrokers, Id, Keep, List, Opening, OpeningRule, PublicKey,
@@ -23,6 +23,7 @@ use cleanroom_partner::audit::{Against, Store, audit};
 use cleanroom_partner::proxy::Proxy;
 use cleanroom_partner::receipts::{KeptReceipt, ReceiptFolder};
 use cleanroom_partner::session::Sessions;
+use cleanroom_tests::authorities::Authorities;
 use cleanroom_tests::clean_room::Control;
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::log::LogKeeper;
@@ -105,6 +106,11 @@ struct Stage {
 impl Stage {
     /// Brokers have given nothing yet, and nobody asks for records.
     async fn new(keep: Keep) -> Self {
+        Self::under(keep, |_, release| release).await
+    }
+
+    /// The same under a release that the test changes.
+    async fn under(keep: Keep, change: impl FnOnce(&Authorities, Release) -> Release) -> Self {
         let mut room = ReleasedRoom::start().await;
         let (brokers, receiver) = (Brokers::new(), Recipient::generate());
         let of = NAMES.iter().zip(&brokers.keys).map(|(name, key)| DayBroker {
@@ -122,7 +128,7 @@ impl Stage {
                     .unwrap(),
             },
         };
-        let release = room.release(1);
+        let release = change(&room.authorities, room.release(1));
         let mut models = release.models.to_vec();
         models[0].retention = Some(rule);
         models[0].safeguards =
@@ -363,6 +369,43 @@ async fn two_of_three_open_a_record_for_its_receiver_after_the_log_says_so() {
     );
     assert_eq!(opened.receipt.as_deref(), Some(receipt.receipt().id.as_str()));
     assert!(opened.is_new);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_witnesses_are_demanded_a_record_opens_only_after_they_have_cosigned_its_opening() {
+    let mut stage =
+        Stage::under(Keep::All, |authorities, release| authorities.witnessed(release, 2, 60)).await;
+    for index in 0..NAMES.len() {
+        stage.give_day(index).await;
+    }
+    stage.take_records().await;
+    let checkpoint = async |stage: &mut Stage| {
+        let store = stage.log.fetch(&mut stage.room.control).await;
+        SignedCheckpoint::parse(&std::fs::read(store.join("checkpoint")).unwrap()).unwrap()
+    };
+    let hand = async |stage: &mut Stage, note: &SignedCheckpoint, by: &[usize]| {
+        let note = by.iter().fold(note.clone(), |note, by| stage.room.authorities.cosign(*by, &note));
+        stage.room.hand(ControlKind::Witnessed, &note.to_bytes()).await
+    };
+    let before = checkpoint(&mut stage).await;
+    assert_eq!(hand(&mut stage, &before, &[0, 1]).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(stage.ask(QUESTION).await.0, StatusCode::OK);
+    let head = RecordHead::split(&stage.records()[0]).unwrap().0;
+    let opening = stage.opening(&head);
+    let signed = stage.room.authorities.sign_opening(&opening, &[0, 2]);
+    let named = Sha256Digest::of(&[&cleanroom_attestation::release::Payload::to_payload(&opening)]);
+    assert_eq!(stage.open(&head, signed).await, waits(2, &NAMES));
+    stage.part(&named, 0).await;
+    stage.part(&named, 1).await;
+    assert_eq!(refused(&stage.opened(&named).await), "opening-not-logged");
+    let after = checkpoint(&mut stage).await;
+    // Stored, and shown to nobody: not even what was witnessed before helps, nor one witness of two.
+    assert_eq!(refused(&stage.opened(&named).await), "opening-not-witnessed");
+    hand(&mut stage, &before, &[0, 1, 2]).await;
+    assert_eq!(refused(&hand(&mut stage, &after, &[1]).await), "witness-quorum");
+    assert_eq!(refused(&stage.opened(&named).await), "opening-not-witnessed");
+    hand(&mut stage, &after, &[1, 2]).await;
+    assert!(matches!(stage.opened(&named).await, ControlAnswer::Opened(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -414,3 +414,51 @@ fn what_can_be_measured_is_measured_here() {
     assert_eq!(folder.run(&line).status, 2);
     assert!(!folder.exists("bad.json"));
 }
+
+/// A release names witnesses whose keys are in the root, how many must have cosigned, and how long the log may run ahead.
+#[test]
+fn a_release_demands_witnesses() {
+    let folder = Folder::new();
+    folder.keys();
+    let names = ["a", "b", "c"];
+    names.iter().for_each(|name| drop(folder.ok(&format!("key new {name}-witness.pem"))));
+    let parties = names.map(|name| {
+        format!(
+            "--authority {name}={name}.pem.pub,{name}-online.pem.pub --witness {name}={name}-witness.pem.pub"
+        )
+    });
+    folder.ok(&format!("root new --room r --expires {EXPIRES} --lease-threshold 1 {}", parties.join(" ")));
+    folder.ok("root sign root.draft.json --key a.pem");
+    folder.ok("root sign root.json --key c.pem");
+    let first = Folder::first_release();
+    let witnesses =
+        names.map(|name| format!("--witness {name}-witness=http://{name}.example:8720")).join(" ");
+    let drafted = folder.json(&format!("{first} {witnesses}"));
+    assert_eq!(drafted["release"]["audit"], serde_json::json!({"checkpoint_seconds": 60, "witnesses": 2}));
+    let shown = folder.ok("release show release.draft.json");
+    assert!(shown.contains("witness     b-witness at http://b.example:8720"), "{shown}");
+    assert!(shown.contains("2 of them must have cosigned the log"), "{shown}");
+
+    let next = |options: &str, out: &str| {
+        let line = "release draft --root root.json --from release.draft.json";
+        folder.json(&format!("{line} {options} --out {out}.draft.json"))["release"]["audit"].clone()
+    };
+    let kept = serde_json::json!({"checkpoint_seconds": 60, "witnesses": 2});
+    assert_eq!(next("--state m=draining", "1"), kept);
+    // One that leaves does not lower the quorum.
+    assert_eq!(next("--remove-witness c-witness", "2"), kept);
+    let given = serde_json::json!({"checkpoint_seconds": 30, "witnesses": 3});
+    assert_eq!(next("--witness-quorum 3 --witness-within 30", "3"), given);
+    let none = serde_json::json!({"checkpoint_seconds": 0, "witnesses": 0});
+    let removed = names.map(|name| format!("--remove-witness {name}-witness")).join(" ");
+    assert_eq!(next(&removed, "4"), none);
+
+    let draft = format!("{first} --out no.draft.json");
+    assert_eq!(folder.refused(&format!("{draft} --witness a-online=http://a.example:8720")), "dangling");
+    assert_eq!(folder.refused(&format!("{draft} {witnesses} --witness-quorum 4")), "range");
+    assert_eq!(folder.refused(&format!("{draft} {witnesses} --witness-within 3601")), "range");
+    for wrong in ["--witness-quorum 1", "--witness-within 60", "--remove-witness a-witness"] {
+        assert_eq!(folder.run(&format!("{draft} {wrong}")).status, 2, "{wrong}");
+    }
+    assert!(!folder.exists("no.draft.json"));
+}

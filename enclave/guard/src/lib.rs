@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use cleanroom_attestation::channel::{ModelId, ShownLease};
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::log::WitnessRule;
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, BootMillis, Brokers, Decision, Id, Keep, LeaseRequest, Limits, LiveLease,
     ModelState, Nonce, Phase, Question, Refusal, ReleaseError, Retention, SafeguardLimit, TrustedState,
@@ -32,7 +33,7 @@ use cleanroom_attestation::release::{
 use cleanroom_protocol::Change;
 use rustix::time::{ClockId, clock_gettime};
 
-use self::safeguards::{Safeguards, policies};
+use self::safeguards::{Safeguards, policies, witness_rules};
 
 /// This machine's own time, which nobody can set.
 #[derive(Clone)]
@@ -288,6 +289,23 @@ impl Guard {
         self.safeguards().seals_until
     }
 
+    /// What is demanded of the log's witnesses: by the newest release and, until that one is leased itself, by the leased one too.
+    #[must_use]
+    pub fn witness_rules(&self) -> Vec<WitnessRule> {
+        witness_rules(&self.snapshot())
+    }
+
+    /// The log is witnessed by the rule with this digest until then, by the machine's own clock.
+    pub fn witness(&self, rule: &Sha256Digest, until: BootMillis) {
+        self.change_safeguards(|safeguards| safeguards.witness(rule, until));
+    }
+
+    /// Until when the log is witnessed by the rule with this digest, as [`Self::witness`] was told.
+    #[must_use]
+    pub fn witnessed_until(&self, rule: &Sha256Digest) -> BootMillis {
+        self.safeguards().witnessed_until(rule)
+    }
+
     /// Holds a partner for as long as `release` is in force: until a lease names a newer one.
     pub fn hold(&self, partner: &Id, release: Sha256Digest) {
         self.change_safeguards(|safeguards| safeguards.held.insert(partner.clone(), release));
@@ -450,6 +468,10 @@ impl Guard {
             Change::Policy(policy) => self.accept_policy(policy),
             Change::Sealing { until } => {
                 self.seal_until(*until);
+                Ok(Accepted::New)
+            }
+            Change::Witnessed { rule, until } => {
+                self.witness(rule, *until);
                 Ok(Accepted::New)
             }
             Change::Hold { partner, release } => {

@@ -1,8 +1,10 @@
-//! What release control knows of the safeguards: which policies are here, and which partners are held.
+//! What stands beside the documents of release control: which policies are here, which partners are held, until when records can be
+//! sealed, and until when the log is witnessed.
 
 use std::collections::{HashMap, HashSet};
 
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::log::WitnessRule;
 use cleanroom_attestation::release::{BootMillis, Id, Phase, Refusal, TrustedState};
 
 /// The policies that are here, and the partners that are held. Bounded by the two releases that can be in force.
@@ -13,6 +15,16 @@ pub(super) struct Safeguards {
     pub(super) held: HashMap<Id, Sha256Digest>,
     /// Until when records can be sealed, by the machine's own clock.
     pub(super) seals_until: BootMillis,
+    /// By the digest of a rule in force: until when the log counts as witnessed by it. Not before the first cosignatures.
+    witnessed: HashMap<Sha256Digest, BootMillis>,
+}
+
+/// What the releases in `state` demand of the log's witnesses, each once.
+pub(super) fn witness_rules(state: &TrustedState) -> Vec<WitnessRule> {
+    let mut rules: Vec<_> =
+        state.releases().filter_map(|release| WitnessRule::of(state.root(), release)).collect();
+    rules.dedup();
+    rules
 }
 
 /// The digests of the policies that judge requests to the model `id`, each once.
@@ -24,7 +36,12 @@ pub(super) fn policies(state: &TrustedState, id: &str) -> Vec<Sha256Digest> {
 
 impl Default for Safeguards {
     fn default() -> Self {
-        Self { policies: HashSet::new(), held: HashMap::new(), seals_until: BootMillis(0) }
+        Self {
+            policies: HashSet::new(),
+            held: HashMap::new(),
+            seals_until: BootMillis(0),
+            witnessed: HashMap::new(),
+        }
     }
 }
 
@@ -50,18 +67,47 @@ impl Safeguards {
         if phase == Phase::Start && state.retention(model).next().is_some() && now >= self.seals_until {
             return Err(Refusal::RetentionMissing);
         }
+        // What runs was begun when the log was witnessed, and ends with a receipt.
+        if phase == Phase::Start && self.witnessed.values().any(|until| now >= *until) {
+            return Err(Refusal::Unwitnessed);
+        }
         Ok(())
     }
 
     /// Whether the release under which the partner was held is still in force.
     pub(super) fn holds(&self, state: &TrustedState, partner: &Id) -> bool {
-        self.held.get(partner).is_some_and(|release| state.releases().any(|known| known == *release))
+        self.held.get(partner).is_some_and(|release| is_in_force(state, release))
     }
 
     /// Lets go of what the releases in `state` no longer need.
     pub(super) fn forget(&mut self, state: &TrustedState, model: &str) {
         let named = policies(state, model);
         self.policies.retain(|policy| named.contains(policy));
-        self.held.retain(|_, release| state.releases().any(|known| known == *release));
+        self.held.retain(|_, release| is_in_force(state, release));
+        // A rule that is new has not been met by anything yet.
+        let known = std::mem::take(&mut self.witnessed);
+        self.witnessed = witness_rules(state)
+            .iter()
+            .map(WitnessRule::digest)
+            .map(|rule| (rule, known.get(&rule).copied().unwrap_or(BootMillis(0))))
+            .collect();
     }
+
+    /// The log is witnessed by the rule with this digest until then. Nothing changes for a rule that is not in force, or for an
+    /// earlier time.
+    pub(super) fn witness(&mut self, rule: &Sha256Digest, until: BootMillis) {
+        if let Some(known) = self.witnessed.get_mut(rule) {
+            *known = until.max(*known);
+        }
+    }
+
+    /// Until when the log is witnessed by the rule with this digest.
+    pub(super) fn witnessed_until(&self, rule: &Sha256Digest) -> BootMillis {
+        self.witnessed.get(rule).copied().unwrap_or(BootMillis(0))
+    }
+}
+
+/// Whether the release with this digest is the newest one, or the leased one until the newest is leased.
+fn is_in_force(state: &TrustedState, release: &Sha256Digest) -> bool {
+    state.releases().any(|known| known.digest() == *release)
 }

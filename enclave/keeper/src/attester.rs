@@ -80,6 +80,7 @@ impl Attester {
     /// The same attester, by another clock than the machine's own.
     #[must_use]
     pub fn timed_by(mut self, clock: Clock) -> Self {
+        self.log = self.log.timed_by(clock.clone());
         self.clock = clock;
         self
     }

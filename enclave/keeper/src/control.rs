@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::log::Entry;
+use cleanroom_attestation::log::{CheckpointError, Entry, SignedCheckpoint};
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, BootMillis, Envelope, LeaseRequest, Nonce, ReleaseError, Verified,
 };
@@ -38,6 +38,8 @@ const NO_RELEASE_CONTROL: &str = "no-release-control";
 const WORKER_SILENT: &str = "worker-silent";
 /// The answer to a probe when the security module attests nothing.
 const SECURITY_MODULE: &str = "security-module";
+/// The answer to a checkpoint that the log has left behind for longer than the release permits.
+const CHECKPOINT_OLD: &str = "checkpoint-old";
 /// The least time between two looks into the enclave, in milliseconds: a host that probes without pause costs no more.
 const PROBES_APART_MS: u64 = 500;
 
@@ -188,6 +190,7 @@ impl Control {
             (ControlKind::Ask, Some(guard)) => self.begin_lease(guard).await?,
             (ControlKind::Document(kind), Some(guard)) => self.document(guard, kind, body).await?,
             (ControlKind::SafeguardPolicy, Some(guard)) => self.policy(guard, body).await?,
+            (ControlKind::Witnessed, Some(guard)) => self.witnessed(guard, &body).await?,
             (
                 ControlKind::Days
                 | ControlKind::DayAsk
@@ -270,6 +273,51 @@ impl Control {
                 }
                 Ok(ControlAnswer::Accepted(accepted))
             }
+        }
+    }
+
+    /// Takes a checkpoint of this boot's log that witnesses have cosigned. What it does not count of the log is younger than the
+    /// time from which the log may run ahead of it.
+    async fn witnessed(&self, guard: &Guard, note: &[u8]) -> Result<ControlAnswer, WorkerEnd> {
+        let refused = |code: &str| Ok(ControlAnswer::Refused(code.to_owned()));
+        let _turn = self.turn.lock().await;
+        let rules = guard.witness_rules();
+        if rules.is_empty() {
+            return Ok(ControlAnswer::Accepted(Accepted::Known));
+        }
+        let note = SignedCheckpoint::parse(note);
+        let stood = note.and_then(|note| Ok((self.attester.log().stood_until(&note)?, note)));
+        let (stood_until, note) = match stood {
+            Ok((Some(stood_until), note)) => (stood_until, note),
+            Ok((None, _)) => return refused(CHECKPOINT_OLD),
+            Err(CheckpointError::Form) => return refused("checkpoint-form"),
+            Err(CheckpointError::OtherLog) => return refused("checkpoint-other-log"),
+            Err(CheckpointError::Signature) => return refused("checkpoint-signature"),
+        };
+        let met: Vec<_> = rules.iter().filter(|rule| rule.is_met_by(&note)).collect();
+        if met.len() == rules.len() {
+            self.attester.log().witness(note.unverified().size);
+        }
+        let (mut is_in_time, mut accepted) = (false, Accepted::Known);
+        for rule in &met {
+            let (until, now) = (stood_until.plus(rule.within_ms()), guard.now());
+            if until <= now {
+                continue;
+            }
+            is_in_time = true;
+            let (digest, known) = (rule.digest(), guard.witnessed_until(&rule.digest()));
+            // The worker hears of it some four times within the time that the rule gives, and not with each note.
+            let enough = (rule.within_ms() / 4).min(known.0.saturating_sub(now.0));
+            if until.0.saturating_sub(known.0) > enough {
+                guard.witness(&digest, until);
+                self.link.change(Change::Witnessed { rule: digest, until }).await?;
+                accepted = Accepted::New;
+            }
+        }
+        match (met.is_empty(), is_in_time) {
+            (true, _) => refused("witness-quorum"),
+            (false, false) => refused(CHECKPOINT_OLD),
+            (false, true) => Ok(ControlAnswer::Accepted(accepted)),
         }
     }
 

@@ -137,7 +137,10 @@ impl Asking {
             | ControlKind::Part
             | ControlKind::Opened => goes(ControlAnswer::Refused("no-model-yet".to_owned())),
             // The log begins with the weights' identity.
-            ControlKind::Log => goes(ControlAnswer::Refused("no-log-yet".to_owned())),
+            // Witnesses too are asked about a log, and there is none yet.
+            ControlKind::Log | ControlKind::Witnessed => {
+                goes(ControlAnswer::Refused("no-log-yet".to_owned()))
+            }
             ControlKind::Drain => Ok(Answer::Last(ControlAnswer::Accepted(Accepted::New), None)),
         }
     }

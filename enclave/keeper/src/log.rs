@@ -8,9 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::log::{Checkpoint, Entry, Frontier, NoteKey, boot_of, leaf_hash, origin};
+use cleanroom_attestation::log::{
+    Checkpoint, CheckpointError, Entry, Frontier, NoteKey, SignedCheckpoint, boot_of, leaf_hash, origin,
+};
 use cleanroom_attestation::receipt::SignedReceipt;
-use cleanroom_attestation::release::{BootMillis, Refusal, UnixMillis};
+use cleanroom_attestation::release::{BootMillis, Refusal, UnixMillis, WITNESS_SECONDS_LIMIT};
+use cleanroom_guard::Clock;
 use cleanroom_link::control::{Batch, MAX_BATCH_BYTES, batch_size};
 use tokio::sync::watch;
 
@@ -25,9 +28,15 @@ const COUNT_REFUSALS_EVERY: u64 = 60_000;
 /// How long the end waits for the host to fetch the last entries.
 const LAST_FETCH: Duration = Duration::from_secs(3);
 
+/// The least time between two sizes of the log that are remembered, in milliseconds.
+const MARKS_APART_MS: u64 = 1000;
+/// So many sizes are remembered. They reach back for as long as a release may let the log run ahead of its witnesses.
+const MAX_MARKS: usize = WITNESS_SECONDS_LIMIT as usize + 1;
+
 /// The log.
 pub(super) struct Log {
     key: ReceiptKey,
+    clock: Clock,
     boot: Sha256Digest,
     state: Mutex<State>,
     /// How many entries the host has stored, once it has asked.
@@ -45,6 +54,10 @@ struct State {
     partners: HashMap<Sha256Digest, (u64, Sha256Digest)>,
     refused: BTreeMap<&'static str, u64>,
     counted: Option<BootMillis>,
+    /// How large the log was, and until when at least. Both rise.
+    marks: VecDeque<(u64, BootMillis)>,
+    /// How many entries witnesses have cosigned, as the releases demanded when they came.
+    witnessed: u64,
 }
 
 /// Where a receipt stands.
@@ -67,19 +80,35 @@ impl Log {
     /// An empty log.
     pub(super) fn new(key: ReceiptKey) -> Self {
         let boot = boot_of(key.subject_public_key_info());
-        Self { key, boot, state: Mutex::default(), stored: watch::Sender::new(None) }
+        Self { key, clock: Clock::boot(), boot, state: Mutex::default(), stored: watch::Sender::new(None) }
+    }
+
+    /// The same log, by another clock than the machine's own.
+    pub(super) fn timed_by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Appends an entry, and gives the log's size with it.
     pub(super) fn append(&self, entry: &Entry) -> u64 {
         let mut state = self.lock();
-        state.push(entry.to_bytes());
+        state.push(entry.to_bytes(), self.clock.now());
         state.tip.size()
     }
 
     /// Whether the host has said that the first `size` entries are on its disk.
     pub(super) fn has_stored(&self, size: u64) -> bool {
         self.stored.borrow().is_some_and(|stored| stored >= size)
+    }
+
+    /// The releases' witnesses have cosigned the first `size` entries.
+    pub(super) fn witness(&self, size: u64) {
+        let mut state = self.lock();
+        state.witnessed = state.witnessed.max(size);
+    }
+
+    /// Whether they have.
+    pub(super) fn is_witnessed(&self, size: u64) -> bool {
+        self.lock().witnessed >= size
     }
 
     /// The boot that it is of.
@@ -112,7 +141,7 @@ impl Log {
             sign(Place { boot: self.boot, index: state.tip.size(), number, previous }).ok_or(Full)?;
         let sha256 = receipt.digest();
         state.partners.insert(partner, (number, sha256));
-        state.push(Entry::Receipt { sha256 }.to_bytes());
+        state.push(Entry::Receipt { sha256 }.to_bytes(), self.clock.now());
         Ok(receipt)
     }
 
@@ -130,7 +159,7 @@ impl Log {
         let mut state = self.lock();
         let counted = *state.counted.get_or_insert(now);
         if now.0.saturating_sub(counted.0) >= COUNT_REFUSALS_EVERY {
-            state.count_refused(at);
+            state.count_refused(at, now);
             state.counted = Some(now);
         }
         let Some(size) = size else {
@@ -161,8 +190,9 @@ impl Log {
     pub(super) async fn end(&self, at: UnixMillis) {
         let size = {
             let mut state = self.lock();
-            state.count_refused(at);
-            state.push(Entry::Shutdown { at_ms: at.0 }.to_bytes());
+            let now = self.clock.now();
+            state.count_refused(at, now);
+            state.push(Entry::Shutdown { at_ms: at.0 }.to_bytes(), now);
             state.tip.size()
         };
         let mut stored = self.stored.subscribe();
@@ -172,6 +202,22 @@ impl Log {
         let all = stored.wait_for(|stored| stored.is_some_and(|stored| stored >= size));
         // A host that does not come for it has a log without an end.
         let _ = tokio::time::timeout(LAST_FETCH, all).await;
+    }
+
+    /// Until when at least the log was no larger than `note` says, which this enclave signed. Every entry that the note does not
+    /// count is younger. `None` when that is longer ago than any release permits.
+    ///
+    /// # Errors
+    /// [`CheckpointError`]: the note is not of this log. The receipt key lives as long as the boot, and signs no other.
+    pub(super) fn stood_until(&self, note: &SignedCheckpoint) -> Result<Option<BootMillis>, CheckpointError> {
+        let key = NoteKey::of_boot(self.key.subject_public_key_info()).ok_or(CheckpointError::OtherLog)?;
+        let size = note.verify(&key)?.size;
+        let state = self.lock();
+        if size == state.tip.size() {
+            return Ok(Some(self.clock.now()));
+        }
+        let marks = state.marks.iter().rev();
+        Ok(marks.into_iter().find(|(marked, _)| *marked <= size).map(|(_, until)| *until))
     }
 
     fn checkpoint(&self, tree: &Frontier) -> Vec<u8> {
@@ -189,7 +235,13 @@ impl Log {
 }
 
 impl State {
-    fn push(&mut self, entry: Vec<u8>) {
+    fn push(&mut self, entry: Vec<u8>, now: BootMillis) {
+        if self.marks.back().is_none_or(|(_, last)| now.0.saturating_sub(last.0) >= MARKS_APART_MS) {
+            self.marks.push_back((self.tip.size(), now));
+            if self.marks.len() > MAX_MARKS {
+                self.marks.pop_front();
+            }
+        }
         self.tip.push(leaf_hash(&entry));
         self.waiting_bytes = self.waiting_bytes.saturating_add(entry.len());
         self.waiting.push_back(entry);
@@ -203,9 +255,9 @@ impl State {
         true
     }
 
-    fn count_refused(&mut self, at: UnixMillis) {
+    fn count_refused(&mut self, at: UnixMillis, now: BootMillis) {
         for (code, count) in std::mem::take(&mut self.refused) {
-            self.push(Entry::Refused { code: code.to_owned(), count, at_ms: at.0 }.to_bytes());
+            self.push(Entry::Refused { code: code.to_owned(), count, at_ms: at.0 }.to_bytes(), now);
         }
     }
 }
@@ -264,6 +316,48 @@ mod tests {
         let late = batch(&log, Some(0)).unwrap();
         assert!(late.first > 0, "the first entries are gone");
         assert_eq!(verify(&log, &late).size, late.first + late.entries.len() as u64);
+    }
+
+    #[test]
+    fn what_a_checkpoint_does_not_count_is_younger_than_the_time_that_it_is_given() {
+        let now = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(5_000));
+        let read = std::sync::Arc::clone(&now);
+        let clock = Clock::from_fn(move || BootMillis(read.load(std::sync::atomic::Ordering::SeqCst)));
+        let log = Log::new(ReceiptKey::generate().unwrap()).timed_by(clock);
+        let at = |ms| now.store(ms, std::sync::atomic::Ordering::SeqCst);
+        let newest = || SignedCheckpoint::parse(&batch(&log, None).unwrap().checkpoint).unwrap();
+        let stood = |note: &SignedCheckpoint| log.stood_until(note).unwrap().map(|until| until.0);
+        let mut notes = vec![newest()];
+        // Entries come every 300 ms, and the sizes that are remembered are a second apart.
+        for number in 0..20 {
+            at(10_000 + number * 300);
+            log.append(&Entry::Shutdown { at_ms: 1 });
+            notes.push(newest());
+        }
+        at(60_000);
+        // The log as it is was never left behind.
+        assert_eq!(stood(notes.last().unwrap()), Some(60_000));
+        for (size, note) in notes.iter().enumerate().take(20) {
+            // The entry after the checkpoint came then, or up to a second before by what is remembered.
+            let came = 10_000 + size as u64 * 300;
+            let until = stood(note).unwrap();
+            assert!((came.saturating_sub(1000)..=came).contains(&until), "{size}: {until}, {came}");
+        }
+        let other = Log::new(ReceiptKey::generate().unwrap());
+        let other = SignedCheckpoint::parse(&batch(&other, None).unwrap().checkpoint).unwrap();
+        assert_eq!(log.stood_until(&other), Err(CheckpointError::OtherLog));
+        let mut forged = newest().unverified().clone();
+        forged.size += 1;
+        let key = NoteKey::of_boot(log.key.subject_public_key_info()).unwrap();
+        let forged = SignedCheckpoint::parse(&forged.signed(&key, &[7; 64])).unwrap();
+        assert_eq!(log.stood_until(&forged), Err(CheckpointError::Signature));
+        // What is remembered has a bound, and what is forgotten counts as too old.
+        for number in 0..4_000 {
+            at(100_000 + number * 1_000);
+            log.append(&Entry::Shutdown { at_ms: 1 });
+        }
+        assert_eq!(log.lock().marks.len(), MAX_MARKS);
+        assert_eq!(stood(&notes[0]), None);
     }
 
     #[test]

@@ -112,6 +112,9 @@ pub(super) enum Refused {
     /// The host has not said that the log's entry of this opening is on its disk.
     #[error("the host has not stored the log's entry of this opening")]
     NotLogged,
+    /// The release demands witnesses, and too few have cosigned the log's entry of this opening.
+    #[error("too few of the release's witnesses have cosigned the log's entry of this opening")]
+    NotWitnessed,
     /// The receiver's key is none.
     #[error("the receiver's key is no key")]
     Receiver,
@@ -134,6 +137,7 @@ impl Refused {
             Self::UnknownOpening => "opening-unknown",
             Self::PartsMissing => "opening-parts-missing",
             Self::NotLogged => "opening-not-logged",
+            Self::NotWitnessed => "opening-not-witnessed",
             Self::Receiver => "opening-receiver",
             Self::SecurityModule(_) => "security-module",
             Self::Form => "retention-form",
@@ -377,6 +381,10 @@ impl Retention {
         let size = under.logged.ok_or(Refused::PartsMissing)?;
         if !log.has_stored(size) {
             return Err(Refused::NotLogged);
+        }
+        // A host may say that it has stored what it shows to nobody. Witnesses do not.
+        if !guard.witness_rules().is_empty() && !log.is_witnessed(size) {
+            return Err(Refused::NotWitnessed);
         }
         under.collector.finish(&under.opening.receiver, &digest).ok_or(Refused::Receiver)
     }

@@ -47,6 +47,8 @@ pub enum KeeperKind {
     Hold,
     /// [`FromKeeper::Change`] with the time until which records can be sealed
     Sealing,
+    /// [`FromKeeper::Change`] with the time until which the log is witnessed
+    Witnessed,
 }
 
 impl Kind for KeeperKind {
@@ -68,6 +70,7 @@ impl Kind for KeeperKind {
         Self::Hold,
         Self::Probe,
         Self::Sealing,
+        Self::Witnessed,
     ];
 
     fn code(self) -> u8 {
@@ -85,6 +88,7 @@ impl Kind for KeeperKind {
             Self::Hold => 0x8b,
             Self::Probe => 0x8c,
             Self::Sealing => 0x8d,
+            Self::Witnessed => 0x8e,
             Self::Document(AuthorityDocument::Root) => 0x93,
             Self::Document(AuthorityDocument::Release) => 0x94,
             Self::Document(AuthorityDocument::Denial) => 0x95,
@@ -113,6 +117,7 @@ impl Kind for KeeperKind {
             Self::Policy => 4 + SAFEGUARD_POLICY_LIMIT,
             Self::Hold => 4 + TEXT_LIMIT + DIGEST,
             Self::Sealing => 4 + 8,
+            Self::Witnessed => DIGEST + 4 + 8,
         }
     }
 }
@@ -187,6 +192,13 @@ pub enum Change {
         /// The newest release then. The partner is held for as long as this is in force.
         release: Sha256Digest,
     },
+    /// The log is witnessed as a release demands. Where one does, nothing begins without.
+    Witnessed {
+        /// The digest of the rule that is met.
+        rule: Sha256Digest,
+        /// Until this time of the machine's own clock.
+        until: BootMillis,
+    },
     /// Records can be sealed, or no longer. Where the release demands them, nothing begins without.
     Sealing {
         /// Until this time of the machine's own clock.
@@ -243,6 +255,7 @@ impl FromKeeper {
             Self::Change(Change::Policy(_)) => KeeperKind::Policy,
             Self::Change(Change::Hold { .. }) => KeeperKind::Hold,
             Self::Change(Change::Sealing { .. }) => KeeperKind::Sealing,
+            Self::Change(Change::Witnessed { .. }) => KeeperKind::Witnessed,
             Self::Evidence(_) => KeeperKind::Evidence,
             Self::Public(_) => KeeperKind::Public,
             Self::SignedEnd(_) => KeeperKind::SignedEnd,
@@ -276,6 +289,9 @@ impl FromKeeper {
                 length_prefixed(&[partner.as_str().as_bytes(), release.as_bytes()])
             }
             Self::Change(Change::Sealing { until }) => length_prefixed(&[&until.0.to_be_bytes()]),
+            Self::Change(Change::Witnessed { rule, until }) => {
+                length_prefixed(&[rule.as_bytes(), &until.0.to_be_bytes()])
+            }
             Self::Evidence(Evidence { transcript, ticket, body }) => {
                 length_prefixed(&[transcript.as_bytes(), ticket, body])
             }
@@ -343,6 +359,10 @@ impl FromKeeper {
             KeeperKind::Receipt => Self::Receipt(fields.next(MAX_DELIVERED_BYTES)?.to_vec()),
             KeeperKind::Policy => Self::Change(Change::Policy(fields.next(SAFEGUARD_POLICY_LIMIT)?.to_vec())),
             KeeperKind::Sealing => Self::Change(Change::Sealing { until: BootMillis(number(fields)?) }),
+            KeeperKind::Witnessed => Self::Change(Change::Witnessed {
+                rule: fields.next(Sha256Digest::LENGTH)?.try_into().ok()?,
+                until: BootMillis(number(fields)?),
+            }),
             KeeperKind::Hold => {
                 let partner = core::str::from_utf8(fields.next(TEXT_LIMIT)?).ok()?.parse().ok()?;
                 let release = fields.next(Sha256Digest::LENGTH)?.try_into().ok()?;

@@ -94,6 +94,7 @@ fn answers() -> Vec<FromKeeper> {
         FromKeeper::Change(Change::Policy(b"version = 1".to_vec())),
         FromKeeper::Change(Change::Hold { partner: "p".parse().unwrap(), release: digest }),
         FromKeeper::Change(Change::Sealing { until: BootMillis(9) }),
+        FromKeeper::Change(Change::Witnessed { rule: digest, until: BootMillis(9) }),
     ]
 }
 

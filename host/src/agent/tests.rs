@@ -336,9 +336,32 @@ async fn an_enclave_that_goes_away_ends_the_session_and_no_service_can() {
     let settings = Settings { release: Some("/nonexistent".into()), ..settings(vec![gone, stuck().await]) };
     let (observed, _) = watch::channel(Observed::default());
     let (stream, _) = enclave(|kind, _| if kind == ControlKind::Ask { nonce() } else { state(0) });
-    assert!(timeout(Duration::from_millis(300), session(stream, &settings, &observed)).await.is_err());
+    assert!(timeout(Duration::from_millis(300), session(stream, &settings, &observed, None)).await.is_err());
 
     let (stream, enclave) = tokio::io::duplex(64);
     drop(enclave);
-    session(stream, &settings, &observed).await;
+    session(stream, &settings, &observed, None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_witnesses_cosign_is_handed_in_again_and_again_and_what_is_refused_is_not() {
+    let (cosigned, notes) = watch::channel(None);
+    let (stream, asked) = enclave(|_, note| match note {
+        b"few" => ControlAnswer::Refused("witness-quorum".to_owned()),
+        _ => ControlAnswer::Accepted(Accepted::Known),
+    });
+    let handing = tokio::spawn(witnessed::hand_in(Arc::new(Control::new(stream)), notes));
+    let told = async |note: &[u8]| {
+        sleep(10 * TICK).await;
+        of_kind(&asked, ControlKind::Witnessed).iter().filter(|body| *body == note).count()
+    };
+    assert_eq!(told(b"").await, 0);
+    cosigned.send_replace(Some(b"few".to_vec()));
+    assert_eq!(told(b"few").await, 1);
+    cosigned.send_replace(Some(b"all".to_vec()));
+    let first = told(b"all").await;
+    assert!((9..=11).contains(&first), "{first}");
+    assert!(told(b"all").await > first);
+    drop(cosigned);
+    handing.await.unwrap();
 }

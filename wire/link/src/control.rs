@@ -9,6 +9,7 @@ mod batch;
 
 use cleanroom_attestation::channel::{Fields, MAX_DOCUMENT_BYTES, MAX_LEASE_BYTES, Nonce, length_prefixed};
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::log::MAX_CHECKPOINT_BYTES;
 use cleanroom_attestation::record::{MAX_HEAD_BYTES, MAX_RECORD_BYTES};
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, Id, LeaseRequest, PayloadType, TEXT_LIMIT,
@@ -86,6 +87,9 @@ pub enum ControlKind {
     Part,
     /// Asks, with the digest of the opening, for the key of the record, sealed to the receiver.
     Opened,
+    /// Hands in a checkpoint of the enclave's own log with cosignatures of witnesses. Answer: [`ControlAnswer::Accepted`], with
+    /// [`Accepted::Known`] when nothing depends on it: no release demands witnesses, or the enclave knows as much.
+    Witnessed,
 }
 
 impl ControlKind {
@@ -99,7 +103,7 @@ impl ControlKind {
     pub const LEASE: Self = Self::Document(AuthorityDocument::Lease);
 
     /// Every kind there is.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::State,
         Self::Ask,
         Self::ROOT,
@@ -121,6 +125,7 @@ impl ControlKind {
         Self::PartAsk,
         Self::Part,
         Self::Opened,
+        Self::Witnessed,
     ];
 
     /// The kind's code on the wire.
@@ -148,6 +153,7 @@ impl ControlKind {
             Self::PartAsk => 19,
             Self::Part => 20,
             Self::Opened => 21,
+            Self::Witnessed => 22,
         }
     }
 
@@ -165,6 +171,7 @@ impl ControlKind {
             Self::Document(document) => document.envelope_limit(),
             Self::Log => 8,
             Self::SafeguardPolicy => SAFEGUARD_POLICY_LIMIT,
+            Self::Witnessed => MAX_CHECKPOINT_BYTES,
         }
     }
 

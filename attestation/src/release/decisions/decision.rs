@@ -108,11 +108,14 @@ pub enum Refusal {
     /// The release demands records, and the enclave has no secret of the day to seal them under, or a host that takes none.
     #[error("the enclave cannot keep the sealed records that the release demands")]
     RetentionMissing,
+    /// The release demands witnesses, and too few have cosigned the enclave's log for too long.
+    #[error("too few of the witnesses that the release names have cosigned the enclave's log in time")]
+    Unwitnessed,
 }
 
 impl Refusal {
     /// Every refusal, in the order of their codes on the wire.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NoRelease,
         Self::NoLease,
         Self::LeaseLapsed,
@@ -131,9 +134,10 @@ impl Refusal {
         Self::ModelRevoked,
         Self::SafeguardMissing,
         Self::RetentionMissing,
+        Self::Unwitnessed,
     ];
 
-    /// The code in the channel's `Refusal` frame: 16 to 33, in the order of [`Self::ALL`].
+    /// The code in the channel's `Refusal` frame: 16 to 34, in the order of [`Self::ALL`].
     pub(crate) const fn wire_code(self) -> u8 {
         match self {
             Self::NoRelease => 16,
@@ -154,6 +158,7 @@ impl Refusal {
             Self::ModelRevoked => 31,
             Self::SafeguardMissing => 32,
             Self::RetentionMissing => 33,
+            Self::Unwitnessed => 34,
         }
     }
 
@@ -179,6 +184,7 @@ impl Refusal {
             Self::ModelRevoked => "model-revoked",
             Self::SafeguardMissing => "safeguard-missing",
             Self::RetentionMissing => "retention-missing",
+            Self::Unwitnessed => "unwitnessed",
         }
     }
 }

@@ -56,6 +56,12 @@ impl ShownTerms {
         Ok(Self { state, release, lease, now: BootMillis(now) })
     }
 
+    /// The root under which they were counted.
+    #[must_use]
+    pub fn root(&self) -> &Root {
+        self.state.root()
+    }
+
     /// The release.
     #[must_use]
     pub const fn release(&self) -> &Verified<Release> {

@@ -452,9 +452,9 @@ impl TrustedState {
         releases.filter_map(move |indexed| indexed.release.model(id)?.retention.as_ref())
     }
 
-    /// The digests of the newest release and, until that one is leased itself, of the leased one too.
-    pub fn releases(&self) -> impl Iterator<Item = Sha256Digest> {
-        [&self.newest, &self.leased].into_iter().flatten().map(|indexed| indexed.release.digest())
+    /// The newest release and, until that one is leased itself, the leased one too.
+    pub fn releases(&self) -> impl Iterator<Item = &Verified<Release>> {
+        [&self.newest, &self.leased].into_iter().flatten().map(|indexed| &indexed.release)
     }
 
     /// The partner with this key in the newest release.

@@ -218,6 +218,9 @@ pub enum ReleaseError {
         /// The only value that it may have.
         neutral: &'static str,
     },
+    /// A witness that the release names has a key, or a name, with which nobody can cosign a log.
+    #[error("the witness key {0} can cosign no log: expected an Ed25519 key whose name has no plus sign")]
+    WitnessKey(String),
     /// The release says of this enclave's model that its weights are sealed, and the measured configuration says that they are not;
     /// or the other way round.
     #[error("the release says that the weights are {}, and this enclave takes them {}; change one of the two", sealed(*in_release), sealed(!*in_release))]
@@ -267,6 +270,7 @@ impl ReleaseError {
             Self::DenialMissing(_) => "denial-missing",
             Self::TooManyDenials { .. } => "too-many-denials",
             Self::NotEnforced { .. } | Self::Weights { .. } => "not-enforced",
+            Self::WitnessKey(_) => "witness-key",
             Self::PolicyNotNamed(_) => "policy-not-named",
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ReleaseError, in_range};
 use super::fields::{Id, Label, List, first_repeated, present};
+use super::key::Algorithm;
 use super::payload_type::PayloadType;
 use super::retention::{BROKERS_LIMIT, Keep, Retention};
 use super::role::Role;
@@ -40,6 +41,8 @@ pub const SAFEGUARD_LIMITS_LIMIT: usize = 8;
 pub const SAFEGUARD_COUNT_LIMIT: u64 = 1_000_000;
 /// The longest time in seconds over which a limit counts: thirty days.
 pub const SAFEGUARD_SECONDS_LIMIT: u64 = 2_592_000;
+/// The longest time in seconds that a log may run ahead of its witnesses: an hour.
+pub const WITNESS_SECONDS_LIMIT: u64 = 3600;
 /// The longest lease in seconds: a day.
 pub const LEASE_SECONDS_LIMIT: u64 = 86_400;
 
@@ -66,11 +69,11 @@ pub struct Release {
     pub partners: List<Partner, PARTNERS_LIMIT>,
     /// The only destinations that the enclave opens connections to. Empty: this version opens none.
     pub egress: List<Egress, EGRESS_LIMIT>,
-    /// The witnesses of the log that are in use. Empty: this version keeps no log.
+    /// The witnesses of the log. Empty: the enclave waits for none.
     pub witnesses: List<Witness, WITNESSES_LIMIT>,
     /// How leases are given.
     pub lease: LeaseRules,
-    /// How the log is kept.
+    /// By which witnesses the log must be cosigned.
     pub audit: AuditRules,
 }
 
@@ -252,7 +255,7 @@ pub struct Egress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Witness {
-    /// The name of its key, which is in the root's witness role.
+    /// The name of its key, which is in the root's witness role. The witness calls itself so in its cosignatures.
     pub key: Id,
     /// Where it is asked, for people and the host.
     pub url: Label,
@@ -268,13 +271,14 @@ pub struct LeaseRules {
     pub issuers: u64,
 }
 
-/// How the log is kept.
+/// By which witnesses the log must be cosigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditRules {
-    /// The longest time between two checkpoints while requests are served, in seconds. 0: this version keeps no log.
+    /// How long the log may run ahead of its last witnessed checkpoint, in seconds. Then the enclave begins nothing new. 0 where
+    /// there are no witnesses.
     pub checkpoint_seconds: u64,
-    /// Distinct witnesses that must have cosigned a checkpoint for it to count as witnessed. 0 in this version.
+    /// Distinct witnesses that must have cosigned a checkpoint for it to count as witnessed. 0 where there are none.
     pub witnesses: u64,
 }
 
@@ -472,22 +476,16 @@ impl Release {
         }
         in_range("lease.seconds", self.lease.seconds, 1, LEASE_SECONDS_LIMIT)?;
         in_range("lease.issuers", self.lease.issuers, 1, super::root::ROLE_KEYS_LIMIT as u64)?;
-        in_range("audit.checkpoint_seconds", self.audit.checkpoint_seconds, 0, LEASE_SECONDS_LIMIT)?;
-        in_range("audit.witnesses", self.audit.witnesses, 0, self.witnesses.len() as u64)
+        // With witnesses both numbers say something, and without them neither does.
+        let (least, most) = if self.witnesses.is_empty() { (0, 0) } else { (1, WITNESS_SECONDS_LIMIT) };
+        in_range("audit.checkpoint_seconds", self.audit.checkpoint_seconds, least, most)?;
+        in_range("audit.witnesses", self.audit.witnesses, least, self.witnesses.len() as u64)
     }
 
     /// Refuses what this version would not enforce. A release promises nothing that nobody keeps.
     fn check_enforced(&self) -> Result<(), ReleaseError> {
-        let neutral = [
-            ("egress", "[]", self.egress.is_empty()),
-            ("witnesses", "[]", self.witnesses.is_empty()),
-            ("audit.checkpoint_seconds", "0", self.audit.checkpoint_seconds == 0),
-            ("audit.witnesses", "0", self.audit.witnesses == 0),
-        ];
-        for (member, neutral, is_neutral) in neutral {
-            if !is_neutral {
-                return Err(ReleaseError::NotEnforced { member, neutral });
-            }
+        if !self.egress.is_empty() {
+            return Err(ReleaseError::NotEnforced { member: "egress", neutral: "[]" });
         }
         Ok(())
     }
@@ -515,13 +513,19 @@ impl Payload for Release {
             return Err(ReleaseError::BelowMinimum { minimum: root.minimum_release, actual: self.version });
         }
         in_range("lease.issuers", self.lease.issuers, 1, root.roles.lease.keys.len() as u64)?;
-        match self.witnesses.iter().find(|witness| !root.roles.witness.keys.contains(&witness.key)) {
-            Some(witness) => Err(ReleaseError::Dangling {
+        for Witness { key: name, url: _ } in &self.witnesses {
+            let key = root.keys_of(Role::Witness).find(|key| key.name == *name);
+            let missing = || ReleaseError::Dangling {
                 from: "the release",
                 what: "the witness key",
-                value: witness.key.to_string(),
-            }),
-            None => Ok(()),
+                value: name.to_string(),
+            };
+            let key = key.ok_or_else(missing)?;
+            // Names of keys in signed notes have no plus sign.
+            if key.spki.algorithm() != Algorithm::Ed25519 || name.as_str().contains('+') {
+                return Err(ReleaseError::WitnessKey(name.to_string()));
+            }
         }
+        Ok(())
     }
 }

@@ -306,14 +306,45 @@ fn a_release_that_promises_what_is_not_enforced_is_refused() {
         assert!(error.to_string().starts_with(&format!("{member} must be ")), "{error}");
     };
     refused("egress", |release| release.egress = list([Egress { host: id("h"), port: 443 }]));
-    let witness = || list([Witness { key: id("a-online"), url: label("https://witness.example") }]);
-    refused("witnesses", |release| {
-        release.witnesses = list([Witness { key: id("a-online"), url: label("https://witness.example") }]);
-    });
-    refused("audit.checkpoint_seconds", |release| release.audit.checkpoint_seconds = 1);
-    // Without a witness in the list, a number of witnesses is refused already as out of range.
-    let counted = release_with(|release| (release.witnesses, release.audit.witnesses) = (witness(), 1));
-    assert_eq!(code(counted), "not-enforced");
+}
+
+#[test]
+fn witnesses_and_their_numbers_belong_together_and_their_keys_are_in_the_root() {
+    let demand = |names: &[&str], seconds: u64, needed: u64| {
+        let witness = |name: &&str| Witness { key: id(name), url: label("https://witness.example") };
+        let witnesses: Vec<Witness> = names.iter().map(witness).collect();
+        move |release: &mut Release| {
+            release.witnesses = list(witnesses);
+            release.audit = AuditRules { checkpoint_seconds: seconds, witnesses: needed };
+        }
+    };
+    let form = |names: &[&str], seconds, needed| code(release_with(demand(names, seconds, needed)));
+    assert_eq!(form(&["w", "v"], 60, 2), "accepted");
+    for (seconds, needed) in [(0, 1), (60, 0), (60, 3), (WITNESS_SECONDS_LIMIT + 1, 1)] {
+        assert_eq!(form(&["w", "v"], seconds, needed), "range", "{seconds} {needed}");
+    }
+    assert_eq!(form(&[], 0, 1), "range");
+    assert_eq!(form(&[], 60, 0), "range");
+    assert_eq!(form(&["w", "w"], 60, 1), "repeated");
+
+    let world = World::new();
+    let mut root = world.root();
+    let key = |name: &str, seed| RootKey {
+        name: id(name),
+        authority: id(name),
+        spki: Signer::ed25519(seed).public(),
+    };
+    root.keys = list(root.keys.iter().cloned().chain([key("w", 41), key("w+v", 42)]));
+    root.roles.witness = RoleRule { threshold: 1, keys: list([id("w"), id("w+v"), id("c-offline")]) };
+    let against = |name: &str| {
+        let mut release = world.release(1);
+        demand(&[name], 60, 1)(&mut release);
+        code(release.check_against(&root))
+    };
+    assert_eq!(against("w"), "accepted");
+    assert_eq!(against("w+v"), "witness-key", "no name of a signed note");
+    assert_eq!(against("c-offline"), "witness-key", "a P-384 key");
+    assert_eq!(against("a-offline"), "dangling", "a key of another role");
 }
 
 #[test]

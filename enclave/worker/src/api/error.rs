@@ -214,7 +214,8 @@ const fn stopped_status(stop: Stop) -> StatusCode {
             | Refusal::LeaseLapsed
             | Refusal::ClockWentBack
             | Refusal::SafeguardMissing
-            | Refusal::RetentionMissing,
+            | Refusal::RetentionMissing
+            | Refusal::Unwitnessed,
         ) => StatusCode::SERVICE_UNAVAILABLE,
         Stop::Refused(_) | Stop::Safeguard => StatusCode::FORBIDDEN,
     }

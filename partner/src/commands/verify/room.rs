@@ -12,7 +12,7 @@ use crate::commands::relying_party::{no_session, runtime};
 use crate::dial::Dialer;
 use crate::outcome::{Failure, Outcome};
 use crate::output::{Listing, Mark, Terminal, left, printable};
-use crate::permission::{Kept, Permitted};
+use crate::permission::{Kept, Permitted, WitnessTerms};
 use crate::session;
 
 #[derive(Serialize)]
@@ -86,6 +86,10 @@ fn terms(listing: &mut Listing, permitted: &Result<Permitted, Refused>) {
                     what,
                     format!("for {days} days, opened only together (docs/retention.md)"),
                 );
+            }
+            if let Some(WitnessTerms { keys, needed, within_seconds }) = &permitted.witnesses {
+                let what = format!("{needed} of {} witnesses must cosign the log", keys.len());
+                listing.check(Mark::Ok, what, format!("at most {within_seconds} seconds behind it"));
             }
             listing.heading("lease");
             listing.check(Mark::Ok, "signed for this enclave", left(permitted.lease_seconds_left));
