@@ -125,6 +125,12 @@ pub fn lost_lines() -> u64 {
     QUEUE.get().map_or(0, |queue| queue.lost())
 }
 
+/// `text` in one line: an error that shows where it lies in a file has several, and a line of a log is one thing.
+#[must_use]
+pub fn one_line(text: &impl std::fmt::Display) -> String {
+    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Colours on a terminal, unless the user wants none (<https://no-color.org>).
 fn colours() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
