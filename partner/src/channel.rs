@@ -59,9 +59,7 @@ impl RelyingParty {
     /// # Errors
     /// [`SetupError`] when the policy names no such model or the key is not usable.
     pub fn new(identity: &Identity, policy: Policy, model: ModelId) -> Result<Self, SetupError> {
-        if policy.release().is_none() && policy.model_digests(model.as_str()).next().is_none() {
-            return Err(SetupError::ModelNotInPolicy(model));
-        }
+        require_model(&policy, &model)?;
         let config = tls::client_config(identity).map_err(|_| IdentityError::Key)?;
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
@@ -72,6 +70,24 @@ impl RelyingParty {
             cache: Mutex::new(ChainCache::new()),
             clock: Clock::machine(),
             records: None,
+        })
+    }
+
+    /// The same partner with the same key, under another policy, and for a model of it.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the policy names no such model.
+    pub fn under(&self, policy: Policy, model: ModelId) -> Result<Self, SetupError> {
+        require_model(&policy, &model)?;
+        Ok(Self {
+            connector: self.connector.clone(),
+            leaf: self.leaf,
+            key: self.key,
+            policy,
+            model,
+            cache: Mutex::new(ChainCache::new()),
+            clock: self.clock.clone(),
+            records: self.records.clone(),
         })
     }
 
@@ -268,6 +284,15 @@ fn is_signed_by_receipt_key(
 }
 
 /// What a document must say that is of the enclave at the other end of this transcript.
+/// # Errors
+/// The policy has no reference value for the model. Where it pins a release root, the release has them.
+fn require_model(policy: &Policy, model: &ModelId) -> Result<(), SetupError> {
+    if policy.release().is_none() && policy.model_digests(model.as_str()).next().is_none() {
+        return Err(SetupError::ModelNotInPolicy(model.clone()));
+    }
+    Ok(())
+}
+
 fn expected(transcript: &Transcript<'_>) -> Expected {
     let request = transcript.evidence_request();
     let model = boot_measurement::model(&transcript.model_digest);

@@ -143,7 +143,7 @@ impl Session {
     /// [`SendError`] with [`Reach::NeverSent`] when the session has ended.
     pub fn permit(&self) -> Result<Permit<'_>, SendError> {
         if self.validity.is_over() {
-            return Err(SendError::never(SessionError::Ended(self.rests_on)));
+            return Err(SendError::never(SessionError::Ended(self.ends_with())));
         }
         Ok(Permit { session: self })
     }
@@ -216,7 +216,16 @@ impl Session {
 
     /// Why the session takes no more requests.
     fn why_ended(&self) -> String {
-        if self.validity.is_over() { self.rests_on.to_string() } else { "its connection was lost".to_owned() }
+        if self.validity.is_over() {
+            self.ends_with().to_string()
+        } else {
+            "its connection was lost".to_owned()
+        }
+    }
+
+    /// What the session ends with.
+    fn ends_with(&self) -> RestsOn {
+        if self.validity.connection.is_superseded() { RestsOn::Policy } else { self.rests_on }
     }
 
     /// How far a request got that has no answer.
@@ -227,7 +236,7 @@ impl Session {
         let never = returned || !begun.get() || was_not_processed(&error);
         let reason = match self.why_cut() {
             Some(cut) => SessionError::Cut(cut.clone()),
-            None if never && self.validity.is_over() => SessionError::Ended(self.rests_on),
+            None if never && self.validity.is_over() => SessionError::Ended(self.ends_with()),
             None => SessionError::Lost(error),
         };
         let reach = if never { Reach::NeverSent } else { Reach::MayHaveBeenSent };
@@ -268,7 +277,7 @@ impl Permit<'_> {
             biased;
             result = &mut response => result.map_err(|error| session.failed(error, &begun)),
             // Dropping the response takes the request back out of HTTP/2's queue.
-            () = over_before_it_began => Err(SendError::never(SessionError::Ended(session.rests_on))),
+            () = over_before_it_began => Err(SendError::never(SessionError::Ended(session.ends_with()))),
         }
     }
 }

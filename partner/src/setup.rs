@@ -64,6 +64,20 @@ impl Setup {
         Ok((party, model))
     }
 
+    /// Reads the policy again, for the same partner with the same key. Gives nothing when `party` asks under this policy
+    /// and for this model already.
+    ///
+    /// # Errors
+    /// [`Failure`] names the file and what is wrong with it.
+    pub fn load_again(&self, party: &RelyingParty) -> Result<Option<RelyingParty>, Failure> {
+        let policy = policy_file::load(&self.policy, self.policy_sha256)?;
+        let model = self.choose_model(&policy)?;
+        if policy == *party.policy() && model == *party.model() {
+            return Ok(None);
+        }
+        party.under(policy, model).map(Some).map_err(|error| usage("setup", error.to_string()))
+    }
+
     /// How the hosts are reached.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -200,6 +202,74 @@ async fn the_proxy_serves_and_ends_in_order_when_nothing_that_it_writes_can_be_w
         let status = tokio::task::spawn_blocking(move || proxy.wait().unwrap()).await.unwrap();
         assert_eq!(status.code(), Some(0), "closed: {closed}");
     }
+}
+
+#[test]
+fn a_hangup_has_the_proxy_read_its_policy_and_its_token_again() {
+    let site = Site::start();
+    let [trust, token, log] = ["trust.toml", "token", "proxy.log"].map(|name| site.path().join(name));
+    let write_token = |text: &str| {
+        std::fs::write(&token, text).unwrap();
+        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let [first, second] = ["the-first-of-two-tokens", "the-second-of-two-tokens"];
+    write_token(first);
+    let policy = std::fs::read_to_string(&trust).unwrap();
+    let connect = ["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
+    let mut proxy = program("cleanroom", site.path());
+    proxy.args(connect).args(["--token-file", "token"]).stdout(Stdio::piped());
+    let mut proxy = Running::of(proxy.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap());
+    let listen = proxy.wait_for("\"listen\": \"");
+    let listen = listen.split('"').next().unwrap();
+    let ask = |token: &str| {
+        let mut stream = std::net::TcpStream::connect(listen).unwrap();
+        let head = format!("GET /v1/models HTTP/1.1\r\nHost: {listen}\r\nAuthorization: Bearer {token}\r\n");
+        stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let id = Pid::from_raw(proxy.id().cast_signed()).unwrap();
+    let mut lines = 0;
+    // What the log says about the files after a hangup.
+    let mut hang_up = || {
+        kill_process(id, Signal::HUP).unwrap();
+        lines += 1;
+        wait::found_blocking("the log says what was read", || {
+            let text = std::fs::read_to_string(&log).unwrap();
+            let line = text.lines().filter(|line| line.contains("read again after SIGHUP")).nth(lines - 1);
+            line.filter(|_| text.ends_with('\n')).map(str::to_owned)
+        })
+    };
+    assert!(ask(first).starts_with("HTTP/1.1 200"));
+    let line = hang_up();
+    assert!(line.contains("policy: as before. Token: as before"), "{line}");
+
+    // What cannot be used changes nothing.
+    std::fs::write(&trust, "nonsense").unwrap();
+    write_token("short");
+    let line = hang_up();
+    assert!(line.contains("policy: not taken") && line.contains("Token: not taken"), "{line}");
+    assert!(line.contains("trust.toml is not a valid policy"), "{line}");
+    assert!(ask(first).starts_with("HTTP/1.1 200"));
+
+    // Under a policy with another image the same clean room gets nothing.
+    let (before, register) = policy.split_once("pcr0 = \"").unwrap();
+    let other = format!("{before}pcr0 = \"{}{}", "0".repeat(8), &register[8..]);
+    std::fs::write(&trust, other).unwrap();
+    write_token(first);
+    let line = hang_up();
+    assert!(line.contains("policy: another one"), "{line}");
+    let answer = ask(first);
+    assert!(!answer.starts_with("HTTP/1.1 200") && answer.contains("pcr0-mismatch"), "{answer}");
+
+    std::fs::write(&trust, &policy).unwrap();
+    write_token(second);
+    let line = hang_up();
+    assert!(line.contains("policy: another one") && line.contains("Token: another one"), "{line}");
+    assert!(ask(second).starts_with("HTTP/1.1 200"));
+    assert!(ask(first).starts_with("HTTP/1.1 401"));
+    assert!(proxy.stop().success());
 }
 
 /// A line of `/proc/PROCESS/status`.

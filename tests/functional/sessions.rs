@@ -7,8 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::policy::Policy;
+use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::session::{Answer, Reach, SendError, Sessions};
 use cleanroom_program::clock::{BootInstant, Clock, Hands};
+use cleanroom_tests::platform::{model_digest, model_id};
 use cleanroom_tests::scripted::{
     Connection, DATA, MAX_CONCURRENT_STREAMS, REFUSED_STREAM, Received, ScriptedRoom,
 };
@@ -335,6 +339,82 @@ async fn a_stream_is_cut_although_its_sessions_are_gone() {
     hands.advance(MAX_SESSION);
     assert!(answer.response.into_body().collect().await.is_err());
     assert!(answer.session.why_cut().is_some());
+}
+
+// When another policy comes into force.
+
+/// The room's policy in another text, for a model with this digest.
+fn another_policy(room: &ScriptedRoom, sessions: &Sessions, model: Sha256Digest) -> RelyingParty {
+    let text = format!("# another one\n{}", room.world.policy_text(model));
+    sessions.party().under(Policy::from_toml(&text).unwrap(), model_id()).unwrap()
+}
+
+#[tokio::test]
+async fn under_another_policy_that_accepts_its_room_a_stream_goes_on_and_requests_go_on_a_fresh_proof() {
+    let (room, sessions, hands, mut answer) = running(|connection| honest(connection, drop)).await;
+    sessions.adopt(another_policy(&room, &sessions, model_digest()));
+    // The first connection answers no second request.
+    is_answered(sessions.send(&request()).await).await;
+    assert!(room.connections() >= 2);
+    settle().await;
+    hands.advance(CUT_WITHIN);
+    settle().await;
+    assert_eq!(answer.session.why_cut(), None);
+    let more = tokio::select! {
+        more = answer.response.body_mut().frame() => Some(more),
+        () = settle() => None,
+    };
+    assert!(more.is_none(), "the stream is still open");
+}
+
+#[tokio::test]
+async fn a_policy_that_does_not_accept_a_room_ends_its_streams_and_nothing_more_is_sent_there() {
+    let seen = Seen::default();
+    let later = seen.clone();
+    let (room, sessions, _hands, answer) = running(move |connection| honest(connection, later.on(1))).await;
+    sessions.adopt(another_policy(&room, &sessions, Sha256Digest::of(&[b"another model"])));
+    let error = answer.session.permit().err().unwrap();
+    assert_eq!(error.reach, Reach::NeverSent);
+    assert!(error.reason.to_string().contains("policy that is no longer in force"), "{}", error.reason);
+    let error = sessions.send(&request()).await.err().unwrap();
+    assert_eq!(error.reach, Reach::NeverSent);
+    assert!(error.reason.is_refusal(), "{}", error.reason);
+    let cut = Arc::clone(&answer.session);
+    assert!(answer.response.into_body().collect().await.is_err());
+    assert_eq!(cut.why_cut().unwrap().code, error.reason.code());
+    assert_eq!(seen.connections(), [0; 0]);
+    // The first one again: the room is proven anew.
+    sessions.adopt(another_policy(&room, &sessions, model_digest()));
+    is_answered(sessions.send(&request()).await).await;
+    assert_eq!(seen.connections(), [1]);
+}
+
+#[tokio::test]
+async fn what_was_proven_while_another_policy_came_into_force_does_not_count() {
+    let adopted = Arc::new(Notify::new());
+    let waits = Arc::clone(&adopted);
+    let script = move |number, connection: Connection| {
+        let waits = Arc::clone(&waits);
+        async move {
+            if number == 0 {
+                waits.notified().await;
+            }
+            honest(connection, drop).await;
+        }
+    };
+    let room = ScriptedRoom::start(script).await;
+    let (sessions, _hands) = sessions(&room);
+    let asking = tokio::spawn({
+        let sessions = sessions.clone();
+        async move { sessions.get().await.unwrap().is_usable() }
+    });
+    while room.connections() < 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sessions.adopt(another_policy(&room, &sessions, model_digest()));
+    adopted.notify_one();
+    assert!(asking.await.unwrap());
+    assert_eq!(room.connections(), 2);
 }
 
 // Many who wait.

@@ -98,11 +98,13 @@ impl Running {
     /// Starts a program in `folder`; standard error goes to the test's.
     #[must_use]
     pub fn start(name: &str, folder: &Path, arguments: &[&str]) -> Self {
-        let mut child = program(name, folder)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program can be started");
+        let child = program(name, folder).args(arguments).stdout(Stdio::piped()).spawn();
+        Self::of(child.expect("the program can be started"))
+    }
+
+    /// A program that was started with a pipe as its standard output.
+    #[must_use]
+    pub fn of(mut child: Child) -> Self {
         let lines = BufReader::new(child.stdout.take().expect("standard output is piped")).lines();
         Self { child, lines }
     }

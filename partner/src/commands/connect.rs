@@ -10,7 +10,7 @@ use clap::Args;
 use cleanroom_program::clock::Clock;
 use cleanroom_program::limits::require_open_files;
 use cleanroom_program::log::{self, Format};
-use cleanroom_program::signals::{Request, Signals};
+use cleanroom_program::signals::{Hangups, Request, Signals};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
@@ -48,7 +48,12 @@ you trust with prompts and answers. An address that others can reach needs --tok
 send that token as its KEY, and gets 401 otherwise. `(umask 077; openssl rand -hex 32 > token)` makes one.
 
 SIGTERM or SIGINT: takes nothing new. What runs goes on to its end, for as long as the evidence permits: the
-clean room stays proven and its lease in force. A second one ends at once.";
+clean room stays proven and its lease in force. A second one ends at once.
+
+SIGHUP: reads --policy and --token-file again, and says in a line of the log what came of it. Under another policy
+nothing more is sent on a session that was proven before; what runs goes on only if the same clean room is proven
+under the new policy within five seconds. A file that cannot be used leaves what was in force. Key, addresses and all
+other options stay until a new start.";
 
 /// How long to wait before the first further attempt, and at most before any.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -143,7 +148,8 @@ impl Connect {
         let (party, model) = self.party.load()?;
         let token = self.token_file.as_deref().map(Token::read).transpose()?;
         let dialer = self.party.dialer(self.addresses)?;
-        let mut signals = Signals::listen().map_err(|error| Failure {
+        let listening = Signals::listen().and_then(|signals| Ok((signals, Hangups::listen()?)));
+        let (mut signals, hangups) = listening.map_err(|error| Failure {
             outcome: Outcome::Unreachable,
             code: "signals",
             message: format!("the system refused to pass signals on: {error}"),
@@ -184,15 +190,78 @@ impl Connect {
             tracing::warn!(code = failure.code, "{failure}");
         }
         drop(session);
+        let token = self.token_file.zip(token);
+        let again = Again { party: Arc::new(self.party), sessions: sessions.clone(), token: token.clone() };
+        let again = tokio::spawn(again.at_each(hangups));
         let mut proxy = Proxy::new(sessions).allow_origins(self.allow_origin);
-        if let Some(token) = token {
+        if let Some((_, token)) = token {
             proxy = proxy.require_token(token);
         }
         if let Some(folder) = self.receipts {
             proxy = proxy.keep_receipts(ReceiptFolder::at(folder));
         }
         serve(proxy, listener, &mut signals).await;
+        again.abort();
         Ok(Outcome::Pass)
+    }
+}
+
+/// What is read again when somebody asks for it.
+struct Again {
+    party: Arc<PartyArguments>,
+    sessions: Sessions,
+    token: Option<(PathBuf, Token)>,
+}
+
+impl Again {
+    /// Reads everything at each SIGHUP. Never completes.
+    async fn at_each(self, mut hangups: Hangups) {
+        loop {
+            hangups.next().await;
+            let (party, sessions, token) =
+                (Arc::clone(&self.party), self.sessions.clone(), self.token.clone());
+            // A file that is not read to its end, such as a pipe, keeps nobody else.
+            let read = move || read_again(&party, &sessions, token.as_ref());
+            let _ = tokio::task::spawn_blocking(read).await;
+        }
+    }
+}
+
+/// Reads policy and token again and puts them into force, and says so in one line. What cannot be used changes nothing.
+fn read_again(party: &PartyArguments, sessions: &Sessions, token: Option<&(PathBuf, Token)>) {
+    let mut failure = None;
+    let policy = match party.load_again(&sessions.party()) {
+        Ok(None) => "as before".to_owned(),
+        Ok(Some(party)) => {
+            let text = format!(
+                "another one, for the model {}; clean rooms are proven again before anything more is sent",
+                party.model()
+            );
+            sessions.adopt(party);
+            text
+        }
+        Err(error) => {
+            let text = format!("not taken, the one in force stays: {}", log::one_line(&error));
+            failure = Some(error.code);
+            text
+        }
+    };
+    let token = match token.map(|(path, token)| Token::read(path).map(|read| token.replace(&read))) {
+        None => "none is asked for".to_owned(),
+        Some(Ok(false)) => "as before".to_owned(),
+        Some(Ok(true)) => "another one".to_owned(),
+        Some(Err(error)) => {
+            let text = format!("not taken, the one in force stays: {}", log::one_line(&error));
+            failure = failure.or(Some(error.code));
+            text
+        }
+    };
+    let rest = "key, addresses and other options stay until a new start";
+    match failure {
+        None => tracing::info!("read again after SIGHUP: policy: {policy}. Token: {token}. {rest}"),
+        Some(code) => {
+            tracing::error!(code, "read again after SIGHUP: policy: {policy}. Token: {token}. {rest}");
+        }
     }
 }
 

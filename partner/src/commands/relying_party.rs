@@ -49,6 +49,14 @@ impl PartyArguments {
         self.setup(Vec::new()).load()
     }
 
+    /// Reads the policy again; gives nothing when it is the one of `party`.
+    ///
+    /// # Errors
+    /// [`Failure`] names the file and what is wrong with it.
+    pub(super) fn load_again(&self, party: &RelyingParty) -> Result<Option<RelyingParty>, Failure> {
+        self.setup(Vec::new()).load_again(party)
+    }
+
     /// How the hosts at `addresses` are reached.
     ///
     /// # Errors

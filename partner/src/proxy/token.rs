@@ -1,6 +1,7 @@
 //! The word that clients must know when the proxy listens where others can connect.
 
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use cleanroom_attestation::digest::Sha256Digest;
@@ -15,8 +16,9 @@ pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// The shortest and the longest token, in characters.
 const LENGTH: (usize, usize) = (16, 1024);
 
-/// What each client must send as its API key. Only its digest is kept.
-pub struct Token(Sha256Digest);
+/// What each client must send as its API key. Only its digest is kept. Clones are the same token.
+#[derive(Clone)]
+pub struct Token(Arc<RwLock<Sha256Digest>>);
 
 impl Token {
     /// Reads a token from a file that its owner alone can read.
@@ -41,7 +43,18 @@ impl Token {
             );
             return Err(usage("token", message));
         }
-        Ok(Self(Sha256Digest::of(&[token])))
+        Ok(Self(Arc::new(RwLock::new(Sha256Digest::of(&[token])))))
+    }
+
+    /// From now on this token counts, and the one that was there does not. Gives whether they differ.
+    pub fn replace(&self, other: &Self) -> bool {
+        let other = other.digest();
+        let mut own = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *own, other) != other
+    }
+
+    fn digest(&self) -> Sha256Digest {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a request has it, as `Authorization: Bearer` or `X-Api-Key`.
@@ -50,11 +63,12 @@ impl Token {
             let (scheme, token) = value.as_bytes().split_at_checked(b"bearer ".len())?;
             scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
         });
+        let expected = self.digest();
         let keys = headers.get_all(API_KEY).iter().map(http::HeaderValue::as_bytes);
         // Digests are of one length, so the comparison tells nothing about the token, its length included.
         bearers.chain(keys).any(|given| {
             let given = Sha256Digest::of(&[given]);
-            verify_slices_are_equal(given.as_bytes(), self.0.as_bytes()).is_ok()
+            verify_slices_are_equal(given.as_bytes(), expected.as_bytes()).is_ok()
         })
     }
 }
@@ -90,6 +104,18 @@ mod tests {
             Token::read(Path::new("/nowhere/token")).err().map(|failure| failure.code),
             Some("unreadable")
         );
+    }
+
+    #[test]
+    fn a_token_that_was_replaced_counts_no_more() {
+        let [token, other] = ["0123456789abcdef", "fedcba9876543210"].map(|text| read(text, 0o600).unwrap());
+        let of_proxy = token.clone();
+        assert!(token.replace(&other) && !token.replace(&other));
+        let has = |word: &'static str| {
+            let value = http::HeaderValue::from_static(word);
+            of_proxy.is_in(&HeaderMap::from_iter([(API_KEY, value)]))
+        };
+        assert!(has("fedcba9876543210") && !has("0123456789abcdef"));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::error::Cut;
 pub(super) struct Connection {
     tasks: TaskTracker,
     stop: CancellationToken,
+    superseded: CancellationToken,
     cut: Arc<OnceLock<Cut>>,
 }
 
@@ -22,7 +23,8 @@ impl Connection {
         let tasks = TaskTracker::new();
         // Only a closed tracker can be waited for. Tasks still join it.
         tasks.close();
-        Self { tasks, stop: CancellationToken::new(), cut: Arc::default() }
+        let token = CancellationToken::new;
+        Self { tasks, stop: token(), superseded: token(), cut: Arc::default() }
     }
 
     /// Waits until nothing runs on the connection any more.
@@ -35,6 +37,21 @@ impl Connection {
         let _ = self.cut.set(Cut { code, reason: reason.to_owned() });
         self.stop.cancel();
         tracing::error!(code, "requests that ran on a session that has ended were cut: {reason}");
+    }
+
+    /// Lets nothing new onto the connection: it was proven under a policy that is no longer in force. What runs goes
+    /// on.
+    pub(super) fn supersede(&self) {
+        self.superseded.cancel();
+    }
+
+    pub(super) fn is_superseded(&self) -> bool {
+        self.superseded.is_cancelled()
+    }
+
+    /// Waits until nothing new may go onto the connection.
+    pub(super) async fn superseded(&self) {
+        self.superseded.cancelled().await;
     }
 
     /// Why the connection was cut, if it was.

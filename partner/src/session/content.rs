@@ -30,12 +30,15 @@ pub(super) struct Validity {
 impl Validity {
     /// Whether nothing more may be sent.
     pub(super) fn is_over(&self) -> bool {
-        self.connection.is_cut() || self.clock.now() >= self.until
+        self.connection.is_cut() || self.connection.is_superseded() || self.clock.now() >= self.until
     }
 
     /// Waits until nothing more may be sent.
     pub(super) async fn over(&self) {
-        self.clock.sleep_until(self.until).await;
+        tokio::select! {
+            () = self.clock.sleep_until(self.until) => {}
+            () = self.connection.superseded() => {}
+        }
     }
 }
 

@@ -123,6 +123,8 @@ pub enum RestsOn {
     Evidence,
     /// What the authorities permit. Most of the time the lease ends first.
     Lease,
+    /// The partner's policy, which another one has replaced.
+    Policy,
 }
 
 impl fmt::Display for RestsOn {
@@ -130,6 +132,7 @@ impl fmt::Display for RestsOn {
         formatter.write_str(match self {
             Self::Evidence => "its evidence is as old as the policy allows",
             Self::Lease => "its lease has ended",
+            Self::Policy => "it was proven under a policy that is no longer in force",
         })
     }
 }

@@ -11,7 +11,7 @@
 //! ```
 
 mod round;
-mod watch;
+mod watched;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -22,12 +22,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_program::clock::BootInstant;
+use cleanroom_program::clock::{BootInstant, Clock};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::watch;
 
 use self::round::{Progress, Rest, Round};
+use self::watched::Watched;
 use super::error::{Reach, SendError, SessionError};
 use super::{EXCHANGE_TIMEOUT, Session};
 use crate::address::Address;
@@ -113,7 +115,11 @@ impl Deref for InUse {
 struct Owner(Arc<Shared>);
 
 struct Shared {
-    party: RelyingParty,
+    /// SHA-256 of the partner's key, the same under every policy.
+    partner: Sha256Digest,
+    clock: Clock,
+    /// Told when another policy is in force.
+    policies: watch::Sender<()>,
     dialer: Dialer,
     spread: Spread,
     /// How long a request waits while no clean room can be reached.
@@ -121,8 +127,9 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
+    /// Who asks, under the policy that is in force.
+    party: Arc<RelyingParty>,
     /// The sessions that take requests: one for each clean room, the one that was proven first at the front.
     sessions: Vec<Arc<Session>>,
     /// Further addresses of clean rooms that have a session, with their receipt keys.
@@ -151,7 +158,10 @@ impl Sessions {
     /// Sessions to the clean rooms that `dialer` reaches. Nothing is connected yet.
     #[must_use]
     pub fn spread(party: RelyingParty, dialer: Dialer, spread: Spread) -> Self {
-        let shared = Shared { party, dialer, spread, outage: Duration::ZERO, state: Mutex::default() };
+        let (partner, clock, outage) = (party.key_digest(), party.clock().clone(), Duration::ZERO);
+        let state = Mutex::new(State::new(party));
+        let shared =
+            Shared { partner, clock, policies: watch::Sender::default(), dialer, spread, outage, state };
         Self { owner: Arc::new(Owner(Arc::new(shared))) }
     }
 
@@ -169,7 +179,27 @@ impl Sessions {
     /// SHA-256 of the partner's key.
     #[must_use]
     pub fn partner(&self) -> Sha256Digest {
-        self.owner.0.party.key_digest()
+        self.owner.0.partner
+    }
+
+    /// Who asks, under the policy that is in force.
+    #[must_use]
+    pub fn party(&self) -> Arc<RelyingParty> {
+        self.owner.0.party()
+    }
+
+    /// Puts another policy into force. Nothing more is sent on a session that was proven under another one. What runs
+    /// there goes on only if the same clean room is proven under the new policy within five seconds.
+    pub fn adopt(&self, party: RelyingParty) {
+        let mut state = self.owner.0.state();
+        state.party = Arc::new(party.with_clock(self.owner.0.clock.clone()));
+        let ended = std::mem::take(&mut state.sessions);
+        ended.iter().for_each(|session| session.validity.connection.supersede());
+        state.aliases.clear();
+        state.rest = Rest::default();
+        self.owner.0.policies.send_replace(());
+        drop(state);
+        log_ends(&ended);
     }
 
     /// A session that takes requests, to the clean room with the fewest under way. Requests that run on older
@@ -235,9 +265,13 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long a session lives on one attestation.
-    fn lifetime(&self) -> Duration {
-        self.party.policy().freshness().max_session.unwrap_or(DEFAULT_MAX_SESSION)
+    fn party(&self) -> Arc<RelyingParty> {
+        Arc::clone(&self.state().party)
+    }
+
+    /// Whether `party` asks under the policy that is in force.
+    fn is_in_force(&self, party: &Arc<RelyingParty>) -> bool {
+        Arc::ptr_eq(&self.state().party, party)
     }
 
     /// The session in use with the fewest requests, or the first that the search for one finds.
@@ -253,7 +287,7 @@ impl Shared {
         let progress = round.borrow().clone();
         match progress {
             Progress::Found(session) => {
-                let picked = self.state().pick(self.party.clock().now());
+                let picked = self.state().pick(self.clock.now());
                 Ok(picked.unwrap_or_else(|| InUse::of(&session)))
             }
             Progress::Failed(error) => Err(error),
@@ -263,7 +297,7 @@ impl Shared {
 
     /// As [`Self::pick_or_look`], again and again while nobody can be reached, for as long as an outage may last.
     async fn pick_or_wait(self: &Arc<Self>) -> Result<InUse, Arc<SessionError>> {
-        let clock = self.party.clock();
+        let clock = &self.clock;
         let last = clock.now() + self.outage;
         let (mut pause, longest) = OUTAGE_PAUSES;
         loop {
@@ -280,7 +314,7 @@ impl Shared {
     /// A session, or the round that looks for one. A round is begun if it is time for one.
     fn picked_or_round(self: &Arc<Self>) -> Result<InUse, Round> {
         let mut state = self.state();
-        let now = self.party.clock().now();
+        let now = self.clock.now();
         let picked = state.pick(now);
         let is_due =
             picked.is_none() || !state.is_closed && self.spread != Spread::One && state.rest.is_over(now);
@@ -299,18 +333,23 @@ impl Shared {
     }
 
     /// Puts a proven session into use. Gives the one of the same clean room that there was before, if it still
-    /// takes requests.
-    fn keep(self: &Arc<Self>, session: Session) -> Arc<Session> {
+    /// takes requests; nothing if another policy came into force since `party` began to prove it.
+    fn keep(self: &Arc<Self>, session: Session, party: &Arc<RelyingParty>) -> Option<Arc<Session>> {
         let mut state = self.state();
-        state.forget_ended(self.party.clock().now());
+        if !Arc::ptr_eq(&state.party, party) {
+            return None;
+        }
+        state.forget_ended(self.clock.now());
         if let Some(known) = state.of_room(session.receipt_key()) {
             if let Some(way) = session.way.clone().filter(|way| known.way.as_ref() != Some(way)) {
                 let receipt_key = session.receipt_key().into();
                 state.aliases.retain(|(other, _)| *other != way);
                 state.aliases.push((way, receipt_key));
             }
-            return known;
+            return Some(known);
         }
+        // Before another policy can come into force, so that the watch hears of it.
+        let policies = self.policies.subscribe();
         let session = Arc::new(session);
         if !state.is_closed {
             state.sessions.push(Arc::clone(&session));
@@ -321,15 +360,15 @@ impl Shared {
             boot = %cleanroom_attestation::log::boot_of(session.receipt_key()),
             "a clean room is proven"
         );
-        tokio::spawn(Arc::clone(self).watch(watch::Watched::of(&session)));
-        session
+        tokio::spawn(Arc::clone(self).watch(Watched::of(&session, policies)));
+        Some(session)
     }
 
     /// Takes `session` out of use, because it did not take a request.
     fn give_up(&self, session: &Arc<Session>) {
         let mut state = self.state();
         state.sessions.retain(|other| !Arc::ptr_eq(other, session));
-        state.rest.end_soon(self.party.clock().now());
+        state.rest.end_soon(self.clock.now());
     }
 
     /// Takes a clean room's session that ended at `until` or before out of use.
@@ -345,6 +384,18 @@ impl Shared {
 }
 
 impl State {
+    fn new(party: RelyingParty) -> Self {
+        let party = Arc::new(party);
+        Self {
+            party,
+            sessions: Vec::new(),
+            aliases: Vec::new(),
+            round: None,
+            rest: Rest::default(),
+            is_closed: false,
+        }
+    }
+
     /// The usable session with the fewest requests under way; of several, the one that was proven first.
     fn pick(&mut self, now: BootInstant) -> Option<InUse> {
         self.forget_ended(now);

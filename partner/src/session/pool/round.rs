@@ -9,7 +9,7 @@ use cleanroom_program::network::{Attempts, race};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::{EXCHANGE_TIMEOUT, MOST_ADDRESSES, Shared, Spread};
+use super::{DEFAULT_MAX_SESSION, EXCHANGE_TIMEOUT, MOST_ADDRESSES, Shared, Spread};
 use crate::channel::{Appraised, ChannelError, RelyingParty};
 use crate::clock::now;
 use crate::dial::{Dialer, Endpoint, Transport};
@@ -68,10 +68,17 @@ impl Shared {
     pub(super) fn begin_round(self: Arc<Self>) -> Round {
         let (told, round) = watch::channel(Progress::Looking);
         tokio::spawn(async move {
-            let found = self.look(&told).await;
+            let found = loop {
+                let party = self.party();
+                let found = self.look(&party, &told).await;
+                // What was found under a policy that is no longer in force says nothing.
+                if self.is_in_force(&party) {
+                    break found;
+                }
+            };
             let mut state = self.state();
             state.round = None;
-            state.rest.begin(self.party.clock().now(), found.is_err());
+            state.rest.begin(self.clock.now(), found.is_err());
             drop(state);
             if let Err(error) = found
                 && !matches!(*told.borrow(), Progress::Found(_))
@@ -86,11 +93,15 @@ impl Shared {
     ///
     /// # Errors
     /// The most telling failure, even if other addresses led to sessions.
-    async fn look(self: &Arc<Self>, told: &watch::Sender<Progress>) -> Result<(), SessionError> {
+    async fn look(
+        self: &Arc<Self>,
+        party: &Arc<RelyingParty>,
+        told: &watch::Sender<Progress>,
+    ) -> Result<(), SessionError> {
         let endpoints = self.dialer.endpoints().await.map_err(SessionError::Unreachable)?;
         let (wanted, candidates) = self.candidates(&endpoints);
         let begin = |way: Endpoint| async move {
-            let proven = self.prove(&way).await;
+            let proven = self.prove(party, &way).await;
             (way, proven)
         };
         let mut attempts = Attempts::new(candidates, begin);
@@ -99,7 +110,8 @@ impl Shared {
             let Some((way, proven)) = attempts.next().await else { break };
             let error = match proven {
                 Ok(session) => {
-                    told.send_replace(Progress::Found(self.keep(session)));
+                    let Some(session) = self.keep(session, party) else { break };
+                    told.send_replace(Progress::Found(session));
                     continue;
                 }
                 Err(error) => error,
@@ -124,7 +136,7 @@ impl Shared {
             Spread::UpTo(most) => most.get(),
         };
         let mut state = self.state();
-        state.forget_ended(self.party.clock().now());
+        state.forget_ended(self.clock.now());
         let is_known = |way: &Endpoint| {
             state.sessions.iter().any(|session| session.way.as_ref() == Some(way))
                 || state.aliases.iter().any(|(alias, _)| alias == way)
@@ -142,17 +154,21 @@ impl Shared {
         (wanted, candidates)
     }
 
-    /// Connects, and makes a session of what is proven.
-    pub(super) async fn prove(&self, way: &Endpoint) -> Result<Session, SessionError> {
+    /// Connects, and makes a session of what is proven to `party`.
+    pub(super) async fn prove(
+        &self,
+        party: &Arc<RelyingParty>,
+        way: &Endpoint,
+    ) -> Result<Session, SessionError> {
         let connected = way.clone().connect().await.map_err(SessionError::Unreachable);
         let deadline = Instant::now() + EXCHANGE_TIMEOUT;
         let proven = match connected {
-            Ok(stream) => in_time(deadline, accepted(&self.party, stream)).await,
+            Ok(stream) => in_time(deadline, accepted(party, stream)).await,
             Err(error) => Err(error),
         };
-        let proven = record::keep(&self.party, &way.to_string(), proven).await?;
-        let opened =
-            async { Session::open(proven.confirm().await?, self.lifetime(), Some(way.clone())).await };
+        let proven = record::keep(party, &way.to_string(), proven).await?;
+        let lifetime = party.policy().freshness().max_session.unwrap_or(DEFAULT_MAX_SESSION);
+        let opened = async { Session::open(proven.confirm().await?, lifetime, Some(way.clone())).await };
         in_time(deadline, opened).await
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Session, Shared};
@@ -28,30 +29,39 @@ pub(super) struct Watched {
     validity: Validity,
     receipt_key: Arc<[u8]>,
     way: Option<Endpoint>,
+    /// Tells that another policy is in force.
+    policies: watch::Receiver<()>,
 }
 
 impl Watched {
-    pub(super) fn of(session: &Session) -> Self {
+    pub(super) fn of(session: &Session, policies: watch::Receiver<()>) -> Self {
         let (validity, way) = (session.validity.clone(), session.way.clone());
-        Self { validity, receipt_key: session.receipt_key().into(), way }
+        Self { validity, receipt_key: session.receipt_key().into(), way, policies }
     }
 }
 
 impl Shared {
-    /// Ends a session when what it rests on ends.
+    /// Ends a session when what it rests on ends, or another policy is in force.
     ///
     /// Requests that run on it go on only if the same clean room is proven again, with a lease that has not
     /// ended.
     pub(super) async fn watch(self: Arc<Self>, watched: Watched) {
-        let Watched { validity: Validity { clock, mut until, connection }, receipt_key, way } = watched;
+        let Watched { validity, receipt_key, way, mut policies } = watched;
+        let Validity { clock, mut until, connection } = validity;
         loop {
             tokio::select! {
                 () = connection.ended() => return,
-                () = clock.sleep_until(until) => {}
-            }
-            self.retire(&receipt_key, until);
-            if timeout(FAREWELL, connection.ended()).await.is_ok() {
-                return;
+                () = clock.sleep_until(until) => {
+                    self.retire(&receipt_key, until);
+                    if timeout(FAREWELL, connection.ended()).await.is_ok() {
+                        return;
+                    }
+                }
+                Ok(()) = policies.changed() => {
+                    // Also where the session had been taken out of use before.
+                    connection.supersede();
+                    until = clock.now();
+                }
             }
             let again = self.prove_again(&receipt_key, way.as_ref());
             match clock.timeout_at(until + CUT_WITHIN, again).await {
@@ -88,9 +98,16 @@ impl Shared {
                 let reason = "nobody knows how to reach the clean room".to_owned();
                 return Err(Cut { code: "unreachable", reason });
             };
-            match self.prove(way).await {
-                Ok(session) if session.receipt_key() == receipt_key => return Ok(self.keep(session)),
+            let party = self.party();
+            match self.prove(&party, way).await {
+                Ok(session) if session.receipt_key() == receipt_key => {
+                    if let Some(session) = self.keep(session, &party) {
+                        return Ok(session);
+                    }
+                }
                 Ok(other) => others.push(other),
+                // It was judged by a policy that is no longer in force.
+                Err(_) if !self.is_in_force(&party) => {}
                 Err(error) => {
                     failures += 1;
                     if error.is_refusal() || failures == ATTEMPTS_THAT_FAIL {
