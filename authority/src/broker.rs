@@ -32,8 +32,10 @@ pub(crate) enum Command {
     ///   POST /v1/retention  an enclave's request for the secret of the day, or for its part of one record
     ///   GET  /v1/status, /metrics, /healthz
     ///
-    /// SIGTERM and SIGINT let running requests finish. SIGHUP does nothing. The log of the program goes to
-    /// standard error; `CLEANROOM_LOG=debug` shows more.
+    /// SIGTERM and SIGINT let running requests finish. SIGHUP: reads --policy and --allow again, and says in a
+    /// line of the log what came of it; if one of them cannot be used, both stay as they were. Root, release
+    /// and denials are looked at all the time. The log of the program goes to standard error;
+    /// `CLEANROOM_LOG=debug` shows more.
     #[command(verbatim_doc_comment, after_help = SERVE_EXAMPLES)]
     Serve(Box<serve::Serve>),
     /// Make and look at shares.

@@ -17,7 +17,7 @@ use axum::{Extension, Router};
 use clap::{Args, Subcommand};
 use cleanroom_attestation::release::{Accepted, LeaseRequest, PayloadType};
 use cleanroom_program::log::{self, Format};
-use cleanroom_program::signals::Signals;
+use cleanroom_program::signals::{Hangups, Signals};
 use cleanroom_program::{limits, output};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::net::TcpListener;
@@ -60,8 +60,8 @@ pub(crate) enum Command {
     ///   GET  /v1/release, /v1/roots, /v1/denials, /v1/status
     ///   GET  /metrics, /healthz
     ///
-    /// SIGTERM and SIGINT let running requests finish. SIGHUP does nothing. The log goes to standard error;
-    /// `CLEANROOM_LOG=debug` shows more.
+    /// SIGTERM and SIGINT let running requests finish. SIGHUP ends nothing and changes nothing: root, release and
+    /// denials are looked at all the time. The log goes to standard error; `CLEANROOM_LOG=debug` shows more.
     #[command(verbatim_doc_comment, after_help = EXAMPLES)]
     Serve(Box<Serve>),
 }
@@ -107,16 +107,55 @@ impl Command {
 }
 
 async fn serve_on(address: SocketAddr, issuer: Issuer, json: bool) -> Result<(), Failure> {
-    let (listener, mut signals) = listen(address, json).await?;
+    let (listener, mut signals, hangups) = listen(address, json).await?;
+    let nothing = || Ok("root, release and denials are looked at all the time".to_owned());
+    let again = tokio::spawn(read_again(hangups, nothing));
     let watcher: Arc<dyn Watcher> = Arc::<Counts>::clone(&issuer.metrics.counts);
     connections::serve(listener, &router(Service::new(issuer)), &watcher, &mut signals).await;
+    again.abort();
     Ok(())
 }
 
+/// Reads again at each SIGHUP what `read` reads, and says in a line of the log what came of it: what `read` says, or
+/// that something cannot be used, which changes nothing. Never completes.
+pub(crate) async fn read_again(
+    mut hangups: Hangups,
+    read: impl Fn() -> Result<String, Failure> + Send + Sync + 'static,
+) {
+    let read = Arc::new(read);
+    loop {
+        hangups.next().await;
+        let read = Arc::clone(&read);
+        // A file that is not read to its end, such as a pipe, keeps nobody else.
+        match tokio::task::spawn_blocking(move || read()).await {
+            Ok(Ok(said)) => {
+                tracing::info!("read again after SIGHUP: {said}; options and keys stay until a new start");
+            }
+            Ok(Err(failure)) => {
+                let failure = log::one_line(&failure);
+                tracing::error!(
+                    failure,
+                    "read again after SIGHUP, and nothing of it taken: what was in force stays"
+                );
+            }
+            Err(_) => tracing::error!("reading again after SIGHUP failed: what was in force stays"),
+        }
+    }
+}
+
+/// Whether what was read again is another thing than before, in words.
+pub(crate) const fn whether_another(is_another: bool) -> &'static str {
+    if is_another { "another one" } else { "as before" }
+}
+
 /// Listens at an address and for signals, and says where.
-pub(crate) async fn listen(address: SocketAddr, json: bool) -> Result<(TcpListener, Signals), Failure> {
+pub(crate) async fn listen(
+    address: SocketAddr,
+    json: bool,
+) -> Result<(TcpListener, Signals, Hangups), Failure> {
     let failed = |error| Failure::Environment(format!("cannot listen on {address}: {error}"));
     let signals = Signals::listen().map_err(failed)?;
+    let hangups = Hangups::listen().map_err(failed)?;
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let url = format!("http://{}", listener.local_addr().map_err(failed)?);
     if json {
@@ -125,7 +164,7 @@ pub(crate) async fn listen(address: SocketAddr, json: bool) -> Result<(TcpListen
         output::announce(format_args!("listening on {url}"));
     }
     tracing::info!(url, "listening");
-    Ok((listener, signals))
+    Ok((listener, signals, hangups))
 }
 
 /// What the handlers share.

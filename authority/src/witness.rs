@@ -24,8 +24,9 @@ pub(crate) enum Command {
     ///   GET  /BOOT/checkpoint   the newest checkpoint that was cosigned
     ///   GET  /v1/status, /metrics, /healthz
     ///
-    /// SIGTERM and SIGINT let running requests finish. SIGHUP does nothing. The log of the program goes to
-    /// standard error; `CLEANROOM_LOG=debug` shows more.
+    /// SIGTERM and SIGINT let running requests finish. SIGHUP: reads --policy again, and says in a line of the
+    /// log what came of it; a policy that cannot be used changes nothing. Logs that are cosigned already stay.
+    /// The log of the program goes to standard error; `CLEANROOM_LOG=debug` shows more.
     #[command(verbatim_doc_comment, after_help = SERVE_EXAMPLES)]
     Serve(Box<serve::Serve>),
     /// Show the key of a witness in the form that `cleanroom audit --witness` takes.

@@ -14,7 +14,7 @@ use crate::files;
 const LIMIT: usize = 256 << 10;
 
 /// What the broker's operator allows. Whatever is not named is not.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Allowed {
     version: u64,
@@ -24,7 +24,7 @@ pub(super) struct Allowed {
     models: Vec<AllowedModel>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AllowedModel {
     id: ModelId,

@@ -1,8 +1,8 @@
 //! Whether an enclave gets the share: every check, in order, and an entry in the log before any answer.
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use cleanroom_attestation::channel::EvidenceRequest;
@@ -30,7 +30,10 @@ use super::log::{Asked, Entry, Log, Proven, Result as Event, written};
 use super::share_file::HeldShare;
 use crate::add;
 use crate::chain::{self, Fingerprint, LOOK_AGAIN, RootArguments};
+use crate::failure::Failure;
+use crate::files;
 use crate::issuer::{Kind, Refusal, refusal};
+use crate::serve::whether_another;
 use crate::status::summary;
 
 /// Shares for one security module, which is one boot of one enclave, within [`WINDOW`]. An enclave needs one.
@@ -52,8 +55,7 @@ pub(super) struct Broker {
     pub(super) roots: RootArguments,
     pub(super) release: PathBuf,
     pub(super) denials: PathBuf,
-    pub(super) policy: Policy,
-    pub(super) allowed: Allowed,
+    pub(super) own: Own,
     pub(super) shares: Vec<HeldShare>,
     pub(super) days: Option<Days>,
     pub(super) challenges: Challenges,
@@ -61,6 +63,90 @@ pub(super) struct Broker {
     pub(super) held: Mutex<Documents>,
     pub(super) log: Mutex<Log>,
     pub(super) rates: Mutex<Rates>,
+}
+
+/// What this broker's operator says, in files that are read again when the operator asks for it.
+pub(super) struct Own {
+    policy: PathBuf,
+    allow: PathBuf,
+    in_force: RwLock<Arc<Rules>>,
+}
+
+/// What those files say. One request is judged by one of these.
+pub(super) struct Rules {
+    /// Which security modules are believed.
+    policy: Policy,
+    /// To whom the broker gives anything at all.
+    allowed: Allowed,
+}
+
+impl Rules {
+    fn read(policy: &Path, allow: &Path) -> Result<Self, Failure> {
+        Ok(Self { policy: files::policy(policy)?, allowed: Allowed::read(allow)? })
+    }
+
+    /// The document is genuine, of an image of the release, and was made for exactly this request.
+    fn appraise(
+        &self,
+        document: &[u8],
+        expected: &EvidenceRequest,
+        release: &Release,
+    ) -> Result<AcceptedEvidence, Refusal> {
+        let expectation = Expectation {
+            nonce: Some(expected.nonce()),
+            user_data: Some(expected.user_data()),
+            ..Expectation::default()
+        };
+        let at = Timestamp::from_millis(chain::now().0);
+        let policy = self.policy.with_release(release);
+        let verdict = appraise(document, &policy, &expectation, at, None);
+        match verdict.accepted() {
+            Ok(evidence) => Ok(evidence.clone()),
+            Err(rejection) => Err(refusal(Kind::Forbidden, rejection.code(), &rejection.to_string())),
+        }
+    }
+
+    /// The enclave runs where it may, and its image is on the broker's own list. Gives its registers.
+    fn check_enclave<'e>(
+        &self,
+        evidence: &'e AcceptedEvidence,
+        release: &Release,
+    ) -> Result<&'e EnclavePcrs, Refusal> {
+        let forbidden = |code, message: &str| Err(refusal(Kind::Forbidden, code, message));
+        let Some(pcrs) = evidence.pcrs().enclave() else {
+            return forbidden("platform", "this broker gives shares to enclaves alone");
+        };
+        if !release.permits_deployment(pcrs.get(3), pcrs.get(4), pcrs.get(8)) {
+            return forbidden("deployment", "the release does not let its images run there");
+        }
+        if !pcrs.get(0).is_some_and(|pcr0| self.allowed.allows_image(pcr0)) {
+            return forbidden("image-not-allowed", "this image is not on the broker's own list");
+        }
+        Ok(pcrs)
+    }
+}
+
+impl Own {
+    pub(super) fn read(policy: PathBuf, allow: PathBuf) -> Result<Self, Failure> {
+        let in_force = RwLock::new(Arc::new(Rules::read(&policy, &allow)?));
+        Ok(Self { policy, allow, in_force })
+    }
+
+    /// Reads both files again, and says which of them is another one. If one cannot be used, neither counts.
+    pub(super) fn read_again(&self) -> Result<String, Failure> {
+        let new = Arc::new(Rules::read(&self.policy, &self.allow)?);
+        let mut in_force = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *in_force, Arc::clone(&new));
+        drop(in_force);
+        let [policy, allowed] = [old.policy != new.policy, old.allowed != new.allowed].map(whether_another);
+        Ok(format!(
+            "policy: {policy}, own list: {allowed}; root, release and denials are looked at all the time"
+        ))
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.in_force.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What the authorities have signed.
@@ -168,16 +254,16 @@ impl Broker {
         let asked = asked(&request);
         let claimed = |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: None });
         self.check_challenge(&request).map_err(claimed)?;
-        let state = self.documents().map_err(claimed)?;
+        let (rules, state) = (self.own.rules(), self.documents().map_err(claimed)?);
         let release = check_versions(&state, &request).map_err(claimed)?;
-        let share = self.check_model(&state, release, &request).map_err(claimed)?;
+        let share = self.check_model(&rules, &state, release, &request).map_err(claimed)?;
         let expected = request.evidence().evidence_request();
-        let evidence = self.appraise(&request.document, &expected, release).map_err(claimed)?;
+        let evidence = rules.appraise(&request.document, &expected, release).map_err(claimed)?;
         let proven =
             Proven { module_id: evidence.module_id().to_owned(), image: evidence.image().to_owned() };
         let known =
             |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: Some(proven.clone()) });
-        let pcrs = self.check_enclave(&evidence, release).map_err(known)?;
+        let pcrs = rules.check_enclave(&evidence, release).map_err(known)?;
         check_untouched(pcrs).map_err(known)?;
         check_lease(&state, release, &request).map_err(known)?;
         self.check_rate(evidence.module_id()).map_err(known)?;
@@ -193,21 +279,21 @@ impl Broker {
         let asked = Asked { retention: Some(words(&request.wanted)), ..asked(&request.asked) };
         let claimed = |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: None });
         self.check_challenge(&request.asked).map_err(claimed)?;
-        let state = self.documents().map_err(claimed)?;
+        let (rules, state) = (self.own.rules(), self.documents().map_err(claimed)?);
         let release = check_versions(&state, &request.asked).map_err(claimed)?;
-        let (days, rule) = self.check_retention(release, &request.asked).map_err(claimed)?;
+        let (days, rule) = self.check_retention(&rules, release, &request.asked).map_err(claimed)?;
         match &request.wanted {
             Wanted::Secret(_) => check_serves(&state, release, &request.asked),
             Wanted::Part { head, opening } => check_opening(&state, rule, &request.asked, head, opening),
         }
         .map_err(claimed)?;
         let expected = request.evidence_request();
-        let evidence = self.appraise(&request.asked.document, &expected, release).map_err(claimed)?;
+        let evidence = rules.appraise(&request.asked.document, &expected, release).map_err(claimed)?;
         let proven =
             Proven { module_id: evidence.module_id().to_owned(), image: evidence.image().to_owned() };
         let known =
             |refusal| Box::new(Refused { refusal, asked: Some(asked.clone()), proven: Some(proven.clone()) });
-        let pcrs = self.check_enclave(&evidence, release).map_err(known)?;
+        let pcrs = rules.check_enclave(&evidence, release).map_err(known)?;
         check_committed(pcrs, &request.asked.model_digest).map_err(known)?;
         check_lease(&state, release, &request.asked).map_err(known)?;
         self.check_rate(evidence.module_id()).map_err(known)?;
@@ -218,6 +304,7 @@ impl Broker {
     /// The model is the release's and on the broker's own list, and its retention names this broker and its key.
     fn check_retention<'r>(
         &self,
+        rules: &Rules,
         release: &'r Release,
         asked: &ShareRequest,
     ) -> Result<(&Days, &'r Retention), Refusal> {
@@ -230,7 +317,7 @@ impl Broker {
                 "the release has no retention for this model and digest",
             );
         };
-        if !self.allowed.allows_model(id, sha256) {
+        if !rules.allowed.allows_model(id, sha256) {
             return forbidden("model-not-allowed", "this model is not on the broker's own list");
         }
         match (&self.days, rule.broker(&asked.broker)) {
@@ -312,6 +399,7 @@ impl Broker {
     /// The model is the release's, serves, names this broker and its share, and is on the broker's own list.
     fn check_model(
         &self,
+        rules: &Rules,
         state: &TrustedState,
         release: &Release,
         request: &ShareRequest,
@@ -331,7 +419,7 @@ impl Broker {
         if *model_state != ModelState::Active {
             return forbidden("model-not-active", "the release does not let this model serve");
         }
-        if !self.allowed.allows_model(id, sha256) {
+        if !rules.allowed.allows_model(id, sha256) {
             return forbidden("model-not-allowed", "this model is not on the broker's own list");
         }
         let named = weights.brokers.of.iter().find(|broker| broker.name == request.broker);
@@ -342,46 +430,6 @@ impl Broker {
                 forbidden("share-unknown", "this broker has no such share as the release names for the model")
             }
         }
-    }
-
-    /// The document is genuine, of an image of the release, and was made for exactly this request.
-    fn appraise(
-        &self,
-        document: &[u8],
-        expected: &EvidenceRequest,
-        release: &Release,
-    ) -> Result<AcceptedEvidence, Refusal> {
-        let expectation = Expectation {
-            nonce: Some(expected.nonce()),
-            user_data: Some(expected.user_data()),
-            ..Expectation::default()
-        };
-        let at = Timestamp::from_millis(chain::now().0);
-        let policy = self.policy.with_release(release);
-        let verdict = appraise(document, &policy, &expectation, at, None);
-        match verdict.accepted() {
-            Ok(evidence) => Ok(evidence.clone()),
-            Err(rejection) => Err(refusal(Kind::Forbidden, rejection.code(), &rejection.to_string())),
-        }
-    }
-
-    /// The enclave runs where it may, and its image is on the broker's own list. Gives its registers.
-    fn check_enclave<'e>(
-        &self,
-        evidence: &'e AcceptedEvidence,
-        release: &Release,
-    ) -> Result<&'e EnclavePcrs, Refusal> {
-        let forbidden = |code, message: &str| Err(refusal(Kind::Forbidden, code, message));
-        let Some(pcrs) = evidence.pcrs().enclave() else {
-            return forbidden("platform", "this broker gives shares to enclaves alone");
-        };
-        if !release.permits_deployment(pcrs.get(3), pcrs.get(4), pcrs.get(8)) {
-            return forbidden("deployment", "the release does not let its images run there");
-        }
-        if !pcrs.get(0).is_some_and(|pcr0| self.allowed.allows_image(pcr0)) {
-            return forbidden("image-not-allowed", "this image is not on the broker's own list");
-        }
-        Ok(pcrs)
     }
 
     /// Not more for one boot of an enclave than it can need.

@@ -19,21 +19,19 @@ use cleanroom_program::log::{self, Format};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::allowed::Allowed;
 use super::challenge::Challenges;
 use super::days::Days;
-use super::judge::{Broker, Documents, Rates};
+use super::judge::{Broker, Documents, Own, Rates};
 use super::log::Log;
 use super::share_file::HeldShare;
 use crate::Outcome;
 use crate::chain::RootArguments;
 use crate::failure::Failure;
-use crate::files;
 use crate::issuer::Refusal;
 use crate::metrics::{CONTENT_TYPE, Counts, Watcher};
 use crate::serve::connections::{self, AtWork, CONNECTIONS};
 use crate::serve::turns::Turns;
-use crate::serve::{body, json, listen, refused};
+use crate::serve::{body, json, listen, read_again, refused};
 
 /// Open files and sockets beside the connections.
 const OTHER_FILES: u64 = 256;
@@ -103,8 +101,7 @@ impl Serve {
         };
         let random = || Failure::Environment("no random numbers to make challenges from".to_owned());
         Ok(Broker {
-            policy: files::policy(&self.policy)?,
-            allowed: Allowed::read(&self.allow)?,
+            own: Own::read(self.policy, self.allow)?,
             shares,
             days,
             challenges: Challenges::new().ok_or_else(random)?,
@@ -120,14 +117,17 @@ impl Serve {
 }
 
 async fn serve_on(address: SocketAddr, broker: Broker, json: bool) -> Result<(), Failure> {
-    let (listener, mut signals) = listen(address, json).await?;
+    let (listener, mut signals, hangups) = listen(address, json).await?;
     let metrics = Arc::new(Metrics::new());
     let watcher: Arc<dyn Watcher> = Arc::<Counts>::clone(&metrics.counts);
     let service =
         Service { broker: Arc::new(broker), metrics, shares: Turns::new(SHARES), pages: Turns::new(PAGES) };
     let sweeping = tokio::spawn(sweep(Arc::clone(&service.broker)));
+    let broker = Arc::clone(&service.broker);
+    let again = tokio::spawn(read_again(hangups, move || broker.own.read_again()));
     connections::serve(listener, &router(service), &watcher, &mut signals).await;
     sweeping.abort();
+    again.abort();
     Ok(())
 }
 

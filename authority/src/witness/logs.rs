@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::{
@@ -25,6 +25,7 @@ use cleanroom_program::file::{FileError, PUBLIC, create_folder, replace};
 use crate::chain::RootArguments;
 use crate::failure::Failure;
 use crate::files;
+use crate::serve::whether_another;
 use crate::signer::Signer;
 
 /// Permissions of the folders. Nothing in them is secret.
@@ -89,17 +90,38 @@ pub(super) enum Refused {
 
 /// Which enclaves' logs are witnessed.
 pub(super) struct Judge {
-    pub(super) policy: Policy,
-    pub(super) root: RootArguments,
-    pub(super) release: Option<PathBuf>,
+    path: PathBuf,
+    in_force: RwLock<Policy>,
+    root: RootArguments,
+    release: Option<PathBuf>,
 }
 
 impl Judge {
+    /// Reads the policy at `path`.
+    pub(super) fn read(
+        path: PathBuf,
+        root: RootArguments,
+        release: Option<PathBuf>,
+    ) -> Result<Self, Failure> {
+        let in_force = RwLock::new(files::policy(&path)?);
+        Ok(Self { path, in_force, root, release })
+    }
+
+    /// Reads the policy again, and says whether it is another one.
+    fn read_again(&self) -> Result<String, Failure> {
+        let new = files::policy(&self.path)?;
+        let mut in_force = self.in_force.write().unwrap_or_else(PoisonError::into_inner);
+        let is_another = *in_force != new;
+        *in_force = new;
+        Ok(format!("policy: {}; root and release are read for each new log", whether_another(is_another)))
+    }
+
     /// The policy, with the images of the release in force if there is one.
     pub(super) fn policy(&self) -> Result<Policy, Failure> {
-        let Some(path) = &self.release else { return Ok(self.policy.clone()) };
+        let policy = self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(path) = &self.release else { return Ok(policy) };
         let state = self.root.state_with(Some(path), None)?;
-        Ok(state.release().map_or_else(|| self.policy.clone(), |release| self.policy.with_release(release)))
+        Ok(state.release().map_or_else(|| policy.clone(), |release| policy.with_release(release)))
     }
 }
 
@@ -145,6 +167,11 @@ impl Logs {
             state.logs.insert(boot, read_log(&folder.join(line), &boot, &cosigner.public)?);
         }
         Ok(Self { folder, cosigner, judge, state: Mutex::new(state) })
+    }
+
+    /// Reads the policy again, and says whether it is another one.
+    pub(super) fn read_again(&self) -> Result<String, Failure> {
+        self.judge.read_again()
     }
 
     /// Takes a boot by the first entry of its log. Gives whether it is new.

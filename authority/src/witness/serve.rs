@@ -22,12 +22,11 @@ use super::logs::{Cosigner, Judge, Logs, Refused};
 use crate::Outcome;
 use crate::chain::{self, RootArguments};
 use crate::failure::Failure;
-use crate::files;
 use crate::issuer::Refusal;
 use crate::metrics::{CONTENT_TYPE, Counts, Watcher};
 use crate::serve::connections::{self, AtWork, CONNECTIONS};
 use crate::serve::turns::Turns;
-use crate::serve::{body, json, listen, refused};
+use crate::serve::{body, json, listen, read_again, refused};
 use crate::signer::Signer;
 
 /// Open files and sockets beside the connections.
@@ -82,7 +81,7 @@ impl Serve {
         let environment = |error: &dyn std::fmt::Display| Failure::Environment(error.to_string());
         let _log = log::start(Format::json_if(json), "info").map_err(|error| environment(&error))?;
         limits::require_open_files(CONNECTIONS as u64 + OTHER_FILES).map_err(|error| environment(&error))?;
-        let judge = Judge { policy: files::policy(&self.policy)?, root: self.root, release: self.release };
+        let judge = Judge::read(self.policy, self.root, self.release)?;
         // What cannot be used is said at the start.
         judge.policy()?;
         let logs = Logs::open(self.state, self.identity.key()?, judge)?;
@@ -96,7 +95,7 @@ impl Serve {
 }
 
 async fn serve_on(address: SocketAddr, logs: Logs, json: bool) -> Result<(), Failure> {
-    let (listener, mut signals) = listen(address, json).await?;
+    let (listener, mut signals, hangups) = listen(address, json).await?;
     let metrics = Arc::new(Metrics::new());
     let watcher: Arc<dyn Watcher> = Arc::<Counts>::clone(&metrics.counts);
     let service = Service {
@@ -106,7 +105,10 @@ async fn serve_on(address: SocketAddr, logs: Logs, json: bool) -> Result<(), Fai
         boots: Turns::new(BOOTS),
         pages: Turns::new(PAGES),
     };
+    let logs = Arc::clone(&service.logs);
+    let again = tokio::spawn(read_again(hangups, move || logs.read_again()));
     connections::serve(listener, &router(service), &watcher, &mut signals).await;
+    again.abort();
     Ok(())
 }
 

@@ -366,6 +366,35 @@ fn what_the_authorities_and_the_broker_itself_say_counts_at_once() {
     assert_eq!(status, 503);
 }
 
+#[test]
+fn a_hangup_has_the_broker_read_its_own_files_again_all_or_none() {
+    let world = World::new();
+    let (folder, log) = (&world.folder, world.folder.path("program.log"));
+    let line = format!("broker serve --listen 127.0.0.1:0 {SERVE} --share keys/bank.share");
+    let broker = Service::spawn(folder.command(&line).stderr(File::create(&log).unwrap())).unwrap();
+    let said = broker.hang_up(&log, 1);
+    assert!(said.contains("policy: as before, own list: as before"), "{said}");
+    assert_eq!(broker.ask("POST", "/v1/share", &world.right(&broker).encode()).0, 200);
+
+    world.allow(&hex(&pcr(1)), &model());
+    assert_eq!(broker.ask("POST", "/v1/share", &world.right(&broker).encode()).0, 200, "nobody asked for it");
+    let said = broker.hang_up(&log, 2);
+    assert!(said.contains("policy: as before, own list: another one"), "{said}");
+    assert_eq!(refused(&broker, &world.right(&broker)), "image-not-allowed");
+
+    // A list that could be used, beside a policy that cannot: neither counts.
+    world.allow(&hex(&pcr(0)), &model());
+    let trust = folder.read("trust.toml");
+    folder.write("trust.toml", b"nonsense");
+    let said = broker.hang_up(&log, 3);
+    assert!(said.contains("nothing of it taken") && said.contains("trust.toml"), "{said}");
+    assert_eq!(refused(&broker, &world.right(&broker)), "image-not-allowed");
+    folder.write("trust.toml", &trust);
+    let said = broker.hang_up(&log, 4);
+    assert!(said.contains("own list: another one"), "{said}");
+    assert_eq!(broker.ask("POST", "/v1/share", &world.right(&broker).encode()).0, 200);
+}
+
 /// A host can start enclaves of the release, and have each refused as often as it likes.
 #[test]
 fn refusals_of_genuine_enclaves_do_not_fill_the_log() {

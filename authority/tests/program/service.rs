@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,22 @@ impl Service {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Asks it to read its files again, and gives what it says about that in its log, for the `number`th time.
+    pub(crate) fn hang_up(&self, log: &Path, number: usize) -> String {
+        self.signal("HUP");
+        let begun = Instant::now();
+        loop {
+            let text = std::fs::read_to_string(log).unwrap();
+            let mut lines =
+                text.split_inclusive('\n').filter(|line| line.contains("read again after SIGHUP"));
+            if let Some(line) = lines.nth(number - 1).filter(|line| line.ends_with('\n')) {
+                return line.to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "{text}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Whether it still runs.

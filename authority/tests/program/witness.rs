@@ -252,6 +252,31 @@ fn a_boot_is_taken_on_the_evidence_of_an_accepted_enclave_alone() {
 }
 
 #[test]
+fn a_hangup_has_the_witness_read_its_policy_again() {
+    let world = World::new();
+    let (folder, log) = (&world.folder, world.folder.path("program.log"));
+    let stderr = std::fs::File::create(&log).unwrap();
+    let service = Service::spawn(folder.command(SERVE).stderr(stderr)).unwrap();
+    let trust = String::from_utf8(folder.read("trust.toml")).unwrap();
+    folder.write("trust.toml", b"nonsense");
+    let said = service.hang_up(&log, 1);
+    assert!(said.contains("nothing of it taken") && said.contains("trust.toml"), "{said}");
+    assert_eq!(introduce(&service, &world.genuine()), 201);
+
+    folder.write("trust.toml", trust.replace(&hex(&pcr(0)), &"07".repeat(48)).as_bytes());
+    let said = service.hang_up(&log, 2);
+    assert!(said.contains("policy: another one"), "{said}");
+    let refused = code(&service.ask("POST", "/v1/boots", &world.genuine().record));
+    assert_eq!(refused, (403, "pcr0-mismatch".to_owned()));
+    // A log that is witnessed already stays.
+    assert_eq!(String::from_utf8(service.ask("GET", "/boots", b"").1).unwrap().lines().count(), 1);
+    folder.write("trust.toml", trust.as_bytes());
+    let said = service.hang_up(&log, 3);
+    assert!(said.contains("policy: another one"), "{said}");
+    assert_eq!(introduce(&service, &world.genuine()), 201);
+}
+
+#[test]
 fn what_was_cosigned_is_on_the_disk_whenever_the_witness_ends() {
     let mut met = 0;
     // A fault once, a disk that stays full, the program killed in place of the operation.
