@@ -75,7 +75,10 @@ folder then has:
   console.log           what the enclave said
 
 SIGTERM or SIGINT drains: no new connections, the enclave finishes what it does, and everything ends within
---drain-timeout. A second signal ends everything at once. SIGHUP changes nothing.")]
+--drain-timeout. A second signal ends everything at once.
+
+SIGHUP ends nothing and changes nothing; a line of the log says what is looked at all the time (files of releases,
+denials, safeguards and openings) and what stays until a new start (options).")]
     Run(Box<RunArguments>),
 
     /// Relay partners' connections to an enclave that somebody else started.
@@ -84,7 +87,7 @@ Example: an enclave with context id 16 that listens on port 8443
   cleanroom-host relay --listen 0.0.0.0:8443 --to vsock:16:8443 --metrics 127.0.0.1:9100
 
 SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout. A second signal ends
-everything at once. SIGHUP changes nothing.")]
+everything at once. SIGHUP ends nothing and changes nothing.")]
     Relay(RelayArguments),
 
     /// Build enclave images, look into them, compare them.

@@ -22,7 +22,7 @@ use cleanroom_program::limits::{TooFewFiles, require_open_files};
 use cleanroom_program::log::{self, Format, StartError};
 use cleanroom_program::manual::ManualError;
 use cleanroom_program::output::{self, OutputError};
-use cleanroom_program::signals::{Request, Signals};
+use cleanroom_program::signals::{Hangups, Request, Signals};
 use tokio_util::sync::CancellationToken;
 
 use crate::command_line::{Arguments, Command, DoctorArguments, Enclave, RelayArguments, RunArguments};
@@ -231,10 +231,20 @@ async fn report_listener(address: Option<&ListenAddress>) -> Result<Option<Bound
 }
 
 /// Two tokens: the first SIGTERM or SIGINT cancels the first, and any further one the second. Listening
-/// begins before this returns. SIGHUP changes nothing: files of releases and denials are looked at all the
-/// time.
+/// begins before this returns. SIGHUP changes nothing, and the log says why.
 fn stop_on_signal() -> Result<(CancellationToken, CancellationToken), Failure> {
     let mut signals = Signals::listen().map_err(Failure::System)?;
+    let mut hangups = Hangups::listen().map_err(Failure::System)?;
+    tokio::spawn(async move {
+        loop {
+            hangups.next().await;
+            tracing::info!(
+                "SIGHUP: nothing has to be read again. Files of releases, denials, safeguards and openings are looked \
+                 at every second, and image, program and configuration at each start of an enclave. Options stay until \
+                 a new start of the host"
+            );
+        }
+    });
     let (stop, end_now) = (CancellationToken::new(), CancellationToken::new());
     let (stopping, ending) = (stop.clone(), end_now.clone());
     tokio::spawn(async move {
