@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
+pub(crate) use self::log::{Happening, happenings};
 use crate::Outcome;
 use crate::failure::Failure;
 

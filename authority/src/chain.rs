@@ -37,7 +37,7 @@ impl RootArguments {
     }
 
     /// The roots' envelopes, lowest version first.
-    fn envelopes(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
+    pub(crate) fn envelopes(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
         if !self.is_given() {
             return Err(Failure::usage(
                 "say which root to trust: --root FILE, or the variable CLEANROOM_ROOT",

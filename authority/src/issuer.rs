@@ -9,7 +9,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Accepted, Envelope, LeaseRequest, Payload as _, PayloadType, PublicKey, ReleaseError, Role, TrustedState,
+    Accepted, Envelope, LeaseRefusal, LeaseRequest, Payload as _, PayloadType, PublicKey, ReleaseError, Role,
+    TrustedState,
 };
 use cleanroom_program::file;
 use serde_json::{Value, json};
@@ -20,7 +21,7 @@ use crate::failure::Failure;
 use crate::files;
 use crate::metrics::Metrics;
 use crate::signer::Signer;
-use crate::status::summary;
+use crate::status::{summary, would_lease};
 
 /// Roots, release and denials in files, and the key that signs leases for them.
 pub(crate) struct Issuer {
@@ -32,6 +33,8 @@ pub(crate) struct Issuer {
     public: PublicKey,
     held: Mutex<Held>,
     pub(crate) metrics: Arc<Metrics>,
+    /// Whether leases were given when one was asked for last, or the code of why not.
+    leases: Mutex<Option<Result<(), &'static str>>>,
 }
 
 /// What was read from the files so far. It is only ever added to, so a file that is put back to an older
@@ -125,6 +128,7 @@ impl Issuer {
             public,
             held: Mutex::new(held),
             metrics: Arc::new(Metrics::new()),
+            leases: Mutex::new(None),
         };
         let problem = issuer.current().problem.take();
         problem.map_or(Ok(issuer), |problem| Err(Failure::Environment(problem.full)))
@@ -135,6 +139,7 @@ impl Issuer {
         let request =
             LeaseRequest::from_json(body).map_err(|error| Refusal::release(Kind::Malformed, &error))?;
         let state = self.usable()?;
+        self.note_whether_leases_are_given(&state);
         if state.root().keys_of(Role::Lease).all(|issuer| issuer.spki != self.public) {
             return Err(Refusal {
                 kind: Kind::Unusable,
@@ -167,6 +172,19 @@ impl Issuer {
             )?;
         envelope.attach(&self.public, &signature).map_err(|error| unusable(&error))?;
         Ok(envelope.to_json())
+    }
+
+    /// Says in the log when leases begin or cease to be given, by the documents and the time alone: what somebody asks changes
+    /// nothing about it.
+    fn note_whether_leases_are_given(&self, state: &TrustedState) {
+        let now = would_lease(state, chain::now()).map_err(LeaseRefusal::code);
+        let before = self.leases.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+        if before != Some(now) {
+            match now {
+                Ok(()) => tracing::info!("leases are given"),
+                Err(code) => tracing::warn!(code, "no leases are given"),
+            }
+        }
     }
 
     /// Takes a denial that somebody sent. It is on the disk when this returns `Ok`: a denial that is known
@@ -329,6 +347,7 @@ impl Held {
     /// Adds a denial to the list that everybody may have.
     fn list(&mut self, denial: &Envelope) {
         if let Entry::Vacant(entry) = self.denials.entry(denial.digest()) {
+            tracing::info!(denial = %denial.digest(), "a denial was read");
             entry.insert(serde_json::from_slice(&denial.to_json()).unwrap_or_default());
             self.denials_json = Value::from_iter(self.denials.values().cloned()).to_string().into();
         }

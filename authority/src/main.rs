@@ -15,6 +15,7 @@ mod measured;
 mod metrics;
 mod opening;
 mod release;
+mod report;
 mod root;
 mod safeguard;
 mod sealed;
@@ -55,6 +56,7 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   witness serve      cosign the logs of enclaves, so that nobody is shown another one
 ///   seal, inspect,     keep a model's weights in a file that only a key opens
 ///     verify
+///   report             show overseers who may do what, who signed that, and what happened
 ///   safeguard check,   write a policy of what the model may be asked, and try it
 ///     test
 ///   search             look for a model's weights where they must not be
@@ -116,6 +118,11 @@ enum Command {
     /// Show what is in force, from files or from a lease service.
     #[command(after_help = status::EXAMPLES)]
     Status(status::Status),
+    /// Show who may do what until when, who signed that, and what happened, from this authority's files.
+    ///
+    /// For overseers. The exit status is 1 if a file does not count or is damaged.
+    #[command(after_help = report::EXAMPLES)]
+    Report(Box<report::Report>),
     /// Write the `trust.toml` of a simulated clean room's partners.
     ///
     /// The file pins the development root, and either the release root or what this command measures itself.
@@ -225,6 +232,7 @@ fn run(command: Command, json: bool) -> Result<Outcome, Failure> {
         Command::Opening(command) => command.run(),
         Command::Witness(command) => command.run(json),
         Command::Status(status) => status.run(),
+        Command::Report(report) => report.run(),
         Command::Trust(trust) => trust.run(),
         Command::Safeguard(command) => command.run(),
         Command::Sealed(command) => command.run(),

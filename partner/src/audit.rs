@@ -16,7 +16,6 @@ mod page;
 mod report;
 mod state;
 mod store;
-mod terms;
 mod view;
 mod witnessed;
 
@@ -32,8 +31,8 @@ pub use self::page::{Page, page};
 pub use self::report::{BootReport, BootStatus, Cosigned, Opened, Problem, Report};
 pub use self::state::{Seen, State, StateError};
 pub use self::store::{Store, StoreError};
-pub use self::terms::Terms;
 pub use self::witnessed::Witnesses;
+pub use cleanroom_report::Terms;
 
 /// What a store is compared with.
 #[derive(Default)]

@@ -185,6 +185,47 @@ impl Chain {
     }
 }
 
+/// One entry, for people.
+pub(crate) struct Happening {
+    pub(crate) at: UnixMillis,
+    pub(crate) is_given: bool,
+    /// Why it was refused.
+    pub(crate) code: Option<String>,
+    /// What was given, in words.
+    pub(crate) what: String,
+    /// To which enclave: its id in the attestation document.
+    pub(crate) enclave: Option<String>,
+}
+
+/// What a log says, once every line of it belongs behind the one before.
+pub(crate) fn happenings(path: &Path) -> std::result::Result<Vec<Happening>, Failure> {
+    let bytes = crate::files::read(path, usize::try_from(LIMIT).unwrap_or(usize::MAX))?;
+    Chain::read(path, &bytes)?;
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    // Each was read once already.
+    let lines = lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok());
+    Ok(lines.map(Happening::of).collect())
+}
+
+impl Happening {
+    fn of(line: Line) -> Self {
+        let Entry { result, code, asked, enclave, left_out: _ } = line.entry;
+        let what = match asked {
+            None => "something".to_owned(),
+            Some(Asked { model, retention: None, .. }) => {
+                format!("its share of the key of the model {}", model.as_str())
+            }
+            Some(Asked { model, retention: Some(wanted), .. }) => match wanted.split_once(' ') {
+                Some(("part", record)) => format!("its part of the record {record}, which is opened"),
+                Some((_, day)) => format!("the secret of {day} for records of the model {}", model.as_str()),
+                None => wanted,
+            },
+        };
+        let enclave = enclave.map(|proven| proven.module_id);
+        Self { at: line.at, is_given: result == Result::Given, code, what, enclave }
+    }
+}
+
 /// `broker log verify`.
 pub(super) fn verify(path: &Path, contains: Option<Sha256Digest>) -> std::result::Result<Outcome, Failure> {
     let bytes = crate::files::read(path, usize::try_from(LIMIT).unwrap_or(usize::MAX))?;

@@ -44,7 +44,8 @@ pub(crate) struct Identity {
     /// The witness's private key, Ed25519, as `key new` writes it. Only its owner may be able to read it.
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// What the witness calls itself in its cosignatures, for instance a name of the DNS. It stays the same for good.
+    /// What the witness calls itself in its cosignatures, for instance a name of the DNS. It stays the same for good. Where a
+    /// release demands the witness, it is the name of its key in the root.
     #[arg(long, value_name = "NAME")]
     name: String,
 }

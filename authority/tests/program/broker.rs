@@ -318,6 +318,19 @@ fn whoever_is_not_the_released_enclave_gets_nothing_and_each_has_an_entry() {
     assert_eq!(given[0]["asked"]["model_sha256"], model().to_string());
     let verified = world.folder.json("broker log verify broker.log");
     assert_eq!((verified["entries"].as_u64(), verified["given"].as_u64()), (Some(log.len() as u64), Some(1)));
+
+    // The report for overseers says it, and that a line was taken out.
+    let line = "report --root root.json --release release.json --broker-log broker.log";
+    let report = world.folder.json(line);
+    let said: Vec<&str> =
+        report["events"].as_array().unwrap().iter().map(|event| event["says"].as_str().unwrap()).collect();
+    let given = format!("The broker gave the enclave {MODULE_ID} its share of the key of the model ");
+    assert_eq!(said.iter().filter(|said| said.starts_with(&given)).count(), 1, "{said:?}");
+    assert!(said.iter().any(|said| said.starts_with("The broker refused ")), "{said:?}");
+    let text = String::from_utf8(world.folder.read("broker.log")).unwrap();
+    let (_, rest) = text.split_once('\n').unwrap();
+    world.folder.write("broker.log", rest.as_bytes());
+    assert_eq!(world.folder.refused(line), "report");
 }
 
 #[test]

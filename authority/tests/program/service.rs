@@ -43,6 +43,8 @@ impl Service {
         let mut first = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
         let url = first.trim().strip_prefix("listening on ").map(str::to_owned);
+        let json = || serde_json::from_str::<Value>(&first).ok()?["url"].as_str().map(str::to_owned);
+        let url = url.or_else(json);
         let service = Self { child, url: url.clone().unwrap_or_default() };
         url.map(|_| service)
     }

@@ -354,3 +354,38 @@ fn a_state_that_was_changed_is_refused_at_the_start() {
     assert_eq!(world.folder.run(&SERVE.replace("witness.pem", "other.pem")).status, 1);
     assert_eq!(world.folder.run(&SERVE.replace("witness.example", "other.example")).status, 1);
 }
+
+/// The report for overseers has the boots that the witness took, and names what is damaged.
+#[test]
+fn the_report_shows_what_a_witness_knows() {
+    let world = World::new();
+    world.folder.released();
+    let service = world.serve();
+    let (first, second) = (world.genuine(), world.genuine());
+    for log in [&first, &second] {
+        assert_eq!(introduce(&service, log), 201);
+    }
+    assert_eq!(add(&service, &first.request(0, 300)).0, 200);
+    drop(service);
+    let line = "report --root root.json --release release.json --witness-state state";
+    let report = world.folder.json(line);
+    let of = |log: &Log| {
+        let boots = report["boots"].as_array().unwrap().iter();
+        boots.into_iter().find(|boot| boot["boot"] == log.boot().to_string()).unwrap().clone()
+    };
+    assert_eq!((&of(&first)["cosigned"], &of(&first)["model"]), (&300.into(), &"demo".into()));
+    assert!(of(&first)["cosigned_at"].as_str().unwrap() > "2026");
+    assert_eq!(of(&second)["cosigned"], 0);
+    assert_eq!(report["events"].as_array().unwrap().len(), 2);
+
+    // A checkpoint that the enclave did not sign, and a line that names no boot.
+    let forged = first.checkpoint(301, Sha256Digest::of(&[b"root"]), &second.key);
+    world.folder.write(&format!("state/{}/checkpoint", first.boot()), &forged.to_bytes());
+    let list = String::from_utf8(world.folder.read("state/boots")).unwrap();
+    world.folder.write("state/boots", format!("{list}../elsewhere\n").as_bytes());
+    let run = world.folder.run(&format!("{line} --json"));
+    assert_eq!(run.status, 1);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(report["problems"].as_array().unwrap().len(), 2, "{report}");
+    assert_eq!(report["boots"].as_array().unwrap().len(), 1);
+}

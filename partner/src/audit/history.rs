@@ -8,7 +8,7 @@ use cleanroom_attestation::release::{
 
 use super::report::{BootReport, Event};
 use super::store::Store;
-use super::terms::Terms;
+use cleanroom_report::Terms;
 
 /// The authorities' documents, in the order in which an enclave took them.
 pub(super) struct History<'a> {

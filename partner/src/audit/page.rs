@@ -1,14 +1,13 @@
 //! The report as one page: a file of HTML that needs nothing else, not even a script.
 
-use core::fmt::{self, Display, Write as _};
+use core::fmt::{self, Write as _};
 
-use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{ModelState, UnixMillis};
+use cleanroom_attestation::release::UnixMillis;
+use cleanroom_report::page::{
+    Event, Fault, Pill, Safe, Short, Standing, Time, begin, end, faults, joined, timeline, who_may_do_what,
+};
 
 use super::report::{BootReport, BootStatus, Report};
-use super::terms::{Document, Terms};
-
-const STYLE: &str = include_str!("page.css");
 
 /// What a page says beside the report.
 pub struct Page<'a> {
@@ -18,56 +17,6 @@ pub struct Page<'a> {
     pub at: UnixMillis,
     /// Whether a policy was asked, so that boots are proven to be those of enclaves.
     pub has_policy: bool,
-}
-
-/// Text of anybody's, safe in HTML.
-struct Safe<T>(T);
-
-impl<T: Display> Display for Safe<T> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for each in self.0.to_string().chars() {
-            match each {
-                '&' => formatter.write_str("&amp;")?,
-                '<' => formatter.write_str("&lt;")?,
-                '>' => formatter.write_str("&gt;")?,
-                '"' => formatter.write_str("&quot;")?,
-                '\'' => formatter.write_str("&#39;")?,
-                each => formatter.write_char(each)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A digest by its first digits; the rest is in its title.
-struct Short<'a>(&'a Sha256Digest);
-
-impl Display for Short<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = self.0.to_string();
-        write!(formatter, "<code title=\"{whole}\">{}…</code>", whole.get(..12).unwrap_or_default())
-    }
-}
-
-/// A time, for people and programs.
-struct Time(u64);
-
-impl Display for Time {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = UnixMillis(self.0).to_string();
-        let read = text.replace('T', " ").replace('Z', " UTC");
-        write!(formatter, "<time datetime=\"{text}\">{read}</time>")
-    }
-}
-
-/// A word with a colour, which never says more than the word.
-struct Pill(&'static str, &'static str);
-
-impl Display for Pill {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(colour, word) = self;
-        write!(formatter, "<span class=\"pill {colour}\">{word}</span>")
-    }
 }
 
 /// The page.
@@ -81,43 +30,38 @@ pub fn page(report: &Report, page: &Page<'_>) -> String {
 
 fn write(html: &mut String, report: &Report, page: &Page<'_>) -> fmt::Result {
     let room = report.terms.as_ref().map_or("a clean room", |terms| terms.room.as_str());
-    write!(
-        html,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
-         <title>Audit of {room}</title><style>\n{STYLE}</style></head><body>\
-         <a class=\"skip\" href=\"#main\">Skip to the result</a><header class=\"top\"><h1>Audit of {room}</h1>\
-         <p class=\"quiet\">{} · read from <code>{}</code></p></header><main id=\"main\">",
-        Time(page.at.0),
-        Safe(page.store),
-        room = Safe(room),
-    )?;
+    begin(html, "Audit", room, page.at, page.store)?;
     verdict(html, report, page)?;
-    problems(html, report)?;
+    let problems = report.problems.iter();
+    faults(
+        html,
+        problems.map(|found| Fault { code: found.code, place: &found.place, problem: &found.problem }),
+    )?;
     if let Some(terms) = &report.terms {
         who_may_do_what(html, terms, page.at)?;
     }
-    timeline(html, report)?;
+    timeline(html, events(report))?;
     boots(html, report, page)?;
-    html.push_str(
-        "<footer class=\"quiet\">Every entry was read and the tree computed anew. Digests are SHA-256; a digest is \
-         whole in its tooltip and in <code>cleanroom audit --json</code>. Times in logs are those of the \
-         enclaves' security modules.</footer></main></body></html>\n",
-    );
-    Ok(())
+    end(
+        html,
+        "Every entry was read and the tree computed anew. Digests are SHA-256; a digest is whole in its tooltip and in \
+         <code>cleanroom audit --json</code>. Times in logs are those of the enclaves' security modules.",
+    )
 }
 
 fn verdict(html: &mut String, report: &Report, page: &Page<'_>) -> fmt::Result {
-    let (colour, says) = match (report.problems.len(), page.has_policy) {
-        (0, true) => {
-            ("good", "✓ Nothing is wrong. Every log is whole, and is that of an accepted enclave.".to_owned())
+    let (standing, says) = match (report.problems.len(), page.has_policy) {
+        (0, true) => (
+            Standing::Good,
+            "✓ Nothing is wrong. Every log is whole, and is that of an accepted enclave.".to_owned(),
+        ),
+        (0, false) => {
+            (Standing::Held, "Every log is whole. No policy said which enclaves are accepted.".to_owned())
         }
-        (0, false) => ("held", "Every log is whole. No policy said which enclaves are accepted.".to_owned()),
-        (1, _) => ("bad", "✗ One thing is wrong.".to_owned()),
-        (many, _) => ("bad", format!("✗ {many} things are wrong.")),
+        (1, _) => (Standing::Bad, "✗ One thing is wrong.".to_owned()),
+        (many, _) => (Standing::Bad, format!("✗ {many} things are wrong.")),
     };
-    write!(html, "<p class=\"verdict {colour}\" role=\"status\">{says}</p>")?;
+    cleanroom_report::page::verdict(html, standing, &says)?;
     if report.receipts > 0 {
         let found: usize = report.boots.iter().map(|boot| boot.receipts_found).sum();
         write!(html, "<p>{found} of {} receipts stand in the log where they say.</p>", report.receipts)?;
@@ -125,122 +69,31 @@ fn verdict(html: &mut String, report: &Report, page: &Page<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn problems(html: &mut String, report: &Report) -> fmt::Result {
-    if report.problems.is_empty() {
-        return Ok(());
-    }
-    html.push_str(
-        "<section aria-labelledby=\"wrong\"><h2 id=\"wrong\">What is wrong</h2><table><thead><tr>\
-         <th scope=\"col\">Code</th><th scope=\"col\">Where</th><th scope=\"col\">What</th></tr></thead><tbody>",
-    );
-    for problem in &report.problems {
-        write!(
-            html,
-            "<tr><th scope=\"row\"><span class=\"pill bad\">{}</span></th><td data-is=\"Where\"><code>{}</code>\
-             </td><td data-is=\"What\">{}</td></tr>",
-            problem.code,
-            Safe(&problem.place),
-            Safe(&problem.problem),
-        )?;
-    }
-    html.push_str("</tbody></table></section>");
-    Ok(())
-}
-
-fn who_may_do_what(html: &mut String, terms: &Terms, at: UnixMillis) -> fmt::Result {
-    html.push_str("<section aria-labelledby=\"who\"><h2 id=\"who\">Who may do what</h2>");
-    html.push_str("<table><caption>Models</caption><thead><tr><th scope=\"col\">Model</th>");
-    html.push_str("<th scope=\"col\">State</th><th scope=\"col\">Weights</th><th scope=\"col\">Safeguards</th></tr></thead><tbody>");
-    for model in &terms.models {
-        let state = match (model.halted, model.state) {
-            (true, _) => Pill("bad", "halted by an authority"),
-            (_, ModelState::Active) => Pill("good", "active"),
-            (_, ModelState::Draining) => Pill("held", "draining"),
-            (_, ModelState::Suspended) => Pill("bad", "suspended"),
-            (_, ModelState::Revoked) => Pill("bad", "revoked"),
-        };
-        let sealed = if model.sealed { "sealed, " } else { "" };
-        write!(
-            html,
-            "<tr><th scope=\"row\">{}</th><td data-is=\"State\">{state}</td><td data-is=\"Weights\">{sealed}{}</td>",
-            Safe(&model.id),
-            Short(&model.sha256),
-        )?;
-        match &model.safeguards {
-            Some(policy) => {
-                write!(html, "<td data-is=\"Safeguards\">policy {}</td></tr>", Short(policy))?;
-            }
-            None => html.push_str("<td data-is=\"Safeguards\">none</td></tr>"),
-        }
-    }
-    html.push_str(
-        "</tbody></table><table><caption>Partners</caption><thead><tr><th scope=\"col\">Partner</th>",
-    );
-    html.push_str("<th scope=\"col\">May use</th><th scope=\"col\">Until</th><th scope=\"col\">Now</th></tr></thead><tbody>");
-    for partner in &terms.partners {
-        let now = match (partner.halted, partner.expires.0 <= at.0) {
-            (true, _) => Pill("bad", "halted by an authority"),
-            (_, true) => Pill("held", "expired"),
-            _ => Pill("good", "admitted"),
-        };
-        write!(
-            html,
-            "<tr><th scope=\"row\">{}</th><td data-is=\"May use\">{}</td><td data-is=\"Until\">{}</td>\
-             <td data-is=\"Now\">{now}</td></tr>",
-            Safe(&partner.id),
-            Safe(partner.models.join(", ")),
-            Time(partner.expires.0),
-        )?;
-    }
-    html.push_str("</tbody></table><div class=\"card\"><h3>Who says so</h3><dl>");
-    if let Some(release) = &terms.release {
-        signed(html, "Release", release)?;
-    }
-    signed(html, "Root", &terms.root)?;
-    let authorities = terms.authorities.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    write!(html, "<dt>Authorities</dt><dd>{}</dd></dl></div></section>", Safe(authorities))
-}
-
-fn signed(html: &mut String, name: &str, document: &Document) -> fmt::Result {
-    let by = document.signed_by.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-    write!(
-        html,
-        "<dt>{name}</dt><dd>version {} {}, until {}, signed by {}</dd>",
-        document.version,
-        Short(&document.sha256),
-        Time(document.expires.0),
-        Safe(if by.is_empty() { "nobody that counts" } else { by.as_str() }),
-    )
-}
-
-/// Everything that happened, in order. What several enclaves took stands once.
-fn timeline(html: &mut String, report: &Report) -> fmt::Result {
-    let mut events: Vec<(u64, &'static str, String)> = Vec::new();
+/// Everything that the logs say.
+fn events(report: &Report) -> Vec<Event> {
+    let mut events = Vec::new();
     for boot in &report.boots {
         let which = format!("{}…", boot.boot.to_string().get(..12).unwrap_or_default());
+        let mut event = |at_ms, is_good, says| events.push(Event { at_ms, is_good, says });
         if let Some(at) = boot.began_ms {
             let model = boot.model.as_deref().unwrap_or("a model");
-            events.push((at, "good-dot", format!("Enclave {which} began to serve {model}")));
+            event(at, Some(true), format!("Enclave {which} began to serve {model}"));
         }
         if let Some(at) = boot.ended_ms {
-            events.push((at, "", format!("Enclave {which} ended in order")));
+            event(at, None, format!("Enclave {which} ended in order"));
         }
-        for event in &boot.history {
-            let says = event.says.clone().unwrap_or_else(|| format!("{} {}", event.kind, event.sha256));
-            let (dot, took) = if event.kind == "denial" { ("bad-dot", "a denial that ") } else { ("", "") };
-            events.push((event.at_ms, dot, format!("Enclave {which} took {took}{says}")));
+        for taken in &boot.history {
+            let says = taken.says.clone().unwrap_or_else(|| format!("{} {}", taken.kind, taken.sha256));
+            let (is_good, took) =
+                if taken.kind == "denial" { (Some(false), "a denial that ") } else { (None, "") };
+            event(taken.at_ms, is_good, format!("Enclave {which} took {took}{says}"));
+        }
+        for opened in &boot.openings {
+            let says = format!("Enclave {which} opened record {}: {}", opened.record_sha256, opened.reason);
+            event(opened.at_ms, Some(false), says);
         }
     }
-    if events.is_empty() {
-        return Ok(());
-    }
-    events.sort();
-    html.push_str("<section aria-labelledby=\"when\"><h2 id=\"when\">What happened</h2><ol class=\"time\">");
-    for (at, dot, says) in events {
-        write!(html, "<li class=\"{dot}\">{}<br>{}</li>", Time(at), Safe(says))?;
-    }
-    html.push_str("</ol></section>");
-    Ok(())
+    events
 }
 
 fn boots(html: &mut String, report: &Report, page: &Page<'_>) -> fmt::Result {
@@ -257,9 +110,9 @@ fn boots(html: &mut String, report: &Report, page: &Page<'_>) -> fmt::Result {
 
 fn one_boot(html: &mut String, boot: &BootReport, page: &Page<'_>) -> fmt::Result {
     let state = match (boot.problems.is_empty(), boot.status) {
-        (false, _) => Pill("bad", "something is wrong"),
-        (true, BootStatus::Ended) => Pill("good", "whole, and ended"),
-        (true, BootStatus::Open) => Pill("good", "whole, without an end yet"),
+        (false, _) => Pill(Standing::Bad, "something is wrong"),
+        (true, BootStatus::Ended) => Pill(Standing::Good, "whole, and ended"),
+        (true, BootStatus::Open) => Pill(Standing::Good, "whole, without an end yet"),
     };
     write!(html, "<div class=\"card\"><h3>{} {state}</h3><dl>", Short(&boot.boot))?;
     if let (Some(model), Some(sha256)) = (&boot.model, &boot.model_sha256) {
@@ -299,7 +152,7 @@ fn one_boot(html: &mut String, boot: &BootReport, page: &Page<'_>) -> fmt::Resul
         write!(html, "<dt>Refused</dt><dd>{count} sessions: {}</dd>", Safe(code))?;
     }
     if let Some(cosigned) = &boot.cosigned {
-        let by = cosigned.by.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let by = joined(cosigned.by.keys());
         write!(html, "<dt>Cosigned</dt><dd>{} entries, by {}</dd>", cosigned.size, Safe(by))?;
     }
     html.push_str("</dl></div>");
@@ -308,6 +161,8 @@ fn one_boot(html: &mut String, boot: &BootReport, page: &Page<'_>) -> fmt::Resul
 
 #[cfg(test)]
 mod tests {
+    use cleanroom_attestation::digest::Sha256Digest;
+
     use super::super::report::Problem;
     use super::*;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cleanroom_attestation::digest::Sha256Digest;
 use serde::Serialize;
 
-use super::terms::Terms;
+use cleanroom_report::Terms;
 
 /// Something that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -1,12 +1,12 @@
-//! Who may do what, by the newest documents of the authorities that a log names.
+//! Who may do what, by the newest documents of the authorities.
 
 use std::collections::BTreeSet;
 
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{ModelState, Target, TrustedState, UnixMillis, Verified};
+use cleanroom_attestation::release::{Keep, ModelState, Target, TrustedState, UnixMillis, Verified};
 use serde::Serialize;
 
-/// The root and the release in force at the end of a log, and what is halted.
+/// The root and the release in force, and what is halted.
 #[derive(Debug, Clone, Serialize)]
 pub struct Terms {
     /// The clean room.
@@ -21,6 +21,20 @@ pub struct Terms {
     pub models: Vec<Model>,
     /// Its partners.
     pub partners: Vec<Partner>,
+    /// Which witnesses must cosign the enclaves' logs. Absent when enclaves wait for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witnesses: Option<WitnessDemand>,
+}
+
+/// The witnesses that a release demands.
+#[derive(Debug, Clone, Serialize)]
+pub struct WitnessDemand {
+    /// The names of their keys.
+    pub names: Vec<String>,
+    /// How many of them must have cosigned.
+    pub needed: u64,
+    /// How long a log may run ahead of that, in seconds.
+    pub within_seconds: u64,
 }
 
 /// A signed document.
@@ -49,8 +63,20 @@ pub struct Model {
     pub sealed: bool,
     /// SHA-256 of the policy by which enclaves judge its prompts and answers; none if they judge nothing.
     pub safeguards: Option<Sha256Digest>,
+    /// Which exchanges are kept as sealed records. Absent when none are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<Records>,
     /// Whether an authority has halted it.
     pub halted: bool,
+}
+
+/// Which exchanges with a model are kept.
+#[derive(Debug, Clone, Serialize)]
+pub struct Records {
+    /// All of them, or those that the safeguards flag.
+    pub keep: Keep,
+    /// For how many days after its own a record can be opened.
+    pub days: u64,
 }
 
 /// A partner of the release.
@@ -67,7 +93,9 @@ pub struct Partner {
 }
 
 impl Terms {
-    pub(super) fn of(state: &TrustedState) -> Self {
+    /// What the documents in `state` say.
+    #[must_use]
+    pub fn of(state: &TrustedState) -> Self {
         let halted: BTreeSet<&Target> = state.denials_in_force().map(|(_, target)| target).collect();
         let root = state.root();
         let release = state.release();
@@ -77,6 +105,7 @@ impl Terms {
             state: model.state,
             sealed: model.weights.is_some(),
             safeguards: model.safeguards.as_ref().map(|safeguards| safeguards.policy),
+            records: model.retention.as_ref().map(|rule| Records { keep: rule.keep, days: rule.days }),
             halted: halted.contains(&Target::Model(model.id.clone())),
         });
         let partners = release.iter().flat_map(|release| release.partners.iter()).map(|partner| Partner {
@@ -87,21 +116,36 @@ impl Terms {
         });
         Self {
             room: root.room.to_string(),
-            root: document(root, root.version, root.expires),
+            root: Document::of(root, root.version, root.expires),
             authorities: root.keys.iter().map(|key| key.authority.to_string()).collect(),
-            release: release.map(|release| document(release, release.version, release.expires)),
+            release: release.map(|release| Document::of(release, release.version, release.expires)),
             models: models.collect(),
             partners: partners.collect(),
+            witnesses: release.filter(|release| !release.witnesses.is_empty()).map(|release| WitnessDemand {
+                names: release.witnesses.iter().map(|witness| witness.key.to_string()).collect(),
+                needed: release.audit.witnesses,
+                within_seconds: release.audit.checkpoint_seconds,
+            }),
         }
     }
 
     /// What a report prefers: the newer root, then the newer release.
-    pub(super) fn age(&self) -> (u64, u64) {
+    #[must_use]
+    pub fn age(&self) -> (u64, u64) {
         (self.root.version, self.release.as_ref().map_or(0, |release| release.version))
     }
 }
 
-fn document<T>(verified: &Verified<T>, version: u64, expires: UnixMillis) -> Document {
-    let signed_by = verified.signers().iter().map(|key| key.authority.to_string()).collect();
-    Document { version, sha256: verified.digest(), expires, signed_by }
+impl Document {
+    /// The document whose signatures were counted.
+    #[must_use]
+    pub fn of<T>(verified: &Verified<T>, version: u64, expires: UnixMillis) -> Self {
+        Self { version, sha256: verified.digest(), expires, signed_by: authorities(verified) }
+    }
+}
+
+/// The authorities whose signatures count.
+#[must_use]
+pub fn authorities<T>(verified: &Verified<T>) -> BTreeSet<String> {
+    verified.signers().iter().map(|key| key.authority.to_string()).collect()
 }
