@@ -373,3 +373,28 @@ impl Advice {
         code.and_then(Self::of).map(|advice| format!("; what to do: {advice}")).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_may_pass_are_tried_again_and_those_that_an_operator_can_mend_say_how() {
+        let refused = |code: &str| NitroError::refused("run-enclave", format!("[ {code} ] words").as_bytes());
+        for code in ["E04", "E05", "E06", "E12", "E15", "E29", "E36", "E39", "E41"] {
+            assert!(!refused(code).is_lasting(), "{code}");
+        }
+        for code in ["E01", "E07", "E14", "E19", "E22", "E26", "E27", "E34", "E35", "E56", "E58"] {
+            assert!(refused(code).is_lasting(), "{code}");
+        }
+        for code in
+            ["E04", "E07", "E08", "E11", "E18", "E19", "E22", "E27", "E30", "E34", "E35", "E39", "E42", "E56"]
+        {
+            assert!(refused(code).to_string().contains("; what to do: "), "{code}");
+        }
+        // What this host never asks for, such as building an image, and what nobody can mend.
+        for code in ["E01", "E16x", "E44", "E49", "E99"] {
+            assert!(!refused(code).to_string().contains("; what to do: "), "{code}");
+        }
+    }
+}
