@@ -400,6 +400,37 @@ async fn a_clean_room_that_comes_back_is_used_again() {
     .await;
 }
 
+#[tokio::test]
+async fn a_clean_room_that_comes_back_behind_a_balancer_is_found_within_seconds() {
+    let (seen, is_back) = (Tally::default(), Arc::new(AtomicBool::new(false)));
+    let (counted, back) = (seen.clone(), Arc::clone(&is_back));
+    let room = ScriptedRoom::start_at(1, move |_, number, connection: Connection| {
+        let seen = counted.clone();
+        // While it is away, the balancer leads to the other one.
+        let enclave = if back.load(Ordering::SeqCst) { number % 2 } else { 0 };
+        async move {
+            stream_for_ever(begun(connection, enclave).await, enclave, move || seen.count(enclave)).await;
+        }
+    })
+    .await;
+    let (sessions, hands) = sessions(&room, Spread::UpTo(2.try_into().unwrap()));
+    let mut answers = vec![sessions.send(&request()).await.unwrap()];
+    until(|| room.connections() > 2).await;
+    is_back.store(true, Ordering::SeqCst);
+    // By the partner's clock. Each search has the time that it needs.
+    for _ in 0..4 {
+        hands.advance(Duration::from_secs(1));
+        answers.push(sessions.send(&request()).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    in_time(async {
+        while seen.of(1) == 0 {
+            answers.push(sessions.send(&request()).await.unwrap());
+        }
+    })
+    .await;
+}
+
 /// A stream whose session ends, behind an address at which `answers` says which enclave each further connection
 /// leads to.
 async fn renewed_behind(answers: &'static [usize]) -> (ScriptedRoom, Answer) {

@@ -16,11 +16,13 @@ use crate::dial::{Dialer, Endpoint, Transport};
 use crate::record::{self, Shown};
 use crate::session::{Session, SessionError};
 
-/// How long to rest until the addresses are looked at again, when all of them led to a clean room.
+/// How long to rest until the addresses are looked at again, when there are as many sessions as are wanted.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// The first and the longest rest when some did not. It doubles in between.
-const AFTER_FAILURE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The first rest when there are fewer. It doubles until [`LOOK_AGAIN`], or until [`AFTER_FAILURE`] if some address did not
+/// lead to a clean room.
+const SOON: Duration = Duration::from_secs(1);
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// What a round has found so far.
 #[derive(Clone)]
@@ -39,7 +41,8 @@ pub(super) type Round = watch::Receiver<Progress>;
 #[derive(Default)]
 pub(super) struct Rest {
     until: Option<BootInstant>,
-    after_failure: Duration,
+    /// The last rest, if fewer sessions were found than are wanted.
+    last: Duration,
 }
 
 impl Rest {
@@ -49,17 +52,17 @@ impl Rest {
 
     /// A session was lost: its clean room may be back in a moment.
     pub(super) fn end_soon(&mut self, now: BootInstant) {
-        let (first, _) = AFTER_FAILURE;
-        let soon = now + first;
+        let soon = now + SOON;
         self.until = Some(self.until.map_or(soon, |until| until.min(soon)));
-        self.after_failure = Duration::ZERO;
+        self.last = Duration::ZERO;
     }
 
-    fn begin(&mut self, now: BootInstant, is_failure: bool) {
-        let (first, longest) = AFTER_FAILURE;
-        self.after_failure =
-            if is_failure { (self.after_failure * 2).clamp(first, longest) } else { Duration::ZERO };
-        self.until = Some(now + if is_failure { self.after_failure } else { LOOK_AGAIN });
+    /// Begins after a search that found what is wanted, or not all of it. A failure is an address without a clean room.
+    fn begin(&mut self, now: BootInstant, found: Result<bool, &SessionError>) {
+        let longest = if found.is_err() { AFTER_FAILURE } else { LOOK_AGAIN };
+        let is_all = matches!(found, Ok(true));
+        self.last = if is_all { Duration::ZERO } else { (self.last * 2).clamp(SOON, longest) };
+        self.until = Some(now + if is_all { LOOK_AGAIN } else { self.last });
     }
 }
 
@@ -78,7 +81,7 @@ impl Shared {
             };
             let mut state = self.state();
             state.round = None;
-            state.rest.begin(self.clock.now(), found.is_err());
+            state.rest.begin(self.clock.now(), found.as_ref().copied());
             drop(state);
             if let Err(error) = found
                 && !matches!(*told.borrow(), Progress::Found(_))
@@ -89,7 +92,8 @@ impl Shared {
         round
     }
 
-    /// Looks for clean rooms until there are as many sessions as are wanted or no address is left.
+    /// Looks for clean rooms until there are as many sessions as are wanted or no address is left. Gives whether there are
+    /// as many: behind a balancer, every choice may lead to a clean room that has a session.
     ///
     /// # Errors
     /// The most telling failure, even if other addresses led to sessions.
@@ -97,7 +101,7 @@ impl Shared {
         self: &Arc<Self>,
         party: &Arc<RelyingParty>,
         told: &watch::Sender<Progress>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<bool, SessionError> {
         let endpoints = self.dialer.endpoints().await.map_err(SessionError::Unreachable)?;
         let (wanted, candidates) = self.candidates(&endpoints);
         let begin = |way: Endpoint| async move {
@@ -125,7 +129,7 @@ impl Shared {
                 most_telling = Some(error);
             }
         }
-        most_telling.map_or(Ok(()), Err)
+        most_telling.map_or_else(|| Ok(self.state().sessions.len() >= wanted), Err)
     }
 
     /// How many sessions are wanted, and what is tried for those that are missing.
