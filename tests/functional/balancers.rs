@@ -113,7 +113,7 @@ async fn a_host_knows_its_clients_apart(program: Program) {
                      --max-connections-per-client 1";
     let arguments: Vec<&str> = arguments.split_whitespace().chain(KNOWS_BALANCER.iter().copied()).collect();
     let mut host = Running::start("cleanroom-host", folder.path(), &arguments);
-    let address = host.wait_for("ready: partners connect to ").parse().unwrap();
+    let address = host.wait_for("ready: partners connect to ");
     let Some(balancer) = program.start(folder.path(), &[address]).await else { return };
 
     // Clients speak more than a TLS handshake has, so that the host takes their connections for sessions. The

@@ -402,26 +402,29 @@ async fn a_clean_room_that_comes_back_is_used_again() {
 
 #[tokio::test]
 async fn a_clean_room_that_comes_back_behind_a_balancer_is_found_within_seconds() {
-    let (seen, is_back) = (Tally::default(), Arc::new(AtomicBool::new(false)));
-    let (counted, back) = (seen.clone(), Arc::clone(&is_back));
+    let (seen, proven, is_back) = (Tally::default(), Tally::default(), Arc::new(AtomicBool::new(false)));
+    let (counted, tried, back) = (seen.clone(), proven.clone(), Arc::clone(&is_back));
     let room = ScriptedRoom::start_at(1, move |_, number, connection: Connection| {
-        let seen = counted.clone();
+        let (seen, proven) = (counted.clone(), tried.clone());
         // While it is away, the balancer leads to the other one.
         let enclave = if back.load(Ordering::SeqCst) { number % 2 } else { 0 };
         async move {
-            stream_for_ever(begun(connection, enclave).await, enclave, move || seen.count(enclave)).await;
+            let peer = begun(connection, enclave).await;
+            proven.count(enclave);
+            stream_for_ever(peer, enclave, move || seen.count(enclave)).await;
         }
     })
     .await;
     let (sessions, hands) = sessions(&room, Spread::UpTo(2.try_into().unwrap()));
     let mut answers = vec![sessions.send(&request()).await.unwrap()];
-    until(|| room.connections() > 2).await;
+    // The first search tries the address three times.
+    wait::until("the first search is over", || proven.of(0) == 3).await;
     is_back.store(true, Ordering::SeqCst);
-    // By the partner's clock. Each search has the time that it needs.
-    for _ in 0..4 {
+    // By the partner's clock. A machine that is busy has a while for each search.
+    for _ in 0..25 {
         hands.advance(Duration::from_secs(1));
         answers.push(sessions.send(&request()).await.unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     in_time(async {
         while seen.of(1) == 0 {

@@ -1,5 +1,6 @@
 //! Real balancers in front of hosts, with the configurations of `deploy/balancers`.
 
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -29,11 +30,11 @@ pub struct Balancer {
 }
 
 impl Program {
-    /// Balances over `hosts` on this machine, with files in `folder`.
+    /// Balances over `hosts` on this machine, each `HOST:PORT` or `unix:PATH`, with files in `folder`.
     ///
     /// Gives nothing when the program is not installed, and says so. In continuous integration that fails the
     /// test.
-    pub async fn start(self, folder: &Path, hosts: &[SocketAddr]) -> Option<Balancer> {
+    pub async fn start(self, folder: &Path, hosts: &[impl Display]) -> Option<Balancer> {
         let address = own_address();
         let (name, advice) = match self {
             Self::HaProxy => ("haproxy", "apt-get install haproxy"),
@@ -67,6 +68,12 @@ impl Balancer {
     /// The address that hosts see: what they have to be given as `--proxy-protocol`.
     pub const FROM: &str = "127.0.0.1";
 
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends the balancer with all of its connections, without a word to anybody.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -99,24 +106,30 @@ fn own_address() -> SocketAddr {
     (Ipv4Addr::from_bits(address), NEXT_PORT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
-fn haproxy(address: SocketAddr, hosts: &[SocketAddr]) -> String {
+fn haproxy(address: SocketAddr, hosts: &[impl Display]) -> String {
     let config = std::fs::read_to_string(repository().join("deploy/balancers/haproxy.cfg")).unwrap();
     let (head, servers) = config.split_once("    server a 10.0.0.11:8443").unwrap();
     let options = servers.lines().next().unwrap();
     let mut config = replaced(head, "bind :8443", &format!("bind {address}"));
     for (number, host) in hosts.iter().enumerate() {
+        let host = host.to_string().replace("unix:", "unix@");
         config += &format!("    server room{number} {host}{options}\n");
     }
     config
 }
 
-fn envoy(address: SocketAddr, hosts: &[SocketAddr]) -> String {
+fn envoy(address: SocketAddr, hosts: &[impl Display]) -> String {
     let config = std::fs::read_to_string(repository().join("deploy/balancers/envoy.yaml")).unwrap();
     let (head, _) = config.split_once("              - endpoint: ").unwrap();
     let listen = "socket_address: {address: 0.0.0.0, port_value: 8443}";
     let mut config = replaced(head, listen, &socket_address(address));
     for host in hosts {
-        config += &format!("              - endpoint: {{address: {{{}}}}}\n", socket_address(*host));
+        let host = host.to_string();
+        let host = match host.strip_prefix("unix:") {
+            Some(path) => format!("pipe: {{path: {path}}}"),
+            None => socket_address(host.parse().unwrap()),
+        };
+        config += &format!("              - endpoint: {{address: {{{host}}}}}\n");
     }
     config
 }

@@ -2,8 +2,8 @@
 //! is scripted ([`scripted`]), a whole clean
 //! room behind a recording relay ([`clean_room`]), one under authorities whose time the test moves ([`released_room`]) and whose engine it stops ([`hold`]), a plain client ([`client`]), the official ones
 //! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), several
-//! hosts of them ([`fleet`]), balancers in front of those ([`balancer`]), a host's store
-//! that lies on request ([`store`]), and waits that have an end ([`wait`]).
+//! hosts of them ([`fleet`]), balancers in front of those ([`balancer`]), many streams of the official client
+//! ([`streams`]), a host's store that lies on request ([`store`]), and waits that have an end ([`wait`]).
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -31,4 +31,5 @@ pub mod released_room;
 pub mod scripted;
 pub mod store;
 pub mod stranger;
+pub mod streams;
 pub mod wait;

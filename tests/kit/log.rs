@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cleanroom_attestation::log::{Edge, Entry, SignedCheckpoint};
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::log::{Edge, Entry, SignedCheckpoint, Tile, entries_of_bundle};
 use cleanroom_link::control::{Batch, ControlAnswer, ControlKind};
 
 use crate::clean_room::Control;
@@ -47,6 +48,26 @@ impl LogKeeper {
     pub fn said(&self) -> Vec<Entry> {
         self.entries.iter().map(|entry| Entry::parse(entry).unwrap()).collect()
     }
+}
+
+/// The receipts that the logs in a host's store name, boot by boot.
+#[must_use]
+pub fn receipts_in(store: &Path) -> Vec<Sha256Digest> {
+    let mut receipts = Vec::new();
+    for boot in std::fs::read_dir(store).unwrap() {
+        let boot = boot.unwrap().path();
+        let Ok(checkpoint) = std::fs::read(boot.join("checkpoint")) else { continue };
+        let size = SignedCheckpoint::parse(&checkpoint).unwrap().unverified().size;
+        for tile in Tile::all(None, size) {
+            let bundle = std::fs::read(boot.join(tile.to_string())).unwrap();
+            for entry in entries_of_bundle(&bundle, tile.width).unwrap() {
+                if let Entry::Receipt { sha256 } = Entry::parse(entry).unwrap() {
+                    receipts.push(sha256);
+                }
+            }
+        }
+    }
+    receipts
 }
 
 async fn ask(control: &mut Control, size: u64) -> Batch {

@@ -44,6 +44,8 @@ pub enum Package {
     HttpProxy,
     /// Both, at a proxy that asks for its token, and at its Unix socket
     Listen,
+    /// `openai`, with many streams at once for as long as standard input is open
+    Streams,
     /// The Python package `cleanroom` against hosts that lie
     HostileHost,
     /// The Python examples of the pages
@@ -125,6 +127,20 @@ pub fn run(package: Package, way: impl Into<Way>) -> io::Result<Outcome> {
 /// # Errors
 /// As [`run`].
 pub fn run_with(package: Package, way: impl Into<Way>, variables: &[(&str, &str)]) -> io::Result<Outcome> {
+    let mut suite = match command(package, way)? {
+        Ok(suite) => suite,
+        Err(reason) => return Ok(Outcome::Unavailable(reason)),
+    };
+    let output = suite.envs(variables.iter().copied()).stdin(Stdio::null()).output()?;
+    let printed = printed(&output);
+    Ok(if output.status.success() { Outcome::Passed(printed) } else { Outcome::Failed(printed) })
+}
+
+/// The command that runs the suite of a package, or why there is none. Blocks as [`run`] does the first time.
+///
+/// # Errors
+/// When files cannot be written or processes not started for other reasons than a missing Python or Node.
+pub fn command(package: Package, way: impl Into<Way>) -> io::Result<Result<Command, String>> {
     let way = way.into();
     let suite = match package {
         Package::OpenAi => python("requirements.txt", "openai_suite.py", &way),
@@ -137,6 +153,7 @@ pub fn run_with(package: Package, way: impl Into<Way>, variables: &[(&str, &str)
         Package::Documentation => python("requirements.txt", "documentation_suite.py", &way),
         Package::HttpProxy => python("requirements.txt", "http_proxy_suite.py", &way),
         Package::Listen => python("requirements.txt", "listen_suite.py", &way),
+        Package::Streams => python("requirements.txt", "streams_suite.py", &way),
         Package::Vercel => node(&["vercel_suite.mjs"], &way),
         Package::Node(cases) => node(&["clients_suite.mjs", cases], &way),
         Package::NodeCleanroom => node(&["cleanroom_suite.mjs"], &way),
@@ -144,19 +161,14 @@ pub fn run_with(package: Package, way: impl Into<Way>, variables: &[(&str, &str)
         Package::NodeDocumentation => node(&["documentation_suite.mjs"], &way),
         Package::NodeTypes => node(&["types_suite.mjs"], &way),
     }?;
-    let mut suite = match suite {
-        Ok(suite) => suite,
-        Err(reason) => return Ok(Outcome::Unavailable(reason)),
-    };
-    way.tell(&mut suite);
-    suite.envs(variables.iter().copied());
-    // A proxy that the surroundings configure is none of this conversation's business.
-    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-        suite.env_remove(variable);
-    }
-    let output = suite.stdin(Stdio::null()).output()?;
-    let printed = printed(&output);
-    Ok(if output.status.success() { Outcome::Passed(printed) } else { Outcome::Failed(printed) })
+    Ok(suite.map(|mut suite| {
+        way.tell(&mut suite);
+        // A proxy that the surroundings configure is none of this conversation's business.
+        for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+            suite.env_remove(variable);
+        }
+        suite
+    }))
 }
 
 /// Fails the test if a case failed, or if there was no Python although this is continuous integration; says plainly that nothing

@@ -129,7 +129,10 @@ impl Shared {
                 most_telling = Some(error);
             }
         }
-        most_telling.map_or_else(|| Ok(self.state().sessions.len() >= wanted), Err)
+        match most_telling {
+            None => Ok(self.state().sessions.len() >= wanted),
+            Some(error) => Err(error),
+        }
     }
 
     /// How many sessions are wanted, and what is tried for those that are missing.
