@@ -67,16 +67,14 @@ use http::request::Parts;
 use http::{HeaderMap, Request};
 
 use self::answer::Endpoint;
-use self::chat::ChatRequest;
 use self::completions::CompletionRequest;
 use self::embeddings::EmbeddingsRequest;
 pub use self::error::ApiError;
 pub use self::json::ParameterName;
 use self::judge::Record;
-use self::messages::{CountRequest, MessagesRequest};
+use self::messages::CountRequest;
 pub(crate) use self::receipted::refuse;
 pub use self::request::RequestLimits;
-use self::responses::ResponsesRequest;
 pub use self::service::{Limits, Service};
 use self::shape::Dialect;
 use crate::session::SessionIdentity;
@@ -190,16 +188,9 @@ async fn chat_completions(
     Caller(session, record): Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let body = service.receive(&session, request).await?;
-    let ChatRequest { parameters, mut conversation, thinking } =
-        ChatRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
-    drop(body);
-    service.model.check(parameters.model.as_str())?;
-    tools::settle(&mut conversation, thinking, &service.abilities()?, &chat::ABILITIES)?;
-    let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    service
-        .answer(Endpoint::OpenAi(&chat::WORDING), parameters, vec![Input::Chat(conversation)], slots, &record)
-        .await
+    let (parameters, inputs, slots) =
+        service.conversation(&session, request, chat::parse, &chat::ABILITIES).await?;
+    service.answer(Endpoint::OpenAi(&chat::WORDING), parameters, inputs, slots, &record).await
 }
 
 async fn text_completions(
@@ -233,14 +224,9 @@ async fn openai_responses(
     Caller(session, record): Caller,
     request: Request<Body>,
 ) -> Result<Response, ApiError> {
-    let body = service.receive(&session, request).await?;
-    let ResponsesRequest { parameters, mut conversation, thinking } =
-        ResponsesRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
-    drop(body);
-    service.model.check(parameters.model.as_str())?;
-    tools::settle(&mut conversation, thinking, &service.abilities()?, &responses::ABILITIES)?;
-    let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    service.answer(Endpoint::Responses, parameters, vec![Input::Chat(conversation)], slots, &record).await
+    let (parameters, inputs, slots) =
+        service.conversation(&session, request, responses::parse, &responses::ABILITIES).await?;
+    service.answer(Endpoint::Responses, parameters, inputs, slots, &record).await
 }
 
 async fn anthropic_messages(
@@ -249,14 +235,8 @@ async fn anthropic_messages(
     request: Request<Body>,
 ) -> Result<Response, AnthropicError> {
     let Caller(session, record) = caller?;
-    let body = service.receive(&session, request).await?;
-    let MessagesRequest { parameters, mut conversation, thinking } =
-        MessagesRequest::parse(body.as_slice(), &service.limits.request, service::random()?)?;
-    drop(body);
-    service.model.check(parameters.model.as_str())?;
-    tools::settle(&mut conversation, thinking, &service.abilities()?, &messages::ABILITIES)?;
-    let slots = service.admit(&session, &parameters.model, parameters.choices)?;
-    let inputs = vec![Input::Chat(conversation)];
+    let (parameters, inputs, slots) =
+        service.conversation(&session, request, messages::parse, &messages::ABILITIES).await?;
     Ok(service.answer(Endpoint::Messages, parameters, inputs, slots, &record).await?)
 }
 

@@ -4,7 +4,9 @@ use cleanroom_backend::{Conversation, MAX_TOP_LOGPROBS, Message, ToolCall};
 
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Form, Parameters, RequestLimits, limit, top_logprobs, without_stop};
+use super::request::{
+    ConversationRequest, Form, Parameters, RequestLimits, limit, top_logprobs, without_stop,
+};
 use super::scores::ScoresForm;
 use super::secret::SecretString;
 use super::shape::Wording;
@@ -52,13 +54,6 @@ const ROLES: &str = "'system', 'developer', 'user', 'assistant' or 'tool'";
 /// Longest role that is read (bytes).
 const MAX_ROLE: usize = 32;
 
-/// A request that may be served.
-pub(crate) struct ChatRequest {
-    pub(crate) parameters: Parameters,
-    pub(crate) conversation: Conversation,
-    pub(crate) thinking: Thinking,
-}
-
 /// Names of parameters that ask for what not every model can do.
 pub(crate) const ABILITIES: AbilityNames = AbilityNames {
     tools: "tools",
@@ -70,46 +65,51 @@ pub(crate) const ABILITIES: AbilityNames = AbilityNames {
 /// Longest variables for a template (bytes).
 const MAX_VARIABLES: usize = 16 * 1024;
 
-impl ChatRequest {
-    pub(crate) fn parse(body: &[u8], limits: &RequestLimits, default_seed: u64) -> Result<Self, ApiError> {
-        let mut object = Object::from_body(body)?;
-        for (name, accepts) in UNSUPPORTED {
-            object.take_neutral(name, accepts)?;
-        }
-        let mut parameters = Parameters::take(&mut object, limits, default_seed)?;
-        let newer = object.take("max_completion_tokens");
-        parameters.max_tokens = match (newer, parameters.max_tokens) {
-            (Some(field), Some(_)) => {
-                return Err(field.invalid("only one of max_tokens and max_completion_tokens"));
-            }
-            (Some(field), None) => limit(&field)?,
-            (None, older) => older,
-        };
-        parameters.logprobs = logprobs(&mut object)?;
-        parameters.limit_scores()?;
-        if let Some(format) = object.take("response_format") {
-            parameters.form = without_stop(form(&format, limits)?, &parameters, "stop")?;
-        }
-        let thinking = thinking(&mut object)?;
-        let mut conversation = Conversation { parallel: true, ..Conversation::default() };
-        if let Some(tools) = object.take("tools") {
-            conversation.tools = tools::list(&tools, limits, tools::openai_tool)?;
-        }
-        if let Some(choice) = object.take("tool_choice") {
-            conversation.choice = tools::openai_choice(&choice, &conversation.tools, true)?;
-        }
-        if let Some(parallel) = object.take("parallel_tool_calls") {
-            conversation.parallel = parallel.boolean()?;
-        }
-        if let Some(variables) = object.take("chat_template_kwargs") {
-            conversation.variables = Some(variables.object_text(MAX_VARIABLES)?);
-        }
-        let messages = object.require("messages")?.array(1..=limits.messages)?;
-        object.finish()?;
-        conversation.messages =
-            messages.iter().map(|field| message(field, limits)).collect::<Result<_, _>>()?;
-        Ok(Self { parameters, conversation, thinking })
+/// Reads a conversation of `POST /v1/chat/completions`.
+///
+/// # Errors
+/// What the client has to change.
+pub(crate) fn parse(
+    body: &[u8],
+    limits: &RequestLimits,
+    default_seed: u64,
+) -> Result<ConversationRequest, ApiError> {
+    let mut object = Object::from_body(body)?;
+    for (name, accepts) in UNSUPPORTED {
+        object.take_neutral(name, accepts)?;
     }
+    let mut parameters = Parameters::take(&mut object, limits, default_seed)?;
+    let newer = object.take("max_completion_tokens");
+    parameters.max_tokens = match (newer, parameters.max_tokens) {
+        (Some(field), Some(_)) => {
+            return Err(field.invalid("only one of max_tokens and max_completion_tokens"));
+        }
+        (Some(field), None) => limit(&field)?,
+        (None, older) => older,
+    };
+    parameters.logprobs = logprobs(&mut object)?;
+    parameters.limit_scores()?;
+    if let Some(format) = object.take("response_format") {
+        parameters.form = without_stop(form(&format, limits)?, &parameters, "stop")?;
+    }
+    let thinking = thinking(&mut object)?;
+    let mut conversation = Conversation { parallel: true, ..Conversation::default() };
+    if let Some(tools) = object.take("tools") {
+        conversation.tools = tools::list(&tools, limits, tools::openai_tool)?;
+    }
+    if let Some(choice) = object.take("tool_choice") {
+        conversation.choice = tools::openai_choice(&choice, &conversation.tools, true)?;
+    }
+    if let Some(parallel) = object.take("parallel_tool_calls") {
+        conversation.parallel = parallel.boolean()?;
+    }
+    if let Some(variables) = object.take("chat_template_kwargs") {
+        conversation.variables = Some(variables.object_text(MAX_VARIABLES)?);
+    }
+    let messages = object.require("messages")?.array(1..=limits.messages)?;
+    object.finish()?;
+    conversation.messages = messages.iter().map(|field| message(field, limits)).collect::<Result<_, _>>()?;
+    Ok(ConversationRequest { parameters, conversation, thinking })
 }
 
 /// `reasoning_effort` of OpenAI's, and `enable_thinking`, which others' clients send.

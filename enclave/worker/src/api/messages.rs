@@ -12,7 +12,8 @@ use super::chat::content;
 use super::error::ApiError;
 use super::json::{Field, Object};
 use super::request::{
-    Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings, tokens, without_stop,
+    ConversationRequest, Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings,
+    tokens, without_stop,
 };
 use super::secret::SecretString;
 use super::shape::{Ending, Identity, Shape};
@@ -58,13 +59,6 @@ const ROLES: &str = "'user' or 'assistant'";
 /// Longest role that is read (bytes).
 const MAX_ROLE: usize = 32;
 
-/// A request that may be served.
-pub(crate) struct MessagesRequest {
-    pub(crate) parameters: Parameters,
-    pub(crate) conversation: Conversation,
-    pub(crate) thinking: Thinking,
-}
-
 /// Names of parameters that ask for what not every model can do.
 pub(crate) const ABILITIES: AbilityNames = AbilityNames {
     tools: "tools",
@@ -73,45 +67,49 @@ pub(crate) const ABILITIES: AbilityNames = AbilityNames {
     effort: "output_config.effort",
 };
 
-impl MessagesRequest {
-    pub(crate) fn parse(body: &[u8], limits: &RequestLimits, default_seed: u64) -> Result<Self, ApiError> {
-        let mut object = Object::from_body(body)?;
-        for (name, accepts) in UNSUPPORTED {
-            object.take_neutral(name, accepts)?;
-        }
-        object.take_neutral("cache_control", CACHE_CONTROL)?;
-        if let Some(metadata) = object.take("metadata") {
-            let mut metadata = metadata.object()?;
-            if let Some(user) = metadata.take("user_id") {
-                user.string(MAX_USER)?;
-            }
-            metadata.finish()?;
-        }
-        let stream = object.take("stream").map_or(Ok(false), |field| field.boolean())?;
-        let (form, effort) = output(&mut object, limits)?;
-        let mut parameters = Parameters {
-            model: object.require("model")?.string(MAX_MODEL)?,
-            max_tokens: Some(tokens(&object.require("max_tokens")?)?),
-            sampling: sampling(&mut object, default_seed)?,
-            bias: Bias::default(),
-            stop: object
-                .take("stop_sequences")
-                .map_or(Ok(Vec::new()), |field| stop_strings(&field, limits))?,
-            form: Form::Text,
-            choices: 1,
-            logprobs: None,
-            delivery: if stream {
-                Delivery::Stream { include_usage: true, include_obfuscation: true }
-            } else {
-                Delivery::Whole
-            },
-        };
-        parameters.form = without_stop(form, &parameters, "stop_sequences")?;
-        let thinking = thinking(&mut object, effort)?;
-        let conversation = conversation(&mut object, limits)?;
-        object.finish()?;
-        Ok(Self { parameters, conversation, thinking })
+/// Reads one of `POST /v1/messages`.
+///
+/// # Errors
+/// What the client has to change.
+pub(crate) fn parse(
+    body: &[u8],
+    limits: &RequestLimits,
+    default_seed: u64,
+) -> Result<ConversationRequest, ApiError> {
+    let mut object = Object::from_body(body)?;
+    for (name, accepts) in UNSUPPORTED {
+        object.take_neutral(name, accepts)?;
     }
+    object.take_neutral("cache_control", CACHE_CONTROL)?;
+    if let Some(metadata) = object.take("metadata") {
+        let mut metadata = metadata.object()?;
+        if let Some(user) = metadata.take("user_id") {
+            user.string(MAX_USER)?;
+        }
+        metadata.finish()?;
+    }
+    let stream = object.take("stream").map_or(Ok(false), |field| field.boolean())?;
+    let (form, effort) = output(&mut object, limits)?;
+    let mut parameters = Parameters {
+        model: object.require("model")?.string(MAX_MODEL)?,
+        max_tokens: Some(tokens(&object.require("max_tokens")?)?),
+        sampling: sampling(&mut object, default_seed)?,
+        bias: Bias::default(),
+        stop: object.take("stop_sequences").map_or(Ok(Vec::new()), |field| stop_strings(&field, limits))?,
+        form: Form::Text,
+        choices: 1,
+        logprobs: None,
+        delivery: if stream {
+            Delivery::Stream { include_usage: true, include_obfuscation: true }
+        } else {
+            Delivery::Whole
+        },
+    };
+    parameters.form = without_stop(form, &parameters, "stop_sequences")?;
+    let thinking = thinking(&mut object, effort)?;
+    let conversation = conversation(&mut object, limits)?;
+    object.finish()?;
+    Ok(ConversationRequest { parameters, conversation, thinking })
 }
 
 /// A request that asks how long its prompt is.
@@ -397,11 +395,11 @@ mod tests {
     const IDENTITY: Identity<'_> = Identity { id: "0a", created: 7, model: "org/m", fingerprint: "fp_0b" };
     const SECRET: &str = "Dornröschen-4711";
 
-    fn parse(extra: &str) -> Result<MessagesRequest, ApiError> {
+    fn parse(extra: &str) -> Result<ConversationRequest, ApiError> {
         let body = format!(
             r#"{{"model":"m","max_tokens":5,"messages":[{{"role":"user","content":"{SECRET}"}}]{extra}}}"#
         );
-        MessagesRequest::parse(body.as_bytes(), &RequestLimits::default(), 99)
+        super::parse(body.as_bytes(), &RequestLimits::default(), 99)
     }
 
     fn render(delivery: Delivery, reason: FinishReason) -> String {
@@ -510,7 +508,7 @@ mod tests {
         let request = parse(
             r#","output_config":{"effort":null,"format":{"type":"json_schema","schema":{"type": "null"}}}"#,
         );
-        let Ok(MessagesRequest { parameters, .. }) = request else { panic!("refused") };
+        let Ok(ConversationRequest { parameters, .. }) = request else { panic!("refused") };
         let Form::JsonSchema { schema, .. } = parameters.form else { panic!("another form") };
         assert_eq!(schema.as_str(), r#"{"type": "null"}"#);
         for (extra, param) in [
@@ -534,7 +532,7 @@ mod tests {
     fn a_conversation_has_two_roles_and_ends_with_the_user() {
         let parse = |messages: &str| {
             let body = format!(r#"{{"model":"m","max_tokens":5,"messages":{messages}}}"#);
-            MessagesRequest::parse(body.as_bytes(), &RequestLimits::default(), 1)
+            super::parse(body.as_bytes(), &RequestLimits::default(), 1)
                 .err()
                 .map(|error| (error.code(), error.param().unwrap_or_default().to_owned()))
         };
@@ -561,7 +559,7 @@ mod tests {
                 {"type":"tool_use","id":"t","name":"f","input":{"b": 1}}]},
               {"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"3"}],"is_error":true},
                 {"type":"text","text":"And?"}]}]}"#;
-        let request = MessagesRequest::parse(body.as_bytes(), &RequestLimits::default(), 1)
+        let request = super::parse(body.as_bytes(), &RequestLimits::default(), 1)
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(request.thinking, Thinking::On);
         let Conversation { messages, tools, choice, parallel, .. } = request.conversation;
@@ -661,7 +659,7 @@ mod tests {
     #[test]
     fn the_number_of_tokens_must_be_said() {
         let body = br#"{"model":"m","messages":[{"role":"user","content":"x"}]}"#;
-        let error = MessagesRequest::parse(body, &RequestLimits::default(), 1).err().unwrap();
+        let error = super::parse(body, &RequestLimits::default(), 1).err().unwrap();
         assert_eq!((error.code(), error.param()), ("missing_required_parameter", Some("max_tokens")));
         assert!(CountRequest::parse(body, &RequestLimits::default()).is_ok());
     }

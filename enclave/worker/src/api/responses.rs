@@ -13,7 +13,9 @@ use super::beside::{Beside, ResponseAnswer};
 use super::chat::content_of;
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, tokens};
+use super::request::{
+    ConversationRequest, Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, tokens,
+};
 use super::secret::SecretString;
 use super::shape::{Ending, Identity, Shape};
 use super::tools::{self, AbilityNames, Thinking};
@@ -57,60 +59,59 @@ const MAX_WORD: usize = 64;
 pub(crate) const ABILITIES: AbilityNames =
     AbilityNames { tools: "tools", messages: "input", thinking: "reasoning", effort: "reasoning.effort" };
 
-/// A request that may be served.
-pub(crate) struct ResponsesRequest {
-    pub(crate) parameters: Parameters,
-    pub(crate) conversation: Conversation,
-    pub(crate) thinking: Thinking,
-}
-
-impl ResponsesRequest {
-    pub(crate) fn parse(body: &[u8], limits: &RequestLimits, default_seed: u64) -> Result<Self, ApiError> {
-        let mut object = Object::from_body(body)?;
-        for (name, accepts) in UNSUPPORTED {
-            object.take_neutral(name, accepts)?;
-        }
-        for label in LABELS {
-            if let Some(label) = object.take(label) {
-                label.string(MAX_USER)?;
-            }
-        }
-        let parameters = Parameters {
-            model: object.require("model")?.string(MAX_MODEL)?,
-            max_tokens: object.take("max_output_tokens").map(|field| tokens(&field)).transpose()?,
-            sampling: sampling(&mut object, default_seed)?,
-            bias: Bias::default(),
-            stop: Vec::new(),
-            form: form(&mut object, limits)?,
-            choices: 1,
-            logprobs: None,
-            delivery: delivery(&mut object)?,
-        };
-        let thinking = thinking(&mut object)?;
-        let mut conversation = Conversation { parallel: true, ..Conversation::default() };
-        if let Some(tools) = object.take("tools") {
-            conversation.tools = tools::list(&tools, limits, tool)?;
-        }
-        if let Some(choice) = object.take("tool_choice") {
-            conversation.choice = tools::openai_choice(&choice, &conversation.tools, false)?;
-        }
-        if let Some(parallel) = object.take("parallel_tool_calls") {
-            conversation.parallel = parallel.boolean()?;
-        }
-        if let Some(instructions) = object.take("instructions") {
-            conversation.messages.push(Message::new("system", instructions.string(limits.text_bytes)?));
-        }
-        let input = object.require("input")?;
-        object.finish()?;
-        if input.is_array() {
-            for item in &input.array(1..=limits.messages)? {
-                take_item(item, limits, &mut conversation.messages)?;
-            }
-        } else {
-            conversation.messages.push(Message::new("user", input.string(limits.text_bytes)?));
-        }
-        Ok(Self { parameters, conversation, thinking })
+/// Reads one of `POST /v1/responses`.
+///
+/// # Errors
+/// What the client has to change.
+pub(crate) fn parse(
+    body: &[u8],
+    limits: &RequestLimits,
+    default_seed: u64,
+) -> Result<ConversationRequest, ApiError> {
+    let mut object = Object::from_body(body)?;
+    for (name, accepts) in UNSUPPORTED {
+        object.take_neutral(name, accepts)?;
     }
+    for label in LABELS {
+        if let Some(label) = object.take(label) {
+            label.string(MAX_USER)?;
+        }
+    }
+    let parameters = Parameters {
+        model: object.require("model")?.string(MAX_MODEL)?,
+        max_tokens: object.take("max_output_tokens").map(|field| tokens(&field)).transpose()?,
+        sampling: sampling(&mut object, default_seed)?,
+        bias: Bias::default(),
+        stop: Vec::new(),
+        form: form(&mut object, limits)?,
+        choices: 1,
+        logprobs: None,
+        delivery: delivery(&mut object)?,
+    };
+    let thinking = thinking(&mut object)?;
+    let mut conversation = Conversation { parallel: true, ..Conversation::default() };
+    if let Some(tools) = object.take("tools") {
+        conversation.tools = tools::list(&tools, limits, tool)?;
+    }
+    if let Some(choice) = object.take("tool_choice") {
+        conversation.choice = tools::openai_choice(&choice, &conversation.tools, false)?;
+    }
+    if let Some(parallel) = object.take("parallel_tool_calls") {
+        conversation.parallel = parallel.boolean()?;
+    }
+    if let Some(instructions) = object.take("instructions") {
+        conversation.messages.push(Message::new("system", instructions.string(limits.text_bytes)?));
+    }
+    let input = object.require("input")?;
+    object.finish()?;
+    if input.is_array() {
+        for item in &input.array(1..=limits.messages)? {
+            take_item(item, limits, &mut conversation.messages)?;
+        }
+    } else {
+        conversation.messages.push(Message::new("user", input.string(limits.text_bytes)?));
+    }
+    Ok(ConversationRequest { parameters, conversation, thinking })
 }
 
 fn sampling(object: &mut Object<'_>, seed: u64) -> Result<Sampling, ApiError> {

@@ -9,7 +9,7 @@ use axum::response::Response;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Keep, Refusal};
-use cleanroom_backend::{Abilities, Backend, Handle, Owner, PrepareError, Prepared, StartError, Task};
+use cleanroom_backend::{Abilities, Backend, Handle, Input, Owner, PrepareError, Prepared, StartError, Task};
 use cleanroom_config::{self as config, Traffic};
 use cleanroom_guard::Clock;
 use cleanroom_link::load::Load;
@@ -20,8 +20,9 @@ use super::error::ApiError;
 use super::json::ParameterName;
 use super::models::PublicModel;
 use super::receipts::Receipts;
-use super::request::RequestLimits;
+use super::request::{ConversationRequest, Parameters, RequestLimits};
 use super::secret::{SecretBuffer, SecretString};
+use super::tools::{self, AbilityNames};
 use super::uniform::uniform;
 use crate::admission::{Admission, AdmissionLimits, Full, Slot, partners_share};
 use crate::grant::{Grant, Grants, Stop};
@@ -246,6 +247,25 @@ impl Service {
         let _upload = self.uploads.admit(session.partner).map_err(|full| self.busy(full))?;
         let (parts, body) = request.into_parts();
         body::read(&parts.headers, body, self.limits.body_bytes, self.limits.body_time).await
+    }
+
+    /// Takes in a conversation that `parse` reads and this model can answer, and slots for it. `names` are those of its
+    /// parameters in this endpoint.
+    pub(super) async fn conversation(
+        &self,
+        session: &SessionIdentity,
+        request: Request<Body>,
+        parse: fn(&[u8], &RequestLimits, u64) -> Result<ConversationRequest, ApiError>,
+        names: &AbilityNames,
+    ) -> Result<(Parameters, Vec<Input>, Vec<Admitted>), ApiError> {
+        let body = self.receive(session, request).await?;
+        let ConversationRequest { parameters, mut conversation, thinking } =
+            parse(body.as_slice(), &self.limits.request, random()?)?;
+        drop(body);
+        self.model.check(parameters.model.as_str())?;
+        tools::settle(&mut conversation, thinking, &self.abilities()?, names)?;
+        let slots = self.admit(session, &parameters.model, parameters.choices)?;
+        Ok((parameters, vec![Input::Chat(conversation)], slots))
     }
 
     /// Checks the model's name and takes slots in the backend, one for each choice.

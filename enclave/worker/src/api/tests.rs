@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::chat::ChatRequest;
+use super::chat;
 use super::completions::CompletionRequest;
 use super::error::ApiError;
-use super::request::{Delivery, Form, Parameters, RequestLimits};
+use super::request::{ConversationRequest, Delivery, Form, Parameters, RequestLimits};
 use super::secret::SecretString;
 use super::tools::settle;
 use cleanroom_backend::{Abilities, Conversation, Input, Sampling, ToolChoice};
@@ -13,8 +13,8 @@ use cleanroom_backend::{Abilities, Conversation, Input, Sampling, ToolChoice};
 /// Occurs in every refused request below, and must occur in no refusal.
 const SECRET: &str = "Dornröschen-4711";
 
-fn chat(body: &str) -> Result<ChatRequest, ApiError> {
-    ChatRequest::parse(body.as_bytes(), &RequestLimits::default(), 99)
+fn chat(body: &str) -> Result<ConversationRequest, ApiError> {
+    chat::parse(body.as_bytes(), &RequestLimits::default(), 99)
 }
 
 fn completion(body: &str) -> Result<CompletionRequest, ApiError> {
@@ -346,7 +346,7 @@ fn bodies_that_are_not_one_object_are_refused_with_a_position_only() {
         refused(chat, body, "invalid_json", None);
     }
     let not_utf8 = [b"{\"model\":\"".as_slice(), &[0xff], b"\"}"].concat();
-    let result = ChatRequest::parse(&not_utf8, &RequestLimits::default(), 0);
+    let result = chat::parse(&not_utf8, &RequestLimits::default(), 0);
     assert!(matches!(result, Err(ApiError::Json { line: 1, .. })));
     let Err(error) = chat("{\n  \"model\": x}") else { panic!("accepted") };
     assert!(error.to_string().contains("line 2, column 12"), "{error}");
@@ -438,7 +438,7 @@ fn wrong_messages_are_refused_with_their_place() {
 fn sizes_are_limited() {
     let limits =
         RequestLimits { messages: 2, parts: 2, text_bytes: 5, stop_bytes: 3, ..RequestLimits::default() };
-    let chat = |body: &str| ChatRequest::parse(body.as_bytes(), &limits, 0);
+    let chat = |body: &str| chat::parse(body.as_bytes(), &limits, 0);
     let completion = |body: &str| CompletionRequest::parse(body.as_bytes(), &limits, 0);
     let turn = |content: &str| format!(r#"{{"role":"user","content":{content}}}"#);
     let part = r#"{"type":"text","text":"12345"}"#;
@@ -463,7 +463,7 @@ fn an_array_longer_than_any_limit_is_never_cut_short_in_silence() {
     let limits = RequestLimits { messages: usize::MAX, ..RequestLimits::default() };
     let turns = vec![r#"{"role":"user","content":"a"}"#; 5000].join(",");
     let body = messages(&format!("[{turns}]"));
-    refused(|body| ChatRequest::parse(body.as_bytes(), &limits, 0), &body, "invalid_value", Some("messages"));
+    refused(|body| chat::parse(body.as_bytes(), &limits, 0), &body, "invalid_value", Some("messages"));
 }
 
 #[test]
@@ -621,10 +621,10 @@ fn what_the_model_cannot_do_is_refused_by_name() {
     let switch = Abilities { tools: true, reasoning: true, has_switch: true, ..none.clone() };
     let effort = Abilities { tools: true, reasoning: true, has_effort: true, ..none.clone() };
     let settled = |extra: &str, abilities: &Abilities| {
-        let Ok(ChatRequest { mut conversation, thinking, .. }) = chat(&chat_with(extra)) else {
+        let Ok(ConversationRequest { mut conversation, thinking, .. }) = chat(&chat_with(extra)) else {
             panic!("{extra}")
         };
-        settle(&mut conversation, thinking, abilities, &super::chat::ABILITIES)
+        settle(&mut conversation, thinking, abilities, &chat::ABILITIES)
             .map(|()| (conversation.thinks, conversation.effort))
             .map_err(|error| (error.code(), error.param().unwrap_or_default().to_owned()))
     };

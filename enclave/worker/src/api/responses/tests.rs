@@ -7,9 +7,9 @@ use crate::api::secret::SecretBuffer;
 const SECRET: &str = "Dornröschen-4711";
 const IDENTITY: Identity<'_> = Identity { id: "0a", created: 7, model: "m", fingerprint: "fp_0b" };
 
-fn parse(members: &str) -> Result<ResponsesRequest, (&'static str, String)> {
+fn parse(members: &str) -> Result<ConversationRequest, (&'static str, String)> {
     let body = format!(r#"{{"model":"m",{members}}}"#);
-    ResponsesRequest::parse(body.as_bytes(), &RequestLimits::default(), 9).map_err(|error| {
+    super::parse(body.as_bytes(), &RequestLimits::default(), 9).map_err(|error| {
         assert!(!format!("{error}{error:?}").contains("4711"), "the refusal repeats the request");
         (error.code(), error.param().unwrap_or_default().to_owned())
     })
@@ -25,7 +25,7 @@ fn a_text_and_every_parameter_arrive() {
            "parallel_tool_calls":false,"prompt_cache_key":"k","truncation":"disabled","background":false"#,
     )
     .unwrap_or_else(|error| panic!("{error:?}"));
-    let ResponsesRequest { parameters, conversation, thinking } = request;
+    let ConversationRequest { parameters, conversation, thinking } = request;
     assert_eq!(parameters.max_tokens, Some(5));
     assert!(matches!(parameters.form, Form::JsonSchema { param: "text.format.schema", .. }));
     assert!(matches!(parameters.delivery, Delivery::Stream { .. }));
