@@ -152,3 +152,42 @@ impl Metrics {
 fn number(status: &Value, path: &str) -> u64 {
     status.pointer(path).and_then(Value::as_u64).unwrap_or(0)
 }
+
+/// Fails unless `docs/observability.md` lists every metric of `page` for `service`, or for all, and no other.
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test that cannot read the page has failed")]
+pub(crate) fn assert_listed(service: &str, page: &str) {
+    let text = include_str!("../../docs/observability.md");
+    let (_, section) = text.split_once("## Metrics of an authority's services").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let mut listed = Vec::new();
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let [names, of] = [1, 2].map(|column| row.split('|').nth(column).unwrap().trim());
+        if of == "all" || of == service {
+            listed.extend(names.split(", ").map(|name| name.trim_matches('`').to_owned()));
+        }
+    }
+    let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE cleanroom_")?.split_once(' '));
+    let mut metrics: Vec<_> = types
+        .map(|(name, kind)| {
+            // The service's prefix is one word.
+            let (_, name) = name.split_once('_').unwrap();
+            if kind == "counter" { format!("{name}_total") } else { name.to_owned() }
+        })
+        .collect();
+    metrics.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(listed, metrics);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_lists_every_metric_of_a_lease_service() {
+        let metrics = Metrics::new();
+        metrics.counts.count("lease", "granted");
+        assert_listed("lease", &metrics.page(&Value::Null));
+    }
+}

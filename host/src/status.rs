@@ -297,3 +297,35 @@ impl AsyncWrite for Timed {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cleanroom_link::load::Load;
+
+    use super::*;
+    use crate::relay::Counters;
+
+    #[test]
+    fn the_page_lists_every_metric_and_no_other() {
+        let page = include_str!("../../docs/observability.md");
+        let (_, section) = page.split_once("## Metrics of a host").unwrap();
+        let (section, _) = section.split_once("## ").unwrap();
+        let listed: Vec<_> =
+            section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        let report = Report {
+            ready: Readiness::Ready,
+            relay: Counters::default().snapshot(),
+            enclave: Some(Status::new()),
+            probe: Some(LastProbe { age_ms: 1, load: Load::Idle }),
+            lease_left_ms: Some(1),
+            log_lines_lost: 0,
+        };
+        let text = report.to_prometheus();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let mut metrics: Vec<_> = types.collect();
+        let mut listed = listed;
+        metrics.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, metrics);
+    }
+}

@@ -255,3 +255,16 @@ impl Metrics {
         self.counts.page(&self.registry)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::assert_listed;
+
+    #[test]
+    fn the_page_lists_every_metric_of_a_broker() {
+        let metrics = Metrics::new();
+        metrics.counts.count("share", "given");
+        assert_listed("broker", &metrics.page(0));
+    }
+}

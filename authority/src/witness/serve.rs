@@ -297,3 +297,16 @@ impl Metrics {
         self.counts.page(&self.registry)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::assert_listed;
+
+    #[test]
+    fn the_page_lists_every_metric_of_a_witness() {
+        let metrics = Metrics::new();
+        metrics.counts.count("checkpoint", "given");
+        assert_listed("witness", &metrics.page(0));
+    }
+}

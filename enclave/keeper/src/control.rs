@@ -10,6 +10,7 @@ use cleanroom_attestation::log::{CheckpointError, Entry, SignedCheckpoint};
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, BootMillis, Envelope, LeaseRequest, Nonce, ReleaseError, Verified,
 };
+use cleanroom_console::{Code, Line};
 use cleanroom_guard::Guard;
 use cleanroom_link::body;
 use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ControlState};
@@ -380,7 +381,7 @@ pub(super) async fn write_answer(
     answer: &ControlAnswer,
 ) -> io::Result<()> {
     if let ControlAnswer::Refused(code) = answer {
-        tracing::warn!(what = ?kind, code, "not accepted");
+        Line::NotAccepted { what: Code::of(&format!("{kind:?}")), code: Code::of(code) }.say();
     }
     stream.write_all(&answer.frame()).await?;
     stream.flush().await

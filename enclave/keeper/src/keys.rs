@@ -12,6 +12,7 @@ use cleanroom_attestation::channel::{ModelId, Nonce};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Accepted, Refusal};
 use cleanroom_config::Config;
+use cleanroom_console::Line;
 use cleanroom_guard::{Clock, Guard, KeyTerms, Sealing};
 use cleanroom_key_release::{Collector, DataKey, Outcome, SealedShare, ShareError, ShareRequest};
 use cleanroom_link::control::{ControlAnswer, ControlKind, ShareMessage, ShareState};
@@ -52,14 +53,14 @@ pub async fn obtain(
         security_module: security_module.clone(),
         collecting: None,
     };
-    tracing::info!("the weights are sealed: waiting for the shares of their key");
+    Line::Sealed.say();
     loop {
         let stream = listener.connection().await;
         // A connection that breaks is followed by the next one.
         if let Ok(released) = asking.connection(stream).await {
             match &released {
-                Some(_) => tracing::info!("the key of the weights is there"),
-                None => tracing::info!("asked to end before the key of the weights was there"),
+                Some(_) => Line::KeyThere.say(),
+                None => Line::EndedWithoutKey.say(),
             }
             return Ok(released);
         }
@@ -200,7 +201,7 @@ impl Asking {
         let (_, collector) = self.collecting.as_mut().ok_or(Refused::Form)?;
         collector.take(&broker, &sealed)?;
         let outcome = collector.finish()?;
-        tracing::info!(%broker, still_needed = collector.still_needed(), "a share was taken");
+        Line::ShareTaken { broker: &broker, still_needed: collector.still_needed() }.say();
         let answer = ControlAnswer::Shares(self.state());
         Ok(match outcome {
             Outcome::Needs(_) => Answer::Goes(answer),

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_config::Config;
+use cleanroom_console::Line;
 use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::{FromKeeper, Start};
@@ -197,7 +198,7 @@ async fn commit(
 ) -> Result<Arc<Attester>, Halt> {
     let receipt_key = ReceiptKey::generate()?;
     let committed = commitment::commit(&security_module, digest, &receipt_key).await?;
-    tracing::info!("commitments made, locked and read back");
+    Line::Committed.say();
     let attester = Attester::new(committed, config.model.clone(), security_module, receipt_key)
         .listing(config.partners.clone())
         .timed_by(clock);

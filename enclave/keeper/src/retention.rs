@@ -15,6 +15,7 @@ use cleanroom_attestation::release::{
     BootMillis, Day, DayBrokers, Id, Opening, OpeningRefusal, Refusal, ReleaseError, Retention as Rule,
     UnixMillis, Verified,
 };
+use cleanroom_console::Line;
 use cleanroom_guard::{Guard, RetentionTerms};
 use cleanroom_key_release::{
     DayCollector, DayError, OpeningCollector, RecipientKey, RetentionAnswer, RetentionRequest,
@@ -208,7 +209,7 @@ impl Retention {
             let mut state = self.lock();
             state.days(&terms.rule).take(&broker, &answer)?;
         }
-        tracing::info!(%broker, "a secret of the day was taken");
+        Line::DayTaken { broker: &broker }.say();
         Ok(self.wanted(guard))
     }
 
@@ -366,7 +367,7 @@ impl Retention {
                 text: text.to_string(),
                 at_ms: now.0,
             }));
-            tracing::info!(%record, "a record is opened, and the log says so");
+            Line::RecordOpened { record }.say();
         }
         Ok(under.state())
     }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
+use cleanroom_console::Line;
 use cleanroom_guard::Clock;
 use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform};
@@ -36,7 +37,7 @@ pub fn main(
     match keep() {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            tracing::error!("halted: {reason}");
+            Line::Halted(&reason).say();
             if reason.is_failure() { ExitCode::FAILURE } else { ExitCode::from(refused) }
         }
     }
@@ -147,6 +148,9 @@ pub enum Reason {
     #[error("the system refused: {0}")]
     System(#[from] io::Error),
 }
+
+/// What the platform, the keeper and the worker say of themselves.
+impl cleanroom_console::Reason for Reason {}
 
 impl Reason {
     /// Whether a new start can help.

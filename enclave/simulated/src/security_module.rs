@@ -1,10 +1,12 @@
 //! The security module of the simulated tier: requests in CBOR on standard input's socket, as `/dev/nsm` would be asked.
 
+use std::fmt;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
+use cleanroom_console::{Line, Reason};
 use cleanroom_keeper::security_module::Device;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -16,6 +18,17 @@ pub(crate) struct HostSecurityModule {
     socket: UnixStream,
 }
 
+/// The host is gone, and its security module with it.
+struct SecurityModuleGone;
+
+impl Reason for SecurityModuleGone {}
+
+impl fmt::Display for SecurityModuleGone {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the security module is gone")
+    }
+}
+
 impl HostSecurityModule {
     /// Takes the socket that stands on standard input. When the host goes, so does this process.
     pub(crate) fn on_standard_input() -> io::Result<Self> {
@@ -24,7 +37,7 @@ impl HostSecurityModule {
         std::thread::Builder::new().name("host-watch".to_owned()).spawn(move || {
             let mut descriptors = [PollFd::new(&watched, PollFlags::RDHUP)];
             while !matches!(poll(&mut descriptors, None), Ok(count) if count > 0) {}
-            tracing::error!("halted: the security module is gone");
+            Line::Halted(&SecurityModuleGone).say();
             std::process::exit(1);
         })?;
         Ok(Self { socket })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::ModelDigester;
+use cleanroom_console::Line;
 use cleanroom_link::listener::Listener;
 use cleanroom_link::store::{self, Description};
 use cleanroom_sealing::SealError;
@@ -120,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Fetch<S> {
             Ok(Ended::Failed(_, Failure::Changed)) => Err(WeightsError::Changed),
             Ok(Ended::Failed(mut piece, failure)) => {
                 piece.failures += 1;
-                tracing::info!(attempt = piece.failures, "a range of the model is asked for again");
+                Line::RangeAskedAgain { failures: piece.failures }.say();
                 if piece.failures >= self.limits.attempts {
                     return Err(match failure {
                         Failure::Sealed(error) => error.into(),

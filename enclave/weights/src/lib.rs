@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::{ModelDigester, SubtreeDigester};
+use cleanroom_console::Line;
 use cleanroom_link::listener::Listener;
 use cleanroom_link::store::Description;
 use cleanroom_sealing::Key;
@@ -135,6 +136,6 @@ async fn first_connection<L: Listener>(listener: &mut L, range_time: Duration) -
             Ok(Err(error)) => error.kind(),
             Err(_) => std::io::ErrorKind::TimedOut,
         };
-        tracing::info!(?reason, "the model's store cannot be used");
+        Line::StoreUnusable { reason }.say();
     }
 }

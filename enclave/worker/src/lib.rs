@@ -35,6 +35,7 @@ use std::time::{Duration, SystemTime};
 use cleanroom_backend::{Clock as BackendClock, LoadError, Loader, Settings, WallClock};
 use cleanroom_channel::identity::{Identity, IdentityError};
 use cleanroom_config::{Config, ConfigError, Limits};
+use cleanroom_console::Line;
 use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::{self as protocol, Change, FromKeeper, FromWorker, MAX_REASON_BYTES, Start};
@@ -162,7 +163,7 @@ async fn prepare(
     let load = move |file: &mut ModelFile| loader.load(file, length, settings, time);
     let (keeper, backend) = ModelFile::new(keeper, length).read_by(load).await?;
     let prepared = backend.map_err(WorkerError::Backend).map(|backend| {
-        tracing::info!(model = %config.model, digest = %start.model_digest, "model loaded");
+        Line::ModelLoaded { model: &config.model, digest: &start.model_digest }.say();
         let service = Service::new(backend, config.model.clone(), start.model_digest, &config.limits)
             .shaped(config.traffic);
         Prepared { identity, start, config, service, guard, clock }
@@ -222,12 +223,12 @@ async fn serve<L: Listener>(
         let mut draining = draining;
         _ = draining.wait_for(|drain| *drain).await;
     };
-    tracing::info!("serving");
+    Line::Serving.say();
     tokio::select! {
         () = server.serve(listener, shutdown) => {}
         error = obey(&mut orders, &keeper, guard.as_ref(), &service, &drain) => return Err(error.into()),
     }
-    tracing::info!("drained");
+    Line::Drained.say();
     keeper.say(0, &FromWorker::Drained).await?;
     // The keeper hangs up when it has heard it.
     while orders.recv().await.is_some() {}

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_console::{Code, Line};
 use cleanroom_safeguard::Policy;
 
 /// Policies by the digest of their file. Whoever reads the releases says which ones are kept.
@@ -21,7 +22,7 @@ impl Policies {
             }
             Err(error) => {
                 // The file's own words stay out of the log.
-                tracing::error!(reason = error.code(), "the safeguard policy cannot be read");
+                Line::PolicyUnreadable { reason: Code::of(error.code()) }.say();
                 false
             }
         }

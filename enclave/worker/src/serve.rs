@@ -12,6 +12,7 @@ use axum::Router;
 use axum::response::Response;
 use cleanroom_attestation::channel::RefusalCode;
 use cleanroom_config::{Config, Limits, Partners};
+use cleanroom_console::{Code, Line};
 use cleanroom_guard::Clock;
 use cleanroom_link::listener::{AFTER_FAILURE, Listener};
 use http::Request;
@@ -131,8 +132,13 @@ impl Server {
             let shared = Arc::clone(&shared);
             connections.spawn(async move { shared.connection(stream, handshake).await });
         }
-        tracing::info!(shed = shed.load(Ordering::Relaxed), "connections closed");
+        Line::ConnectionsClosed { shed: shed.load(Ordering::Relaxed) }.say();
     }
+}
+
+/// Says why a connection did not become a session.
+fn refused(reason: &str) {
+    Line::ConnectionRefused { reason: Code::of(reason) }.say();
 }
 
 impl Shared {
@@ -145,12 +151,12 @@ impl Shared {
         let accepting = self.pace.run(self.acceptor.accept_if(stream, place));
         let accepted = tokio::select! {
             accepted = timeout(self.limits.handshake_timeout, accepting) => accepted,
-            () = handshake.shed() => return tracing::info!(reason = "shed", "connection refused"),
+            () = handshake.shed() => return refused("shed"),
         };
         let (session, (place, _running)) = match accepted {
             Ok(Ok(accepted)) => accepted,
-            Ok(Err(error)) => return tracing::info!(reason = error.code(), "connection refused"),
-            Err(_) => return tracing::info!(reason = "timeout", "connection refused"),
+            Ok(Err(error)) => return refused(error.code()),
+            Err(_) => return refused("timeout"),
         };
         drop(handshake);
         self.requests(session, place.class).await;

@@ -362,7 +362,6 @@ impl ApiError {
     /// The answer in the shape that these clients know.
     pub(crate) fn respond(&self, dialect: Dialect) -> Response {
         // The code is one of our own fixed words, so it can be logged; the rest of the refusal is between the enclave and the partner.
-        tracing::debug!(status = self.status().as_u16(), code = self.code(), "refused");
         let mut response = (self.status(), self.to_value(dialect).to_string()).into_response();
         response.extensions_mut().insert(RefusedBecause(self.code()));
         let headers = response.headers_mut();

@@ -11,6 +11,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Keep, Refusal};
 use cleanroom_backend::{Abilities, Backend, Handle, Input, Owner, PrepareError, Prepared, StartError, Task};
 use cleanroom_config::{self as config, Traffic};
+use cleanroom_console::Line;
 use cleanroom_guard::Clock;
 use cleanroom_link::load::Load;
 use http::Request;
@@ -202,7 +203,7 @@ impl Service {
     async fn erase(&self) {
         let backend = self.backend.write().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(backend) = backend {
-            tracing::warn!("the model is revoked: erasing its weights");
+            Line::ModelRevoked.say();
             // Waits for the backend's threads.
             _ = tokio::task::spawn_blocking(move || drop(backend)).await;
         }
