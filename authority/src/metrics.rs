@@ -169,11 +169,8 @@ pub(crate) fn assert_listed(service: &str, page: &str) {
     }
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE cleanroom_")?.split_once(' '));
     let mut metrics: Vec<_> = types
-        .map(|(name, kind)| {
-            // The service's prefix is one word.
-            let (_, name) = name.split_once('_').unwrap();
-            if kind == "counter" { format!("{name}_total") } else { name.to_owned() }
-        })
+        // The service's prefix is one word.
+        .map(|(name, _)| name.split_once('_').unwrap().1.to_owned())
         .collect();
     metrics.sort_unstable();
     listed.sort_unstable();

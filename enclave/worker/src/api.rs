@@ -29,6 +29,7 @@ mod beside;
 mod body;
 mod chat;
 mod completions;
+mod conversation;
 mod delivery;
 mod embed;
 mod embeddings;

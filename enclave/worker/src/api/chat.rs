@@ -2,11 +2,10 @@
 
 use cleanroom_backend::{Conversation, MAX_TOP_LOGPROBS, Message, ToolCall};
 
+use super::conversation::ConversationRequest;
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{
-    ConversationRequest, Form, Parameters, RequestLimits, limit, top_logprobs, without_stop,
-};
+use super::request::{Form, Parameters, RequestLimits, limit, top_logprobs, without_stop};
 use super::scores::ScoresForm;
 use super::secret::SecretString;
 use super::shape::Wording;

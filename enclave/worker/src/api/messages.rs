@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::beside::{AFTER_DELTA, Beside};
 use super::chat::content;
+use super::conversation::ConversationRequest;
 use super::error::ApiError;
 use super::json::{Field, Object};
 use super::request::{
-    ConversationRequest, Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings,
-    tokens, without_stop,
+    Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, stop_strings, tokens, without_stop,
 };
 use super::secret::SecretString;
 use super::shape::{Ending, Identity, Shape};

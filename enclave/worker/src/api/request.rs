@@ -4,13 +4,12 @@
 //! nothing; and all others, which are refused as unknown. Nothing is ignored, except [`LABELS`], which
 //! OpenAI defines as labels without effect on the answer.
 
-use cleanroom_backend::{Bias, Conversation, Sampling};
+use cleanroom_backend::{Bias, Sampling};
 
 pub(crate) use super::delivery::Delivery;
 use super::error::ApiError;
 use super::json::{Field, Object, ParameterName};
 use super::secret::SecretString;
-use super::tools::Thinking;
 
 /// How much a request may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,13 +86,6 @@ pub(crate) enum Form {
         /// The parameter that holds it.
         param: &'static str,
     },
-}
-
-/// A conversation that may be answered, of any of the three endpoints for conversations.
-pub(crate) struct ConversationRequest {
-    pub(crate) parameters: Parameters,
-    pub(crate) conversation: Conversation,
-    pub(crate) thinking: Thinking,
 }
 
 impl Parameters {

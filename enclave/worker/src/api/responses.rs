@@ -11,11 +11,10 @@ use cleanroom_backend::{Bias, Conversation, Message, Sampling, Tool, ToolCall};
 pub(crate) use super::beside::response::ID_PREFIX;
 use super::beside::{Beside, ResponseAnswer};
 use super::chat::content_of;
+use super::conversation::ConversationRequest;
 use super::error::ApiError;
 use super::json::{Field, Object};
-use super::request::{
-    ConversationRequest, Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, tokens,
-};
+use super::request::{Delivery, Form, MAX_MODEL, MAX_USER, Parameters, RequestLimits, tokens};
 use super::secret::SecretString;
 use super::shape::{Ending, Identity, Shape};
 use super::tools::{self, AbilityNames, Thinking};

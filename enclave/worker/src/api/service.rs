@@ -17,11 +17,12 @@ use cleanroom_link::load::Load;
 use http::Request;
 
 use super::body;
+use super::conversation::ConversationRequest;
 use super::error::ApiError;
 use super::json::ParameterName;
 use super::models::PublicModel;
 use super::receipts::Receipts;
-use super::request::{ConversationRequest, Parameters, RequestLimits};
+use super::request::{Parameters, RequestLimits};
 use super::secret::{SecretBuffer, SecretString};
 use super::tools::{self, AbilityNames};
 use super::uniform::uniform;

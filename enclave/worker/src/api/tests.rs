@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::chat;
 use super::completions::CompletionRequest;
+use super::conversation::ConversationRequest;
 use super::error::ApiError;
-use super::request::{ConversationRequest, Delivery, Form, Parameters, RequestLimits};
+use super::request::{Delivery, Form, Parameters, RequestLimits};
 use super::secret::SecretString;
 use super::tools::settle;
 use cleanroom_backend::{Abilities, Conversation, Input, Sampling, ToolChoice};
