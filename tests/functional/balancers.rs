@@ -133,7 +133,8 @@ async fn a_host_knows_its_clients_apart(program: Program) {
         (report["relay"]["active"] == 2).then_some(report)
     })
     .await;
-    assert_eq!(report["relay"]["shed_by_client"], 1);
+    // The balancer's own looks are a client's connections too, and two of them may have met.
+    assert!(report["relay"]["shed_by_client"].as_u64().unwrap() >= 1);
     // A balancer's looks at the host are no clients without a header.
     assert_eq!(report["relay"]["shed_by_header"], 0);
     drop((first, other));
