@@ -118,8 +118,10 @@ impl NitroCli {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
-        if let Err(error) = ended {
-            tracing::warn!(%error, enclave, "the enclave could not be terminated");
+        match ended {
+            // Somebody has to wait for it. Otherwise it stays in the table of processes until this program ends.
+            Ok(mut child) => drop(std::thread::spawn(move || child.wait())),
+            Err(error) => tracing::warn!(%error, enclave, "the enclave could not be terminated"),
         }
     }
 
