@@ -35,6 +35,15 @@ impl Program {
     /// Gives nothing when the program is not installed, and says so. In continuous integration that fails the
     /// test.
     pub async fn start(self, folder: &Path, hosts: &[impl Display]) -> Option<Balancer> {
+        self.start_with(folder, hosts, true).await
+    }
+
+    /// As [`Self::start`], for hosts that are also asked directly: it does not tell them who its clients are.
+    pub async fn start_without_header(self, folder: &Path, hosts: &[impl Display]) -> Option<Balancer> {
+        self.start_with(folder, hosts, false).await
+    }
+
+    async fn start_with(self, folder: &Path, hosts: &[impl Display], header: bool) -> Option<Balancer> {
         let address = own_address();
         let (name, advice) = match self {
             Self::HaProxy => ("haproxy", "apt-get install haproxy"),
@@ -45,12 +54,12 @@ impl Program {
         let config = match self {
             Self::HaProxy => {
                 command.args(["-db", "-f"]);
-                haproxy(address, hosts)
+                haproxy(address, hosts, header)
             }
             Self::Envoy => {
                 command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]);
                 command.arg("--config-path");
-                envoy(address, hosts)
+                envoy(address, hosts, header)
             }
         };
         // Envoy tells the format of its configuration by the file's name.
@@ -106,10 +115,10 @@ fn own_address() -> SocketAddr {
     (Ipv4Addr::from_bits(address), NEXT_PORT.fetch_add(1, Ordering::Relaxed)).into()
 }
 
-fn haproxy(address: SocketAddr, hosts: &[impl Display]) -> String {
+fn haproxy(address: SocketAddr, hosts: &[impl Display], header: bool) -> String {
     let config = std::fs::read_to_string(repository().join("deploy/balancers/haproxy.cfg")).unwrap();
     let (head, servers) = config.split_once("    server a 10.0.0.11:8443").unwrap();
-    let options = servers.lines().next().unwrap();
+    let options = if header { servers.lines().next().unwrap() } else { "" };
     let mut config = replaced(head, "bind :8443", &format!("bind {address}"));
     for (number, host) in hosts.iter().enumerate() {
         let host = host.to_string().replace("unix:", "unix@");
@@ -118,11 +127,16 @@ fn haproxy(address: SocketAddr, hosts: &[impl Display]) -> String {
     config
 }
 
-fn envoy(address: SocketAddr, hosts: &[impl Display]) -> String {
+fn envoy(address: SocketAddr, hosts: &[impl Display], header: bool) -> String {
     let config = std::fs::read_to_string(repository().join("deploy/balancers/envoy.yaml")).unwrap();
     let (head, _) = config.split_once("              - endpoint: ").unwrap();
     let listen = "socket_address: {address: 0.0.0.0, port_value: 8443}";
     let mut config = replaced(head, listen, &socket_address(address));
+    if !header {
+        let (before, after) = config.split_once("      transport_socket:\n").unwrap();
+        let (_, after) = after.split_once("      load_assignment:\n").unwrap();
+        config = format!("{before}      load_assignment:\n{after}");
+    }
     for host in hosts {
         let host = host.to_string();
         let host = match host.strip_prefix("unix:") {
