@@ -283,9 +283,7 @@ fn is_signed_by_receipt_key(
     key.is_ok_and(|key| key.verify_sig(&signed, frame.signature).is_ok())
 }
 
-/// What a document must say that is of the enclave at the other end of this transcript.
-/// # Errors
-/// The policy has no reference value for the model. Where it pins a release root, the release has them.
+/// The policy must have a reference value for the model. Where it pins a release root, the release has them.
 fn require_model(policy: &Policy, model: &ModelId) -> Result<(), SetupError> {
     if policy.release().is_none() && policy.model_digests(model.as_str()).next().is_none() {
         return Err(SetupError::ModelNotInPolicy(model.clone()));
@@ -293,6 +291,7 @@ fn require_model(policy: &Policy, model: &ModelId) -> Result<(), SetupError> {
     Ok(())
 }
 
+/// What a document must say that is of the enclave at the other end of this transcript.
 fn expected(transcript: &Transcript<'_>) -> Expected {
     let request = transcript.evidence_request();
     let model = boot_measurement::model(&transcript.model_digest);
