@@ -16,6 +16,7 @@ use cleanroom_tests::platform::{model_digest, model_id};
 use cleanroom_tests::scripted::{
     Connection, DATA, MAX_CONCURRENT_STREAMS, REFUSED_STREAM, Received, ScriptedRoom,
 };
+use cleanroom_tests::wait;
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use tokio::sync::{Notify, oneshot};
@@ -275,14 +276,17 @@ where
 async fn a_stream_goes_on_when_the_same_clean_room_is_proven_again_and_no_further_than_that_proof() {
     let (room, sessions, hands, mut answer) = running(|connection| honest(connection, drop)).await;
     hands.advance(MAX_SESSION);
-    while room.connections() < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait::until("the clean room is asked again", || room.connections() >= 2).await;
     // Once it is proven, the time in which it had to be may pass.
     sessions.get().await.unwrap();
     hands.advance(CUT_WITHIN);
     is_answered(sessions.send(&request()).await).await;
     settle().await;
+    is_still_open(&mut answer).await;
+}
+
+/// Fails unless the stream is neither cut nor ended.
+async fn is_still_open(answer: &mut Answer) {
     assert_eq!(answer.session.why_cut(), None);
     let more = tokio::select! {
         more = answer.response.body_mut().frame() => Some(more),
@@ -320,9 +324,7 @@ async fn a_stream_is_cut_within_five_seconds_when_nobody_proves_the_room_again()
     };
     let (room, _sessions, hands, answer) = running(silent).await;
     hands.advance(MAX_SESSION);
-    while room.connections() < 2 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait::until("the clean room is asked again", || room.connections() >= 2).await;
     hands.advance(CUT_WITHIN - Duration::from_millis(1));
     settle().await;
     assert_eq!(answer.session.why_cut(), None);
@@ -359,12 +361,7 @@ async fn under_another_policy_that_accepts_its_room_a_stream_goes_on_and_request
     settle().await;
     hands.advance(CUT_WITHIN);
     settle().await;
-    assert_eq!(answer.session.why_cut(), None);
-    let more = tokio::select! {
-        more = answer.response.body_mut().frame() => Some(more),
-        () = settle() => None,
-    };
-    assert!(more.is_none(), "the stream is still open");
+    is_still_open(&mut answer).await;
 }
 
 #[tokio::test]
@@ -408,9 +405,7 @@ async fn what_was_proven_while_another_policy_came_into_force_does_not_count() {
         let sessions = sessions.clone();
         async move { sessions.get().await.unwrap().is_usable() }
     });
-    while room.connections() < 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait::until("the clean room is asked", || room.connections() >= 1).await;
     sessions.adopt(another_policy(&room, &sessions, model_digest()));
     adopted.notify_one();
     assert!(asking.await.unwrap());
