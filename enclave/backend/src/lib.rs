@@ -177,6 +177,17 @@ pub enum PrepareError {
         /// Why.
         reason: String,
     },
+    /// What this backend cannot do, whatever the model is.
+    #[error("this model cannot {what}")]
+    Cannot {
+        /// The request's parameter.
+        param: &'static str,
+        /// What, in fixed words.
+        what: &'static str,
+    },
+    /// The engine does not answer now. It is being started, or has failed; the same request can succeed later.
+    #[error("the engine does not answer now")]
+    Unavailable,
     /// The backend failed or has ended. Nothing about the request caused it.
     #[error("the backend has stopped")]
     Stopped,

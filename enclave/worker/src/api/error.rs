@@ -148,6 +148,12 @@ pub enum ApiError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// An engine of its own process does not answer now.
+    #[error("the engine does not answer now: try again in {} s", retry_after.as_secs())]
+    EngineUnavailable {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// A request that did not come through the attested channel.
     #[error("this request did not come through an attested channel")]
     NoPartner,
@@ -253,6 +259,7 @@ impl ApiError {
             Self::NoPartner | Self::PartnerNotListed | Self::Safeguard(_) => StatusCode::FORBIDDEN,
             Self::Stopped(stop) => stopped_status(*stop),
             Self::RequestTime => StatusCode::GATEWAY_TIMEOUT,
+            Self::EngineUnavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_REQUEST,
         }
@@ -264,7 +271,7 @@ impl ApiError {
             Self::Busy { .. } | Self::Stopped(Stop::Limit(_)) => "requests",
             Self::Stopped(Stop::Refused(_)) => "release_error",
             Self::Safeguard(_) | Self::Stopped(Stop::Safeguard) => "safeguard_error",
-            Self::RequestTime | Self::Failed => "server_error",
+            Self::RequestTime | Self::EngineUnavailable { .. } | Self::Failed => "server_error",
             _ => "invalid_request_error",
         }
     }
@@ -298,6 +305,7 @@ impl ApiError {
             Self::Stopped(stop) => stop.code(),
             Self::Safeguard(_) => Stop::Safeguard.code(),
             Self::RequestTime => "request_time",
+            Self::EngineUnavailable { .. } => "engine_unavailable",
             Self::Failed => "engine_failed",
         }
     }
@@ -367,7 +375,7 @@ impl ApiError {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let retry_after = match self {
-            Self::Busy { retry_after } => Some(*retry_after),
+            Self::Busy { retry_after } | Self::EngineUnavailable { retry_after } => Some(*retry_after),
             Self::Stopped(stop) => retry_after(*stop),
             _ => None,
         };

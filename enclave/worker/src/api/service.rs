@@ -311,6 +311,10 @@ impl Service {
                 ApiError::SchemaRefused { param: "tools", reason: format!("tools[{index}]: {reason}") }
             }
             PrepareError::Schema(reason) => ApiError::SchemaRefused { param: schema, reason },
+            PrepareError::Cannot { param, what } => {
+                ApiError::ModelCannot { param: ParameterName::known(param), what }
+            }
+            PrepareError::Unavailable => ApiError::EngineUnavailable { retry_after: self.limits.retry_after },
             PrepareError::Stopped => ApiError::Failed,
         })
     }
