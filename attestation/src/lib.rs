@@ -18,6 +18,7 @@ mod crypto;
 pub mod digest;
 pub mod document;
 pub mod log;
+pub mod measured_boot;
 pub mod measurement;
 pub mod model;
 pub mod policy;

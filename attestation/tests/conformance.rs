@@ -151,7 +151,13 @@ fn codes_of_the_sources() -> BTreeSet<String> {
             && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
     };
     let mut codes = BTreeSet::new();
-    for path in ["document/error.rs", "chain/error.rs", "verdict/checks.rs", "measurement/error.rs"] {
+    for path in [
+        "document/error.rs",
+        "chain/error.rs",
+        "verdict/checks.rs",
+        "measurement/error.rs",
+        "measured_boot/error.rs",
+    ] {
         let text = source(path);
         let words = text.split("=> \"").skip(1).filter_map(|rest| Some(rest.split_once('"')?.0));
         let found: Vec<_> = words.filter(|word| is_code(word)).map(str::to_owned).collect();

@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use cleanroom_forge::boot_image::unified_kernel;
 use serde_json::Value;
 
 fn cleanroom(arguments: &[&str]) -> Output {
@@ -77,6 +78,48 @@ fn an_image_is_measured() {
     let mut piped = Command::new(env!("CARGO_BIN_EXE_cleanroom"));
     let piped = piped.args(["measure", "-", "--json"]).stdin(std::fs::File::open(&path).unwrap());
     assert_eq!(json(&piped.output().unwrap()), measured);
+}
+
+#[test]
+fn a_unified_kernel_image_is_measured_and_explained() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = write(directory.path(), "a.efi", &unified_kernel("252.4").bytes());
+    let measured = json(&cleanroom(&["measure", &path, "--json"]));
+    let people = cleanroom(&["measure", &path]);
+    let explained = cleanroom(&["explain", &path]);
+    let table = cleanroom(&["measure", &path, "--toml", "a"]);
+    let table = text(&table.stdout);
+    assert!(table.starts_with("[[nitrotpm_image]]\nname = \"a\"\n"), "{table}");
+    for register in ["4", "7", "12"] {
+        let value = measured[format!("pcr{register}")].as_str().unwrap();
+        assert!(text(&people.stdout).contains(value), "{register}");
+        assert!(text(&explained.stdout).contains(value), "{register}");
+        assert!(table.contains(&format!("pcrs.{register} = \"{value}\"\n")), "{register}");
+    }
+    assert_eq!(measured["pcr12"], "0".repeat(96));
+    assert!(text(&explained.stdout).contains("Secure Boot: whether it is on, and its keys"));
+    assert_eq!(json(&cleanroom(&["explain", &path, "--json"])), measured);
+    for command in ["measure", "explain"] {
+        let mut piped = Command::new(env!("CARGO_BIN_EXE_cleanroom"));
+        let piped = piped.args([command, "-", "--json"]).stdin(std::fs::File::open(&path).unwrap());
+        assert_eq!(json(&piped.output().unwrap()), measured, "{command}");
+    }
+    // An instance with a NitroTPM has no register for these.
+    let refused = cleanroom(&["measure", &path, "--instance", "i-0123456789abcdef0", "--json"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(json(&refused)["error"]["code"], "boot-image-deployment");
+
+    let mut image = unified_kernel("252.4");
+    image.sections.push((".cmdline", b"a\x1b[2Jb".to_vec()));
+    let path = write(directory.path(), "twice.efi", &image.bytes());
+    for command in ["measure", "explain"] {
+        let output = cleanroom(&[command, &path, "--json"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(json(&output)["error"]["code"], "boot-image-section-twice");
+    }
+    image.sections.remove(3);
+    let path = write(directory.path(), "other.efi", &image.bytes());
+    assert!(!text(&cleanroom(&["explain", &path]).stdout).contains('\x1b'));
 }
 
 #[test]

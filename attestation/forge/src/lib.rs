@@ -10,6 +10,7 @@
     reason = "a forge that cannot make what a test asks for must stop the test"
 )]
 
+pub mod boot_image;
 mod cbor;
 mod certificate;
 pub mod conformance;

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use cleanroom_attestation::channel::{Binder, FrameKind, HelloFrame, ModelId, Nonce, encode_frame};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::measured_boot::BootMeasurement;
 use cleanroom_attestation::measurement::{Manifest, Measurer};
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::record::{PART_BYTES, RecordHead, RecordSubject, SealedPart};
@@ -17,6 +18,7 @@ use cleanroom_attestation::release::Day;
 use cleanroom_attestation::release::{Accepted, Id, LeaseRequest, Nonce as LeaseNonce, Refusal};
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_engine::Model;
+use cleanroom_forge::boot_image::unified_kernel;
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
 use cleanroom_key_release::{RecipientKey, RetentionRequest, ShareRequest, Wanted};
 use cleanroom_link::control::{Batch, ControlAnswer, ControlKind, ControlState, ShareMessage, ShareState};
@@ -33,6 +35,7 @@ fn main() -> std::io::Result<()> {
         ("differential", documents()),
         ("chain", chains()),
         ("image", images()),
+        ("boot_image", boot_images()),
         ("manifest", manifests()),
         ("model", models()),
         ("policy", policies()),
@@ -67,6 +70,10 @@ fn check() {
         let image = correct_crc(&seed[1..]);
         let mut measurer = Measurer::new();
         let measured = measurer.update(&image).and_then(|()| measurer.finish());
+        assert!(measured.is_ok(), "{name}: {measured:?}");
+    }
+    for (name, seed) in boot_images() {
+        let measured = BootMeasurement::of(&seed);
         assert!(measured.is_ok(), "{name}: {measured:?}");
     }
     assert!(manifests().iter().any(|(_, seed)| Manifest::parse(seed).is_ok()));
@@ -111,6 +118,17 @@ fn questions() -> Seeds {
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// Images whose kernel the firmware measures, and does not; and a signed one.
+fn boot_images() -> Seeds {
+    let mut signed = unified_kernel("252.4");
+    signed.signatures = vec![7; 16];
+    vec![
+        ("measured_kernel", unified_kernel("252.4").bytes()),
+        ("kernel_of_the_stub", unified_kernel("258").bytes()),
+        ("signed", signed.bytes()),
+    ]
+}
 
 /// Payloads to be signed, in AWS's order of fields.
 fn documents() -> Seeds {

@@ -34,6 +34,13 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Read + Send>, Failure> {
     Ok(Box::new(File::open(path).map_err(|error| Failure::unreadable(path, &error))?))
 }
 
+/// The source's first four bytes, or as many as there are. They tell what a file is.
+pub(crate) fn start_of(path: &Path, source: &mut impl Read) -> Result<Vec<u8>, Failure> {
+    let mut start = Vec::new();
+    source.take(4).read_to_end(&mut start).map_err(|error| Failure::unreadable(path, &error))?;
+    Ok(start)
+}
+
 /// Everything that `source` has to say, if that is not too much.
 pub(crate) fn contents(path: &Path, source: impl Read) -> Result<Vec<u8>, Failure> {
     let mut contents = Vec::new();

@@ -1,5 +1,6 @@
-//! `cleanroom explain`: what is in an enclave image or an attestation document, for people.
+//! `cleanroom explain`: what is in an image or an attestation document, for people.
 
+mod boot_image;
 mod document;
 mod image;
 
@@ -8,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::document_file;
+use super::{document_file, measure};
 use crate::outcome::{Failure, Outcome};
 use crate::output::Terminal;
 
-/// Show the contents of an enclave image or an attestation document, and its faults
+/// Show the contents of an image or an attestation document, and its faults
 ///
 /// Explaining is not verifying: this command compares nothing with your policy. It judges a document at the
 /// document's own time, under the roots that AWS published. It shows every readable part of a refused
@@ -21,7 +22,7 @@ use crate::output::Terminal;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Explain {
-    /// An enclave image, or a document: its bytes, or hexadecimal, base64, PEM, a data URI or JSON with one of these in it.
+    /// An enclave image, a unified kernel image, or a document: its bytes, or hexadecimal, base64, PEM, a data URI or JSON with one of these in it.
     /// `-` reads standard input
     file: PathBuf,
 }
@@ -29,6 +30,7 @@ pub struct Explain {
 const EXAMPLES: &str = "\
 Examples:
   cleanroom explain cleanroom.eif
+  cleanroom explain cleanroom.efi
   cleanroom explain evidence.cbor
   cleanroom explain evidence.cbor --json
   curl -s https://cleanroom.example/attestation | cleanroom explain -";
@@ -37,7 +39,7 @@ impl Explain {
     pub(crate) fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         let path = &self.file;
         let mut source = document_file::open(path)?;
-        let start = start_of(&mut source).map_err(|error| Failure::unreadable(path, &error))?;
+        let start = document_file::start_of(path, &mut source)?;
         if start == *b".eif" {
             // A file is opened again, because its length makes a progress bar possible.
             return if path == Path::new("-") {
@@ -46,17 +48,14 @@ impl Explain {
                 image::explain(path, terminal)
             };
         }
+        if start.starts_with(measure::boot_image::MAGIC) {
+            return boot_image::explain(path, Cursor::new(start).chain(source), terminal);
+        }
         let contents = document_file::contents(path, Cursor::new(start).chain(source))?;
-        let what = "is neither an enclave image, which begins with `.eif`, nor an attestation document";
+        let what = "is neither an enclave image, which begins with `.eif`, nor a unified kernel image, which begins with `MZ`, \
+                    nor an attestation document";
         let bytes = document_file::document(contents)
             .map_err(|found| document_file::not_understood(path, what, &found))?;
         document::explain(path, &bytes, terminal)
     }
-}
-
-/// The source's first four bytes, or as many as there are.
-fn start_of(source: &mut impl Read) -> std::io::Result<Vec<u8>> {
-    let mut start = Vec::new();
-    source.take(4).read_to_end(&mut start)?;
-    Ok(start)
 }

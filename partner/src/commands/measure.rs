@@ -1,45 +1,52 @@
-//! `cleanroom measure`: the PCRs of an enclave image, of a certificate, of a role and of an instance.
+//! `cleanroom measure`: the PCRs of an image, of a certificate, of a role and of an instance.
 
+pub(crate) mod boot_image;
 mod deployment;
 mod shared_source;
 pub(crate) mod signer;
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Cursor, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::measured_boot::BootMeasurement;
 use cleanroom_attestation::measurement::{ImageError, Measurement, Measurer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use self::deployment::{Deployment, DeploymentArguments};
 use self::shared_source::SharedSource;
+use super::document_file;
 use crate::clock::now;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{self, Listing, Terminal, printable};
 
-/// Print the PCRs of an enclave image: the values that its enclaves can prove
+/// Print the PCRs of an image: the values that whoever runs it can prove
 ///
-/// This command reads the file once, in constant memory. It checks the layout, the CRC-32, and the signature
-/// of a signed image. The values are those that `nitro-cli describe-eif` prints and that Nitro puts into
-/// attestation documents. The registers of a deployment are computed from a certificate, a role and an
+/// An enclave image is read once, in constant memory. This command checks the layout, the CRC-32, and the
+/// signature of a signed image. The values are those that `nitro-cli describe-eif` prints and that Nitro puts
+/// into attestation documents. The registers of a deployment are computed from a certificate, a role and an
 /// instance.
+///
+/// A unified kernel image, from which an instance with a NitroTPM boots, gives PCR 4, 7 and 12 of that
+/// instance: started by the firmware itself, with Secure Boot off, and with nothing added beside it. The
+/// values are those that AWS's `nitro-tpm-pcr-compute --image` prints.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Measure {
-    /// The enclave image file; `-` reads standard input
+    /// The image file: an enclave image or a unified kernel image; `-` reads standard input
     #[arg(required_unless_present_any = ["certificate", "role", "instance"])]
     image: Option<PathBuf>,
 
     #[command(flatten)]
     deployment: DeploymentArguments,
 
-    /// Print tables for your trust.toml instead of the report: an [[image]] of this name, and a [deployment] for a signer, a
-    /// role and an instance
+    /// Print tables for your trust.toml instead of the report: an `[[image]]` or a `[[nitrotpm_image]]` of this name, and a
+    /// `[deployment]` for a signer, a role and an instance
     #[arg(long, value_name = "NAME", conflicts_with = "json")]
     toml: Option<String>,
 }
@@ -49,6 +56,7 @@ Examples:
   cleanroom measure cleanroom.eif
   cleanroom measure cleanroom.eif --json
   cleanroom measure cleanroom.eif --toml \"cleanroom 0.1.0\" >> trust.toml
+  cleanroom measure cleanroom.efi --toml \"cleanroom 0.1.0, NitroTPM\" >> trust.toml
   cleanroom measure --certificate signer.pem
   cleanroom measure --role arn:aws:iam::123456789012:role/cleanroom --instance i-0123456789abcdef0
   aws s3 cp s3://bucket/cleanroom.eif - | cleanroom measure -
@@ -65,45 +73,80 @@ Names of `nitro-cli describe-eif`, and ours:
 #[derive(Serialize)]
 struct Report<'a> {
     #[serde(flatten)]
-    image: Option<&'a Measurement>,
+    image: Option<&'a Measured>,
     #[serde(skip_serializing_if = "Deployment::is_empty")]
     deployment: &'a Deployment,
+}
+
+/// An image of either kind.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Measured {
+    Enclave(Box<Measurement>),
+    Boot(Box<BootMeasurement>),
 }
 
 impl Measure {
     pub(crate) fn run(self, terminal: &mut Terminal) -> Result<Outcome, Failure> {
         let deployment = self.deployment.measure()?;
-        let image = self.image.as_deref().map(|path| Ok((path, measure_path(path)?))).transpose()?;
-        let measurement = image.as_ref().map(|(_, measurement)| measurement);
-        if let (Some(expected), Some(measurement)) = (deployment.pcr8, measurement)
-            && measurement.pcr8 != Some(expected)
-        {
-            return Err(Failure {
-                outcome: Outcome::Refused,
-                code: "image-signer",
-                message: "the image is not signed by the certificate that --certificate names".to_owned(),
-            });
+        let image = self.image.as_deref().map(|path| Ok((path, Measured::of(path)?))).transpose()?;
+        let measured = image.as_ref().map(|(_, measured)| measured);
+        match measured {
+            Some(Measured::Enclave(measurement))
+                if deployment.pcr8.is_some() && measurement.pcr8 != deployment.pcr8 =>
+            {
+                return Err(Failure {
+                    outcome: Outcome::Refused,
+                    code: "image-signer",
+                    message: "the image is not signed by the certificate that --certificate names".to_owned(),
+                });
+            }
+            Some(Measured::Boot(_)) if !deployment.is_empty() => {
+                let message = "--certificate, --role and --instance give registers of an enclave, and the image is for an \
+                               instance with a NitroTPM, which has none of them: leave them out";
+                return Err(usage("boot-image-deployment", message.to_owned()));
+            }
+            _ => {}
         }
         if let Some(name) = &self.toml {
-            terminal.text(&policy_tables(name, measurement, &deployment))?;
+            terminal.text(&policy_tables(name, measured, &deployment))?;
             return Ok(Outcome::Pass);
         }
         let mut listing = Listing::new();
-        if let Some((path, measurement)) = &image {
-            describe(&mut listing, path, measurement);
+        match &image {
+            Some((path, Measured::Enclave(measurement))) => describe(&mut listing, path, measurement),
+            Some((path, Measured::Boot(measurement))) => {
+                boot_image::describe(&mut listing, path, measurement);
+            }
+            None => {}
         }
         deployment.add_to(&mut listing);
-        terminal.report(&Report { image: measurement, deployment: &deployment }, &listing)?;
+        terminal.report(&Report { image: measured, deployment: &deployment }, &listing)?;
         Ok(Outcome::Pass)
     }
 }
 
-/// Measures the file at `path`, or standard input if that is `-`, with a progress bar for large files on a terminal.
+impl Measured {
+    fn of(path: &Path) -> Result<Self, Failure> {
+        let mut source = document_file::open(path)?;
+        let start = document_file::start_of(path, &mut source)?;
+        if start.starts_with(boot_image::MAGIC) {
+            let measurement = boot_image::measure(path, Cursor::new(start).chain(source))?;
+            return Ok(Self::Boot(Box::new(measurement)));
+        }
+        let measurement = if path == Path::new("-") {
+            measure_source(path, &mut Cursor::new(start).chain(source), None)?
+        } else {
+            // Opened again, because its length makes a progress bar possible.
+            measure_path(path)?
+        };
+        Ok(Self::Enclave(Box::new(measurement)))
+    }
+}
+
+/// Measures the enclave image at `path`, with a progress bar for large files on a terminal.
 pub(crate) fn measure_path(path: &Path) -> Result<Measurement, Failure> {
     let unreadable = |error: &io::Error| Failure::unreadable(path, error);
-    if path == Path::new("-") {
-        return measure_source(path, &mut io::stdin(), None);
-    }
     let mut file = File::open(path).map_err(|error| unreadable(&error))?;
     let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     if metadata.is_dir() {
@@ -231,15 +274,21 @@ pub(crate) fn pcrs(measurement: &Measurement) -> [(&'static str, Sha384Digest, &
 }
 
 /// Tables of a policy. What binds the deployment goes into one table, because a policy has one.
-fn policy_tables(name: &str, image: Option<&Measurement>, deployment: &Deployment) -> String {
+fn policy_tables(name: &str, image: Option<&Measured>, deployment: &Deployment) -> String {
     // Without control characters, a JSON string is a TOML basic string.
-    let name = serde_json::Value::from(printable(name));
-    let mut text = String::new();
-    if let Some(Measurement { pcr0, pcr1, pcr2, .. }) = image {
-        text +=
-            &format!("[[image]]\nname = {name}\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n");
-    }
-    let pcr8 = deployment.pcr8.or_else(|| image.and_then(|measurement| measurement.pcr8));
+    let name = serde_json::Value::from(printable(name)).to_string();
+    let (mut text, signer) = match image {
+        Some(Measured::Enclave(measurement)) => {
+            let Measurement { pcr0, pcr1, pcr2, pcr8, .. } = &**measurement;
+            let table = format!(
+                "[[image]]\nname = {name}\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n"
+            );
+            (table, *pcr8)
+        }
+        Some(Measured::Boot(measurement)) => (boot_image::policy_table(&name, measurement), None),
+        None => (String::new(), None),
+    };
+    let pcr8 = deployment.pcr8.or(signer);
     if deployment.is_empty() && pcr8.is_none() {
         return text;
     }
@@ -330,6 +379,20 @@ mod tests {
     }
 
     #[test]
+    fn the_table_of_a_boot_image_is_a_policy() {
+        let file = cleanroom_forge::boot_image::unified_kernel("252.4").bytes();
+        let measurement = BootMeasurement::of(&file).unwrap();
+        let table =
+            policy_tables("a", Some(&Measured::Boot(Box::new(measurement.clone()))), &Deployment::default());
+        let text = format!("version = 1\n[[trust_anchor]]\nname = \"aws\"\n{table}");
+        let policy = cleanroom_attestation::policy::Policy::from_toml(&text).unwrap();
+        let pinned = policy.tpm_images()[0].pcrs();
+        let expected =
+            [(4, measurement.pcr4), (7, measurement.pcr7), (12, Sha384Digest::from_bytes([0; 48]))];
+        assert_eq!(pinned, &expected.into_iter().collect());
+    }
+
+    #[test]
     fn the_table_is_for_the_policy() {
         let measurement = at_once(&small_image(b"application"));
         let expected = format!(
@@ -337,7 +400,8 @@ mod tests {
             measurement.pcr0, measurement.pcr1, measurement.pcr2
         );
         let nothing = Deployment::default();
-        assert_eq!(policy_tables("a \"b\"", Some(&measurement), &nothing), expected);
+        let image = |measurement: &Measurement| Measured::Enclave(Box::new(measurement.clone()));
+        assert_eq!(policy_tables("a \"b\"", Some(&image(&measurement)), &nothing), expected);
         let pcr4 = Some(Sha384Digest::from_bytes([4; 48]));
         let instance = Deployment::of_registers(None, pcr4, None);
         let table = format!("[deployment]\npcr4 = [\"{}\"]\n", "04".repeat(48));
@@ -345,7 +409,7 @@ mod tests {
         // The signer of a signed image is kept, beside the rest of the deployment.
         let mut signed = measurement;
         signed.pcr8 = Some(Sha384Digest::from_bytes([8; 48]));
-        let both = policy_tables("a \"b\"", Some(&signed), &instance);
+        let both = policy_tables("a \"b\"", Some(&image(&signed)), &instance);
         assert_eq!(both, format!("{expected}\n{table}pcr8 = [\"{}\"]\n", "08".repeat(48)));
     }
 }

@@ -218,7 +218,7 @@ const fn enclave_meaning(index: u8) -> &'static str {
 }
 
 /// As the TCG PC Client Platform Firmware Profile has them, and the UAPI group's registry for Linux.
-const fn tpm_meaning(index: u8) -> &'static str {
+pub(super) const fn tpm_meaning(index: u8) -> &'static str {
     match index {
         0 => "the firmware",
         1 => "the firmware's configuration",
