@@ -7,6 +7,8 @@
 mod answer;
 mod listener;
 mod local;
+mod metrics;
+mod report;
 mod slots;
 mod token;
 
@@ -30,6 +32,7 @@ use tokio::time::{sleep, timeout};
 use self::answer::{LocalBody, Reset};
 use self::listener::Accepted;
 use self::local::{Caller, Rules};
+use self::metrics::{Metrics, PASSED_ON};
 use self::slots::{Slot, Slots};
 use crate::client::{Answer, Client, Dialect, MAX_BODY, Problem};
 use crate::receipts::ReceiptFolder;
@@ -37,6 +40,7 @@ use crate::session::Sessions;
 
 pub use self::listener::{Listen, ListenError, Listener};
 pub use self::local::{Origin, OriginError};
+pub use self::report::Report;
 pub use self::token::Token;
 
 /// Local connections at once.
@@ -45,8 +49,9 @@ const MAX_CONNECTIONS: usize = 256;
 /// Connections at once that are told that the proxy is busy.
 const MAX_TURNED_AWAY: usize = 32;
 
-/// The open files and sockets that a proxy needs: two for each local connection, and some for all else.
-pub const OPEN_FILES: u64 = 2 * (MAX_CONNECTIONS as u64 + MAX_TURNED_AWAY as u64) + 64;
+/// The open files and sockets that a proxy and its report need: two for each local connection, and some for all else.
+pub const OPEN_FILES: u64 =
+    2 * (MAX_CONNECTIONS as u64 + MAX_TURNED_AWAY as u64 + report::CONNECTIONS as u64) + 64;
 
 /// How long the head of a local request may take to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,13 +69,23 @@ const MAX_DISCARDED: usize = 64 << 20;
 pub struct Proxy {
     client: Client,
     rules: Rules,
+    slots: Arc<Slots>,
+    metrics: Arc<Metrics>,
 }
 
 impl Proxy {
     /// A proxy that serves programs on this machine, and no web page.
     #[must_use]
     pub fn new(sessions: Sessions) -> Self {
-        Self { client: Client::new(sessions), rules: Rules::default() }
+        let slots = Slots::new(MAX_CONNECTIONS);
+        let metrics = Arc::new(Metrics::of(&slots));
+        Self { client: Client::new(sessions), rules: Rules::default(), slots, metrics }
+    }
+
+    /// The report on this proxy: metrics, health and readiness.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report { metrics: Arc::clone(&self.metrics), sessions: self.client.sessions().clone() }
     }
 
     /// Serves web pages of these origins as well.
@@ -98,7 +113,6 @@ impl Proxy {
     /// long as the clean room is proven; [`Sessions`] cuts them when it no longer is.
     pub async fn serve(self, listener: impl Into<Listener>, shutdown: impl Future<Output = ()>) {
         let (proxy, listener) = (Arc::new(self), listener.into());
-        let slots = Slots::new(MAX_CONNECTIONS);
         let (stop, stopped) = tokio::sync::watch::channel(());
         let (mut connections, mut turned_away) = (JoinSet::new(), JoinSet::new());
         let mut shutdown = pin!(shutdown);
@@ -117,7 +131,7 @@ impl Proxy {
                 sleep(Duration::from_millis(10)).await;
                 continue;
             };
-            if let Some(slot) = slots.take() {
+            if let Some(slot) = proxy.slots.take() {
                 let (proxy, mut stopped) = (Arc::clone(&proxy), stopped.clone());
                 connections.spawn(async move {
                     proxy.connection(accepted, slot, async move { _ = stopped.changed().await }).await;
@@ -126,6 +140,7 @@ impl Proxy {
                 turned_away.spawn(timeout(TURN_AWAY_TIMEOUT, turn_away(accepted)));
             }
         }
+        proxy.metrics.drains();
         drop((listener, stop, turned_away));
         while connections.join_next().await.is_some() {}
     }
@@ -157,7 +172,7 @@ impl Proxy {
         }
     }
 
-    /// Answers one request.
+    /// Answers one request, and counts the answer.
     async fn answer(
         &self,
         request: Request<Incoming>,
@@ -166,7 +181,11 @@ impl Proxy {
         reset: &Reset,
     ) -> Response<LocalBody> {
         let dialect = Dialect::of(request.uri().path());
-        let of_proxy = |problem: &Problem| problem.to_response(dialect).map(LocalBody::own);
+        let of_proxy = |problem: &Problem| {
+            let response = problem.to_response(dialect).map(LocalBody::own);
+            self.metrics.answer(response.status(), problem.code());
+            response
+        };
         let caller = match self.rules.caller(request.method(), request.headers(), at) {
             Ok(caller) => caller,
             Err(problem) => {
@@ -179,8 +198,13 @@ impl Proxy {
             *permission.status_mut() = StatusCode::NO_CONTENT;
             permission
         } else {
-            let forwarded = self.forward(request, dialect, slot, reset).await;
-            forwarded.unwrap_or_else(|problem| of_proxy(&problem))
+            match self.forward(request, dialect, slot, reset).await {
+                Ok(response) => {
+                    self.metrics.answer(response.status(), PASSED_ON);
+                    response
+                }
+                Err(problem) => of_proxy(&problem),
+            }
         };
         local::allow(&caller, response.headers_mut());
         response
@@ -204,7 +228,8 @@ impl Proxy {
         let answer = self.client.send(request).await;
         answer
             .map(|Answer { response, .. }| {
-                response.map(|body| LocalBody::answer(body, dialect, reset.clone(), kept))
+                let cut = Arc::clone(&self.metrics);
+                response.map(|body| LocalBody::answer(body, dialect, reset.clone(), kept, cut))
             })
             .map_err(Problem::of_proxy)
             .inspect_err(|problem| tracing::error!(code = problem.code(), "{}", problem.message()))

@@ -44,7 +44,9 @@ use crate::dial::Endpoint;
 use crate::permission::Permitted;
 
 pub use self::error::{Cut, Reach, RestsOn, SendError, SessionError};
-pub use self::pool::{Answer, DEFAULT_MAX_SESSION, InUse, Sessions, Spread, appraise, appraise_within};
+pub use self::pool::{
+    Answer, DEFAULT_MAX_SESSION, InUse, ProofResult, Sessions, Spread, appraise, appraise_within,
+};
 
 /// From the connection to the proven session, for each address.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 
 use cleanroom_tests::ceremony::{Ceremony, Terms};
 use cleanroom_tests::clean_room::repository;
+use cleanroom_tests::fleet::Fleet;
 use cleanroom_tests::processes::Running;
 
 /// The whole answer to a request, whose body is an empty JSON object.
@@ -53,7 +54,8 @@ fn file(path: &str) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap()
 }
 
-/// All metrics of a host with an enclave under release control, a lease service, a broker, and a witness.
+/// All metrics of a host with an enclave under release control, a lease service, a broker, a witness, and a partner's
+/// proxy.
 fn all_served() -> BTreeSet<String> {
     let mut ceremony = Ceremony::new(Terms { sealed: Some(2), ..Terms::default() });
     ceremony.serve(0);
@@ -85,7 +87,20 @@ fn all_served() -> BTreeSet<String> {
         assert!(refused.starts_with("HTTP/1.1 4"), "{refused}");
         all.extend(served(at(url)));
     }
+    all.extend(served_by_a_proxy());
     all
+}
+
+fn served_by_a_proxy() -> BTreeSet<String> {
+    let fleet = Fleet::start(1, "", &[]);
+    let (mut proxy, _) =
+        fleet.connect(&[&fleet.addresses[0].to_string()], &["--metrics", "unix:proxy.sock", "--wait", "60s"]);
+    let report = || UnixStream::connect(fleet.path().join("proxy.sock")).unwrap();
+    let ready = ask(report(), "GET", "/readyz");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.ends_with("ready\n"), "{ready}");
+    let served = served(report());
+    assert!(proxy.stop().success());
+    served
 }
 
 #[test]

@@ -16,6 +16,7 @@ use cleanroom_program::clock::{Clock, Hands};
 use cleanroom_program::file::create_secret;
 use cleanroom_tests::http_proxy::address_of_this_machine;
 use cleanroom_tests::scripted::{Connection, ScriptedRoom};
+use cleanroom_tests::wait;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -161,6 +162,126 @@ async fn a_drain_lasts_as_long_as_the_evidence_of_what_runs() {
     serving.await.unwrap();
     let (rest, _) = rest(running).await;
     assert!(rest.contains("event: error"), "{rest}");
+}
+
+// The report.
+
+/// A proxy of `room`, its report, and what drains it.
+async fn reported(room: &ScriptedRoom) -> (SocketAddr, SocketAddr, tokio::sync::oneshot::Sender<()>) {
+    let proxy = Proxy::new(Sessions::new(room.world.partner(), room.address()));
+    let [listener, report] = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = [&listener, &report].map(|listener| listener.local_addr().unwrap());
+    let [listener, report] = [listener, report].map(|listener| {
+        listener.set_nonblocking(true).unwrap();
+        TcpListener::from_std(listener).unwrap()
+    });
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    tokio::spawn(proxy.report().serve(report.into()));
+    tokio::spawn(proxy.serve(listener, async { _ = stopped.await }));
+    let [proxy, report] = addresses;
+    (proxy, report, stop)
+}
+
+/// The status and the text of a page of the report.
+async fn page(report: SocketAddr, path: &str) -> (u16, String) {
+    let (answer, _) = exchange(report, &format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n")).await;
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), text.to_owned())
+}
+
+/// Fails unless the page of metrics has each of `lines`.
+async fn assert_metrics(report: SocketAddr, lines: &[&str]) {
+    let (status, page) = page(report, "/metrics").await;
+    assert_eq!(status, 200);
+    for line in lines {
+        let line = format!("cleanroom_connect_{line}");
+        assert!(page.lines().any(|shown| shown == line), "{line} is not in {page}");
+    }
+    assert!(!page.contains("secret-words"), "{page}");
+}
+
+#[tokio::test]
+async fn the_report_says_whether_requests_are_sent_and_nothing_of_what_is_in_them() {
+    let script = |number: usize, connection: Connection| async move {
+        if number == 0 {
+            connection.refuse(RefusalCode::NotServed(Refusal::ModelDenied)).await;
+            return;
+        }
+        let mut peer = connection.prove().await;
+        peer.begin(&[]).await;
+        let request = peer.request().await.unwrap();
+        peer.answer(request.stream, "application/json").await;
+        peer.content(request.stream, b"{\"secret-words\":1}", true).await;
+        // The second answer begins and does not end.
+        let request = peer.request().await.unwrap();
+        peer.answer(request.stream, "text/event-stream").await;
+        peer.content(request.stream, b"data: 1\n\n", false).await;
+        peer.rest().await;
+    };
+    let room = ScriptedRoom::start(script).await;
+    let (proxy, report, stop) = reported(&room).await;
+    assert_eq!(page(report, "/healthz").await, (200, "well\n".to_owned()));
+    assert_metrics(report, &["ready 0", "sessions 0"]).await;
+    let missing = "not ready: no clean room is proven: unproven/model-denied\n";
+    assert_eq!(page(report, "/readyz").await, (503, missing.to_owned()));
+    assert_eq!(page(report, "/readyz").await, (200, "ready\n".to_owned()));
+
+    let asked = "{\"secret-words\":1}";
+    let request = format!("{}{asked}", head(proxy, "1.0", "/v1/chat/completions?secret-words", asked.len()));
+    assert_eq!(whole(&exchange(proxy, &request).await.0).0, 200);
+    let page_of_a_site = "GET /secret-words HTTP/1.0\r\nhost: evil.example\r\n\r\n";
+    assert_eq!(whole(&exchange(proxy, page_of_a_site).await.0).0, 403);
+    let mut running = TcpStream::connect(proxy).await.unwrap();
+    running.write_all(format!("{}{{}}", head(proxy, "1.1", "/v1/messages", 2)).as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"data: 1\n\n\r\n") {
+        assert_ne!(running.read_buf(&mut heard).await.unwrap(), 0);
+    }
+    assert_metrics(
+        report,
+        &[
+            "ready 1",
+            "sessions 1",
+            "connections 1",
+            "requests_under_way 1",
+            "answers_total{status=\"2xx\",code=\"none\"} 2",
+            "answers_total{status=\"4xx\",code=\"not-local\"} 1",
+            "proofs_total{result=\"failed\",code=\"unproven/model-denied\"} 1",
+            "proofs_total{result=\"proven\",code=\"none\"} 1",
+        ],
+    )
+    .await;
+
+    drop(stop);
+    wait::found("the proxy drains", async || (page(report, "/readyz").await.0 == 503).then_some(())).await;
+    let (_, why) = page(report, "/readyz").await;
+    assert_eq!(why, "not ready: the proxy was asked to stop\n");
+    assert_metrics(report, &["ready 0", "requests_under_way 1"]).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_counted_by_its_code() {
+    let room = cutting_room("text/event-stream", b"data: 1\n\n").await;
+    let (proxy, report, _stop) = reported(&room).await;
+    let (_, end) = exchange(proxy, &format!("{}{{}}", head(proxy, "1.1", "/v1/messages", 2))).await;
+    assert!(end.is_err());
+    assert_metrics(report, &["answers_cut_total{code=\"connection-lost\"} 1"]).await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_from_the_report() {
+    let (room, _) = honest_room().await;
+    let (_, report, _stop) = reported(&room).await;
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(TcpStream::connect(report).await.unwrap());
+    }
+    drop(silent);
+    assert_eq!(page(report, "/healthz").await.0, 200);
+    let (answer, _) =
+        exchange(report, "POST /metrics HTTP/1.1\r\nhost: here\r\ncontent-length: 9\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert_eq!(page(report, "/v1/models").await.0, 404);
 }
 
 // Local strangers.

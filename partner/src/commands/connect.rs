@@ -13,6 +13,7 @@ use cleanroom_program::log::{self, Format};
 use cleanroom_program::signals::{Hangups, Request, Signals};
 use serde::Serialize;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::relying_party::{PartyArguments, no_session, runtime};
 use crate::address::Address;
@@ -33,6 +34,8 @@ Examples:
   cleanroom connect cleanroom.example:8443 --listen 0.0.0.0:8080 --token-file token
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=unused python3 my_client.py
   curl http://127.0.0.1:8080/v1/models -H 'Authorization: Bearer unused'
+  cleanroom connect cleanroom.example:8443 --metrics 127.0.0.1:9101
+  curl http://127.0.0.1:9101/readyz
 
 A clean room is proven before the proxy says that it is ready, and again before the evidence is too old.
 A clean room that drains or is gone gets nothing new, and what was never sent goes to another one by itself.
@@ -102,6 +105,11 @@ pub struct Connect {
     #[arg(long, value_name = "FOLDER")]
     receipts: Option<PathBuf>,
 
+    /// Serve `/metrics` (for Prometheus), `/healthz` and `/readyz` at this address: IP:PORT or unix:PATH. They say how
+    /// much traffic there is, and nothing of what is in it
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<Listen>,
+
     #[command(flatten)]
     party: PartyArguments,
 }
@@ -110,6 +118,9 @@ pub struct Connect {
 struct Ready {
     listen: String,
     base_url: String,
+    /// Where the metrics are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<String>,
     #[serde(skip)]
     is_local: bool,
     model: String,
@@ -155,19 +166,24 @@ impl Connect {
             message: format!("the system refused to pass signals on: {error}"),
         })?;
         // A port that is not free is told before anybody waits for a clean room.
-        let occupied = |error: std::io::Error| Failure {
-            outcome: Outcome::Unreachable,
-            code: "listen",
-            message: format!("cannot listen on {}: {error}", self.listen),
+        let (listener, listen) = bind(&self.listen).await?;
+        let report = match &self.metrics {
+            Some(address) => Some(bind(address).await?),
+            None => None,
         };
-        let listener = self.listen.bind().await.map_err(occupied)?;
-        let listen = listener.address().map_err(occupied)?;
         if let Some(folder) = &self.receipts {
             let made = cleanroom_program::file::create_folder(folder, 0o700);
             made.map_err(|error| usage("receipts", error.to_string()))?;
         }
         let spread = self.rooms.map_or(Spread::EachAddress, Spread::UpTo);
         let sessions = Sessions::spread(party, dialer, spread).waiting_out(self.outage);
+        let mut proxy = Proxy::new(sessions.clone()).allow_origins(self.allow_origin);
+        let metrics = report.as_ref().map(|(_, address)| address.to_string());
+        // It says what is missing while a clean room is waited for, and while the last requests end. `JoinSet` ends it.
+        let mut reporting = JoinSet::new();
+        if let Some((listener, _)) = report {
+            reporting.spawn(proxy.report().serve(listener));
+        }
         let session = tokio::select! {
             session = prove(&sessions, self.wait) => session?,
             _ = signals.next() => return Ok(Outcome::Pass),
@@ -179,6 +195,7 @@ impl Connect {
                 Listen::Tcp(address) => format!("http://{address}/v1"),
                 Listen::Unix(_) => "http://localhost/v1".to_owned(),
             },
+            metrics,
             is_local: listen.is_local(),
             model: model.to_string(),
             model_sha256: session.model_digest().to_string(),
@@ -191,9 +208,8 @@ impl Connect {
         }
         drop(session);
         let token = self.token_file.zip(token);
-        let again = Again { party: Arc::new(self.party), sessions: sessions.clone(), token: token.clone() };
+        let again = Again { party: Arc::new(self.party), sessions, token: token.clone() };
         let again = tokio::spawn(again.at_each(hangups));
-        let mut proxy = Proxy::new(sessions).allow_origins(self.allow_origin);
         if let Some((_, token)) = token {
             proxy = proxy.require_token(token);
         }
@@ -204,6 +220,20 @@ impl Connect {
         again.abort();
         Ok(Outcome::Pass)
     }
+}
+
+/// A bound address, and the port that the system chose.
+async fn bind(listen: &Listen) -> Result<(Listener, Listen), Failure> {
+    let bound = async {
+        let listener = listen.bind().await?;
+        let address = listener.address()?;
+        std::io::Result::Ok((listener, address))
+    };
+    bound.await.map_err(|error| Failure {
+        outcome: Outcome::Unreachable,
+        code: "listen",
+        message: format!("cannot listen on {listen}: {error}"),
+    })
 }
 
 /// What is read again when somebody asks for it.
@@ -314,6 +344,9 @@ fn listing(ready: &Ready) -> Listing {
         listing.field("ready", format!("{} at {}", ready.base_url, ready.listen));
     } else {
         listing.field("ready", ready.base_url.as_str());
+    }
+    if let Some(metrics) = &ready.metrics {
+        listing.field("metrics", metrics.as_str());
     }
     if !ready.is_local {
         listing.note("What clients on other machines send to this address is not encrypted.");

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
+use super::metrics::Metrics;
 use super::slots::Kept;
 use crate::client::{AnswerBody, Dialect, Problem};
 
@@ -36,6 +37,8 @@ enum State {
         body: AnswerBody,
         dialect: Dialect,
         reset: Reset,
+        /// Where it is counted if it breaks off.
+        metrics: Arc<Metrics>,
     },
     /// The error event is on its way.
     Failing(Pin<Box<Sleep>>, Reset),
@@ -49,15 +52,22 @@ impl LocalBody {
     }
 
     /// An answer of the clean room, on a local connection that `reset` can reset.
-    pub(super) fn answer(body: AnswerBody, dialect: Dialect, reset: Reset, kept: Kept) -> Self {
-        Self { state: State::Answer { body, dialect, reset }, _kept: Some(kept) }
+    pub(super) fn answer(
+        body: AnswerBody,
+        dialect: Dialect,
+        reset: Reset,
+        kept: Kept,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { state: State::Answer { body, dialect, reset, metrics }, _kept: Some(kept) }
     }
 
     /// The last event of a stream that is not whole.
     fn fail(&mut self, problem: &Problem) -> Bytes {
         tracing::error!(code = problem.code(), "an answer was cut: {}", problem.message());
         let state = std::mem::replace(&mut self.state, State::Ended);
-        let State::Answer { dialect, reset, .. } = state else { return Bytes::new() };
+        let State::Answer { dialect, reset, metrics, .. } = state else { return Bytes::new() };
+        metrics.cut(problem.code());
         self.state = State::Failing(Box::pin(sleep(LAST_EVENT)), reset);
         problem.to_event(dialect)
     }

@@ -13,9 +13,22 @@ pub(super) struct Slots {
 
 #[derive(Default)]
 struct Taken {
+    /// Connections that got no slot, or lost theirs.
+    shed: u64,
     /// Rises with everything that happens, so that the oldest is the lowest.
     turn: u64,
     connections: HashMap<u64, Connection>,
+}
+
+/// How many connections there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// With a slot.
+    pub(super) open: usize,
+    /// Of these, with a request under way.
+    pub(super) under_way: usize,
+    /// That got no slot, or lost theirs, so far.
+    pub(super) shed: u64,
 }
 
 struct Connection {
@@ -38,6 +51,7 @@ impl Slots {
     pub(super) fn take(self: &Arc<Self>) -> Option<Slot> {
         let mut taken = self.taken();
         if taken.connections.len() >= self.limit {
+            taken.shed += 1;
             let waiting = taken.connections.iter().filter_map(|(id, one)| Some((one.waiting_since?, *id)));
             let (_, oldest) = waiting.min()?;
             if let Some(oldest) = taken.connections.remove(&oldest) {
@@ -49,6 +63,12 @@ impl Slots {
         let connection = Connection { waiting_since: Some(id), shed: shed.clone() };
         taken.connections.insert(id, connection);
         Some(Slot { slots: Arc::clone(self), id, shed })
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        let taken = self.taken();
+        let under_way = taken.connections.values().filter(|one| one.waiting_since.is_none()).count();
+        Counts { open: taken.connections.len(), under_way, shed: taken.shed }
     }
 }
 
@@ -114,6 +134,7 @@ mod tests {
         drop(third);
         let fifth = slots.take().unwrap();
         assert!(second.shed.is_cancelled() && !fourth.shed.is_cancelled());
+        assert_eq!(slots.counts(), Counts { open: 3, under_way: 1, shed: 2 });
         drop((kept, fifth));
         assert_eq!(slots.taken().connections.len(), 2);
     }
@@ -124,6 +145,7 @@ mod tests {
         let (first, second) = (slots.take().unwrap(), slots.take().unwrap());
         let kept = [first.keep().unwrap(), second.keep().unwrap()];
         assert!(slots.take().is_none());
+        assert_eq!(slots.counts(), Counts { open: 2, under_way: 2, shed: 1 });
         drop(kept);
         assert!(slots.take().is_some());
         assert!(first.shed.is_cancelled() && !second.shed.is_cancelled());

@@ -13,6 +13,7 @@
 mod round;
 mod watched;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
@@ -71,6 +72,25 @@ pub enum Spread {
 #[derive(Clone)]
 pub struct Sessions {
     owner: Arc<Owner>,
+}
+
+/// What came of an attempt to prove a clean room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProofResult {
+    /// `proven`; `refused` by this program's own checks; `failed` for any other reason.
+    pub result: &'static str,
+    /// The code of the reason ([`SessionError::code`]); `none` when it was proven.
+    pub code: &'static str,
+}
+
+impl ProofResult {
+    fn of(proof: Result<&Session, &SessionError>) -> Self {
+        match proof {
+            Ok(_) => Self { result: "proven", code: "none" },
+            Err(error) if error.is_refusal() => Self { result: "refused", code: error.code() },
+            Err(error) => Self { result: "failed", code: error.code() },
+        }
+    }
 }
 
 /// A response, and the session that it came on.
@@ -140,6 +160,8 @@ struct State {
     rest: Rest,
     /// Nobody can ask any more.
     is_closed: bool,
+    /// How many attempts to prove a clean room had each result.
+    proofs: BTreeMap<ProofResult, u64>,
 }
 
 impl Sessions {
@@ -186,6 +208,18 @@ impl Sessions {
     #[must_use]
     pub fn party(&self) -> Arc<RelyingParty> {
         self.owner.0.party()
+    }
+
+    /// How many sessions take requests now.
+    #[must_use]
+    pub fn usable(&self) -> usize {
+        self.owner.0.state().sessions.iter().filter(|session| session.is_usable()).count()
+    }
+
+    /// How many attempts to prove a clean room had each result so far.
+    #[must_use]
+    pub fn proofs(&self) -> BTreeMap<ProofResult, u64> {
+        self.owner.0.state().proofs.clone()
     }
 
     /// Puts another policy into force. Nothing more is sent on a session that was proven under another one. What runs
@@ -393,6 +427,7 @@ impl State {
             round: None,
             rest: Rest::default(),
             is_closed: false,
+            proofs: BTreeMap::new(),
         }
     }
 

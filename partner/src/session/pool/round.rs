@@ -9,7 +9,7 @@ use cleanroom_program::network::{Attempts, race};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::{DEFAULT_MAX_SESSION, EXCHANGE_TIMEOUT, MOST_ADDRESSES, Shared, Spread};
+use super::{DEFAULT_MAX_SESSION, EXCHANGE_TIMEOUT, MOST_ADDRESSES, ProofResult, Shared, Spread};
 use crate::channel::{Appraised, ChannelError, RelyingParty};
 use crate::clock::now;
 use crate::dial::{Dialer, Endpoint, Transport};
@@ -161,12 +161,18 @@ impl Shared {
         (wanted, candidates)
     }
 
-    /// Connects, and makes a session of what is proven to `party`.
+    /// Connects, makes a session of what is proven to `party`, and counts what came of it.
     pub(super) async fn prove(
         &self,
         party: &Arc<RelyingParty>,
         way: &Endpoint,
     ) -> Result<Session, SessionError> {
+        let proven = self.try_to_prove(party, way).await;
+        *self.state().proofs.entry(ProofResult::of(proven.as_ref())).or_default() += 1;
+        proven
+    }
+
+    async fn try_to_prove(&self, party: &Arc<RelyingParty>, way: &Endpoint) -> Result<Session, SessionError> {
         let connected = way.clone().connect().await.map_err(SessionError::Unreachable);
         let deadline = Instant::now() + EXCHANGE_TIMEOUT;
         let proven = match connected {
