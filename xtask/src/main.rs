@@ -5,6 +5,7 @@
 mod cycles;
 mod dependencies;
 mod docs;
+mod plain_text;
 mod repository;
 mod scripts;
 
@@ -22,7 +23,8 @@ Commands:
   dependencies  compare the crates' dependencies with the table in docs/architecture.md
   docs          find every file, test, flag, command and link that a page names and that does not exist
   cycles        find modules of one crate that import each other in a circle
-  all           run the three checks
+  plain-text    find fields that own plain text where prompts and answers pass
+  all           run the four checks
   help          this text
 
 Exit codes: 0 nothing is wrong, 1 something is wrong, 2 the command line is wrong or a check could not run.
@@ -31,8 +33,12 @@ Exit codes: 0 nothing is wrong, 1 something is wrong, 2 the command line is wron
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [command] = arguments.as_slice() else { return usage() };
-    let checks: &[(&str, Check)] =
-        &[("dependencies", dependencies::check), ("docs", docs::check), ("cycles", cycles::check)];
+    let checks: &[(&str, Check)] = &[
+        ("dependencies", dependencies::check),
+        ("docs", docs::check),
+        ("cycles", cycles::check),
+        ("plain-text", plain_text::check),
+    ];
     let chosen: Vec<_> = checks.iter().filter(|(name, _)| command == "all" || command == name).collect();
     let repository = Repository::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     if matches!(command.as_str(), "help" | "-h" | "--help") {

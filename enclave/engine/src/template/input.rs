@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Object, Value};
+use zeroize::Zeroizing;
 
 use super::guard::Guard;
 use crate::{
@@ -180,7 +181,7 @@ fn value(json: &Json, guard: &Arc<Guard>) -> Value {
         Json::Text(string) => text(string, guard),
         Json::Array(elements) => elements.iter().map(|element| value(element, guard)).collect(),
         Json::Object(members) => {
-            let members = members.iter().map(|(name, json)| (name.as_str().to_owned(), value(json, guard)));
+            let members = members.iter().map(|(name, json)| (name.clone(), value(json, guard)));
             Value::from_object(Members { members: members.collect(), guard: Arc::clone(guard) })
         }
     }
@@ -188,7 +189,7 @@ fn value(json: &Json, guard: &Arc<Guard>) -> Value {
 
 /// A JSON object: its members are found by the names as they were written, and listed with guarded names.
 struct Members {
-    members: Vec<(String, Value)>,
+    members: Vec<(Zeroizing<String>, Value)>,
     guard: Arc<Guard>,
 }
 
@@ -201,7 +202,10 @@ impl std::fmt::Debug for Members {
 impl Object for Members {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let name = self.guard.written(key.as_str()?);
-        self.members.iter().find(|(member, _)| *member == name.as_str()).map(|(_, value)| value.clone())
+        self.members
+            .iter()
+            .find(|(member, _)| member.as_str() == name.as_str())
+            .map(|(_, value)| value.clone())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {

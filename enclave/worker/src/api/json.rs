@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
+use zeroize::Zeroizing;
 
 use super::error::ApiError;
 use super::secret::SecretString;
@@ -53,7 +54,7 @@ impl fmt::Display for ParameterName {
 /// An object whose members are taken one by one; [`finish`](Self::finish) refuses what nobody took.
 pub(crate) struct Object<'a> {
     path: String,
-    members: Vec<(String, &'a RawValue)>,
+    members: Vec<(Zeroizing<String>, &'a RawValue)>,
 }
 
 impl<'a> Object<'a> {
@@ -82,7 +83,7 @@ impl<'a> Object<'a> {
 
     /// The member `name`. `null` means what leaving it out means.
     pub(crate) fn take(&mut self, name: &str) -> Option<Field<'a>> {
-        let index = self.members.iter().position(|(member, _)| member == name)?;
+        let index = self.members.iter().position(|(member, _)| **member == name)?;
         let (_, raw) = self.members.swap_remove(index);
         (raw.get() != "null").then(|| Field { path: ParameterName::member(&self.path, name), raw })
     }
@@ -113,11 +114,11 @@ impl<'a> Object<'a> {
 
     /// Whether the member `name` is there.
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.members.iter().any(|(member, raw)| member == name && raw.get() != "null")
+        self.members.iter().any(|(member, raw)| **member == name && raw.get() != "null")
     }
 
     /// All members that were not taken, of an object whose names are data.
-    pub(crate) fn into_members(self) -> impl Iterator<Item = (String, Field<'a>)> {
+    pub(crate) fn into_members(self) -> impl Iterator<Item = (Zeroizing<String>, Field<'a>)> {
         let Self { path, members } = self;
         members.into_iter().map(move |(name, raw)| {
             let path = ParameterName::member(&path, &name);
@@ -249,7 +250,7 @@ impl<'de> Deserialize<'de> for Text {
 }
 
 /// The members of an object, at most [`MAX_MEMBERS`].
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+struct Members<'a>(Vec<(Zeroizing<String>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -261,11 +262,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
+                while let Some((name, raw)) = map.next_entry::<String, _>()? {
                     if members.len() == MAX_MEMBERS {
                         return Err(A::Error::custom("too many members"));
                     }
-                    members.push(member);
+                    members.push((Zeroizing::new(name), raw));
                 }
                 Ok(Members(members))
             }

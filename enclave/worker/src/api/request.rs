@@ -188,7 +188,7 @@ fn bias(object: &mut Object<'_>) -> Result<Bias, ApiError> {
     for (token, value) in field.object()?.into_members() {
         // One spelling for each token, so that none comes twice; and no refusal says which tokens were named.
         let invalid = || field.invalid("token ids and numbers from -100 to 100, such as {\"50\": -100}");
-        let id = token.parse::<u32>().ok().filter(|id| id.to_string() == token).ok_or_else(invalid)?;
+        let id = token.parse::<u32>().ok().filter(|id| id.to_string() == *token).ok_or_else(invalid)?;
         let value = value.number(-100.0..=100.0).map_err(|_| invalid())?;
         #[expect(clippy::cast_possible_truncation, reason = "rounding it is harmless")]
         bias.push((id, value as f32));
