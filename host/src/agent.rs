@@ -120,9 +120,21 @@ impl Observed {
     /// nothing.
     #[must_use]
     pub fn lease_left_ms(&self) -> u64 {
-        let (Some(heard), Some(state)) = (self.heard, self.state) else { return 0 };
-        let since = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);
-        state.lease_left_ms.saturating_sub(since)
+        self.left(|state| Some(state.lease_left_ms)).unwrap_or(0)
+    }
+
+    /// Milliseconds that the log still counts as witnessed by that; 0 when too few witnesses have cosigned in time. None
+    /// when no release demands witnesses, or when the enclave says nothing.
+    #[must_use]
+    pub fn witnessed_left_ms(&self) -> Option<u64> {
+        self.left(|state| state.witnessed_left_ms)
+    }
+
+    /// A time that the enclave said, less what has passed since.
+    fn left(&self, of: impl FnOnce(&ControlState) -> Option<u64>) -> Option<u64> {
+        let left = of(self.state.as_ref()?)?;
+        let since = u64::try_from(self.heard?.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Some(left.saturating_sub(since))
     }
 }
 

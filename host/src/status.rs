@@ -72,6 +72,9 @@ pub struct Report {
     /// Milliseconds that the enclave's lease still runs, where there is release control. 0: none, or not
     /// known.
     pub lease_left_ms: Option<u64>,
+    /// Milliseconds that the enclave's log still counts as witnessed, where a release demands witnesses. 0: too few have
+    /// cosigned in time.
+    pub witnessed_left_ms: Option<u64>,
     /// Lines of this program's log that nobody could take.
     pub log_lines_lost: u64,
 }
@@ -90,6 +93,8 @@ pub enum Readiness {
     EnclaveSilent,
     /// The enclave has no lease in force, so it refuses everybody.
     NoLease,
+    /// Too few of the witnesses that a release demands have cosigned the enclave's log in time, so it begins nothing new.
+    Unwitnessed,
 }
 
 impl Readiness {
@@ -103,6 +108,9 @@ impl Readiness {
                 "not ready: the enclave does not say that its worker, its engine and its security module work"
             }
             Self::NoLease => "not ready: the enclave has no lease in force and refuses everybody",
+            Self::Unwitnessed => {
+                "not ready: unwitnessed: too few of the witnesses that the release demands have cosigned the enclave's log in time, so it begins nothing new"
+            }
         }
     }
 }
@@ -113,7 +121,9 @@ impl Sources {
     pub fn report(&self) -> Report {
         let enclave = self.enclave.as_ref().map(|status| status.borrow().clone());
         let vitals = self.probes.as_ref().map(|probes| *probes.borrow());
-        let lease_left_ms = self.release.as_ref().map(|observed| observed.borrow().lease_left_ms());
+        let observed = self.release.as_ref().map(|observed| *observed.borrow());
+        let lease_left_ms = observed.as_ref().map(Observed::lease_left_ms);
+        let witnessed_left_ms = observed.as_ref().and_then(Observed::witnessed_left_ms);
         let ready = if self.stop.is_cancelled() {
             Readiness::Draining
         } else if enclave.as_ref().is_some_and(|enclave| enclave.state != State::Serving) {
@@ -122,6 +132,8 @@ impl Sources {
             Readiness::EnclaveSilent
         } else if lease_left_ms == Some(0) {
             Readiness::NoLease
+        } else if witnessed_left_ms == Some(0) {
+            Readiness::Unwitnessed
         } else {
             Readiness::Ready
         };
@@ -131,6 +143,7 @@ impl Sources {
             enclave,
             probe: vitals.and_then(|vitals| vitals.last()),
             lease_left_ms,
+            witnessed_left_ms,
             log_lines_lost: cleanroom_program::log::lost_lines(),
         }
     }
@@ -147,7 +160,7 @@ impl Report {
         };
         if let Some(enclave) = &self.enclave {
             let up = match self.ready {
-                Readiness::Ready => true,
+                Readiness::Ready | Readiness::Unwitnessed => true,
                 Readiness::Draining => enclave.state == State::Serving,
                 Readiness::EnclaveNotServing | Readiness::EnclaveSilent | Readiness::NoLease => false,
             };
@@ -183,6 +196,14 @@ impl Report {
                 "cleanroom_lease_left_seconds",
                 "gauge",
                 "How long the enclave's lease still runs; 0 when there is none.",
+                Duration::from_millis(left).as_secs_f64(),
+            );
+        }
+        if let Some(left) = self.witnessed_left_ms {
+            sample(
+                "cleanroom_witnessed_left_seconds",
+                "gauge",
+                "How long the enclave's log still counts as witnessed; 0 when too few witnesses have cosigned in time.",
                 Duration::from_millis(left).as_secs_f64(),
             );
         }
@@ -318,6 +339,7 @@ mod tests {
             enclave: Some(Status::new()),
             probe: Some(LastProbe { age_ms: 1, load: Load::Idle }),
             lease_left_ms: Some(1),
+            witnessed_left_ms: Some(1),
             log_lines_lost: 0,
         };
         let text = report.to_prometheus();

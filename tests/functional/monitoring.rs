@@ -12,6 +12,7 @@ use cleanroom_tests::ceremony::{Ceremony, Terms};
 use cleanroom_tests::clean_room::repository;
 use cleanroom_tests::fleet::Fleet;
 use cleanroom_tests::processes::Running;
+use cleanroom_tests::wait;
 
 /// The whole answer to a request, whose body is an empty JSON object.
 fn ask(mut connection: impl Read + Write, method: &str, path: &str) -> String {
@@ -54,10 +55,15 @@ fn file(path: &str) -> String {
     std::fs::read_to_string(repository().join(path)).unwrap()
 }
 
-/// All metrics of a host with an enclave under release control, a lease service, a broker, a witness, and a partner's
-/// proxy.
+/// All metrics of a host with an enclave whose release demands a witness, a lease service, a broker, a witness, and a
+/// partner's proxy.
 fn all_served() -> BTreeSet<String> {
     let mut ceremony = Ceremony::new(Terms { sealed: Some(2), ..Terms::default() });
+    ceremony.run(&format!(
+        "release draft --root roots --from release.json --witness bank-witness={} --out next.draft.json",
+        ceremony.promised_url(0)
+    ));
+    ceremony.sign_next(["bank", "utility"]);
     ceremony.serve(0);
     let mut host = ceremony.starting_host_with(true, &["--metrics", "unix:metrics.sock"]);
     ceremony.serve_broker(0);
@@ -76,7 +82,11 @@ fn all_served() -> BTreeSet<String> {
     let mut witness = Running::start("cleanroom-authority", ceremony.folder(), arguments.as_flattened());
     let witness_url = witness.wait_for("listening on ");
 
-    let mut all = served(UnixStream::connect(ceremony.path("metrics.sock")).unwrap());
+    // The enclave says what its release demands once it has been handed the release.
+    let mut all = wait::found_blocking("the host has heard that a witness is demanded", || {
+        let all = served(UnixStream::connect(ceremony.path("metrics.sock")).unwrap());
+        Some(all).filter(|all| all.contains("cleanroom_witnessed_left_seconds"))
+    });
     // A service shows answers by their result, so it shows none before the first.
     for (url, path) in [
         (ceremony.urls()[0], "/v1/lease"),

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use cleanroom_partner::session::{Reach, Sessions};
 use cleanroom_tests::ceremony::{Ceremony, Terms};
 use cleanroom_tests::client::{json, question};
 use cleanroom_tests::platform::model_id;
+use cleanroom_tests::wait;
 use http::StatusCode;
 use http_body_util::Full;
 
@@ -133,6 +136,19 @@ async fn sealed_weights_open_with_two_brokers_of_three() {
     assert!(memchr::memmem::find(&model, piece).is_some() && memchr::memmem::find(&sealed, piece).is_none());
 }
 
+/// Asks the host's report until its answer has `expected` in it.
+async fn reports(ceremony: &Ceremony, path: &str, expected: &str) {
+    let what = format!("{path} of the host has {expected:?}");
+    wait::until(&what, || {
+        let mut report = UnixStream::connect(ceremony.path("metrics.sock")).unwrap();
+        write!(report, "GET {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        report.read_to_string(&mut answer).unwrap();
+        answer.contains(expected)
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_whose_release_demands_witnesses_serves_while_they_cosign() {
     let mut ceremony = Ceremony::new(Terms { lease_seconds: 60, ..Terms::default() });
@@ -144,18 +160,23 @@ async fn a_room_whose_release_demands_witnesses_serves_while_they_cosign() {
     ));
     ceremony.sign_next(["bank", "utility"]);
     ceremony.serve(0);
-    let further = ["--log", "log", "--witness", &urls[0], "--witness", &urls[1]];
+    let metrics = ["--metrics", "unix:metrics.sock"];
+    let further = [&["--log", "log", "--witness", &urls[0], "--witness", &urls[1]], &metrics[..]].concat();
     let mut host = ceremony.starting_host_with(true, &further);
     let address = host.wait_for("ready: partners connect to ");
     let root = "roots/1.json";
     until("unwitnessed", &ceremony, &address, root).await;
+    reports(&ceremony, "/readyz", "not ready: unwitnessed: ").await;
+    reports(&ceremony, "/metrics", "\ncleanroom_witnessed_left_seconds 0\n").await;
     // Two of two are needed, so one is not enough.
     let bank = ceremony.witness(0);
     assert_eq!(asked(&ceremony, &address, root).await, "unwitnessed");
     let utility = ceremony.witness(1);
     until("served", &ceremony, &address, root).await;
+    reports(&ceremony, "/readyz", "HTTP/1.1 200 OK").await;
     drop(utility);
     until("unwitnessed", &ceremony, &address, root).await;
+    reports(&ceremony, "/readyz", "HTTP/1.1 503 ").await;
     let _utility = ceremony.witness(1);
     until("served", &ceremony, &address, root).await;
     drop(bank);

@@ -306,6 +306,12 @@ impl Guard {
         self.safeguards().witnessed_until(rule)
     }
 
+    /// Until when the log is witnessed by all that the releases demand; nothing when they demand no witnesses.
+    #[must_use]
+    pub fn witnessed_until_all(&self) -> Option<BootMillis> {
+        self.safeguards().witnessed_until_all()
+    }
+
     /// Holds a partner for as long as `release` is in force: until a lease names a newer one.
     pub fn hold(&self, partner: &Id, release: Sha256Digest) {
         self.change_safeguards(|safeguards| safeguards.held.insert(partner.clone(), release));

@@ -68,7 +68,7 @@ impl Safeguards {
             return Err(Refusal::RetentionMissing);
         }
         // What runs was begun when the log was witnessed, and ends with a receipt.
-        if phase == Phase::Start && self.witnessed.values().any(|until| now >= *until) {
+        if phase == Phase::Start && self.witnessed_until_all().is_some_and(|until| now >= until) {
             return Err(Refusal::Unwitnessed);
         }
         Ok(())
@@ -99,6 +99,11 @@ impl Safeguards {
         if let Some(known) = self.witnessed.get_mut(rule) {
             *known = until.max(*known);
         }
+    }
+
+    /// Until when the log is witnessed by every rule in force; nothing without such a rule.
+    pub(super) fn witnessed_until_all(&self) -> Option<BootMillis> {
+        self.witnessed.values().min().copied()
     }
 
     /// Until when the log is witnessed by the rule with this digest.

@@ -396,6 +396,7 @@ pub(super) fn state(guard: &Guard) -> ControlState {
         release_sha256: state.release().map(Verified::digest),
         lease_left_ms: state.lease().map_or(0, |lease| lease.end().0.saturating_sub(now.0)),
         denials: state.denials_known() as u64,
+        witnessed_left_ms: guard.witnessed_until_all().map(|until| until.0.saturating_sub(now.0)),
     }
 }
 

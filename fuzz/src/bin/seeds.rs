@@ -530,6 +530,7 @@ fn control() -> Seeds {
         release_sha256: Some(digest),
         lease_left_ms: 3,
         denials: 4,
+        witnessed_left_ms: Some(5),
     };
     let root = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     let checkpoint = format!("log\n1\n{root}\n\n\u{2014} log AAAAAAAA\n").into_bytes();

@@ -9,7 +9,7 @@ use cleanroom_attestation::release::{Accepted, Envelope, LeaseRequest, Nonce, Pa
 use cleanroom_link::control::{CONTROL_HEADER_BYTES, ControlAnswer, ControlKind, ShareState};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::delivery::Fault;
 use super::shares::{Carried, Looked};
@@ -99,12 +99,17 @@ fn list(members: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn state(lease_left_ms: u64) -> ControlAnswer {
+    witnessed_state(lease_left_ms, None)
+}
+
+fn witnessed_state(lease_left_ms: u64, witnessed_left_ms: Option<u64>) -> ControlAnswer {
     ControlAnswer::State(ControlState {
         root_version: 1,
         release_version: 1,
         release_sha256: Some(release()),
         lease_left_ms,
         denials: 0,
+        witnessed_left_ms,
     })
 }
 
@@ -326,6 +331,20 @@ async fn what_the_enclave_says_is_observed() {
     Renewal::new(Arc::new(Control::new(stream)), Vec::new(), observed).look().await.unwrap();
     let left = seen.borrow().lease_left_ms();
     assert!((50_000..=60_000).contains(&left), "{left}");
+    assert_eq!(seen.borrow().witnessed_left_ms(), None, "no release demands witnesses");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_of_a_lease_and_of_a_witnessed_log_passes_while_the_enclave_says_nothing() {
+    let (stream, _) = enclave(|_, _| witnessed_state(60_000, Some(10_000)));
+    let (observed, seen) = watch::channel(Observed::default());
+    Renewal::new(Arc::new(Control::new(stream)), Vec::new(), observed.clone()).look().await.unwrap();
+    let left = || (seen.borrow().lease_left_ms(), seen.borrow().witnessed_left_ms());
+    assert_eq!(left(), (60_000, Some(10_000)));
+    sleep(Duration::from_secs(4)).await;
+    assert_eq!(left(), (56_000, Some(6_000)));
+    sleep(Duration::from_secs(7)).await;
+    assert_eq!(left(), (49_000, Some(0)));
 }
 
 #[tokio::test]

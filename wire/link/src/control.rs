@@ -295,6 +295,10 @@ pub struct ControlState {
     pub lease_left_ms: u64,
     /// Denials known since boot.
     pub denials: u64,
+    /// Milliseconds that the log still counts as witnessed; 0 when too few witnesses have cosigned in time. Absent when no release
+    /// demands witnesses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnessed_left_ms: Option<u64>,
 }
 
 impl ControlAnswer {
@@ -438,6 +442,7 @@ mod tests {
             release_sha256: Some(digest),
             lease_left_ms: 3,
             denials: 4,
+            witnessed_left_ms: Some(5),
         };
         for answer in [
             ControlAnswer::Accepted(Accepted::New),
@@ -446,6 +451,7 @@ mod tests {
             ControlAnswer::Refused("rollback".to_owned()),
             ControlAnswer::Ask(request),
             ControlAnswer::State(state),
+            ControlAnswer::State(ControlState { witnessed_left_ms: None, ..state }),
             ControlAnswer::Shares(ShareState { needed: 2, missing: vec!["bank".parse().unwrap()] }),
             ControlAnswer::ShareRequest(vec![0xff; CONTROL_ANSWER_LIMIT + 1]),
             ControlAnswer::Alive(Load::Idle),
