@@ -21,6 +21,7 @@ pub mod log;
 pub mod measured_boot;
 pub mod measurement;
 pub mod model;
+pub mod model_signature;
 pub mod policy;
 pub mod receipt;
 pub mod record;

@@ -14,6 +14,7 @@ mod key;
 mod measured;
 mod metrics;
 mod opening;
+mod publisher;
 mod release;
 mod report;
 mod root;

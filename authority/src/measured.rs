@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::digest::{Sha256, Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::{Measurer, of_name, of_program};
 use cleanroom_attestation::model::ModelDigester;
 
@@ -76,6 +76,16 @@ pub(crate) fn model_file(path: &Path) -> Result<Sha256Digest, Failure> {
     let mut digester = ModelDigester::new();
     pieces(path, |piece| digester.update(piece))?;
     Ok(digester.finish())
+}
+
+/// The identity of the model in a file, and the SHA-256 of the file, of one reading.
+pub(crate) fn model_and_file(path: &Path) -> Result<(Sha256Digest, Sha256Digest), Failure> {
+    let (mut model, mut file) = (ModelDigester::new(), Sha256::new());
+    pieces(path, |piece| {
+        model.update(piece);
+        file.update(piece);
+    })?;
+    Ok((model.finish(), file.finish()))
 }
 
 /// One register of a deployment: `pcr3:HEX`, `pcr4:HEX`, `pcr8:HEX`, `role:ARN` for PCR 3, or `instance:ID`

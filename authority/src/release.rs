@@ -21,6 +21,7 @@ use crate::changes::changes;
 use crate::failure::Failure;
 use crate::files;
 use crate::measured;
+use crate::publisher::{self, Published};
 use crate::signer::{SignerArguments, public_key};
 
 #[derive(Subcommand)]
@@ -80,6 +81,9 @@ Examples:
       --image 'cleanroom 0.1.0=cleanroom.eif' --deployment frankfurt=role:ARN \\
       --model forecast-8b=forecast-8b.gguf \\
       --partner north-power=north-power.pub --grant north-power=forecast-8b
+  cleanroom-authority release draft --root root.json --from release.json \\
+      --model forecast-8b=forecast-8b.gguf --model-signature forecast-8b=model.sig,publisher.pub \\
+      --out published.draft.json
   cleanroom-authority release draft --root root.json --from release.json --state forecast-8b=draining \\
       --out next.draft.json
   cleanroom-authority release draft --root root.json --from release.json --weights forecast-8b=weights.json \\
@@ -141,6 +145,11 @@ pub(crate) struct Draft {
     /// one.
     #[arg(long = "model", value_name = "ID=SHA256|FILE[,STATE]")]
     models: Vec<Named>,
+    /// A model that its publisher signed with `model_signing sign key`: the signature, and the publisher's
+    /// public key in PEM. The file of --model must be one that was signed. Signatures of certificates are
+    /// refused.
+    #[arg(long = "model-signature", value_name = "MODEL=SIGNATURE,KEY.pub")]
+    model_signatures: Vec<Named>,
     /// Set a model's state: active, draining, suspended or revoked.
     #[arg(long = "state", value_name = "MODEL=STATE")]
     states: Vec<Named>,
@@ -356,12 +365,19 @@ impl Draft {
         let root: &Root = state.root();
         let mut release = self.start(root)?;
         self.change_images_and_deployments(&mut release)?;
-        self.change_models(&mut release)?;
+        let published = self.change_models(&mut release)?;
         self.change_partners(&mut release)?;
         release.lease.seconds = self.lease_seconds.unwrap_or(release.lease.seconds);
         release.lease.issuers = self.lease_issuers.unwrap_or(release.lease.issuers);
         self.change_witnesses(&mut release)?;
-        write_draft(&release, root, &self.out)
+        let mut outcome = write_draft(&release, root, &self.out)?;
+        if !published.is_empty() {
+            let text: String = published.iter().map(|published| published.text.as_str()).collect();
+            outcome.text.insert_str(0, &text);
+            let json: Vec<_> = published.into_iter().map(|published| published.json).collect();
+            outcome.add("model_signatures", json);
+        }
+        Ok(outcome)
     }
 
     fn start(&self, root: &Root) -> Result<Release, Failure> {
@@ -429,14 +445,35 @@ impl Draft {
         Ok(())
     }
 
-    fn change_models(&self, release: &mut Release) -> Result<(), Failure> {
+    /// Gives the models whose publishers' signatures were verified.
+    fn change_models(&self, release: &mut Release) -> Result<Vec<Published>, Failure> {
         let mut models = release.models.to_vec();
+        for given in &self.model_signatures {
+            if !self.models.iter().any(|model| model.name == given.name) {
+                let id = &given.name;
+                return Err(Failure::usage(format!(
+                    "the signature of the model {id} needs its file; name it with --model {id}=FILE"
+                )));
+            }
+        }
+        let mut published = Vec::new();
         for model in &self.models {
             let id: Id = model.name()?;
             let before = models.iter().position(|present: &Model| present.id == id);
             let before = before.map(|at| models.remove(at));
             let state = model.values.get(1).map_or(Ok(ModelState::Active), |state| state_of(state))?;
-            let sha256 = measured::model(&model.value::<String>(0, "SHA256 or FILE")?)?;
+            let source: String = model.value(0, "SHA256 or FILE")?;
+            let mut sha256 = None;
+            for given in self.model_signatures.iter().filter(|given| given.name == model.name) {
+                let signed = publisher::signed_model(
+                    Path::new(&source),
+                    Path::new(&given.value::<String>(0, "SIGNATURE")?),
+                    Path::new(&given.value::<String>(1, "KEY.pub")?),
+                )?;
+                sha256 = Some(signed.model_sha256);
+                published.push(signed);
+            }
+            let sha256 = sha256.map_or_else(|| measured::model(&source), Ok)?;
             // Other weights have another key, so its shares go with the weights.
             let safeguards = before.as_ref().and_then(|before| before.safeguards.clone());
             let retention = before.as_ref().and_then(|before| before.retention.clone());
@@ -462,7 +499,7 @@ impl Draft {
             model_of(&mut models, &change.name()?)?.state = state_of(&change.value::<String>(0, "STATE")?)?;
         }
         release.models = limited(models, "models")?;
-        Ok(())
+        Ok(published)
     }
 
     fn change_safeguards(&self, models: &mut [Model]) -> Result<(), Failure> {

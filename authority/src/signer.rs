@@ -155,6 +155,11 @@ pub(crate) fn is_private_key(path: &Path) -> Result<bool, Failure> {
 
 /// Reads a public key: `SubjectPublicKeyInfo` in PEM.
 pub(crate) fn public_key(path: &Path) -> Result<PublicKey, Failure> {
+    PublicKey::from_spki(&public_key_der(path)?).map_err(|error| Failure::key(path, &error))
+}
+
+/// Reads a public key of any kind: the DER of a `SubjectPublicKeyInfo`, out of PEM.
+pub(crate) fn public_key_der(path: &Path) -> Result<Vec<u8>, Failure> {
     let pem = files::read(path, KEY_FILE_LIMIT)?;
     let der = SubjectPublicKeyInfoDer::from_pem_slice(&pem).map_err(|error| Failure::Refused {
         what: path.display().to_string(),
@@ -163,5 +168,5 @@ pub(crate) fn public_key(path: &Path) -> Result<PublicKey, Failure> {
             "{error}; expected a public key in PEM (BEGIN PUBLIC KEY), as `key new` writes next to the private one"
         ),
     })?;
-    PublicKey::from_spki(der.as_ref()).map_err(|error| Failure::key(path, &error))
+    Ok(der.as_ref().to_vec())
 }

@@ -9,15 +9,19 @@ use crate::folder::{Folder, Run, target_folder};
 
 /// A Python that has the packages, in `target/interop-python`; or why there is none.
 pub(crate) fn python() -> Result<PathBuf, String> {
-    const PACKAGES: [&str; 3] = ["securesystemslib==1.6.0", "cryptography>=50,<51", "jsonschema>=4,<5"];
-    let packages = target_folder().join("interop-python");
+    python_with("interop", &["securesystemslib==1.6.0", "cryptography>=50,<51", "jsonschema>=4,<5"])
+}
+
+/// A Python that has these packages of `PyPI`, in `target/NAME-python`; or why there is none.
+pub(crate) fn python_with(name: &str, wanted: &[&str]) -> Result<PathBuf, String> {
+    let packages = target_folder().join(format!("{name}-python"));
     let python = packages.join("bin/python");
     let ready = packages.join("ready");
-    let wanted = PACKAGES.join("\n");
-    // Two tests want it, and one makes it.
+    let list = wanted.join("\n");
+    // Two tests want one, and one makes it.
     static MAKING: Mutex<()> = Mutex::new(());
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    if std::fs::read_to_string(&ready).is_ok_and(|made| made == wanted) {
+    if std::fs::read_to_string(&ready).is_ok_and(|made| made == list) {
         return Ok(python);
     }
     let run = |command: &mut Command| -> Result<(), String> {
@@ -26,8 +30,8 @@ pub(crate) fn python() -> Result<PathBuf, String> {
         if output.status.success() { Ok(()) } else { Err(format!("{command:?}: {error}")) }
     };
     run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&packages))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(PACKAGES))?;
-    std::fs::write(&ready, wanted).map_err(|error| error.to_string())?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(wanted))?;
+    std::fs::write(&ready, list).map_err(|error| error.to_string())?;
     Ok(python)
 }
 

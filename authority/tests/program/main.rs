@@ -8,6 +8,7 @@ mod folder;
 mod interop;
 mod kept;
 mod lease_service;
+mod publisher;
 mod report;
 mod retention;
 mod safeguard;

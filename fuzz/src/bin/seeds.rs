@@ -46,6 +46,7 @@ fn main() -> std::io::Result<()> {
         ("sealing", sealed_files()),
         ("shares", shares()),
         ("store", stores()),
+        ("model_signature", model_signatures()),
         ("safeguard", exchanges()),
     ] {
         let folder = corpus.join(target);
@@ -512,6 +513,15 @@ fn shares() -> Seeds {
         ("record", [&[3], head.record(b"body").as_slice()].concat()),
         ("state", [&[4], state.frame().as_slice()].concat()),
         ("answer", [&[4], ControlAnswer::ShareRequest(vec![1; 40]).frame().as_slice()].concat()),
+    ]
+}
+
+/// Signatures of models that model-signing made, and what one of them signs.
+fn model_signatures() -> Seeds {
+    vec![
+        ("file", include_bytes!("../../../tests/vectors/model-signature/file.json").to_vec()),
+        ("folder", include_bytes!("../../../tests/vectors/model-signature/folder.json").to_vec()),
+        ("statement", include_bytes!("../../../tests/vectors/model-signature/statement.json").to_vec()),
     ]
 }
 
