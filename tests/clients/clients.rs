@@ -191,6 +191,7 @@ async fn both_on_node_in_process() {
 async fn tools_and_the_vercel_sdk_on_node_in_process() {
     let (_clean_room, way) = in_process(tools_model()).await;
     run(Package::Node("tools"), way.clone()).await;
+    run(Package::Node("agents"), way.clone()).await;
     run(Package::Vercel, way).await;
 }
 

@@ -1,5 +1,5 @@
 """The official `openai` and `anthropic` packages, unmodified, against a Cleanroom API whose model calls tools and
-tells what it thinks: the shared cases, and the packages' helpers.
+tells what it thinks: the shared cases of tools and of agents, and the packages' helpers.
 
 `suite` says how the API is reached. Prints one line for each case and exits with 1 if one fails.
 """
@@ -95,4 +95,4 @@ CASES = [
     the_helpers_of_responses_parse_and_stream,
 ]
 
-suite.run(openai, cases("tools") + CASES)
+suite.run(openai, cases("tools") + cases("agents") + CASES)

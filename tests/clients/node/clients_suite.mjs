@@ -96,6 +96,7 @@ const more = {
   ],
   anthropic: [theStreamHelperOfAnthropicUnderstandsTheStream, aMessageHasTheFormOfAModel],
   tools: [helpersParseCallsWholeAndStreamed],
+  agents: [],
   embeddings: [],
 };
 const [file] = process.argv.slice(2);

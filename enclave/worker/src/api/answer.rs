@@ -47,14 +47,14 @@ impl Endpoint {
 
     /// What goes around the text of each of `choices` choices.
     fn shapes(&self, identity: &Identity<'_>, choices: usize, asked: &Asked, prompt: usize) -> Vec<Shape> {
-        let Asked { delivery, logprobs, stop } = asked;
+        let Asked { delivery, logprobs, stop, text_tools } = asked;
         match self {
             Self::OpenAi(wording) => (0..)
                 .take(choices)
                 .map(|index| Shape::new(wording, identity, *delivery, index, *logprobs))
                 .collect(),
             Self::Messages => vec![messages::shape(identity, *delivery, prompt, stop.clone())],
-            Self::Responses => vec![responses::shape(identity, *delivery)],
+            Self::Responses => vec![responses::shape(identity, *delivery, text_tools.clone())],
         }
     }
 }
@@ -64,6 +64,7 @@ struct Asked {
     delivery: Delivery,
     logprobs: Option<u8>,
     stop: Vec<SecretString>,
+    text_tools: Vec<SecretString>,
 }
 
 /// What is ready to start.
@@ -135,14 +136,15 @@ impl Service {
         admitted: &Admitted,
         time: Duration,
     ) -> (Asked, Names, Vec<Task>) {
-        let Parameters { max_tokens, sampling, bias, stop, form, logprobs, delivery, .. } = parameters;
+        let Parameters { max_tokens, sampling, bias, stop, form, logprobs, delivery, text_tools, .. } =
+            parameters;
         let prompt = endpoint.prompt(inputs.first());
         let (form, schema) = match form {
             request::Form::Text => (Form::Text, prompt),
             request::Form::JsonObject => (Form::JsonObject, prompt),
             request::Form::JsonSchema { schema, param } => (Form::JsonSchema(schema), param),
         };
-        let asked = Asked { delivery, logprobs, stop: stop.clone() };
+        let asked = Asked { delivery, logprobs, stop: stop.clone(), text_tools };
         let (owner, share) = (admitted.owner(), admitted.share());
         let task = |(index, input)| {
             let (bias, form, stop) = (bias.clone(), form.clone(), stop.clone());

@@ -94,7 +94,8 @@ pub(crate) fn parse(
     let thinking = thinking(&mut object)?;
     let mut conversation = Conversation { parallel: true, ..Conversation::default() };
     if let Some(tools) = object.take("tools") {
-        conversation.tools = tools::list(&tools, limits, tools::openai_tool)?;
+        conversation.tools =
+            tools::list(&tools, limits, |field, limits| tools::openai_tool(field, limits).map(Some))?;
     }
     if let Some(choice) = object.take("tool_choice") {
         conversation.choice = tools::openai_choice(&choice, &conversation.tools, true)?;

@@ -213,7 +213,7 @@ impl<'a> Field<'a> {
     /// Whether this is the JSON value `other`, up to white space and the spelling of numbers.
     pub(crate) fn is(&self, other: &str) -> bool {
         /// Longer than any value that this is asked about.
-        const MAX: usize = 64;
+        const MAX: usize = 128;
         let raw = self.raw.get();
         if raw.len() > MAX {
             return false;

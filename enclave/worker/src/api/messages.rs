@@ -23,7 +23,11 @@ use super::tools::{self, AbilityNames, Thinking};
 /// leaving it out.
 const UNSUPPORTED: &[(&str, &[&str])] = &[
     ("container", &[]),
-    ("context_management", &[]),
+    // Thoughts of earlier turns stay unless the template leaves them out.
+    (
+        "context_management",
+        &["{}", r#"{"edits":[]}"#, r#"{"edits":[{"type":"clear_thinking_20251015","keep":"all"}]}"#],
+    ),
     ("diagnostics", &[]),
     ("inference_geo", &[]),
     ("mcp_servers", &["[]"]),
@@ -51,8 +55,14 @@ const UNSUPPORTED_IN_TOOL: &[(&str, &[&str])] = &[
 ];
 
 /// Marks for a cache that this server does not have.
-const CACHE_CONTROL: &[&str] =
-    &[r#"{"type":"ephemeral"}"#, r#"{"type":"ephemeral","ttl":"5m"}"#, r#"{"type":"ephemeral","ttl":"1h"}"#];
+const CACHE_CONTROL: &[&str] = &[
+    r#"{"type":"ephemeral"}"#,
+    r#"{"type":"ephemeral","ttl":"5m"}"#,
+    r#"{"type":"ephemeral","ttl":"1h"}"#,
+    r#"{"type":"ephemeral","scope":"global"}"#,
+    r#"{"type":"ephemeral","ttl":"1h","scope":"global"}"#,
+    r#"{"type":"ephemeral","scope":"global","ttl":"1h"}"#,
+];
 
 const ROLES: &str = "'user' or 'assistant'";
 
@@ -98,6 +108,7 @@ pub(crate) fn parse(
         stop: object.take("stop_sequences").map_or(Ok(Vec::new()), |field| stop_strings(&field, limits))?,
         form: Form::Text,
         choices: 1,
+        text_tools: Vec::new(),
         logprobs: None,
         delivery: if stream {
             Delivery::Stream { include_usage: true, include_obfuscation: true }
@@ -167,31 +178,27 @@ fn thinking(object: &mut Object<'_>, effort: Option<Thinking>) -> Result<Thinkin
     let Some(field) = object.take("thinking") else { return Ok(effort.unwrap_or(Thinking::Off)) };
     let mut thinking = field.object()?;
     let kind = thinking.require("type")?;
-    let is_on = match kind.string(MAX_ROLE).map_err(|_| kind.invalid(KINDS))?.as_str() {
+    let asked = match kind.string(MAX_ROLE).map_err(|_| kind.invalid(KINDS))?.as_str() {
         "enabled" => {
             thinking.require("budget_tokens")?.integer(1..=i64::from(u32::MAX))?;
-            true
+            Thinking::On
         }
-        "adaptive" => true,
-        "disabled" => false,
+        "adaptive" => Thinking::IfAble,
+        "disabled" => Thinking::Off,
         _ => return Err(kind.invalid(KINDS)),
     };
     if let Some(display) = thinking.take("display") {
         display.string(MAX_ROLE)?;
     }
     thinking.finish()?;
-    Ok(match (is_on, effort) {
-        (true, Some(effort)) => effort,
-        (true, None) => Thinking::On,
-        (false, _) => Thinking::Off,
-    })
+    Ok(effort.filter(|_| asked != Thinking::Off).unwrap_or(asked))
 }
 
 /// The system's turn, if there is one, the others, and the tools.
 fn conversation(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Conversation, ApiError> {
     let mut conversation = Conversation { parallel: true, ..Conversation::default() };
     if let Some(tools) = object.take("tools") {
-        conversation.tools = tools::list(&tools, limits, tool)?;
+        conversation.tools = tools::list(&tools, limits, |field, limits| tool(field, limits).map(Some))?;
     }
     if let Some(choice) = object.take("tool_choice") {
         (conversation.choice, conversation.parallel) = choice_of(&choice, &conversation.tools)?;
@@ -483,7 +490,7 @@ mod tests {
     fn what_anthropic_defines_and_we_do_not_is_refused_by_name_and_repeats_nothing() {
         let cases = [
             ("container", r#""c""#),
-            ("context_management", "{}"),
+            ("context_management", r#"{"edits":[{"type":"compact_20260112"}]}"#),
             ("diagnostics", "{}"),
             ("inference_geo", r#""eu""#),
             ("mcp_servers", r#"[{"type":"url"}]"#),
@@ -569,6 +576,22 @@ mod tests {
         assert_eq!(messages[1].calls[0].arguments.as_str(), r#"{"b": 1}"#);
         assert_eq!(messages[1].reasoning.as_ref().map(SecretString::as_str), Some("hm"));
         assert_eq!(messages[2].answers.as_ref().map(SecretString::as_str), Some("t"));
+    }
+
+    #[test]
+    fn what_an_agent_sends_beside_its_question_changes_nothing() {
+        let request = parse(
+            r#","thinking":{"type":"adaptive"},"metadata":{"user_id":"{\"device_id\":\"0\"}"},
+               "context_management":{"edits":[{"type":"clear_thinking_20251015","keep":"all"}]},
+               "tools":[{"name":"f","input_schema":{},"cache_control":{"type":"ephemeral","scope":"global"}}],
+               "system":[{"type":"text","text":"s","cache_control":{"type":"ephemeral","ttl":"1h"}}]"#,
+        );
+        let Ok(ConversationRequest { thinking, .. }) = request else { panic!("refused") };
+        assert_eq!(thinking, Thinking::IfAble);
+        // What would change the prompt is refused.
+        let edits = r#","context_management":{"edits":[{"type":"clear_tool_uses_20250919"}]}"#;
+        let Err(error) = parse(edits) else { panic!("accepted") };
+        assert_eq!((error.code(), error.param()), ("unsupported_parameter", Some("context_management")));
     }
 
     #[test]

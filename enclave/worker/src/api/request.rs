@@ -74,6 +74,8 @@ pub(crate) struct Parameters {
     /// Whether probabilities are told, and of how many likelier tokens for each.
     pub(crate) logprobs: Option<u8>,
     pub(crate) delivery: Delivery,
+    /// Names of the tools whose input is a text, and no object.
+    pub(crate) text_tools: Vec<SecretString>,
 }
 
 /// What form the answer must have.
@@ -108,6 +110,7 @@ impl Parameters {
             stop: stop(object, limits)?,
             form: Form::Text,
             choices: object.take("n").map_or(Ok(1), |field| choices(&field, limits))?,
+            text_tools: Vec::new(),
             logprobs: None,
             delivery: delivery(object)?,
         })

@@ -42,6 +42,19 @@ const UNSUPPORTED: &[(&str, &[&str])] = &[
 /// Labels without effect on an answer.
 const LABELS: [&str; 3] = ["user", "safety_identifier", "prompt_cache_key"];
 
+/// What a client says of itself, at most (bytes).
+const MAX_CLIENT_METADATA: usize = 16 * 1024;
+
+/// Tools that OpenAI runs itself, and this server cannot: nothing leaves a clean room. A model is not told of them, and so does
+/// not call them.
+const HOSTED: [&str; 5] = [
+    "web_search",
+    "web_search_2025_08_26",
+    "web_search_preview",
+    "web_search_preview_2025_03_11",
+    "image_generation",
+];
+
 /// Members of an item that name it, and change nothing.
 const ITEM_LABELS: [&str; 3] = ["id", "status", "phase"];
 
@@ -76,7 +89,10 @@ pub(crate) fn parse(
             label.string(MAX_USER)?;
         }
     }
-    let parameters = Parameters {
+    if let Some(metadata) = object.take("client_metadata") {
+        metadata.object_text(MAX_CLIENT_METADATA)?;
+    }
+    let mut parameters = Parameters {
         model: object.require("model")?.string(MAX_MODEL)?,
         max_tokens: object.take("max_output_tokens").map(|field| tokens(&field)).transpose()?,
         sampling: sampling(&mut object, default_seed)?,
@@ -84,13 +100,14 @@ pub(crate) fn parse(
         stop: Vec::new(),
         form: form(&mut object, limits)?,
         choices: 1,
+        text_tools: Vec::new(),
         logprobs: None,
         delivery: delivery(&mut object)?,
     };
     let thinking = thinking(&mut object)?;
     let mut conversation = Conversation { parallel: true, ..Conversation::default() };
     if let Some(tools) = object.take("tools") {
-        conversation.tools = tools::list(&tools, limits, tool)?;
+        (conversation.tools, parameters.text_tools) = offered(&tools, limits)?;
     }
     if let Some(choice) = object.take("tool_choice") {
         conversation.choice = tools::openai_choice(&choice, &conversation.tools, false)?;
@@ -124,7 +141,8 @@ fn form(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Form, ApiErro
     const KINDS: &str = "'text', 'json_object' or 'json_schema'";
     let Some(text) = object.take("text") else { return Ok(Form::Text) };
     let mut text = text.object()?;
-    text.take_neutral("verbosity", &[r#""medium""#])?;
+    // A wish that models without it cannot be told.
+    text.take_neutral("verbosity", &[r#""low""#, r#""medium""#, r#""high""#])?;
     let format = text.take("format");
     text.finish()?;
     let Some(format) = format else { return Ok(Form::Text) };
@@ -173,27 +191,42 @@ fn thinking(object: &mut Object<'_>) -> Result<Thinking, ApiError> {
     let mut reasoning = reasoning.object()?;
     let effort = reasoning.take("effort").map(|field| Thinking::effort(&field)).transpose()?;
     for name in ["summary", "generate_summary"] {
-        reasoning.take_neutral(name, &[r#""auto""#])?;
+        reasoning.take_neutral(name, &[r#""auto""#, r#""none""#])?;
     }
     reasoning.finish()?;
     Ok(effort.unwrap_or(Thinking::Unsaid))
 }
 
-fn tool(field: &Field<'_>, limits: &RequestLimits) -> Result<Tool, ApiError> {
-    let mut object = field.object()?;
-    let kind = object.require("type")?;
-    if kind.string(MAX_WORD).map_or(true, |kind| kind.as_str() != "function") {
-        return Err(kind.invalid("'function', the only kind of tool that is supported"));
-    }
-    object.take_neutral("defer_loading", &["false"])?;
-    let tool = tools::described(&mut object, "parameters", limits)?;
-    object.finish()?;
-    Ok(tool)
+/// The tools that the model is told of, and the names of those whose input is a text.
+fn offered(field: &Field<'_>, limits: &RequestLimits) -> Result<(Vec<Tool>, Vec<SecretString>), ApiError> {
+    const KINDS: &str = "'function' or 'custom', the kinds of tools that a client runs";
+    let mut text_tools = Vec::new();
+    let tools = tools::list(field, limits, |field, limits| {
+        let mut object = field.object()?;
+        let kind = object.require("type")?;
+        let tool = match kind.string(MAX_WORD).map_err(|_| kind.invalid(KINDS))?.as_str() {
+            "function" => {
+                object.take_neutral("defer_loading", &["false"])?;
+                tools::described(&mut object, "parameters", limits)?
+            }
+            "custom" => {
+                let tool = tools::with_text_input(&mut object, limits)?;
+                text_tools.push(tool.name.clone());
+                tool
+            }
+            word if HOSTED.contains(&word) => return Ok(None),
+            _ => return Err(kind.invalid(KINDS)),
+        };
+        object.finish()?;
+        Ok(Some(tool))
+    })?;
+    Ok((tools, text_tools))
 }
 
 /// One item of a conversation. What the assistant thought, said and called is one message.
 fn take_item(field: &Field<'_>, limits: &RequestLimits, messages: &mut Vec<Message>) -> Result<(), ApiError> {
-    const KINDS: &str = "'message', 'function_call', 'function_call_output' or 'reasoning'";
+    const KINDS: &str = "'message', 'function_call', 'function_call_output', 'custom_tool_call', \
+                         'custom_tool_call_output' or 'reasoning'";
     let mut item = field.object()?;
     for label in ITEM_LABELS {
         if let Some(label) = item.take(label) {
@@ -214,12 +247,16 @@ fn take_item(field: &Field<'_>, limits: &RequestLimits, messages: &mut Vec<Messa
                 _ => messages.push(Message::new(role, text)),
             }
         }
-        "function_call" => {
+        kind @ ("function_call" | "custom_tool_call") => {
             item.take_neutral("namespace", &[])?;
             let call = ToolCall {
                 id: item.require("call_id")?.string(tools::MAX_ID)?,
                 name: tools::name(&item.require("name")?)?,
-                arguments: item.require("arguments")?.string(limits.text_bytes)?,
+                arguments: if kind == "function_call" {
+                    item.require("arguments")?.string(limits.text_bytes)?
+                } else {
+                    tools::text_arguments(&item.require("input")?.string(limits.text_bytes)?)
+                },
             };
             match assistant(messages) {
                 Some(last) => last.calls.push(call),
@@ -229,7 +266,7 @@ fn take_item(field: &Field<'_>, limits: &RequestLimits, messages: &mut Vec<Messa
                 }
             }
         }
-        "function_call_output" => {
+        "function_call_output" | "custom_tool_call_output" => {
             let answers = Some(item.require("call_id")?.string(tools::MAX_ID)?);
             let text = content(&item.require("output")?, limits)?;
             messages.push(Message { answers, ..Message::new("tool", text) });
@@ -259,8 +296,9 @@ fn thought(field: &Field<'_>, limits: &RequestLimits) -> Result<SecretString, Ap
 }
 
 /// An answer of this endpoint. All that it is made of is in [`ResponseAnswer`].
-pub(crate) fn shape(identity: &Identity<'_>, delivery: Delivery) -> Shape {
-    let answer = ResponseAnswer::new(identity, delivery);
+/// `text_tools` are the names of the tools whose input is a text.
+pub(crate) fn shape(identity: &Identity<'_>, delivery: Delivery, text_tools: Vec<SecretString>) -> Shape {
+    let answer = ResponseAnswer::new(identity, delivery, text_tools);
     Shape {
         whole: matches!(delivery, Delivery::Whole),
         opening: answer.opening(),

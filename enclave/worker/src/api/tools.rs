@@ -5,7 +5,8 @@ use cleanroom_backend::{Abilities, Conversation, Tool, ToolChoice};
 use super::error::ApiError;
 use super::json::{Field, Object, ParameterName};
 use super::request::RequestLimits;
-use super::secret::SecretString;
+use super::secret::{SecretBuffer, SecretString};
+use super::text::escape;
 
 /// Longest description of a tool (bytes).
 const MAX_DESCRIPTION: usize = 64 * 1024;
@@ -26,15 +27,15 @@ pub(crate) fn name(field: &Field<'_>) -> Result<SecretString, ApiError> {
     Ok(name)
 }
 
-/// A list of tools, each taken by `tool`, none with the name of another.
+/// A list of tools, each taken by `tool` or left out by it, none with the name of another.
 pub(crate) fn list(
     field: &Field<'_>,
     limits: &RequestLimits,
-    tool: impl Fn(&Field<'_>, &RequestLimits) -> Result<Tool, ApiError>,
+    mut tool: impl FnMut(&Field<'_>, &RequestLimits) -> Result<Option<Tool>, ApiError>,
 ) -> Result<Vec<Tool>, ApiError> {
     let mut tools: Vec<Tool> = Vec::new();
     for element in field.array(0..=limits.tools)? {
-        let tool = tool(&element, limits)?;
+        let Some(tool) = tool(&element, limits)? else { continue };
         if tools.iter().any(|other| other.name.as_str() == tool.name.as_str()) {
             return Err(element.invalid("a tool with a name of its own"));
         }
@@ -58,6 +59,62 @@ pub(crate) fn described(
             .transpose()?,
         strict: object.take("strict").map_or(Ok(false), |field| field.boolean())?,
     })
+}
+
+/// The arguments of a tool whose input is a text, since models and their templates know objects only.
+pub(crate) const TEXT_INPUT: &str = r#"{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}"#;
+
+/// The input of a tool whose input is a text, as arguments.
+pub(crate) fn text_arguments(input: &SecretString) -> SecretString {
+    let mut arguments = SecretBuffer::default();
+    arguments.push(br#"{"input":""#);
+    escape(&mut arguments, input.as_str());
+    arguments.push(br#""}"#);
+    SecretString::new(str::from_utf8(arguments.as_slice()).unwrap_or_default())
+}
+
+/// The input of a tool whose input is a text, out of the arguments of a call. Arguments that were cut short are the input as
+/// they are.
+pub(crate) fn text_input(arguments: &str) -> SecretString {
+    let input = Object::from_body(arguments.as_bytes()).ok().and_then(|mut members| members.take("input"));
+    input.and_then(|input| input.string(arguments.len()).ok()).unwrap_or_else(|| SecretString::new(arguments))
+}
+
+/// A tool whose input is a text. The model is told the grammar of the text, and nothing holds the model to it.
+pub(crate) fn with_text_input(object: &mut Object<'_>, limits: &RequestLimits) -> Result<Tool, ApiError> {
+    const FORMATS: &str = "'text' or 'grammar'";
+    let mut tool = Tool {
+        name: name(&object.require("name")?)?,
+        description: object.take("description").map(|field| field.string(MAX_DESCRIPTION)).transpose()?,
+        parameters: Some(SecretString::new(TEXT_INPUT)),
+        strict: true,
+    };
+    let Some(format) = object.take("format") else { return Ok(tool) };
+    let mut format = format.object()?;
+    let kind = format.require("type")?;
+    match kind.string(MAX_WORD).map_err(|_| kind.invalid(FORMATS))?.as_str() {
+        "text" => {}
+        "grammar" => {
+            let syntax = format.require("syntax")?;
+            let syntax = syntax
+                .string(MAX_WORD)
+                .ok()
+                .filter(|word| matches!(word.as_str(), "lark" | "regex"))
+                .ok_or_else(|| syntax.invalid("'lark' or 'regex'"))?;
+            let definition = format.require("definition")?.string(limits.schema_bytes)?;
+            let described = tool.description.take().unwrap_or_default();
+            tool.description = Some(SecretString::concat(&[
+                described,
+                SecretString::new("\nThe input follows this grammar ("),
+                syntax,
+                SecretString::new("):\n"),
+                definition,
+            ]));
+        }
+        _ => return Err(kind.invalid(FORMATS)),
+    }
+    format.finish()?;
+    Ok(tool)
 }
 
 /// A tool of OpenAI's chats.
@@ -87,8 +144,9 @@ pub(crate) fn openai_choice(field: &Field<'_>, tools: &[Tool], nested: bool) -> 
     }
     let mut object = field.object().map_err(|_| field.invalid(CHOICES))?;
     let kind = object.require("type")?;
-    if kind.string(MAX_WORD).map_or(true, |kind| kind.as_str() != "function") {
-        return Err(kind.invalid("'function', the only kind of choice that is supported"));
+    let kinds: &[&str] = if nested { &["function"] } else { &["function", "custom"] };
+    if kind.string(MAX_WORD).map_or(true, |kind| !kinds.contains(&kind.as_str())) {
+        return Err(kind.invalid("a function or a custom tool by its name; in chats a function"));
     }
     let name = if nested {
         let mut function = object.require("function")?.object()?;
@@ -125,6 +183,8 @@ pub(crate) enum Thinking {
     Unsaid,
     /// Not at all, unless the model always does.
     Off,
+    /// As much as the model finds fit, if it can think at all.
+    IfAble,
     On,
     /// So much.
     Effort(&'static str),
@@ -179,8 +239,9 @@ pub(crate) fn settle(
     match thinking {
         Thinking::Unsaid => {}
         Thinking::Off => conversation.thinks = abilities.has_switch.then_some(false),
+        Thinking::IfAble if !abilities.reasoning => {}
         Thinking::On if !abilities.reasoning => return cannot(names.thinking, "tell what it thinks"),
-        Thinking::On => conversation.thinks = abilities.has_switch.then_some(true),
+        Thinking::On | Thinking::IfAble => conversation.thinks = abilities.has_switch.then_some(true),
         Thinking::Effort(level) if abilities.has_effort => {
             conversation.effort = Some(level);
             conversation.thinks = abilities.has_switch.then_some(level != "none");

@@ -4,8 +4,9 @@ use cleanroom_backend::{FinishReason, Usage};
 
 use crate::api::delivery::Delivery;
 use crate::api::identity::Identity;
-use crate::api::secret::SecretBuffer;
+use crate::api::secret::{SecretBuffer, SecretString};
 use crate::api::text::{PADDING, escape};
+use crate::api::tools;
 
 /// Ahead of an answer's id.
 pub(crate) const ID_PREFIX: &str = "resp_";
@@ -24,6 +25,8 @@ pub(crate) struct ResponseAnswer {
     /// Events that were written.
     events: u64,
     reason: FinishReason,
+    /// Names of the tools whose input is a text.
+    text_tools: Vec<SecretString>,
 }
 
 /// An item that has not ended.
@@ -33,6 +36,8 @@ struct Item {
     text: SecretBuffer,
     /// The name of the tool that is called, likewise.
     name: SecretBuffer,
+    /// The arguments of a call whose input is a text, as they come.
+    arguments: SecretBuffer,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,15 +45,22 @@ enum Kind {
     Reasoning,
     Message,
     Call,
+    /// A call of a tool whose input is a text.
+    TextCall,
 }
 
 impl Kind {
+    const fn is_call(self) -> bool {
+        matches!(self, Self::Call | Self::TextCall)
+    }
+
     /// Ahead of an item's id.
     const fn prefix(self) -> &'static str {
         match self {
             Self::Reasoning => "rs_",
             Self::Message => "msg_",
             Self::Call => "fc_",
+            Self::TextCall => "ctc_",
         }
     }
 
@@ -58,6 +70,7 @@ impl Kind {
             Self::Reasoning => ("response.reasoning_text", "text"),
             Self::Message => ("response.output_text", "text"),
             Self::Call => ("response.function_call_arguments", "arguments"),
+            Self::TextCall => ("response.custom_tool_call_input", "input"),
         }
     }
 
@@ -68,13 +81,13 @@ impl Kind {
             Self::Message => {
                 Some((r#"{"type":"output_text","text":""#, r#"","annotations":[],"logprobs":[]}"#))
             }
-            Self::Call => None,
+            Self::Call | Self::TextCall => None,
         }
     }
 }
 
 impl ResponseAnswer {
-    pub(crate) fn new(identity: &Identity<'_>, delivery: Delivery) -> Self {
+    pub(crate) fn new(identity: &Identity<'_>, delivery: Delivery, text_tools: Vec<SecretString>) -> Self {
         let Identity { id, created, model, .. } = identity;
         let head = format!(
             "\"id\":\"{ID_PREFIX}{id}\",\"object\":\"response\",\"created_at\":{created},\"model\":\"{model}\",\"background\":false,\
@@ -92,6 +105,7 @@ impl ResponseAnswer {
             items: 0,
             events: 2,
             reason: FinishReason::Stop,
+            text_tools,
         }
     }
 
@@ -117,12 +131,16 @@ impl ResponseAnswer {
     }
 
     pub(crate) fn call(&mut self, out: &mut SecretBuffer, name: &str) {
-        self.begin(out, Kind::Call, name);
+        let is_text = self.text_tools.iter().any(|tool| tool.as_str() == name);
+        self.begin(out, if is_text { Kind::TextCall } else { Kind::Call }, name);
     }
 
     pub(crate) fn arguments(&mut self, out: &mut SecretBuffer, text: &str) {
-        if self.open.as_ref().is_some_and(|item| item.kind == Kind::Call) {
-            self.more(out, Kind::Call, text);
+        match &mut self.open {
+            Some(item) if item.kind == Kind::Call => self.more(out, Kind::Call, text),
+            // The input is inside of the arguments, and is told when they are whole.
+            Some(item) if item.kind == Kind::TextCall => item.arguments.push(text.as_bytes()),
+            _ => {}
         }
     }
 
@@ -189,7 +207,12 @@ impl ResponseAnswer {
 
     fn begin(&mut self, out: &mut SecretBuffer, kind: Kind, name: &str) {
         self.end(out);
-        let mut item = Item { kind, text: SecretBuffer::default(), name: SecretBuffer::default() };
+        let mut item = Item {
+            kind,
+            text: SecretBuffer::default(),
+            name: SecretBuffer::default(),
+            arguments: SecretBuffer::default(),
+        };
         escape(&mut item.name, name);
         self.items += 1;
         let is_stream = matches!(self.delivery, Delivery::Stream { .. });
@@ -208,6 +231,11 @@ impl ResponseAnswer {
 
     /// Ends the item that is open.
     fn end(&mut self, out: &mut SecretBuffer) {
+        if let Some(item) = self.open.as_mut().filter(|item| item.kind == Kind::TextCall) {
+            let arguments = std::mem::take(&mut item.arguments);
+            let input = tools::text_input(str::from_utf8(arguments.as_slice()).unwrap_or_default());
+            self.more(out, Kind::TextCall, input.as_str());
+        }
         let Some(item) = self.open.take() else { return };
         if matches!(self.delivery, Delivery::Stream { .. }) {
             let (event, member) = item.kind.events();
@@ -255,7 +283,7 @@ impl ResponseAnswer {
         self.event(out, name);
         let place = format!(",\"item_id\":\"{}\",\"output_index\":{}", self.item_id(kind), self.index());
         out.push(place.as_bytes());
-        if kind != Kind::Call {
+        if !kind.is_call() {
             out.push(b",\"content_index\":0");
         }
     }
@@ -275,17 +303,13 @@ impl ResponseAnswer {
         let head = format!("{{\"id\":\"{id}\",\"status\":\"{status}\",");
         out.push(head.as_bytes());
         match item.kind {
-            Kind::Call => {
-                out.push(
-                    format!(
-                        "\"type\":\"function_call\",\"call_id\":\"call_{}x{}\",\"name\":\"",
-                        self.id,
-                        self.index()
-                    )
-                    .as_bytes(),
-                );
+            Kind::Call | Kind::TextCall => {
+                let kind = if item.kind == Kind::Call { "function_call" } else { "custom_tool_call" };
+                let (id, index) = (&self.id, self.index());
+                let call = format!("\"type\":\"{kind}\",\"call_id\":\"call_{id}x{index}\",\"name\":\"");
+                out.push(call.as_bytes());
                 out.push(item.name.as_slice());
-                out.push(b"\",\"arguments\":\"");
+                out.push(format!("\",\"{}\":\"", item.kind.events().1).as_bytes());
                 out.push(item.text.as_slice());
                 return out.push(b"\"}");
             }

@@ -78,7 +78,7 @@ fn what_needs_a_memory_here_or_is_not_known_is_refused_by_name() {
         (r#""input":"x","include":["file_search_call.results"]"#, "unsupported_parameter", "include"),
         (r#""input":"x","truncation":"auto""#, "unsupported_parameter", "truncation"),
         (r#""input":"x","messages":[]"#, "unknown_parameter", "messages"),
-        (r#""input":"x","tools":[{"type":"web_search"}]"#, "invalid_value", "tools[0].type"),
+        (r#""input":"x","tools":[{"type":"file_search"}]"#, "invalid_value", "tools[0].type"),
         (r#""input":[{"type":"item_reference","id":"Dornröschen-4711"}]"#, "invalid_value", "input[0].type"),
         (
             r#""input":[{"role":"user","content":[{"type":"input_image"}]}]"#,
@@ -94,7 +94,7 @@ fn what_needs_a_memory_here_or_is_not_known_is_refused_by_name() {
 }
 
 fn speak(delivery: Delivery, reason: FinishReason) -> String {
-    let mut shape = shape(&IDENTITY, delivery);
+    let mut shape = shape(&IDENTITY, delivery, vec![SecretString::new("patch")]);
     let mut out = SecretBuffer::default();
     shape.open(&mut out);
     shape.open_choice(&mut out);
@@ -104,6 +104,9 @@ fn speak(delivery: Delivery, reason: FinishReason) -> String {
     shape.call(&mut out, "f");
     shape.arguments(&mut out, "{\"x\":");
     shape.arguments(&mut out, "1}");
+    shape.call(&mut out, "patch");
+    shape.arguments(&mut out, "{ \"input\":\"*** \\\"a");
+    shape.arguments(&mut out, "\\n\"}");
     shape.close_choice(&mut out, reason);
     shape.close(&mut out, Usage { prompt_tokens: 3, cached_tokens: 1, completion_tokens: 2 });
     String::from_utf8(out.take().to_vec()).unwrap()
@@ -118,6 +121,8 @@ fn items() -> Value {
          "content": [{"type": "output_text", "text": "a\"b", "annotations": [], "logprobs": []}]},
         {"id": "fc_0ax2", "status": "completed", "type": "function_call", "call_id": "call_0ax2", "name": "f",
          "arguments": "{\"x\":1}"},
+        {"id": "ctc_0ax3", "status": "completed", "type": "custom_tool_call", "call_id": "call_0ax3", "name": "patch",
+         "input": "*** \"a\n"},
     ])
 }
 
@@ -168,6 +173,10 @@ fn a_streamed_response_tells_of_each_item_and_has_all_at_its_end() {
         "function_call_arguments.delta",
         "function_call_arguments.done",
         "output_item.done",
+        "output_item.added",
+        "custom_tool_call_input.delta",
+        "custom_tool_call_input.done",
+        "output_item.done",
         "completed",
     ];
     assert_eq!(names, expected);
@@ -176,5 +185,52 @@ fn a_streamed_response_tells_of_each_item_and_has_all_at_its_end() {
     assert_eq!(events[10]["delta"], "a\"");
     assert_eq!(events[12]["text"], "a\"b");
     assert_eq!(events[18]["arguments"], "{\"x\":1}");
+    assert_eq!((&events[21]["item_id"], &events[21]["delta"]), (&json!("ctc_0ax3"), &json!("*** \"a\n")));
+    assert_eq!(events[22]["input"], "*** \"a\n");
     assert!(!events[16]["obfuscation"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn a_tool_whose_input_is_a_text_is_told_as_one_with_an_object() {
+    let request = parse(
+        r#""input":[{"role":"user","content":"x"},
+             {"type":"custom_tool_call","id":"ctc_1","call_id":"1","name":"patch","input":"a\"b","status":"completed"},
+             {"type":"custom_tool_call_output","call_id":"1","output":"done"}],
+           "tools":[{"type":"custom","name":"patch","description":"Edits.","format":{"type":"grammar","syntax":"lark",
+               "definition":"start: /.+/"}},
+             {"type":"web_search","external_web_access":false},{"type":"custom","name":"say"},
+             {"type":"function","name":"f","parameters":{}}],
+           "client_metadata":{"installation":"0"},"text":{"verbosity":"low"}"#,
+    );
+    let request = request.unwrap_or_else(|error| panic!("{error:?}"));
+    let named: Vec<_> = request.parameters.text_tools.iter().map(SecretString::as_str).collect();
+    assert_eq!(named, ["patch", "say"]);
+    let tools = &request.conversation.tools;
+    let names: Vec<_> = tools.iter().map(|tool| tool.name.as_str()).collect();
+    assert_eq!(names, ["patch", "say", "f"], "a model is not told of what the server would run");
+    let description = tools[0].description.as_ref().map_or("", SecretString::as_str);
+    assert_eq!(description, "Edits.\nThe input follows this grammar (lark):\nstart: /.+/");
+    assert_eq!(tools[0].parameters.as_ref().map(SecretString::as_str), Some(tools::TEXT_INPUT));
+    let messages = &request.conversation.messages;
+    assert_eq!(messages[1].calls[0].arguments.as_str(), r#"{"input":"a\"b"}"#);
+    assert_eq!(messages[2].content.as_str(), "done");
+    for (tools, param) in [
+        (r#"[{"type":"local_shell"}]"#, "tools[0].type"),
+        (r#"[{"type":"custom","name":"f","format":{"type":"x"}}]"#, "tools[0].format.type"),
+        (
+            r#"[{"type":"custom","name":"f","format":{"type":"grammar","syntax":"x","definition":""}}]"#,
+            "tools[0].format.syntax",
+        ),
+        (r#"[{"type":"custom","name":"f"},{"type":"custom","name":"f"}]"#, "tools[1]"),
+    ] {
+        let refused = parse(&format!(r#""input":"x","tools":{tools}"#)).err();
+        assert_eq!(refused, Some(("invalid_value", param.to_owned())), "{tools}");
+    }
+}
+
+#[test]
+fn an_input_that_was_cut_short_is_told_as_it_came() {
+    assert_eq!(tools::text_input(r#"{"input":"a\u00e4"}"#).as_str(), "aä");
+    assert_eq!(tools::text_input(r#"{"input":"a"#).as_str(), r#"{"input":"a"#);
+    assert_eq!(tools::text_input("").as_str(), "");
 }
