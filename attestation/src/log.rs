@@ -6,6 +6,7 @@
 //!
 //! * `merkle`: the tree, inclusion and consistency proofs.
 //! * `checkpoint`: the signed statement about a size and a root.
+//! * `cose`: what of it is signed once more, for COSE receipts.
 //! * `tiles`: where the leaves and hashes of a log lie.
 //! * `entry`: what the leaves say.
 //! * `cosignature`, `add_checkpoint`: what witnesses sign, and what they are asked.
@@ -14,6 +15,7 @@
 
 mod add_checkpoint;
 mod checkpoint;
+mod cose;
 mod cosignature;
 mod entry;
 mod evidence;
@@ -26,6 +28,7 @@ pub use checkpoint::{
     Checkpoint, CheckpointError, MAX_CHECKPOINT_BYTES, NoteKey, NoteSignature, SignedCheckpoint, boot_of,
     origin,
 };
+pub use cose::{cose_protected, cose_to_be_signed};
 pub use cosignature::{WitnessKey, WitnessKeyError};
 pub use entry::{BootRecord, Entry, EntryError, MAX_ENTRY_BYTES};
 pub use merkle::{

@@ -90,7 +90,6 @@ impl Witnesses {
             let notes = look(&self.store, move |store| (store.checkpoint(&boot), store.witnessed(&boot)));
             let Some((Some(note), witnessed)) = notes.await else { continue };
             let kept = witnessed.as_ref().map_or((0, 0), sizes);
-            // The log's own signature stands beside the cosignatures.
             if kept >= (note.unverified().size, self.services.len()) {
                 self.hand_out(age, witnessed.as_ref());
                 continue;
@@ -141,7 +140,7 @@ fn one_line(answer: &[u8]) -> Result<NoteSignature, String> {
 
 /// The size of a log, and how many have cosigned it.
 fn sizes(note: &SignedCheckpoint) -> (u64, usize) {
-    (note.unverified().size, note.signatures().len().saturating_sub(1))
+    (note.unverified().size, note.cosignatures().count())
 }
 
 /// Whether `new` takes the place of `old`: it has more cosignatures, or it is newer and has as many, or a majority.

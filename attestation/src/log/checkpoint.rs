@@ -8,11 +8,13 @@
 //! — cleanroom/log/BOOT base64(key id, 4 bytes ‖ Ed25519 signature, 64 bytes)
 //! ```
 //!
-//! The text up to and with the newline before the blank line is what is signed.
+//! The text up to and with the newline before the blank line is what is signed. A second line of the same name has a signature for COSE
+//! receipts (`cose`), which readers of notes pass over.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::cose::{self, cose_to_be_signed};
 use crate::digest::Sha256Digest;
 use crate::release::{Algorithm, PublicKey};
 
@@ -135,12 +137,32 @@ impl NoteKey {
     pub fn verifier(&self) -> String {
         verifier(&self.name, KeyKind::Log, &self.key)
     }
+
+    /// The DER of the key's `SubjectPublicKeyInfo`.
+    #[must_use]
+    pub fn spki(&self) -> &[u8] {
+        self.key.spki()
+    }
+
+    /// The second line of a checkpoint, once `signature` over [`cose_to_be_signed`] is there.
+    #[must_use]
+    pub fn cose_line(&self, signature: &[u8]) -> NoteSignature {
+        NoteSignature { name: self.name.clone(), bytes: [self.cose_id().as_slice(), signature].concat() }
+    }
+
+    /// The first four bytes of `SHA-256(name ‖ 0x0A ‖ 0xFF ‖ "cleanroom/cose-receipt/1" ‖ key)`.
+    fn cose_id(&self) -> [u8; 4] {
+        id_of(&[self.name.as_bytes(), b"\n", cose::KEY_KIND, raw(&self.key)])
+    }
 }
 
 /// The first four bytes of `SHA-256(name ‖ 0x0A ‖ kind ‖ key)`.
 pub(super) fn key_id(name: &str, kind: KeyKind, key: &PublicKey) -> [u8; 4] {
-    let digest = Sha256Digest::of(&[name.as_bytes(), b"\n", &[kind as u8], raw(key)]);
-    let [a, b, c, d, ..] = *digest.as_bytes();
+    id_of(&[name.as_bytes(), b"\n", &[kind as u8], raw(key)])
+}
+
+fn id_of(parts: &[&[u8]]) -> [u8; 4] {
+    let [a, b, c, d, ..] = *Sha256Digest::of(parts).as_bytes();
     [a, b, c, d]
 }
 
@@ -263,6 +285,22 @@ impl SignedCheckpoint {
         &self.signatures
     }
 
+    /// The lines of others than the log itself, **unverified**.
+    pub fn cosignatures(&self) -> impl Iterator<Item = &NoteSignature> {
+        self.signatures.iter().filter(|line| line.name != self.checkpoint.origin)
+    }
+
+    /// The log's signature for COSE receipts, 64 bytes of Ed25519, if it is there and by this key.
+    #[must_use]
+    pub fn cose_signature(&self, key: &NoteKey) -> Option<&[u8]> {
+        let signed = cose_to_be_signed(&self.checkpoint.boot()?, &self.checkpoint.root);
+        let id = key.cose_id();
+        let lines = self.signatures.iter().filter(|line| line.name == key.name);
+        lines
+            .filter_map(|line| line.bytes.strip_prefix(&id))
+            .find(|signature| key.key.verifies(&signed, signature))
+    }
+
     /// What it says, if the log with this key says it.
     ///
     /// # Errors
@@ -373,6 +411,36 @@ pub(crate) mod tests {
         let forged = forged.signed(&signer.note_key(), &other.sign(forged.text().as_bytes()));
         let forged = SignedCheckpoint::parse(&forged).unwrap();
         assert_eq!(forged.verify(&signer.note_key()), Err(CheckpointError::Signature));
+    }
+
+    #[test]
+    fn the_signature_for_cose_receipts_is_a_line_of_its_own_and_of_this_root() {
+        let (signer, other) = (Signer::new(1), Signer::new(2));
+        let key = signer.note_key();
+        let note = |root, line: Option<NoteSignature>| {
+            let note = SignedCheckpoint::parse(&signer.checkpoint(7, root)).unwrap();
+            line.map_or_else(|| note.clone(), |line| note.with(line))
+        };
+        let (boot, root) = (boot_of(&signer.spki()), Sha256Digest::of(&[b"root"]));
+        let signature = signer.sign(&cose_to_be_signed(&boot, &root));
+        let signed = note(root, Some(key.cose_line(&signature)));
+        let signed = SignedCheckpoint::parse(&signed.to_bytes()).unwrap();
+        assert_eq!(signed.cose_signature(&key), Some(signature.as_slice()));
+        // It is still the checkpoint that it was, and nobody has cosigned it.
+        assert_eq!(signed.verify(&key).unwrap().size, 7);
+        assert_eq!((signed.signatures().len(), signed.cosignatures().count()), (2, 0));
+        assert_eq!(signed.signed_by(&key), Some(note(root, None)));
+        // Without the line, of another root, of another key, and the log's other signature in its place.
+        assert_eq!(note(root, None).cose_signature(&key), None);
+        let moved = note(Sha256Digest::of(&[b"other"]), Some(key.cose_line(&signature)));
+        assert_eq!(moved.cose_signature(&key), None);
+        assert_eq!(signed.cose_signature(&other.note_key()), None);
+        let plain = note(root, None).signatures()[0].bytes[4..].to_vec();
+        assert_eq!(note(root, Some(key.cose_line(&plain))).cose_signature(&key), None);
+        // What is signed for COSE is no note, and the other way round.
+        let line = NoteSignature { name: key.name.clone(), bytes: [&key.id()[..], &signature].concat() };
+        let alone = SignedCheckpoint { signatures: vec![line], ..note(root, None) };
+        assert_eq!(alone.verify(&key), Err(CheckpointError::Signature));
     }
 
     #[test]

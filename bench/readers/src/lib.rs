@@ -1,5 +1,5 @@
 //! Holds a log that cleanroom wrote against other people's readers: `signed_note` for its checkpoint, `tlog_tiles` for its tiles
-//! and proofs. They share no line with cleanroom.
+//! and proofs. They share no line with cleanroom. `tests/standards.rs` does the same with COSE receipts and attestation results.
 
 use std::error::Error;
 

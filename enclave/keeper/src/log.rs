@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::{
-    Checkpoint, CheckpointError, Entry, Frontier, NoteKey, SignedCheckpoint, boot_of, leaf_hash, origin,
+    Checkpoint, CheckpointError, Entry, Frontier, NoteKey, SignedCheckpoint, boot_of, cose_to_be_signed,
+    leaf_hash, origin,
 };
 use cleanroom_attestation::receipt::SignedReceipt;
 use cleanroom_attestation::release::{BootMillis, Refusal, UnixMillis, WITNESS_SECONDS_LIMIT};
@@ -222,10 +223,11 @@ impl Log {
 
     fn checkpoint(&self, tree: &Frontier) -> Vec<u8> {
         let checkpoint = Checkpoint { origin: origin(&self.boot), size: tree.size(), root: tree.root() };
-        let signature = self.key.sign(checkpoint.text().as_bytes());
         // The receipt key is Ed25519.
-        let key = NoteKey::of_boot(self.key.subject_public_key_info());
-        key.map(|key| checkpoint.signed(&key, &signature)).unwrap_or_default()
+        let Some(key) = NoteKey::of_boot(self.key.subject_public_key_info()) else { return Vec::new() };
+        let note = checkpoint.signed(&key, &self.key.sign(checkpoint.text().as_bytes()));
+        let cose = self.key.sign(&cose_to_be_signed(&self.boot, &checkpoint.root));
+        [note, key.cose_line(&cose).line().into_bytes()].concat()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -274,7 +276,9 @@ mod tests {
 
     fn verify(log: &Log, batch: &Batch) -> Checkpoint {
         let note = SignedCheckpoint::parse(&batch.checkpoint).unwrap();
-        note.verify(&NoteKey::of_boot(log.key.subject_public_key_info()).unwrap()).unwrap().clone()
+        let key = NoteKey::of_boot(log.key.subject_public_key_info()).unwrap();
+        assert!(note.cose_signature(&key).is_some());
+        note.verify(&key).unwrap().clone()
     }
 
     #[test]

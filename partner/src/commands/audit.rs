@@ -218,14 +218,14 @@ fn read_state(path: &Path) -> Result<State, Failure> {
 }
 
 #[cfg(feature = "online")]
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     use cleanroom_program::file::{PUBLIC, replace};
     replace(path, bytes, PUBLIC).map_err(|error| unwritable(&error.to_string()))
 }
 
 /// The auditor's program has no crate for durable files. A file that is put in place by its name is whole or not there.
 #[cfg(not(feature = "online"))]
-fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     use std::io::Write as _;
     let mut name = path.as_os_str().to_owned();
     name.push(".new");

@@ -1,6 +1,6 @@
 //! `cleanroom receipts`: what the partner holds of each request.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use cleanroom_attestation::digest::Sha256Digest;
@@ -10,8 +10,10 @@ use cleanroom_attestation::log::{
 use cleanroom_attestation::receipt::{Part, Receipt, ReceiptId, whole_answer};
 use cleanroom_attestation::release::UnixMillis;
 use cleanroom_attestation::safeguard::SafeguardVerdict;
+use cleanroom_standards::{Place, cose_receipt};
 use serde::Serialize;
 
+use super::audit::write_file;
 use crate::audit::{Store, StoredHashes};
 use crate::outcome::{Failure, Outcome, usage};
 use crate::output::{Listing, Mark, Terminal};
@@ -29,7 +31,7 @@ macro_rules! examples {
   cleanroom receipts verify chatcmpl-0f3a --request request.json --response answer.json
   cleanroom receipts prove chatcmpl-0f3a --log ",
             $store,
-            " --json
+            " --json --cose receipt.cose
 
 A receipt says which clean room answered with which model under which release, and how the request ended. It
 commits to request and response without containing them: with the salt in the file, whoever has the texts can
@@ -77,7 +79,7 @@ enum Command {
     /// Verifies and prints the inclusion proof (RFC 6962 section 2.1.1). The proof leads from the receipt's
     /// entry to the root of the signed checkpoint. A reader who has the receipt and the proof needs no store.
     #[command(
-        after_help = "Examples:\n  cleanroom receipts prove chatcmpl-0f3a --log log/ --json > proof.json"
+        after_help = "Examples:\n  cleanroom receipts prove chatcmpl-0f3a --log log/ --json > proof.json\n  cleanroom receipts prove chatcmpl-0f3a --log log/ --cose receipt.cose"
     )]
     Prove(Prove),
 }
@@ -90,6 +92,11 @@ struct Prove {
     /// The store of logs: a folder, or `http://HOST[:PORT][/PATH]`
     #[arg(long, value_name = "STORE")]
     log: String,
+
+    /// Write the same as a COSE receipt (RFC 9942) for other programs, and beside it FILE.entry and FILE.key: the entry
+    /// that it is about, and the receipt key in DER
+    #[arg(long, value_name = "FILE")]
+    cose: Option<PathBuf>,
 
     #[command(flatten)]
     folder: Folder,
@@ -138,7 +145,9 @@ impl Receipts {
             Command::List(folder) => list(folder, terminal),
             Command::Show(Show { id, folder }) => show(&find(folder, &id)?, terminal),
             Command::Verify(verify) => verify.run(terminal),
-            Command::Prove(Prove { id, log, folder }) => prove(&find(folder, &id)?, &log, terminal),
+            Command::Prove(Prove { id, log, cose, folder }) => {
+                prove(&find(folder, &id)?, &log, cose.as_deref(), terminal)
+            }
         }
     }
 }
@@ -228,7 +237,12 @@ fn show(kept: &KeptReceipt, terminal: &mut Terminal) -> Result<Outcome, Failure>
     Ok(Outcome::Pass)
 }
 
-fn prove(kept: &KeptReceipt, log: &str, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+fn prove(
+    kept: &KeptReceipt,
+    log: &str,
+    cose: Option<&Path>,
+    terminal: &mut Terminal,
+) -> Result<Outcome, Failure> {
     let store = Store::named(log).map_err(|error| usage("store", error))?;
     let (boot, index) = (kept.signed.receipt().boot, kept.signed.receipt().index);
     let note = store.read(&format!("{boot}/checkpoint"), MAX_CHECKPOINT_BYTES as u64);
@@ -250,12 +264,28 @@ fn prove(kept: &KeptReceipt, log: &str, terminal: &mut Terminal) -> Result<Outco
         |problem: String| unproven("receipt-not-in-log", format!("entry {index} of {size}: {problem}"));
     let hashes = StoredHashes { store: &store, boot, size };
     let path = inclusion_path(&hashes, index, size).map_err(|error| not_in_log(error.to_string()))?;
-    let leaf = leaf_hash(&Entry::Receipt { sha256: kept.signed.digest() }.to_bytes());
-    verify_inclusion(leaf, index, size, &path, &root).map_err(|error| not_in_log(error.to_string()))?;
+    let entry = Entry::Receipt { sha256: kept.signed.digest() }.to_bytes();
+    verify_inclusion(leaf_hash(&entry), index, size, &path, &root)
+        .map_err(|error| not_in_log(error.to_string()))?;
     let mut listing = Listing::new();
     listing.check(Mark::Ok, "checkpoint", format!("{size} entries, signed by {}", key.name()));
     listing.check(Mark::Ok, "receipt", format!("{} is entry {index}", kept.signed.receipt().id));
     path.iter().for_each(|hash| listing.field("hash", hash.to_string()));
+    if let Some(file) = cose {
+        let signature = signed.cose_signature(&key).ok_or_else(|| {
+            let message = "the checkpoint has no signature of its enclave for COSE receipts; this enclave is older than they are";
+            unproven("checkpoint-cose", message.to_owned())
+        })?;
+        let place = Place { boot: &boot, index, size, path: &path };
+        let receipt = cose_receipt(&place, signature)
+            .map_err(|error| unproven("cose", format!("the receipt cannot be encoded: {error}")))?;
+        for (ending, bytes) in [("", receipt.as_slice()), (".entry", &entry), (".key", &kept.receipt_key)] {
+            let mut name = file.as_os_str().to_owned();
+            name.push(ending);
+            write_file(Path::new(&name), bytes)?;
+        }
+        listing.check(Mark::Ok, "COSE receipt", format!("in {}", file.display()));
+    }
     let json = serde_json::json!({
         "index": index, "size": size, "hashes": path, "checkpoint": String::from_utf8_lossy(&note),
         "key": key.verifier(), "receipt": kept.signed.receipt(), "receipt_sha256": kept.signed.digest(),

@@ -1,6 +1,6 @@
 //! The options of every command that talks to a clean room: who asks, under which policy, for which model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cleanroom_attestation::channel::ModelId;
 
@@ -74,6 +74,11 @@ impl PartyArguments {
     /// Whether records are to be kept.
     pub(super) fn keeps_records(&self) -> bool {
         self.record.is_some()
+    }
+
+    /// The file of the key.
+    pub(super) fn key(&self) -> &Path {
+        &self.key
     }
 
     /// The policy file alone.

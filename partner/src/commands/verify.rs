@@ -1,6 +1,8 @@
 //! `cleanroom verify`: the verdict on a clean room, or on a document in a file.
 
 mod document;
+#[cfg(feature = "online")]
+mod ear;
 mod listing;
 #[cfg(feature = "online")]
 mod room;
@@ -41,6 +43,10 @@ pub struct Verify {
 
     #[command(flatten)]
     document: document::Document,
+
+    #[cfg(feature = "online")]
+    #[command(flatten)]
+    ear: ear::EarArguments,
 }
 
 #[cfg(feature = "online")]
@@ -49,7 +55,8 @@ macro_rules! online_examples {
         "
   cleanroom verify cleanroom.example:8443
   cleanroom verify unix:/run/cleanroom.sock --policy trust.toml --json
-  cleanroom verify cleanroom.example:8443 --record records/"
+  cleanroom verify cleanroom.example:8443 --record records/
+  cleanroom verify cleanroom.example:8443 --ear result.cmw.json"
     };
 }
 #[cfg(not(feature = "online"))]
@@ -93,7 +100,8 @@ impl Verify {
         if let Some(address) = &self.address {
             let (party, model) = self.party.load()?;
             let dialer = self.party.dialer(vec![address.clone()])?;
-            return room::run(address, &dialer, &party, &model, terminal);
+            let ear = self.ear.open(self.party.key())?;
+            return room::run(address, &dialer, (&party, &model), ear.as_ref(), terminal);
         }
         #[cfg(feature = "online")]
         if self.party.keeps_records() {
@@ -104,6 +112,15 @@ impl Verify {
         let policy = self.party.policy();
         #[cfg(not(feature = "online"))]
         let policy = &self.policy;
-        Ok(self.document.run(&policy.load()?, terminal)?.unwrap_or(Outcome::Usage))
+        let policy = policy.load()?;
+        #[cfg(feature = "online")]
+        let ear = self.ear.open(self.party.key())?;
+        let Some((verdict, document)) = self.document.judge(&policy)? else { return Ok(Outcome::Usage) };
+        #[cfg(feature = "online")]
+        ear::write(ear.as_ref(), &verdict, &document)?;
+        #[cfg(not(feature = "online"))]
+        drop(document);
+        terminal.report(&verdict, &listing::listing(&verdict))?;
+        Ok(listing::outcome(&verdict))
     }
 }

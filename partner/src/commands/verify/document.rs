@@ -7,13 +7,11 @@ use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::{Release, Verified};
 use cleanroom_attestation::time::Timestamp;
-use cleanroom_attestation::verdict::{Expectation, appraise};
+use cleanroom_attestation::verdict::{Expectation, Verdict, appraise};
 
-use super::listing::{listing, outcome};
 use crate::clock::{self, now};
 use crate::commands::document_file;
-use crate::outcome::{Failure, Outcome, usage};
-use crate::output::Terminal;
+use crate::outcome::{Failure, usage};
 use crate::record::{Expected, Recorded};
 
 /// A document in a file, and what it is expected to say.
@@ -76,11 +74,11 @@ fn hexadecimal(text: &str) -> Result<Hexadecimal, String> {
 }
 
 impl Document {
-    /// The verdict under `policy`, or nothing when no document was named.
-    pub(super) fn run(&self, policy: &Policy, terminal: &mut Terminal) -> Result<Option<Outcome>, Failure> {
+    /// The verdict under `policy`, and the document; nothing when none was named.
+    pub(super) fn judge(&self, policy: &Policy) -> Result<Option<(Verdict, Vec<u8>)>, Failure> {
         let Some(path) = &self.document else { return Ok(None) };
         if self.as_recorded {
-            return recorded(path, policy, terminal).map(Some);
+            return recorded(path, policy).map(Some);
         }
         let document = document_file::read(path)?;
         let at = self.at.unwrap_or_else(now);
@@ -95,13 +93,12 @@ impl Document {
             pcr17: self.pcr17,
         };
         let verdict = appraise(&document, policy, &expected, at, None);
-        terminal.report(&verdict, &listing(&verdict))?;
-        Ok(Some(outcome(&verdict)))
+        Ok(Some((verdict, document)))
     }
 }
 
 /// The verdict on a record, as of then.
-fn recorded(path: &Path, policy: &Policy, terminal: &mut Terminal) -> Result<Outcome, Failure> {
+fn recorded(path: &Path, policy: &Policy) -> Result<(Verdict, Vec<u8>), Failure> {
     let contents = document_file::contents(path, document_file::open(path)?)?;
     let wrong = |problem: String| usage("record", format!("{}: {problem}", path.display()));
     let Recorded { time, shown } = Recorded::parse(&contents).map_err(|error| wrong(error.to_string()))?;
@@ -116,6 +113,5 @@ fn recorded(path: &Path, policy: &Policy, terminal: &mut Terminal) -> Result<Out
     let policy = released.as_ref().unwrap_or(policy);
     let expected = shown.expected.as_ref().map(Expected::expectation).unwrap_or_default();
     let verdict = appraise(&shown.document, policy, &expected, time, None);
-    terminal.report(&verdict, &listing(&verdict))?;
-    Ok(outcome(&verdict))
+    Ok((verdict, shown.document))
 }

@@ -5,6 +5,7 @@ use cleanroom_attestation::verdict::Verdict;
 use cleanroom_channel::tls::Established;
 use serde::Serialize;
 
+use super::ear::{self, EarFile};
 use super::listing::{listing, outcome};
 use crate::address::Address;
 use crate::channel::{Refused, RelyingParty};
@@ -36,8 +37,8 @@ struct Report<'a> {
 pub(super) fn run(
     address: &Address,
     dialer: &Dialer,
-    party: &RelyingParty,
-    model: &ModelId,
+    (party, model): (&RelyingParty, &ModelId),
+    ear: Option<&EarFile>,
     terminal: &mut Terminal,
 ) -> Result<Outcome, Failure> {
     let appraised =
@@ -61,6 +62,7 @@ pub(super) fn run(
         terms(&mut listing, permitted);
     }
     channel(&mut listing, established, accepted.as_ref().err());
+    ear::write(ear, verdict, &appraised.shown().document)?;
     terminal.report(&report, &listing)?;
     Ok(if accepted.is_ok() { outcome(verdict) } else { Outcome::Refused })
 }
