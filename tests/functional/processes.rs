@@ -34,6 +34,11 @@ impl Site {
     }
 
     fn start_with(limits: &str, further: &[String]) -> Self {
+        Self::logged(limits, further, |_| Stdio::inherit())
+    }
+
+    /// The same; the host's log goes where `log` says, for the folder of the site.
+    fn logged(limits: &str, further: &[String], log: impl FnOnce(&Path) -> Stdio) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         let _ = succeed("cleanroom", path, &["key", "new", "--key", "partner.key"]);
@@ -64,7 +69,9 @@ impl Site {
             "log",
         ]);
         arguments.extend(further.iter().map(String::as_str));
-        let mut host = Running::start("cleanroom-host", path, &arguments);
+        let mut host = program("cleanroom-host", path);
+        let host = host.args(&arguments).stdout(Stdio::piped()).stderr(log(path)).spawn().unwrap();
+        let mut host = Running::of(host);
         let address = host.wait_for("ready: partners connect to ");
         let model = format!("demo={model}");
         let policy = succeed(
@@ -97,7 +104,11 @@ impl Site {
 fn the_partner_proves_uses_and_after_a_swap_refuses() {
     let site = Site::start();
     let (path, address) = (site.path(), site.address.as_str());
-    let verdict = output("cleanroom", path, &["verify", address, "--key", "partner.key", "--json"]);
+    let verify = ["verify", address, "--key", "partner.key", "--ear", "result.cmw.json", "--json"];
+    let verdict = output("cleanroom", path, &verify);
+    let result: (String, String, u8) =
+        serde_json::from_slice(&std::fs::read(path.join("result.cmw.json")).unwrap()).unwrap();
+    assert!(result.0.starts_with("application/eat+jwt;") && result.2 == 8, "{result:?}");
     assert_eq!(verdict.status.code(), Some(0), "{}", String::from_utf8_lossy(&verdict.stdout));
     let verdict: serde_json::Value = serde_json::from_slice(&verdict.stdout).unwrap();
     assert_eq!((&verdict["accepted"], &verdict["verdict"]["outcome"]), (&true.into(), &"pass".into()));
@@ -393,7 +404,13 @@ async fn what_the_host_logs_and_the_partner_keeps_is_audited_and_one_changed_byt
     assert_eq!(listed.matches(" finished, ").count(), 2, "{listed}");
     let _ = succeed("cleanroom", &path, &["receipts", "verify"]);
     let id = listed.split_whitespace().find(|word| word.starts_with("chatcmpl-")).unwrap();
-    let _ = succeed("cleanroom", &path, &["receipts", "prove", id, "--log", "log"]);
+    let _ = succeed("cleanroom", &path, &["receipts", "prove", id, "--log", "log", "--cose", "receipt.cose"]);
+    // Other people's readers are in bench/readers. Here: three files, of which the first is a tagged COSE_Sign1.
+    let cose = std::fs::read(path.join("receipt.cose")).unwrap();
+    assert_eq!(&cose[..2], [0xd2, 0x84]);
+    let entry = std::fs::read_to_string(path.join("receipt.cose.entry")).unwrap();
+    assert!(entry.starts_with("{\"kind\":\"receipt\",\"sha256\":\""), "{entry}");
+    assert_eq!(std::fs::read(path.join("receipt.cose.key")).unwrap().len(), 44);
     let audit = ["audit", "log", "--receipts", "receipts", "--state", "audit.json", "--json"];
     let report: serde_json::Value = serde_json::from_str(&succeed("cleanroom", &path, &audit)).unwrap();
     let boot = &report["boots"][0];
@@ -439,6 +456,117 @@ async fn what_the_host_logs_and_the_partner_keeps_is_audited_and_one_changed_byt
         "{report}"
     );
     assert!(std::fs::read_to_string(path.join("audit.json")).unwrap().contains("entry-changed"));
+}
+
+/// Every file under a folder.
+fn files_under(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let entries = entries.filter(|path| path.is_dir() || path.is_file());
+    entries.flat_map(|path| if path.is_dir() { files_under(&path) } else { vec![path] }).collect()
+}
+
+/// What the host has, what an auditor gets and what a partner keeps of an exchange have nothing of its texts.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_text_of_a_run_is_in_receipts_tiles_metrics_logs_or_the_page() {
+    let metrics = ["--metrics", "unix:metrics.sock"].map(str::to_owned);
+    let to_file =
+        |name: &'static str| move |path: &Path| std::fs::File::create(path.join(name)).unwrap().into();
+    let mut site = Site::logged("sequences = 4\nqueued = 8\n", &metrics, to_file("host.log"));
+    let path = site.path().to_owned();
+    let mut proxy = program("cleanroom", &path);
+    proxy.args(["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"]);
+    proxy.args(["--receipts", "receipts"]).env("CLEANROOM_LOG", "debug").stdout(Stdio::piped());
+    let mut proxy = Running::of(proxy.stderr(to_file("proxy.log")(&path)).spawn().unwrap());
+    let listen: SocketAddr = proxy.wait_for("\"listen\": \"").trim_end_matches("\",").parse().unwrap();
+    let secret = "What is attestation, asks the substation Kerkrade-4711?";
+    let (status, answer) =
+        json(send(listen, "POST", "/v1/chat/completions", &question(secret, false)).await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let answer = answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let streamed = send(listen, "POST", "/v1/chat/completions", &question(secret, true)).await;
+    streamed.into_body().collect().await.unwrap();
+    let mut report = std::os::unix::net::UnixStream::connect(path.join("metrics.sock")).unwrap();
+    report.write_all(b"GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n").unwrap();
+    let mut metrics = Vec::new();
+    report.read_to_end(&mut metrics).unwrap();
+    assert!(metrics.windows(18).any(|window| window == b"cleanroom_ready 1\n"), "the metrics are there");
+    std::fs::write(path.join("metrics.txt"), metrics).unwrap();
+    proxy.stop();
+    site.host.stop();
+    let audit = ["audit", "log", "--receipts", "receipts", "--html", "audit.html", "--json"];
+    std::fs::write(path.join("audit.json"), succeed("cleanroom", &path, &audit)).unwrap();
+
+    let words: Vec<&str> = answer.split(' ').collect();
+    let pieces = words.windows(4).map(|words| words.join(" "));
+    let pieces: Vec<String> = pieces.chain([secret.to_owned(), "Kerkrade-4711".to_owned()]).collect();
+    assert!(pieces.len() > 8, "{answer}");
+    let files = files_under(&path);
+    for part in [
+        "receipts/",
+        "log/",
+        "state/console.log",
+        "host.log",
+        "proxy.log",
+        "metrics.txt",
+        "audit.html",
+        "audit.json",
+    ] {
+        let seen =
+            files.iter().filter(|file| file.strip_prefix(&path).unwrap().to_str().unwrap().starts_with(part));
+        assert!(seen.map(|file| std::fs::metadata(file).unwrap().len()).sum::<u64>() > 0, "{part} is empty");
+    }
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        for piece in &pieces {
+            let found = memchr::memmem::find(&bytes, piece.as_bytes());
+            assert_eq!(found, None, "{piece:?} is in {}", file.display());
+        }
+    }
+}
+
+/// The enclave is killed while it writes an answer: what the host had stored of its log before is there, and the audit says that
+/// this log has no end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_enclave_that_is_killed_in_a_stream_loses_nothing_that_was_stored() {
+    // A stream that lasts: at most 512 bytes leave every 300 ms.
+    let slow = "sequences = 4\nqueued = 8\n[traffic]\nstep = 512\ncadence = \"300ms\"\n";
+    let mut site = Site::start_with(slow, &[]);
+    let path = site.path().to_owned();
+    let connect = ["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
+    let connect = [&connect[..], &["--receipts", "receipts"]].concat();
+    let mut proxy = Running::start("cleanroom", &path, &connect);
+    let listen: SocketAddr = proxy.wait_for("\"listen\": \"").trim_end_matches("\",").parse().unwrap();
+    let (status, answer) =
+        json(send(listen, "POST", "/v1/chat/completions", &question("What is attestation?", false)).await)
+            .await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let id = answer["id"].as_str().unwrap();
+    let prove = ["receipts", "prove", id, "--log", "log"];
+    wait::until("the host has stored the receipt's entry", || {
+        output("cleanroom", &path, &prove).status.success()
+    })
+    .await;
+
+    let stream = send(listen, "POST", "/v1/chat/completions", &question("Tell me a story.", true)).await;
+    assert_eq!(stream.status(), StatusCode::OK);
+    let mut body = stream.into_body();
+    body.frame().await.unwrap().unwrap();
+    let enclave = Pid::from_raw(site.host.only_child().cast_signed()).unwrap();
+    kill_process(enclave, Signal::KILL).unwrap();
+    let mut rest = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+    }
+    assert_eq!(memchr::memmem::find(&rest, b"[DONE]"), None, "a cut answer has no end");
+    proxy.stop();
+    site.host.stop();
+
+    let audit = ["audit", "log", "--receipts", "receipts", "--json"];
+    let report: serde_json::Value = serde_json::from_str(&succeed("cleanroom", &path, &audit)).unwrap();
+    let boots = report["boots"].as_array().unwrap();
+    let killed = boots.iter().find(|boot| boot["receipts_found"] == 1);
+    assert_eq!(killed.map(|boot| &boot["status"]), Some(&"open".into()), "{report}");
+    let _ = succeed("cleanroom", &path, &prove);
 }
 
 /// A witness as a process, at an address that the host was told before.

@@ -477,6 +477,39 @@ fn note(boot: &Path) -> SignedCheckpoint {
     SignedCheckpoint::parse(&fs::read(boot.join("checkpoint")).unwrap()).unwrap()
 }
 
+/// The host shows each of two auditors its own log. One of the two witnesses lies, and cosigns both.
+#[test]
+fn a_witness_that_lies_is_not_enough_for_a_second_view() {
+    let scene = Scene::new();
+    let (honest, liar) = (Witness::new("honest"), Witness::new("liar"));
+    let keys = [honest.public.clone(), liar.public.clone()];
+    let list = scene.folder.path().join("list");
+    let examine = |store: &Path, needed, lists: &[Store]| {
+        let witnesses = Witnesses { keys: &keys, needed, lists };
+        let against = Against { witnesses: Some(&witnesses), ..Against::default() };
+        audit(&Store::Folder(store.to_owned()), &against, |_, _| {}).unwrap()
+    };
+    let genuine = note(&scene.boot);
+    fs::write(scene.boot.join("witnessed"), honest.cosign(&liar.cosign(&genuine)).to_bytes()).unwrap();
+    assert!(examine(&scene.store(), 2, &[]).is_sound());
+
+    let second = scene.folder.path().join("second");
+    let mut entries = scene.enclave.entries.clone();
+    entries[500] = Entry::Receipt { sha256: Sha256Digest::of(&[b"fork"]) }.to_bytes();
+    let boot = scene.enclave.write(&second, &entries);
+    // The honest witness's line is of the other log.
+    let line = honest.cosign(&genuine).cosignatures().last().unwrap().clone();
+    fs::write(boot.join("witnessed"), liar.cosign(&note(&boot)).with(line).to_bytes()).unwrap();
+    expect(&examine(&second, 2, &[]), "witness-too-few", "witnessed");
+    // An auditor who asks for one witness alone is deceived by that one, until the other says what it cosigned.
+    assert!(examine(&second, 1, &[]).is_sound());
+    let listed = list.join(scene.enclave.boot().to_string()).join("checkpoint");
+    fs::create_dir_all(listed.parent().unwrap()).unwrap();
+    fs::write(&listed, honest.cosign(&genuine).to_bytes()).unwrap();
+    let report = examine(&second, 1, &[Store::Folder(list)]);
+    expect(&report, "witness-forked", &scene.enclave.boot().to_string());
+}
+
 #[test]
 fn a_log_is_held_to_what_witnesses_have_cosigned() {
     let scene = Scene::new();
