@@ -11,13 +11,18 @@ use crate::output::write_all;
 const MAX_LINES: usize = 8192;
 /// The most bytes that wait to be written.
 const MAX_BYTES: usize = 4 << 20;
+/// How long the first of some lines waits for others, so that lines that come together cost one write and one turn of the
+/// thread.
+const TOGETHER: Duration = Duration::from_millis(2);
 
 /// Lines that wait to be written.
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
-    /// A line came.
+    /// The first line came.
     filled: Condvar,
+    /// No line is to be waited for: many are there, or somebody waits until they are written.
+    hurried: Condvar,
     /// Nothing waits, and nothing is being written.
     idle: Condvar,
 }
@@ -26,8 +31,10 @@ pub(super) struct Queue {
 struct Waiting {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// The thread has taken a line that is not written yet.
-    writing: bool,
+    /// How many lines the thread has taken that are not written yet, and their bytes.
+    writing: (usize, usize),
+    /// Somebody waits until all lines are written.
+    is_flushed: bool,
     /// Lines that were lost, since the start.
     lost: u64,
     /// How many of them the log has told.
@@ -36,7 +43,12 @@ struct Waiting {
 
 impl Queue {
     pub(super) fn new() -> Self {
-        Self { waiting: Mutex::default(), filled: Condvar::new(), idle: Condvar::new() }
+        Self {
+            waiting: Mutex::default(),
+            filled: Condvar::new(),
+            hurried: Condvar::new(),
+            idle: Condvar::new(),
+        }
     }
 
     /// Held for moments only, never while a line is written.
@@ -47,13 +59,20 @@ impl Queue {
     /// Takes a line, or counts it as lost when there is no room.
     fn push(&self, line: Vec<u8>) {
         let mut waiting = self.lock();
-        if waiting.lines.len() >= MAX_LINES || waiting.bytes.saturating_add(line.len()) > MAX_BYTES {
+        let (lines, bytes) = waiting.writing;
+        if waiting.lines.len() + lines >= MAX_LINES
+            || waiting.bytes.saturating_add(bytes).saturating_add(line.len()) > MAX_BYTES
+        {
             waiting.lost += 1;
             return;
         }
         waiting.bytes += line.len();
         waiting.lines.push_back(line);
-        self.filled.notify_one();
+        match waiting.lines.len() {
+            1 => self.filled.notify_one(),
+            many if many == MAX_LINES / 8 => self.hurried.notify_one(),
+            _ => {}
+        }
     }
 
     pub(super) fn lost(&self) -> u64 {
@@ -62,36 +81,40 @@ impl Queue {
 
     /// Waits until nothing waits, for at most `patience`.
     pub(super) fn flush(&self, patience: Duration) {
-        let busy = |waiting: &mut Waiting| waiting.writing || !waiting.lines.is_empty();
-        let _ = self.idle.wait_timeout_while(self.lock(), patience, busy);
+        let busy = |waiting: &mut Waiting| waiting.writing.0 > 0 || !waiting.lines.is_empty();
+        let mut waiting = self.lock();
+        waiting.is_flushed = true;
+        self.hurried.notify_one();
+        let _ = self.idle.wait_timeout_while(waiting, patience, busy);
+        self.lock().is_flushed = false;
     }
 
-    /// The next line; waits for one.
-    fn take(&self) -> Vec<u8> {
-        let mut waiting = self.lock();
-        loop {
-            if let Some(line) = waiting.lines.pop_front() {
-                waiting.bytes = waiting.bytes.saturating_sub(line.len());
-                waiting.writing = true;
-                return line;
-            }
-            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-        }
+    /// The next lines; waits for one, and then a moment for others.
+    fn take(&self) -> VecDeque<Vec<u8>> {
+        let waiting = self.lock();
+        let is_empty = |waiting: &mut Waiting| waiting.lines.is_empty();
+        let waiting = self.filled.wait_while(waiting, is_empty).unwrap_or_else(PoisonError::into_inner);
+        let may_wait = |waiting: &mut Waiting| !waiting.is_flushed && waiting.lines.len() < MAX_LINES / 8;
+        let (mut waiting, _) = self
+            .hurried
+            .wait_timeout_while(waiting, TOGETHER, may_wait)
+            .unwrap_or_else(PoisonError::into_inner);
+        let lines = std::mem::take(&mut waiting.lines);
+        waiting.writing = (lines.len(), std::mem::take(&mut waiting.bytes));
+        lines
     }
 
-    /// A line was written or lost. Gives the number of lost lines that the log should tell now.
-    fn done(&self, written: bool) -> Option<u64> {
+    /// What was taken was written, but for `unwritten` lines. Gives the number of lost lines that the log should tell now.
+    fn done(&self, unwritten: u64) -> Option<u64> {
         let mut waiting = self.lock();
-        waiting.writing = false;
-        if !written {
-            waiting.lost += 1;
-        }
+        waiting.writing = (0, 0);
+        waiting.lost += unwritten;
         let untold = waiting.lost - waiting.told;
         if waiting.lines.is_empty() {
             self.idle.notify_all();
         }
         // While lines are lost, one more would be lost with them.
-        if !written || untold == 0 || waiting.lines.len() >= MAX_LINES / 2 {
+        if unwritten > 0 || untold == 0 || waiting.lines.len() >= MAX_LINES / 2 {
             return None;
         }
         waiting.told = waiting.lost;
@@ -139,17 +162,41 @@ pub(super) fn write_on_thread(
     let write = move || {
         let mut torn = false;
         loop {
-            let line = queue.take();
+            let lines = queue.take();
+            let mut written = Counted { writer: &mut writer, bytes: 0 };
             // After a failure, half a line may stand there.
-            let whole = if torn { write_all(&mut writer, b"\n") } else { Ok(()) };
-            let written = whole.and_then(|()| write_all(&mut writer, &line)).is_ok();
-            torn = !written;
-            if let Some(lost) = queue.done(written) {
+            let mut text = if torn { b"\n".to_vec() } else { Vec::new() };
+            let mut ends = Vec::with_capacity(lines.len());
+            for line in lines {
+                text.extend(line);
+                ends.push(text.len());
+            }
+            torn = write_all(&mut written, &text).is_err();
+            let unwritten = ends.iter().filter(|end| **end > written.bytes).count();
+            if let Some(lost) = queue.done(unwritten as u64) {
                 report(lost);
             }
         }
     };
     std::thread::Builder::new().name("log".to_owned()).spawn(write).map(drop)
+}
+
+/// A writer, and how many bytes it has taken.
+struct Counted<'a, W> {
+    writer: &'a mut W,
+    bytes: usize,
+}
+
+impl<W: Write> Write for Counted<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.writer.write(bytes)?;
+        self.bytes = self.bytes.saturating_add(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
 }
 
 #[cfg(test)]
