@@ -251,6 +251,30 @@ mod tests {
         complete(&header(0x21, 0x21, &ipv6), expected);
     }
 
+    /// What AWS's Network Load Balancer adds: a checksum (0x03), the id of the VPC endpoint that the client came through
+    /// (0xea with 0x01), and bytes without a meaning (0x04). Types and form are those of AWS's guide and of
+    /// `proxy-protocol.txt`, section 2.2; the checksum is right.
+    #[test]
+    fn the_fields_of_awss_balancer_are_skipped() {
+        let checksum = b"\x03\0\x04\x73\x68\x1a\x90".as_slice();
+        let endpoint = b"\xea\0\x17\x01vpce-0123456789abcdef0".as_slice();
+        let padding = [b"\x04\0\x24".as_slice(), &[0; 36]].concat();
+        let expected = Header::Passed(addresses("192.0.2.1:4660", "198.51.100.2:443"));
+        let further = [IPV4.as_slice(), checksum, endpoint, &padding].concat();
+        complete(&header(0x21, 0x11, &further), expected);
+        // Without an endpoint, and in another order.
+        complete(&header(0x21, 0x11, &[IPV4.as_slice(), checksum].concat()), expected);
+        complete(
+            &header(0x21, 0x11, &[IPV4.as_slice(), padding.as_slice(), endpoint, checksum].concat()),
+            expected,
+        );
+        // Its looks at the host, which name nobody.
+        complete(&header(0x20, 0x00, checksum), Header::Own);
+        // The endpoint's id is cut short.
+        let cut = header(0x21, 0x11, &[IPV4.as_slice(), &endpoint[..endpoint.len() - 1]].concat());
+        assert_eq!(read(&cut), Err(HeaderError::CutShort));
+    }
+
     #[test]
     fn a_balancer_may_speak_for_itself() {
         complete(&header(0x20, 0x00, b""), Header::Own);
