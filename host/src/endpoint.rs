@@ -8,14 +8,14 @@ use std::str::FromStr;
 
 use cleanroom_link::port;
 use cleanroom_program::claim::ClaimedListener;
-use cleanroom_proxy_protocol::Addresses;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
 
 use crate::capture::Captured;
-use crate::relay::{Accept, Accepted, Dial};
+use crate::relay::{Accept, Accepted, Dial, Moves};
 
 /// The longest path of a Unix socket in bytes: `sun_path` without its terminator (unix(7)).
 pub const SOCKET_PATH_MAX: usize = 107;
@@ -203,6 +203,8 @@ async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
     for address in tokio::net::lookup_host(address).await? {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
+        // Tokens are small and each is worth a packet. Linux gives each connection what its listener has.
+        socket.set_nodelay(true)?;
         match socket.bind(address).and_then(|()| socket.listen(BACKLOG)) {
             Ok(listener) => return Ok(listener),
             Err(error) => refusal = error,
@@ -239,18 +241,49 @@ impl Accept for BoundListener {
     type Stream = Either<TcpStream, UnixStream>;
 
     async fn accept(&mut self) -> io::Result<Accepted<Self::Stream>> {
-        match self {
+        let (stream, from) = match self {
             Self::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
-                // Tokens are small and each is worth a packet.
-                stream.set_nodelay(true)?;
-                let ends = Addresses { client: from, server: stream.local_addr()? };
-                Ok(Accepted { stream: Either::Left(stream), from: Some(ends), has_header: false })
+                (Either::Left(stream), Some(from))
             }
-            Self::Unix(listener) => {
-                let stream = Either::Right(listener.accept().await?);
-                Ok(Accepted { stream, from: None, has_header: false })
+            Self::Unix(listener) => (Either::Right(listener.accept().await?), None),
+        };
+        Ok(Accepted { stream, from, has_header: false })
+    }
+
+    fn copies(self, most: usize) -> io::Result<Vec<Self>> {
+        match self {
+            Self::Tcp(listener) => {
+                let listener = listener.into_std()?;
+                let copies = (1..most).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>()?;
+                let all = copies.into_iter().chain([listener]);
+                all.map(|listener| TcpListener::from_std(listener).map(Self::Tcp)).collect()
             }
+            Self::Unix(listener) => Ok(vec![Self::Unix(listener)]),
+        }
+    }
+
+    fn here(self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(listener) => TcpListener::from_std(listener.into_std()?).map(Self::Tcp),
+            // Connections of balancers on this machine are few and long.
+            Self::Unix(listener) => Ok(Self::Unix(listener)),
+        }
+    }
+}
+
+impl Moves for Either<TcpStream, UnixStream> {
+    fn here(self) -> io::Result<Self> {
+        match self {
+            Self::Left(stream) => TcpStream::from_std(stream.into_std()?).map(Self::Left),
+            Self::Right(stream) => UnixStream::from_std(stream.into_std()?).map(Self::Right),
+        }
+    }
+
+    fn server(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Left(stream) => stream.local_addr().ok(),
+            Self::Right(_) => None,
         }
     }
 }
@@ -260,7 +293,7 @@ impl Dial for EnclaveAddress {
 
     async fn dial(&self) -> io::Result<Self::Stream> {
         let stream = match self {
-            Self::Unix(path) => Either::Left(UnixStream::connect(path).await?),
+            Self::Unix(path) => Either::Left(connect_unix(path)?),
             Self::Hybrid { path, port } => Either::Left(connect_hybrid(path, *port).await?),
             Self::Vsock { cid, port } => {
                 Either::Right(VsockStream::connect(VsockAddr::new(*cid, *port)).await?)
@@ -270,11 +303,20 @@ impl Dial for EnclaveAddress {
     }
 }
 
+/// Connects to a Unix socket, which needs no waiting: a connection is there at once or refused at once, and refused
+/// also when too many wait to be accepted (unix(7)).
+fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    UnixStream::from_std(socket.into())
+}
+
 /// Connects to a port of a virtual machine through its vsock device's socket.
 async fn connect_hybrid(path: &Path, port: u32) -> io::Result<UnixStream> {
     /// `OK`, the longest port number and the line's end.
     const ANSWER_MAX: usize = 16;
-    let mut stream = UnixStream::connect(path).await?;
+    let mut stream = connect_unix(path)?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
     // Byte by byte: what follows the line belongs to the enclave.
     let mut answer = Vec::new();
@@ -367,6 +409,18 @@ mod tests {
             Ok(heard)
         };
         tokio::join!(client, device)
+    }
+
+    #[tokio::test]
+    async fn small_pieces_leave_at_once_on_a_connection_that_arrives_here_and_on_one_that_moves() {
+        let mut listener = "127.0.0.1:0".parse::<ListenAddress>().unwrap().bind().await.unwrap();
+        let ListenAddress::Tcp(address) = listener.address().unwrap() else { unreachable!() };
+        let client = TcpStream::connect(&address).await.unwrap();
+        let Accepted { stream, from, .. } = listener.accept().await.unwrap();
+        assert_eq!(from, Some(client.local_addr().unwrap()));
+        assert_eq!(stream.server(), Some(client.peer_addr().unwrap()));
+        let Either::Left(stream) = stream.here().unwrap() else { unreachable!() };
+        assert!(stream.nodelay().unwrap());
     }
 
     #[tokio::test]

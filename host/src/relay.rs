@@ -16,8 +16,10 @@ mod counters;
 mod pipe;
 mod seldom;
 mod slots;
+mod threads;
 
 use std::io;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use cleanroom_proxy_protocol::{Addresses, Header, written};
 use cleanroom_vsock::WRITE_CAP;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -34,9 +36,10 @@ use tokio_util::task::TaskTracker;
 pub use balancer::{Balancer, BalancerError, Balancers, NextHost, Partners};
 pub use connection::{Carried, Ended, Times, carry};
 pub use counters::{Counters, Snapshot};
-pub use pipe::pass;
+pub use threads::Threads;
 
 use balancer::NoHeader;
+use pipe::read_piece;
 use seldom::Seldom;
 use slots::{Client, NoSlot, Slot, Slots};
 
@@ -46,12 +49,40 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// Where connections of partners come from.
-pub trait Accept: Send {
+pub trait Accept: Sized + Send + 'static {
     /// A connection.
-    type Stream: Stream;
+    type Stream: Moves;
 
-    /// The next connection.
+    /// The next connection. The runtime of the caller knows it.
     fn accept(&mut self) -> impl Future<Output = io::Result<Accepted<Self::Stream>>> + Send;
+
+    /// It and further ones for the same connections, `most` in all, so that several threads can accept.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn copies(self, _most: usize) -> io::Result<Vec<Self>> {
+        Ok(vec![self])
+    }
+
+    /// It on the runtime of the caller, so that no other one has to be woken for a connection.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn here(self) -> io::Result<Self> {
+        Ok(self)
+    }
+}
+
+/// A stream that can move from one runtime to another.
+pub trait Moves: Stream + Sized {
+    /// It on the runtime of the caller.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn here(self) -> io::Result<Self>;
+
+    /// The address of this machine's end; none for a Unix socket.
+    fn server(&self) -> Option<SocketAddr>;
 }
 
 /// A connection that was accepted.
@@ -59,8 +90,8 @@ pub trait Accept: Send {
 pub struct Accepted<Stream> {
     /// The connection.
     pub stream: Stream,
-    /// Its ends; none for a program on this machine.
-    pub from: Option<Addresses>,
+    /// The address of the other end; none for a program on this machine.
+    pub from: Option<SocketAddr>,
     /// Whether it begins with a balancer's header, which says whom it comes from instead.
     pub has_header: bool,
 }
@@ -108,73 +139,52 @@ const DIAL_LIMIT: Duration = Duration::from_secs(3);
 /// The first and the longest pause between two attempts to reach the enclave.
 const DIAL_PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// Relays until `stop` completes, then takes no more connections and lets the open ones end, for at most
-/// `limits.drain`.
+/// Begins to take connections on `threads`, and to relay them.
 ///
-/// Returns how many connections had to be cut.
-pub async fn serve<D: Dial>(
-    mut listener: impl Accept,
+/// # Errors
+/// When the system does not let the threads accept.
+pub fn begin<D: Dial>(
+    threads: Threads,
+    listener: impl Accept,
     enclave: Arc<D>,
     limits: Limits,
     counters: Arc<Counters>,
-    stop: impl Future<Output = ()>,
-) -> u64 {
-    let relay = Arc::new(Relay {
-        slots: Slots::new(limits.connections.get(), limits.per_client.get()),
-        enclave,
-        limits,
-        counters,
-        stopping: CancellationToken::new(),
-        cut: CancellationToken::new(),
-        next_id: AtomicU64::new(1),
-        complaints: Complaints::default(),
-    });
-    let connections = TaskTracker::new();
-    // A connection without its header has no slot yet, and needs a bound all the same.
-    let headers = Arc::new(Semaphore::new(limits.connections.get().min(Semaphore::MAX_PERMITS)));
-    let mut stop = std::pin::pin!(stop);
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = &mut stop => break,
-            accepted = listener.accept() => accepted,
-        };
-        let Accepted { stream: partner, from, has_header } = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                relay.counters.accept_error();
-                if relay.complaints.accept.is_due() {
-                    tracing::warn!(error = %error.kind(), "could not accept a connection");
-                }
-                tokio::select! {
-                    () = &mut stop => break,
-                    () = sleep(ACCEPT_PAUSE) => continue,
-                }
-            }
-        };
-        if !has_header {
-            if let Some(slot) = relay.slot(from) {
-                connections.spawn(Arc::clone(&relay).connection(slot, partner, from));
-            }
-        } else if let Ok(place) = Arc::clone(&headers).try_acquire_owned() {
-            connections.spawn(Arc::clone(&relay).balanced(place, partner, from));
-        } else {
-            relay.counters.shed();
+) -> io::Result<Running<D>> {
+    let relay = Relay::new(threads, enclave, limits, counters);
+    // Nothing has ended before the last thread has stopped accepting.
+    let accept = |thread, listener| {
+        let accepting = Arc::clone(&relay).accept(thread, listener);
+        relay.connections.track_future(accepting)
+    };
+    relay.threads.accept(listener, accept)?;
+    Ok(Running(relay))
+}
+
+/// A relay that takes connections.
+pub struct Running<D>(Arc<Relay<D>>);
+
+impl<D: Dial> Running<D> {
+    /// Relays until `stop` completes, then takes no more connections and lets the open ones end, for at most
+    /// `limits.drain`.
+    ///
+    /// Returns how many connections had to be cut.
+    pub async fn until(self, stop: impl Future<Output = ()>) -> u64 {
+        stop.await;
+        let Self(relay) = self;
+        relay.connections.close();
+        relay.stopping.cancel();
+        let before = relay.counters.snapshot().drained;
+        if timeout(relay.limits.drain, relay.connections.wait()).await.is_err() {
+            relay.cut.cancel();
+            relay.connections.wait().await;
         }
+        relay.counters.snapshot().drained - before
     }
-    drop(listener);
-    connections.close();
-    relay.stopping.cancel();
-    let before = relay.counters.snapshot().drained;
-    if timeout(limits.drain, connections.wait()).await.is_err() {
-        relay.cut.cancel();
-        connections.wait().await;
-    }
-    relay.counters.snapshot().drained - before
 }
 
 /// What the connections of a relay share.
 struct Relay<D> {
+    threads: Threads,
     slots: Arc<Slots>,
     enclave: Arc<D>,
     limits: Limits,
@@ -185,6 +195,9 @@ struct Relay<D> {
     cut: CancellationToken,
     next_id: AtomicU64,
     complaints: Complaints,
+    /// Places for connections that wait for their header. They have no slot yet, and need a bound all the same.
+    headers: Arc<Semaphore>,
+    connections: TaskTracker,
 }
 
 /// What the log does not repeat for each connection.
@@ -196,9 +209,69 @@ struct Complaints {
 }
 
 impl<D: Dial> Relay<D> {
+    fn new(threads: Threads, enclave: Arc<D>, limits: Limits, counters: Arc<Counters>) -> Arc<Self> {
+        Arc::new(Self {
+            threads,
+            slots: Slots::new(limits.connections.get(), limits.per_client.get()),
+            enclave,
+            limits,
+            counters,
+            stopping: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            next_id: AtomicU64::new(1),
+            complaints: Complaints::default(),
+            headers: Arc::new(Semaphore::new(limits.connections.get().min(Semaphore::MAX_PERMITS))),
+            connections: TaskTracker::new(),
+        })
+    }
+
+    /// Takes connections on the thread with that number, until the relay is asked to stop.
+    async fn accept(self: Arc<Self>, thread: usize, mut listener: impl Accept) {
+        let accepting = async {
+            loop {
+                match listener.accept().await {
+                    Ok(accepted) => self.carry(thread, accepted),
+                    Err(error) => {
+                        self.counters.accept_error();
+                        if self.complaints.accept.is_due() {
+                            tracing::warn!(error = %error.kind(), "could not accept a connection");
+                        }
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => {}
+            () = accepting => {}
+        }
+    }
+
+    /// Gives a connection to a thread, if there is a place for it.
+    fn carry(self: &Arc<Self>, thread: usize, accepted: Accepted<impl Moves>) {
+        let Accepted { stream, from, has_header } = accepted;
+        let own =
+            self.enclave.wants_header().then(|| Some(Addresses { client: from?, server: stream.server()? }));
+        let (relay, own) = (Arc::clone(self), own.flatten());
+        if has_header {
+            match Arc::clone(&self.headers).try_acquire_owned() {
+                Ok(place) => self.threads.carry(thread, stream, |stream| {
+                    self.connections.track_future(relay.balanced(place, stream, from, own))
+                }),
+                Err(_) => self.counters.shed(),
+            }
+        } else if let Some(slot) = self.slot(from) {
+            let header = self.header(own);
+            self.threads.carry(thread, stream, |stream| {
+                self.connections.track_future(relay.connection(slot, stream, header))
+            });
+        }
+    }
+
     /// A slot for a connection, if there is one; otherwise it is counted and closed.
-    fn slot(&self, from: Option<Addresses>) -> Option<Slot> {
-        let client = Client::new(from.map(|ends| ends.client.ip()));
+    fn slot(&self, from: Option<SocketAddr>) -> Option<Slot> {
+        let client = Client::new(from.map(|from| from.ip()));
         match self.slots.take(client) {
             Ok(slot) => {
                 self.counters.accepted();
@@ -219,21 +292,28 @@ impl<D: Dial> Relay<D> {
         None
     }
 
+    /// What the next host is to be told about a connection before its first byte, if it is to be told anything.
+    fn header(&self, ends: Option<Addresses>) -> Option<Vec<u8>> {
+        self.enclave.wants_header().then(|| written(&ends.map_or(Header::Own, Header::Passed)))
+    }
+
     /// A connection that a balancer passes on: learns whom it comes from, and takes a slot for that client.
     async fn balanced(
         self: Arc<Self>,
         place: OwnedSemaphorePermit,
-        mut partner: impl Stream,
-        balancer: Option<Addresses>,
+        partner: io::Result<impl Stream>,
+        balancer: Option<SocketAddr>,
+        own: Option<Addresses>,
     ) {
+        let Ok(mut partner) = partner else { return self.counters.accept_error() };
         let header = tokio::select! {
             biased;
             () = self.stopping.cancelled() => return,
             header = timeout(HEADER_LIMIT, balancer::header(&mut partner)) => header,
         };
-        let from = match header.unwrap_or(Err(NoHeader::TooLate)) {
-            Ok(Header::Passed(ends)) => Some(ends),
-            Ok(Header::Own) => balancer,
+        let (client, from) = match header.unwrap_or(Err(NoHeader::TooLate)) {
+            Ok(Header::Passed(ends)) => (Some(ends.client), Some(ends)),
+            Ok(Header::Own) => (balancer, own),
             // A look whether the host is there.
             Err(NoHeader::Nothing) => {
                 return tracing::debug!("a balancer's connection closed without a byte");
@@ -241,26 +321,32 @@ impl<D: Dial> Relay<D> {
             Err(error) => {
                 self.counters.shed_by_header();
                 if self.complaints.header.is_due() {
-                    let from = Client::new(balancer.map(|ends| ends.client.ip()));
+                    let from = Client::new(balancer.map(|from| from.ip()));
                     tracing::warn!(%error, balancer = %from, "a balancer's connection is closed");
                 }
                 return;
             }
         };
-        let Some(slot) = self.slot(from) else { return };
+        let Some(slot) = self.slot(client) else { return };
         drop(place);
-        self.connection(slot, partner, from).await;
+        let header = self.header(from);
+        self.connection(slot, Ok(partner), header).await;
     }
 
     /// One connection from its beginning to its end; it gives its slot back then.
-    async fn connection(self: Arc<Self>, slot: Slot, partner: impl Stream, from: Option<Addresses>) {
+    async fn connection(
+        self: Arc<Self>,
+        slot: Slot,
+        partner: io::Result<impl Stream>,
+        header: Option<Vec<u8>>,
+    ) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let carried = Arc::clone(&slot.carried);
         let ended = tokio::select! {
             biased;
             () = self.cut.cancelled() => Ended::Drained,
             () = slot.displaced.cancelled() => Ended::Displaced,
-            ended = self.relayed(partner, from, &carried) => ended,
+            ended = self.relayed(partner, header, &carried) => ended,
         };
         drop(slot);
         let (to_enclave, to_partner) =
@@ -282,20 +368,28 @@ impl<D: Dial> Relay<D> {
     }
 
     /// Waits for the first bytes, reaches the enclave, and carries both directions to their end.
-    async fn relayed(&self, mut partner: impl Stream, from: Option<Addresses>, carried: &Carried) -> Ended {
+    async fn relayed(
+        &self,
+        partner: io::Result<impl Stream>,
+        header: Option<Vec<u8>>,
+        carried: &Carried,
+    ) -> Ended {
+        let mut partner = match partner {
+            Ok(partner) => partner,
+            Err(error) => return Ended::Failed(error.kind()),
+        };
         let times = &self.limits.times;
-        let mut first = vec![0; WRITE_CAP];
+        let mut first = Vec::with_capacity(WRITE_CAP);
         let read = tokio::select! {
-            read = timeout(times.opening, partner.read(&mut first)) => read,
+            read = timeout(times.opening, read_piece(&mut partner, &mut first)) => read,
             () = self.stopping.cancelled() => return Ended::Drained,
         };
         match read {
             Err(_) => return Ended::Silent,
             Ok(Err(error)) => return Ended::Failed(error.kind()),
             Ok(Ok(0)) => return Ended::Closed,
-            Ok(Ok(count)) => first.truncate(count),
+            Ok(Ok(_)) => {}
         }
-        let header = self.enclave.wants_header().then(|| written(&from.map_or(Header::Own, Header::Passed)));
         match reach(&*self.enclave, header.as_deref(), self.limits.connect).await {
             Some(enclave) => carry(partner, enclave, first, times, carried).await,
             None => Ended::Unreachable,

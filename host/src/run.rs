@@ -12,7 +12,7 @@ use crate::drain;
 use crate::endpoint::{BoundListener, EnclaveAddress};
 use crate::launcher::{Launcher, Patience, Pulse, RestartPolicy, State, Status, SuperviseError, supervise};
 use crate::probe::{self, Vitals};
-use crate::relay::{self, Counters, Limits, NextHost, Partners};
+use crate::relay::{self, Counters, Limits, NextHost, Partners, Threads};
 use crate::status::{self, Sources};
 use crate::witnesses::Witnesses;
 
@@ -23,7 +23,7 @@ const REACH_LOG: Duration = Duration::from_secs(5);
 /// that it is to drain.
 ///
 /// # Errors
-/// When the report can no longer be given.
+/// When the system gives no threads, or the report can no longer be given.
 pub async fn relay_only(
     partners: Partners,
     (next, control): (NextHost, Option<EnclaveAddress>),
@@ -40,9 +40,10 @@ pub async fn relay_only(
         stop: stop.clone(),
     };
     let over = CancellationToken::new();
+    let relay = relay::begin(Threads::start()?, partners, Arc::new(next), limits, counters)?;
     let relay = async {
         let stopped = stop.clone().cancelled_owned();
-        let cut = relay::serve(partners, Arc::new(next), limits, counters, stopped).await;
+        let cut = relay.until(stopped).await;
         over.cancel();
         cut
     };
@@ -106,7 +107,9 @@ pub async fn with_enclave<L: Launcher>(
         result
     };
     let stopped = relay_stop.clone().cancelled_owned();
-    let relay_task = relay::serve(partners, Arc::new(partner), settings.limits, counters, stopped);
+    let relay = Threads::start()
+        .and_then(|threads| relay::begin(threads, partners, Arc::new(partner), settings.limits, counters));
+    let relay_task = relay.map_err(RunError::Threads)?.until(stopped);
     tokio::select! {
         (result, cut) = async { tokio::join!(enclave_task, relay_task) } => {
             tracing::info!(cut, "drained");
@@ -199,6 +202,9 @@ pub enum RunError {
     /// The enclave could not be kept running.
     #[error(transparent)]
     Enclave(#[from] SuperviseError),
+    /// The system gives the relay no threads.
+    #[error("could not start the relay's threads: {0}")]
+    Threads(#[source] io::Error),
     /// The report can no longer be given.
     #[error("the status address failed: {0}")]
     Status(#[from] io::Error),

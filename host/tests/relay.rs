@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
-use cleanroom_host::relay::{Counters, Limits, Times, serve};
+use cleanroom_host::relay::{Balancers, Counters, Limits, Partners, Threads, Times, begin};
+use cleanroom_proxy_protocol::{Addresses, Header, written};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_vsock::{VMADDR_CID_LOCAL, VsockAddr, VsockListener};
@@ -41,7 +42,9 @@ async fn relay_to(enclave: EnclaveAddress, limits: Limits) -> Relay {
     let address = listener.address().unwrap().to_string();
     let (counters, stop) = (Arc::new(Counters::default()), CancellationToken::new());
     let stopped = stop.clone().cancelled_owned();
-    let task = tokio::spawn(serve(listener, Arc::new(enclave), limits, Arc::clone(&counters), stopped));
+    let threads = Threads::start().unwrap();
+    let running = begin(threads, listener, Arc::new(enclave), limits, Arc::clone(&counters)).unwrap();
+    let task = tokio::spawn(running.until(stopped));
     Relay { address, counters, stop, task }
 }
 
@@ -162,6 +165,57 @@ async fn an_enclave_that_stops_reading_stalls_the_partner() {
     assert_eq!(world.relay.counters.snapshot().idle, 1);
     let read = exchange(enclave, b"").await.unwrap_or_default().len();
     assert!(read <= 1 << 20, "{read} bytes were on the way to an enclave that read none");
+}
+
+#[tokio::test]
+async fn a_header_counts_from_a_listed_balancer_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("enclave.sock");
+    let enclave = UnixListener::bind(&path).unwrap();
+    let listen: ListenAddress = "127.0.0.1:0".parse().unwrap();
+    let balancers = Balancers::new(vec!["127.0.0.2".parse().unwrap()], &listen).unwrap();
+    let listener = listen.bind().await.unwrap();
+    let address = listener.address().unwrap().to_string().parse().unwrap();
+    let limits = Limits { per_client: NonZeroUsize::new(1).unwrap(), ..LIMITS };
+    let (counters, enclave_address) = (Arc::new(Counters::default()), Arc::new(EnclaveAddress::Unix(path)));
+    let partners = Partners { listener, balancers };
+    let threads = Threads::start().unwrap();
+    let running = begin(threads, partners, enclave_address, limits, Arc::clone(&counters)).unwrap();
+    tokio::spawn(running.until(std::future::pending()));
+    let header = |client: &str| {
+        let client = format!("{client}:40000").parse().unwrap();
+        written(&Header::Passed(Addresses { client, server: address }))
+    };
+    // Says that it comes from `client`, and then a word.
+    let connect = async |from: &str, client: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream.write_all(&[header(client), b"word".to_vec()].concat()).await.unwrap();
+        stream
+    };
+    let heard = async |length: usize| {
+        let (mut stream, _) = enclave.accept().await.unwrap();
+        let mut heard = vec![0; length];
+        stream.read_exact(&mut heard).await.unwrap();
+        (stream, heard)
+    };
+
+    let _balanced = [connect("127.0.0.2", "192.0.2.1").await, connect("127.0.0.2", "192.0.2.2").await];
+    let held = [heard(4).await, heard(4).await];
+    assert!(
+        held.iter().all(|(_, heard)| heard == b"word"),
+        "the balancer is believed, and its header ends here"
+    );
+
+    // Somebody else's header is whatever it says, and no second client.
+    let _own = connect("127.0.0.1", "192.0.2.3").await;
+    let said = [header("192.0.2.3"), b"word".to_vec()].concat();
+    assert_eq!(heard(said.len()).await.1, said);
+    let mut second = connect("127.0.0.1", "192.0.2.4").await;
+    assert_eq!(second.read(&mut [0]).await.unwrap_or(0), 0);
+    let snapshot = counters.snapshot();
+    assert_eq!((snapshot.accepted, snapshot.shed_by_client, snapshot.shed_by_header), (3, 1, 0));
 }
 
 #[tokio::test]

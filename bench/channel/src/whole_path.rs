@@ -23,7 +23,7 @@ use cleanroom_channel::identity::Identity;
 use cleanroom_config::Config;
 use cleanroom_engine::{Engine, EngineConfig, Event, Facts, Job, Model, Sink};
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress};
-use cleanroom_host::relay::{self, Counters, Limits, Times};
+use cleanroom_host::relay::{self, Counters, Limits, Threads, Times};
 use cleanroom_native::Native;
 use cleanroom_partner::address::Address;
 use cleanroom_partner::channel::RelyingParty;
@@ -271,9 +271,8 @@ async fn relay(enclave: PathBuf) -> Result<SocketAddr, Box<dyn Error>> {
     };
     let enclave = Arc::new(EnclaveAddress::Unix(enclave));
     let counters = Arc::new(Counters::default());
-    tokio::spawn(async move {
-        relay::serve(BoundListener::Tcp(listener), enclave, limits, counters, std::future::pending()).await
-    });
+    let (threads, listener) = (Threads::of_caller(), BoundListener::Tcp(listener));
+    tokio::spawn(relay::begin(threads, listener, enclave, limits, counters)?.until(std::future::pending()));
     Ok(address)
 }
 

@@ -172,8 +172,18 @@ impl Accept for Partners {
 
     async fn accept(&mut self) -> io::Result<Accepted<Self::Stream>> {
         let Accepted { stream, from, .. } = self.listener.accept().await?;
-        let has_header = self.balancers.include(from.map(|ends| ends.client.ip()));
+        let has_header = self.balancers.include(from.map(|from| from.ip()));
         Ok(Accepted { stream, from, has_header })
+    }
+
+    fn copies(self, most: usize) -> io::Result<Vec<Self>> {
+        let Self { listener, balancers } = self;
+        let listeners = listener.copies(most)?.into_iter();
+        Ok(listeners.map(|listener| Self { listener, balancers: balancers.clone() }).collect())
+    }
+
+    fn here(self) -> io::Result<Self> {
+        Ok(Self { listener: self.listener.here()?, ..self })
     }
 }
 

@@ -4,10 +4,10 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, split};
+use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::time::{Instant, sleep_until};
 
-use super::pipe::pass;
+use super::pipe::{Ends, pass};
 
 /// Limits on one connection.
 #[derive(Debug, Clone, Copy)]
@@ -126,45 +126,36 @@ pub async fn carry(
     carried: &Carried,
 ) -> Ended {
     let (partner_reader, partner_writer) = split(partner);
-    let (enclave_reader, mut enclave_writer) = split(enclave);
-    let to_enclave = async {
-        enclave_writer.write_all(&first).await?;
-        enclave_writer.flush().await?;
-        carried.count(&carried.to_enclave, first.len());
-        drop(first);
-        pass(partner_reader, enclave_writer, |count| carried.count(&carried.to_enclave, count)).await
-    };
-    let both = async {
-        tokio::try_join!(
-            to_enclave,
-            pass(enclave_reader, partner_writer, |count| carried.count(&carried.to_partner, count)),
-        )
-    };
-    let expiry = carried.begun + times.lifetime;
-    // A connection that is at its beginning has one deadline, one that is open has another that moves.
-    let opening = async {
-        sleep_until(carried.begun + times.opening).await;
-        if carried.is_open() {
-            std::future::pending::<()>().await;
-        }
-    };
-    let idle = async {
-        loop {
-            let deadline = carried.last_moved() + times.idle;
-            if Instant::now() >= deadline {
-                break;
-            }
-            sleep_until(deadline).await;
-        }
-    };
+    let (enclave_reader, enclave_writer) = split(enclave);
+    let ends = Ends::default();
+    let to_enclave = pass(partner_reader, enclave_writer, first, &ends, |count| {
+        carried.count(&carried.to_enclave, count);
+    });
+    let to_partner = pass(enclave_reader, partner_writer, Vec::new(), &ends, |count| {
+        carried.count(&carried.to_partner, count);
+    });
     tokio::select! {
-        result = both => match result {
+        result = async { tokio::try_join!(to_enclave, to_partner) } => match result {
             Ok(_) => Ended::Closed,
             Err(error) => Ended::Failed(error.kind()),
         },
-        () = opening => Ended::Silent,
-        () = idle => Ended::Idle,
-        () = sleep_until(expiry) => Ended::Expired,
+        ended = limit(times, carried) => ended,
+    }
+}
+
+/// Completes when a connection has reached one of its limits. It has one timer for all of them.
+async fn limit(times: &Times, carried: &Carried) -> Ended {
+    loop {
+        let expired = (carried.begun + times.lifetime, Ended::Expired);
+        let idle = (carried.last_moved() + times.idle, Ended::Idle);
+        // A connection that is open has no such limit any more.
+        let silent = (!carried.is_open()).then(|| (carried.begun + times.opening, Ended::Silent));
+        let limits = [expired, idle].into_iter().chain(silent);
+        let (at, ended) = limits.min_by_key(|(at, _)| *at).unwrap_or(expired);
+        if Instant::now() >= at {
+            return ended;
+        }
+        sleep_until(at).await;
     }
 }
 

@@ -1,11 +1,24 @@
 //! One direction of a connection.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cleanroom_vsock::WRITE_CAP;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// Copies from `reader` to `writer` until the reader's end, then closes the writer's half and returns.
+/// Whether one of the two directions of a connection has come to its end.
+#[derive(Debug, Default)]
+pub(super) struct Ends(AtomicBool);
+
+impl Ends {
+    /// One more direction has ended. Gives whether it is the last one.
+    fn another(&self) -> bool {
+        self.0.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Writes `first`, and copies from `reader` to `writer` until the reader's end. Then closes the writer's half, unless
+/// the other direction has ended before: whoever drops both streams closes them whole.
 ///
 /// One read is one write, of at most [`WRITE_CAP`]. That is also all that a direction of a connection holds
 /// in memory: nothing is read while a write waits, so a slow reader slows its writer down. `passed` hears how
@@ -13,21 +26,37 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 ///
 /// # Errors
 /// The first error of either side.
-pub async fn pass(
+pub(super) async fn pass(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
+    first: Vec<u8>,
+    ends: &Ends,
     passed: impl Fn(usize),
 ) -> io::Result<()> {
-    let mut buffer = vec![0; WRITE_CAP];
+    let mut buffer = first;
+    buffer.reserve_exact(WRITE_CAP.saturating_sub(buffer.len()));
     loop {
-        let count = reader.read(&mut buffer).await?;
-        if count == 0 {
-            return close(&mut writer).await;
+        if !buffer.is_empty() {
+            writer.write_all(&buffer).await?;
+            writer.flush().await?;
+            passed(buffer.len());
+            buffer.clear();
         }
-        writer.write_all(buffer.get(..count).unwrap_or_default()).await?;
-        writer.flush().await?;
-        passed(count);
+        if read_piece(&mut reader, &mut buffer).await? == 0 {
+            return if ends.another() { Ok(()) } else { close(&mut writer).await };
+        }
     }
+}
+
+/// Adds what has come to `buffer`, at most [`WRITE_CAP`]. Gives how much it was: 0 at the reader's end.
+///
+/// # Errors
+/// The reader's.
+pub(super) async fn read_piece(
+    reader: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+) -> io::Result<usize> {
+    reader.take(WRITE_CAP as u64).read_buf(buffer).await
 }
 
 /// Closes the writing half. A peer that is already gone needs no telling.
@@ -112,10 +141,25 @@ mod tests {
         })
     }
 
+    /// The only direction of a connection.
+    async fn direction(reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin) -> io::Result<()> {
+        pass(reader, writer, Vec::new(), &Ends::default(), |_| ()).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_direction_leaves_closing_to_whoever_drops_the_streams() {
+        let (ends, [first, second]) = (Ends::default(), [(); 2].map(|()| Recorder::new(usize::MAX)));
+        for recorder in [&first, &second] {
+            pass(script([], false), recorder.clone(), b"x".to_vec(), &ends, |_| ()).await.unwrap();
+            assert_eq!(*recorder.writes.borrow(), [(0, 1)]);
+        }
+        assert_eq!((*first.closed.borrow(), *second.closed.borrow()), (true, false));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn nothing_waits() {
         let recorder = Recorder::new(usize::MAX);
-        pass(script([(0, 10), (1, 20), (50, 30)], false), recorder.clone(), |_| ()).await.unwrap();
+        direction(script([(0, 10), (1, 20), (50, 30)], false), recorder.clone()).await.unwrap();
         assert_eq!(*recorder.writes.borrow(), [(0, 10), (1, 20), (50, 30)]);
         assert!(*recorder.closed.borrow());
     }
@@ -123,7 +167,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_write_is_larger_than_the_cap() {
         let recorder = Recorder::new(usize::MAX);
-        pass(script([(0, 10), (0, 3 * WRITE_CAP)], false), recorder.clone(), |_| ()).await.unwrap();
+        direction(script([(0, 10), (0, 3 * WRITE_CAP)], false), recorder.clone()).await.unwrap();
         assert_eq!(*recorder.writes.borrow(), [(0, 10), (0, WRITE_CAP), (0, WRITE_CAP), (0, WRITE_CAP)]);
     }
 
@@ -131,7 +175,11 @@ mod tests {
     async fn what_a_writer_does_not_take_is_offered_again() {
         let recorder = Recorder::new(6);
         let total = RefCell::new(0);
-        pass(script([(0, 10)], false), recorder.clone(), |count| *total.borrow_mut() += count).await.unwrap();
+        pass(script([(0, 10)], false), recorder.clone(), Vec::new(), &Ends::default(), |count| {
+            *total.borrow_mut() += count;
+        })
+        .await
+        .unwrap();
         assert_eq!(*recorder.writes.borrow(), [(0, 10), (0, 4)]);
         assert_eq!(*total.borrow(), 10);
     }
@@ -139,7 +187,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_read_before_a_failure_is_written_and_the_half_is_not_closed() {
         let recorder = Recorder::new(usize::MAX);
-        let result = pass(script([(0, 10), (1, 20)], true), recorder.clone(), |_| ()).await;
+        let result = direction(script([(0, 10), (1, 20)], true), recorder.clone()).await;
         assert_eq!(result.unwrap_err().to_string(), "scripted");
         assert_eq!(*recorder.writes.borrow(), [(0, 10), (1, 20)]);
         assert!(!*recorder.closed.borrow(), "a failure must not look like an end");
@@ -149,7 +197,7 @@ mod tests {
     async fn nothing_is_read_while_a_write_waits() {
         let (mut source, reader) = tokio::io::duplex(WRITE_CAP);
         let (writer, _never_read) = tokio::io::duplex(1000);
-        let mut relay = Box::pin(pass(reader, writer, |_| ()));
+        let mut relay = Box::pin(direction(reader, writer));
         let mut offered = 0;
         let fill = async {
             loop {

@@ -25,6 +25,16 @@ const LIMITS: Limits = Limits {
 /// Partners: what is sent here is accepted by the relay.
 struct Partners(mpsc::UnboundedReceiver<io::Result<Accepted<DuplexStream>>>);
 
+impl Moves for DuplexStream {
+    fn here(self) -> io::Result<Self> {
+        Ok(self)
+    }
+
+    fn server(&self) -> Option<SocketAddr> {
+        Some(ends("0.0.0.0").server)
+    }
+}
+
 impl Accept for Partners {
     type Stream = DuplexStream;
 
@@ -67,13 +77,22 @@ struct World {
     relay: tokio::task::JoinHandle<u64>,
 }
 
+fn begun<D: Dial>(
+    accepted: mpsc::UnboundedReceiver<io::Result<Accepted<DuplexStream>>>,
+    enclave: Arc<D>,
+    counters: Arc<Counters>,
+) -> Running<D> {
+    begin(Threads::of_caller(), Partners(accepted), enclave, LIMITS, counters).unwrap()
+}
+
 fn world(refusals: usize) -> World {
     let (partners, accepted) = mpsc::unbounded_channel();
     let (ends, enclaves) = mpsc::unbounded_channel();
     let (counters, stop) = (Arc::new(Counters::default()), CancellationToken::new());
     let enclave = Arc::new(Enclave { refusals: refusals.into(), ends: Mutex::new(ends) });
     let stopped = stop.clone().cancelled_owned();
-    let relay = tokio::spawn(serve(Partners(accepted), enclave, LIMITS, Arc::clone(&counters), stopped));
+    let running = begun(accepted, enclave, Arc::clone(&counters));
+    let relay = tokio::spawn(running.until(stopped));
     World { partners, enclaves, counters, stop, relay }
 }
 
@@ -84,7 +103,7 @@ impl World {
 
     fn connect_from(&self, from: Option<&str>) -> DuplexStream {
         let (near, stream) = duplex(1024);
-        let from = from.map(ends);
+        let from = from.map(|client| ends(client).client);
         self.partners.send(Ok(Accepted { stream, from, has_header: false })).unwrap();
         near
     }
@@ -92,7 +111,7 @@ impl World {
     /// A connection of a balancer.
     fn connect_balanced(&self) -> DuplexStream {
         let (near, stream) = duplex(1024);
-        let from = Some(ends("10.0.0.5"));
+        let from = Some(ends("10.0.0.5").client);
         self.partners.send(Ok(Accepted { stream, from, has_header: true })).unwrap();
         near
     }
@@ -115,7 +134,7 @@ impl World {
 /// The ends of a connection from an address.
 fn ends(client: &str) -> Addresses {
     let server = "198.51.100.1:8443".parse().unwrap();
-    Addresses { client: std::net::SocketAddr::new(client.parse().unwrap(), 40_000), server }
+    Addresses { client: SocketAddr::new(client.parse().unwrap(), 40_000), server }
 }
 
 /// The header of a connection from an address.
@@ -322,10 +341,10 @@ async fn another_host_is_told_whose_connection_it_gets() {
         let (near, mut far) = duplex(1024);
         let (partners, accepted) = mpsc::unbounded_channel();
         let (mut partner, stream) = duplex(1024);
-        let from = from.map(ends);
+        let from = from.map(|client| ends(client).client);
         partners.send(Ok(Accepted { stream, from, has_header: false })).unwrap();
         let host = Arc::new(Host(Mutex::new(Some(near))));
-        let relay = tokio::spawn(serve(Partners(accepted), host, LIMITS, Arc::default(), pending()));
+        let relay = tokio::spawn(begun(accepted, host, Arc::default()).until(pending()));
         partner.write_all(b"TLS").await.unwrap();
         let mut heard = vec![0; expected.len() + 3];
         far.read_exact(&mut heard).await.unwrap();

@@ -7,7 +7,7 @@
 //! 1. [`share`]: tokens of one, two and three rooms behind one name, against the sum of what each gives when it is asked
 //!    directly;
 //! 2. [`set_up`]: a session through the balancer against one to the host itself;
-//! 3. [`relay`]: the host's relay against `HAProxy`, as carriers of bytes and of connections;
+//! 3. [`relay`]: the host's relay against `HAProxy`, as carriers of bytes and of connections: speed, and processor time;
 //! 4. [`memory`]: idle sessions and streams under way.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made has failed")]
@@ -27,10 +27,11 @@ use cleanroom_tests::balancer::Program;
 use report::Report;
 
 const USAGE: &str = "\
-usage: scripts/bench fleet [--only PART] [--rounds N] [--set-ups N] [--sessions N] [--streams N]
+usage: scripts/bench fleet [--only PART] [--rounds N] [--pairs N] [--set-ups N] [--sessions N] [--streams N]
 
-  --only PART     share, set-up, relay or memory; all by default
+  --only PART     share, set-up, relay, relay-cost or memory; all by default
   --rounds N      rounds of each side, in turn, of share and relay (default 3)
+  --pairs N       short pairs of relay-cost (default 32); a minute, and other programs may run meanwhile
   --set-ups N     session set-ups of each way (default 200)
   --sessions N    idle sessions (default 1000)
   --streams N     streams at once (default 300)
@@ -38,6 +39,9 @@ usage: scripts/bench fleet [--only PART] [--rounds N] [--set-ups N] [--sessions 
 HAProxy must be installed (Debian: haproxy). Envoy is measured as well if its program `envoy` is in PATH.
 
 Exit code 0 when every target is met, 1 when one is missed, 2 when nothing could be measured.";
+
+/// What `--only` takes.
+const PARTS: [&str; 5] = ["share", "set-up", "relay", "relay-cost", "memory"];
 
 /// The balancers.
 const BALANCERS: [(&str, Program); 2] = [("HAProxy", Program::HaProxy), ("Envoy", Program::Envoy)];
@@ -81,6 +85,9 @@ fn measure(arguments: &Arguments) -> bool {
         if arguments.has("relay") {
             relay::measure(&mut report, arguments.rounds).await;
         }
+        if arguments.has("relay-cost") {
+            relay::measure_cost(&mut report, arguments.pairs).await;
+        }
         if arguments.has("memory") {
             memory::measure(&mut report, arguments.sessions, arguments.streams).await;
         }
@@ -91,6 +98,7 @@ fn measure(arguments: &Arguments) -> bool {
 struct Arguments {
     only: Option<String>,
     rounds: usize,
+    pairs: usize,
     set_ups: usize,
     sessions: usize,
     streams: usize,
@@ -99,7 +107,8 @@ struct Arguments {
 impl Arguments {
     /// `None` when help is asked for.
     fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
-        let mut arguments = Self { only: None, rounds: 3, set_ups: 200, sessions: 1000, streams: 300 };
+        let mut arguments =
+            Self { only: None, rounds: 3, pairs: 32, set_ups: 200, sessions: 1000, streams: 300 };
         while let Some(name) = given.next() {
             if name == "--help" || name == "-h" {
                 return Ok(None);
@@ -110,11 +119,10 @@ impl Arguments {
                 _ => Err(format!("expected a number above 0 after {name}, got {value}")),
             };
             match name.as_str() {
-                "--only" if ["share", "set-up", "relay", "memory"].contains(&value.as_str()) => {
-                    arguments.only = Some(value);
-                }
-                "--only" => return Err(format!("expected share, set-up, relay or memory, got {value}")),
+                "--only" if PARTS.contains(&value.as_str()) => arguments.only = Some(value),
+                "--only" => return Err(format!("expected one of {}, got {value}", PARTS.join(", "))),
                 "--rounds" => arguments.rounds = number()?,
+                "--pairs" => arguments.pairs = number()?,
                 "--set-ups" => arguments.set_ups = number()?,
                 "--sessions" => arguments.sessions = number()?,
                 "--streams" => arguments.streams = number()?,

@@ -1,5 +1,8 @@
 //! The host's relay against `HAProxy`: the same clients, and the same server behind a Unix socket.
 //!
+//! [`measure`] compares speed, on a machine that does nothing else. [`measure_cost`] compares processor time in many short
+//! pairs, of which the least disturbed count, so it can be believed on a busy machine, too.
+//!
 //! Both log each connection. Clients and server are this program, on the same processors, and cost both sides the same. So
 //! the processor time that each carrier used itself is compared as well.
 
@@ -8,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cleanroom_tests::balancer::Program;
+use cleanroom_tests::balancer::{Balancer, Program};
 use cleanroom_tests::processes::Running;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -16,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::MANY_CONNECTIONS;
 use crate::process::processor_time;
-use crate::report::{Limit, Report, median};
+use crate::report::{Limit, Report, at, median};
 
 /// Bytes of a bulk transfer in one direction, over all of its connections.
 const BULK: u64 = 1 << 30;
@@ -24,6 +27,9 @@ const BULK: u64 = 1 << 30;
 const RECORD: usize = 16 << 10;
 /// How long connections are counted.
 const COUNTED: Duration = Duration::from_secs(2);
+/// The same of a short pair.
+const SHORT_BULK: u64 = 1 << 27;
+const SHORT_COUNTED: Duration = Duration::from_millis(250);
 /// Clients that connect again and again.
 const CLIENTS: usize = 16;
 
@@ -41,8 +47,8 @@ struct Carrier {
 enum Work {
     /// Bytes to the enclave, and from it, over so many connections.
     Bulk { up: u64, down: u64, connections: u64 },
-    /// Connections, one after the other, by [`CLIENTS`].
-    Connections,
+    /// Connections for so long, one after the other, by [`CLIENTS`].
+    Connections(Duration),
 }
 
 /// How fast it was: bytes or connections a second, and for each second of the carrier's processor time.
@@ -51,43 +57,82 @@ struct Rate {
     a_processor_second: f64,
 }
 
+/// The two carriers in front of one server.
+struct Both {
+    relay: Carrier,
+    haproxy: Carrier,
+    _running: (tempfile::TempDir, Balancer, Running),
+}
+
+impl Both {
+    async fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let far = folder.path().join("far.sock");
+        let server = UnixListener::bind(&far).unwrap();
+        tokio::spawn(serve(server));
+        let to = [format!("unix:{}", far.display())];
+        let balancer = Program::HaProxy.start_without_header(folder.path(), &to).await?;
+        let haproxy = Carrier { process: balancer.id(), address: balancer.address };
+        let (relay, process) = relay(folder.path(), &far);
+        Some(Self { relay, haproxy, _running: (folder, balancer, process) })
+    }
+
+    /// What both did of the same work, the relay first in every other pair.
+    async fn pairs(&self, work: Work, count: usize) -> Vec<[Rate; 2]> {
+        let mut pairs = Vec::new();
+        for number in 0..count {
+            pairs.push(if number % 2 == 0 {
+                let ours = rate(&self.relay, work).await;
+                [ours, rate(&self.haproxy, work).await]
+            } else {
+                let theirs = rate(&self.haproxy, work).await;
+                [rate(&self.relay, work).await, theirs]
+            });
+        }
+        pairs
+    }
+}
+
+/// The work that is compared: what its unit is called, and how many of its units are in one that is shown.
+fn works(bulk: u64, counted: Duration) -> [(&'static str, Work, f64); 4] {
+    let mebibyte = f64::from(1 << 20);
+    let bulk = |up, down, connections| Work::Bulk { up: up * bulk, down: down * bulk, connections };
+    [
+        ("MiB from the enclave, 1 stream", bulk(0, 1, 1), mebibyte),
+        ("MiB from the enclave, 64 streams", bulk(0, 1, 64), mebibyte),
+        ("MiB to the enclave, 64 streams", bulk(1, 0, 64), mebibyte),
+        ("connections", Work::Connections(counted), 1.0),
+    ]
+}
+
+/// Processor time of each side for the same work. The quarter of the pairs that cost least was disturbed least.
+pub(crate) async fn measure_cost(report: &mut Report, pairs: usize) {
+    let Some(both) = Both::start().await else { return };
+    println!("\nProcessor time of the relay and of HAProxy, microseconds, the best quarter of {pairs} pairs");
+    println!("    {:<34} {:>9} {:>9} {:>7}", "", "relay", "HAProxy", "ratio");
+    for (name, work, unit) in works(SHORT_BULK, SHORT_COUNTED) {
+        let pairs = both.pairs(work, pairs).await;
+        let cost = |side: usize| {
+            let rates = pairs.iter().filter_map(|pair| pair.get(side));
+            at(rates.map(|rate| 1e6 * unit / rate.a_processor_second), 25)
+        };
+        let (ours, theirs) = (cost(0), cost(1));
+        println!("    {name:<34} {ours:>9.1} {theirs:>9.1} {:>7.2}", ours / theirs);
+        report.target(format!("processor time, relay to HAProxy, {name}"), ours / theirs, Limit::AtMost(1.0));
+    }
+}
+
 pub(crate) async fn measure(report: &mut Report, rounds: usize) {
-    let folder = tempfile::tempdir().unwrap();
-    let far = folder.path().join("far.sock");
-    let server = UnixListener::bind(&far).unwrap();
-    tokio::spawn(serve(server));
-    let Some(balancer) =
-        Program::HaProxy.start_without_header(folder.path(), &[format!("unix:{}", far.display())]).await
-    else {
-        return;
-    };
-    let haproxy = Carrier { process: balancer.id(), address: balancer.address };
-    let (relay, _process) = relay(folder.path(), &far);
+    let Some(both) = Both::start().await else { return };
     println!(
-        "\nThe relay and HAProxy in TCP mode, in front of one server, medians of {rounds} rounds in turn"
+        "\nThe relay and HAProxy in TCP mode, a second, in front of one server, medians of {rounds} rounds in turn"
     );
     println!(
         "    {:<34} {:>9} {:>9} {:>7}   {:>30}",
         "", "relay", "HAProxy", "ratio", "for each processor second"
     );
-    let gigabyte = |up, down, connections| Work::Bulk { up: up * BULK, down: down * BULK, connections };
-    for (name, work) in [
-        ("MiB/s from the enclave, 1 stream", gigabyte(0, 1, 1)),
-        ("MiB/s from the enclave, 64 streams", gigabyte(0, 1, 64)),
-        ("MiB/s to the enclave, 64 streams", gigabyte(1, 0, 64)),
-        ("connections/s", Work::Connections),
-    ] {
-        let unit = if let Work::Bulk { .. } = work { f64::from(1 << 20) } else { 1.0 };
-        let mut pairs = Vec::new();
-        for round in 0..rounds {
-            pairs.push(if round % 2 == 0 {
-                let ours = rate(&relay, work).await;
-                [ours, rate(&haproxy, work).await]
-            } else {
-                let theirs = rate(&haproxy, work).await;
-                [rate(&relay, work).await, theirs]
-            });
-        }
+    for (name, work, unit) in works(BULK, COUNTED) {
+        let pairs = both.pairs(work, rounds).await;
         let compared = |of: fn(&Rate) -> f64| {
             let side = |index: usize| median(pairs.iter().filter_map(|pair| pair.get(index)).map(of)) / unit;
             (side(0), side(1), median(pairs.iter().map(|[ours, theirs]| of(ours) / of(theirs))))
@@ -114,7 +159,7 @@ async fn rate(carrier: &Carrier, work: Work) -> Rate {
     let (begun, spent) = (Instant::now(), processor_time(carrier.process));
     let done = match work {
         Work::Bulk { up, down, connections } => bulk(carrier.address, up, down, connections).await,
-        Work::Connections => connections(carrier.address).await,
+        Work::Connections(counted) => connections(carrier.address, counted).await,
     };
     let (elapsed, spent) = (begun.elapsed(), processor_time(carrier.process) - spent);
     Rate { a_second: done / elapsed.as_secs_f64(), a_processor_second: done / spent.as_secs_f64() }
@@ -129,8 +174,8 @@ async fn bulk(address: SocketAddr, up: u64, down: u64, connections: u64) -> f64 
     (up + down) as f64
 }
 
-async fn connections(address: SocketAddr) -> f64 {
-    let end = Instant::now() + COUNTED;
+async fn connections(address: SocketAddr, counted: Duration) -> f64 {
+    let end = Instant::now() + counted;
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         clients.spawn(async move {
