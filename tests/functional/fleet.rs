@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -420,18 +420,22 @@ async fn a_clean_room_that_comes_back_behind_a_balancer_is_found_within_seconds(
     // The first search tries the address three times.
     wait::until("the first search is over", || proven.of(0) == 3).await;
     is_back.store(true, Ordering::SeqCst);
-    // By the partner's clock. A machine that is busy has a while for each search.
-    for _ in 0..25 {
-        hands.advance(Duration::from_secs(1));
-        answers.push(sessions.send(&request()).await.unwrap());
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    // By the partner's clock, which goes on when what was begun has come to its end.
+    let mut waited = Duration::ZERO;
     in_time(async {
         while seen.of(1) == 0 {
+            hands.advance(Duration::from_secs(1));
+            waited += Duration::from_secs(1);
             answers.push(sessions.send(&request()).await.unwrap());
+            wait::until("the search is over", || {
+                let proofs: u64 = sessions.proofs().values().sum();
+                proven.of(1) > 0 || proofs == room.connections() as u64
+            })
+            .await;
         }
     })
     .await;
+    assert!(waited <= Duration::from_secs(25), "{waited:?}");
 }
 
 /// A stream whose session ends, behind an address at which `answers` says which enclave each further connection
@@ -484,6 +488,41 @@ async fn what_asks_for_a_receipt_comes_to_the_clean_room_that_has_it() {
 }
 
 // Real processes.
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_carries_64_requests_and_a_further_one_waits_until_one_has_ended() {
+    const AT_ONCE: u32 = 64;
+    // A partner gets three quarters of the sequences.
+    let limits = "[limits]\nsequences = 88\nqueued = 0\nthreads = 1\n";
+    let fleet = Fleet::start(1, &format!("{limits}[traffic]\nstep = 256\ncadence = \"50ms\"\n"), &[]);
+    let (mut proxy, listen) = fleet.connect(&[&fleet.addresses[0].to_string()], &["--wait", "60s"]);
+    let (begun, ended) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    // Gives how many answers had ended when this one began.
+    let ask = || {
+        let (begun, ended) = (Arc::clone(&begun), Arc::clone(&ended));
+        let mut asked: serde_json::Value = serde_json::from_str(&question("Hello", true)).unwrap();
+        // Without the control tokens no answer ends early.
+        asked["logit_bias"] = serde_json::json!({ "0": -100, "1": -100, "2": -100 });
+        async move {
+            let response = send(listen, "POST", "/v1/chat/completions", &asked.to_string()).await;
+            let ended_before = ended.load(Ordering::SeqCst);
+            begun.add_permits(1);
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert!(String::from_utf8_lossy(&body).contains("data: [DONE]"));
+            ended.fetch_add(1, Ordering::SeqCst);
+            ended_before
+        }
+    };
+    let mut first = JoinSet::new();
+    for _ in 0..AT_ONCE {
+        first.spawn(ask());
+    }
+    in_time(begun.acquire_many(AT_ONCE)).await.unwrap().forget();
+    let ended_before = ask().await;
+    assert!(ended_before > 0, "it began while all the others ran");
+    in_time(first.join_all()).await;
+    assert!(proxy.stop().success());
+}
 
 /// A paced stream takes some seconds, whatever the machine's speed.
 const PACED: &str = "[traffic]\nstep = 256\ncadence = \"100ms\"\n";

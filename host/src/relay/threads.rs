@@ -140,7 +140,7 @@ mod tests {
             let told = told.clone();
             threads.carry(0, tokio::io::duplex(1).0, |_| async move {
                 told.send(thread::current().name().map(str::to_owned)).unwrap();
-                std::future::pending().await
+                std::future::pending::<()>().await;
             });
         }
         drop(told);
