@@ -17,11 +17,12 @@ use crate::Outcome;
 use crate::repository::Repository;
 
 /// Where prompts and answers pass.
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 7] = [
     "attestation/safeguard/src/",
     "enclave/backend/src/",
     "enclave/engine/src/",
     "enclave/native/src/",
+    "enclave/openai/src/",
     "enclave/protocol/src/",
     "enclave/worker/src/",
 ];

@@ -151,13 +151,12 @@ struct RawScored {
 #[derive(Deserialize)]
 struct RawScore {
     token: Text,
-    bytes: Option<Vec<u8>>,
+    bytes: Option<Zeroizing<Vec<u8>>>,
     logprob: f32,
 }
 
 impl From<RawScore> for TokenScore {
     fn from(RawScore { token, bytes, logprob }: RawScore) -> Self {
-        let bytes = bytes.map(Zeroizing::new);
         let bytes = bytes.as_deref().map_or(token.as_str().as_bytes(), Vec::as_slice);
         Self::new(bytes, true, logprob)
     }
