@@ -17,6 +17,7 @@ pub mod channel;
 mod crypto;
 pub mod digest;
 pub mod document;
+pub mod engine;
 pub mod log;
 pub mod measured_boot;
 pub mod measurement;

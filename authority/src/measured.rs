@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use cleanroom_attestation::digest::{Sha256, Sha256Digest, Sha384Digest};
+use cleanroom_attestation::engine::identity_under;
 use cleanroom_attestation::measurement::{Measurer, of_name, of_program};
 use cleanroom_attestation::model::ModelDigester;
 
@@ -66,9 +67,25 @@ fn image_file(path: &Path) -> Result<[Sha384Digest; 3], Failure> {
     Ok([measurement.pcr0, measurement.pcr1, measurement.pcr2])
 }
 
-/// A model's identity, from its digest in hexadecimal or from its file.
+/// A model's identity, from its digest in hexadecimal or from its file. `,config:FILE` behind it names the configuration of the
+/// enclave, if an engine of its own process is to serve the model: the identity commits to that as well.
 pub(crate) fn model(text: &str) -> Result<Sha256Digest, Failure> {
-    text.parse().or_else(|_| model_file(Path::new(text)))
+    let weights = |text: &str| text.parse().or_else(|_| model_file(Path::new(text)));
+    match text.split_once(",config:") {
+        Some((model, config)) => under(Path::new(config), weights(model)?),
+        None => weights(text),
+    }
+}
+
+/// The identity of the model in a file under the enclave's configuration.
+pub(crate) fn model_under(path: &Path, config: &Path) -> Result<Sha256Digest, Failure> {
+    under(config, model_file(path)?)
+}
+
+fn under(config: &Path, weights: Sha256Digest) -> Result<Sha256Digest, Failure> {
+    let text = String::from_utf8(files::read(config, MAX_CONFIG_BYTES)?)
+        .map_err(|_| Failure::usage(format!("{}: expected text", config.display())))?;
+    identity_under(&text, weights).map_err(|error| Failure::usage(format!("{}: {error}", config.display())))
 }
 
 /// The identity of the model in a file. The memory that this takes does not grow with the model.

@@ -125,7 +125,7 @@ impl Trust {
             let _ = write!(text, "\n[deployment]\npcr4 = [\"{}\"]\n", of_name(instance_id));
         }
         for Model { id, file } in &self.model {
-            let digest = measured::model_file(file)?;
+            let digest = measured::model_under(file, config)?;
             let _ = write!(text, "\n[[model]]\nid = \"{id}\"\nsha256 = \"{digest}\"\n");
         }
         Ok(text)

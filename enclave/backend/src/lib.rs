@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod engine;
 mod event;
 mod secret;
 mod task;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use self::clock::Clock;
+pub use self::engine::{EngineFacts, Flavour};
 pub use self::event::{Event, FinishReason, Piece, ScoredToken, Sink, TokenScore, Usage};
 pub use self::secret::SecretString;
 pub use self::task::{
@@ -107,6 +109,8 @@ pub struct Settings {
     pub prefix_time: Duration,
     /// By which requests and beginnings of prompts grow old.
     pub clock: Clock,
+    /// The engine of its own process that is to serve, if the configuration names one.
+    pub engine: Option<EngineFacts>,
 }
 
 /// What a model can be asked for.

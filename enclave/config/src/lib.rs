@@ -22,6 +22,28 @@
 //! prefix_time = "5m"            # prompts are kept so long for the same partner's next one; "0s" keeps none
 //! kv_memory = "2GiB"            # for keys and values; no more is taken than whole contexts of all sequences need
 //!
+//! [engine]                      # optional: a server of models in the image, instead of the project's own engine
+//! kind = "vllm"                 # its dialect: "vllm", "llama-server" or "openai"
+//! name = "vLLM"                 # name and version are for people, and in the model's identity
+//! version = "0.32.0"
+//! argv = ["/opt/vllm/bin/vllm", "serve", "{model}", "--uds", "{socket}"]
+//! files = ["/opt/vllm", "/usr", "/lib", "/lib64"]     # what it sees of the image, read-only
+//! context = 32768               # tokens of a prompt and its answer together
+//! # and every one of these optional:
+//! environment = { HOME = "/tmp" }
+//! devices = ["/dev/nvidia0"]    # beside null, zero, full, random and urandom
+//! model_suffix = ".gguf"        # the end of the name of the model's file
+//! served_model = "demo"         # the name under which the engine knows the model; the public one, if it is not given
+//! scratch = "1GiB"              # memory for the engine's own files, without the model's
+//! loopback = false              # whether its processes may talk to each other over a loopback
+//! tools = false                 # what it can be asked for
+//! reasoning = false
+//! thinking_switch = false
+//! reasoning_effort = false
+//! logprobs = false
+//! silence = "2m"                # the longest time without an event of an answer
+//! start = "10m"                 # the longest time until it is ready
+//!
 //! [traffic]                     # optional: hide the lengths and the rhythm of answers from the host
 //! step = 1024                   # bytes of every frame of a stream; whole answers have a multiple of it
 //! cadence = "50ms"              # a stream sends one frame this often, full or not
@@ -29,6 +51,8 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
+
+mod engine;
 
 use std::collections::HashSet;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -38,6 +62,8 @@ use std::time::Duration;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use serde::Deserialize;
+
+pub use self::engine::{Engine, EngineKind};
 
 /// Memory for keys and values when the file does not say, in bytes: whole contexts of small models, and many conversations
 /// with larger ones.
@@ -66,6 +92,8 @@ pub struct Config {
     pub limits: Limits,
     /// How answers look from outside. Without it, events leave when they are ready.
     pub traffic: Option<Traffic>,
+    /// A server of models in the image that serves instead of the project's own engine.
+    pub engine: Option<Engine>,
 }
 
 /// What the host sees of answers: frames of one length at one rhythm.
@@ -196,6 +224,9 @@ impl Config {
         if raw.sealed && release_root.is_none() {
             return Err(ConfigError::SealedWithoutRelease);
         }
+        if raw.sealed && raw.engine.is_some() {
+            return Err(ConfigError::SealedForEngine);
+        }
         Ok(Self {
             model: raw.model,
             model_sha256: raw.model_sha256,
@@ -204,7 +235,15 @@ impl Config {
             release_root,
             limits: raw.limits,
             traffic: raw.traffic,
+            engine: raw.engine,
         })
+    }
+
+    /// The identity of the model with these weights: what releases, policies and PCR 16 name. With an engine it commits to that
+    /// as well.
+    #[must_use]
+    pub fn identity(&self, weights: Sha256Digest) -> Sha256Digest {
+        self.engine.as_ref().map_or(weights, |engine| engine.identity.identity(&weights))
     }
 }
 
@@ -221,6 +260,7 @@ struct Raw {
     #[serde(default)]
     limits: Limits,
     traffic: Option<Traffic>,
+    engine: Option<Engine>,
 }
 
 #[derive(Deserialize)]
@@ -310,6 +350,9 @@ pub enum ConfigError {
     /// The weights are sealed, and nothing says who has their key.
     #[error("sealed = true needs a [release]: a release names the brokers that have the key of the weights")]
     SealedWithoutRelease,
+    /// Sealed weights for an engine of its own process.
+    #[error("sealed = true and [engine] do not go together yet: the brokers release keys for weights alone")]
+    SealedForEngine,
 }
 
 #[cfg(test)]

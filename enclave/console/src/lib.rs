@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
@@ -87,6 +88,18 @@ pub enum Line<'a> {
     },
     /// A release revokes the model.
     ModelRevoked,
+    /// An engine of its own process failed a request.
+    EngineFailed {
+        /// The code of what it did.
+        reason: Code<'a>,
+    },
+    /// An engine of its own process has ended, and is started again.
+    EngineEnded {
+        /// The code of how it ended.
+        how: Code<'a>,
+        /// When it is started again.
+        again_after: Duration,
+    },
     /// Everything that ran has ended.
     Drained,
     /// The end, and why.
@@ -142,6 +155,11 @@ impl fmt::Display for Line<'_> {
                 write!(formatter, "a record is opened, and the log says so record={record}")
             }
             Self::ModelRevoked => formatter.write_str("the model is revoked: erasing its weights"),
+            Self::EngineFailed { reason } => write!(formatter, "the engine failed a request reason={reason}"),
+            Self::EngineEnded { how, again_after } => {
+                let milliseconds = again_after.as_millis();
+                write!(formatter, "the engine has ended how={how} again_after_ms={milliseconds}")
+            }
             Self::Drained => formatter.write_str("drained"),
             Self::Halted(reason) => {
                 let text = format!("halted: {reason}");
@@ -219,7 +237,11 @@ mod tests {
                 Line::PolicyUnreadable { .. } => Some(Line::DayTaken { broker: &broker }),
                 Line::DayTaken { .. } => Some(Line::RecordOpened { record: &digest }),
                 Line::RecordOpened { .. } => Some(Line::ModelRevoked),
-                Line::ModelRevoked => Some(Line::Drained),
+                Line::ModelRevoked => Some(Line::EngineFailed { reason: code }),
+                Line::EngineFailed { .. } => {
+                    Some(Line::EngineEnded { how: code, again_after: Duration::from_millis(500) })
+                }
+                Line::EngineEnded { .. } => Some(Line::Drained),
                 Line::Drained => Some(Line::Halted(&ends)),
                 Line::Halted(_) => Some(Line::Defect { file: "a.rs", line: 1 }),
                 Line::Defect { .. } => None,

@@ -96,7 +96,8 @@ where
         KeyOf::Drained => return Ok(()),
     };
     let model = weights(store, model_limit, config.model_sha256, released).await?;
-    let digest = model.digest();
+    // Of the weights, and of the engine that serves them if it is not the image's own.
+    let digest = config.identity(model.digest());
     let guard = guard(&config, digest, clock.clone(), control.is_some())?;
     let attester = commit(security_module, &config, digest, guard.as_ref(), clock.clone()).await?;
     attester.begin_log().await?;

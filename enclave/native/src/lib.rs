@@ -55,8 +55,16 @@ impl Loader for NativeLoader {
     ) -> Result<Arc<dyn Backend>, LoadError> {
         let model = Model::read_gguf(file, length, |_| {}).map_err(NotLoaded::Model)?;
         let model = model.with_wall_clock(move || clock());
-        let Settings { threads, sequences, per_owner, queued, kv_memory, prefix_time, clock: ageing } =
-            settings;
+        let Settings {
+            threads,
+            sequences,
+            per_owner,
+            queued,
+            kv_memory,
+            prefix_time,
+            clock: ageing,
+            engine: _,
+        } = settings;
         let config = EngineConfig {
             threads: threads.unwrap_or_else(cleanroom_engine::processors),
             max_sequences: sequences,

@@ -44,7 +44,16 @@ fn keep() -> Result<(), Reason> {
     let open = |partners: std::os::fd::BorrowedFd<'_>| cleanroom_vsock::listen_on(partners);
     let model_limit = model_limit();
     let worker_user = Some(WORKER);
-    program::keep(KeeperInputs { device, config, partners, worker_user, attach, model_limit, open })
+    program::keep(KeeperInputs {
+        device,
+        config,
+        partners,
+        runs_engines: false,
+        worker_user,
+        attach,
+        model_limit,
+        open,
+    })
 }
 
 /// The most bytes that a model may have: seven eighths of the free memory. The weights are there once; what is left is for the

@@ -1,13 +1,13 @@
 //! How many tokens a prompt has, before anything is asked of the model.
 
-use cleanroom_backend::{Input, PrepareError};
+use cleanroom_backend::{Flavour, Input, PrepareError};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
 use crate::chunk::Text;
 use crate::http::Exchange;
-use crate::{Failure, Flavour, Shared, request};
+use crate::{Failure, Shared, request};
 
 /// Most bytes of an answer that lists tokens.
 const MAX_TOKENS_BODY: usize = 32 * 1024 * 1024;

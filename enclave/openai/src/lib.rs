@@ -24,13 +24,13 @@ mod queue;
 mod request;
 mod stops;
 
-use std::num::{NonZeroU8, NonZeroU32};
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cleanroom_backend::{
-    Abilities, Backend, Handle, Input, Output, Owner, Pending, PrepareError, Prepared, SecretString,
-    Settings, Sink, StartError, Task, ToolChoice,
+    Abilities, Backend, EngineFacts, Flavour, Handle, Input, Output, Owner, Pending, PrepareError, Prepared,
+    SecretString, Settings, Sink, StartError, Task, ToolChoice,
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -44,40 +44,6 @@ pub use crate::http::{Door, SocketAt};
 use crate::owners::Owners;
 use crate::queue::{Place, Queue, QueueLimits};
 use crate::request::Wanted;
-
-/// The dialect that an engine speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flavour {
-    /// vLLM: counts prompts, salts its caches, tells usage with every event.
-    Vllm,
-    /// llama.cpp's `llama-server`: counts prompts, and is told to look for no cached prompt.
-    LlamaServer,
-    /// OpenAI's API and nothing else.
-    OpenAi,
-}
-
-/// What the measured configuration says of an engine.
-#[derive(Debug, Clone)]
-pub struct EngineFacts {
-    /// Its dialect.
-    pub flavour: Flavour,
-    /// The name under which the engine knows the model.
-    pub model: String,
-    /// Tokens of a prompt and its answer together, at most.
-    pub context: NonZeroU32,
-    /// Whether it can be told of tools.
-    pub tools: bool,
-    /// Whether it tells what the model thinks apart from what it says.
-    pub reasoning: bool,
-    /// Whether the model's template knows `enable_thinking`.
-    pub thinking_switch: bool,
-    /// Whether it can be told how much to think.
-    pub effort: bool,
-    /// Whether it tells the probabilities of tokens.
-    pub logprobs: bool,
-    /// The longest time without an event. A prompt that is being read sends none.
-    pub silence: Duration,
-}
 
 /// Is told why the engine failed a request.
 pub type Report = Arc<dyn Fn(Failure) + Send + Sync>;

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use cleanroom_backend::{
-    Conversation, Form, Input, Message, Output, PrepareError, SecretString, Tool, ToolChoice,
+    Conversation, EngineFacts, Flavour, Form, Input, Message, Output, PrepareError, SecretString, Tool,
+    ToolChoice,
 };
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use crate::owners::Salt;
-use crate::{EngineFacts, Flavour};
 
 /// What becomes of an answer, apart from its prompt.
 pub(crate) struct Wanted {
@@ -86,7 +86,7 @@ pub(crate) fn body(
     let (top_logprobs, completion_logprobs) = (logprobs.filter(|_| is_chat), logprobs.filter(|_| !is_chat));
     let seed = match facts.flavour {
         // A signed number there.
-        Flavour::Vllm | Flavour::OpenAi => wanted.seed & u64::from(u32::MAX) << 31 | wanted.seed >> 33,
+        Flavour::Vllm | Flavour::OpenAi => wanted.seed & (u64::MAX >> 1),
         // 32 bits, of which all ones stand for a random seed.
         Flavour::LlamaServer => wanted.seed % u64::from(u32::MAX),
     };

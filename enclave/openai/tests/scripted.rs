@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cleanroom_backend::{
-    Backend, Bias, Clock, Conversation, Event, FinishReason, Form, Handle, Input, Message, Output, Owner,
-    PrepareError, Sampling, SecretString, Settings, Sink, StartError, Task, Tool, ToolChoice, Usage,
+    Backend, Bias, Clock, Conversation, EngineFacts, Event, FinishReason, Flavour, Form, Handle, Input,
+    Message, Output, Owner, PrepareError, Sampling, SecretString, Settings, Sink, StartError, Task, Tool,
+    ToolChoice, Usage,
 };
-use cleanroom_openai::{EngineFacts, Failure, Flavour, MAX_EVENT, OpenAi, SocketAt};
+use cleanroom_openai::{Failure, MAX_EVENT, OpenAi, SocketAt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -57,6 +58,7 @@ fn facts(flavour: Flavour) -> EngineFacts {
         effort: true,
         logprobs: true,
         silence: Duration::from_secs(60),
+        start: Duration::from_secs(60),
     }
 }
 
@@ -69,6 +71,7 @@ fn settings() -> Settings {
         kv_memory: 1,
         prefix_time: Duration::ZERO,
         clock: Clock::new(|| Duration::ZERO),
+        engine: None,
     }
 }
 

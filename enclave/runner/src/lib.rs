@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod console;
+mod engine;
 pub mod memory;
 pub mod process;
 pub mod program;
@@ -31,10 +32,10 @@ use cleanroom_guard::Clock;
 use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform};
 use cleanroom_link::listener::Listener;
-use cleanroom_native::NativeLoader;
 use cleanroom_worker::{self as worker, WorkerInputs};
 use tokio::net::UnixStream;
 
+use crate::engine::AnyLoader;
 use crate::process::Ending;
 use crate::store::InMemoryStore;
 
@@ -70,7 +71,7 @@ where
     let inputs = WorkerInputs {
         keeper: theirs,
         clock: clock.clone(),
-        loader: NativeLoader,
+        loader: AnyLoader::Native,
         confine: || Ok(()),
         listener: || Ok(listener),
     };

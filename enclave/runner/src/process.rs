@@ -20,10 +20,13 @@ use tokio::runtime::Runtime;
 use cleanroom_keeper::{self as keeper, WorkerEnd};
 use cleanroom_worker::confinement::ARENAS;
 
-use crate::Halt;
+use crate::{Halt, engine};
 
 /// What makes the program the worker. It is started so by the keeper alone; whoever starts an enclave with this argument measures it.
 const ROLE: &str = "--worker";
+/// The worker's second argument when an engine of its own process serves: the first thing that comes from the keeper is then the door
+/// to that engine's room.
+const WITH_DOOR: &str = "--door";
 
 /// Whether this process is to be the worker.
 #[must_use]
@@ -35,12 +38,16 @@ pub fn is_worker() -> bool {
 pub struct Worker(Child);
 
 impl Worker {
-    /// Starts this program as the worker, as another user if one is named. Call it from the main thread: the worker does not outlive
+    /// Starts this program as the worker, as another user if one is named, with a door to an engine if there is one. Call it from the main thread: the worker does not outlive
     /// the thread that started it.
     ///
     /// # Errors
     /// What the system answers.
-    pub fn start(listener: OwnedFd, user: Option<u32>) -> io::Result<(Self, UnixStream)> {
+    pub fn start(
+        listener: OwnedFd,
+        user: Option<u32>,
+        door: Option<&UnixStream>,
+    ) -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         // Not by its name: the program may be a file that has none.
         let mut command = Command::new("/proc/self/exe");
@@ -48,6 +55,10 @@ impl Worker {
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(listener));
         if let Some(user) = user {
             command.uid(user).gid(user);
+        }
+        if let Some(door) = door {
+            command.arg(WITH_DOOR);
+            engine::hand_over(&ours, door)?;
         }
         ours.set_nonblocking(true)?;
         Ok((Self(command.spawn()?), ours))
@@ -121,6 +132,8 @@ pub struct Inherited {
     pub keeper: UnixStream,
     /// The socket on which partners arrive.
     pub listener: OwnedFd,
+    /// The door to the room of an engine of its own process, if one serves.
+    pub door: Option<UnixStream>,
 }
 
 impl Inherited {
@@ -131,7 +144,9 @@ impl Inherited {
     pub fn take() -> io::Result<Self> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         let keeper = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let has_door = std::env::args_os().nth(2).is_some_and(|argument| argument == WITH_DOOR);
+        let door = has_door.then(|| engine::take_over(&keeper)).transpose()?;
         keeper.set_nonblocking(true)?;
-        Ok(Self { keeper, listener: io::stdout().as_fd().try_clone_to_owned()? })
+        Ok(Self { keeper, listener: io::stdout().as_fd().try_clone_to_owned()?, door })
     }
 }

@@ -10,16 +10,17 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
 
+use cleanroom_config::Config;
 use cleanroom_console::Line;
 use cleanroom_guard::Clock;
 use cleanroom_keeper::security_module::Device;
 use cleanroom_keeper::{self as keeper, KeeperPlatform};
 use cleanroom_link::listener::Listener;
-use cleanroom_native::NativeLoader;
 use cleanroom_worker::{self as worker, WorkerError, WorkerInputs, confinement};
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::engine::{self, AnyLoader, Room};
 use crate::process::{self, Inherited, Worker};
 use crate::{Halt, console};
 
@@ -30,6 +31,9 @@ pub fn main(
     work: impl FnOnce() -> Result<(), Reason>,
     refused: u8,
 ) -> ExitCode {
+    if let Some(ended) = engine::role() {
+        return ended;
+    }
     if process::is_worker() {
         // The keeper says why.
         return if work().is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -51,6 +55,8 @@ pub struct KeeperInputs<D, A, O> {
     pub config: String,
     /// The socket on which partners arrive, bound and not yet listening where the platform can tell these apart.
     pub partners: OwnedFd,
+    /// Whether this platform can run an engine of its own process.
+    pub runs_engines: bool,
     /// The worker's user, who owns nothing. `None` for the keeper's own.
     pub worker_user: Option<u32>,
     /// Gets the listener for the host's store and, if the host hands in releases, the one for its control connections. Called
@@ -75,8 +81,16 @@ where
     L: Listener,
     O: FnOnce(BorrowedFd<'_>) -> io::Result<()>,
 {
-    let KeeperInputs { device, config, partners, worker_user, attach, model_limit, open } = inputs;
-    let (worker_process, worker) = Worker::start(partners.try_clone()?, worker_user)?;
+    let KeeperInputs { device, config, partners, runs_engines, worker_user, attach, model_limit, open } =
+        inputs;
+    // A configuration that is none is the keeper's to refuse.
+    let engine = Config::from_toml(&config).ok().and_then(|config| config.engine);
+    if engine.is_some() && !runs_engines {
+        return Err(Reason::Platform(Box::new(NoEngines)));
+    }
+    let (_room, door) = engine.as_ref().map(Room::start).transpose()?.unzip();
+    let (worker_process, worker) = Worker::start(partners.try_clone()?, worker_user, door.as_ref())?;
+    drop(door);
     let result = process::runtime()?.block_on(async {
         let (store, control) = attach().await?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -116,13 +130,14 @@ pub fn work<L: Listener>(
     if has_own_user {
         confinement::bound_threads()?;
     }
-    let Inherited { keeper, listener: socket } = Inherited::take()?;
+    let Inherited { keeper, listener: socket, door } = Inherited::take()?;
+    let has_door = door.is_some();
     process::runtime()?.block_on(async {
         let inputs = WorkerInputs {
             keeper: UnixStream::from_std(keeper)?,
             clock: Clock::boot(),
-            loader: NativeLoader,
-            confine: confinement::confine,
+            loader: door.map_or(AnyLoader::Native, AnyLoader::Room),
+            confine: || confinement::confine(has_door),
             listener: || listener(socket),
         };
         worker::run(inputs).await.map_err(Reason::from)
@@ -148,6 +163,13 @@ pub enum Reason {
     #[error("the system refused: {0}")]
     System(#[from] io::Error),
 }
+
+/// The configuration names an engine of its own process.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the configuration has [engine], and images of this tier run the project's own engine only: their kernel has no namespaces"
+)]
+struct NoEngines;
 
 /// What the platform, the keeper and the worker say of themselves.
 impl cleanroom_console::Reason for Reason {}

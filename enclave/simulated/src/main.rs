@@ -51,6 +51,7 @@ fn keep() -> Result<(), Reason> {
         device,
         config,
         partners,
+        runs_engines: true,
         worker_user: None,
         attach,
         model_limit: u64::MAX,

@@ -53,20 +53,21 @@ fn bound(resource: Resource, most: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: maximum, maximum })?)
 }
 
-/// Installs the filter on every thread of this process, for good.
+/// Installs the filter on every thread of this process, for good. A worker before an engine of its own process
+/// `receives_connections`: the engine's room hands it connections, which it can neither make nor connect itself.
 ///
 /// # Errors
 /// What the kernel answers. A worker without a filter does not read the model.
-pub fn confine() -> io::Result<()> {
+pub fn confine(receives_connections: bool) -> io::Result<()> {
     // The process, and not the thread alone.
-    for program in programs(SeccompAction::KillProcess)? {
+    for program in programs(SeccompAction::KillProcess, receives_connections)? {
         apply_filter_all_threads(&program).map_err(io::Error::other)?;
     }
     Ok(())
 }
 
 /// The filters, in the order in which they are installed. `forbidden` is what happens to a call that is not on the list.
-fn programs(forbidden: SeccompAction) -> io::Result<[BpfProgram; 2]> {
+fn programs(forbidden: SeccompAction, receives_connections: bool) -> io::Result<[BpfProgram; 2]> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
     let compile = |rules, otherwise, then| -> io::Result<BpfProgram> {
         let filter = SeccompFilter::new(rules, otherwise, then, architecture).map_err(io::Error::other)?;
@@ -75,7 +76,7 @@ fn programs(forbidden: SeccompAction) -> io::Result<[BpfProgram; 2]> {
     // The flags of clone3 are behind a pointer, where no filter can look. The C library then uses clone, whose flags are not.
     let unseen = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let unseen = compile(unseen, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.unsigned_abs()))?;
-    Ok([unseen, compile(permitted()?, forbidden, SeccompAction::Allow)?])
+    Ok([unseen, compile(permitted(receives_connections)?, forbidden, SeccompAction::Allow)?])
 }
 
 /// Calls that are permitted whatever their arguments.
@@ -120,9 +121,12 @@ const ALWAYS: &[c_long] = &[
 ];
 
 /// The whole list.
-fn permitted() -> io::Result<BTreeMap<c_long, Vec<SeccompRule>>> {
+fn permitted(receives_connections: bool) -> io::Result<BTreeMap<c_long, Vec<SeccompRule>>> {
     let mut list: BTreeMap<c_long, Vec<SeccompRule>> =
         ALWAYS.iter().map(|call| (*call, Vec::new())).collect();
+    if receives_connections {
+        list.insert(libc::SYS_recvmsg, Vec::new());
+    }
     // What the first filter has answered.
     list.insert(libc::SYS_clone3, Vec::new());
     let number = |bits: i32| u64::from(bits.unsigned_abs());

@@ -32,9 +32,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cleanroom_backend::{Clock as BackendClock, LoadError, Loader, Settings, WallClock};
+use cleanroom_backend::{
+    Clock as BackendClock, EngineFacts, Flavour, LoadError, Loader, Settings, WallClock,
+};
 use cleanroom_channel::identity::{Identity, IdentityError};
-use cleanroom_config::{Config, ConfigError, Limits};
+use cleanroom_config::{Config, ConfigError, Engine, EngineKind};
 use cleanroom_console::Line;
 use cleanroom_guard::{Clock, Guard, Sealing};
 use cleanroom_link::listener::Listener;
@@ -158,14 +160,15 @@ async fn prepare(
     loader: impl Loader,
 ) -> Result<(UnixStream, Result<Prepared, WorkerError>), WorkerError> {
     let Started { identity, start, config, guard } = started;
-    let (length, settings) = (start.model_bytes, settings(&config.limits, clock.clone()));
+    let (length, settings) = (start.model_bytes, settings(&config, clock.clone()));
     let time = wall_clock(guard.clone());
     let load = move |file: &mut ModelFile| loader.load(file, length, settings, time);
     let (keeper, backend) = ModelFile::new(keeper, length).read_by(load).await?;
     let prepared = backend.map_err(WorkerError::Backend).map(|backend| {
         Line::ModelLoaded { model: &config.model, digest: &start.model_digest }.say();
         let service = Service::new(backend, config.model.clone(), start.model_digest, &config.limits)
-            .shaped(config.traffic);
+            .shaped(config.traffic)
+            .behind(config.engine.as_ref().map(|engine| engine.identity.clone()));
         Prepared { identity, start, config, service, guard, clock }
     });
     Ok((keeper, prepared))
@@ -183,7 +186,8 @@ fn wall_clock(guard: Option<Arc<Guard>>) -> WallClock {
 }
 
 /// The backend's part of the configured limits.
-fn settings(limits: &Limits, clock: Clock) -> Settings {
+fn settings(config: &Config, clock: Clock) -> Settings {
+    let limits = &config.limits;
     Settings {
         threads: limits.threads,
         sequences: limits.sequences,
@@ -192,6 +196,27 @@ fn settings(limits: &Limits, clock: Clock) -> Settings {
         kv_memory: limits.kv_memory.get(),
         prefix_time: limits.prefix_time,
         clock: BackendClock::new(move || Duration::from_millis(clock.now().0)),
+        engine: config.engine.as_ref().map(|engine| facts(engine, config)),
+    }
+}
+
+/// What a backend is to know of the engine that the configuration names.
+fn facts(engine: &Engine, config: &Config) -> EngineFacts {
+    EngineFacts {
+        flavour: match engine.kind {
+            EngineKind::Vllm => Flavour::Vllm,
+            EngineKind::LlamaServer => Flavour::LlamaServer,
+            EngineKind::OpenAi => Flavour::OpenAi,
+        },
+        model: engine.served_model.clone().unwrap_or_else(|| config.model.as_str().to_owned()),
+        context: engine.context,
+        tools: engine.tools,
+        reasoning: engine.reasoning,
+        thinking_switch: engine.thinking_switch,
+        effort: engine.reasoning_effort,
+        logprobs: engine.logprobs,
+        silence: engine.silence,
+        start: engine.start,
     }
 }
 

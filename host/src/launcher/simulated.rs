@@ -51,6 +51,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cleanroom_attestation::engine::identity_under;
 use cleanroom_attestation::measurement;
 use cleanroom_link::{exit, variable};
 use cleanroom_software_nsm::serve::{serve, system_time_ms};
@@ -187,7 +188,10 @@ impl Image {
         let measurements = Measurements::of_program(&bytes, &command_line, &config);
         drop(bytes);
         let model = absolute(&settings.model)?;
-        let model_digest = digest_of_model(&model)?;
+        let weights = digest_of_model(&model)?;
+        // A configuration that is none is the enclave's to refuse.
+        let text = String::from_utf8_lossy(&config);
+        let model_digest = identity_under(&text, weights).unwrap_or(weights);
 
         let [pcr0, pcr1, pcr2] = measurements.image().map(|digest| digest.to_string());
         let description = Description {

@@ -2,6 +2,7 @@
 
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::engine::Engine;
 use cleanroom_backend::Abilities;
 use serde::Serialize;
 use serde_json::json;
@@ -13,13 +14,15 @@ pub(crate) struct PublicModel {
     id: ModelId,
     fingerprint: String,
     created: u64,
+    /// The engine that runs it, if it is not the project's own.
+    pub(crate) engine: Option<Engine>,
 }
 
 impl PublicModel {
     /// `created` is in seconds since 1970-01-01T00:00:00Z.
     pub(crate) fn new(id: ModelId, digest: &Sha256Digest, created: u64) -> Self {
         let (first, _) = digest.as_bytes().split_at(8);
-        Self { id, fingerprint: format!("fp_{}", hex::encode(first)), created }
+        Self { id, fingerprint: format!("fp_{}", hex::encode(first)), created, engine: None }
     }
 
     /// What clients send as `model`. It consists of characters that need no escaping in JSON.
@@ -45,7 +48,13 @@ impl PublicModel {
             created: self.created,
             owned_by: "cleanroom",
             capabilities,
+            engine: self.engine(),
         }
+    }
+
+    fn engine(&self) -> Option<PublicEngine<'_>> {
+        let Engine { kind, name, version, .. } = self.engine.as_ref()?;
+        Some(PublicEngine { kind, name, version })
     }
 
     pub(crate) fn list(&self, abilities: &Abilities) -> List<'_> {
@@ -57,13 +66,17 @@ impl PublicModel {
     /// The model as Anthropic's clients are told of it.
     pub(crate) fn describe_to_anthropic(&self, abilities: &Abilities) -> serde_json::Value {
         let created = std::time::UNIX_EPOCH + std::time::Duration::from_secs(self.created);
-        json!({
+        let mut model = json!({
             "type": "model",
             "id": self.id(),
             "display_name": self.id(),
             "cleanroom_capabilities": Capabilities::of(abilities),
             "created_at": humantime::format_rfc3339_seconds(created).to_string(),
-        })
+        });
+        if let (Some(engine), Some(members)) = (self.engine(), model.as_object_mut()) {
+            members.insert("cleanroom_engine".to_owned(), json!(engine));
+        }
+        model
     }
 
     /// The only page of the list.
@@ -85,6 +98,16 @@ pub(crate) struct Description<'a> {
     owned_by: &'static str,
     #[serde(rename = "cleanroom_capabilities")]
     capabilities: Capabilities,
+    #[serde(rename = "cleanroom_engine", skip_serializing_if = "Option::is_none")]
+    engine: Option<PublicEngine<'a>>,
+}
+
+/// The engine that runs the model, as the measured configuration names it. The model's identity commits to it.
+#[derive(Serialize)]
+pub(crate) struct PublicEngine<'a> {
+    kind: &'a str,
+    name: &'a str,
+    version: &'a str,
 }
 
 /// What the model can be asked for. A member of our own, which clients ignore that do not know it.

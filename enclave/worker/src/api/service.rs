@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::response::Response;
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::engine::Engine;
 use cleanroom_attestation::release::{Keep, Refusal};
 use cleanroom_backend::{Abilities, Backend, Handle, Input, Owner, PrepareError, Prepared, StartError, Task};
 use cleanroom_config::{self as config, Traffic};
@@ -160,6 +161,13 @@ impl Service {
     #[must_use]
     pub const fn shaped(mut self, traffic: Option<Traffic>) -> Self {
         self.traffic = traffic;
+        self
+    }
+
+    /// The same service, which tells its clients of the engine that runs the model.
+    #[must_use]
+    pub fn behind(mut self, engine: Option<Engine>) -> Self {
+        self.model.engine = engine;
         self
     }
 
