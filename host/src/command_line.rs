@@ -20,6 +20,7 @@ use cleanroom_program::manual::Manual;
 
 use crate::Failure;
 use crate::image_command::ImageCommand;
+use crate::software_tpm_command::SoftwareTpmArguments;
 
 /// Runs an enclave and carries its partners' connections, which this program cannot read.
 ///
@@ -89,6 +90,20 @@ Example: an enclave with context id 16 that listens on port 8443
 SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout. A second signal ends
 everything at once. SIGHUP ends nothing and changes nothing.")]
     Relay(RelayArguments),
+
+    /// Give one virtual machine a TPM with the vendor command of AWS's NitroTPM; for development.
+    #[command(after_help = "\
+swtpm does what a TPM does. This command stands between QEMU and swtpm, and answers the vendor command 0x20000001 with
+attestation documents of the TPM's registers. It says when a machine can connect, and ends with that machine. The folder
+then has:
+  tpm.sock              the socket for QEMU
+  development-root.pem  the root under which documents are signed; made anew at each start
+  tpm2-00.permall       the TPM's state, which stays
+
+Example:
+  cleanroom-host software-tpm --state tpm
+  qemu-system-x86_64 ... -chardev socket,id=c,path=tpm/tpm.sock -tpmdev emulator,id=t,chardev=c -device tpm-crb,tpmdev=t")]
+    SoftwareTpm(SoftwareTpmArguments),
 
     /// Build enclave images, look into them, compare them.
     Image {

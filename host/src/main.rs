@@ -4,6 +4,7 @@
 
 mod command_line;
 mod image_command;
+mod software_tpm_command;
 
 use std::io;
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::command_line::{Arguments, Command, DoctorArguments, Enclave, RelayArguments, RunArguments};
 use crate::image_command::ImageFailure;
+use crate::software_tpm_command::SoftwareTpmError;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -55,6 +57,10 @@ fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Relay(arguments) => block_on(|stop| relay(arguments, json, stop)),
+        Command::SoftwareTpm(arguments) => {
+            software_tpm_command::execute(&arguments, json)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Run(arguments) => block_on(|stop| run_enclave(*arguments, json, stop)),
     }
 }
@@ -271,6 +277,8 @@ enum Failure {
     Launch(#[from] LaunchError),
     #[error(transparent)]
     Image(#[from] ImageFailure),
+    #[error(transparent)]
+    SoftwareTpm(#[from] SoftwareTpmError),
     #[error("could not listen on {address}: {source}")]
     Bind { address: String, source: io::Error },
     #[error(transparent)]
@@ -309,6 +317,7 @@ impl Failure {
             Self::Enclave(_)
             | Self::Launch(_)
             | Self::Image(_)
+            | Self::SoftwareTpm(_)
             | Self::Bind { .. }
             | Self::Log(_)
             | Self::OpenFiles(_)

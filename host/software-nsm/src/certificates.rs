@@ -106,16 +106,31 @@ impl DevelopmentRoot {
 pub(crate) struct Names {
     /// For instance `i-0123456789abcdef0`.
     pub(crate) instance_id: String,
-    /// The enclave's 8 bytes in the module id.
-    pub(crate) enclave_id: [u8; 8],
+    /// What the module is part of.
+    pub(crate) kind: Kind,
+    /// The module's 8 bytes in the module id.
+    pub(crate) number: [u8; 8],
     /// For instance `development-1`.
     pub(crate) region: String,
 }
 
+/// What a security module is part of.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// An enclave.
+    Enclave,
+    /// An instance, as its TPM.
+    Tpm,
+}
+
 impl Names {
-    /// `<instance id>-enc<enclave id>`.
+    /// `<instance id>-enc<number>` or `<instance id>-tpm<number>`.
     pub(crate) fn module_id(&self) -> String {
-        format!("{}-enc{}", self.instance_id, hex::encode(self.enclave_id))
+        let kind = match self.kind {
+            Kind::Enclave => "enc",
+            Kind::Tpm => "tpm",
+        };
+        format!("{}-{kind}{}", self.instance_id, hex::encode(self.number))
     }
 }
 
@@ -246,7 +261,7 @@ fn leaf(instance: &Issued, names: &Names, now_s: u64) -> Result<Issued, NsmError
     let not_after_s = now_s.saturating_add(LEAF_LIFETIME);
     let mut params = validity(not_before_s, not_after_s);
     // As AWS does it: the enclave's id, then the time of issue.
-    let mut serial = names.enclave_id.to_vec();
+    let mut serial = names.number.to_vec();
     serial.extend_from_slice(&not_before_s.to_be_bytes());
     params.serial_number = Some(SerialNumber::from(serial));
     params.distinguished_name =

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use aws_nitro_enclaves_nsm_api::api::{AttestationDoc, Digest};
+use serde::Serialize;
+use serde_bytes::ByteBuf;
 
 use crate::NsmError;
 use crate::key::Key;
@@ -15,7 +17,7 @@ pub(crate) struct Statement {
     pub(crate) module_id: String,
     /// Milliseconds since the Unix epoch.
     pub(crate) timestamp_ms: u64,
-    pub(crate) registers: BTreeMap<usize, Vec<u8>>,
+    pub(crate) registers: Registers,
     pub(crate) certificate: Vec<u8>,
     /// Root first, the leaf's issuer last.
     pub(crate) cabundle: Vec<Vec<u8>>,
@@ -24,10 +26,32 @@ pub(crate) struct Statement {
     pub(crate) nonce: Option<Vec<u8>>,
 }
 
+/// Registers, under the name that documents have for them.
+pub(crate) enum Registers {
+    /// `pcrs`, of an enclave.
+    Enclave(BTreeMap<usize, Vec<u8>>),
+    /// `nitrotpm_pcrs`, of a TPM.
+    Tpm(BTreeMap<usize, Vec<u8>>),
+}
+
+/// The payload of a TPM's document. The library knows that of enclaves alone.
+#[derive(Serialize)]
+struct TpmPayload {
+    module_id: String,
+    digest: Digest,
+    timestamp: u64,
+    nitrotpm_pcrs: BTreeMap<usize, ByteBuf>,
+    certificate: ByteBuf,
+    cabundle: Vec<ByteBuf>,
+    public_key: Option<ByteBuf>,
+    user_data: Option<ByteBuf>,
+    nonce: Option<ByteBuf>,
+}
+
 impl Statement {
     /// Signs the statement with the key of its certificate, which must give signatures of fixed length.
     pub(crate) fn sign(self, key: &Key) -> Result<Vec<u8>, NsmError> {
-        let payload = self.encode();
+        let payload = self.encode()?;
 
         let mut to_be_signed = vec![0x84];
         to_be_signed.push(0x60 | 10);
@@ -46,25 +70,40 @@ impl Statement {
     }
 
     /// The payload map with AWS's order of keys; absent fields are `null`.
-    fn encode(self) -> Vec<u8> {
-        let mut payload = AttestationDoc::new(
-            self.module_id,
-            Digest::SHA384,
-            self.timestamp_ms,
-            self.registers,
-            self.certificate,
-            self.cabundle,
-            self.user_data,
-            self.nonce,
-            self.public_key,
-        )
-        .to_binary();
+    fn encode(self) -> Result<Vec<u8>, NsmError> {
+        let bytes = |field: Option<Vec<u8>>| field.map(ByteBuf::from);
+        let mut payload = match self.registers {
+            Registers::Enclave(registers) => AttestationDoc::new(
+                self.module_id,
+                Digest::SHA384,
+                self.timestamp_ms,
+                registers,
+                self.certificate,
+                self.cabundle,
+                self.user_data,
+                self.nonce,
+                self.public_key,
+            )
+            .to_binary(),
+            Registers::Tpm(registers) => serde_cbor::to_vec(&TpmPayload {
+                module_id: self.module_id,
+                digest: Digest::SHA384,
+                timestamp: self.timestamp_ms,
+                nitrotpm_pcrs: registers.into_iter().map(|(index, value)| (index, value.into())).collect(),
+                certificate: self.certificate.into(),
+                cabundle: self.cabundle.into_iter().map(ByteBuf::from).collect(),
+                public_key: bytes(self.public_key),
+                user_data: bytes(self.user_data),
+                nonce: bytes(self.nonce),
+            })
+            .map_err(|_| NsmError::Encoding)?,
+        };
         // Since the middle of 2025 the outer map, and nothing else, is of indefinite length.
         if let Some(head) = payload.first_mut() {
             *head = 0xbf;
         }
         payload.push(0xff);
-        payload
+        Ok(payload)
     }
 }
 

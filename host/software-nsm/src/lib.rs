@@ -7,6 +7,8 @@
 //! of AWS's shape, which ends in a [`DevelopmentRoot`] made on the spot. A verifier needs no special case for
 //! it: its user has to pass that root by name.
 //!
+//! [`TpmAttester`] signs the documents of an instance with a `NitroTPM` in the same way.
+//!
 //! The requests and answers are those of AWS's crate `aws-nitro-enclaves-nsm-api`, module `api`; the
 //! documents are specified in AWS's `attestation_process.md` in the repository of that crate, and their
 //! details follow documents that AWS has signed.
@@ -21,6 +23,7 @@ mod measurements;
 mod nsm;
 mod registers;
 pub mod serve;
+mod tpm;
 
 pub use certificates::DevelopmentRoot;
 pub use measurements::Measurements;
@@ -28,6 +31,7 @@ pub use nsm::{
     NONCE_MAX, NsmBuilder, PUBLIC_KEY_MAX, RANDOM_LENGTH, REQUEST_MAX, RESPONSE_MAX, SoftwareNsm,
     USER_DATA_MAX,
 };
+pub use tpm::{TPM_REGISTERS, TpmAttester, TpmRegisters};
 
 /// Why a software security module could not be made, or could not sign.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +47,9 @@ pub enum NsmError {
         /// What the encoder said.
         reason: String,
     },
+    /// A document could not be encoded.
+    #[error("could not encode the payload of a document")]
+    Encoding,
     /// The given time is outside what the development root covers.
     #[error(
         "the time {now_s} s after 1970 is outside the development root's validity, {not_before_s} to {not_after_s} s"

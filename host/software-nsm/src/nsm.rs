@@ -5,8 +5,8 @@ use std::sync::Arc;
 use aws_nitro_enclaves_nsm_api::api::{Digest, ErrorCode, Request, Response};
 use serde_bytes::ByteBuf;
 
-use crate::certificates::{Chain, Names};
-use crate::document::Statement;
+use crate::certificates::{Chain, Kind, Names};
+use crate::document::{self, Statement};
 use crate::key::random;
 use crate::registers::{self, Registers};
 use crate::{DevelopmentRoot, Measurements, NsmError};
@@ -73,7 +73,8 @@ impl NsmBuilder {
         } else {
             self.measurements.with_instance(&instance_id)
         };
-        let names = Names { instance_id, enclave_id: enclave_id(now_ms)?, region: self.region };
+        let names =
+            Names { instance_id, kind: Kind::Enclave, number: module_number(now_ms)?, region: self.region };
         let chain = Chain::issue(self.root, names, now_ms / 1000)?;
         Ok(SoftwareNsm { registers: Registers::at_boot(&measurements), chain })
     }
@@ -162,7 +163,7 @@ impl SoftwareNsm {
         let statement = Statement {
             module_id: self.chain.module_id(),
             timestamp_ms: now_ms,
-            registers: self.registers.attested(),
+            registers: document::Registers::Enclave(self.registers.attested()),
             certificate: self.chain.leaf_der(),
             cabundle: self.chain.bundle(),
             public_key,
@@ -177,7 +178,7 @@ pub(crate) fn encode(response: &Response) -> Vec<u8> {
     serde_cbor::to_vec(response).unwrap_or_else(|_| INTERNAL_ERROR.to_vec())
 }
 
-fn bounded(field: Option<ByteBuf>, limit: usize) -> Result<Option<Vec<u8>>, ErrorCode> {
+pub(crate) fn bounded(field: Option<ByteBuf>, limit: usize) -> Result<Option<Vec<u8>>, ErrorCode> {
     match field {
         Some(bytes) if bytes.len() > limit => Err(ErrorCode::InputTooLarge),
         field => Ok(field.map(ByteBuf::into_vec)),
@@ -185,7 +186,7 @@ fn bounded(field: Option<ByteBuf>, limit: usize) -> Result<Option<Vec<u8>>, Erro
 }
 
 /// Six bytes of boot time in milliseconds and two random ones, as in the ids that AWS gives.
-fn enclave_id(now_ms: u64) -> Result<[u8; 8], NsmError> {
+pub(crate) fn module_number(now_ms: u64) -> Result<[u8; 8], NsmError> {
     let [_, _, time @ ..] = now_ms.to_be_bytes();
     let [x, y] = random()?;
     let [a, b, c, d, e, f] = time;
