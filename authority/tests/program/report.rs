@@ -53,7 +53,7 @@ fn a_report_says_who_may_do_what_who_signed_that_and_what_happened() {
     }
     let (_, request) = enclave(&folder, "release.json", 2);
     assert_eq!(service.ask("POST", "/v1/lease", &request).0, 200);
-    drop(service);
+    service.stop();
 
     let line = format!("{REPORT} --service-log lease.log --html report.html");
     let report = folder.json(&line);
@@ -129,7 +129,7 @@ fn leases_that_stop_are_on_the_timeline() {
     assert_eq!(service.ask("POST", "/v1/lease", &request).0, 200);
     std::fs::write(folder.path("release.json"), "{}").unwrap();
     assert_ne!(service.ask("POST", "/v1/lease", &request).0, 200);
-    drop(service);
+    service.stop();
     let report = folder.json(&format!("{REPORT} --service-log lease.log"));
     let said = says(&report);
     let stopped = said.iter().filter(|said| said.contains("gave no leases")).count();

@@ -131,6 +131,12 @@ impl Service {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Asks it to end, and waits until it has: then its log is written to the end.
+    pub(crate) fn stop(mut self) {
+        self.signal("TERM");
+        assert!(self.end().success());
+    }
+
     /// Waits for its end.
     pub(crate) fn end(&mut self) -> ExitStatus {
         let begun = Instant::now();
