@@ -18,7 +18,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::runtime::Runtime;
 
 use cleanroom_keeper::{self as keeper, WorkerEnd};
-use cleanroom_worker::confinement::ARENAS;
+use cleanroom_worker::confinement::ENVIRONMENT;
 
 use crate::{Halt, engine};
 
@@ -51,7 +51,7 @@ impl Worker {
         let (ours, theirs) = UnixStream::pair()?;
         // Not by its name: the program may be a file that has none.
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("cleanroom-worker").arg(ROLE).env_clear().env(ARENAS.0, ARENAS.1);
+        command.arg0("cleanroom-worker").arg(ROLE).env_clear().envs(ENVIRONMENT);
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(listener));
         if let Some(user) = user {
             command.uid(user).gid(user);

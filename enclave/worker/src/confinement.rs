@@ -18,9 +18,14 @@ use seccompiler::{
     TargetArch, apply_filter_all_threads,
 };
 
-/// All that a worker finds in its environment: how many pools of memory the C library's allocator makes for threads. Without
-/// it, the allocator opens a file when it has made eight, to see how many processors there are, and a worker may open none.
-pub const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "16");
+/// All that a worker finds in its environment. The C library's allocator would open files otherwise, and a worker may open none.
+pub const ENVIRONMENT: [(&str, &str); 2] = [
+    // How many pools of memory it makes for threads. When it has made eight, it would see how many processors there are.
+    ("MALLOC_ARENA_MAX", "16"),
+    // How much a pool keeps: all of it. Before it gives the end of one back for the first time, it would see whether the system
+    // promises more memory than it has. Pieces of 128 KiB and more are in no pool, and are given back at once.
+    ("MALLOC_TRIM_THRESHOLD_", "1099511627776"),
+];
 
 /// Descriptors that a worker may hold: each connection takes one.
 const DESCRIPTORS: u64 = 8192;

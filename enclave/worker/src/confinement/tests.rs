@@ -105,7 +105,7 @@ fn whoever_calls_all_the_same_is_ended() {
         let mut command = Command::new(std::env::current_exe().unwrap());
         let (_, module) = module_path!().split_once("::").unwrap();
         command.args(["--exact", &format!("{module}::make_one_call")]);
-        command.env(ENV_CALL, name).env(ARENAS.0, ARENAS.1);
+        command.env(ENV_CALL, name).envs(ENVIRONMENT);
         let status = command.output().unwrap().status;
         if name == "nothing" {
             assert!(status.success(), "{name}: {status}");
@@ -138,6 +138,13 @@ fn make_one_call() {
             });
         }
     });
+    // And small pieces that are more than a pool of memory keeps by itself.
+    std::thread::spawn(|| {
+        let pieces: Vec<Vec<u8>> = (0..512).map(|_| vec![1; 64 * 1024]).collect();
+        std::hint::black_box(&pieces);
+    })
+    .join()
+    .unwrap();
     if let Some((_, call)) = calls.iter().find(|(known, _)| *known == name) {
         let _ = call();
     }
