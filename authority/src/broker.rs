@@ -19,23 +19,26 @@ use crate::failure::Failure;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Run a broker: the service that releases this authority's share of a model's key.
+    /// Run a broker: the service that releases this authority's share of a model's
+    /// key.
     ///
-    /// The broker gives its share to an enclave only if all of these conditions hold: the enclave's
-    /// attestation document is genuine, fresh, and of an image of the release; the enclave holds the newest
-    /// root and release and a lease in force; the release names this broker and this share for the model; the
-    /// model is active and not halted; and this broker's own list allows image and model. The share is sealed
-    /// to a key that only that enclave has. The log has an entry for the share, on the disk, before the
-    /// answer leaves.
+    /// The broker gives its share to an enclave only if all of these conditions hold:
+    /// the enclave's attestation document is genuine, fresh, and of an image of the
+    /// release; the enclave holds the newest root and release and a lease in force;
+    /// the release names this broker and this share for the model; the model is active
+    /// and not halted; and this broker's own list allows image and model. The share is
+    /// sealed to a key that only that enclave has. The log has an entry for the share,
+    /// on the disk, before the answer leaves.
     ///
     ///   POST /v1/challenge  32 random bytes
     ///   POST /v1/share      an enclave's request; the answer is the sealed share
     ///   POST /v1/retention  an enclave's request for the secret of the day, or for its part of one record
     ///   GET  /v1/status, /metrics, /healthz
     ///
-    /// SIGTERM and SIGINT let running requests finish. SIGHUP: reads --policy and --allow again, and says in a
-    /// line of the log what came of it; if one of them cannot be used, both stay as they were. Root, release
-    /// and denials are looked at all the time. The log of the program goes to standard error;
+    /// SIGTERM and SIGINT let running requests finish. SIGHUP: reads --policy and
+    /// --allow again, and says in a line of the log what came of it; if one of them
+    /// cannot be used, both stay as they were. Root, release and denials are looked at
+    /// all the time. The log of the program goes to standard error;
     /// `CLEANROOM_LOG=debug` shows more.
     #[command(verbatim_doc_comment, after_help = SERVE_EXAMPLES)]
     Serve(Box<serve::Serve>),
@@ -74,8 +77,9 @@ Examples:
   cleanroom-authority broker serve --root roots --release release.json --denials denials \\
       --policy trust.toml --allow allow.toml --log bank.log --days days --key broker.pem
 
-trust.toml says which security modules are believed: [[trust_anchor]] and [freshness]. The rest comes
-from the release. allow.toml is this authority's own list:
+trust.toml says which security modules are believed: [[trust_anchor]] and
+[freshness]. The rest comes from the release. allow.toml is this authority's
+own list:
 
   version = 1
   images = [\"PCR0 in hexadecimal\"]

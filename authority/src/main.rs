@@ -36,11 +36,12 @@ use cleanroom_program::output::{self, OutputError};
 
 use crate::failure::{FAILED, Failure, WRONG_USAGE};
 
-/// Release, lease and halt the models of a clean room that several organisations run together.
+/// Release, lease and halt the models of a clean room that several organisations
+/// run together.
 ///
-/// Each authority holds two keys. The offline key signs roots, releases and denials. The online key signs
-/// leases. Documents are files: one authority writes a draft, each signs it in turn, and nobody needs to be
-/// online for that.
+/// Each authority holds two keys. The offline key signs roots, releases and
+/// denials. The online key signs leases. Documents are files: one authority writes
+/// a draft, each signs it in turn, and nobody needs to be online for that.
 ///
 ///   key new            make a key
 ///   root new, sign     agree on whose keys count

@@ -27,10 +27,11 @@ Examples:
       --service-log lease.log --broker-log bank.log --witness-state witness --html report.html
   cleanroom-authority --json report --root roots --release release.json --denials denials
 
-The page needs no other file, no network and no script. Everything on it is as good as the files: documents
-count by their signatures, and times are those of this authority's own services. `cleanroom audit --html`
-tells what enclaves did, by logs that they sign. --service-log takes what `lease serve --json` wrote to
-standard error.";
+The page needs no other file, no network and no script. Everything on it is as
+good as the files: documents count by their signatures, and times are those of
+this authority's own services. `cleanroom audit --html` tells what enclaves
+did, by logs that they sign. --service-log takes what `lease serve --json`
+wrote to standard error.";
 
 /// The newest events on the page. JSON has all.
 const SHOWN_EVENTS: usize = 500;

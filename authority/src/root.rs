@@ -87,7 +87,8 @@ Examples:
   cleanroom-authority root new --room grid-forecast --expires 2028-01-01T00:00:00Z \\
       --authority bank=bank.pub,bank-online.pub --authority utility=utility.pub,utility-online.pub \\
       --authority regulator=regulator.pub,regulator-online.pub
-Of three authorities, two sign a root or a release, two issue a lease, and any one halts.";
+Of three authorities, two sign a root or a release, two issue a lease, and any
+one halts.";
 
 const ROTATE_EXAMPLES: &str = "\
 Examples:

@@ -30,10 +30,12 @@ pub(crate) struct Search {
 }
 
 pub(crate) const EXAMPLES: &str = "\
-One piece of 32 bytes of every 16 KiB of the weights is looked for, of at most 4096 places in the model. A piece
-is found at any offset, as it is: not compressed, encrypted or written in another alphabet.
+One piece of 32 bytes of every 16 KiB of the weights is looked for, of at most
+4096 places in the model. A piece is found at any offset, as it is: not
+compressed, encrypted or written in another alphabet.
 
-Exit status 1, code `weights-found`, when a piece is found; 0 when everything was read and none is.
+Exit status 1, code `weights-found`, when a piece is found; 0 when everything
+was read and none is.
 
 Examples:
   cleanroom-authority search forecast-8b.gguf /var/lib/cleanroom /mnt/backup/dump.img

@@ -50,9 +50,10 @@ const PAGES: usize = 16;
 pub(crate) enum Command {
     /// Run this authority's lease service.
     ///
-    /// It reads roots, the release and denials from files, and reads them again whenever they change. It
-    /// signs leases for enclaves that hold the newest of each. While it runs, it never forgets a denial and
-    /// never goes back to an older version. What it says is signed, and none of it is secret; you may put it
+    /// It reads roots, the release and denials from files, and reads them again
+    /// whenever they change. It signs leases for enclaves that hold the newest of
+    /// each. While it runs, it never forgets a denial and never goes back to an older
+    /// version. What it says is signed, and none of it is secret; you may put it
     /// behind a TLS proxy of your own.
     ///
     ///   POST /v1/lease      a lease for {"nonce", "`root_version`", "`root_sha256`", "`release_sha256`"}
@@ -60,8 +61,9 @@ pub(crate) enum Command {
     ///   GET  /v1/release, /v1/roots, /v1/denials, /v1/status
     ///   GET  /metrics, /healthz
     ///
-    /// SIGTERM and SIGINT let running requests finish. SIGHUP ends nothing and changes nothing: root, release and
-    /// denials are looked at all the time. The log goes to standard error; `CLEANROOM_LOG=debug` shows more.
+    /// SIGTERM and SIGINT let running requests finish. SIGHUP ends nothing and changes
+    /// nothing: root, release and denials are looked at all the time. The log goes to
+    /// standard error; `CLEANROOM_LOG=debug` shows more.
     #[command(verbatim_doc_comment, after_help = EXAMPLES)]
     Serve(Box<Serve>),
 }

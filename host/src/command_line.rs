@@ -46,8 +46,9 @@ Exit status:
   4  the enclave failed more often than --max-restarts allows
   5  the images differ (`image diff`)
 
-Logs go to standard error; CLEANROOM_LOG=debug shows more. They name connections by number and never contain what
-they carry. When nobody can take the lines, they are lost and counted, and the program goes on.
+Logs go to standard error; CLEANROOM_LOG=debug shows more. They name
+connections by number and never contain what they carry. When nobody can take
+the lines, they are lost and counted, and the program goes on.
 
 Example: try everything on one machine, without hardware
   cleanroom-host doctor
@@ -69,17 +70,19 @@ Example:
   cleanroom-host run --tier simulated --enclave target/release/cleanroom-enclave-simulated \\
       --config enclave.toml --model model.gguf --listen 127.0.0.1:8443
 
-When the enclave is ready, one line (or JSON object) on standard output says where partners connect. The state
-folder then has:
+When the enclave is ready, one line (or JSON object) on standard output says
+where partners connect. The state folder then has:
   measurements.json     PCR 0, 1 and 2, the development root's fingerprint, the model's digest
   development-root.pem  the root under which this enclave's evidence is signed; made anew at each start
   console.log           what the enclave said
 
-SIGTERM or SIGINT drains: no new connections, the enclave finishes what it does, and everything ends within
---drain-timeout. A second signal ends everything at once.
+SIGTERM or SIGINT drains: no new connections, the enclave finishes what it
+does, and everything ends within --drain-timeout. A second signal ends
+everything at once.
 
-SIGHUP ends nothing and changes nothing; a line of the log says what is looked at all the time (files of releases,
-denials, safeguards and openings) and what stays until a new start (options).")]
+SIGHUP ends nothing and changes nothing; a line of the log says what is looked
+at all the time (files of releases, denials, safeguards and openings) and what
+stays until a new start (options).")]
     Run(Box<RunArguments>),
 
     /// Relay partners' connections to an enclave that somebody else started.
@@ -87,15 +90,17 @@ denials, safeguards and openings) and what stays until a new start (options).")]
 Example: an enclave with context id 16 that listens on port 8443
   cleanroom-host relay --listen 0.0.0.0:8443 --to vsock:16:8443 --metrics 127.0.0.1:9100
 
-SIGTERM or SIGINT drains: no new connections, and the open ones end within --drain-timeout. A second signal ends
-everything at once. SIGHUP ends nothing and changes nothing.")]
+SIGTERM or SIGINT drains: no new connections, and the open ones end within
+--drain-timeout. A second signal ends everything at once. SIGHUP ends nothing
+and changes nothing.")]
     Relay(RelayArguments),
 
     /// Give one virtual machine a TPM with the vendor command of AWS's NitroTPM; for development.
     #[command(after_help = "\
-swtpm does what a TPM does. This command stands between QEMU and swtpm, and answers the vendor command 0x20000001 with
-attestation documents of the TPM's registers. It says when a machine can connect, and ends with that machine. The folder
-then has:
+swtpm does what a TPM does. This command stands between QEMU and swtpm, and
+answers the vendor command 0x20000001 with attestation documents of the TPM's
+registers. It says when a machine can connect, and ends with that machine. The
+folder then has:
   tpm.sock              the socket for QEMU
   development-root.pem  the root under which documents are signed; made anew at each start
   tpm2-00.permall       the TPM's state, which stays

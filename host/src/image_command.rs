@@ -43,11 +43,13 @@ Exit status: 0 the images are the same, 5 they differ, 1 one of them is none.")]
 }
 
 const BUILD_HELP: &str = "\
-The same inputs give the same image, bit for bit; a signed one has another signature each time and the same PCRs. Beside the image
-comes a build summary (in-toto statement with SLSA provenance) that has the digest of every input.
+The same inputs give the same image, bit for bit; a signed one has another
+signature each time and the same PCRs. Beside the image comes a build summary
+(in-toto statement with SLSA provenance) that has the digest of every input.
 
---sign-command is run by the shell. It gets the digest (raw: 48 bytes of SHA-384 for a P-384 certificate) on standard input and gives
-the signature, DER or r and s, on standard output:
+--sign-command is run by the shell. It gets the digest (raw: 48 bytes of
+SHA-384 for a P-384 certificate) on standard input and gives the signature, DER
+or r and s, on standard output:
   a PKCS#11 token  pkcs11-tool --module MODULE --sign --mechanism ECDSA --id 01 --signature-format openssl \\
                      --input-file /dev/stdin --output-file /dev/stdout
   AWS KMS          aws kms sign --key-id ALIAS --message-type DIGEST --signing-algorithm ECDSA_SHA_384 \\

@@ -37,16 +37,20 @@ Examples:
             " \\
       --witness witness.bank.example+2fe8e54e+BLxIfj5DME50mOyOUrpVqR4lmdoMED1MNMavz1GbJIe9
 
-A store is what `cleanroom-host run --log FOLDER` writes: ",
+A store is what `cleanroom-host run --log FOLDER` writes:
+",
             $where,
-            ". Nothing of it is believed. Every entry is read, and the tree is computed anew and compared with the
-checkpoint that the enclave signed. With a policy, each boot's evidence is judged as `cleanroom verify` judges
-it, and releases and denials are checked under the policy's release root.
+            ".
+Nothing of it is believed. Every entry is read, and the tree is computed anew
+and compared with the checkpoint that the enclave signed. With a policy, each
+boot's evidence is judged as `cleanroom verify` judges it, and releases and
+denials are checked under the policy's release root.
 
-From cron: with --state the audit also fails when a log is shorter than before, or another one. Exit code 0
-means that all is well, 1 that something is wrong, 3 that nothing is wrong and no policy was asked for, 4 that
-the store could not be read, 5 that nothing is wrong and a sealed record was opened: one of yours with
---receipts, any without; with --state, since the last audit."
+From cron: with --state the audit also fails when a log is shorter than before,
+or another one. Exit code 0 means that all is well, 1 that something is wrong,
+3 that nothing is wrong and no policy was asked for, 4 that the store could not
+be read, 5 that nothing is wrong and a sealed record was opened: one of yours
+with --receipts, any without; with --state, since the last audit."
         )
     };
 }
@@ -55,7 +59,7 @@ the store could not be read, 5 that nothing is wrong and a sealed record was ope
 const EXAMPLES: &str = examples!(
     "http://logs.example/cleanroom",
     "http://witness.bank.example:8720",
-    "a folder, or an address where a web server serves\nit"
+    "a folder, or an address where a web server serves it"
 );
 /// This program has no network.
 #[cfg(not(feature = "online"))]

@@ -23,9 +23,10 @@ Examples:
   cleanroom chat cleanroom.example:8443
   cleanroom chat unix:/run/cleanroom.sock --prompt 'What is attestation?'
 
-Answers are printed as they arrive. An answer that is cut off is an error, never an end. When the clean room
-itself ends an answer, because an authority halts the model or the lease lapses, it signs the reason. This
-program checks the signature and shows the reason.";
+Answers are printed as they arrive. An answer that is cut off is an error,
+never an end. When the clean room itself ends an answer, because an authority
+halts the model or the lease lapses, it signs the reason. This program checks
+the signature and shows the reason.";
 
 /// The longest event of a stream, and the longest error body, in bytes.
 const MAX_EVENT_BYTES: usize = 256 * 1024;

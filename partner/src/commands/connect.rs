@@ -37,26 +37,33 @@ Examples:
   cleanroom connect cleanroom.example:8443 --metrics 127.0.0.1:9101
   curl http://127.0.0.1:9101/readyz
 
-A clean room is proven before the proxy says that it is ready, and again before the evidence is too old.
-A clean room that drains or is gone gets nothing new, and what was never sent goes to another one by itself.
-When none can be proven, clients get an error with the code of the reason, and their requests stay on this
-machine. Codes that begin with `unproven/` are what a host says without proof.
+A clean room is proven before the proxy says that it is ready, and again before
+the evidence is too old. A clean room that drains or is gone gets nothing new,
+and what was never sent goes to another one by itself. When none can be proven,
+clients get an error with the code of the reason, and their requests stay on
+this machine. Codes that begin with `unproven/` are what a host says without
+proof.
 
-Each request needs a header that a web page cannot send: `Authorization: Bearer KEY`, `X-Api-Key: KEY` or
-`Content-Type: application/json`. Any KEY will do; it stays on this machine. The official clients always send
-one. A Unix socket needs no header: its owner alone can connect.
+Each request needs a header that a web page cannot send: `Authorization: Bearer
+KEY`, `X-Api-Key: KEY` or `Content-Type: application/json`. Any KEY will do; it
+stays on this machine. The official clients always send one. A Unix socket
+needs no header: its owner alone can connect.
 
-The hop from a client to this proxy is not encrypted. It must stay inside one machine, one pod, or a network that
-you trust with prompts and answers. An address that others can reach needs --token-file: then each client must
-send that token as its KEY, and gets 401 otherwise. `(umask 077; openssl rand -hex 32 > token)` makes one.
+The hop from a client to this proxy is not encrypted. It must stay inside one
+machine, one pod, or a network that you trust with prompts and answers. An
+address that others can reach needs --token-file: then each client must send
+that token as its KEY, and gets 401 otherwise. `(umask 077; openssl rand -hex
+32 > token)` makes one.
 
-SIGTERM or SIGINT: takes nothing new. What runs goes on to its end, for as long as the evidence permits: the
-clean room stays proven and its lease in force. A second one ends at once.
+SIGTERM or SIGINT: takes nothing new. What runs goes on to its end, for as long
+as the evidence permits: the clean room stays proven and its lease in force. A
+second one ends at once.
 
-SIGHUP: reads --policy and --token-file again, and says in a line of the log what came of it. Under another policy
-nothing more is sent on a session that was proven before; what runs goes on only if the same clean room is proven
-under the new policy within five seconds. A file that cannot be used leaves what was in force. Key, addresses and all
-other options stay until a new start.";
+SIGHUP: reads --policy and --token-file again, and says in a line of the log
+what came of it. Under another policy nothing more is sent on a session that
+was proven before; what runs goes on only if the same clean room is proven
+under the new policy within five seconds. A file that cannot be used leaves
+what was in force. Key, addresses and all other options stay until a new start.";
 
 /// How long to wait before the first further attempt, and at most before any.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);

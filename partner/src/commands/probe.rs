@@ -32,12 +32,15 @@ Examples:
   cleanroom probe cleanroom.example:8443 --record records/ \\
       --prometheus /var/lib/prometheus/node-exporter/cleanroom.prom
 
-One line for each address: proven, refused or unreachable, and why. The exit code is of the worst of them: 0 when all are
-proven, 1 when one was refused, 4 when one was not reached, 2 when a file of your own is wrong. `proven` means that
-`cleanroom connect` would use the clean room under this policy; `cleanroom verify` also tells what the policy does not ask.
+One line for each address: proven, refused or unreachable, and why. The exit
+code is of the worst of them: 0 when all are proven, 1 when one was refused, 4
+when one was not reached, 2 when a file of your own is wrong. `proven` means
+that `cleanroom connect` would use the clean room under this policy; `cleanroom
+verify` also tells what the policy does not ask.
 
-With --nagios, the exit codes and the line are those of a Nagios plugin: 0 OK, 2 CRITICAL when a clean room was refused or not
-reached, 3 UNKNOWN when nothing could be asked. The line of the worst address comes first.";
+With --nagios, the exit codes and the line are those of a Nagios plugin: 0 OK,
+2 CRITICAL when a clean room was refused or not reached, 3 UNKNOWN when nothing
+could be asked. The line of the worst address comes first.";
 
 /// Prove clean rooms once, and print one line for each: for Nagios, cron and Prometheus
 ///
