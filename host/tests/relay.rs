@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
-use cleanroom_host::relay::{Balancers, Counters, Limits, Partners, Threads, Times, begin};
+use cleanroom_host::relay::{Balancers, Counters, Limits, Partners, Snapshot, Threads, Times, begin};
 use cleanroom_proxy_protocol::{Addresses, Header, written};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -35,6 +35,20 @@ struct Relay {
     counters: Arc<Counters>,
     stop: CancellationToken,
     task: JoinHandle<u64>,
+}
+
+impl Relay {
+    /// Returns when the counters are as they should be. The relay closes a connection first and counts it then, so
+    /// whoever sees it closed may be ahead of the counters.
+    async fn counts(&self, as_they_should_be: impl Fn(&Snapshot) -> bool) {
+        let counted = async {
+            while !as_they_should_be(&self.counters.snapshot()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(60), counted).await;
+        assert!(in_time.is_ok(), "{:?}", self.counters.snapshot());
+    }
 }
 
 async fn relay_to(enclave: EnclaveAddress, limits: Limits) -> Relay {
@@ -136,12 +150,7 @@ async fn a_partner_that_is_reset_takes_the_enclaves_side_with_it() {
     partner.set_zero_linger().unwrap();
     drop(partner);
     assert_eq!(enclave.read(&mut [0]).await.unwrap(), 0);
-    let counted = async {
-        while world.relay.counters.snapshot().failed == 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), counted).await.unwrap();
+    world.relay.counts(|counted| counted.failed == 1).await;
 }
 
 #[tokio::test]
@@ -162,7 +171,7 @@ async fn an_enclave_that_stops_reading_stalls_the_partner() {
         }
         assert!(taken < 64 << 20, "the relay takes bytes that nobody reads");
     }
-    assert_eq!(world.relay.counters.snapshot().idle, 1);
+    world.relay.counts(|counted| counted.idle == 1).await;
     let read = exchange(enclave, b"").await.unwrap_or_default().len();
     assert!(read <= 1 << 20, "{read} bytes were on the way to an enclave that read none");
 }
