@@ -6,7 +6,8 @@
 //! compare the kernels.
 //!
 //! A new instruction set needs a module and an arm in [`dispatch`]. A new weight format needs a tile, a
-//! variant of [`crate::matrix::Matrix`]'s tiles, and a kernel.
+//! variant of [`crate::matrix::Matrix`]'s tiles, and a kernel; or a function that writes its blocks as those of
+//! a format that has all three.
 
 /// Compiles the plain Rust kernels for more instructions, so that the compiler uses wider vectors.
 #[cfg(target_arch = "x86_64")]
@@ -65,8 +66,9 @@ use std::{ops::Range, sync::OnceLock};
 #[cfg(test)]
 pub(crate) use half::{f16_to_f32, f32_to_f16};
 pub(crate) use tile::{
-    BLOCK, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, Results,
-    SUPER_BLOCK, SuperBlock, TILE_ROWS, Tile, TileOutput,
+    BLOCK, Bf16Column, Block, F16Column, F32Column, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
+    Q8Tile, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, Tile, TileOutput, iq4_nl_as_q8_0, mxfp4_as_offset,
+    q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0, q5_1_as_offset,
 };
 
 use crate::scratch::Scratch;
@@ -174,6 +176,14 @@ impl Kernels {
 
     pub(crate) fn q4_tile(self, tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]) {
         dispatch!(self, q4_tile(tiles, activations, output));
+    }
+
+    pub(crate) fn offset_tile(self, tiles: &[OffsetTile], activations: &[Block], output: &mut [TileOutput]) {
+        dispatch!(self, offset_tile(tiles, activations, output));
+    }
+
+    pub(crate) fn q2_k_tile(self, tiles: &[Q2KTile], activations: &[SuperBlock], output: &mut [TileOutput]) {
+        dispatch!(self, q2_k_tile(tiles, activations, output));
     }
 
     pub(crate) fn q4_k_tile(self, tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]) {

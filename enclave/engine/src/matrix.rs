@@ -12,8 +12,9 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     gguf::{Tensor, TensorType},
     kernels::{
-        Bf16Column, F16Column, F32Column, Kernels, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, TILE_ROWS,
-        Tile, TileOutput,
+        Bf16Column, F16Column, F32Column, Kernels, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
+        Q8Tile, TILE_ROWS, Tile, TileOutput, iq4_nl_as_q8_0, mxfp4_as_offset, q3_k_as_q6_k, q4_1_as_offset,
+        q5_0_as_q8_0, q5_1_as_offset,
     },
     pool::Pool,
     processors,
@@ -33,6 +34,8 @@ enum Tiles {
     Bf16(Vec<Bf16Column>),
     Q8(Vec<Q8Tile>),
     Q4(Vec<Q4Tile>),
+    Offset(Vec<OffsetTile>),
+    Q2K(Vec<Q2KTile>),
     Q4K(Vec<Q4KTile>),
     Q5K(Vec<Q5KTile>),
     Q6K(Vec<Q6KTile>),
@@ -47,6 +50,8 @@ macro_rules! on_tiles {
             Tiles::Bf16($name) => $value,
             Tiles::Q8($name) => $value,
             Tiles::Q4($name) => $value,
+            Tiles::Offset($name) => $value,
+            Tiles::Q2K($name) => $value,
             Tiles::Q4K($name) => $value,
             Tiles::Q5K($name) => $value,
             Tiles::Q6K($name) => $value,
@@ -68,14 +73,21 @@ impl Matrix {
     pub(crate) fn read<E>(tensor: &Tensor, fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let [columns, rows, ..] = tensor.dimensions;
         let tiles = match tensor.tensor_type {
-            TensorType::F32 => Tiles::F32(read(columns, rows, fill)?),
-            TensorType::F16 => Tiles::F16(read(columns, rows, fill)?),
-            TensorType::BF16 => Tiles::Bf16(read(columns, rows, fill)?),
-            TensorType::Q8_0 => Tiles::Q8(read(columns, rows, fill)?),
-            TensorType::Q4_0 => Tiles::Q4(read(columns, rows, fill)?),
-            TensorType::Q4_K => Tiles::Q4K(read(columns, rows, fill)?),
-            TensorType::Q5_K => Tiles::Q5K(read(columns, rows, fill)?),
-            TensorType::Q6_K => Tiles::Q6K(read(columns, rows, fill)?),
+            TensorType::F32 => Tiles::F32(read(columns, rows, Clone::clone, fill)?),
+            TensorType::F16 => Tiles::F16(read(columns, rows, Clone::clone, fill)?),
+            TensorType::BF16 => Tiles::Bf16(read(columns, rows, Clone::clone, fill)?),
+            TensorType::Q8_0 => Tiles::Q8(read(columns, rows, Clone::clone, fill)?),
+            TensorType::Q4_0 => Tiles::Q4(read(columns, rows, Clone::clone, fill)?),
+            TensorType::Q2_K => Tiles::Q2K(read(columns, rows, Clone::clone, fill)?),
+            TensorType::Q4_K => Tiles::Q4K(read(columns, rows, Clone::clone, fill)?),
+            TensorType::Q5_K => Tiles::Q5K(read(columns, rows, Clone::clone, fill)?),
+            TensorType::Q6_K => Tiles::Q6K(read(columns, rows, Clone::clone, fill)?),
+            TensorType::Q5_0 => Tiles::Q8(read(columns, rows, q5_0_as_q8_0, fill)?),
+            TensorType::IQ4_NL => Tiles::Q8(read(columns, rows, iq4_nl_as_q8_0, fill)?),
+            TensorType::Q4_1 => Tiles::Offset(read(columns, rows, q4_1_as_offset, fill)?),
+            TensorType::Q5_1 => Tiles::Offset(read(columns, rows, q5_1_as_offset, fill)?),
+            TensorType::MXFP4 => Tiles::Offset(read(columns, rows, mxfp4_as_offset, fill)?),
+            TensorType::Q3_K => Tiles::Q6K(read(columns, rows, q3_k_as_q6_k, fill)?),
         };
         Ok(Self { rows, columns, tiles })
     }
@@ -89,8 +101,10 @@ impl Matrix {
     pub(crate) fn forms(&self) -> Forms {
         match self.tiles {
             Tiles::F32(_) | Tiles::F16(_) | Tiles::Bf16(_) => Forms::default(),
-            Tiles::Q8(_) | Tiles::Q4(_) => Forms { blocks: true, super_blocks: false },
-            Tiles::Q4K(_) | Tiles::Q5K(_) | Tiles::Q6K(_) => Forms { blocks: false, super_blocks: true },
+            Tiles::Q8(_) | Tiles::Q4(_) | Tiles::Offset(_) => Forms { blocks: true, super_blocks: false },
+            Tiles::Q2K(_) | Tiles::Q4K(_) | Tiles::Q5K(_) | Tiles::Q6K(_) => {
+                Forms { blocks: false, super_blocks: true }
+            }
         }
     }
 
@@ -111,6 +125,12 @@ impl Matrix {
                 }
                 Tiles::Q8(tiles) => kernels.q8_tile(self.row_of_tiles(tiles, row), inputs.blocks(), output),
                 Tiles::Q4(tiles) => kernels.q4_tile(self.row_of_tiles(tiles, row), inputs.blocks(), output),
+                Tiles::Offset(tiles) => {
+                    kernels.offset_tile(self.row_of_tiles(tiles, row), inputs.blocks(), output);
+                }
+                Tiles::Q2K(tiles) => {
+                    kernels.q2_k_tile(self.row_of_tiles(tiles, row), inputs.super_blocks(), output);
+                }
                 Tiles::Q4K(tiles) => {
                     kernels.q4_k_tile(self.row_of_tiles(tiles, row), inputs.super_blocks(), output);
                 }
@@ -141,15 +161,16 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Batches below this are laid out on one thread, in bytes.
 const SERIAL_BYTES: usize = 1 << 20;
 
-/// Reads a row-major tensor in batches of whole tiles, and lays each out as it comes. The memory of the tiles
-/// grows with what was read.
-fn read<const BYTES: usize, T: Tile<BYTES>, E>(
+/// Reads a row-major tensor in batches of whole tiles, and lays each out as it comes: what `recode` makes of
+/// each block of the file. The memory of the tiles grows with what was read.
+fn read<const FILE_BYTES: usize, const BYTES: usize, T: Tile<BYTES>, E>(
     columns: usize,
     rows: usize,
+    recode: impl Fn(&[u8; FILE_BYTES]) -> [u8; BYTES] + Sync,
     mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
 ) -> Result<Vec<T>, E> {
     let width = columns / T::COLUMNS;
-    let row_bytes = width * BYTES;
+    let row_bytes = width * FILE_BYTES;
     let batch = (BATCH_BYTES / (row_bytes * TILE_ROWS).max(1)).max(1) * TILE_ROWS;
     let mut bytes = Zeroizing::new(vec![0; batch.min(rows) * row_bytes]);
     let mut tiles = Zeroizing::new(Vec::new());
@@ -161,35 +182,45 @@ fn read<const BYTES: usize, T: Tile<BYTES>, E>(
         fill(bytes)?;
         let first = tiles.len();
         tiles.resize(first + count.div_ceil(TILE_ROWS) * width, T::default());
-        lay_out(&mut tiles[first..], bytes, width);
+        lay_out(&mut tiles[first..], bytes, width, &recode);
         left -= count;
     }
     Ok(std::mem::take(&mut tiles))
 }
 
 /// Hands every block of some rows to the tile it belongs to, on all processors.
-fn lay_out<const BYTES: usize, T: Tile<BYTES>>(tiles: &mut [T], bytes: &[u8], width: usize) {
+fn lay_out<const FILE_BYTES: usize, const BYTES: usize, T: Tile<BYTES>>(
+    tiles: &mut [T],
+    bytes: &[u8],
+    width: usize,
+    recode: &(impl Fn(&[u8; FILE_BYTES]) -> [u8; BYTES] + Sync),
+) {
     let tile_rows = tiles.len() / width.max(1);
     let threads = if bytes.len() < SERIAL_BYTES { 1 } else { processors().get() };
     let share = tile_rows.div_ceil(threads).max(1) * width.max(1);
-    let blocks = bytes.as_chunks::<BYTES>().0;
+    let blocks = bytes.as_chunks::<FILE_BYTES>().0;
     thread::scope(|scope| {
         let mut shares = tiles.chunks_mut(share).zip(blocks.chunks(share * TILE_ROWS));
         let own = shares.next();
         for (tiles, blocks) in shares {
-            scope.spawn(move || fill_tiles(tiles, blocks, width));
+            scope.spawn(move || fill_tiles(tiles, blocks, width, recode));
         }
         if let Some((tiles, blocks)) = own {
-            fill_tiles(tiles, blocks, width);
+            fill_tiles(tiles, blocks, width, recode);
         }
     });
 }
 
-fn fill_tiles<const BYTES: usize, T: Tile<BYTES>>(tiles: &mut [T], blocks: &[[u8; BYTES]], width: usize) {
+fn fill_tiles<const FILE_BYTES: usize, const BYTES: usize, T: Tile<BYTES>>(
+    tiles: &mut [T],
+    blocks: &[[u8; FILE_BYTES]],
+    width: usize,
+    recode: &impl Fn(&[u8; FILE_BYTES]) -> [u8; BYTES],
+) {
     for (tiles, rows) in tiles.chunks_exact_mut(width).zip(blocks.chunks(width * TILE_ROWS)) {
         for (row, blocks) in rows.chunks_exact(width).enumerate() {
             for (tile, block) in tiles.iter_mut().zip(blocks) {
-                tile.put(row, block);
+                tile.put(row, &recode(block));
             }
         }
     }

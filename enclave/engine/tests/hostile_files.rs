@@ -6,6 +6,8 @@
 #[path = "support/gguf_writer.rs"]
 #[expect(dead_code, reason = "shared with unit tests and examples")]
 mod gguf_writer;
+#[path = "support/random_weights.rs"]
+mod random_weights;
 
 use std::{
     num::NonZeroUsize,
@@ -16,7 +18,7 @@ use std::{
 use cleanroom_engine::{
     ChatMessage, Engine, EngineConfig, EvaluatedToken, Evaluator, Event, FinishReason, Job, Model,
     ModelError, PromptError, Sink, TokenizerError,
-    gguf::{Array, Gguf, GgufError, Value},
+    gguf::{Array, Gguf, GgufError, TensorType, Value},
 };
 use gguf_writer::{GgufWriter, Meta};
 use zeroize::Zeroizing;
@@ -95,6 +97,45 @@ fn with_meta(key: &str, value: Meta) -> ModelError {
 #[test]
 fn the_demo_model_survives_rewriting() {
     assert_eq!(Model::from_gguf(&demo().bytes()).unwrap().facts().parameters, 3_915_520);
+}
+
+/// The demo model with another matrix of this type at the end of the file.
+fn with_type(kind: TensorType) -> GgufWriter {
+    let mut writer = demo();
+    let place = writer.tensors.iter().position(|tensor| tensor.name == "blk.0.ffn_down.weight").unwrap();
+    let mut tensor = writer.tensors.remove(place);
+    let [columns, rows] = tensor.dimensions[..] else { panic!("no matrix") };
+    tensor.type_number = random_weights::number(kind);
+    tensor.data = random_weights::Random::new(3).matrix(kind, columns as usize, rows as usize, 0.05);
+    writer.tensors.push(tensor);
+    writer
+}
+
+#[test]
+fn a_file_may_mix_all_types_of_weights_and_none_may_be_cut_or_have_part_of_a_block() {
+    for kind in TensorType::ALL {
+        let file = with_type(kind).bytes();
+        let model = Model::from_gguf(&file).unwrap();
+        assert!(model.facts().weights.split('+').any(|name| name == kind.to_string()), "{kind}");
+        let mut evaluator = Evaluator::new(&model, NonZeroUsize::MIN, NonZeroUsize::MIN).unwrap();
+        let tokens = [40, 41].map(|token| EvaluatedToken { sequence: 0, token, scored: true });
+        let finite = |_, scores: &[f32]| assert!(scores.iter().all(|score| score.is_finite()), "{kind}");
+        evaluator.append(&tokens, finite).unwrap();
+
+        // The padding has at most 31 bytes.
+        let cut = Model::from_gguf(&file[..file.len() - 32]).err();
+        assert!(matches!(cut, Some(ModelError::Gguf(GgufError::OutOfBounds { .. }))), "{kind}: {cut:?}");
+        let block = kind.block_length();
+        if block > 1 {
+            let mut odd = with_type(kind);
+            odd.tensors.last_mut().unwrap().dimensions[0] -= 1;
+            let odd = refusal(&odd);
+            assert!(
+                matches!(odd, ModelError::Gguf(GgufError::RowLength { block: b, .. }) if b == block),
+                "{kind}: {odd:?}"
+            );
+        }
+    }
 }
 
 #[test]

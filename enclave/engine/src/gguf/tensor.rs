@@ -23,6 +23,21 @@ pub enum TensorType {
     Q8_0,
     /// Blocks of 32: a half-precision scale, then 32 codes of four bits.
     Q4_0,
+    /// Blocks of 32: a scale and a minimum of half precision, then 32 codes of four bits.
+    Q4_1,
+    /// Blocks of 32: a half-precision scale, then 32 codes of five bits.
+    Q5_0,
+    /// Blocks of 32: a scale and a minimum of half precision, then 32 codes of five bits.
+    Q5_1,
+    /// Blocks of 32: a half-precision scale, then 32 codes of four bits that stand for numbers of a fixed table.
+    IQ4_NL,
+    /// Blocks of 32: a power of two as scale, then 32 floating-point numbers of four bits (E2M1). Defined by
+    /// the OCP Microscaling Formats Specification.
+    MXFP4,
+    /// Blocks of 256 codes of two bits; each 16 with a scale and a minimum of four bits.
+    Q2_K,
+    /// Blocks of 256 codes of three bits; each 16 with a scale of six bits.
+    Q3_K,
     /// Blocks of 256 codes of four bits; each 32 with a scale and a minimum of six bits.
     Q4_K,
     /// Blocks of 256 codes of five bits; each 32 with a scale and a minimum of six bits.
@@ -32,12 +47,39 @@ pub enum TensorType {
 }
 
 impl TensorType {
+    /// Every type that the kernels read.
+    pub const ALL: [TensorType; 15] = [
+        TensorType::F32,
+        TensorType::F16,
+        TensorType::BF16,
+        TensorType::Q8_0,
+        TensorType::Q4_0,
+        TensorType::Q4_1,
+        TensorType::Q5_0,
+        TensorType::Q5_1,
+        TensorType::IQ4_NL,
+        TensorType::MXFP4,
+        TensorType::Q2_K,
+        TensorType::Q3_K,
+        TensorType::Q4_K,
+        TensorType::Q5_K,
+        TensorType::Q6_K,
+    ];
+
     /// Numbers in one block; rows are whole blocks.
     pub fn block_length(self) -> usize {
         match self {
             TensorType::F32 | TensorType::F16 | TensorType::BF16 => 1,
-            TensorType::Q8_0 | TensorType::Q4_0 => 32,
-            TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => 256,
+            TensorType::Q8_0
+            | TensorType::Q4_0
+            | TensorType::Q4_1
+            | TensorType::Q5_0
+            | TensorType::Q5_1
+            | TensorType::IQ4_NL
+            | TensorType::MXFP4 => 32,
+            TensorType::Q2_K | TensorType::Q3_K | TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => {
+                256
+            }
         }
     }
 
@@ -47,7 +89,13 @@ impl TensorType {
             TensorType::F32 => 4,
             TensorType::F16 | TensorType::BF16 => 2,
             TensorType::Q8_0 => 34,
-            TensorType::Q4_0 => 18,
+            TensorType::Q4_0 | TensorType::IQ4_NL => 18,
+            TensorType::Q4_1 => 20,
+            TensorType::Q5_0 => 22,
+            TensorType::Q5_1 => 24,
+            TensorType::MXFP4 => 17,
+            TensorType::Q2_K => 84,
+            TensorType::Q3_K => 110,
             TensorType::Q4_K => 144,
             TensorType::Q5_K => 176,
             TensorType::Q6_K => 210,
@@ -63,6 +111,13 @@ impl fmt::Display for TensorType {
             TensorType::BF16 => "BF16",
             TensorType::Q8_0 => "Q8_0",
             TensorType::Q4_0 => "Q4_0",
+            TensorType::Q4_1 => "Q4_1",
+            TensorType::Q5_0 => "Q5_0",
+            TensorType::Q5_1 => "Q5_1",
+            TensorType::IQ4_NL => "IQ4_NL",
+            TensorType::MXFP4 => "MXFP4",
+            TensorType::Q2_K => "Q2_K",
+            TensorType::Q3_K => "Q3_K",
             TensorType::Q4_K => "Q4_K",
             TensorType::Q5_K => "Q5_K",
             TensorType::Q6_K => "Q6_K",
@@ -179,30 +234,31 @@ fn supported(name: &str, number: u32) -> Result<TensorType, GgufError> {
         0 => Ok(TensorType::F32),
         1 => Ok(TensorType::F16),
         2 => Ok(TensorType::Q4_0),
+        3 => Ok(TensorType::Q4_1),
+        6 => Ok(TensorType::Q5_0),
+        7 => Ok(TensorType::Q5_1),
         8 => Ok(TensorType::Q8_0),
+        10 => Ok(TensorType::Q2_K),
+        11 => Ok(TensorType::Q3_K),
         12 => Ok(TensorType::Q4_K),
         13 => Ok(TensorType::Q5_K),
         14 => Ok(TensorType::Q6_K),
+        20 => Ok(TensorType::IQ4_NL),
         30 => Ok(TensorType::BF16),
+        39 => Ok(TensorType::MXFP4),
         _ => Err(GgufError::TensorType { name: name.into(), number, found: type_name(number) }),
     }
 }
 
-/// The names of `ggml_type`, so that a refusal can say what came.
+/// The names of the other values of `ggml_type`, so that a refusal can say what came.
 fn type_name(number: u32) -> &'static str {
     match number {
-        3 => "Q4_1",
-        6 => "Q5_0",
-        7 => "Q5_1",
         9 => "Q8_1",
-        10 => "Q2_K",
-        11 => "Q3_K",
         15 => "Q8_K",
         16 => "IQ2_XXS",
         17 => "IQ2_XS",
         18 => "IQ3_XXS",
         19 => "IQ1_S",
-        20 => "IQ4_NL",
         21 => "IQ3_S",
         22 => "IQ2_S",
         23 => "IQ4_XS",
@@ -214,7 +270,6 @@ fn type_name(number: u32) -> &'static str {
         29 => "IQ1_M",
         34 => "TQ1_0",
         35 => "TQ2_0",
-        39 => "MXFP4",
         _ => "an unknown type",
     }
 }

@@ -143,10 +143,10 @@ fn refuses_impossible_shapes() {
 
 #[test]
 fn refuses_unsupported_tensor_types_by_name() {
-    let refused = refusal(&GgufWriter::default().tensor("t", &[256], 10, vec![0; 84]));
+    let refused = refusal(&GgufWriter::default().tensor("t", &[256], 16, vec![0; 66]));
     assert_eq!(
         refused.to_string(),
-        "tensor \"t\": type Q2_K (10) is not supported; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K and Q6_K"
+        "tensor \"t\": type IQ2_XXS (16) is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and MXFP4"
     );
     assert!(matches!(
         refusal(&GgufWriter::default().tensor("t", &[256], 4000, vec![0; 144])),

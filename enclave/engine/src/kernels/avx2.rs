@@ -16,15 +16,17 @@ use std::arch::x86_64::{
     _mm256_loadu_si256, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
 };
 
-use tiles::{bf16_tile, f16_tile, f32_tile, q4_k_tile, q4_tile, q5_k_tile, q6_k_tile, q8_tile};
+use tiles::{
+    bf16_tile, f16_tile, f32_tile, offset_tile, q2_k_tile, q4_k_tile, q4_tile, q5_k_tile, q6_k_tile, q8_tile,
+};
 
 use super::{
     LANES,
     half::f32_to_f16,
     scalar,
     tile::{
-        Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, Results,
-        SuperBlock, TileOutput,
+        Bf16Column, Block, F16Column, F32Column, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
+        Q8Tile, Results, SuperBlock, TileOutput,
     },
 };
 
@@ -57,6 +59,8 @@ macro_rules! kernels {
 kernels! {
     q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]);
     q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]);
+    offset_tile(tiles: &[OffsetTile], activations: &[Block], output: &mut [TileOutput]);
+    q2_k_tile(tiles: &[Q2KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
     q4_k_tile(tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
     q5_k_tile(tiles: &[Q5KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
     q6_k_tile(tiles: &[Q6KTile], activations: &[SuperBlock], output: &mut [TileOutput]);

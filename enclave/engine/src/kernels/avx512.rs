@@ -22,8 +22,9 @@ use super::{
     avx2::Avx2,
     scalar,
     tile::{
-        Affine, Bf16Column, Block, F16Column, F32Column, Q4KTile, Q4Tile, Q5KPart, Q5KTile, Q6KPart, Q6KTile,
-        Q8Tile, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput, blocks_at,
+        Affine, Bf16Column, Block, F16Column, F32Column, OffsetTile, Pair, Q2KTile, Q4KTile, Q4Tile, Q5KPart,
+        Q5KTile, Q6KPart, Q6KTile, Q8Tile, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
+        blocks_at, sums_of_16, sums_of_32,
     },
 };
 
@@ -64,6 +65,8 @@ kernels! {
     here {
         q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]);
         q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]);
+        offset_tile(tiles: &[OffsetTile], activations: &[Block], output: &mut [TileOutput]);
+        q2_k_tile(tiles: &[Q2KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
         q4_k_tile(tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
         q5_k_tile(tiles: &[Q5KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
         q6_k_tile(tiles: &[Q6KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
@@ -124,6 +127,8 @@ macro_rules! tile_kernel {
 
 tile_kernel!(q8_tile, q8_rows, Q8Tile, Block, 32);
 tile_kernel!(q4_tile, q4_rows, Q4Tile, Block, 32);
+tile_kernel!(offset_tile, offset_rows, OffsetTile, Block, 32);
+tile_kernel!(q2_k_tile, q2_k_rows, Q2KTile, SuperBlock, SUPER_BLOCK);
 tile_kernel!(q4_k_tile, q4_k_rows, Q4KTile, SuperBlock, SUPER_BLOCK);
 tile_kernel!(q5_k_tile, q5_k_rows, Q5KTile, SuperBlock, SUPER_BLOCK);
 tile_kernel!(q6_k_tile, q6_k_rows, Q6KTile, SuperBlock, SUPER_BLOCK);
@@ -133,21 +138,10 @@ tile_kernel!(bf16_tile, bf16_rows, Bf16Column, f32, 1);
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [TileOutput]) {
-    let sign = _mm512_set1_epi8(i8::MIN);
     let mut sums: [__m512; M] = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
         let blocks = blocks_at(&rows, index);
-        // Adding 128 made the weights unsigned; this takes its share out of the products.
-        let mut dots = [_mm512_setzero_si512(); M];
-        for m in 0..M {
-            dots[m] = _mm512_set1_epi32(blocks[m].lift);
-        }
-        for (group, quants) in tile.quants.iter().enumerate() {
-            let weights = _mm512_xor_si512(load_group(&quants.map(i8::cast_unsigned)), sign);
-            for m in 0..M {
-                dots[m] = _mm512_dpbusd_epi32(dots[m], weights, _mm512_set1_epi32(blocks[m].quants[group]));
-            }
-        }
+        let dots = byte_products(&tile.quants, blocks);
         add_scaled(&mut sums, dots, &tile.scales, blocks);
     }
     store_sums(&sums, output);
@@ -177,6 +171,48 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn offset_rows<const M: usize>(tiles: &[OffsetTile], rows: [&[Block]; M], output: &mut [TileOutput]) {
+    let mut sums: [__m512; M] = load_sums(output);
+    for (index, tile) in tiles.iter().enumerate() {
+        let blocks = blocks_at(&rows, index);
+        let dots = byte_products(&tile.quants, blocks);
+        let (scales, offsets) = (load_row(&tile.scales), load_row(&tile.offsets));
+        for m in 0..M {
+            let inputs = _mm512_set1_ps((blocks[m].lift / -128) as f32);
+            let dot = _mm512_mul_ps(scales, _mm512_cvtepi32_ps(dots[m]));
+            let dot = _mm512_fmadd_ps(offsets, inputs, dot);
+            sums[m] = _mm512_fmadd_ps(dot, _mm512_set1_ps(blocks[m].scale), sums[m]);
+        }
+    }
+    store_sums(&sums, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn q2_k_rows<const M: usize>(tiles: &[Q2KTile], rows: [&[SuperBlock]; M], output: &mut [TileOutput]) {
+    let low = _mm512_set1_epi8(3);
+    let mut sums: [__m512; M] = load_sums(output);
+    for (index, tile) in tiles.iter().enumerate() {
+        let blocks = blocks_at(&rows, index);
+        let mut dots = [_mm512_setzero_si512(); M];
+        for (part, codes) in tile.parts.iter().enumerate() {
+            let codes = load_group(codes);
+            let mut partial = [_mm512_setzero_si512(); M];
+            let pairs = [
+                [codes, _mm512_srli_epi16::<2>(codes)],
+                [_mm512_srli_epi16::<4>(codes), _mm512_srli_epi16::<6>(codes)],
+            ];
+            for (pair, [first, last]) in pairs.into_iter().enumerate() {
+                let codes = [_mm512_and_si512(first, low), _mm512_and_si512(last, low)];
+                add_products(&mut partial, codes, blocks, part * 4 + pair * 2);
+            }
+            add_parts(&mut dots, partial, &tile.affine.part_scales[part]);
+        }
+        add_affine(&mut sums, dots, &tile.affine, blocks, blocks.map(sums_of_16));
+    }
+    store_sums(&sums, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 fn q4_k_rows<const M: usize>(tiles: &[Q4KTile], rows: [&[SuperBlock]; M], output: &mut [TileOutput]) {
     let mut sums: [__m512; M] = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
@@ -190,7 +226,7 @@ fn q4_k_rows<const M: usize>(tiles: &[Q4KTile], rows: [&[SuperBlock]; M], output
             }
             add_parts(&mut dots, partial, &tile.affine.part_scales[part]);
         }
-        add_affine(&mut sums, dots, &tile.affine, blocks);
+        add_affine(&mut sums, dots, &tile.affine, blocks, blocks.map(sums_of_32));
     }
     store_sums(&sums, output);
 }
@@ -220,7 +256,7 @@ fn q5_k_rows<const M: usize>(tiles: &[Q5KTile], rows: [&[SuperBlock]; M], output
             }
             add_parts(&mut dots, partial, &tile.affine.part_scales[part]);
         }
-        add_affine(&mut sums, dots, &tile.affine, blocks);
+        add_affine(&mut sums, dots, &tile.affine, blocks, blocks.map(sums_of_32));
     }
     store_sums(&sums, output);
 }
@@ -295,6 +331,25 @@ float_rows!(bf16_rows, Bf16Column, widen_brief_row);
 
 widened!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
 
+/// Sums of products of signed bytes.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn byte_products<const M: usize>(quants: &[[i8; 64]; 8], blocks: [&Block; M]) -> [__m512i; M] {
+    let sign = _mm512_set1_epi8(i8::MIN);
+    // Adding 128 made the weights unsigned; this takes its share out of the products.
+    let mut dots = [_mm512_setzero_si512(); M];
+    for m in 0..M {
+        dots[m] = _mm512_set1_epi32(blocks[m].lift);
+    }
+    for (group, quants) in quants.iter().enumerate() {
+        let weights = _mm512_xor_si512(load_group(&quants.map(i8::cast_unsigned)), sign);
+        for m in 0..M {
+            dots[m] = _mm512_dpbusd_epi32(dots[m], weights, _mm512_set1_epi32(blocks[m].quants[group]));
+        }
+    }
+    dots
+}
+
 /// `sums += dots · (scale · activation scale)`
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
@@ -337,20 +392,22 @@ fn add_parts<const M: usize>(dots: &mut [__m512i; M], partial: [__m512i; M], sca
     }
 }
 
-/// `sums += (scale · dots - minimum · Σ part minimum · activations) · activation scale`
+/// `sums += (scale · dots - minimum · Σ part minimum · activations) · activation scale`. The
+/// sums of each part's activations are `inputs`.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
 #[inline]
-fn add_affine<const M: usize>(
+fn add_affine<const M: usize, const PARTS: usize, const PAIRS: usize>(
     sums: &mut [__m512; M],
     dots: [__m512i; M],
-    affine: &Affine,
+    affine: &Affine<PARTS, PAIRS>,
     blocks: [&SuperBlock; M],
+    inputs: [&[Pair; PAIRS]; M],
 ) {
     let mut lows = [_mm512_setzero_si512(); M];
     for (pair, minima) in affine.part_minima.iter().enumerate() {
         let minima = _mm512_cvtepu8_epi16(load_pairs(minima));
         for m in 0..M {
-            lows[m] = _mm512_dpwssd_epi32(lows[m], minima, _mm512_set1_epi32(blocks[m].sums_of_32[pair]));
+            lows[m] = _mm512_dpwssd_epi32(lows[m], minima, _mm512_set1_epi32(inputs[m][pair]));
         }
     }
     let (scales, minima) = (widen_row(&affine.scales), widen_row(&affine.minima));

@@ -5,8 +5,8 @@
 //! bit for bit, and a kernel that differs is not used.
 
 use super::{
-    Bf16Column, Block, F16Column, F32Column, Kernels, Q4KTile, Q4Tile, Q5KTile, Q6KTile, Q8Tile, Query,
-    Results, SuperBlock, TILE_ROWS, Tile, TileOutput,
+    Bf16Column, Block, F16Column, F32Column, Kernels, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
+    Q8Tile, Query, Results, SuperBlock, TILE_ROWS, Tile, TileOutput,
 };
 
 /// Rows of activations: every number of rows at once that a kernel has.
@@ -25,6 +25,8 @@ pub(super) fn agrees(kernels: Kernels) -> bool {
     let random = &mut random;
     same(kernels, &random.tiles::<34, Q8Tile>(&[0]), &blocks, Kernels::q8_tile)
         && same(kernels, &random.tiles::<18, Q4Tile>(&[0]), &blocks, Kernels::q4_tile)
+        && same(kernels, &random.tiles::<40, OffsetTile>(&[2, 6]), &blocks, Kernels::offset_tile)
+        && same(kernels, &random.tiles::<84, Q2KTile>(&[80, 82]), &super_blocks, Kernels::q2_k_tile)
         && same(kernels, &random.tiles::<144, Q4KTile>(&[0, 2]), &super_blocks, Kernels::q4_k_tile)
         && same(kernels, &random.tiles::<176, Q5KTile>(&[0, 2]), &super_blocks, Kernels::q5_k_tile)
         && same(kernels, &random.tiles::<210, Q6KTile>(&[208]), &super_blocks, Kernels::q6_k_tile)
@@ -102,8 +104,8 @@ impl Random {
         self.next() as f32 / (1_u64 << 31) as f32 - 1.0
     }
 
-    /// A row of tiles with codes of all kinds. The bytes at `scales` in each block are the upper byte of a
-    /// scale near one.
+    /// A row of tiles with codes of all kinds. The two bytes at each of `scales` in a block are made the upper
+    /// ones of a scale of either sign below one, so that no sum is infinite.
     fn tiles<const BYTES: usize, T: Tile<BYTES>>(&mut self, scales: &[usize]) -> Vec<T> {
         let mut tiles = vec![T::default(); COLUMNS / T::COLUMNS];
         for tile in &mut tiles {
@@ -112,7 +114,7 @@ impl Random {
                 block.iter_mut().for_each(|byte| *byte = self.next() as u8);
                 for place in scales {
                     if let Some(upper) = block.get_mut(place + 1) {
-                        *upper = 0x30 | (*upper & 0x8f) >> 1;
+                        *upper = 0x30 | (*upper & 0x87);
                     }
                 }
                 tile.put(row, &block);

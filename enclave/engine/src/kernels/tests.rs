@@ -135,6 +135,17 @@ proptest! {
     }
 
     #[test]
+    fn offset_tiles_agree((raw, values) in case(40, BLOCK)) {
+        // The upper halves of single-precision scales and offsets.
+        check_tile_kernel(&tiles::<_, OffsetTile>(&raw, &[2, 6]), &quantised(&values), Kernels::offset_tile)?;
+    }
+
+    #[test]
+    fn q2_k_tiles_agree((raw, values) in case(84, SUPER_BLOCK)) {
+        check_tile_kernel(&tiles::<_, Q2KTile>(&raw, &[80, 82]), &quantised_super(&values), Kernels::q2_k_tile)?;
+    }
+
+    #[test]
     fn q4_k_tiles_agree((raw, values) in case(144, SUPER_BLOCK)) {
         check_tile_kernel(&tiles::<_, Q4KTile>(&raw, &[0, 2]), &quantised_super(&values), Kernels::q4_k_tile)?;
     }

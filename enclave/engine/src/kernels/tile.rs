@@ -7,16 +7,20 @@
 mod float;
 mod k_quants;
 mod legacy;
+mod recode;
 
 pub(crate) use float::{Bf16Column, F16Column, F32Column};
-pub(crate) use k_quants::{Affine, Q4KTile, Q5KPart, Q5KTile, Q6KPart, Q6KTile};
-pub(crate) use legacy::{Q4Tile, Q8Tile};
+pub(crate) use k_quants::{Affine, Q2KTile, Q4KTile, Q5KPart, Q5KTile, Q6KPart, Q6KTile};
+pub(crate) use legacy::{OffsetTile, Q4Tile, Q8Tile};
+pub(crate) use recode::{
+    iq4_nl_as_q8_0, mxfp4_as_offset, q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0, q5_1_as_offset,
+};
 use zeroize::DefaultIsZeroes;
 
 /// Matrix rows that one kernel call computes.
 pub(crate) const TILE_ROWS: usize = 16;
 
-/// Numbers that share one scale, in weights of types `Q8_0` and `Q4_0` and in the activations for them.
+/// Numbers that share one scale, in weights of the types that have no parts and in the activations for them.
 pub(crate) const BLOCK: usize = 32;
 
 /// Numbers of one block of the K types, and of the activations for them.
@@ -25,7 +29,8 @@ pub(crate) const SUPER_BLOCK: usize = 256;
 /// Groups of four columns; a byte of each of 16 rows and four columns.
 type Group = [u8; TILE_ROWS * 4];
 
-/// A layout of weights. `BYTES` is the size of one row's share as the file has it.
+/// A layout of weights. `BYTES` is the size of one row's share: a block of a file, or what `recode` makes of
+/// it.
 pub(crate) trait Tile<const BYTES: usize>: DefaultIsZeroes + Send + Sync {
     /// Columns of one tile.
     const COLUMNS: usize;
@@ -125,6 +130,18 @@ pub(crate) struct SuperBlock {
     /// Sums of every 32 quants.
     pub(crate) sums_of_32: [Pair; SUPER_BLOCK / 64],
     pub(crate) scale: f32,
+}
+
+/// [`SuperBlock::sums_of_16`]; a function as [`blocks_at`] is.
+#[inline(always)]
+pub(crate) fn sums_of_16(block: &SuperBlock) -> &[Pair; SUPER_BLOCK / 32] {
+    &block.sums_of_16
+}
+
+/// [`SuperBlock::sums_of_32`]; a function as [`blocks_at`] is.
+#[inline(always)]
+pub(crate) fn sums_of_32(block: &SuperBlock) -> &[Pair; SUPER_BLOCK / 64] {
+    &block.sums_of_32
 }
 
 impl Default for SuperBlock {

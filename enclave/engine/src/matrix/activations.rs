@@ -9,7 +9,7 @@ use crate::{
 /// The quantised forms in which matrices want their inputs, besides plain numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Forms {
-    /// Blocks of 32, for `Q8_0` and `Q4_0`.
+    /// Blocks of 32, for the types with blocks of that length.
     pub(crate) blocks: bool,
     /// Blocks of 256, for the K types.
     pub(crate) super_blocks: bool,

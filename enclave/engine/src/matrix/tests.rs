@@ -8,22 +8,12 @@ use crate::kernels::{BLOCK, f32_to_f16};
 
 const ROWS: usize = 21;
 
-const TYPES: [TensorType; 8] = [
-    TensorType::F32,
-    TensorType::F16,
-    TensorType::BF16,
-    TensorType::Q8_0,
-    TensorType::Q4_0,
-    TensorType::Q4_K,
-    TensorType::Q5_K,
-    TensorType::Q6_K,
-];
-
 /// The number of a weight in a block, written from the format's description and not from the tiles: the bytes
 /// of a block and the column in it.
 fn weight(tensor_type: TensorType, block: &[u8], column: usize) -> f32 {
     let f16 = |at: usize| crate::kernels::f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
     let nibble = |at: usize, high: bool| f32::from(if high { block[at] >> 4 } else { block[at] & 15 });
+    let fifth = |at: usize| f32::from(block[at + column / 8] >> (column % 8) & 1) * 16.0;
     // Part scale and minimum of the K types with minima.
     let six = |part: usize| {
         let s = &block[4..16];
@@ -40,6 +30,36 @@ fn weight(tensor_type: TensorType, block: &[u8], column: usize) -> f32 {
         TensorType::BF16 => f32::from_le_bytes([0, 0, block[0], block[1]]),
         TensorType::Q8_0 => f16(0) * f32::from(block[2 + column] as i8),
         TensorType::Q4_0 => f16(0) * (nibble(2 + column % 16, column >= 16) - 8.0),
+        TensorType::Q4_1 => f16(0) * nibble(4 + column % 16, column >= 16) + f16(2),
+        TensorType::Q5_0 => f16(0) * (nibble(6 + column % 16, column >= 16) + fifth(2) - 16.0),
+        TensorType::Q5_1 => f16(0) * (nibble(8 + column % 16, column >= 16) + fifth(4)) + f16(2),
+        TensorType::IQ4_NL => {
+            const TABLE: [f32; 16] = [
+                -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0,
+                89.0, 113.0,
+            ];
+            f16(0) * TABLE[nibble(2 + column % 16, column >= 16) as usize]
+        }
+        TensorType::MXFP4 => {
+            let code = nibble(1 + column % 16, column >= 16) as usize;
+            let size = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][code % 8];
+            2.0_f32.powi(i32::from(block[0]) - 127) * if code < 8 { size } else { -size }
+        }
+        TensorType::Q2_K => {
+            let (half, at) = (column / 128, column % 32);
+            let code = f32::from(block[16 + half * 32 + at] >> (column % 128 / 32 * 2) & 3);
+            let part = column / 16;
+            f16(80) * nibble(part, false) * code - f16(82) * nibble(part, true)
+        }
+        TensorType::Q3_K => {
+            let (half, quarter, at) = (column / 128, column % 128 / 32, column % 32);
+            let low = f32::from(block[32 + half * 32 + at] >> (quarter * 2) & 3);
+            let third = f32::from(block[at] >> (half * 4 + quarter) & 1);
+            let part = column / 16;
+            let scale = nibble(96 + part % 8, part >= 8)
+                + 16.0 * f32::from(block[104 + part % 4] >> (part / 4 * 2) & 3);
+            f16(108) * (scale - 32.0) * (low + 4.0 * third - 4.0)
+        }
         TensorType::Q4_K => {
             let (scale, minimum) = six(part);
             let code = nibble(16 + column / 64 * 32 + in_pair % 32, in_pair >= 32);
@@ -79,10 +99,16 @@ fn bytes_of(tensor_type: TensorType, columns: usize, seed: u64) -> Vec<u8> {
             TensorType::F32 => block.copy_from_slice(&value.to_le_bytes()),
             TensorType::F16 => block.copy_from_slice(&f32_to_f16(value).to_le_bytes()),
             TensorType::BF16 => block.copy_from_slice(&value.to_le_bytes()[2..]),
-            TensorType::Q8_0 | TensorType::Q4_0 => {
+            TensorType::Q8_0 | TensorType::Q4_0 | TensorType::Q5_0 | TensorType::IQ4_NL => {
                 block[..2].copy_from_slice(&f32_to_f16(value).to_le_bytes());
             }
-            TensorType::Q4_K | TensorType::Q5_K => {
+            TensorType::MXFP4 => block[0] = 110 + block[0] % 16,
+            TensorType::Q2_K => {
+                block[80..82].copy_from_slice(&f32_to_f16(scale()).to_le_bytes());
+                block[82..].copy_from_slice(&f32_to_f16(scale()).to_le_bytes());
+            }
+            TensorType::Q3_K => block[108..].copy_from_slice(&f32_to_f16(scale()).to_le_bytes()),
+            TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => {
                 block[..2].copy_from_slice(&f32_to_f16(scale()).to_le_bytes());
                 block[2..4].copy_from_slice(&f32_to_f16(scale()).to_le_bytes());
             }
@@ -92,6 +118,60 @@ fn bytes_of(tensor_type: TensorType, columns: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
+/// Blocks and what the package `gguf` makes of them; see `weight_vectors.py`.
+const VECTORS: &str = include_str!("../../tests/data/weight_vectors.txt");
+
+fn unhex(text: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+#[test]
+fn blocks_read_as_the_package_gguf_reads_them() {
+    let mut seen = Vec::new();
+    for line in VECTORS.lines() {
+        let [name, block, expected] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let tensor_type = TensorType::ALL.into_iter().find(|kind| kind.to_string() == name).unwrap();
+        let (block, expected) = (unhex(block), unhex(expected));
+        let columns = tensor_type.block_length();
+        let dimensions = [columns, 1, 1, 1];
+        let tensor = Tensor { tensor_type, dimensions, start: 0, length: block.len() as u64 };
+        let mut rest = block.as_slice();
+        let matrix = Matrix::read(&tensor, |output| rest.read_exact(output)).unwrap();
+        let mut row = vec![0.0; columns];
+        matrix.read_row(0, &mut row);
+        for (column, (found, bytes)) in row.iter().zip(expected.as_chunks::<4>().0).enumerate() {
+            let expected = f32::from_le_bytes(*bytes);
+            let same = found.to_bits() == expected.to_bits() || *found == 0.0 && expected == 0.0;
+            assert!(same || found.is_nan() && expected.is_nan(), "{line} {column}: {found}, not {expected}");
+        }
+        seen.push(tensor_type);
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    let blocks = TensorType::ALL.into_iter().filter(|kind| kind.block_length() > 1);
+    assert_eq!(seen.len(), blocks.count(), "every type with blocks has vectors");
+}
+
+#[test]
+fn a_scale_that_is_no_number_makes_every_weight_of_its_block_none() {
+    let row = |exponent: u8| {
+        let mut block = [0x21; 17];
+        block[0] = exponent;
+        let tensor =
+            Tensor { tensor_type: TensorType::MXFP4, dimensions: [32, 1, 1, 1], start: 0, length: 17 };
+        let mut rest = &block[..];
+        let matrix = Matrix::read(&tensor, |output| rest.read_exact(output)).unwrap();
+        let mut row = [0.0; 32];
+        matrix.read_row(0, &mut row);
+        row
+    };
+    assert!(row(255).iter().all(|weight| weight.is_nan()));
+    // The largest and the smallest scale are numbers: a half and one of 2^127, and of 2^-127.
+    assert_eq!((row(254)[0], row(254)[16]), (2.0_f32.powi(126), 2.0_f32.powi(127)));
+    assert_eq!((row(0)[0], row(0)[16]), (f32::from_bits(0x0020_0000), f32::from_bits(0x0040_0000)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
@@ -99,7 +179,7 @@ proptest! {
     #[test]
     fn every_type_reads_back_and_multiplies(seed: u64, super_blocks in 1..6_usize, inputs_rows in 1..8_usize) {
         let columns = super_blocks * 256;
-        for tensor_type in TYPES {
+        for tensor_type in TensorType::ALL {
             let bytes = bytes_of(tensor_type, columns, seed);
             let tensor = Tensor { tensor_type, dimensions: [columns, ROWS, 1, 1], start: 0, length: bytes.len() as u64 };
             let mut rest = bytes.as_slice();

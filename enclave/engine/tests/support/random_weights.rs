@@ -55,6 +55,43 @@ impl Random {
                 bytes.extend(scale(16.0, 1.0).to_le_bytes());
                 self.fill(16, bytes);
             }
+            TensorType::Q4_1 | TensorType::Q5_1 => {
+                let (codes, size) = if kind == TensorType::Q4_1 { (16.0, 16) } else { (32.0, 20) };
+                // An offset of half the range gives a mean of zero.
+                let step = deviation * 12.0_f32.sqrt() / codes;
+                bytes.extend(half(step).to_le_bytes());
+                bytes.extend(half(step * (1.0 - codes) / 2.0).to_le_bytes());
+                self.fill(size, bytes);
+            }
+            TensorType::Q5_0 => {
+                bytes.extend(scale(32.0, 1.0).to_le_bytes());
+                self.fill(20, bytes);
+            }
+            TensorType::IQ4_NL => {
+                // The root of the mean square of the table's numbers is 67.
+                bytes.extend(half(deviation / 67.0).to_le_bytes());
+                self.fill(16, bytes);
+            }
+            TensorType::MXFP4 => {
+                // The root of the mean square of the sixteen numbers is 2.9. The scale is the next power of
+                // two below.
+                bytes.push(((deviation / 2.9).to_bits() >> 23) as u8);
+                self.fill(16, bytes);
+            }
+            TensorType::Q2_K => {
+                // Equal part scales and minima, and a minimum of half the range, give a mean of zero.
+                let step = deviation * 12.0_f32.sqrt() / 4.0 / 12.0;
+                bytes.extend((0..16).map(|_| (10 + (self.next() >> 62) as u8) * 0x11));
+                self.fill(64, bytes);
+                bytes.extend(half(step).to_le_bytes());
+                bytes.extend(half(step * 1.5).to_le_bytes());
+            }
+            TensorType::Q3_K => {
+                // The high two bits of each part scale are set, so it is from 48 to 63, less 32.
+                self.fill(96 + 8, bytes);
+                bytes.extend([0xff; 4]);
+                bytes.extend(scale(8.0, 24.0).to_le_bytes());
+            }
             TensorType::Q4_K | TensorType::Q5_K => {
                 let (codes, size) = if kind == TensorType::Q4_K { (16.0, 128) } else { (32.0, 160) };
                 let step = deviation * 12.0_f32.sqrt() / codes / 40.0;
@@ -77,9 +114,11 @@ impl Random {
     }
 
     fn fill(&mut self, count: usize, bytes: &mut Vec<u8>) {
-        for _ in 0..count / 8 {
+        let length = bytes.len() + count;
+        for _ in 0..count.div_ceil(8) {
             bytes.extend(self.next().to_le_bytes());
         }
+        bytes.truncate(length);
     }
 }
 
@@ -89,11 +128,18 @@ pub(crate) fn number(kind: TensorType) -> u32 {
         TensorType::F32 => 0,
         TensorType::F16 => 1,
         TensorType::Q4_0 => 2,
+        TensorType::Q4_1 => 3,
+        TensorType::Q5_0 => 6,
+        TensorType::Q5_1 => 7,
         TensorType::Q8_0 => 8,
+        TensorType::Q2_K => 10,
+        TensorType::Q3_K => 11,
         TensorType::Q4_K => 12,
         TensorType::Q5_K => 13,
         TensorType::Q6_K => 14,
+        TensorType::IQ4_NL => 20,
         TensorType::BF16 => 30,
+        TensorType::MXFP4 => 39,
     }
 }
 

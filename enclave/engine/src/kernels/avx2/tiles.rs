@@ -18,8 +18,9 @@ use super::{load, load_16, load_group, store, widen_eight};
 use crate::kernels::{
     LANES,
     tile::{
-        Affine, Bf16Column, Block, F16Column, F32Column, Four, Q4KTile, Q4Tile, Q5KPart, Q5KTile, Q6KPart,
-        Q6KTile, Q8Tile, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput, blocks_at,
+        Affine, Bf16Column, Block, F16Column, F32Column, Four, OffsetTile, Pair, Q2KTile, Q4KTile, Q4Tile,
+        Q5KPart, Q5KTile, Q6KPart, Q6KTile, Q8Tile, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
+        blocks_at, sums_of_16, sums_of_32,
     },
 };
 
@@ -60,6 +61,8 @@ macro_rules! tile_kernel {
 
 tile_kernel!(q8_tile, q8_rows, Q8Tile, Block, 32);
 tile_kernel!(q4_tile, q4_rows, Q4Tile, Block, 32);
+tile_kernel!(offset_tile, offset_rows, OffsetTile, Block, 32);
+tile_kernel!(q2_k_tile, q2_k_rows, Q2KTile, SuperBlock, SUPER_BLOCK);
 tile_kernel!(q4_k_tile, q4_k_rows, Q4KTile, SuperBlock, SUPER_BLOCK);
 tile_kernel!(q5_k_tile, q5_k_rows, Q5KTile, SuperBlock, SUPER_BLOCK);
 tile_kernel!(q6_k_tile, q6_k_rows, Q6KTile, SuperBlock, SUPER_BLOCK);
@@ -72,23 +75,12 @@ type Sums<T, const M: usize> = [[T; 2]; M];
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [TileOutput]) {
-    let ones = _mm256_set1_epi16(1);
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
         let blocks = blocks_at(&rows, index);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (group, quants) in tile.quants.iter().enumerate() {
-            // The instruction for products of bytes takes the first without a sign, so the second takes it
-            // over. Two products are at most 2 · 128 · 127, which fits.
-            let weights = load_group(&quants.map(i8::cast_unsigned));
-            let sizes = weights.map(|weights| _mm256_abs_epi8(weights));
-            for m in 0..M {
-                let inputs = _mm256_set1_epi32(blocks[m].quants[group]);
-                for half in 0..2 {
-                    let pairs = _mm256_maddubs_epi16(sizes[half], _mm256_sign_epi8(inputs, weights[half]));
-                    dots[m][half] = pinned(_mm256_add_epi32(dots[m][half], _mm256_madd_epi16(pairs, ones)));
-                }
-            }
+            add_bytes(&mut dots, quants, blocks, group);
         }
         let scales = widen_row(&tile.scales);
         for m in 0..M {
@@ -130,6 +122,65 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
+fn offset_rows<const M: usize>(tiles: &[OffsetTile], rows: [&[Block]; M], output: &mut [TileOutput]) {
+    let mut sums: Sums<__m256, M> = load_sums(output);
+    for (index, tile) in tiles.iter().enumerate() {
+        let blocks = blocks_at(&rows, index);
+        let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
+        for (group, quants) in tile.quants.iter().enumerate() {
+            add_bytes(&mut dots, quants, blocks, group);
+        }
+        let (scales, offsets) = (load_row(&tile.scales), load_row(&tile.offsets));
+        for m in 0..M {
+            let scale = _mm256_set1_ps(blocks[m].scale);
+            let inputs = _mm256_set1_ps((blocks[m].lift / -128) as f32);
+            for half in 0..2 {
+                let dot = _mm256_mul_ps(scales[half], _mm256_cvtepi32_ps(dots[m][half]));
+                let dot = _mm256_fmadd_ps(offsets[half], inputs, dot);
+                sums[m][half] = _mm256_fmadd_ps(dot, scale, sums[m][half]);
+            }
+        }
+    }
+    store_sums(&sums, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q2_k_rows<const M: usize>(tiles: &[Q2KTile], rows: [&[SuperBlock]; M], output: &mut [TileOutput]) {
+    let low = _mm256_set1_epi8(3);
+    let mut sums: Sums<__m256, M> = load_sums(output);
+    for (index, tile) in tiles.iter().enumerate() {
+        let blocks = blocks_at(&rows, index);
+        let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
+        for (part, codes) in tile.parts.iter().enumerate() {
+            let [first, last] = load_group(codes);
+            let groups = [
+                [first, last],
+                [_mm256_srli_epi16::<2>(first), _mm256_srli_epi16::<2>(last)],
+                [_mm256_srli_epi16::<4>(first), _mm256_srli_epi16::<4>(last)],
+                [_mm256_srli_epi16::<6>(first), _mm256_srli_epi16::<6>(last)],
+            ];
+            let scales = part_scales(&tile.affine.part_scales[part]);
+            // Four additions of two products of at most 3 · 127: at most 3048.
+            let mut partial: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
+            for (group, [first, last]) in groups.into_iter().enumerate() {
+                let codes = [_mm256_and_si256(first, low), _mm256_and_si256(last, low)];
+                for m in 0..M {
+                    add_products(&mut partial[m], codes, blocks[m].quants[part * 4 + group]);
+                }
+            }
+            for m in 0..M {
+                for half in 0..2 {
+                    let scaled = _mm256_madd_epi16(partial[m][half], scales[half]);
+                    dots[m][half] = _mm256_add_epi32(dots[m][half], scaled);
+                }
+            }
+        }
+        add_affine(&mut sums, &dots, &tile.affine, blocks, blocks.map(sums_of_16));
+    }
+    store_sums(&sums, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
 fn q4_k_rows<const M: usize>(tiles: &[Q4KTile], rows: [&[SuperBlock]; M], output: &mut [TileOutput]) {
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
@@ -150,7 +201,7 @@ fn q4_k_rows<const M: usize>(tiles: &[Q4KTile], rows: [&[SuperBlock]; M], output
                 }
             }
         }
-        add_affine(&mut sums, &dots, &tile.affine, blocks);
+        add_affine(&mut sums, &dots, &tile.affine, blocks, blocks.map(sums_of_32));
     }
     store_sums(&sums, output);
 }
@@ -201,7 +252,7 @@ fn q5_k_rows<const M: usize>(tiles: &[Q5KTile], rows: [&[SuperBlock]; M], output
                 }
             }
         }
-        add_affine(&mut sums, &dots, &tile.affine, blocks);
+        add_affine(&mut sums, &dots, &tile.affine, blocks, blocks.map(sums_of_32));
     }
     store_sums(&sums, output);
 }
@@ -295,6 +346,29 @@ float_rows!(f32_rows, F32Column, load_row);
 float_rows!(f16_rows, F16Column, widen_row);
 float_rows!(bf16_rows, Bf16Column, widen_brief_row);
 
+/// Adds the products of four columns of signed bytes with the activations of this group.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn add_bytes<const M: usize>(
+    dots: &mut Sums<__m256i, M>,
+    bytes: &[i8; 64],
+    blocks: [&Block; M],
+    group: usize,
+) {
+    // The instruction for products of bytes takes the first without a sign, so the second takes it over. Two
+    // products are at most 2 · 128 · 127, which fits.
+    let ones = _mm256_set1_epi16(1);
+    let weights = load_group(&bytes.map(i8::cast_unsigned));
+    let sizes = weights.map(|weights| _mm256_abs_epi8(weights));
+    for m in 0..M {
+        let inputs = _mm256_set1_epi32(blocks[m].quants[group]);
+        for half in 0..2 {
+            let pairs = _mm256_maddubs_epi16(sizes[half], _mm256_sign_epi8(inputs, weights[half]));
+            dots[m][half] = pinned(_mm256_add_epi32(dots[m][half], _mm256_madd_epi16(pairs, ones)));
+        }
+    }
+}
+
 /// Adds the products of eight columns: the low halves of the bytes with the first four activations, the high
 /// halves with the last four.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -323,21 +397,23 @@ fn add_products(sums: &mut [__m256i; 2], codes: [__m256i; 2], quants: Four) {
     }
 }
 
-/// `sums += (scale · dots - minimum · Σ part minimum · activations) · activation scale`
+/// `sums += (scale · dots - minimum · Σ part minimum · activations) · activation scale`. The
+/// sums of each part's activations are `inputs`.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn add_affine<const M: usize>(
+fn add_affine<const M: usize, const PARTS: usize, const PAIRS: usize>(
     sums: &mut Sums<__m256, M>,
     dots: &Sums<__m256i, M>,
-    affine: &Affine,
+    affine: &Affine<PARTS, PAIRS>,
     blocks: [&SuperBlock; M],
+    inputs: [&[Pair; PAIRS]; M],
 ) {
     let mut lows: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
     for (pair, minima) in affine.part_minima.iter().enumerate() {
         let [first, last] = minima.as_chunks::<LANES>().0 else { continue };
         let minima = [byte_pairs(first), byte_pairs(last)];
         for m in 0..M {
-            let inputs = _mm256_set1_epi32(blocks[m].sums_of_32[pair]);
+            let inputs = _mm256_set1_epi32(inputs[m][pair]);
             for half in 0..2 {
                 let scaled = _mm256_madd_epi16(minima[half], inputs);
                 lows[m][half] = _mm256_add_epi32(lows[m][half], scaled);

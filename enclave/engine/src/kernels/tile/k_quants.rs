@@ -1,4 +1,4 @@
-//! `Q4_K`, `Q5_K` and `Q6_K`: blocks of 256 whose parts have scales of their own, quantised in turn.
+//! `Q2_K`, `Q4_K`, `Q5_K` and `Q6_K`: blocks of 256 whose parts have scales of their own, quantised in turn.
 
 use zeroize::DefaultIsZeroes;
 
@@ -7,21 +7,37 @@ use crate::kernels::half::f16_to_f32;
 
 /// Parts of 32 with a scale and a minimum, in `Q4_K` and `Q5_K`.
 const PARTS: usize = SUPER_BLOCK / 32;
-/// Parts of 16 with a scale, in `Q6_K`.
+/// Parts of 16 with a scale, in `Q6_K`, or with a scale and a minimum, in `Q2_K`.
 const SMALL_PARTS: usize = SUPER_BLOCK / 16;
 
-/// Scales and minima of `Q4_K` and `Q5_K`: a weight is `scale · part scale · code - minimum · part minimum`.
-#[derive(Clone, Copy, Default)]
+/// Scales and minima of the types that have both: a weight is
+/// `scale · part scale · code - minimum · part minimum`.
+#[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Affine {
-    /// Scale of each part and row, from 0 to 63.
+pub(crate) struct Affine<const PARTS: usize, const PAIRS: usize> {
+    /// Scale of each part and row, from 0 to 63 (in `Q2_K` to 15).
     pub(crate) part_scales: [[u8; TILE_ROWS]; PARTS],
-    /// Minima from 0 to 63: of each two parts the two of one row, row after row.
-    pub(crate) part_minima: [[[u8; 2]; TILE_ROWS]; PARTS / 2],
+    /// Minima in the same range: of each two parts the two of one row, row after row.
+    pub(crate) part_minima: [[[u8; 2]; TILE_ROWS]; PAIRS],
     /// Half-precision scale of each row.
     pub(crate) scales: [u16; TILE_ROWS],
     /// Half-precision minimum of each row.
     pub(crate) minima: [u16; TILE_ROWS],
+}
+
+/// Of parts of 32.
+type LargeParts = Affine<PARTS, { PARTS / 2 }>;
+/// Of parts of 16.
+type SmallParts = Affine<SMALL_PARTS, { SMALL_PARTS / 2 }>;
+
+/// `Q2_K`: codes from 0 to 3. In the file: 16 bytes with a part's scale in the low half and its minimum in the
+/// high one, 64 bytes of codes, scale, minimum.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(crate) struct Q2KTile {
+    /// For each part of 16 columns: bits `2i` and `2i + 1` of a byte belong to the group `i` of four columns.
+    pub(crate) parts: [Group; SMALL_PARTS],
+    pub(crate) affine: SmallParts,
 }
 
 /// `Q4_K`: codes from 0 to 15. In the file: scale, minimum, 12 bytes of part scales and minima, 128 bytes of
@@ -31,7 +47,7 @@ pub(crate) struct Affine {
 pub(crate) struct Q4KTile {
     /// See `pack_nibbles`.
     pub(crate) nibbles: [Group; SUPER_BLOCK / 8],
-    pub(crate) affine: Affine,
+    pub(crate) affine: LargeParts,
 }
 
 /// `Q5_K`: codes from 0 to 31. In the file: as [`Q4KTile`], with 32 bytes of fifth bits before the codes.
@@ -39,7 +55,7 @@ pub(crate) struct Q4KTile {
 #[repr(C, align(64))]
 pub(crate) struct Q5KTile {
     pub(crate) parts: [Q5KPart; PARTS],
-    pub(crate) affine: Affine,
+    pub(crate) affine: LargeParts,
 }
 
 /// Parts that are read together are adjacent, because two streams through one page of memory are slower.
@@ -73,9 +89,26 @@ pub(crate) struct Q6KPart {
     pub(crate) nibbles: [Group; 16 / 8],
 }
 
+impl<const PARTS: usize, const PAIRS: usize> Default for Affine<PARTS, PAIRS> {
+    fn default() -> Self {
+        Self {
+            part_scales: [[0; TILE_ROWS]; PARTS],
+            part_minima: [[[0; 2]; TILE_ROWS]; PAIRS],
+            scales: [0; TILE_ROWS],
+            minima: [0; TILE_ROWS],
+        }
+    }
+}
+
+impl Default for Q2KTile {
+    fn default() -> Self {
+        Self { parts: [[0; TILE_ROWS * 4]; SMALL_PARTS], affine: SmallParts::default() }
+    }
+}
+
 impl Default for Q4KTile {
     fn default() -> Self {
-        Self { nibbles: [[0; TILE_ROWS * 4]; SUPER_BLOCK / 8], affine: Affine::default() }
+        Self { nibbles: [[0; TILE_ROWS * 4]; SUPER_BLOCK / 8], affine: LargeParts::default() }
     }
 }
 
@@ -83,7 +116,7 @@ impl Default for Q5KTile {
     fn default() -> Self {
         const NONE: Group = [0; TILE_ROWS * 4];
         let part = Q5KPart { fifths: NONE, nibbles: [NONE; 32 / 8] };
-        Self { parts: [part; PARTS], affine: Affine::default() }
+        Self { parts: [part; PARTS], affine: LargeParts::default() }
     }
 }
 
@@ -99,30 +132,40 @@ impl Default for Q6KTile {
     }
 }
 
+impl DefaultIsZeroes for Q2KTile {}
 impl DefaultIsZeroes for Q4KTile {}
 impl DefaultIsZeroes for Q5KTile {}
 impl DefaultIsZeroes for Q6KTile {}
 
-impl Affine {
-    fn put(&mut self, row: usize, head: &[u8; 16]) {
-        let [scale_low, scale_high, minimum_low, minimum_high, packed @ ..] = head;
-        self.scales[row] = half([*scale_low, *scale_high]);
-        self.minima[row] = half([*minimum_low, *minimum_high]);
-        for (part, (scale, minimum)) in part_scales_and_minima(packed).into_iter().enumerate() {
+impl<const PARTS: usize, const PAIRS: usize> Affine<PARTS, PAIRS> {
+    /// Takes the scale and minimum of one row, and the scale and minimum of each of its parts.
+    fn put(&mut self, row: usize, scale: [u8; 2], minimum: [u8; 2], parts: [(u8, u8); PARTS]) {
+        self.scales[row] = half(scale);
+        self.minima[row] = half(minimum);
+        for (part, (scale, minimum)) in parts.into_iter().enumerate() {
             self.part_scales[part][row] = scale;
             self.part_minima[part / 2][row][part % 2] = minimum;
         }
     }
 
     fn read(&self, row: usize, codes: &[u8; SUPER_BLOCK], output: &mut [f32]) {
+        let length = SUPER_BLOCK / PARTS;
         let (scale, minimum) = (f16_to_f32(self.scales[row]), f16_to_f32(self.minima[row]));
-        for (part, (codes, output)) in codes.chunks(32).zip(output.chunks_mut(32)).enumerate() {
+        for (part, (codes, output)) in codes.chunks(length).zip(output.chunks_mut(length)).enumerate() {
             let scale = scale * f32::from(self.part_scales[part][row]);
             let minimum = minimum * f32::from(self.part_minima[part / 2][row][part % 2]);
             for (code, output) in codes.iter().zip(output) {
                 *output = scale * f32::from(*code) - minimum;
             }
         }
+    }
+}
+
+impl LargeParts {
+    fn put_head(&mut self, row: usize, head: &[u8; 16]) {
+        let [scale_low, scale_high, minimum_low, minimum_high, packed @ ..] = head;
+        let (scale, minimum) = ([*scale_low, *scale_high], [*minimum_low, *minimum_high]);
+        self.put(row, scale, minimum, part_scales_and_minima(packed));
     }
 }
 
@@ -137,6 +180,18 @@ fn part_scales_and_minima(packed: &[u8; 12]) -> [(u8, u8); PARTS] {
             (shared & 15 | packed[last] >> 6 << 4, shared >> 4 | packed[last + 4] >> 6 << 4)
         }
     })
+}
+
+impl Q2KTile {
+    pub(crate) fn codes(&self, row: usize) -> [u8; SUPER_BLOCK] {
+        let mut codes = [0; SUPER_BLOCK];
+        for (part, codes) in self.parts.iter().zip(codes.as_chunks_mut::<16>().0) {
+            for (column, code) in codes.iter_mut().enumerate() {
+                *code = part[row * 4 + column % 4] >> (column / 4 * 2) & 3;
+            }
+        }
+        codes
+    }
 }
 
 impl Q4KTile {
@@ -186,12 +241,41 @@ fn nibble_codes(bytes: &[u8], codes: &mut [u8; SUPER_BLOCK]) {
     }
 }
 
+impl Tile<84> for Q2KTile {
+    const COLUMNS: usize = SUPER_BLOCK;
+
+    fn put(&mut self, row: usize, block: &[u8; 84]) {
+        let Some((parts, rest)) = block.split_first_chunk::<SMALL_PARTS>() else { return };
+        let Some((bytes, [scale_low, scale_high, minimum_low, minimum_high])) =
+            rest.split_first_chunk::<64>()
+        else {
+            return;
+        };
+        let (scale, minimum) = ([*scale_low, *scale_high], [*minimum_low, *minimum_high]);
+        self.affine.put(row, scale, minimum, parts.map(|part| (part & 15, part >> 4)));
+        // Each 32 bytes hold 128 columns. Column `32 k + l` has its code at position `2 k` of byte `l`.
+        let halves = bytes.as_chunks::<32>().0.iter().zip(self.parts.as_chunks_mut::<8>().0);
+        for (bytes, parts) in halves {
+            for (index, part) in parts.iter_mut().enumerate() {
+                let (quarter, side) = (index / 2, index % 2);
+                for (column, byte) in bytes[side * 16..][..16].iter().enumerate() {
+                    part[row * 4 + column % 4] |= (byte >> (2 * quarter) & 3) << (column / 4 * 2);
+                }
+            }
+        }
+    }
+
+    fn read(&self, row: usize, output: &mut [f32]) {
+        self.affine.read(row, &self.codes(row), output);
+    }
+}
+
 impl Tile<144> for Q4KTile {
     const COLUMNS: usize = SUPER_BLOCK;
 
     fn put(&mut self, row: usize, block: &[u8; 144]) {
         let Some((head, bytes)) = block.split_first_chunk() else { return };
-        self.affine.put(row, head);
+        self.affine.put_head(row, head);
         let mut codes = [0; SUPER_BLOCK];
         nibble_codes(bytes, &mut codes);
         pack_nibbles(&mut self.nibbles, row, &codes);
@@ -208,7 +292,7 @@ impl Tile<176> for Q5KTile {
     fn put(&mut self, row: usize, block: &[u8; 176]) {
         let Some((head, rest)) = block.split_first_chunk() else { return };
         let Some((fifths, bytes)) = rest.split_first_chunk::<32>() else { return };
-        self.affine.put(row, head);
+        self.affine.put_head(row, head);
         let mut codes = [0; SUPER_BLOCK];
         nibble_codes(bytes, &mut codes);
         for (index, (part, codes)) in self.parts.iter_mut().zip(codes.as_chunks::<32>().0).enumerate() {

@@ -1,4 +1,5 @@
-//! `Q8_0` and `Q4_0`: blocks of 32 with one half-precision scale.
+//! Blocks of 32: `Q8_0` and `Q4_0` with one half-precision scale, and a layout for types that have an offset
+//! or scales of another kind.
 
 use zeroize::DefaultIsZeroes;
 
@@ -26,6 +27,19 @@ pub(crate) struct Q4Tile {
     pub(crate) scales: [u16; TILE_ROWS],
 }
 
+/// A weight is a signed byte times a scale, plus an offset, both of single precision. No file has this: see
+/// `recode`, whose blocks are the scale, the offset, then 32 bytes.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+pub(crate) struct OffsetTile {
+    /// Groups of four columns.
+    pub(crate) quants: [[i8; TILE_ROWS * 4]; BLOCK / 4],
+    /// Scale of each row.
+    pub(crate) scales: [f32; TILE_ROWS],
+    /// Offset of each row.
+    pub(crate) offsets: [f32; TILE_ROWS],
+}
+
 impl Default for Q8Tile {
     fn default() -> Self {
         Self { quants: [[0; TILE_ROWS * 4]; BLOCK / 4], scales: [0; TILE_ROWS] }
@@ -38,17 +52,28 @@ impl Default for Q4Tile {
     }
 }
 
+impl Default for OffsetTile {
+    fn default() -> Self {
+        let none = [0.0; TILE_ROWS];
+        Self { quants: [[0; TILE_ROWS * 4]; BLOCK / 4], scales: none, offsets: none }
+    }
+}
+
 impl DefaultIsZeroes for Q8Tile {}
 impl DefaultIsZeroes for Q4Tile {}
+impl DefaultIsZeroes for OffsetTile {}
 
 impl Q8Tile {
     /// The bytes of one row.
     pub(crate) fn codes(&self, row: usize) -> [i8; BLOCK] {
-        let mut codes = [0; BLOCK];
-        for (group, codes) in self.quants.iter().zip(codes.as_chunks_mut::<4>().0) {
-            codes.copy_from_slice(&group.as_chunks::<4>().0[row]);
-        }
-        codes
+        bytes_of(&self.quants, row)
+    }
+}
+
+impl OffsetTile {
+    /// The bytes of one row.
+    pub(crate) fn codes(&self, row: usize) -> [i8; BLOCK] {
+        bytes_of(&self.quants, row)
     }
 }
 
@@ -66,9 +91,7 @@ impl Tile<34> for Q8Tile {
 
     fn put(&mut self, row: usize, [low, high, quants @ ..]: &[u8; 34]) {
         self.scales[row] = half([*low, *high]);
-        for (group, quants) in self.quants.iter_mut().zip(quants.as_chunks::<4>().0) {
-            group.as_chunks_mut::<4>().0[row] = quants.map(u8::cast_signed);
-        }
+        put_bytes(&mut self.quants, row, quants);
     }
 
     fn read(&self, row: usize, output: &mut [f32]) {
@@ -91,6 +114,40 @@ impl Tile<18> for Q4Tile {
 
     fn read(&self, row: usize, output: &mut [f32]) {
         scaled(self.scales[row], &self.codes(row), output);
+    }
+}
+
+impl Tile<40> for OffsetTile {
+    const COLUMNS: usize = BLOCK;
+
+    fn put(&mut self, row: usize, block: &[u8; 40]) {
+        let ([scale, offset, ..], _) = block.as_chunks::<4>() else { return };
+        self.scales[row] = f32::from_le_bytes(*scale);
+        self.offsets[row] = f32::from_le_bytes(*offset);
+        put_bytes(&mut self.quants, row, &block[8..]);
+    }
+
+    fn read(&self, row: usize, output: &mut [f32]) {
+        let (scale, offset) = (self.scales[row], self.offsets[row]);
+        for (output, code) in output.iter_mut().zip(self.codes(row)) {
+            *output = scale * f32::from(code) + offset;
+        }
+    }
+}
+
+/// The bytes of one row, out of groups of four columns.
+fn bytes_of(groups: &[[i8; TILE_ROWS * 4]; BLOCK / 4], row: usize) -> [i8; BLOCK] {
+    let mut bytes = [0; BLOCK];
+    for (group, bytes) in groups.iter().zip(bytes.as_chunks_mut::<4>().0) {
+        bytes.copy_from_slice(&group.as_chunks::<4>().0[row]);
+    }
+    bytes
+}
+
+/// Takes the bytes of one row.
+fn put_bytes(groups: &mut [[i8; TILE_ROWS * 4]; BLOCK / 4], row: usize, bytes: &[u8]) {
+    for (group, bytes) in groups.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        group.as_chunks_mut::<4>().0[row] = bytes.map(u8::cast_signed);
     }
 }
 
