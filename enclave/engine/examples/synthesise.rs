@@ -6,8 +6,8 @@
 //!            [--context 4096]
 //! ```
 //!
-//! TYPE is `f32`, `f16`, `bf16`, `q8_0` (the default), `q4_0`, `q4_k`, `q5_k`, `q6_k`, or `q4_k_m`: the mixture that published
-//! files of that name have. Tokenizer and chat template are those of the given model; a larger vocabulary is filled up
+//! TYPE is a name of `TensorType` in lower case, such as `f16`, `q8_0` (the default) or `q4_k`; or `q4_k_m`: the mixture that
+//! published files of that name have. Tokenizer and chat template are those of the given model; a larger vocabulary is filled up
 //! with unused tokens.
 
 #[path = "../tests/support/gguf_writer.rs"]
@@ -183,18 +183,12 @@ impl Weights {
     }
 
     fn named(name: &str) -> Result<Self, Error> {
-        Ok(Weights::All(match name {
-            "q4_k_m" => return Ok(Weights::Q4KM),
-            "f32" => TensorType::F32,
-            "f16" => TensorType::F16,
-            "bf16" => TensorType::BF16,
-            "q8_0" => TensorType::Q8_0,
-            "q4_0" => TensorType::Q4_0,
-            "q4_k" => TensorType::Q4_K,
-            "q5_k" => TensorType::Q5_K,
-            "q6_k" => TensorType::Q6_K,
-            _ => return Err(format!("unknown weights {name}").into()),
-        }))
+        if name == "q4_k_m" {
+            return Ok(Weights::Q4KM);
+        }
+        let named = |kind: &TensorType| kind.to_string().to_lowercase() == name;
+        let kind = TensorType::ALL.into_iter().find(named);
+        Ok(Weights::All(kind.ok_or_else(|| format!("unknown weights {name}"))?))
     }
 }
 
