@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use cleanroom_vsock::WRITE_CAP;
 use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::time::{Instant, sleep_until};
 
@@ -128,10 +129,10 @@ pub async fn carry(
     let (partner_reader, partner_writer) = split(partner);
     let (enclave_reader, enclave_writer) = split(enclave);
     let ends = Ends::default();
-    let to_enclave = pass(partner_reader, enclave_writer, first, &ends, |count| {
+    let to_enclave = pass(partner_reader, enclave_writer, first, WRITE_CAP, &ends, |count| {
         carried.count(&carried.to_enclave, count);
     });
-    let to_partner = pass(enclave_reader, partner_writer, Vec::new(), &ends, |count| {
+    let to_partner = pass(enclave_reader, partner_writer, Vec::new(), usize::MAX, &ends, |count| {
         carried.count(&carried.to_partner, count);
     });
     tokio::select! {

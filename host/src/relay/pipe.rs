@@ -17,38 +17,59 @@ impl Ends {
     }
 }
 
+/// The most that a direction of a connection holds in memory, in bytes: what one read gives while much comes.
+const READ_CAP: usize = 4 * WRITE_CAP;
+
 /// Writes `first`, and copies from `reader` to `writer` until the reader's end. Then closes the writer's half, unless
 /// the other direction has ended before: whoever drops both streams closes them whole.
 ///
-/// One read is one write, of at most [`WRITE_CAP`]. That is also all that a direction of a connection holds
-/// in memory: nothing is read while a write waits, so a slow reader slows its writer down. `passed` hears how
-/// many bytes were written, each time.
+/// No write is of more than `longest_write` bytes. Nothing is read while a write waits, so a slow reader slows its
+/// writer down. `passed` hears how many bytes were written, each time.
 ///
 /// # Errors
-/// The first error of either side.
+/// The first error of either side. A writer that takes no byte is an error.
 pub(super) async fn pass(
     mut reader: impl AsyncRead + Unpin,
     mut writer: impl AsyncWrite + Unpin,
     first: Vec<u8>,
+    longest_write: usize,
     ends: &Ends,
     passed: impl Fn(usize),
 ) -> io::Result<()> {
     let mut buffer = first;
     buffer.reserve_exact(WRITE_CAP.saturating_sub(buffer.len()));
     loop {
-        if !buffer.is_empty() {
-            writer.write_all(&buffer).await?;
-            writer.flush().await?;
-            passed(buffer.len());
-            buffer.clear();
+        let mut rest = buffer.as_slice();
+        while !rest.is_empty() {
+            let piece = rest.get(..longest_write).unwrap_or(rest);
+            let count = writer.write(piece).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            passed(count);
+            rest = rest.get(count..).unwrap_or_default();
         }
+        writer.flush().await?;
+        fit(&mut buffer);
         if read_piece(&mut reader, &mut buffer).await? == 0 {
             return if ends.another() { Ok(()) } else { close(&mut writer).await };
         }
     }
 }
 
-/// Adds what has come to `buffer`, at most [`WRITE_CAP`]. Gives how much it was: 0 at the reader's end.
+/// Empties a buffer, and gives it more space if it was full, or less if it was nearly empty: few connections carry much
+/// at once, and each of the others needs little memory.
+fn fit(buffer: &mut Vec<u8>) {
+    let (held, space) = (buffer.len(), buffer.capacity());
+    buffer.clear();
+    let wanted = if held == space { space.saturating_mul(2) } else { space };
+    let wanted = if held < WRITE_CAP / 4 { WRITE_CAP } else { wanted.clamp(WRITE_CAP, READ_CAP) };
+    if wanted != space {
+        *buffer = Vec::with_capacity(wanted);
+    }
+}
+
+/// Adds what has come to `buffer`, at most what it has space for. Gives how much it was: 0 at the reader's end.
 ///
 /// # Errors
 /// The reader's.
@@ -56,7 +77,8 @@ pub(super) async fn read_piece(
     reader: &mut (impl AsyncRead + Unpin),
     buffer: &mut Vec<u8>,
 ) -> io::Result<usize> {
-    reader.take(WRITE_CAP as u64).read_buf(buffer).await
+    let space = buffer.capacity().saturating_sub(buffer.len());
+    reader.take(space as u64).read_buf(buffer).await
 }
 
 /// Closes the writing half. A peer that is already gone needs no telling.
@@ -143,14 +165,14 @@ mod tests {
 
     /// The only direction of a connection.
     async fn direction(reader: impl AsyncRead + Unpin, writer: impl AsyncWrite + Unpin) -> io::Result<()> {
-        pass(reader, writer, Vec::new(), &Ends::default(), |_| ()).await
+        pass(reader, writer, Vec::new(), WRITE_CAP, &Ends::default(), |_| ()).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_last_direction_leaves_closing_to_whoever_drops_the_streams() {
         let (ends, [first, second]) = (Ends::default(), [(); 2].map(|()| Recorder::new(usize::MAX)));
         for recorder in [&first, &second] {
-            pass(script([], false), recorder.clone(), b"x".to_vec(), &ends, |_| ()).await.unwrap();
+            pass(script([], false), recorder.clone(), b"x".to_vec(), WRITE_CAP, &ends, |_| ()).await.unwrap();
             assert_eq!(*recorder.writes.borrow(), [(0, 1)]);
         }
         assert_eq!((*first.closed.borrow(), *second.closed.borrow()), (true, false));
@@ -172,10 +194,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn reads_grow_while_much_comes_and_shrink_again() {
+        let recorder = Recorder::new(usize::MAX);
+        let reader = script([(0, 10 * WRITE_CAP), (1, 10), (2, 2 * WRITE_CAP)], false);
+        pass(reader, recorder.clone(), Vec::new(), usize::MAX, &Ends::default(), |_| ()).await.unwrap();
+        let lengths: Vec<_> = recorder.writes.borrow().iter().map(|(_, length)| *length).collect();
+        let [much, most] = [2 * WRITE_CAP, READ_CAP];
+        assert_eq!(lengths, [WRITE_CAP, much, most, 3 * WRITE_CAP, 10, WRITE_CAP, WRITE_CAP]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_takes_nothing_ends_the_direction() {
+        let error = direction(script([(0, 10)], false), Recorder::new(0)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_a_writer_does_not_take_is_offered_again() {
         let recorder = Recorder::new(6);
         let total = RefCell::new(0);
-        pass(script([(0, 10)], false), recorder.clone(), Vec::new(), &Ends::default(), |count| {
+        pass(script([(0, 10)], false), recorder.clone(), Vec::new(), WRITE_CAP, &Ends::default(), |count| {
             *total.borrow_mut() += count;
         })
         .await
@@ -210,6 +248,6 @@ mod tests {
             () = sleep(Duration::from_secs(3600)) => {}
         }
         // What the writer's pipe, the relay's buffer and the reader's pipe hold, and no more.
-        assert!(offered <= 1000 + 2 * WRITE_CAP, "{offered}");
+        assert!(offered <= 1000 + WRITE_CAP + READ_CAP, "{offered}");
     }
 }
