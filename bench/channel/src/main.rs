@@ -2,7 +2,8 @@
 //!
 //! 1. setting up an attested session against a plain rustls mutual-TLS handshake of the same profile;
 //! 2. memory that an idle attested session takes inside the enclave;
-//! 3. tokens through the whole path (client, proxy, relay, enclave) against the engine called directly.
+//! 3. tokens through the whole path (client, proxy, relay, enclave) against the engine called directly;
+//! 4. tokens through the whole path with receipts against the same path without.
 
 mod clean_room;
 mod clock;
@@ -25,8 +26,8 @@ const USAGE: &str = "\
 usage: bench-channel [--json] [--only PART] [--model FILE] [--small-model FILE] [--set-ups N] [--sessions N] [--rounds N] [--threads N]
 
   --json               one JSON object instead of text
-  --only PART          set-up, memory or path; all by default
-  --model FILE         the model of the path (default: ../target/bench/model.gguf)
+  --only PART          set-up, memory, path or receipts; all by default
+  --model FILE         the model of path and receipts (default: ../target/bench/model.gguf)
   --small-model FILE   the model of the enclave whose memory is measured (default: ../models/demo.gguf)
   --set-ups N          session set-ups of each kind (default 400)
   --sessions N         idle sessions (default 200)
@@ -73,6 +74,9 @@ fn measure(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     if arguments.has(Part::Path) {
         whole_path::measure(&mut report, &arguments.model, arguments.rounds, arguments.threads)?;
     }
+    if arguments.has(Part::Receipts) {
+        whole_path::receipts::measure(&mut report, &arguments.model, arguments.rounds, arguments.threads)?;
+    }
     Ok(report.conclude())
 }
 
@@ -81,6 +85,7 @@ enum Part {
     SetUp,
     Memory,
     Path,
+    Receipts,
 }
 
 struct Arguments {
@@ -117,7 +122,11 @@ impl Arguments {
                         "set-up" => Part::SetUp,
                         "memory" => Part::Memory,
                         "path" => Part::Path,
-                        other => return Err(format!("expected set-up, memory or path, got `{other}`").into()),
+                        "receipts" => Part::Receipts,
+                        other => {
+                            let parts = "set-up, memory, path or receipts";
+                            return Err(format!("expected {parts}, got `{other}`").into());
+                        }
                     });
                 }
                 "--model" => arguments.model = value()?.into(),

@@ -8,6 +8,8 @@
 //! Both engines are of one configuration and in one process, and read the same weights: two copies of a model in
 //! memory differ in speed by more than what is measured here.
 
+pub(crate) mod receipts;
+
 use std::error::Error;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -22,6 +24,7 @@ use cleanroom_attestation::model::model_digest;
 use cleanroom_channel::identity::Identity;
 use cleanroom_config::Config;
 use cleanroom_engine::{Engine, EngineConfig, Event, Facts, Job, Model, Sink};
+use cleanroom_guard::Clock;
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress};
 use cleanroom_host::relay::{self, Counters, Limits, Threads, Times};
 use cleanroom_native::Native;
@@ -65,16 +68,12 @@ pub(crate) fn measure(
     let threads = threads.map_or_else(std::thread::available_parallelism, Ok)?;
     let bandwidth = memory_bandwidth(threads.get());
     let file_bytes = std::fs::metadata(model)?.len();
-    let bytes = std::fs::read(model)?;
-    let digest = model_digest(&bytes);
-    let model = Arc::new(Model::from_gguf(&bytes)?);
-    drop(bytes);
+    let (model, digest) = read_model(model)?;
     let direct = Direct { engine: start_engine(&model, threads)? };
     let prompt = direct.find_prompt()?;
-    let enclave = Enclave::start(digest, start_engine(&model, threads)?)?;
+    let enclave = Enclave::start(digest, start_engine(&model, threads)?, Receipts::None)?;
 
-    // One thread for client, proxy and relay: on machines of their own they would not take turns with the engine at all.
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let runtime = client_runtime()?;
     let mut path = runtime.block_on(WholePath::start(&enclave))?;
     let (mut engine, mut whole, mut pairs) = (Speeds::default(), Speeds::default(), Pairs::default());
     let expected = direct.answer(&prompt)?;
@@ -98,9 +97,28 @@ pub(crate) fn measure(
     Ok(())
 }
 
+fn read_model(path: &Path) -> Result<(Arc<Model>, Sha256Digest), Box<dyn Error>> {
+    let bytes = std::fs::read(path)?;
+    Ok((Arc::new(Model::from_gguf(&bytes)?), model_digest(&bytes)))
+}
+
+/// One thread for client, proxy and relay: on machines of their own they would not take turns with the engine at all.
+fn client_runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}
+
+/// Whether an enclave gives a receipt for each request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Receipts {
+    None,
+    Each,
+}
+
 /// One answer and when its parts came.
 struct Answer {
     text: String,
+    /// When a receipt had come behind it, counted from the last event.
+    receipt: Option<Duration>,
     prompt_tokens: u32,
     tokens: u32,
     to_first: Duration,
@@ -154,6 +172,7 @@ impl Direct {
                     let whole = begun.elapsed();
                     return Ok(Answer {
                         text,
+                        receipt: None,
                         prompt_tokens: usage.prompt_tokens,
                         tokens: usage.completion_tokens,
                         to_first: to_first.unwrap_or(whole),
@@ -185,7 +204,7 @@ struct Enclave {
 }
 
 impl Enclave {
-    fn start(digest: Sha256Digest, engine: Engine) -> Result<Self, Box<dyn Error>> {
+    fn start(digest: Sha256Digest, engine: Engine, receipts: Receipts) -> Result<Self, Box<dyn Error>> {
         let world = World::new()?;
         let folder = tempfile::tempdir()?;
         let limits = "sequences = 1\nqueued = 1";
@@ -193,7 +212,10 @@ impl Enclave {
         let config = Config::from_toml(&config)?;
         let runtime = Builder::new_multi_thread().enable_all().build()?;
         let (acceptor, _) = runtime.block_on(world.acceptor(digest))?;
-        let service = Service::new(Native::shared(engine), model_id(), digest, &config.limits);
+        let mut service = Service::new(Native::shared(engine), model_id(), digest, &config.limits);
+        if receipts == Receipts::Each {
+            service = service.receipted(acceptor.keeper().clone(), Clock::boot());
+        }
         // Nobody asks this server for a public attestation.
         let facts = EnclaveFacts { model_id: model_id(), model_digest: digest, receipt_key: Vec::new() };
         let server = Server::new(Arc::new(acceptor), facts, Arc::new(service), config);
@@ -283,7 +305,9 @@ struct Stream {
     text: String,
     to_first: Option<Duration>,
     usage: Option<(u32, u32)>,
-    done: bool,
+    /// When the last event came.
+    done: Option<Duration>,
+    receipt: Option<Duration>,
 }
 
 impl Stream {
@@ -291,9 +315,14 @@ impl Stream {
         self.unread.extend_from_slice(data);
         while let Some(end) = self.unread.windows(2).position(|pair| pair == b"\n\n") {
             let event: Vec<u8> = self.unread.drain(..end + 2).collect();
+            // A receipt is a comment.
+            if event.starts_with(b":") {
+                self.receipt = self.done.map(|done| begun.elapsed().saturating_sub(done));
+                continue;
+            }
             let event = event.strip_prefix(b"data: ").ok_or("expected an event with data")?;
             if event.starts_with(b"[DONE]") {
-                self.done = true;
+                self.done = Some(begun.elapsed());
                 continue;
             }
             let event: Value = serde_json::from_slice(event)?;
@@ -308,9 +337,10 @@ impl Stream {
     }
 
     fn answer(self, whole: Duration) -> Result<Answer, Box<dyn Error>> {
-        let (prompt_tokens, tokens) = self.usage.filter(|_| self.done).ok_or("the answer was cut off")?;
+        let (prompt_tokens, tokens) =
+            self.usage.filter(|_| self.done.is_some()).ok_or("the answer was cut off")?;
         let to_first = self.to_first.ok_or("the answer has no text")?;
-        Ok(Answer { text: self.text, prompt_tokens, tokens, to_first, whole })
+        Ok(Answer { text: self.text, receipt: self.receipt, prompt_tokens, tokens, to_first, whole })
     }
 }
 

@@ -71,7 +71,7 @@ impl Acceptor {
     }
 
     /// The keeper, which is asked for evidence.
-    pub(crate) const fn keeper(&self) -> &Keeper {
+    pub const fn keeper(&self) -> &Keeper {
         &self.keeper
     }
 
