@@ -247,11 +247,7 @@ impl WholePath {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let proxy = listener.local_addr()?;
         tokio::spawn(Proxy::new(sessions).serve(listener, std::future::pending()));
-        let stream = TcpStream::connect(proxy).await?;
-        stream.set_nodelay(true)?;
-        let (client, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Self { client, proxy })
+        Ok(Self { client: connected(proxy).await?, proxy })
     }
 
     async fn answer(&mut self, prompt: &str) -> Result<Answer, Box<dyn Error>> {
@@ -264,7 +260,10 @@ impl WholePath {
             .header("host", self.proxy.to_string())
             .header("content-type", "application/json")
             .body(Full::from(body.to_string()))?;
-        self.client.ready().await?;
+        // The proxy closes a connection on which nothing was asked for a while.
+        if self.client.ready().await.is_err() {
+            self.client = connected(self.proxy).await?;
+        }
         let response = self.client.send_request(request).await?;
         if !response.status().is_success() {
             return Err(format!("expected an answer, got status {}", response.status()).into());
@@ -277,6 +276,14 @@ impl WholePath {
         }
         events.answer(begun.elapsed())
     }
+}
+
+async fn connected(proxy: SocketAddr) -> Result<SendRequest<Full<Bytes>>, Box<dyn Error>> {
+    let stream = TcpStream::connect(proxy).await?;
+    stream.set_nodelay(true)?;
+    let (client, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(client)
 }
 
 /// The host's relay, with its own limits, on a port of its choice.
