@@ -42,7 +42,7 @@ pub enum TokenizerError {
     )]
     Model { found: String },
     #[error(
-        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\", \"default\", \"llama-bpe\" and \"qwen2\""
+        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\", \"default\", \"llama-bpe\", \"falcon3\", \"qwen2\" and \"tekken\""
     )]
     Split { found: String },
     #[error("{tokens} tokens, but {types} token types")]

@@ -1,7 +1,7 @@
 //! Cutting text into the words that merges never cross, as the regular expressions of `tokenizer.ggml.pre`
 //! do.
 
-use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+use unicode_properties::{GeneralCategory, GeneralCategoryGroup, UnicodeGeneralCategory};
 
 use super::TokenizerError;
 
@@ -19,6 +19,10 @@ pub(super) enum Split {
     Llama3,
     /// As [`Split::Llama3`], with every `\p{N}` alone.
     Qwen2,
+    /// `[^\r\n\p{L}\p{N}]?U*L+|[^\r\n\p{L}\p{N}]?U+L*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|
+    /// \s+(?!\S)|\s+`, where `U` is `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]` and `L` is
+    /// `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`.
+    Tekken,
 }
 
 impl Split {
@@ -27,15 +31,17 @@ impl Split {
             "gpt-2" => Ok(Split::Gpt2),
             "smollm" => Ok(Split::Smollm),
             "default" => Ok(Split::Default),
-            "llama-bpe" | "llama3" | "llama-v3" => Ok(Split::Llama3),
+            // Falcon 3 cuts words as Llama 3 does.
+            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" => Ok(Split::Llama3),
             "qwen2" | "deepseek-r1-qwen" => Ok(Split::Qwen2),
+            "tekken" => Ok(Split::Tekken),
             _ => Err(TokenizerError::Split { found: name.into() }),
         }
     }
 
     /// Whether a word that is itself a token becomes that token without any merges.
     pub(super) fn whole_words_first(self) -> bool {
-        self == Split::Llama3
+        matches!(self, Split::Llama3 | Split::Tekken)
     }
 
     /// Calls `each` for every word, in order. The words joined are the text.
@@ -44,6 +50,7 @@ impl Split {
             Split::Gpt2 => gpt2(text, each),
             Split::Llama3 => words(text, |rest| llama3_word(rest, 3), each),
             Split::Qwen2 => words(text, |rest| llama3_word(rest, 1), each),
+            Split::Tekken => words(text, tekken_word, each),
             Split::Smollm => isolate(text, is_number, 1, &mut |piece| gpt2(piece, each)),
             Split::Default => isolate(text, is_punctuation, usize::MAX, &mut |piece| {
                 gpt2(piece, &mut |word| {
@@ -126,23 +133,78 @@ fn llama3_word(text: &str, digits: usize) -> usize {
     let first = characters.next().unwrap_or(' ');
     let after_first = characters.as_str();
     let second = characters.next().map(class);
+    match (class(first), second) {
+        (Class::Letter, _) => run(text, Class::Letter),
+        (_, Some(Class::Letter)) if may_lead(first) => first.len_utf8() + run(after_first, Class::Letter),
+        _ => other_word(text, digits, is_line_end),
+    }
+}
+
+/// Bytes of the first word of a text that is not empty.
+fn tekken_word(text: &str) -> usize {
+    let leader = text.chars().next().filter(|first| may_lead(*first)).map_or(0, char::len_utf8);
+    let rest = text.get(leader..).unwrap_or_default();
+    // A mark may lead a word or be its beginning, so the text is tried with it and without.
+    let ends_small = ends_small(rest).map(|length| leader + length).or_else(|| ends_small(text));
+    let large = || Some(leader + run_of(rest, is_large)).filter(|length| *length > leader);
+    ends_small.or_else(large).unwrap_or_else(|| other_word(text, 1, |c| is_line_end(c) || c == '/'))
+}
+
+/// `U*L+` of [`Split::Tekken`]: bytes of the letters that `text` begins with, if the last of them can be small.
+fn ends_small(text: &str) -> Option<usize> {
+    let large = run_of(text, is_large);
+    let (begin, rest) = text.split_at(large);
+    let small = run_of(rest, is_small);
+    if small > 0 {
+        return Some(large + small);
+    }
+    // What can be either is the end where no small letter follows.
+    begin.char_indices().rfind(|(_, character)| is_small(*character)).map(|(at, last)| at + last.len_utf8())
+}
+
+/// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`
+fn is_large(character: char) -> bool {
+    use GeneralCategory::{TitlecaseLetter, UppercaseLetter};
+    matches!(character.general_category(), UppercaseLetter | TitlecaseLetter) || has_no_case(character)
+}
+
+/// `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`
+fn is_small(character: char) -> bool {
+    character.general_category() == GeneralCategory::LowercaseLetter || has_no_case(character)
+}
+
+/// `[\p{Lm}\p{Lo}\p{M}]`
+fn has_no_case(character: char) -> bool {
+    use GeneralCategory::{EnclosingMark, ModifierLetter, NonspacingMark, OtherLetter, SpacingMark};
+    matches!(
+        character.general_category(),
+        ModifierLetter | OtherLetter | NonspacingMark | SpacingMark | EnclosingMark
+    )
+}
+
+/// `[^\r\n\p{L}\p{N}]`
+fn may_lead(character: char) -> bool {
+    !is_line_end(character) && !matches!(class(character), Class::Letter | Class::Number)
+}
+
+/// Bytes of the first word of a text that begins with no word of letters. It has up to `digits` digits; or
+/// characters that are neither letters, digits nor spaces, and after them what `may_end` them; or spaces.
+fn other_word(text: &str, digits: usize, may_end: impl Fn(char) -> bool) -> usize {
+    let mut characters = text.chars();
+    let first = characters.next().unwrap_or(' ');
+    let second = characters.next().map(class);
     match (first, class(first), second) {
-        (_, Class::Letter, _) => run(text, Class::Letter),
         (_, Class::Number, _) => text
             .char_indices()
             .enumerate()
             .find(|(count, (_, character))| *count == digits || class(*character) != Class::Number)
             .map_or(text.len(), |(_, (at, _))| at),
-        (first, _, Some(Class::Letter)) if !is_line_end(first) => {
-            first.len_utf8() + run(after_first, Class::Letter)
-        }
         (_, Class::Other, _) | (' ', _, Some(Class::Other)) => {
             let start = if first == ' ' { 1 } else { 0 };
             let others = start + text.get(start..).map_or(0, |rest| run(rest, Class::Other));
-            let ends =
-                text.get(others..).map_or(0, |rest| rest.len() - rest.trim_start_matches(is_line_end).len());
-            others + ends
+            others + text.get(others..).map_or(0, |rest| run_of(rest, may_end))
         }
+        (first, Class::Letter, _) => first.len_utf8(),
         (_, Class::Space, _) => {
             let run = text.get(..run(text, Class::Space)).unwrap_or_default();
             run.rfind(is_line_end).map_or_else(|| spaces(text), |last| last + 1)
@@ -163,7 +225,12 @@ fn is_line_end(character: char) -> bool {
 
 /// Bytes of the longest beginning of `text` of one class.
 fn run(text: &str, of: Class) -> usize {
-    text.find(|character| class(character) != of).unwrap_or(text.len())
+    run_of(text, |character| class(character) == of)
+}
+
+/// Bytes of the longest beginning of `text` of characters that `matches`.
+fn run_of(text: &str, matches: impl Fn(char) -> bool) -> usize {
+    text.find(|character| !matches(character)).unwrap_or(text.len())
 }
 
 fn contraction(text: &str, equal: impl Fn(&str, &str) -> bool) -> Option<usize> {

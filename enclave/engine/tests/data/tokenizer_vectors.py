@@ -14,11 +14,25 @@ from gguf import GGUFReader
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LARGE, SMALL = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{LARGE}*{SMALL}+|[^\r\n\p{{L}}\p{{N}}]?{LARGE}+{SMALL}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPLITS = {
     "gpt-2": [WORDS],
     "smollm": [r"\p{N}", WORDS],
     "default": [r"[\p{P}\$\+<=>\^~\|]+", WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"],
+    "falcon3": [LLAMA3],
+    "qwen2": [LLAMA3.replace("{1,3}", "")],
+    "tekken": [TEKKEN],
 }
+# A word that is itself a token becomes that token without any merges.
+WHOLE = ["falcon3", "tekken"]
 FIXED = [
     "Hello, world!  It's 12,345.67 o'clock; they'll've gone.\n\n\tTabs\tand   spaces   ",
     "<|im_end|>\n<|im_start|>system\nYou are free.<|im_end|>",
@@ -44,6 +58,8 @@ FIXED = [
     "$100+€5=<7>^2~|`",
     "¿Qué? «sí» „ja“",
     "\r\n\r\n x\r y",
+    "HTMLParser camelCase ÉCOLE École ǅungla ʰA ªB 日本A a日B Ω\u0301A \u0301\u0301AB A\u0301b",
+    "path/to/file //\n/\n/x !/\r\n/ a/b",
 ]
 ALPHABET = list("abzABZ019  \n\t'.,!<|>_-$+=^~`\"") + [
     "'s",
@@ -64,6 +80,8 @@ ALPHABET = list("abzABZ019  \n\t'.,!<|>_-$+=^~`\"") + [
     "€",
     "\r\n",
 ]
+# Letters of every case and of none, marks, and what may stand before and behind a word.
+LETTERS = list("aBcD '/.\n\t1") + ["É", "é", "ǅ", "ʰ", "ª", "日", "本", "\u0301", "\u0903", "Ω", "ω", "\u200b"]
 
 
 def main(path):
@@ -74,8 +92,9 @@ def main(path):
     vocabulary = {token: index for index, (token, kind) in enumerate(zip(tokens, types)) if kind == 1}
     random.seed(5)
     texts = FIXED + ["".join(random.choices(ALPHABET, k=random.randrange(1, 60))) for _ in range(60)]
+    texts += ["".join(random.choices(LETTERS, k=random.randrange(1, 40))) for _ in range(60)]
     for name, expressions in SPLITS.items():
-        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name in WHOLE))
         stages = [pre_tokenizers.Split(Regex(expression), "isolated") for expression in expressions]
         stages.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(stages)
