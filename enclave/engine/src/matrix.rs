@@ -13,8 +13,8 @@ use crate::{
     gguf::{Tensor, TensorType},
     kernels::{
         Bf16Column, F16Column, F32Column, Kernels, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
-        Q8Tile, TILE_ROWS, Tile, TileOutput, iq4_nl_as_q8_0, mxfp4_as_offset, q3_k_as_q6_k, q4_1_as_offset,
-        q5_0_as_q8_0, q5_1_as_offset,
+        Q8Tile, TILE_ROWS, Tile, TileOutput, iq4_nl_as_q8_0, iq4_xs_as_offset, mxfp4_as_offset, q3_k_as_q6_k,
+        q4_1_as_offset, q5_0_as_q8_0, q5_1_as_offset,
     },
     pool::Pool,
     processors,
@@ -73,21 +73,22 @@ impl Matrix {
     pub(crate) fn read<E>(tensor: &Tensor, fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let [columns, rows, ..] = tensor.dimensions;
         let tiles = match tensor.tensor_type {
-            TensorType::F32 => Tiles::F32(read(columns, rows, Clone::clone, fill)?),
-            TensorType::F16 => Tiles::F16(read(columns, rows, Clone::clone, fill)?),
-            TensorType::BF16 => Tiles::Bf16(read(columns, rows, Clone::clone, fill)?),
-            TensorType::Q8_0 => Tiles::Q8(read(columns, rows, Clone::clone, fill)?),
-            TensorType::Q4_0 => Tiles::Q4(read(columns, rows, Clone::clone, fill)?),
-            TensorType::Q2_K => Tiles::Q2K(read(columns, rows, Clone::clone, fill)?),
-            TensorType::Q4_K => Tiles::Q4K(read(columns, rows, Clone::clone, fill)?),
-            TensorType::Q5_K => Tiles::Q5K(read(columns, rows, Clone::clone, fill)?),
-            TensorType::Q6_K => Tiles::Q6K(read(columns, rows, Clone::clone, fill)?),
-            TensorType::Q5_0 => Tiles::Q8(read(columns, rows, q5_0_as_q8_0, fill)?),
-            TensorType::IQ4_NL => Tiles::Q8(read(columns, rows, iq4_nl_as_q8_0, fill)?),
-            TensorType::Q4_1 => Tiles::Offset(read(columns, rows, q4_1_as_offset, fill)?),
-            TensorType::Q5_1 => Tiles::Offset(read(columns, rows, q5_1_as_offset, fill)?),
-            TensorType::MXFP4 => Tiles::Offset(read(columns, rows, mxfp4_as_offset, fill)?),
-            TensorType::Q3_K => Tiles::Q6K(read(columns, rows, q3_k_as_q6_k, fill)?),
+            TensorType::F32 => Tiles::F32(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::F16 => Tiles::F16(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::BF16 => Tiles::Bf16(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::Q8_0 => Tiles::Q8(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::Q4_0 => Tiles::Q4(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::Q2_K => Tiles::Q2K(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::Q4_K => Tiles::Q4K(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::Q5_K => Tiles::Q5K(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::Q6_K => Tiles::Q6K(read(columns, rows, one(Clone::clone), fill)?),
+            TensorType::Q5_0 => Tiles::Q8(read(columns, rows, one(q5_0_as_q8_0), fill)?),
+            TensorType::IQ4_NL => Tiles::Q8(read(columns, rows, one(iq4_nl_as_q8_0), fill)?),
+            TensorType::Q4_1 => Tiles::Offset(read(columns, rows, one(q4_1_as_offset), fill)?),
+            TensorType::Q5_1 => Tiles::Offset(read(columns, rows, one(q5_1_as_offset), fill)?),
+            TensorType::MXFP4 => Tiles::Offset(read(columns, rows, one(mxfp4_as_offset), fill)?),
+            TensorType::IQ4_XS => Tiles::Offset(read(columns, rows, iq4_xs_as_offset, fill)?),
+            TensorType::Q3_K => Tiles::Q6K(read(columns, rows, one(q3_k_as_q6_k), fill)?),
         };
         Ok(Self { rows, columns, tiles })
     }
@@ -161,16 +162,23 @@ const BATCH_BYTES: usize = 4 << 20;
 /// Batches below this are laid out on one thread, in bytes.
 const SERIAL_BYTES: usize = 1 << 20;
 
-/// Reads a row-major tensor in batches of whole tiles, and lays each out as it comes: what `recode` makes of
-/// each block of the file. The memory of the tiles grows with what was read.
-fn read<const FILE_BYTES: usize, const BYTES: usize, T: Tile<BYTES>, E>(
+/// For a block of the file that becomes one block of the layout.
+fn one<const FILE_BYTES: usize, const BYTES: usize>(
+    recode: impl Fn(&[u8; FILE_BYTES]) -> [u8; BYTES] + Sync,
+) -> impl Fn(&[u8; FILE_BYTES]) -> [[u8; BYTES]; 1] + Sync {
+    move |block| [recode(block)]
+}
+
+/// Reads a row-major tensor in batches of whole tiles, and lays each out as it comes: the blocks that
+/// `recode` makes of each block of the file. The memory of the tiles grows with what was read.
+fn read<const FILE_BYTES: usize, const BYTES: usize, const N: usize, T: Tile<BYTES>, E>(
     columns: usize,
     rows: usize,
-    recode: impl Fn(&[u8; FILE_BYTES]) -> [u8; BYTES] + Sync,
+    recode: impl Fn(&[u8; FILE_BYTES]) -> [[u8; BYTES]; N] + Sync,
     mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
 ) -> Result<Vec<T>, E> {
     let width = columns / T::COLUMNS;
-    let row_bytes = width * FILE_BYTES;
+    let row_bytes = width / N * FILE_BYTES;
     let batch = (BATCH_BYTES / (row_bytes * TILE_ROWS).max(1)).max(1) * TILE_ROWS;
     let mut bytes = Zeroizing::new(vec![0; batch.min(rows) * row_bytes]);
     let mut tiles = Zeroizing::new(Vec::new());
@@ -189,18 +197,18 @@ fn read<const FILE_BYTES: usize, const BYTES: usize, T: Tile<BYTES>, E>(
 }
 
 /// Hands every block of some rows to the tile it belongs to, on all processors.
-fn lay_out<const FILE_BYTES: usize, const BYTES: usize, T: Tile<BYTES>>(
+fn lay_out<const FILE_BYTES: usize, const BYTES: usize, const N: usize, T: Tile<BYTES>>(
     tiles: &mut [T],
     bytes: &[u8],
     width: usize,
-    recode: &(impl Fn(&[u8; FILE_BYTES]) -> [u8; BYTES] + Sync),
+    recode: &(impl Fn(&[u8; FILE_BYTES]) -> [[u8; BYTES]; N] + Sync),
 ) {
     let tile_rows = tiles.len() / width.max(1);
     let threads = if bytes.len() < SERIAL_BYTES { 1 } else { processors().get() };
     let share = tile_rows.div_ceil(threads).max(1) * width.max(1);
     let blocks = bytes.as_chunks::<FILE_BYTES>().0;
     thread::scope(|scope| {
-        let mut shares = tiles.chunks_mut(share).zip(blocks.chunks(share * TILE_ROWS));
+        let mut shares = tiles.chunks_mut(share).zip(blocks.chunks(share / N * TILE_ROWS));
         let own = shares.next();
         for (tiles, blocks) in shares {
             scope.spawn(move || fill_tiles(tiles, blocks, width, recode));
@@ -211,16 +219,18 @@ fn lay_out<const FILE_BYTES: usize, const BYTES: usize, T: Tile<BYTES>>(
     });
 }
 
-fn fill_tiles<const FILE_BYTES: usize, const BYTES: usize, T: Tile<BYTES>>(
+fn fill_tiles<const FILE_BYTES: usize, const BYTES: usize, const N: usize, T: Tile<BYTES>>(
     tiles: &mut [T],
     blocks: &[[u8; FILE_BYTES]],
     width: usize,
-    recode: &impl Fn(&[u8; FILE_BYTES]) -> [u8; BYTES],
+    recode: &impl Fn(&[u8; FILE_BYTES]) -> [[u8; BYTES]; N],
 ) {
-    for (tiles, rows) in tiles.chunks_exact_mut(width).zip(blocks.chunks(width * TILE_ROWS)) {
-        for (row, blocks) in rows.chunks_exact(width).enumerate() {
-            for (tile, block) in tiles.iter_mut().zip(blocks) {
-                tile.put(row, &recode(block));
+    for (tiles, rows) in tiles.chunks_exact_mut(width).zip(blocks.chunks(width / N * TILE_ROWS)) {
+        for (row, blocks) in rows.chunks_exact(width / N).enumerate() {
+            for (tiles, block) in tiles.as_chunks_mut::<N>().0.iter_mut().zip(blocks) {
+                for (tile, block) in tiles.iter_mut().zip(recode(block)) {
+                    tile.put(row, &block);
+                }
             }
         }
     }

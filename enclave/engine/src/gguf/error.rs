@@ -38,7 +38,7 @@ pub enum GgufError {
     #[error("tensor {name:?}: its size does not fit into 64 bits")]
     TensorSize { name: String },
     #[error(
-        "tensor {name:?}: type {found} ({number}) is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and MXFP4"
+        "tensor {name:?}: type {found} ({number}) is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS and MXFP4"
     )]
     TensorType { name: String, number: u32, found: &'static str },
     #[error("tensor {name:?}: rows of {found} numbers are not whole blocks of {block}")]

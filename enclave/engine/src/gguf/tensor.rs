@@ -34,6 +34,8 @@ pub enum TensorType {
     /// Blocks of 32: a power of two as scale, then 32 floating-point numbers of four bits (E2M1). Defined by
     /// the OCP Microscaling Formats Specification.
     MXFP4,
+    /// Blocks of 256 codes of four bits that stand for numbers of a fixed table; each 32 with a scale of six bits.
+    IQ4_XS,
     /// Blocks of 256 codes of two bits; each 16 with a scale and a minimum of four bits.
     Q2_K,
     /// Blocks of 256 codes of three bits; each 16 with a scale of six bits.
@@ -48,7 +50,7 @@ pub enum TensorType {
 
 impl TensorType {
     /// Every type that the kernels read.
-    pub const ALL: [TensorType; 15] = [
+    pub const ALL: [TensorType; 16] = [
         TensorType::F32,
         TensorType::F16,
         TensorType::BF16,
@@ -59,6 +61,7 @@ impl TensorType {
         TensorType::Q5_1,
         TensorType::IQ4_NL,
         TensorType::MXFP4,
+        TensorType::IQ4_XS,
         TensorType::Q2_K,
         TensorType::Q3_K,
         TensorType::Q4_K,
@@ -77,9 +80,12 @@ impl TensorType {
             | TensorType::Q5_1
             | TensorType::IQ4_NL
             | TensorType::MXFP4 => 32,
-            TensorType::Q2_K | TensorType::Q3_K | TensorType::Q4_K | TensorType::Q5_K | TensorType::Q6_K => {
-                256
-            }
+            TensorType::IQ4_XS
+            | TensorType::Q2_K
+            | TensorType::Q3_K
+            | TensorType::Q4_K
+            | TensorType::Q5_K
+            | TensorType::Q6_K => 256,
         }
     }
 
@@ -94,6 +100,7 @@ impl TensorType {
             TensorType::Q5_0 => 22,
             TensorType::Q5_1 => 24,
             TensorType::MXFP4 => 17,
+            TensorType::IQ4_XS => 136,
             TensorType::Q2_K => 84,
             TensorType::Q3_K => 110,
             TensorType::Q4_K => 144,
@@ -116,6 +123,7 @@ impl fmt::Display for TensorType {
             TensorType::Q5_1 => "Q5_1",
             TensorType::IQ4_NL => "IQ4_NL",
             TensorType::MXFP4 => "MXFP4",
+            TensorType::IQ4_XS => "IQ4_XS",
             TensorType::Q2_K => "Q2_K",
             TensorType::Q3_K => "Q3_K",
             TensorType::Q4_K => "Q4_K",
@@ -244,6 +252,7 @@ fn supported(name: &str, number: u32) -> Result<TensorType, GgufError> {
         13 => Ok(TensorType::Q5_K),
         14 => Ok(TensorType::Q6_K),
         20 => Ok(TensorType::IQ4_NL),
+        23 => Ok(TensorType::IQ4_XS),
         30 => Ok(TensorType::BF16),
         39 => Ok(TensorType::MXFP4),
         _ => Err(GgufError::TensorType { name: name.into(), number, found: type_name(number) }),
@@ -261,7 +270,6 @@ fn type_name(number: u32) -> &'static str {
         19 => "IQ1_S",
         21 => "IQ3_S",
         22 => "IQ2_S",
-        23 => "IQ4_XS",
         24 => "I8",
         25 => "I16",
         26 => "I32",

@@ -146,7 +146,7 @@ fn refuses_unsupported_tensor_types_by_name() {
     let refused = refusal(&GgufWriter::default().tensor("t", &[256], 16, vec![0; 66]));
     assert_eq!(
         refused.to_string(),
-        "tensor \"t\": type IQ2_XXS (16) is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL and MXFP4"
+        "tensor \"t\": type IQ2_XXS (16) is not supported; supported are F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS and MXFP4"
     );
     assert!(matches!(
         refusal(&GgufWriter::default().tensor("t", &[256], 4000, vec![0; 144])),

@@ -13,7 +13,8 @@ pub(crate) use float::{Bf16Column, F16Column, F32Column};
 pub(crate) use k_quants::{Affine, Q2KTile, Q4KTile, Q5KPart, Q5KTile, Q6KPart, Q6KTile};
 pub(crate) use legacy::{OffsetTile, Q4Tile, Q8Tile};
 pub(crate) use recode::{
-    iq4_nl_as_q8_0, mxfp4_as_offset, q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0, q5_1_as_offset,
+    iq4_nl_as_q8_0, iq4_xs_as_offset, mxfp4_as_offset, q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0,
+    q5_1_as_offset,
 };
 use zeroize::DefaultIsZeroes;
 

@@ -11,6 +11,10 @@ const ROWS: usize = 21;
 /// The number of a weight in a block, written from the format's description and not from the tiles: the bytes
 /// of a block and the column in it.
 fn weight(tensor_type: TensorType, block: &[u8], column: usize) -> f32 {
+    const TABLE: [f32; 16] = [
+        -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0,
+        113.0,
+    ];
     let f16 = |at: usize| crate::kernels::f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]));
     let nibble = |at: usize, high: bool| f32::from(if high { block[at] >> 4 } else { block[at] & 15 });
     let fifth = |at: usize| f32::from(block[at + column / 8] >> (column % 8) & 1) * 16.0;
@@ -33,12 +37,11 @@ fn weight(tensor_type: TensorType, block: &[u8], column: usize) -> f32 {
         TensorType::Q4_1 => f16(0) * nibble(4 + column % 16, column >= 16) + f16(2),
         TensorType::Q5_0 => f16(0) * (nibble(6 + column % 16, column >= 16) + fifth(2) - 16.0),
         TensorType::Q5_1 => f16(0) * (nibble(8 + column % 16, column >= 16) + fifth(4)) + f16(2),
-        TensorType::IQ4_NL => {
-            const TABLE: [f32; 16] = [
-                -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0,
-                89.0, 113.0,
-            ];
-            f16(0) * TABLE[nibble(2 + column % 16, column >= 16) as usize]
+        TensorType::IQ4_NL => f16(0) * TABLE[nibble(2 + column % 16, column >= 16) as usize],
+        TensorType::IQ4_XS => {
+            let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * part) & 3;
+            let scale = nibble(4 + part / 2, part % 2 == 1) + 16.0 * f32::from(high) - 32.0;
+            f16(0) * scale * TABLE[nibble(8 + part * 16 + column % 16, column % 32 >= 16) as usize]
         }
         TensorType::MXFP4 => {
             let code = nibble(1 + column % 16, column >= 16) as usize;
@@ -99,7 +102,11 @@ fn bytes_of(tensor_type: TensorType, columns: usize, seed: u64) -> Vec<u8> {
             TensorType::F32 => block.copy_from_slice(&value.to_le_bytes()),
             TensorType::F16 => block.copy_from_slice(&f32_to_f16(value).to_le_bytes()),
             TensorType::BF16 => block.copy_from_slice(&value.to_le_bytes()[2..]),
-            TensorType::Q8_0 | TensorType::Q4_0 | TensorType::Q5_0 | TensorType::IQ4_NL => {
+            TensorType::Q8_0
+            | TensorType::Q4_0
+            | TensorType::Q5_0
+            | TensorType::IQ4_NL
+            | TensorType::IQ4_XS => {
                 block[..2].copy_from_slice(&f32_to_f16(value).to_le_bytes());
             }
             TensorType::MXFP4 => block[0] = 110 + block[0] % 16,

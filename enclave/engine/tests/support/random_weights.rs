@@ -72,6 +72,12 @@ impl Random {
                 bytes.extend(half(deviation / 67.0).to_le_bytes());
                 self.fill(16, bytes);
             }
+            TensorType::IQ4_XS => {
+                // Scales of 16 to 31 once 32 is taken off, as in Q3_K.
+                bytes.extend(half(deviation / 67.0 / 24.0).to_le_bytes());
+                bytes.extend([0xff; 2]);
+                self.fill(4 + 128, bytes);
+            }
             TensorType::MXFP4 => {
                 // The root of the mean square of the sixteen numbers is 2.9. The scale is the next power of
                 // two below.
@@ -138,6 +144,7 @@ pub(crate) fn number(kind: TensorType) -> u32 {
         TensorType::Q5_K => 13,
         TensorType::Q6_K => 14,
         TensorType::IQ4_NL => 20,
+        TensorType::IQ4_XS => 23,
         TensorType::BF16 => 30,
         TensorType::MXFP4 => 39,
     }

@@ -5,8 +5,8 @@
 use super::half;
 use crate::kernels::half::f16_to_f32;
 
-/// The numbers of `IQ4_NL`'s codes (`kvalues_iq4nl` in ggml).
-const IQ4_NL: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+/// The numbers of the codes of `IQ4_NL` and `IQ4_XS` (`kvalues_iq4nl` in ggml).
+const IQ4: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Twice the numbers of four bits with a sign, two bits of exponent and one of fraction (E2M1).
 const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -18,7 +18,7 @@ pub(crate) fn q5_0_as_q8_0([low, high, rest @ ..]: &[u8; 22]) -> [u8; 34] {
 
 /// `IQ4_NL`, the scale, 16 bytes of codes: a weight is the code's number in the table, times the scale.
 pub(crate) fn iq4_nl_as_q8_0([low, high, codes @ ..]: &[u8; 18]) -> [u8; 34] {
-    with_scale([*low, *high], of_table(codes, &IQ4_NL))
+    with_scale([*low, *high], of_table(codes, &IQ4))
 }
 
 /// `Q4_1`, the scale, the offset, 16 bytes of codes: a weight is the code times the scale, plus the offset.
@@ -44,6 +44,21 @@ pub(crate) fn mxfp4_as_offset([exponent, codes @ ..]: &[u8; 17]) -> [u8; 40] {
         exponent => f32::from_bits(u32::from(exponent - 1) << 23),
     };
     with_offset(scale, 0.0, of_table(codes, &E2M1))
+}
+
+/// `IQ4_XS`, the scale, 16 bits and 4 bytes of part scales, 8 parts of 16 bytes of codes: a weight is
+/// `scale · (part scale - 32)` times the code's number in the table. The product of the scales has 17 bits at
+/// most, so it is exact in single precision.
+pub(crate) fn iq4_xs_as_offset([a, b, c, d, rest @ ..]: &[u8; 136]) -> [[u8; 40]; 8] {
+    let mut blocks = [[0; 40]; 8];
+    let Some((lows, codes)) = rest.split_first_chunk::<4>() else { return blocks };
+    let (scale, highs) = (f16_to_f32(half([*a, *b])), half([*c, *d]));
+    for (part, (block, codes)) in blocks.iter_mut().zip(codes.as_chunks::<16>().0).enumerate() {
+        let low = lows[part / 2] >> (part % 2 * 4) & 15;
+        let part_scale = f32::from(low) + 16.0 * f32::from(highs >> (2 * part) & 3) - 32.0;
+        *block = with_offset(scale * part_scale, 0.0, of_table(codes, &IQ4));
+    }
+    blocks
 }
 
 /// `Q3_K`, 32 bytes of third bits, 64 bytes of low bits, 12 bytes of part scales, the scale: a weight is
