@@ -33,11 +33,22 @@ pub(crate) fn cipher(threads: usize) -> Outcome<f64> {
     }))
 }
 
-/// SHA-256, GB/s of `threads` threads together.
+/// The library's SHA-256, GB/s of `threads` threads together.
 pub(crate) fn hash(threads: usize) -> f64 {
     on(threads, || {
         let chunk = vec![4; CHUNK];
         move || _ = black_box(digest(&SHA256, &chunk))
+    })
+}
+
+/// The project's SHA-256 of two chunks side by side, GB/s of `threads` threads together. `None` where the processor cannot.
+pub(crate) fn hash_in_pairs(threads: usize) -> Option<f64> {
+    cleanroom_lanes::is_supported().then(|| {
+        // Each call hashes two chunks.
+        2.0 * on(threads, || {
+            let chunks = [vec![4; CHUNK], vec![5; CHUNK]];
+            move || _ = black_box(cleanroom_lanes::pair(0, &chunks[0], &chunks[1]))
+        })
     })
 }
 

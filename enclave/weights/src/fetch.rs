@@ -1,7 +1,6 @@
 //! Fetches pieces over several connections at once.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::sync::Arc;
 
 use cleanroom_attestation::digest::Sha256Digest;
@@ -10,12 +9,12 @@ use cleanroom_console::Line;
 use cleanroom_link::listener::Listener;
 use cleanroom_link::store::{self, Description};
 use cleanroom_sealing::SealError;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Range};
 use crate::{Limits, WeightsError};
 
 /// A piece of the weights and its identity.
@@ -162,7 +161,7 @@ impl Piece {
     }
 }
 
-/// Fetches what a piece lacks, range by range. What was fetched stays in the piece when a range fails.
+/// Fetches what a piece lacks, range by range. What was fetched and opened stays in the piece when a range fails.
 async fn fetch<S>(
     stream: &mut S,
     is_new: bool,
@@ -175,7 +174,8 @@ where
 {
     if is_new {
         let description = timeout(limits.range_time, Description::read(stream)).await;
-        if in_time(description)? != plan.description {
+        let description = description.map_err(|_| Failure::Store)?.map_err(|_| Failure::Store)?;
+        if description != plan.description {
             return Err(Failure::Changed);
         }
     }
@@ -187,25 +187,44 @@ where
     let mut sealed = Vec::new();
     while !piece.is_whole {
         let range = plan.next(piece.number, piece.filled).ok_or(Failure::Store)?;
-        let until = piece.filled.saturating_add(range.plain);
-        let place = piece.bytes.get_mut(piece.filled..until).ok_or(Failure::Store)?;
-        if plan.is_sealed() {
-            sealed.resize(range.stored, 0);
-            let asked = store::ask(stream, range.offset, &mut sealed);
-            in_time(timeout(limits.range_time, asked).await)?;
-            plan.open(&range, &sealed, place).map_err(Failure::Sealed)?;
-        } else if !place.is_empty() {
-            let asked = store::ask(stream, range.offset, place);
-            in_time(timeout(limits.range_time, asked).await)?;
-        }
-        piece.digester.update(place);
-        piece.filled = until;
-        piece.is_whole = until == piece.bytes.len();
+        let fetched = timeout(limits.range_time, piece.take(stream, plan, &range, &mut sealed)).await;
+        fetched.map_err(|_| Failure::Store)??;
+        piece.is_whole = piece.filled == piece.bytes.len();
         piece.failures = 0;
     }
     Ok(())
 }
 
-fn in_time<T>(result: Result<io::Result<T>, tokio::time::error::Elapsed>) -> Result<T, Failure> {
-    result.map_err(|_| Failure::Store)?.map_err(|_| Failure::Store)
+impl Piece {
+    /// Fetches a range, and opens and hashes each step of it as soon as it is there. `sealed` is room for a step.
+    async fn take<S>(
+        &mut self,
+        stream: &mut S,
+        plan: &Plan,
+        range: &Range,
+        sealed: &mut Vec<u8>,
+    ) -> Result<(), Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if range.stored == 0 {
+            // A question for no bytes is a farewell.
+            return Ok(());
+        }
+        store::begin(stream, range.offset, range.stored).await.map_err(|_| Failure::Store)?;
+        for step in plan.steps(range) {
+            let until = self.filled.saturating_add(step.plain);
+            let place = self.bytes.get_mut(self.filled..until).ok_or(Failure::Store)?;
+            if plan.is_sealed() {
+                sealed.resize(step.stored, 0);
+                stream.read_exact(sealed).await.map_err(|_| Failure::Store)?;
+                plan.open(&step, sealed, place).map_err(Failure::Sealed)?;
+            } else {
+                stream.read_exact(place).await.map_err(|_| Failure::Store)?;
+            }
+            self.digester.update(place);
+            self.filled = until;
+        }
+        Ok(())
+    }
 }

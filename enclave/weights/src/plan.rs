@@ -11,6 +11,9 @@ use crate::{Limits, WeightsError};
 
 /// Chunks of one range.
 pub(crate) const RANGE_CHUNKS: u64 = 64;
+/// Chunks of one step: they are read, opened and hashed before the next ones are read, so all of this happens in the
+/// processor's cache. An even number, because chunks are hashed in pairs.
+const STEP_CHUNKS: usize = 4;
 /// Chunks of one piece: a power of two, so that a piece is a whole subtree of the model's identity. A piece of 32 MiB is
 /// more than the system's allocator keeps for later, so one that was dropped is free memory at once.
 pub(crate) const PIECE_CHUNKS: u64 = 2048;
@@ -30,6 +33,14 @@ pub(crate) struct Range {
     first: u64,
     /// From which byte of the store on.
     pub(crate) offset: u64,
+    /// How many bytes of the store.
+    pub(crate) stored: usize,
+}
+
+/// A part of a range that is read at once.
+pub(crate) struct Step {
+    /// The first chunk.
+    first: u64,
     /// How many bytes of the store.
     pub(crate) stored: usize,
     /// How many bytes of the weights.
@@ -107,8 +118,21 @@ impl Plan {
                 (offset, until.saturating_sub(offset))
             }
         };
-        let (stored, plain) = (usize::try_from(stored).ok()?, usize::try_from(plain).ok()?);
-        Some(Range { first, offset, stored, plain })
+        Some(Range { first, offset, stored: usize::try_from(stored).ok()? })
+    }
+
+    /// The steps of a range, in order. A range of no bytes has none.
+    pub(crate) fn steps(&self, range: &Range) -> impl Iterator<Item = Step> + use<> {
+        let tag = if self.is_sealed() { TAG_BYTES } else { 0 };
+        let (chunk, mut first, mut left) = (CHUNK_BYTES + tag, range.first, range.stored);
+        core::iter::from_fn(move || {
+            let stored = left.min(STEP_CHUNKS * chunk);
+            let chunks = stored.div_ceil(chunk);
+            let step = Step { first, stored, plain: stored.saturating_sub(chunks.saturating_mul(tag)) };
+            first = first.saturating_add(chunks as u64);
+            left = left.saturating_sub(stored);
+            (stored > 0).then_some(step)
+        })
     }
 
     /// Whether ranges are opened from another buffer, because they are sealed.
@@ -116,11 +140,11 @@ impl Plan {
         self.cipher.is_some()
     }
 
-    /// Opens a range's chunks, each into its place.
-    pub(crate) fn open(&self, range: &Range, stored: &[u8], output: &mut [u8]) -> Result<(), SealError> {
+    /// Opens a step's chunks, each into its place.
+    pub(crate) fn open(&self, step: &Step, stored: &[u8], output: &mut [u8]) -> Result<(), SealError> {
         let Some((cipher, _)) = &self.cipher else { return Err(SealError::Library) };
         let mut output = output;
-        for (number, sealed) in (range.first..).zip(stored.chunks(SEALED_CHUNK_BYTES)) {
+        for (number, sealed) in (step.first..).zip(stored.chunks(SEALED_CHUNK_BYTES)) {
             let length = sealed.len().saturating_sub(TAG_BYTES);
             let (chunk, rest) = output.split_at_mut_checked(length).ok_or(SealError::Damaged { number })?;
             cipher.open_into(number, sealed, chunk)?;

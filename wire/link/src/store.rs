@@ -123,14 +123,23 @@ pub async fn ask<S>(stream: &mut S, offset: u64, output: &mut [u8]) -> io::Resul
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let length = u32::try_from(output.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    begin(stream, offset, output.len()).await?;
+    stream.read_exact(output).await.map(drop)
+}
+
+/// Asks for `length` bytes from `offset` on, and leaves it to the caller to read them: they are what follows on the stream.
+///
+/// # Errors
+/// The stream's own; [`io::ErrorKind::InvalidData`] when the answer is one to another question.
+pub async fn begin<S>(stream: &mut S, offset: u64, length: usize) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let length = u32::try_from(length).map_err(|_| io::ErrorKind::InvalidInput)?;
     let question = Question { offset, length };
     stream.write_all(&question.encode()).await?;
     stream.flush().await?;
-    if Question::read(stream).await? != question {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    stream.read_exact(output).await.map(drop)
+    if Question::read(stream).await? == question { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Tells the store that nothing more is wanted. A store that is gone already need not hear it.
