@@ -26,6 +26,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -148,16 +149,22 @@ impl Proxy {
     /// Serves one connection until it ends, loses its slot, or the proxy stops.
     async fn connection(&self, accepted: Accepted, slot: Slot, stop: impl Future<Output = ()>) {
         let Accepted { stream, at, reset } = accepted;
-        let (slot, reset) = (&slot, &reset);
-        let service =
-            service_fn(
-                |request| async move { Ok::<_, Infallible>(self.answer(request, at, slot, reset).await) },
-            );
+        let (slot, reset, asked) = (&slot, &reset, &Notify::new());
+        let service = service_fn(|request| async move {
+            asked.notify_one();
+            Ok::<_, Infallible>(self.answer(request, at, slot, reset).await)
+        });
         let mut connection = pin!(http1_server().serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             // A client that breaks off tells nobody anything.
             _ = &mut connection => return,
-            () = slot.lost() => {}
+            // One that has asked nothing yet may be about to, and hears then that the proxy is busy.
+            () = slot.lost() => {
+                tokio::select! {
+                    _ = &mut connection => return,
+                    _ = timeout(TURN_AWAY_TIMEOUT, asked.notified()) => {}
+                }
+            }
             () = stop => {}
         }
         connection.as_mut().graceful_shutdown();

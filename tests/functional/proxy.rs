@@ -387,6 +387,23 @@ async fn connections_whose_bodies_never_come_lock_nobody_out() {
 }
 
 #[tokio::test]
+async fn whoever_loses_its_place_before_it_has_asked_hears_that_the_proxy_is_busy() {
+    let (room, _) = honest_room().await;
+    let (proxy, _) = proxy(&room).await;
+    let mut silent = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        silent.push(TcpStream::connect(proxy).await.unwrap());
+    }
+    let request = format!("{}{{}}", head(proxy, "1.0", "/v1/chat/completions", 2));
+    // It takes the place of the oldest.
+    assert_eq!(whole(&exchange(proxy, &request).await.0).0, 200);
+    let mut oldest = silent.swap_remove(0);
+    oldest.write_all(request.as_bytes()).await.unwrap();
+    let (status, body) = whole(&rest(oldest).await.0);
+    assert_eq!((status, body["error"]["code"].as_str()), (503, Some("busy")));
+}
+
+#[tokio::test]
 async fn when_requests_are_under_way_everywhere_the_proxy_says_that_it_is_busy() {
     // The room takes requests, and answers none.
     let script = async |_, connection: Connection| {
