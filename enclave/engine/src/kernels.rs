@@ -67,8 +67,8 @@ use std::{ops::Range, sync::OnceLock};
 pub(crate) use half::{f16_to_f32, f32_to_f16};
 pub(crate) use tile::{
     BLOCK, Bf16Column, Block, F16Column, F32Column, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
-    Q8Tile, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, Tile, TileOutput, iq4_nl_as_q8_0, iq4_xs_as_offset,
-    mxfp4_as_offset, q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0, q5_1_as_offset,
+    Q8Tile, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TableTile, Tile, TileOutput, iq4_nl_as_table,
+    iq4_xs_as_table, mxfp4_as_table, q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0, q5_1_as_offset,
 };
 
 use crate::scratch::Scratch;
@@ -176,6 +176,10 @@ impl Kernels {
 
     pub(crate) fn q4_tile(self, tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]) {
         dispatch!(self, q4_tile(tiles, activations, output));
+    }
+
+    pub(crate) fn table_tile(self, tiles: &[TableTile], activations: &[Block], output: &mut [TileOutput]) {
+        dispatch!(self, table_tile(tiles, activations, output));
     }
 
     pub(crate) fn offset_tile(self, tiles: &[OffsetTile], activations: &[Block], output: &mut [TileOutput]) {

@@ -13,8 +13,8 @@ use crate::{
     gguf::{Tensor, TensorType},
     kernels::{
         Bf16Column, F16Column, F32Column, Kernels, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
-        Q8Tile, TILE_ROWS, Tile, TileOutput, iq4_nl_as_q8_0, iq4_xs_as_offset, mxfp4_as_offset, q3_k_as_q6_k,
-        q4_1_as_offset, q5_0_as_q8_0, q5_1_as_offset,
+        Q8Tile, TILE_ROWS, TableTile, Tile, TileOutput, iq4_nl_as_table, iq4_xs_as_table, mxfp4_as_table,
+        q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0, q5_1_as_offset,
     },
     pool::Pool,
     processors,
@@ -34,6 +34,7 @@ enum Tiles {
     Bf16(Vec<Bf16Column>),
     Q8(Vec<Q8Tile>),
     Q4(Vec<Q4Tile>),
+    Table(Vec<TableTile>),
     Offset(Vec<OffsetTile>),
     Q2K(Vec<Q2KTile>),
     Q4K(Vec<Q4KTile>),
@@ -50,6 +51,7 @@ macro_rules! on_tiles {
             Tiles::Bf16($name) => $value,
             Tiles::Q8($name) => $value,
             Tiles::Q4($name) => $value,
+            Tiles::Table($name) => $value,
             Tiles::Offset($name) => $value,
             Tiles::Q2K($name) => $value,
             Tiles::Q4K($name) => $value,
@@ -83,11 +85,11 @@ impl Matrix {
             TensorType::Q5_K => Tiles::Q5K(read(columns, rows, one(Clone::clone), fill)?),
             TensorType::Q6_K => Tiles::Q6K(read(columns, rows, one(Clone::clone), fill)?),
             TensorType::Q5_0 => Tiles::Q8(read(columns, rows, one(q5_0_as_q8_0), fill)?),
-            TensorType::IQ4_NL => Tiles::Q8(read(columns, rows, one(iq4_nl_as_q8_0), fill)?),
+            TensorType::IQ4_NL => Tiles::Table(read(columns, rows, one(iq4_nl_as_table), fill)?),
             TensorType::Q4_1 => Tiles::Offset(read(columns, rows, one(q4_1_as_offset), fill)?),
             TensorType::Q5_1 => Tiles::Offset(read(columns, rows, one(q5_1_as_offset), fill)?),
-            TensorType::MXFP4 => Tiles::Offset(read(columns, rows, one(mxfp4_as_offset), fill)?),
-            TensorType::IQ4_XS => Tiles::Offset(read(columns, rows, iq4_xs_as_offset, fill)?),
+            TensorType::MXFP4 => Tiles::Table(read(columns, rows, one(mxfp4_as_table), fill)?),
+            TensorType::IQ4_XS => Tiles::Table(read(columns, rows, iq4_xs_as_table, fill)?),
             TensorType::Q3_K => Tiles::Q6K(read(columns, rows, one(q3_k_as_q6_k), fill)?),
         };
         Ok(Self { rows, columns, tiles })
@@ -102,7 +104,9 @@ impl Matrix {
     pub(crate) fn forms(&self) -> Forms {
         match self.tiles {
             Tiles::F32(_) | Tiles::F16(_) | Tiles::Bf16(_) => Forms::default(),
-            Tiles::Q8(_) | Tiles::Q4(_) | Tiles::Offset(_) => Forms { blocks: true, super_blocks: false },
+            Tiles::Q8(_) | Tiles::Q4(_) | Tiles::Table(_) | Tiles::Offset(_) => {
+                Forms { blocks: true, super_blocks: false }
+            }
             Tiles::Q2K(_) | Tiles::Q4K(_) | Tiles::Q5K(_) | Tiles::Q6K(_) => {
                 Forms { blocks: false, super_blocks: true }
             }
@@ -126,6 +130,9 @@ impl Matrix {
                 }
                 Tiles::Q8(tiles) => kernels.q8_tile(self.row_of_tiles(tiles, row), inputs.blocks(), output),
                 Tiles::Q4(tiles) => kernels.q4_tile(self.row_of_tiles(tiles, row), inputs.blocks(), output),
+                Tiles::Table(tiles) => {
+                    kernels.table_tile(self.row_of_tiles(tiles, row), inputs.blocks(), output);
+                }
                 Tiles::Offset(tiles) => {
                     kernels.offset_tile(self.row_of_tiles(tiles, row), inputs.blocks(), output);
                 }

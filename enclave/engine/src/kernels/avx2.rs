@@ -18,6 +18,7 @@ use std::arch::x86_64::{
 
 use tiles::{
     bf16_tile, f16_tile, f32_tile, offset_tile, q2_k_tile, q4_k_tile, q4_tile, q5_k_tile, q6_k_tile, q8_tile,
+    table_tile,
 };
 
 use super::{
@@ -26,7 +27,7 @@ use super::{
     scalar,
     tile::{
         Bf16Column, Block, F16Column, F32Column, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
-        Q8Tile, Results, SuperBlock, TileOutput,
+        Q8Tile, Results, SuperBlock, TableTile, TileOutput,
     },
 };
 
@@ -59,6 +60,7 @@ macro_rules! kernels {
 kernels! {
     q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]);
     q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]);
+    table_tile(tiles: &[TableTile], activations: &[Block], output: &mut [TileOutput]);
     offset_tile(tiles: &[OffsetTile], activations: &[Block], output: &mut [TileOutput]);
     q2_k_tile(tiles: &[Q2KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
     q4_k_tile(tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]);

@@ -9,13 +9,13 @@
 
 use std::arch::x86_64::{
     __m128i, __m256i, __m512, __m512i, _mm_loadu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8,
-    _mm256_loadu_si256, _mm256_set_m128i, _mm512_add_epi32, _mm512_and_si512, _mm512_castsi512_ps,
-    _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi16,
-    _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32,
-    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps,
-    _mm512_mullo_epi32, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi16, _mm512_slli_epi32, _mm512_srli_epi16,
-    _mm512_storeu_ps, _mm512_sub_epi32, _mm512_xor_si512,
+    _mm256_loadu_si256, _mm256_set_m128i, _mm512_add_epi32, _mm512_and_si512, _mm512_broadcast_i32x4,
+    _mm512_castsi512_ps, _mm512_cvtepi8_epi16, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+    _mm512_cvtepu8_epi16, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+    _mm512_dpwssd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mul_ps, _mm512_mullo_epi32, _mm512_or_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi16, _mm512_slli_epi32,
+    _mm512_srli_epi16, _mm512_storeu_ps, _mm512_sub_epi32, _mm512_xor_si512,
 };
 
 use super::{
@@ -23,8 +23,8 @@ use super::{
     scalar,
     tile::{
         Affine, Bf16Column, Block, F16Column, F32Column, OffsetTile, Pair, Q2KTile, Q4KTile, Q4Tile, Q5KPart,
-        Q5KTile, Q6KPart, Q6KTile, Q8Tile, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
-        blocks_at, sums_of_16, sums_of_32,
+        Q5KTile, Q6KPart, Q6KTile, Q8Tile, Results, SUPER_BLOCK, SuperBlock, TILE_ROWS, TableTile,
+        TileOutput, blocks_at, sums_of_16, sums_of_32,
     },
 };
 
@@ -65,6 +65,7 @@ kernels! {
     here {
         q8_tile(tiles: &[Q8Tile], activations: &[Block], output: &mut [TileOutput]);
         q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]);
+        table_tile(tiles: &[TableTile], activations: &[Block], output: &mut [TileOutput]);
         offset_tile(tiles: &[OffsetTile], activations: &[Block], output: &mut [TileOutput]);
         q2_k_tile(tiles: &[Q2KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
         q4_k_tile(tiles: &[Q4KTile], activations: &[SuperBlock], output: &mut [TileOutput]);
@@ -127,6 +128,7 @@ macro_rules! tile_kernel {
 
 tile_kernel!(q8_tile, q8_rows, Q8Tile, Block, 32);
 tile_kernel!(q4_tile, q4_rows, Q4Tile, Block, 32);
+tile_kernel!(table_tile, table_rows, TableTile, Block, 32);
 tile_kernel!(offset_tile, offset_rows, OffsetTile, Block, 32);
 tile_kernel!(q2_k_tile, q2_k_rows, Q2KTile, SuperBlock, SUPER_BLOCK);
 tile_kernel!(q4_k_tile, q4_k_rows, Q4KTile, SuperBlock, SUPER_BLOCK);
@@ -142,7 +144,7 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
     for (index, tile) in tiles.iter().enumerate() {
         let blocks = blocks_at(&rows, index);
         let dots = byte_products(&tile.quants, blocks);
-        add_scaled(&mut sums, dots, &tile.scales, blocks);
+        add_scaled(&mut sums, dots, widen_row(&tile.scales), blocks);
     }
     store_sums(&sums, output);
 }
@@ -165,7 +167,30 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
                     _mm512_dpbusd_epi32(dots[m], high, _mm512_set1_epi32(blocks[m].quants[2 * group + 1]));
             }
         }
-        add_scaled(&mut sums, dots, &tile.scales, blocks);
+        add_scaled(&mut sums, dots, widen_row(&tile.scales), blocks);
+    }
+    store_sums(&sums, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+fn table_rows<const M: usize>(tiles: &[TableTile], rows: [&[Block]; M], output: &mut [TileOutput]) {
+    let sign = _mm512_set1_epi8(i8::MIN);
+    let mut sums: [__m512; M] = load_sums(output);
+    for (index, tile) in tiles.iter().enumerate() {
+        let blocks = blocks_at(&rows, index);
+        let numbers = _mm512_broadcast_i32x4(load_16(&tile.numbers.map(i8::cast_unsigned)));
+        let numbers = _mm512_xor_si512(numbers, sign);
+        let mut dots = lifts(blocks);
+        for (group, nibbles) in tile.nibbles.iter().enumerate() {
+            for (side, codes) in nibble_codes(nibbles).into_iter().enumerate() {
+                let weights = _mm512_shuffle_epi8(numbers, codes);
+                for m in 0..M {
+                    let inputs = _mm512_set1_epi32(blocks[m].quants[2 * group + side]);
+                    dots[m] = _mm512_dpbusd_epi32(dots[m], weights, inputs);
+                }
+            }
+        }
+        add_scaled(&mut sums, dots, load_row(&tile.scales), blocks);
     }
     store_sums(&sums, output);
 }
@@ -336,16 +361,23 @@ widened!("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
 #[inline]
 fn byte_products<const M: usize>(quants: &[[i8; 64]; 8], blocks: [&Block; M]) -> [__m512i; M] {
     let sign = _mm512_set1_epi8(i8::MIN);
-    // Adding 128 made the weights unsigned; this takes its share out of the products.
-    let mut dots = [_mm512_setzero_si512(); M];
-    for m in 0..M {
-        dots[m] = _mm512_set1_epi32(blocks[m].lift);
-    }
+    let mut dots = lifts(blocks);
     for (group, quants) in quants.iter().enumerate() {
         let weights = _mm512_xor_si512(load_group(&quants.map(i8::cast_unsigned)), sign);
         for m in 0..M {
             dots[m] = _mm512_dpbusd_epi32(dots[m], weights, _mm512_set1_epi32(blocks[m].quants[group]));
         }
+    }
+    dots
+}
+
+/// What takes 128 out of the products where it was added to the weights to make them unsigned.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni")]
+#[inline]
+fn lifts<const M: usize>(blocks: [&Block; M]) -> [__m512i; M] {
+    let mut dots = [_mm512_setzero_si512(); M];
+    for m in 0..M {
+        dots[m] = _mm512_set1_epi32(blocks[m].lift);
     }
     dots
 }
@@ -356,10 +388,9 @@ fn byte_products<const M: usize>(quants: &[[i8; 64]; 8], blocks: [&Block; M]) ->
 fn add_scaled<const M: usize>(
     sums: &mut [__m512; M],
     dots: [__m512i; M],
-    scales: &[u16; TILE_ROWS],
+    scales: __m512,
     blocks: [&Block; M],
 ) {
-    let scales = widen_row(scales);
     for m in 0..M {
         let scale = _mm512_mul_ps(scales, _mm512_set1_ps(blocks[m].scale));
         sums[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[m]), scale, sums[m]);

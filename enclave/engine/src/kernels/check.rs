@@ -6,7 +6,7 @@
 
 use super::{
     Bf16Column, Block, F16Column, F32Column, Kernels, OffsetTile, Q2KTile, Q4KTile, Q4Tile, Q5KTile, Q6KTile,
-    Q8Tile, Query, Results, SuperBlock, TILE_ROWS, Tile, TileOutput,
+    Q8Tile, Query, Results, SuperBlock, TILE_ROWS, TableTile, Tile, TileOutput,
 };
 
 /// Rows of activations: every number of rows at once that a kernel has.
@@ -25,6 +25,7 @@ pub(super) fn agrees(kernels: Kernels) -> bool {
     let random = &mut random;
     same(kernels, &random.tiles::<34, Q8Tile>(&[0]), &blocks, Kernels::q8_tile)
         && same(kernels, &random.tiles::<18, Q4Tile>(&[0]), &blocks, Kernels::q4_tile)
+        && same(kernels, &random.tiles::<36, TableTile>(&[2]), &blocks, Kernels::table_tile)
         && same(kernels, &random.tiles::<40, OffsetTile>(&[2, 6]), &blocks, Kernels::offset_tile)
         && same(kernels, &random.tiles::<84, Q2KTile>(&[80, 82]), &super_blocks, Kernels::q2_k_tile)
         && same(kernels, &random.tiles::<144, Q4KTile>(&[0, 2]), &super_blocks, Kernels::q4_k_tile)

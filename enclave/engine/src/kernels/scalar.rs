@@ -7,6 +7,7 @@ mod tiles;
 
 pub(super) use tiles::{
     bf16_tile, f16_tile, f32_tile, offset_tile, q2_k_tile, q4_k_tile, q4_tile, q5_k_tile, q6_k_tile, q8_tile,
+    table_tile,
 };
 
 use super::{

@@ -135,6 +135,12 @@ proptest! {
     }
 
     #[test]
+    fn table_tiles_agree((raw, values) in case(36, BLOCK)) {
+        // The upper half of a single-precision scale.
+        check_tile_kernel(&tiles::<_, TableTile>(&raw, &[2]), &quantised(&values), Kernels::table_tile)?;
+    }
+
+    #[test]
     fn offset_tiles_agree((raw, values) in case(40, BLOCK)) {
         // The upper halves of single-precision scales and offsets.
         check_tile_kernel(&tiles::<_, OffsetTile>(&raw, &[2, 6]), &quantised(&values), Kernels::offset_tile)?;

@@ -11,9 +11,9 @@ mod recode;
 
 pub(crate) use float::{Bf16Column, F16Column, F32Column};
 pub(crate) use k_quants::{Affine, Q2KTile, Q4KTile, Q5KPart, Q5KTile, Q6KPart, Q6KTile};
-pub(crate) use legacy::{OffsetTile, Q4Tile, Q8Tile};
+pub(crate) use legacy::{OffsetTile, Q4Tile, Q8Tile, TableTile};
 pub(crate) use recode::{
-    iq4_nl_as_q8_0, iq4_xs_as_offset, mxfp4_as_offset, q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0,
+    iq4_nl_as_table, iq4_xs_as_table, mxfp4_as_table, q3_k_as_q6_k, q4_1_as_offset, q5_0_as_q8_0,
     q5_1_as_offset,
 };
 use zeroize::DefaultIsZeroes;

@@ -19,8 +19,8 @@ use crate::kernels::{
     LANES,
     tile::{
         Affine, Bf16Column, Block, F16Column, F32Column, Four, OffsetTile, Pair, Q2KTile, Q4KTile, Q4Tile,
-        Q5KPart, Q5KTile, Q6KPart, Q6KTile, Q8Tile, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput,
-        blocks_at, sums_of_16, sums_of_32,
+        Q5KPart, Q5KTile, Q6KPart, Q6KTile, Q8Tile, SUPER_BLOCK, SuperBlock, TILE_ROWS, TableTile,
+        TileOutput, blocks_at, sums_of_16, sums_of_32,
     },
 };
 
@@ -61,6 +61,7 @@ macro_rules! tile_kernel {
 
 tile_kernel!(q8_tile, q8_rows, Q8Tile, Block, 32);
 tile_kernel!(q4_tile, q4_rows, Q4Tile, Block, 32);
+tile_kernel!(table_tile, table_rows, TableTile, Block, 32);
 tile_kernel!(offset_tile, offset_rows, OffsetTile, Block, 32);
 tile_kernel!(q2_k_tile, q2_k_rows, Q2KTile, SuperBlock, SUPER_BLOCK);
 tile_kernel!(q4_k_tile, q4_k_rows, Q4KTile, SuperBlock, SUPER_BLOCK);
@@ -80,16 +81,9 @@ fn q8_rows<const M: usize>(tiles: &[Q8Tile], rows: [&[Block]; M], output: &mut [
         let blocks = blocks_at(&rows, index);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (group, quants) in tile.quants.iter().enumerate() {
-            add_bytes(&mut dots, quants, blocks, group);
+            add_bytes(&mut dots, load_group(&quants.map(i8::cast_unsigned)), blocks, group);
         }
-        let scales = widen_row(&tile.scales);
-        for m in 0..M {
-            let scale = _mm256_set1_ps(blocks[m].scale);
-            for half in 0..2 {
-                let scale = _mm256_mul_ps(scales[half], scale);
-                sums[m][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[m][half]), scale, sums[m][half]);
-            }
-        }
+        add_scaled(&mut sums, &dots, widen_row(&tile.scales), blocks);
     }
     store_sums(&sums, output);
 }
@@ -122,13 +116,39 @@ fn q4_rows<const M: usize>(tiles: &[Q4Tile], rows: [&[Block]; M], output: &mut [
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
+fn table_rows<const M: usize>(tiles: &[TableTile], rows: [&[Block]; M], output: &mut [TileOutput]) {
+    let mask = _mm256_set1_epi8(15);
+    let mut sums: Sums<__m256, M> = load_sums(output);
+    for (index, tile) in tiles.iter().enumerate() {
+        let blocks = blocks_at(&rows, index);
+        let numbers = _mm256_broadcastsi128_si256(load_16(&tile.numbers.map(i8::cast_unsigned)));
+        let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
+        for (group, nibbles) in tile.nibbles.iter().enumerate() {
+            let [first, last] = load_group(nibbles);
+            let low = [_mm256_and_si256(first, mask), _mm256_and_si256(last, mask)];
+            let high = [
+                _mm256_and_si256(_mm256_srli_epi16::<4>(first), mask),
+                _mm256_and_si256(_mm256_srli_epi16::<4>(last), mask),
+            ];
+            for (side, codes) in [low, high].into_iter().enumerate() {
+                let weights =
+                    [_mm256_shuffle_epi8(numbers, codes[0]), _mm256_shuffle_epi8(numbers, codes[1])];
+                add_bytes(&mut dots, weights, blocks, 2 * group + side);
+            }
+        }
+        add_scaled(&mut sums, &dots, load_row(&tile.scales), blocks);
+    }
+    store_sums(&sums, output);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
 fn offset_rows<const M: usize>(tiles: &[OffsetTile], rows: [&[Block]; M], output: &mut [TileOutput]) {
     let mut sums: Sums<__m256, M> = load_sums(output);
     for (index, tile) in tiles.iter().enumerate() {
         let blocks = blocks_at(&rows, index);
         let mut dots: Sums<__m256i, M> = [[_mm256_setzero_si256(); 2]; M];
         for (group, quants) in tile.quants.iter().enumerate() {
-            add_bytes(&mut dots, quants, blocks, group);
+            add_bytes(&mut dots, load_group(&quants.map(i8::cast_unsigned)), blocks, group);
         }
         let (scales, offsets) = (load_row(&tile.scales), load_row(&tile.offsets));
         for m in 0..M {
@@ -346,19 +366,36 @@ float_rows!(f32_rows, F32Column, load_row);
 float_rows!(f16_rows, F16Column, widen_row);
 float_rows!(bf16_rows, Bf16Column, widen_brief_row);
 
+/// `sums += dots · (scale · activation scale)`
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn add_scaled<const M: usize>(
+    sums: &mut Sums<__m256, M>,
+    dots: &Sums<__m256i, M>,
+    scales: [__m256; 2],
+    blocks: [&Block; M],
+) {
+    for m in 0..M {
+        let scale = _mm256_set1_ps(blocks[m].scale);
+        for half in 0..2 {
+            let scale = _mm256_mul_ps(scales[half], scale);
+            sums[m][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[m][half]), scale, sums[m][half]);
+        }
+    }
+}
+
 /// Adds the products of four columns of signed bytes with the activations of this group.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn add_bytes<const M: usize>(
     dots: &mut Sums<__m256i, M>,
-    bytes: &[i8; 64],
+    weights: [__m256i; 2],
     blocks: [&Block; M],
     group: usize,
 ) {
     // The instruction for products of bytes takes the first without a sign, so the second takes it over. Two
     // products are at most 2 · 128 · 127, which fits.
     let ones = _mm256_set1_epi16(1);
-    let weights = load_group(&bytes.map(i8::cast_unsigned));
     let sizes = weights.map(|weights| _mm256_abs_epi8(weights));
     for m in 0..M {
         let inputs = _mm256_set1_epi32(blocks[m].quants[group]);

@@ -7,7 +7,7 @@ use crate::kernels::{
     half::{bf16_to_f32, f16_to_f32},
     tile::{
         Affine, BLOCK, Bf16Column, Block, F16Column, F32Column, OffsetTile, Q2KTile, Q4KTile, Q4Tile,
-        Q5KTile, Q6KTile, Q8Tile, SUPER_BLOCK, SuperBlock, TILE_ROWS, TileOutput, of_four,
+        Q5KTile, Q6KTile, Q8Tile, SUPER_BLOCK, SuperBlock, TILE_ROWS, TableTile, TileOutput, of_four,
     },
 };
 
@@ -17,6 +17,10 @@ pub(in crate::kernels) fn q8_tile(tiles: &[Q8Tile], activations: &[Block], outpu
 
 pub(in crate::kernels) fn q4_tile(tiles: &[Q4Tile], activations: &[Block], output: &mut [TileOutput]) {
     blocks(tiles, activations, output, |tile, row| (tile.codes(row), f16_to_f32(tile.scales[row])), scaled);
+}
+
+pub(in crate::kernels) fn table_tile(tiles: &[TableTile], activations: &[Block], output: &mut [TileOutput]) {
+    blocks(tiles, activations, output, |tile, row| (tile.codes(row), tile.scales[row]), scaled);
 }
 
 pub(in crate::kernels) fn offset_tile(

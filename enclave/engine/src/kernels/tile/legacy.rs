@@ -1,5 +1,5 @@
-//! Blocks of 32: `Q8_0` and `Q4_0` with one half-precision scale, and a layout for types that have an offset
-//! or scales of another kind.
+//! Blocks of 32: `Q8_0` and `Q4_0` with one half-precision scale, and layouts for types whose codes stand for
+//! numbers of a table, or that have an offset.
 
 use zeroize::DefaultIsZeroes;
 
@@ -40,6 +40,19 @@ pub(crate) struct OffsetTile {
     pub(crate) offsets: [f32; TILE_ROWS],
 }
 
+/// A weight is the number that its code of four bits stands for, times a scale of single precision. No file
+/// has this: see `recode`, whose blocks are the scale, the 16 numbers, then 16 bytes as in `Q4_0`.
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+pub(crate) struct TableTile {
+    /// See `pack_nibbles`.
+    pub(crate) nibbles: [Group; BLOCK / 8],
+    /// Scale of each row.
+    pub(crate) scales: [f32; TILE_ROWS],
+    /// What the codes stand for, in all rows.
+    pub(crate) numbers: [i8; 16],
+}
+
 impl Default for Q8Tile {
     fn default() -> Self {
         Self { quants: [[0; TILE_ROWS * 4]; BLOCK / 4], scales: [0; TILE_ROWS] }
@@ -49,6 +62,12 @@ impl Default for Q8Tile {
 impl Default for Q4Tile {
     fn default() -> Self {
         Self { nibbles: [[0; TILE_ROWS * 4]; BLOCK / 8], scales: [0; TILE_ROWS] }
+    }
+}
+
+impl Default for TableTile {
+    fn default() -> Self {
+        Self { nibbles: [[0; TILE_ROWS * 4]; BLOCK / 8], scales: [0.0; TILE_ROWS], numbers: [0; 16] }
     }
 }
 
@@ -62,11 +81,21 @@ impl Default for OffsetTile {
 impl DefaultIsZeroes for Q8Tile {}
 impl DefaultIsZeroes for Q4Tile {}
 impl DefaultIsZeroes for OffsetTile {}
+impl DefaultIsZeroes for TableTile {}
 
 impl Q8Tile {
     /// The bytes of one row.
     pub(crate) fn codes(&self, row: usize) -> [i8; BLOCK] {
         bytes_of(&self.quants, row)
+    }
+}
+
+impl TableTile {
+    /// The numbers of one row, before they are scaled.
+    pub(crate) fn codes(&self, row: usize) -> [i8; BLOCK] {
+        let mut codes = [0; BLOCK];
+        unpack_nibbles(&self.nibbles, row, &mut codes);
+        codes.map(|code| self.numbers[usize::from(code & 15)])
     }
 }
 
@@ -104,16 +133,29 @@ impl Tile<18> for Q4Tile {
 
     fn put(&mut self, row: usize, [low, high, quants @ ..]: &[u8; 18]) {
         self.scales[row] = half([*low, *high]);
-        let mut codes = [0; BLOCK];
-        let (first, last) = codes.split_at_mut(BLOCK / 2);
-        for (byte, (first, last)) in quants.iter().zip(first.iter_mut().zip(last)) {
-            (*first, *last) = (byte & 15, byte >> 4);
-        }
-        pack_nibbles(&mut self.nibbles, row, &codes);
+        put_nibbles(&mut self.nibbles, row, quants);
     }
 
     fn read(&self, row: usize, output: &mut [f32]) {
         scaled(self.scales[row], &self.codes(row), output);
+    }
+}
+
+impl Tile<36> for TableTile {
+    const COLUMNS: usize = BLOCK;
+
+    fn put(&mut self, row: usize, block: &[u8; 36]) {
+        let Some((scale, rest)) = block.split_first_chunk() else { return };
+        let Some((numbers, nibbles)) = rest.split_first_chunk::<16>() else { return };
+        self.scales[row] = f32::from_le_bytes(*scale);
+        self.numbers = numbers.map(u8::cast_signed);
+        put_nibbles(&mut self.nibbles, row, nibbles);
+    }
+
+    fn read(&self, row: usize, output: &mut [f32]) {
+        for (output, code) in output.iter_mut().zip(self.codes(row)) {
+            *output = self.scales[row] * f32::from(code);
+        }
     }
 }
 
@@ -133,6 +175,16 @@ impl Tile<40> for OffsetTile {
             *output = scale * f32::from(code) + offset;
         }
     }
+}
+
+/// Takes the codes of one row: columns 0 to 15 in the low halves of the bytes, 16 to 31 in the high ones.
+fn put_nibbles(groups: &mut [Group; BLOCK / 8], row: usize, bytes: &[u8]) {
+    let mut codes = [0; BLOCK];
+    let (first, last) = codes.split_at_mut(BLOCK / 2);
+    for (byte, (first, last)) in bytes.iter().zip(first.iter_mut().zip(last)) {
+        (*first, *last) = (byte & 15, byte >> 4);
+    }
+    pack_nibbles(groups, row, &codes);
 }
 
 /// The bytes of one row, out of groups of four columns.

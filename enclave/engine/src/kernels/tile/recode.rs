@@ -1,6 +1,6 @@
 //! Formats without a tile of their own. Their blocks are written as blocks of a format that has one, when a
 //! file is loaded. Every weight stays the same number: nothing is rounded. The weights take more memory than
-//! the file says, because the codes get more bits.
+//! the file says, because codes or scales get more bits.
 
 use super::half;
 use crate::kernels::half::f16_to_f32;
@@ -13,12 +13,15 @@ const E2M1: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]
 
 /// `Q5_0`, the scale, 32 fifth bits, 16 bytes of low bits: a weight is the code less 16, times the scale.
 pub(crate) fn q5_0_as_q8_0([low, high, rest @ ..]: &[u8; 22]) -> [u8; 34] {
-    with_scale([*low, *high], five_bits(rest).map(|code| code.wrapping_sub(16)))
+    let mut block = [0; 34];
+    block[..2].copy_from_slice(&[*low, *high]);
+    block[2..].copy_from_slice(&five_bits(rest).map(|code| code.wrapping_sub(16)));
+    block
 }
 
 /// `IQ4_NL`, the scale, 16 bytes of codes: a weight is the code's number in the table, times the scale.
-pub(crate) fn iq4_nl_as_q8_0([low, high, codes @ ..]: &[u8; 18]) -> [u8; 34] {
-    with_scale([*low, *high], of_table(codes, &IQ4))
+pub(crate) fn iq4_nl_as_table([low, high, codes @ ..]: &[u8; 18]) -> [u8; 36] {
+    with_table(f16_to_f32(half([*low, *high])), &IQ4, codes)
 }
 
 /// `Q4_1`, the scale, the offset, 16 bytes of codes: a weight is the code times the scale, plus the offset.
@@ -34,7 +37,7 @@ pub(crate) fn q5_1_as_offset([a, b, c, d, rest @ ..]: &[u8; 24]) -> [u8; 40] {
 /// `MXFP4`, the exponent, 16 bytes of codes: a weight is the code's number times 2 to the exponent less 127.
 /// The exponent 255 stands for no number, as in the OCP Microscaling Formats Specification (E8M0). ggml
 /// takes it as 2^128.
-pub(crate) fn mxfp4_as_offset([exponent, codes @ ..]: &[u8; 17]) -> [u8; 40] {
+pub(crate) fn mxfp4_as_table([exponent, codes @ ..]: &[u8; 17]) -> [u8; 36] {
     // Half of the scale, because the numbers of the table are twice what they stand for.
     let scale = match *exponent {
         255 => f32::NAN,
@@ -43,20 +46,20 @@ pub(crate) fn mxfp4_as_offset([exponent, codes @ ..]: &[u8; 17]) -> [u8; 40] {
         1 => f32::from_bits(0x0040_0000),
         exponent => f32::from_bits(u32::from(exponent - 1) << 23),
     };
-    with_offset(scale, 0.0, of_table(codes, &E2M1))
+    with_table(scale, &E2M1, codes)
 }
 
 /// `IQ4_XS`, the scale, 16 bits and 4 bytes of part scales, 8 parts of 16 bytes of codes: a weight is
 /// `scale · (part scale - 32)` times the code's number in the table. The product of the scales has 17 bits at
 /// most, so it is exact in single precision.
-pub(crate) fn iq4_xs_as_offset([a, b, c, d, rest @ ..]: &[u8; 136]) -> [[u8; 40]; 8] {
-    let mut blocks = [[0; 40]; 8];
+pub(crate) fn iq4_xs_as_table([a, b, c, d, rest @ ..]: &[u8; 136]) -> [[u8; 36]; 8] {
+    let mut blocks = [[0; 36]; 8];
     let Some((lows, codes)) = rest.split_first_chunk::<4>() else { return blocks };
     let (scale, highs) = (f16_to_f32(half([*a, *b])), half([*c, *d]));
     for (part, (block, codes)) in blocks.iter_mut().zip(codes.as_chunks::<16>().0).enumerate() {
         let low = lows[part / 2] >> (part % 2 * 4) & 15;
         let part_scale = f32::from(low) + 16.0 * f32::from(highs >> (2 * part) & 3) - 32.0;
-        *block = with_offset(scale * part_scale, 0.0, of_table(codes, &IQ4));
+        *block = with_table(scale * part_scale, &IQ4, codes);
     }
     blocks
 }
@@ -91,11 +94,12 @@ pub(crate) fn q3_k_as_q6_k(block: &[u8; 110]) -> [u8; 210] {
     result
 }
 
-/// A block of `Q8_0`.
-fn with_scale(scale: [u8; 2], bytes: [u8; 32]) -> [u8; 34] {
-    let mut block = [0; 34];
-    block[..2].copy_from_slice(&scale);
-    block[2..].copy_from_slice(&bytes);
+/// A block for a `TableTile`.
+fn with_table(scale: f32, numbers: &[i8; 16], codes: &[u8; 16]) -> [u8; 36] {
+    let mut block = [0; 36];
+    block[..4].copy_from_slice(&scale.to_le_bytes());
+    block[4..20].copy_from_slice(&numbers.map(i8::cast_unsigned));
+    block[20..].copy_from_slice(codes);
     block
 }
 
@@ -121,8 +125,4 @@ fn five_bits(bytes: &[u8; 20]) -> [u8; 32] {
         *code |= (fifths[column / 8] >> (column % 8) & 1) << 4;
     }
     codes
-}
-
-fn of_table(bytes: &[u8; 16], table: &[i8; 16]) -> [u8; 32] {
-    four_bits(bytes).map(|code| table[usize::from(code)].cast_unsigned())
 }
