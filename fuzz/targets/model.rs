@@ -11,7 +11,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|input: &[u8]| {
     let parsed = Gguf::parse(input).is_ok();
     let Ok(model) = Model::from_gguf(input) else { return };
-    assert!(parsed, "a model was read from what is no GGUF file");
+    let several = input.starts_with(b"\0\0\0\x11cleanroom/files/1");
+    assert!(parsed || several, "a model was read from what is neither a GGUF file nor several files");
     let model = model.with_context_limit(16);
     let _ = model.prompt_from_chat(&[ChatMessage::new("user", "ab <end> \u{20ac}")]);
     let tokens = model.tokens_of_text("ab <end> \u{20ac}");

@@ -2,23 +2,24 @@
 
 mod architecture;
 mod constrained;
+mod files;
 mod hyperparameters;
 mod source;
 mod speech;
 mod weights;
 
 use std::{
-    collections::BTreeSet,
     io::{self, Read},
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
 pub(crate) use architecture::{Architecture, Pairs};
+use files::Beginning;
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
 use source::Numbers;
 pub use speech::{ChatPrompt, Speech};
-use weights::Plan;
+use weights::Loading;
 pub(crate) use weights::{Layer, Weights};
 use zeroize::Zeroizing;
 
@@ -57,7 +58,7 @@ pub struct Facts {
 pub struct Progress {
     /// Bytes copied.
     pub done: u64,
-    /// Bytes of all tensors.
+    /// Bytes of all tensors. Of a model of several files, the later files count whole until they are reached.
     pub total: u64,
 }
 
@@ -90,6 +91,12 @@ pub enum ModelError {
     Shape { name: String, expected: [usize; 4], found: [usize; 4] },
     #[error("tensor {name:?}: expected type F32, found {found}")]
     VectorType { name: String, found: TensorType },
+    #[error("the index of the model's files cannot be used: {problem}")]
+    Files { problem: &'static str },
+    #[error(
+        "expected part {place} of {count} of a split model, found {found}; all its parts come together and in order"
+    )]
+    Part { place: usize, count: usize, found: String },
     #[error("the file cannot be read to its end: {0}")]
     Read(io::ErrorKind),
 }
@@ -136,6 +143,9 @@ impl Model {
     /// Reads a GGUF file of `length` bytes as it comes, and lays each tensor out as it is read. So no more than
     /// the weights is in memory: beside them, the file's header and some megabytes of one tensor.
     ///
+    /// A split GGUF may come as one run of bytes: an index, then each file, as `docs/protocol.md` has it in
+    /// section 6.
+    ///
     /// # Errors
     /// See [`Model::from_gguf`]; [`ModelError::Read`] when `file` ends early. How much of `file` was read then,
     /// and whether bytes behind the last tensor were, is not said.
@@ -144,19 +154,45 @@ impl Model {
         length: u64,
         mut progress: impl FnMut(Progress),
     ) -> Result<Model, ModelError> {
-        const ARCHITECTURE: &str = "general.architecture";
-        let beginning = source::beginning(file, length)?;
-        let mut numbers = Numbers::new(&beginning, file);
-        let file = Gguf::parse_beginning(&beginning, length)?;
-        let architecture =
-            file.string(ARCHITECTURE)?.ok_or_else(|| ModelError::MissingKey { key: ARCHITECTURE.into() })?;
-        let architecture = Architecture::named(architecture)?;
-        let tokenizer = Tokenizer::from_gguf(&file)?;
-        let template = file.string("tokenizer.chat_template")?.map(ChatTemplate::new);
-        let shape = Hyperparameters::from_gguf(&file, architecture, tokenizer.len())?;
-        let weights =
-            Plan::of(&file, architecture, &shape, tokenizer.len())?.read(&mut numbers, &mut progress)?;
-        let facts = facts(&file, architecture, &shape, tokenizer.len())?;
+        let beginning = Beginning::read(file, length)?;
+        if beginning.is_index() {
+            let lengths = files::lengths(file, length)?;
+            Self::read_files(file, &lengths, &mut progress)
+        } else {
+            Self::read_files(&mut beginning.bytes().chain(file), &[length], &mut progress)
+        }
+    }
+
+    /// Reads files of these lengths, each but the last with what it is padded with.
+    fn read_files(
+        file: &mut dyn Read,
+        lengths: &[u64],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model, ModelError> {
+        let mut begun: Option<(Description, Loading)> = None;
+        let mut later: u64 = lengths.iter().sum();
+        for (index, length) in lengths.iter().enumerate() {
+            let header = source::beginning(file, *length)?;
+            let part = Gguf::parse_beginning(&header, *length)?;
+            files::check_part(&part, index, lengths.len())?;
+            let (_, loading) = match &mut begun {
+                Some(begun) => begun,
+                None => begun.insert(Description::read(&part)?),
+            };
+            later -= length;
+            let last = index + 1 == lengths.len();
+            let mut numbers = Numbers::new(&header, file);
+            loading.read(&part, &mut numbers, later, last, progress)?;
+            if !last {
+                numbers.skip_to(length.next_multiple_of(files::CHUNK_BYTES))?;
+            }
+        }
+        let Some((description, loading)) = begun else {
+            return Err(ModelError::Files { problem: "no files" });
+        };
+        let Description { mut facts, architecture, shape, tokenizer, template } = description;
+        facts.parameters = loading.parameters();
+        facts.weights = loading.types();
         let marks = match &template {
             Some(Ok(template)) => {
                 template.forms().marks().filter_map(|mark| tokenizer.control_named(mark)).collect()
@@ -167,7 +203,7 @@ impl Model {
             facts,
             architecture,
             shape,
-            weights,
+            weights: loading.finish()?,
             tokenizer,
             template,
             kernels: Kernels::best(),
@@ -306,22 +342,36 @@ impl Model {
     }
 }
 
-fn facts(
-    file: &Gguf<'_>,
+/// What a file says of a model beside its tensors.
+struct Description {
+    /// Without what the tensors say.
+    facts: Facts,
     architecture: Architecture,
-    shape: &Hyperparameters,
-    vocabulary: usize,
-) -> Result<Facts, ModelError> {
-    let elements = |dimensions: [usize; 4]| dimensions.iter().map(|length| *length as u64).product::<u64>();
-    let matrices = file.tensors().filter(|(_, tensor)| tensor.dimensions.get(1) != Some(&1));
-    let types: BTreeSet<TensorType> = matrices.map(|(_, tensor)| tensor.tensor_type).collect();
-    Ok(Facts {
-        architecture: architecture.name().into(),
-        name: file.string("general.name")?.unwrap_or_default().into(),
-        parameters: file.tensors().map(|(_, tensor)| elements(tensor.dimensions)).sum(),
-        context_length: shape.context as u32,
-        vocabulary: vocabulary as u32,
-        embedding: shape.pooling.map(|_| shape.width as u32),
-        weights: types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+"),
-    })
+    shape: Hyperparameters,
+    tokenizer: Tokenizer,
+    template: Option<Result<ChatTemplate, TemplateError>>,
+}
+
+impl Description {
+    /// Reads it, and expects the tensors of such a model.
+    fn read(file: &Gguf<'_>) -> Result<(Self, Loading), ModelError> {
+        const ARCHITECTURE: &str = "general.architecture";
+        let architecture =
+            file.string(ARCHITECTURE)?.ok_or_else(|| ModelError::MissingKey { key: ARCHITECTURE.into() })?;
+        let architecture = Architecture::named(architecture)?;
+        let tokenizer = Tokenizer::from_gguf(file)?;
+        let template = file.string("tokenizer.chat_template")?.map(ChatTemplate::new);
+        let shape = Hyperparameters::from_gguf(file, architecture, tokenizer.len())?;
+        let loading = Loading::new(architecture, shape.clone(), tokenizer.len())?;
+        let facts = Facts {
+            architecture: architecture.name().into(),
+            name: file.string("general.name")?.unwrap_or_default().into(),
+            parameters: 0,
+            context_length: shape.context as u32,
+            vocabulary: tokenizer.len() as u32,
+            embedding: shape.pooling.map(|_| shape.width as u32),
+            weights: String::new(),
+        };
+        Ok((Self { facts, architecture, shape, tokenizer, template }, loading))
+    }
 }

@@ -10,6 +10,7 @@ mod gguf_writer;
 mod random_weights;
 
 use std::{
+    io::ErrorKind,
     num::NonZeroUsize,
     ops::ControlFlow,
     sync::{Arc, mpsc},
@@ -83,6 +84,132 @@ fn demo() -> GgufWriter {
         writer = writer.tensor(name, &dimensions[..kept], type_number, file.numbers(tensor).to_vec());
     }
     writer
+}
+
+/// The demo model in two files, as `llama-gguf-split` makes them: the first has the settings.
+fn parts() -> [GgufWriter; 2] {
+    let mut first = demo();
+    let tensors = first.tensors.split_off(first.tensors.len() / 2);
+    let second = GgufWriter { tensors, ..GgufWriter::default() };
+    [part(first, 0, 2), part(second, 1, 2)]
+}
+
+/// Says in 16 bits which part a file is, as these files do.
+fn part(mut file: GgufWriter, number: u16, count: u16) -> GgufWriter {
+    file.metadata.retain(|(key, _)| !key.starts_with("split."));
+    file.meta("split.no", Meta::Raw(2, number.to_le_bytes().into()))
+        .meta("split.count", Meta::Raw(2, count.to_le_bytes().into()))
+}
+
+/// Files as one run of bytes; see `docs/protocol.md`, section 6.
+fn run_of(files: &[GgufWriter]) -> Vec<u8> {
+    let files: Vec<Vec<u8>> = files.iter().map(GgufWriter::bytes).collect();
+    let mut run = b"\0\0\0\x11cleanroom/files/1".to_vec();
+    run.extend((files.len() as u32).to_be_bytes());
+    for (index, file) in files.iter().enumerate() {
+        let name = format!("demo-{:05}-of-{:05}.gguf", index + 1, files.len());
+        run.extend((name.len() as u32).to_be_bytes());
+        run.extend(name.into_bytes());
+        run.extend((file.len() as u64).to_be_bytes());
+    }
+    run.resize(run.len().next_multiple_of(16_384), 0);
+    for file in files {
+        run.extend(file);
+        run.resize(run.len().next_multiple_of(16_384), 0);
+    }
+    run
+}
+
+fn scores(model: &Model) -> Vec<f32> {
+    let mut evaluator = Evaluator::new(model, NonZeroUsize::MIN, NonZeroUsize::MIN).unwrap();
+    let token = |token| EvaluatedToken { sequence: 0, token, scored: token == 43 };
+    let mut scores = Vec::new();
+    let tokens = [40, 41, 42, 43].map(token);
+    evaluator.append(&tokens, |_, found| scores.extend_from_slice(found)).unwrap();
+    scores
+}
+
+#[test]
+fn the_parts_of_a_split_model_are_the_model() {
+    let run = run_of(&parts());
+    let longer = [&run, &b"the next frame"[..]].concat();
+    let (mut rest, mut last) = (longer.as_slice(), None);
+    let model = Model::read_gguf(&mut rest, run.len() as u64, |progress| last = Some(progress)).unwrap();
+    assert!(rest.ends_with(b"the next frame"));
+    let last = last.unwrap();
+    assert_eq!(last.done, last.total);
+    let whole = Model::from_gguf(DEMO).unwrap();
+    assert_eq!(model.facts().parameters, whole.facts().parameters);
+    assert_eq!(model.facts().weights, whole.facts().weights);
+    assert_eq!(scores(&model), scores(&whole));
+    // Parts that were put together again.
+    let merged = Model::from_gguf(&part(demo(), 0, 0).bytes()).unwrap();
+    assert_eq!(scores(&merged), scores(&whole));
+    assert!(Model::from_gguf(&run_of(&[demo()])).is_ok());
+}
+
+#[test]
+fn what_is_not_every_part_in_order_is_refused() {
+    let refused = |files: &[GgufWriter]| Model::from_gguf(&run_of(files)).err().unwrap();
+    let part_of = |error: ModelError| match error {
+        ModelError::Part { place, count, found } => (place, count, found),
+        other => panic!("{other}"),
+    };
+    let [first, second] = parts();
+    assert_eq!(part_of(refusal(&first)), (1, 1, "part 1 of 2".into()));
+    assert_eq!(part_of(refused(&[second.clone(), first.clone()])), (1, 2, "part 2 of 2".into()));
+    assert_eq!(part_of(refused(&[first.clone(), first.clone()])), (2, 2, "part 1 of 2".into()));
+    assert_eq!(part_of(refused(&[first.clone(), demo()])).0, 2);
+    let three = [first.clone(), second.clone(), part(GgufWriter::default(), 2, 3)];
+    assert_eq!(part_of(refused(&three)), (1, 3, "part 1 of 2".into()));
+
+    let mut less = second.clone();
+    let taken = less.tensors.pop().unwrap();
+    assert_eq!(refused(&[first.clone(), less]), ModelError::MissingTensor { name: taken.name });
+    let mut twice = second.clone();
+    twice.tensors.push(first.tensors[0].clone());
+    assert!(matches!(
+        refused(&[first.clone(), twice]),
+        ModelError::Gguf(GgufError::DuplicateTensor { name }) if name == first.tensors[0].name
+    ));
+    let more = second.tensor("blk.0.attn_q.bias", &[256], 0, vec![0; 1024]);
+    assert!(matches!(refused(&[first, more]), ModelError::UnexpectedTensor { .. }));
+}
+
+#[test]
+fn an_index_of_files_that_misleads_is_refused() {
+    let run = run_of(&parts());
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut run = run.clone();
+        run[at..at + bytes.len()].copy_from_slice(bytes);
+        Model::from_gguf(&run).err().unwrap()
+    };
+    let count = 21;
+    let name = count + 4;
+    let length = name + 4 + "demo-00001-of-00002.gguf".len();
+    for files in [0_u32, 4097, u32::MAX] {
+        assert_eq!(
+            changed(count, &files.to_be_bytes()),
+            ModelError::Files { problem: "expected 1 to 4096 files" }
+        );
+    }
+    for bytes in [256_u32, u32::MAX] {
+        assert_eq!(
+            changed(name, &bytes.to_be_bytes()),
+            ModelError::Files { problem: "expected names of at most 255 bytes" }
+        );
+    }
+    for bytes in [0_u64, 1, 1 << 40, u64::MAX] {
+        assert_eq!(
+            changed(length, &bytes.to_be_bytes()),
+            ModelError::Files { problem: "the lengths of the files do not add up to that of the model" }
+        );
+    }
+    for part in 1..32 {
+        let mut file = &run[..run.len() * part / 33];
+        let cut = Model::read_gguf(&mut file, run.len() as u64, |_| {}).err().unwrap();
+        assert_eq!(cut, ModelError::Read(ErrorKind::UnexpectedEof), "{part}");
+    }
 }
 
 fn refusal(writer: &GgufWriter) -> ModelError {
@@ -282,15 +409,7 @@ fn settings_of_the_tokenizer_are_honoured_or_refused() {
 
 #[test]
 fn a_factor_of_the_rotation_without_a_type_is_linear() {
-    let scores = |writer: &GgufWriter| {
-        let model = Model::from_gguf(&writer.bytes()).unwrap();
-        let mut evaluator = Evaluator::new(&model, NonZeroUsize::MIN, NonZeroUsize::MIN).unwrap();
-        let token = |token| EvaluatedToken { sequence: 0, token, scored: token == 43 };
-        let mut scores = Vec::new();
-        let tokens = [40, 41, 42, 43].map(token);
-        evaluator.append(&tokens, |_, found| scores.extend_from_slice(found)).unwrap();
-        scores
-    };
+    let scores = |writer: &GgufWriter| scores(&Model::from_gguf(&writer.bytes()).unwrap());
     let factor = changed("llama.rope.scaling.factor", Meta::F32(4.0));
     let typed = |name: &str| {
         changed("llama.rope.scaling.factor", Meta::F32(4.0))

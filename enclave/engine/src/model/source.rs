@@ -56,19 +56,24 @@ impl<'a> Numbers<'a> {
         if last.is_empty() {
             return Ok(());
         }
-        let start = start.saturating_add(first.len() as u64);
-        while self.position < start {
-            let mut skipped = [0; SKIPPED_BYTES as usize];
-            let count = (start - self.position).min(SKIPPED_BYTES);
-            read(self.rest, &mut skipped[..count as usize])?;
-            self.position += count;
-        }
+        self.skip_to(start.saturating_add(first.len() as u64))?;
         read(self.rest, last)?;
         self.position += last.len() as u64;
         Ok(())
     }
+
+    /// Reads over what nobody wants, up to `end`.
+    pub(super) fn skip_to(&mut self, end: u64) -> Result<(), ModelError> {
+        while self.position < end {
+            let mut skipped = [0; SKIPPED_BYTES as usize];
+            let count = (end - self.position).min(SKIPPED_BYTES);
+            read(self.rest, &mut skipped[..count as usize])?;
+            self.position += count;
+        }
+        Ok(())
+    }
 }
 
-fn read(file: &mut dyn Read, output: &mut [u8]) -> Result<(), ModelError> {
+pub(super) fn read(file: &mut dyn Read, output: &mut [u8]) -> Result<(), ModelError> {
     file.read_exact(output).map_err(|error| ModelError::Read(error.kind()))
 }

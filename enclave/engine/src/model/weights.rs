@@ -1,12 +1,12 @@
 //! The tensors of a model: each must be there, of the right shape, and no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use zeroize::Zeroizing;
 
 use super::{Architecture, Hyperparameters, ModelError, Progress, source::Numbers};
 use crate::{
-    gguf::{Gguf, Tensor, TensorType},
+    gguf::{Gguf, GgufError, Tensor, TensorType},
     matrix::Matrix,
 };
 
@@ -51,54 +51,74 @@ pub(crate) struct HeadNorms {
 
 pub(crate) type Vector = Zeroizing<Vec<f32>>;
 
-/// A file whose tensors are those of such a model: each there, in its shape, and no other. Nothing was read of
-/// them.
-pub(super) struct Plan<'f, 'a> {
-    file: &'f Gguf<'a>,
+/// The tensors of a model as they are read, file after file: each in its shape, once, and no other.
+pub(super) struct Loading {
     architecture: Architecture,
-    shape: &'f Hyperparameters,
+    shape: Hyperparameters,
     vocabulary: usize,
-    kinds: BTreeMap<String, Kind>,
+    /// Those that a model of this shape can have.
+    possible: BTreeMap<String, Expected>,
+    /// Those that were in a header.
+    found: BTreeSet<String>,
+    loaded: Loaded,
+    parameters: u64,
+    types: BTreeSet<TensorType>,
+    /// Bytes read.
+    done: u64,
 }
 
-/// What a tensor becomes.
+/// What a tensor must be, and becomes.
+#[derive(Clone, Copy)]
+struct Expected {
+    dimensions: [usize; 4],
+    kind: Kind,
+}
+
 #[derive(Clone, Copy)]
 enum Kind {
     Matrix,
     Vector,
 }
 
-impl<'f, 'a> Plan<'f, 'a> {
-    /// Checks the file's tensors by its header.
-    pub(super) fn of(
-        file: &'f Gguf<'a>,
+impl Loading {
+    /// Of a model of this shape, of which nothing was read.
+    pub(super) fn new(
         architecture: Architecture,
-        shape: &'f Hyperparameters,
+        shape: Hyperparameters,
         vocabulary: usize,
     ) -> Result<Self, ModelError> {
-        let mut check = Check { file, kinds: BTreeMap::new() };
-        gather(&mut check, architecture, shape, vocabulary)?;
-        let kinds = check.kinds;
-        // A tensor nobody asked for (a bias, for example) would silently be left out of the computation.
-        match file.tensors().find(|(name, _)| !kinds.contains_key(*name)) {
-            Some((name, _)) => Err(ModelError::UnexpectedTensor { name: name.into() }),
-            None => Ok(Self { file, architecture, shape, vocabulary, kinds }),
-        }
+        let mut possible = Possible(BTreeMap::new());
+        gather(&mut possible, architecture, &shape, vocabulary)?;
+        Ok(Self {
+            architecture,
+            shape,
+            vocabulary,
+            possible: possible.0,
+            found: BTreeSet::new(),
+            loaded: Loaded { matrices: BTreeMap::new(), vectors: BTreeMap::new() },
+            parameters: 0,
+            types: BTreeSet::new(),
+            done: 0,
+        })
     }
 
-    /// Reads the tensors in the order of the file.
+    /// Checks a file's tensors by its header, then reads them in the order of the file. The files behind it have
+    /// `later` bytes; when it is the `last`, all tensors must be there.
     pub(super) fn read(
-        self,
+        &mut self,
+        file: &Gguf<'_>,
         numbers: &mut Numbers<'_>,
+        later: u64,
+        last: bool,
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Weights, ModelError> {
-        let Self { file, architecture, shape, vocabulary, kinds } = self;
+    ) -> Result<(), ModelError> {
+        self.check(file, last)?;
         let mut tensors: Vec<(&str, &Tensor)> = file.tensors().collect();
         tensors.sort_unstable_by_key(|(_, tensor)| tensor.start);
-        let mut read = Progress { done: 0, total: tensors.iter().map(|(_, tensor)| tensor.length).sum() };
-        let mut loaded = Loaded { matrices: BTreeMap::new(), vectors: BTreeMap::new() };
+        let own: u64 = tensors.iter().map(|(_, tensor)| tensor.length).sum();
+        let total = self.done.saturating_add(own).saturating_add(later);
         for (name, tensor) in tensors {
-            match kinds.get(name) {
+            match self.possible.get(name).map(|expected| expected.kind) {
                 Some(Kind::Matrix) => {
                     let mut start = tensor.start;
                     let matrix = Matrix::read(tensor, |bytes| {
@@ -106,15 +126,59 @@ impl<'f, 'a> Plan<'f, 'a> {
                         start += bytes.len() as u64;
                         Ok::<_, ModelError>(())
                     })?;
-                    loaded.matrices.insert(name.into(), matrix);
+                    self.loaded.matrices.insert(name.into(), matrix);
                 }
-                Some(Kind::Vector) => _ = loaded.vectors.insert(name.into(), vector(tensor, numbers)?),
+                Some(Kind::Vector) => _ = self.loaded.vectors.insert(name.into(), vector(tensor, numbers)?),
                 None => return Err(ModelError::UnexpectedTensor { name: name.into() }),
             }
-            read.done += tensor.length;
-            progress(read);
+            self.done += tensor.length;
+            progress(Progress { done: self.done, total });
         }
-        gather(&mut loaded, architecture, shape, vocabulary)
+        Ok(())
+    }
+
+    fn check(&mut self, file: &Gguf<'_>, last: bool) -> Result<(), ModelError> {
+        let mut unexpected = None;
+        for (name, tensor) in file.tensors() {
+            let Tensor { tensor_type, dimensions, .. } = *tensor;
+            let Some(Expected { dimensions: expected, kind }) = self.possible.get(name).copied() else {
+                unexpected = unexpected.or(Some(name));
+                continue;
+            };
+            if dimensions != expected {
+                return Err(ModelError::Shape { name: name.into(), expected, found: dimensions });
+            }
+            match (kind, tensor_type) {
+                (Kind::Matrix, _) => _ = self.types.insert(tensor_type),
+                (Kind::Vector, TensorType::F32) => {}
+                (Kind::Vector, found) => return Err(ModelError::VectorType { name: name.into(), found }),
+            }
+            if !self.found.insert(name.into()) {
+                return Err(GgufError::DuplicateTensor { name: name.into() }.into());
+            }
+            let numbers = dimensions.iter().map(|length| *length as u64).product::<u64>();
+            self.parameters = self.parameters.saturating_add(numbers);
+        }
+        if last {
+            gather(&mut Found(&self.found), self.architecture, &self.shape, self.vocabulary)?;
+        }
+        // A tensor nobody asked for (a bias, for example) would silently be left out of the computation.
+        unexpected.map_or(Ok(()), |name| Err(ModelError::UnexpectedTensor { name: name.into() }))
+    }
+
+    /// Numbers of all tensors that were found.
+    pub(super) fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// The types of the matrices that were found, joined with `+`.
+    pub(super) fn types(&self) -> String {
+        self.types.iter().map(ToString::to_string).collect::<Vec<_>>().join("+")
+    }
+
+    /// The weights, once all files were read.
+    pub(super) fn finish(mut self) -> Result<Weights, ModelError> {
+        gather(&mut self.loaded, self.architecture, &self.shape, self.vocabulary)
     }
 }
 
@@ -191,37 +255,39 @@ fn layer(
     })
 }
 
-/// Checks that each tensor is there and as it must be, and gives empty ones.
-struct Check<'f, 'a> {
-    file: &'f Gguf<'a>,
-    kinds: BTreeMap<String, Kind>,
-}
+/// Every tensor that a model can have. Gives empty ones.
+struct Possible(BTreeMap<String, Expected>);
 
-impl Check<'_, '_> {
-    fn tensor(&mut self, name: &str, expected: [usize; 4], kind: Kind) -> Result<TensorType, ModelError> {
-        let tensor = self.file.tensor(name).ok_or_else(|| missing(name))?;
-        if tensor.dimensions != expected {
-            return Err(ModelError::Shape { name: name.into(), expected, found: tensor.dimensions });
-        }
-        self.kinds.insert(name.into(), kind);
-        Ok(tensor.tensor_type)
-    }
-}
-
-impl Tensors for Check<'_, '_> {
-    fn has(&self, name: &str) -> bool {
-        self.file.tensor(name).is_some()
+impl Tensors for Possible {
+    fn has(&self, _name: &str) -> bool {
+        true
     }
 
     fn matrix(&mut self, name: &str, columns: usize, rows: usize) -> Result<Matrix, ModelError> {
-        self.tensor(name, [columns, rows, 1, 1], Kind::Matrix).map(|_| Matrix::empty())
+        self.0.insert(name.into(), Expected { dimensions: [columns, rows, 1, 1], kind: Kind::Matrix });
+        Ok(Matrix::empty())
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vector, ModelError> {
-        match self.tensor(name, [length, 1, 1, 1], Kind::Vector)? {
-            TensorType::F32 => Ok(Vector::default()),
-            found => Err(ModelError::VectorType { name: name.into(), found }),
-        }
+        self.0.insert(name.into(), Expected { dimensions: [length, 1, 1, 1], kind: Kind::Vector });
+        Ok(Vector::default())
+    }
+}
+
+/// Checks that each tensor is there, and gives empty ones.
+struct Found<'f>(&'f BTreeSet<String>);
+
+impl Tensors for Found<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+
+    fn matrix(&mut self, name: &str, _columns: usize, _rows: usize) -> Result<Matrix, ModelError> {
+        self.has(name).then(Matrix::empty).ok_or_else(|| missing(name))
+    }
+
+    fn vector(&mut self, name: &str, _length: usize) -> Result<Vector, ModelError> {
+        self.has(name).then(Vector::default).ok_or_else(|| missing(name))
     }
 }
 
