@@ -1,5 +1,5 @@
-//! `halt` and `resume`: one authority stops a model or a partner; the next release of a quorum lifts the
-//! halt.
+//! `halt` and `resume`: one authority stops a model, a partner, or the partners with an attribute; the next
+//! release of a quorum lifts the halt.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,8 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use clap::Args;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    Denial, Envelope, Id, Label, List, Payload as _, PayloadType, Release, Role, RootKey, Target, UnixMillis,
+    Attribute, Denial, Envelope, Id, Label, List, Payload as _, PayloadType, Release, Role, RootKey, Target,
+    UnixMillis,
 };
 use cleanroom_program::file;
 use serde_json::json;
@@ -26,21 +27,37 @@ Examples:
       --reason 'the weights may have leaked' --out denials \\
       --to http://lease.bank.example:8700 --to http://lease.utility.example:8700
   cleanroom-authority halt partner:north-power --root roots --key offline.pem \\
-      --reason 'lost a key' --out denial.json";
+      --reason 'lost a key' --out denial.json
+  cleanroom-authority halt --attribute jurisdiction=eu --root roots --release release.json \\
+      --key offline.pem --reason 'order of a court' --out denials \\
+      --to http://lease.bank.example:8700";
 
 pub(crate) const RESUME_EXAMPLES: &str = "\
 Examples:
   cleanroom-authority resume forecast-8b --root roots --release release.json \\
       --denials denials --out next.draft.json
-  cleanroom-authority release sign next.draft.json --root roots --key offline.pem";
+  cleanroom-authority release sign next.draft.json --root roots --key offline.pem
+  cleanroom-authority resume --attribute jurisdiction=eu --root roots --release release.json \\
+      --denials denials --out next.draft.json";
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct TargetArguments {
+    /// A model or a partner of the release: its id, or model:ID or partner:ID.
+    target: Option<String>,
+    /// Every partner to whom the release in force gives this attribute, now or later.
+    #[arg(long, value_name = "NAME=VALUE")]
+    attribute: Option<Attribute>,
+}
 
 #[derive(Args)]
 pub(crate) struct Halt {
-    /// A model or a partner of the release: its id, or model:ID or partner:ID.
-    target: String,
+    #[command(flatten)]
+    target: TargetArguments,
     #[command(flatten)]
     root: RootArguments,
-    /// The release in force, to look the target up. Without it, write model:ID or partner:ID.
+    /// The release in force, to look the target up. Without it, write model:ID or partner:ID; an attribute
+    /// then may be one that no partner has yet.
     #[arg(long, value_name = "FILE")]
     release: Option<PathBuf>,
     #[command(flatten)]
@@ -58,8 +75,8 @@ pub(crate) struct Halt {
 
 #[derive(Args)]
 pub(crate) struct Resume {
-    /// A model or a partner: its id, or model:ID or partner:ID.
-    target: String,
+    #[command(flatten)]
+    target: TargetArguments,
     #[command(flatten)]
     root: RootArguments,
     /// The release in force.
@@ -79,7 +96,8 @@ pub(crate) struct Resume {
 impl Halt {
     pub(crate) fn run(self) -> Result<Outcome, Failure> {
         let state = self.root.state_with(self.release.as_deref(), None)?;
-        let halt = target(&self.target, state.release().map(|release| &**release))?;
+        let halt = self.target.find(state.release().map(|release| &**release))?;
+        let concerned = state.release().map_or(Vec::new(), |release| concerned(&halt, release));
         let root = state.root();
         let candidates: Vec<&RootKey> = root.keys_of(Role::Deny).collect();
         let (signer, key) = self.signer.find(&candidates)?;
@@ -107,6 +125,9 @@ impl Halt {
             denial.reason,
             if kept.is_ok() { out.display().to_string() } else { "none".to_owned() }
         );
+        if !concerned.is_empty() {
+            text += &format!("  halts   {}\n", concerned.join(", "));
+        }
         // A full disk here is no reason to let the model run on.
         let (told, failed) = tell(&self.services, &envelope);
         for url in &told {
@@ -133,7 +154,11 @@ impl Halt {
         }
         let file = out.display().to_string();
         let json = json!({ "halted": denial.halt, "denial": digest, "file": file, "told": told });
-        Ok(Outcome { text, json })
+        let mut outcome = Outcome { text, json };
+        if matches!(denial.halt, Target::Attribute(_)) {
+            outcome.add("partners", json!(concerned));
+        }
+        Ok(outcome)
     }
 }
 
@@ -184,7 +209,7 @@ impl Halt {
 impl Resume {
     pub(crate) fn run(self) -> Result<Outcome, Failure> {
         let state = self.root.state_with(Some(&self.release), Some(&self.denials))?;
-        let wanted = target(&self.target, state.release().map(|release| &**release))?;
+        let wanted = self.target.wanted(state.release().map(|release| &**release))?;
         let found: Vec<Sha256Digest> = state
             .denials_in_force()
             .filter(|(_, halted)| **halted == wanted)
@@ -226,6 +251,37 @@ fn reasons(
         }
     }
     Ok(text)
+}
+
+impl TargetArguments {
+    /// The target, for a halt: an attribute must be one that the release gives to somebody.
+    fn find(&self, release: Option<&Release>) -> Result<Target, Failure> {
+        let target = self.wanted(release)?;
+        if let (Target::Attribute(attribute), Some(release)) = (&target, release)
+            && concerned(&target, release).is_empty()
+        {
+            return Err(Failure::usage(format!(
+                "no partner of release {} has {attribute}; to halt whoever gets it later, leave --release out",
+                release.version
+            )));
+        }
+        Ok(target)
+    }
+
+    fn wanted(&self, release: Option<&Release>) -> Result<Target, Failure> {
+        match (&self.attribute, &self.target) {
+            (Some(attribute), _) => Ok(Target::Attribute(attribute.clone())),
+            (None, Some(text)) => target(text, release),
+            (None, None) => Err(Failure::usage("expected a target or --attribute NAME=VALUE")),
+        }
+    }
+}
+
+/// The partners that a halt of an attribute concerns under `release`. None for another target, which says so itself.
+fn concerned(halt: &Target, release: &Release) -> Vec<String> {
+    let Target::Attribute(attribute) = halt else { return Vec::new() };
+    let partners = release.partners.iter().filter(|partner| partner.attributes().contains(attribute));
+    partners.map(|partner| partner.id.to_string()).collect()
 }
 
 /// The target that `text` names: `model:ID`, `partner:ID`, or an id that the release has exactly once.

@@ -6,9 +6,9 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
-    AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model, ModelState,
-    Partner, Payload as _, PayloadType, Release, Retention, Role, Root, RootKey, SafeguardLimit, Safeguards,
-    UnixMillis, Weights, Witness,
+    Attribute, AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model,
+    ModelState, Partner, Payload as _, PayloadType, Release, Retention, Role, Root, RootKey, SafeguardLimit,
+    Safeguards, UnixMillis, Weights, Witness,
 };
 use cleanroom_attestation::safeguard::SafeguardAction;
 use cleanroom_program::file;
@@ -86,6 +86,8 @@ Examples:
       --out published.draft.json
   cleanroom-authority release draft --root root.json --from release.json --state forecast-8b=draining \\
       --out next.draft.json
+  cleanroom-authority release draft --root root.json --from release.json \\
+      --attributes north-power=jurisdiction=eu,sector=energy --out described.draft.json
   cleanroom-authority release draft --root root.json --from release.json --weights forecast-8b=weights.json \\
       --out sealed.draft.json
   cleanroom-authority release draft --root root.json --from release.json \\
@@ -193,6 +195,13 @@ pub(crate) struct Draft {
     /// has 1.
     #[arg(long = "share", value_name = "PARTNER=SHARE")]
     shares: Vec<Named>,
+    /// What the release says of a partner: its jurisdiction, its sector, its clearance. `halt --attribute`
+    /// halts every partner with one of them. They replace those that the partner had before.
+    #[arg(long = "attributes", value_name = "PARTNER=NAME=VALUE[,NAME=VALUE...]")]
+    attributes: Vec<Named>,
+    /// A partner that loses its attributes. A denial that names one of them no longer halts it.
+    #[arg(long = "no-attributes", value_name = "PARTNER")]
+    no_attributes: Vec<Id>,
     /// When a partner's access ends. A new partner's access ends with the release.
     #[arg(long = "partner-expires", value_name = "PARTNER=TIME")]
     partner_expires: Vec<Named>,
@@ -584,19 +593,21 @@ impl Draft {
                     models: List::default(),
                     limits: NEW,
                     expires: release.expires,
+                    attributes: None,
                 }),
             }
         }
-        let find = |partners: &mut Vec<Partner>, change: &Named| -> Result<usize, Failure> {
-            let id: Id = change.name()?;
-            let at = partners.iter().position(|partner| partner.id == id);
-            at.ok_or_else(|| {
-                Failure::usage(format!("the release has no partner {id}; add it with --partner"))
-            })
+        let known = |partners: &[Partner], id: &Id| {
+            let known = partners.iter().any(|partner| partner.id == *id);
+            let unknown = || format!("the release has no partner {id}; add it with --partner");
+            if known { Ok(()) } else { Err(Failure::usage(unknown())) }
         };
-        for change in self.grants.iter().chain(&self.limits).chain(&self.shares).chain(&self.partner_expires)
-        {
-            find(&mut partners, change)?;
+        let changes = self.grants.iter().chain(&self.limits).chain(&self.shares).chain(&self.partner_expires);
+        for change in changes.chain(&self.attributes) {
+            known(&partners, &change.name()?)?;
+        }
+        for id in &self.no_attributes {
+            known(&partners, id)?;
         }
         for partner in &mut partners {
             let is_for = |change: &&Named| change.name == partner.id.as_str();
@@ -617,6 +628,14 @@ impl Draft {
             }
             if let Some(expires) = self.partner_expires.iter().rfind(is_for) {
                 partner.expires = expires.value(0, "TIME")?;
+            }
+            if let Some(given) = self.attributes.iter().rfind(is_for) {
+                let all = given.values.iter().enumerate().map(|(index, _)| given.value(index, "NAME=VALUE"));
+                let all = limited(all.collect::<Result<_, _>>()?, "attributes of a partner")?;
+                partner.attributes = Some(all);
+            }
+            if self.no_attributes.contains(&partner.id) {
+                partner.attributes = None;
             }
         }
         release.partners = limited(partners, "partners")?;
@@ -788,6 +807,10 @@ fn describe(release: &Release) -> String {
             models.join(", "),
             partner.expires
         );
+        let attributes: Vec<String> = partner.attributes().iter().map(Attribute::to_string).collect();
+        if !attributes.is_empty() {
+            text += &format!("              {}\n", attributes.join(", "));
+        }
     }
     if release.partners.len() > SHOWN {
         text += &format!("  and {} more partners (--json shows all)\n", release.partners.len() - SHOWN);

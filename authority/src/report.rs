@@ -220,7 +220,8 @@ impl Overview {
         }
         for partner in &self.terms.partners {
             let halted = if partner.halted { ", HALTED" } else { "" };
-            text += &format!("  partner  {} until {}{halted}\n", partner.id, partner.expires);
+            let attributes = partner.attributes.iter().map(|given| format!(", {given}")).collect::<String>();
+            text += &format!("  partner  {} until {}{attributes}{halted}\n", partner.id, partner.expires);
         }
         for halt in &self.halts {
             text += &format!("  halt     {}: {} ({})\n", halt.target, halt.reason, halt.standing());

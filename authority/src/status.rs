@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cleanroom_attestation::release::{LeaseRefusal, LeaseRequest, Nonce, TrustedState, UnixMillis, Verified};
+use cleanroom_attestation::release::{
+    LeaseRefusal, LeaseRequest, Nonce, Target, TrustedState, UnixMillis, Verified,
+};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -114,13 +117,10 @@ fn text(status: &Value) -> String {
         }
     }
     for denial in at(status, "/denials_in_force").as_array().into_iter().flatten() {
-        let (kind, id) = at(denial, "/halt").as_object().and_then(|halt| halt.iter().next()).unzip();
-        let id = id.map(word).unwrap_or_default();
-        text += &format!(
-            "  HALTED   {}:{id} ({})\n",
-            kind.map_or("", String::as_str),
-            word(at(denial, "/denial"))
-        );
+        let halt = at(denial, "/halt");
+        // A service of a later version may know other targets.
+        let target = Target::deserialize(halt).map_or_else(|_| word(halt), |target| target.to_string());
+        text += &format!("  HALTED   {target} ({})\n", word(at(denial, "/denial")));
     }
     text += &format!("  leases   {}\n", word(at(status, "/leases")));
     if let Some(problem) = at(status, "/problem").as_str() {

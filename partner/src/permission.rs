@@ -159,6 +159,7 @@ fn refused(refusal: Refusal) -> Refused {
         Refusal::PartnerUnknown
         | Refusal::PartnerExpired
         | Refusal::PartnerDenied
+        | Refusal::AttributeDenied
         | Refusal::ModelNotGranted => ReleaseAxis::Partner,
         _ => ReleaseAxis::Release,
     };

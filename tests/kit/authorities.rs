@@ -130,6 +130,7 @@ impl Authorities {
                     share: None,
                 },
                 expires: in_years(5),
+                attributes: None,
             }]),
             egress: List::default(),
             witnesses: List::default(),
@@ -190,9 +191,15 @@ impl Authorities {
     /// One authority's denial of the model, and its digest.
     #[must_use]
     pub fn deny_model(&self) -> (Vec<u8>, Sha256Digest) {
+        self.deny(Target::Model("demo".parse().unwrap()))
+    }
+
+    /// One authority's denial, and its digest.
+    #[must_use]
+    pub fn deny(&self, halt: Target) -> (Vec<u8>, Sha256Digest) {
         let denial = Denial {
             room: "grid-forecast".parse().unwrap(),
-            halt: Target::Model("demo".parse().unwrap()),
+            halt,
             reason: "a leak is suspected".parse().unwrap(),
             serial: Sha256Digest::of(&[b"serial"]),
         };

@@ -250,7 +250,7 @@ fn models(html: &mut String, terms: &Terms) -> fmt::Result {
 }
 
 fn partners(html: &mut String, terms: &Terms, at: UnixMillis) -> fmt::Result {
-    table(html, Some("Partners"), &["Partner", "May use", "Until", "Now"])?;
+    table(html, Some("Partners"), &["Partner", "Attributes", "May use", "Until", "Now"])?;
     for partner in &terms.partners {
         let now = match (partner.halted, partner.expires.0 <= at.0) {
             (true, _) => Pill(Standing::Bad, "halted by an authority"),
@@ -259,9 +259,10 @@ fn partners(html: &mut String, terms: &Terms, at: UnixMillis) -> fmt::Result {
         };
         write!(
             html,
-            "<tr><th scope=\"row\">{}</th><td data-is=\"May use\">{}</td><td data-is=\"Until\">{}</td>\
-             <td data-is=\"Now\">{now}</td></tr>",
+            "<tr><th scope=\"row\">{}</th><td data-is=\"Attributes\">{}</td><td data-is=\"May use\">{}</td>\
+             <td data-is=\"Until\">{}</td><td data-is=\"Now\">{now}</td></tr>",
             Safe(&partner.id),
+            Safe(if partner.attributes.is_empty() { "none".to_owned() } else { joined(&partner.attributes) }),
             Safe(joined(&partner.models)),
             Time(partner.expires.0),
         )?;

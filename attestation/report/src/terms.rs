@@ -88,7 +88,10 @@ pub struct Partner {
     pub models: Vec<String>,
     /// Until when.
     pub expires: UnixMillis,
-    /// Whether an authority has halted it.
+    /// Its attributes, each as NAME=VALUE. Absent when it has none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<String>,
+    /// Whether an authority has halted it, by its name or by an attribute.
     pub halted: bool,
 }
 
@@ -112,7 +115,8 @@ impl Terms {
             id: partner.id.to_string(),
             models: partner.models.iter().map(ToString::to_string).collect(),
             expires: partner.expires,
-            halted: halted.contains(&Target::Partner(partner.id.clone())),
+            attributes: partner.attributes().iter().map(ToString::to_string).collect(),
+            halted: partner.targets().any(|target| halted.contains(&target)),
         });
         Self {
             room: root.room.to_string(),

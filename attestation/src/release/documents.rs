@@ -1,8 +1,9 @@
 //! The documents that the authorities sign, and the count of their signatures.
 //!
-//! Dependencies go one way: small types ([`fields`], [`key`], [`time`], [`payload_type`], [`authority_document`], [`role`]), then [`error`] and
+//! Dependencies go one way: small types ([`fields`], [`key`], [`time`], [`payload_type`], [`authority_document`], [`role`], [`attribute`]), then [`error`] and
 //! [`envelope`], then [`root`], then [`verified`], which counts signatures, then the four documents that roles sign.
 
+mod attribute;
 mod authority_document;
 mod denial;
 mod envelope;
@@ -19,13 +20,14 @@ mod root;
 mod time;
 mod verified;
 
+pub use attribute::{Attribute, AttributeError, PARTNER_ATTRIBUTES_LIMIT};
 pub use authority_document::AuthorityDocument;
 pub use denial::{Denial, Target};
 pub(super) use envelope::to_json;
 pub use envelope::{Envelope, SIGNATURES_LIMIT, Signature};
 pub use error::ReleaseError;
 pub(super) use error::in_range;
-pub use fields::{Id, Label, List, TEXT_LIMIT, TextError};
+pub use fields::{ATTRIBUTE_TEXT_LIMIT, AttributeText, Id, Label, List, TEXT_LIMIT, TextError};
 pub use key::{Algorithm, KeyError, PublicKey};
 pub use lease::{DocumentName, LEASE_DENIALS_LIMIT, Lease, Nonce, issuers_needed, lease_digest};
 pub use opening::{OPENING_VALID_MS, Opening, OpeningRefusal, ReceiverKey, ReceiverKeyError, RecordFacts};

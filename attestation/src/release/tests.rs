@@ -33,6 +33,10 @@ pub(super) fn label(text: &str) -> Label {
     text.parse().unwrap()
 }
 
+pub(super) fn attribute(text: &str) -> Attribute {
+    text.parse().unwrap()
+}
+
 pub(super) fn list<T, const MAX: usize>(items: impl IntoIterator<Item = T>) -> List<T, MAX> {
     List::new(items.into_iter().collect()).unwrap()
 }
@@ -148,6 +152,7 @@ impl World {
                 share: None,
             },
             expires: NEXT_YEAR,
+            attributes: None,
         };
         let model = |name: &str| Model {
             id: id(name),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::release::{
-    Denial, Opening, Payload, Release, ReleaseError, Root, Target, TrustedState, UnixMillis, Verified,
+    Denial, Opening, Payload, Release, ReleaseError, Root, TrustedState, UnixMillis, Verified,
 };
 use cleanroom_report::authorities;
 use serde::Serialize;
@@ -222,13 +222,9 @@ fn halts(
             }
         };
         let digest = denial.digest();
-        let target = match &denial.halt {
-            Target::Model(id) => format!("the model {id}"),
-            Target::Partner(id) => format!("the partner {id}"),
-        };
         halts.push(HaltLine {
             denial: digest,
-            target,
+            target: denial.halt.in_words(),
             reason: denial.reason.to_string(),
             signed_by: authorities(&denial),
             is_in_force: in_force.contains(&digest),

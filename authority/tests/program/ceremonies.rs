@@ -371,6 +371,70 @@ fn one_halts_and_the_quorum_resumes() {
 }
 
 #[test]
+fn one_halts_the_partners_with_an_attribute() {
+    let folder = Folder::new();
+    folder.released();
+    let draft = "release draft --root root.json --from release.json --partner q=a.pem.pub --grant q=m";
+    folder.ok(&format!(
+        "{draft} --attributes p=jurisdiction=eu,sector=energy --attributes q=jurisdiction=us --out two.draft.json"
+    ));
+    for (document, key) in [("two.draft.json", "a.pem"), ("two.json", "b.pem")] {
+        folder.ok(&format!("release sign {document} --root root.json --key {key}"));
+    }
+    let shown = folder.ok("release show two.json");
+    assert!(shown.contains("jurisdiction=eu, sector=energy\n"), "{shown}");
+    let diff = folder.ok("release diff release.json two.json");
+    assert!(diff.contains("+ partners[p].attributes[sector].value: \"energy\""), "{diff}");
+
+    let halt = "--root root.json --release two.json --key c.pem --reason order --out denials";
+    let nobody = folder.run(&format!("halt --attribute sector=water {halt}"));
+    assert_eq!(nobody.status, 2);
+    assert!(nobody.stderr.contains("no partner of release 2 has sector=water"), "{}", nobody.stderr);
+    let halted = folder.json(&format!("halt --attribute jurisdiction=eu {halt}"));
+    let eu = serde_json::json!({ "attribute": { "name": "jurisdiction", "value": "eu" } });
+    assert_eq!((&halted["halted"], &halted["partners"]), (&eu, &serde_json::json!(["p"])));
+
+    let status = folder.ok("status --root root.json --release two.json --denials denials");
+    assert!(status.contains("HALTED   attribute:jurisdiction=eu ("), "{status}");
+    let report = "report --root root.json --release two.json --denials denials";
+    let said = folder.json(report);
+    let partners = said["terms"]["partners"].as_array().unwrap();
+    let of = |n: usize| (partners[n]["id"].as_str().unwrap(), partners[n]["halted"].as_bool().unwrap());
+    assert_eq!([of(0), of(1)], [("p", true), ("q", false)]);
+    assert_eq!(partners[0]["attributes"], serde_json::json!(["jurisdiction=eu", "sector=energy"]));
+    assert_eq!(said["halts"][0]["target"], "the partners with jurisdiction=eu");
+    let text = folder.ok(&format!("{report} --html report.html"));
+    assert!(text.contains(", jurisdiction=eu, sector=energy, HALTED\n"), "{text}");
+    let page = String::from_utf8(folder.read("report.html")).unwrap();
+    for part in ["jurisdiction=eu, sector=energy", "the partners with jurisdiction=eu"] {
+        assert!(page.contains(part), "{part}");
+    }
+
+    // Another release takes the attribute away, and the quorum sees it; or it lifts the denial.
+    let taken = "release draft --root root.json --from two.json --no-attributes p --out three.draft.json";
+    assert_eq!(folder.json(taken)["release"]["partners"][0].get("attributes"), None);
+    let resume = "--root root.json --release two.json --denials denials --out four.draft.json";
+    let drafted = folder.ok(&format!("resume --attribute jurisdiction=eu {resume}"));
+    assert!(drafted.contains("attribute:jurisdiction=eu by c: order"), "{drafted}");
+    for (line, part) in [
+        ("halt --root root.json --key c.pem --reason r --out d.json", "--attribute <NAME=VALUE>"),
+        (
+            "halt m --attribute a=b --root root.json --key c.pem --reason r --out d.json",
+            "cannot be used with",
+        ),
+        ("halt --attribute A=b --root root.json --key c.pem --reason r --out d.json", "lower-case"),
+        ("release draft --root root.json --from two.json --attributes p=a --out x.json", "jurisdiction=eu"),
+        ("release draft --root root.json --from two.json --no-attributes x --out x.json", "no partner x"),
+    ] {
+        let run = folder.run(line);
+        assert_eq!(run.status, 2, "{line}: {}", run.stderr);
+        assert!(run.stderr.contains(part), "{line}: {}", run.stderr);
+    }
+    let twice = "release draft --root root.json --from two.json --attributes p=a=b,a=c --out x.json";
+    assert_eq!(folder.refused(twice), "repeated");
+}
+
+#[test]
 fn what_can_be_measured_is_measured_here() {
     let folder = Folder::new();
     folder.root();

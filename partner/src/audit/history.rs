@@ -3,7 +3,7 @@
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::release::{
-    Denial, PayloadType, Release, ReleaseError, Root, Target, TrustedState, Verified,
+    Denial, PayloadType, Release, ReleaseError, Root, TrustedState, Verified,
 };
 
 use super::report::{BootReport, Event};
@@ -98,11 +98,7 @@ impl<'a> History<'a> {
             }
             _ => {
                 let denial = root.open::<Denial>(&document).map_err(refused)?;
-                let target = match &denial.halt {
-                    Target::Model(id) => format!("halts the model {id}"),
-                    Target::Partner(id) => format!("halts the partner {id}"),
-                };
-                (denial.digest(), target)
+                (denial.digest(), format!("halts {}", denial.halt.in_words()))
             }
         };
         if digest != sha256 {

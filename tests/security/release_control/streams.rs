@@ -8,7 +8,8 @@ use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use bytes::Bytes;
 use cleanroom_attestation::channel::StreamEnd;
-use cleanroom_attestation::release::{Accepted, List, ModelState, Release};
+use cleanroom_attestation::release::{Accepted, List, ModelState, Release, Target};
+use cleanroom_channel::identity::Identity;
 use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::session::{self, Sessions};
 use cleanroom_program::clock::{Clock, Hands};
@@ -24,7 +25,15 @@ const STORY: &str = "Tell me a short story.";
 
 /// A running stream, read up to its first event with text.
 async fn stream(room: &ReleasedRoom) -> (Arc<session::Session>, http::Response<hyper::body::Incoming>) {
-    let sessions = Sessions::new(room.party(&room.identity), room.clean_room.address());
+    stream_of(room, &room.identity).await
+}
+
+/// The same, of any partner.
+async fn stream_of(
+    room: &ReleasedRoom,
+    identity: &Identity,
+) -> (Arc<session::Session>, http::Response<hyper::body::Incoming>) {
+    let sessions = Sessions::new(room.party(identity), room.clean_room.address());
     let session = sessions.get().await.unwrap();
     let request = http::Request::post("https://cleanroom/v1/chat/completions")
         .header("content-type", "application/json")
@@ -104,6 +113,33 @@ async fn a_denial_ends_a_running_stream_with_a_signed_reason() {
     assert_eq!(room.hand(ControlKind::DENIAL, &denial).await, ControlAnswer::Accepted(Accepted::New));
     room.hold.release();
     assert_eq!(signed_end(&session, response).await.as_deref(), Some("model-denied"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_by_attribute_ends_the_stream_of_whom_it_names_and_of_nobody_else() {
+    let mut room = ReleasedRoom::start().await;
+    let other = Identity::generate().unwrap();
+    let mut release = room.release(1);
+    let mut named = release.partners[0].clone();
+    let mut spared = named.clone();
+    named.attributes = List::new(vec!["jurisdiction=eu".parse().unwrap(), "sector=energy".parse().unwrap()]);
+    spared.id = "q".parse().unwrap();
+    spared.keys = List::new(vec![other.key_digest()]).unwrap();
+    spared.attributes = List::new(vec!["jurisdiction=us".parse().unwrap(), "sector=energy".parse().unwrap()]);
+    release.partners = List::new(vec![named, spared]).unwrap();
+    room.run(&release).await;
+    room.hold.after(3);
+    let (session, response) = stream(&room).await;
+    room.hold.reached().await;
+    // Admitted, and begun: its first event is out.
+    let (other_session, other_response) = stream_of(&room, &other).await;
+
+    let denial = room.authorities.deny(Target::Attribute("jurisdiction=eu".parse().unwrap())).0;
+    assert_eq!(room.hand(ControlKind::DENIAL, &denial).await, ControlAnswer::Accepted(Accepted::New));
+    room.hold.release();
+    assert_eq!(signed_end(&session, response).await.as_deref(), Some("attribute-denied"));
+    assert_eq!(signed_end(&other_session, other_response).await, None);
+    assert_eq!(room.asked().await, "attribute-denied");
 }
 
 /// How many events with text there are.

@@ -1,13 +1,13 @@
 //! The question at the start of a session, at every request and at every token, and its answer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 
 use super::denials::Denials;
 use crate::digest::Sha256Digest;
 use crate::release::documents::{
-    BootMillis, Id, Limits, ModelState, Partner, Release, Target, UnixMillis, Verified,
+    Attribute, BootMillis, Id, Limits, ModelState, Partner, Release, Target, UnixMillis, Verified,
 };
 
 /// May this partner use this model?
@@ -84,6 +84,9 @@ pub enum Refusal {
     /// An authority halted the partner.
     #[error("an authority has halted the partner")]
     PartnerDenied,
+    /// An authority halted the partners with an attribute that a release in force gives this partner.
+    #[error("an authority has halted the partners with an attribute that the release gives this partner")]
+    AttributeDenied,
     /// The release does not name the model, or not for this partner: which of the two is not said.
     #[error("the release does not grant this model to this partner")]
     ModelNotGranted,
@@ -115,7 +118,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal, in the order of their codes on the wire.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NoRelease,
         Self::NoLease,
         Self::LeaseLapsed,
@@ -135,9 +138,10 @@ impl Refusal {
         Self::SafeguardMissing,
         Self::RetentionMissing,
         Self::Unwitnessed,
+        Self::AttributeDenied,
     ];
 
-    /// The code in the channel's `Refusal` frame: 16 to 34, in the order of [`Self::ALL`].
+    /// The code in the channel's `Refusal` frame: 16 to 35, in the order of [`Self::ALL`].
     pub(crate) const fn wire_code(self) -> u8 {
         match self {
             Self::NoRelease => 16,
@@ -159,6 +163,7 @@ impl Refusal {
             Self::SafeguardMissing => 32,
             Self::RetentionMissing => 33,
             Self::Unwitnessed => 34,
+            Self::AttributeDenied => 35,
         }
     }
 
@@ -185,6 +190,7 @@ impl Refusal {
             Self::SafeguardMissing => "safeguard-missing",
             Self::RetentionMissing => "retention-missing",
             Self::Unwitnessed => "unwitnessed",
+            Self::AttributeDenied => "attribute-denied",
         }
     }
 }
@@ -203,6 +209,8 @@ pub(super) struct IndexedRelease {
     model_ids: HashMap<Id, u16>,
     /// In the order of the release.
     models: Box<[ModelRow]>,
+    /// The attributes that are halted and that this release gives to somebody.
+    attributes: BTreeSet<Attribute>,
 }
 
 #[derive(Debug, Clone)]
@@ -210,7 +218,10 @@ struct PartnerRow {
     models: Box<[u16]>,
     limits: Limits,
     expires: UnixMillis,
+    /// By a denial of its name.
     denied: bool,
+    /// By a denial of one of its attributes.
+    attribute_denied: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -236,39 +247,57 @@ impl IndexedRelease {
             let mut granted: Box<[u16]> =
                 partner.models.iter().filter_map(|id| model_ids.get(id).copied()).collect();
             granted.sort_unstable();
-            PartnerRow { models: granted, limits: partner.limits, expires: partner.expires, denied: false }
+            PartnerRow {
+                models: granted,
+                limits: partner.limits,
+                expires: partner.expires,
+                denied: false,
+                attribute_denied: false,
+            }
         });
         let lifted = release.supersedes_denials.iter().copied().collect();
-        let mut indexed =
-            Self { keys, partners: partners.collect(), models: models.collect(), model_ids, lifted, release };
+        let mut indexed = Self {
+            keys,
+            partners: partners.collect(),
+            models: models.collect(),
+            model_ids,
+            lifted,
+            attributes: BTreeSet::new(),
+            release,
+        };
         indexed.mark(denials);
         indexed
     }
 
     /// Marks what `denials`, except those that this release lifts, halt, and nothing else.
     pub(super) fn mark(&mut self, denials: &Denials) {
-        let halted: HashSet<&Target> = denials.halted(&self.lifted).map(|(_, target)| target).collect();
-        let named = |of: fn(&Target) -> Option<&Id>| -> HashSet<&Id> {
-            halted.iter().filter_map(|target| of(target)).collect()
-        };
-        let models = named(|target| if let Target::Model(id) = target { Some(id) } else { None });
-        let partners = named(|target| if let Target::Partner(id) = target { Some(id) } else { None });
+        let (mut models, mut partners, mut attributes) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for (_, target) in denials.halted(&self.lifted) {
+            match target {
+                Target::Model(id) => models.insert(id),
+                Target::Partner(id) => partners.insert(id),
+                Target::Attribute(attribute) => attributes.insert(attribute),
+            };
+        }
         for (model, row) in self.release.models.iter().zip(&mut self.models) {
             row.denied = models.contains(&model.id);
         }
         for (partner, row) in self.release.partners.iter().zip(&mut self.partners) {
             row.denied = partners.contains(&partner.id);
+            row.attribute_denied = partner.attributes().iter().any(|given| attributes.contains(given));
         }
+        let given = self.release.partners.iter().flat_map(Partner::attributes);
+        self.attributes = given.filter(|given| attributes.contains(given)).cloned().collect();
     }
 
-    /// The models and partners of this release that are halted.
+    /// The models, partners and attributes of this release that are halted.
     pub(super) fn halted(&self) -> impl Iterator<Item = Target> {
         let models = self.release.models.iter().zip(&self.models);
         let models = models.filter(|(_, row)| row.denied).map(|(model, _)| Target::Model(model.id.clone()));
         let partners = self.release.partners.iter().zip(&self.partners);
         let partners =
             partners.filter(|(_, row)| row.denied).map(|(partner, _)| Target::Partner(partner.id.clone()));
-        models.chain(partners)
+        models.chain(partners).chain(self.attributes.iter().cloned().map(Target::Attribute))
     }
 
     /// What this release alone says. `end` is when the lease ends at the latest.
@@ -285,6 +314,9 @@ impl IndexedRelease {
         let partner = row.ok_or(Refusal::PartnerUnknown)?;
         if partner.denied {
             return Err(Refusal::PartnerDenied);
+        }
+        if partner.attribute_denied {
+            return Err(Refusal::AttributeDenied);
         }
         let partner_left = left(partner.expires).ok_or(Refusal::PartnerExpired)?;
 

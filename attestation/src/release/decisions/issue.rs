@@ -71,9 +71,9 @@ pub enum LeaseRefusal {
     /// The enclave holds another release.
     #[error("this issuer holds another release; give the enclave the newest one")]
     ReleaseOutdated,
-    /// More models and partners are halted than a lease can list.
+    /// More models, partners and attributes are halted than a lease can list.
     #[error(
-        "more models and partners are halted than a lease can list; a release has to lift some or leave them out"
+        "more models, partners and attributes are halted than a lease can list; a release has to lift some or leave them out"
     )]
     TooManyDenials,
     /// A halt that an enclave could not check, because the deny key that signed it has left the root.

@@ -420,7 +420,7 @@ impl TrustedState {
         self.denials.halted(self.newest.as_ref().map_or(&*NOTHING, |newest| &newest.lifted))
     }
 
-    /// What a lease for the newest release lists: for each model and partner of it that is halted one denial, or `None` where no
+    /// What a lease for the newest release lists: for each model, partner and attribute of it that is halted one denial, or `None` where no
     /// key of the root stands by the halt any more. `None` for all of it without a release.
     ///
     /// A halt of something that the release does not name has no effect under it, and need not be listed.

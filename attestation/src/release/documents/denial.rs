@@ -1,9 +1,10 @@
-//! Denials: one authority halts a model or a partner.
+//! Denials: one authority halts a model, a partner, or the partners with an attribute.
 
 use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::attribute::Attribute;
 use super::error::ReleaseError;
 use super::fields::{Id, Label};
 use super::payload_type::PayloadType;
@@ -36,6 +37,20 @@ pub enum Target {
     Model(Id),
     /// A partner, for every model.
     Partner(Id),
+    /// Every partner to whom the release gives this attribute, for every model.
+    Attribute(Attribute),
+}
+
+impl Target {
+    /// The target as a part of a sentence: "the model demo".
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Model(id) => format!("the model {id}"),
+            Self::Partner(id) => format!("the partner {id}"),
+            Self::Attribute(attribute) => format!("the partners with {attribute}"),
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -43,6 +58,7 @@ impl fmt::Display for Target {
         match self {
             Self::Model(id) => write!(formatter, "model:{id}"),
             Self::Partner(id) => write!(formatter, "partner:{id}"),
+            Self::Attribute(attribute) => write!(formatter, "attribute:{attribute}"),
         }
     }
 }

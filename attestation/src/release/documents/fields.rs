@@ -11,20 +11,27 @@ use serde::{Deserialize, Serialize};
 
 /// The longest [`Id`] and [`Label`], in bytes.
 pub const TEXT_LIMIT: usize = 128;
+/// The longest [`AttributeText`], in bytes.
+pub const ATTRIBUTE_TEXT_LIMIT: usize = 32;
 
-/// Why some text is neither an [`Id`] nor a [`Label`].
+/// Why some text is no [`Id`], no [`Label`] or no [`AttributeText`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// Nothing, or more than [`TEXT_LIMIT`] bytes.
-    #[error("expected 1 to {TEXT_LIMIT} bytes, got {0}")]
-    Length(usize),
+    /// Nothing, or too much.
+    #[error("expected 1 to {most} bytes, got {actual}")]
+    Length {
+        /// The most bytes that it may have.
+        most: usize,
+        /// The bytes that came.
+        actual: usize,
+    },
     /// A character outside the permitted set.
     #[error("{0:?} is not allowed here: {1}")]
     Character(char, &'static str),
 }
 
 macro_rules! text_type {
-    ($name:ident, $allowed:expr, $rule:literal, $doc:literal) => {
+    ($name:ident, $limit:expr, $allowed:expr, $rule:literal, $doc:literal) => {
         #[doc = $doc]
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
         #[serde(transparent)]
@@ -42,8 +49,8 @@ macro_rules! text_type {
             type Err = TextError;
 
             fn from_str(text: &str) -> Result<Self, TextError> {
-                if text.is_empty() || text.len() > TEXT_LIMIT {
-                    return Err(TextError::Length(text.len()));
+                if text.is_empty() || text.len() > $limit {
+                    return Err(TextError::Length { most: $limit, actual: text.len() });
                 }
                 let allowed: fn((usize, char)) -> bool = $allowed;
                 match text.char_indices().find(|at| !allowed(*at)) {
@@ -81,6 +88,7 @@ macro_rules! text_type {
 
 text_type!(
     Id,
+    TEXT_LIMIT,
     |(index, c)| c.is_ascii_alphanumeric() || (index > 0 && "._:/@+-".contains(c)),
     "an identifier is a letter or digit, then letters, digits and . _ : / @ + -",
     "The name of a model, a partner, a room, a key or an authority: 1 to 128 bytes of ASCII letters, digits and `. _ : / @ + -`, \
@@ -88,9 +96,19 @@ text_type!(
 );
 text_type!(
     Label,
+    TEXT_LIMIT,
     |(_, c)| (' '..='~').contains(&c),
     "a label is printable ASCII",
     "Text for people: 1 to 128 bytes of printable ASCII, so that what is shown on two screens is what was signed. Compared byte by byte."
+);
+text_type!(
+    AttributeText,
+    ATTRIBUTE_TEXT_LIMIT,
+    |(index, c)| c.is_ascii_lowercase() || c.is_ascii_digit() || (index > 0 && "._-".contains(c)),
+    "the name or value of an attribute is a lower-case letter or digit, then lower-case letters, digits and . _ -",
+    "The name or the value of an attribute: 1 to 32 bytes of ASCII lower-case letters, digits and `. _ -`, the first one a letter \
+     or digit. There are no capitals, so that `EU` and `eu` are not two jurisdictions, of which a denial halts one. Compared byte \
+     by byte."
 );
 
 /// Reads a string without keeping it and parses it, with an error that says what was expected.
@@ -217,7 +235,7 @@ mod tests {
         for bad in ["", "-x", "a b", "ä", "a\n", "a\u{202e}b"] {
             assert!(bad.parse::<Id>().is_err(), "{bad:?}");
         }
-        assert_eq!("x".repeat(129).parse::<Id>(), Err(TextError::Length(129)));
+        assert_eq!("x".repeat(129).parse::<Id>(), Err(TextError::Length { most: 128, actual: 129 }));
         assert!("cleanroom 0.1.0 (prod)".parse::<Label>().is_ok());
         for bad in ["", "a\tb", "\u{7f}", "über"] {
             assert!(bad.parse::<Label>().is_err(), "{bad:?}");

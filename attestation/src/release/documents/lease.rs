@@ -69,7 +69,7 @@ pub struct Lease {
     pub release: DocumentName,
     /// How long, counted from the moment the enclave sent the nonce.
     pub seconds: u64,
-    /// Digests of denials: one for each model and partner of the release that is halted, as far as the issuer knows. A digest
+    /// Digests of denials: one for each model, partner and attribute of the release that is halted, as far as the issuer knows. A digest
     /// says nothing by itself. An enclave that does not hold the denial refuses the lease.
     pub denials: List<Sha256Digest, LEASE_DENIALS_LIMIT>,
 }

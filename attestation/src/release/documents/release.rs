@@ -5,6 +5,8 @@ use std::num::NonZeroU8;
 
 use serde::{Deserialize, Serialize};
 
+use super::attribute::{Attribute, PARTNER_ATTRIBUTES_LIMIT};
+use super::denial::Target;
 use super::error::{ReleaseError, in_range};
 use super::fields::{Id, Label, List, first_repeated, present};
 use super::key::Algorithm;
@@ -223,6 +225,9 @@ pub struct Partner {
     pub limits: Limits,
     /// From this moment on it is refused.
     pub expires: UnixMillis,
+    /// Attributes that a denial can name: at most one value under each name. Absent: none. Present: at least one.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<List<Attribute, PARTNER_ATTRIBUTES_LIMIT>>,
 }
 
 /// How much a partner may do, over all its sessions with one enclave.
@@ -280,6 +285,20 @@ pub struct AuditRules {
     pub checkpoint_seconds: u64,
     /// Distinct witnesses that must have cosigned a checkpoint for it to count as witnessed. 0 where there are none.
     pub witnesses: u64,
+}
+
+impl Partner {
+    /// The partner's attributes; none where the release gives it none.
+    #[must_use]
+    pub fn attributes(&self) -> &[Attribute] {
+        self.attributes.as_deref().unwrap_or_default()
+    }
+
+    /// Every target that halts this partner: its name and each of its attributes.
+    pub fn targets(&self) -> impl Iterator<Item = Target> {
+        let attributes = self.attributes().iter().cloned().map(Target::Attribute);
+        core::iter::once(Target::Partner(self.id.clone())).chain(attributes)
+    }
 }
 
 impl Limits {
@@ -370,6 +389,19 @@ impl Release {
             "the superseded denial",
             first_repeated(self.supersedes_denials.iter()).map(ToString::to_string),
         )
+    }
+
+    /// A partner has at most one value under each name.
+    fn check_attributes(&self) -> Result<(), ReleaseError> {
+        for attributes in self.partners.iter().filter_map(|partner| partner.attributes.as_ref()) {
+            let count = attributes.len() as u64;
+            in_range("number of attributes of a partner", count, 1, PARTNER_ATTRIBUTES_LIMIT as u64)?;
+            if let Some(name) = first_repeated(attributes.iter().map(|attribute| &attribute.name)) {
+                let value = name.to_string();
+                return Err(ReleaseError::Repeated { what: "for one partner the attribute", value });
+            }
+        }
+        Ok(())
     }
 
     /// Each broker holds one share of a model, and each share is another one.
@@ -504,6 +536,7 @@ impl Payload for Release {
         self.check_safeguards()?;
         self.check_retention()?;
         self.check_grants()?;
+        self.check_attributes()?;
         self.check_enforced()
     }
 

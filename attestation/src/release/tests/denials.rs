@@ -244,3 +244,51 @@ fn a_denial_that_only_a_key_of_an_earlier_root_signed_is_missing_for_a_lease_tha
     assert_eq!(state.accept_lease(&lease, NOW), Ok(Accepted::New));
     assert_eq!(ask(&state, "p", "m", NOW), Decision::Refuse(Refusal::PartnerDenied));
 }
+
+/// What a lease lists is what the release makes of a denial: nothing while no partner has the attribute.
+#[test]
+fn a_lease_lists_a_denial_by_attribute_while_the_release_gives_it_to_somebody() {
+    let world = World::new();
+    let release = |version, given: &[&str]| {
+        let mut release = world.release(version);
+        let mut partners = release.partners.to_vec();
+        for (partner, given) in partners.iter_mut().zip(given) {
+            partner.attributes = Some(list([attribute(given)]));
+        }
+        release.partners = list(partners);
+        world.seal_release(&release)
+    };
+    let denials =
+        ["1", "2"].map(|serial| world.denial(Target::Attribute(attribute("sector=energy")), serial));
+    let mut issuer = world.state();
+    issuer.accept_release(&release(1, &["sector=water"])).unwrap();
+    for denial in &denials {
+        issuer.accept_denial(&world.seal_denial(denial, 0)).unwrap();
+    }
+    assert!(world.answer(&issuer, nonce(1)).denials.is_empty());
+    issuer.accept_release(&release(2, &["sector=energy", "sector=energy"])).unwrap();
+    let listed = world.answer(&issuer, nonce(1)).denials;
+    let [digest] = &*listed else { panic!("once for both partners and both denials: {listed:?}") };
+    assert!(denials.iter().any(|denial| World::digest_of(denial) == *digest));
+
+    // An enclave that was not given it has no lease.
+    let mut state = world.state();
+    state.accept_release(&release(2, &["sector=energy", "sector=energy"])).unwrap();
+    state.begin_lease(nonce(2), NOW).unwrap();
+    let lease = world.seal_lease(&world.answer(&issuer, nonce(2)), 0);
+    assert_eq!(state.accept_lease(&lease, NOW), Err(ReleaseError::DenialMissing(*digest)));
+    for denial in &denials {
+        state.accept_denial(&world.seal_denial(denial, 0)).unwrap();
+    }
+    assert_eq!(state.accept_lease(&lease, NOW), Ok(Accepted::New));
+    for partner in ["p", "q"] {
+        assert_eq!(ask(&state, partner, "n", NOW), Decision::Refuse(Refusal::AttributeDenied));
+    }
+
+    // Its key leaves the root: the issuers stop until people decide, as with every other denial.
+    let mut root = world.root();
+    root.version = 2;
+    root.roles.deny.keys = list(["b-offline", "c-offline"].map(id));
+    issuer.accept_root(&world.seal_root(&root)).unwrap();
+    assert_eq!(issuer.draft_lease(&request(&issuer, nonce(3)), TODAY), Err(LeaseRefusal::DenialUnsigned));
+}

@@ -273,6 +273,27 @@ fn rules_of_a_release() {
     assert_eq!(code(partners(|all| all[0].keys = all[1].keys.clone())), "repeated");
     assert_eq!(code(partners(|all| all[0].models = doubled(&all[0].models))), "repeated");
     assert_eq!(code(partners(|all| all[0].limits.tokens_per_day = VERSION_LIMIT + 1)), "range");
+    assert_eq!(code(partners(|all| all[0].attributes = Some(List::default()))), "range");
+    let twice = |all: &mut Vec<Partner>| all[0].attributes = Some(list(["a=x", "a=y"].map(attribute)));
+    assert_eq!(code(partners(twice)), "repeated", "a partner has one value under a name");
+    let shared = |all: &mut Vec<Partner>| {
+        all[0].attributes = Some(list(["a=x", "b=x"].map(attribute)));
+        all[1].attributes = all[0].attributes.clone();
+    };
+    assert_eq!(code(partners(shared)), "accepted");
+    let attributes = |count: usize| (0..count).map(|n| attribute(&format!("a{n}=x"))).collect::<Vec<_>>();
+    let most = release_with(|release| {
+        let one = Partner {
+            attributes: Some(list(attributes(PARTNER_ATTRIBUTES_LIMIT))),
+            ..release.partners[0].clone()
+        };
+        release.partners = list([one]);
+    });
+    let text = String::from_utf8(most.unwrap().to_payload()).unwrap();
+    let first = r#""attributes": ["#;
+    let over = text.replace(first, &format!(r#"{first}{{"name":"one-more","value":"x"}},"#));
+    assert_ne!(text, over);
+    assert_eq!(code(Release::from_payload(over.as_bytes())), "form", "one attribute too many");
     let debug = release_with(|release| {
         let mut images = release.images.to_vec();
         images[0].pcr1 = Sha384Digest::from_bytes([0; 48]);
@@ -450,6 +471,34 @@ fn bytes_of_all_kinds_are_refused_without_harm() {
         prop_assert!(state.accept_release(&sealed).is_err());
         prop_assert_eq!(state.release().unwrap().version, 1);
     });
+}
+
+#[test]
+fn a_denial_has_one_target_of_a_known_kind() {
+    let read = |halt: &str| {
+        let serial = sha256("serial");
+        let text = format!(r#"{{"room":"{ROOM}","halt":{halt},"reason":"r","serial":"{serial}"}}"#);
+        Denial::from_payload(text.as_bytes()).map(|denial| denial.halt)
+    };
+    let eu = r#"{"name":"jurisdiction","value":"eu"}"#;
+    assert_eq!(
+        read(&format!(r#"{{"attribute":{eu}}}"#)),
+        Ok(Target::Attribute(attribute("jurisdiction=eu")))
+    );
+    for wrong in [
+        r"{}".to_owned(),
+        r#"{"sector":"energy"}"#.to_owned(),
+        r#"{"attribute":"jurisdiction=eu"}"#.to_owned(),
+        r#"{"attribute":{"name":"jurisdiction"}}"#.to_owned(),
+        r#"{"attribute":{"name":"jurisdiction","value":"EU"}}"#.to_owned(),
+        format!(r#"{{"attribute":{{"name":"jurisdiction","value":"{}"}}}}"#, "e".repeat(33)),
+        format!(r#"{{"attribute":[{eu}]}}"#),
+        format!(r#"{{"attribute":{eu},"attribute":{eu}}}"#),
+        format!(r#"{{"model":"m","attribute":{eu}}}"#),
+        r#""attribute""#.to_owned(),
+    ] {
+        assert_eq!(code(read(&wrong)), "form", "{wrong}");
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ enum Step {
     Lease { issuer: usize, nonce: Answers, version: u64, seconds: u64, root: u64, lists_partner: bool },
     /// Delivers a release.
     Release(u64),
-    /// Delivers the denial of the model `m` or of the partner `p`.
+    /// Delivers the denial of the model `m`, of the partner `p` or of the attribute that `p` has in some releases.
     Deny(Halt),
     /// Delivers root 2, which has no issuer 0 any more, and not the deny key that halts the partner.
     Rotate,
@@ -37,6 +37,7 @@ enum Answers {
 enum Halt {
     Model,
     Partner,
+    Attribute,
 }
 
 /// What the releases of these histories say about `p` using `m`; `q` may use `n` in all of them.
@@ -44,17 +45,19 @@ struct Spec {
     start: bool,
     goes_on: bool,
     lifts_model_denial: bool,
+    /// Whether `p` has the attribute that a denial names.
+    has_attribute: bool,
     issuers: usize,
 }
 
 const VERSIONS: u64 = 5;
 
 fn spec(version: u64) -> Spec {
-    let all = Spec { start: true, goes_on: true, lifts_model_denial: false, issuers: 1 };
+    let all = Spec { start: true, goes_on: true, lifts_model_denial: false, has_attribute: true, issuers: 1 };
     match version {
         1 => all,
         2 => Spec { start: false, ..all },
-        3 => Spec { lifts_model_denial: true, ..all },
+        3 => Spec { lifts_model_denial: true, has_attribute: false, ..all },
         4 => Spec { start: false, goes_on: false, lifts_model_denial: true, ..all },
         _ => Spec { issuers: 2, ..all },
     }
@@ -147,7 +150,8 @@ impl Model {
         let permitted = |version: u64| {
             let spec = spec(version);
             let denied = self.denied.contains(&Halt::Partner)
-                || (self.denied.contains(&Halt::Model) && !spec.lifts_model_denial);
+                || (self.denied.contains(&Halt::Model) && !spec.lifts_model_denial)
+                || (self.denied.contains(&Halt::Attribute) && spec.has_attribute);
             !p || (!denied && if phase == Phase::Start { spec.start } else { spec.goes_on })
         };
         (self.now < *end && permitted(newest) && permitted(*leased)).then_some(*end)
@@ -184,6 +188,10 @@ impl Bench {
         self.world.denial(Target::Partner(id("p")), "p")
     }
 
+    fn attribute_denial(&self) -> Denial {
+        self.world.denial(Target::Attribute(attribute("sector=energy")), "sector")
+    }
+
     fn next_root(&self) -> Root {
         let mut root = self.world.root();
         root.version = 2;
@@ -202,6 +210,10 @@ impl Bench {
             (false, false) => ModelState::Revoked,
         };
         release.models = list(models);
+        let mut partners = release.partners.to_vec();
+        partners[0].attributes = spec.has_attribute.then(|| list([attribute("sector=energy")]));
+        partners[1].attributes = Some(list([attribute("sector=water")]));
+        release.partners = list(partners);
         release.lease.issuers = spec.issuers as u64;
         if spec.lifts_model_denial {
             release.supersedes_denials = list([World::digest_of(&self.model_denial())]);
@@ -215,6 +227,7 @@ impl Bench {
             Step::Release(version) => self.world.seal_release(&self.release(version)),
             Step::Deny(Halt::Model) => self.world.seal_denial(&self.model_denial(), 0),
             Step::Deny(Halt::Partner) => self.world.seal_denial(&self.partner_denial(), 1),
+            Step::Deny(Halt::Attribute) => self.world.seal_denial(&self.attribute_denial(), 0),
             Step::Rotate => self.world.seal_root(&self.next_root()),
             Step::Lease { issuer, nonce, version, seconds, root, lists_partner } => {
                 let denial = World::digest_of(&self.partner_denial());
@@ -305,6 +318,7 @@ fn every_short_history() {
         Step::Release(3),
         Step::Deny(Halt::Model),
         Step::Deny(Halt::Partner),
+        Step::Deny(Halt::Attribute),
         Step::Rotate,
     ];
     // Once from nothing, and once from a running enclave, where the dangerous states are near.
@@ -364,7 +378,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => Just(Step::Ask),
         24 => lease,
         5 => (1..=VERSIONS).prop_map(Step::Release),
-        1 => prop_oneof![Just(Step::Deny(Halt::Model)), Just(Step::Deny(Halt::Partner))],
+        1 => prop_oneof![Just(Halt::Model), Just(Halt::Partner), Just(Halt::Attribute)].prop_map(Step::Deny),
         1 => Just(Step::Rotate),
     ]
 }

@@ -65,12 +65,31 @@ fn schema_and_types_agree_on_every_member() {
     for (name, parse) in KINDS {
         let schema = schema(name);
         let example: Value = serde_json::from_slice(&read(&format!("{name}.example.json"))).unwrap();
-        let accepts = |value: &Value| parse(value.to_string().as_bytes()).is_ok();
-        assert!(accepts(&example), "{name}");
-        let walk = Walk { schema: &schema, example: &example, accepts: &accepts };
-        let mut seen = BTreeSet::new();
-        walk.compare(&schema, "", &mut seen);
-        assert!(!seen.is_empty());
+        compare(&schema, &example, parse);
+    }
+}
+
+fn compare(schema: &Value, example: &Value, parse: Parse) {
+    let accepts = |value: &Value| parse(value.to_string().as_bytes()).is_ok();
+    assert!(accepts(example), "{example}");
+    let walk = Walk { schema, example, accepts: &accepts };
+    let mut seen = BTreeSet::new();
+    walk.compare(schema, "", &mut seen);
+    assert!(!seen.is_empty());
+}
+
+/// The example of a denial shows one target.
+#[test]
+fn schema_and_types_agree_on_every_target_of_a_denial() {
+    let schema = schema("denial");
+    let parse: Parse = |bytes| Denial::from_payload(bytes).map(|denial| denial.to_payload());
+    let mut example: Value = serde_json::from_slice(&read("denial.example.json")).unwrap();
+    let targets =
+        [Target::Model(id("m")), Target::Partner(id("p")), Target::Attribute(attribute("jurisdiction=eu"))];
+    assert_eq!(schema["$defs"]["target"]["oneOf"].as_array().unwrap().len(), targets.len());
+    for target in targets {
+        example["halt"] = serde_json::to_value(target).unwrap();
+        compare(&schema, &example, parse);
     }
 }
 
@@ -207,6 +226,7 @@ fn limits_in_the_schemas_are_those_of_the_code() {
         ("partners", PARTNERS_LIMIT),
         ("partners/items/properties/keys", PARTNER_KEYS_LIMIT),
         ("partners/items/properties/models", PARTNER_MODELS_LIMIT),
+        ("partners/items/properties/attributes", PARTNER_ATTRIBUTES_LIMIT),
         ("egress", EGRESS_LIMIT),
         ("witnesses", WITNESSES_LIMIT),
     ] {
@@ -218,4 +238,8 @@ fn limits_in_the_schemas_are_those_of_the_code() {
     assert_eq!(at("root", "/$defs/version/maximum"), VERSION_LIMIT);
     let pattern = schema("release")["$defs"]["label"]["pattern"].as_str().unwrap().to_owned();
     assert!(pattern.contains(&format!("{{1,{TEXT_LIMIT}}}")), "{pattern}");
+    for name in ["release", "denial"] {
+        let pattern = schema(name)["$defs"]["attribute-text"]["pattern"].as_str().unwrap().to_owned();
+        assert!(pattern.ends_with(&format!("{{0,{}}}$", ATTRIBUTE_TEXT_LIMIT - 1)), "{pattern}");
+    }
 }
