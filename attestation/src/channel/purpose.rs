@@ -191,22 +191,68 @@ impl KeyReleaseEvidence<'_> {
     }
 }
 
-/// What the enclave extends its own PCRs with at boot.
+/// What the enclave extends its own registers with at boot.
 pub mod boot_measurement {
     use super::{Sha256Digest, Sha384Digest, length_prefixed};
 
-    /// The PCR that commits to the model.
-    pub const MODEL_PCR: u16 = 16;
-    /// The PCR that commits to the receipt key.
-    pub const RECEIPT_KEY_PCR: u16 = 17;
+    /// The PCR of an enclave that commits to the model.
+    pub const MODEL_PCR: u16 = Registers::Enclave.model() as u16;
+    /// The PCR of an enclave that commits to the receipt key.
+    pub const RECEIPT_KEY_PCR: u16 = Registers::Enclave.receipt_key() as u16;
 
-    /// The 48 bytes that PCR 16 is extended with: `SHA-384(LP("cleanroom/pcr/model/1") LP(model digest))`.
+    /// Which registers hold the commitments, and how they are closed against a second one.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Registers {
+        /// PCR 16 and 17 of a Nitro enclave. Its security module locks them.
+        Enclave,
+        /// Registers 14 and 15 of a `NitroTPM`. A TPM locks nothing, so each is extended once more, with [`cap`].
+        NitroTpm,
+    }
+
+    impl Registers {
+        /// The register that commits to the model.
+        #[must_use]
+        pub const fn model(self) -> u8 {
+            match self {
+                Self::Enclave => 16,
+                Self::NitroTpm => 14,
+            }
+        }
+
+        /// The register that commits to the receipt key.
+        #[must_use]
+        pub const fn receipt_key(self) -> u8 {
+            match self {
+                Self::Enclave => 17,
+                Self::NitroTpm => 15,
+            }
+        }
+
+        /// The value that a register has when it is closed, given the value that the commitment gave it.
+        #[must_use]
+        pub fn closed(self, committed: &Sha384Digest) -> Sha384Digest {
+            match self {
+                Self::Enclave => *committed,
+                Self::NitroTpm => Sha384Digest::of(&[committed.as_bytes(), cap().as_bytes()]),
+            }
+        }
+    }
+
+    /// The 48 bytes that close a register of a `NitroTPM`: `SHA-384(LP("cleanroom/pcr/cap/1"))`.
+    #[must_use]
+    pub fn cap() -> Sha384Digest {
+        Sha384Digest::of(&[&length_prefixed(&[b"cleanroom/pcr/cap/1"])])
+    }
+
+    /// The 48 bytes that the register of the model is extended with:
+    /// `SHA-384(LP("cleanroom/pcr/model/1") LP(model digest))`.
     #[must_use]
     pub fn model(digest: &Sha256Digest) -> Sha384Digest {
         Sha384Digest::of(&[&length_prefixed(&[b"cleanroom/pcr/model/1", digest.as_bytes()])])
     }
 
-    /// The 48 bytes that PCR 17 is extended with: `SHA-384(LP("cleanroom/pcr/receipt-key/1") LP(SPKI DER))`.
+    /// The 48 bytes that the register of the receipt key is extended with:
+    /// `SHA-384(LP("cleanroom/pcr/receipt-key/1") LP(SPKI DER))`.
     #[must_use]
     pub fn receipt_key(subject_public_key_info: &[u8]) -> Sha384Digest {
         Sha384Digest::of(&[&length_prefixed(&[b"cleanroom/pcr/receipt-key/1", subject_public_key_info])])

@@ -9,6 +9,7 @@ use super::conclusion::{Conclusion, Verdict};
 use super::evidence::{AcceptedEvidence, AcceptedSession};
 use super::expectation::{Expectation, MIN_SESSION_NONCE_LENGTH};
 use crate::chain::{self, Certificates, Chain, ChainCache, Clock, TrustAnchor};
+use crate::channel::boot_measurement::Registers;
 use crate::digest::Sha384Digest;
 use crate::document::{Document, EnclavePcrs, Pcrs, REGISTERS, TpmPcrs};
 use crate::policy::{Freshness, ImageMeasurement, ImageReference, Policy, TpmImageReference};
@@ -185,7 +186,7 @@ fn check_tpm_image(checks: &mut Checks, pcrs: &TpmPcrs, images: &[TpmImageRefere
     let references = images
         .iter()
         .map(|image| (image.name(), image.pcrs().iter().map(|(index, value)| (*index, *value)).collect()));
-    check_registers(checks, references, |index| pcrs.get(index), |_| "nitrotpm-pcr-mismatch")
+    check_registers(checks, references, |index| pcrs.get(index), |_| TPM_MISMATCH)
 }
 
 /// Compares with the reference that agrees best, so that the report names the differences that matter.
@@ -231,7 +232,7 @@ fn check_deployment(checks: &mut Checks, pcrs: &Pcrs, policy: &Policy) {
 
 fn check_model(checks: &mut Checks, pcrs: &Pcrs, expected: &Expectation<'_>) {
     if let Some(value) = &expected.pcr16 {
-        check_register(checks, pcrs, Axis::Model, 16, value);
+        check_commitment(checks, pcrs, Axis::Model, Registers::model, value);
     }
 }
 
@@ -284,16 +285,35 @@ fn check_session(checks: &mut Checks, document: &Document<'_>, expected: &Expect
         }
     }
     if let Some(value) = &expected.pcr17 {
-        check_register(checks, document.pcrs(), Axis::Session, 17, value);
+        check_commitment(checks, document.pcrs(), Axis::Session, Registers::receipt_key, value);
     }
 }
 
-fn check_register(checks: &mut Checks, pcrs: &Pcrs, axis: Axis, index: u8, expected: &Sha384Digest) {
-    let actual = pcrs.enclave().and_then(|pcrs| pcrs.get(index));
-    checks.check(actual == Some(expected), axis, mismatch(index), name(index), || {
+/// Checks the register that `which` gives for the platform. `committed` is the value that the commitment gives a register.
+fn check_commitment(
+    checks: &mut Checks,
+    pcrs: &Pcrs,
+    axis: Axis,
+    which: fn(Registers) -> u8,
+    committed: &Sha384Digest,
+) {
+    let registers = match pcrs {
+        Pcrs::NitroEnclave(_) => Registers::Enclave,
+        Pcrs::NitroTpm(_) => Registers::NitroTpm,
+    };
+    let index = which(registers);
+    let (actual, code) = match pcrs {
+        Pcrs::NitroEnclave(pcrs) => (pcrs.get(index), mismatch(index)),
+        Pcrs::NitroTpm(pcrs) => (pcrs.get(index), TPM_MISMATCH),
+    };
+    let expected = registers.closed(committed);
+    checks.check(actual == Some(&expected), axis, code, name(index), || {
         (expected.to_string(), register(actual))
     });
 }
+
+/// The code for a register of a `NitroTPM` that differs.
+const TPM_MISMATCH: &str = "nitrotpm-pcr-mismatch";
 
 /// The code for an enclave's register that differs.
 const fn mismatch(index: u8) -> &'static str {

@@ -11,9 +11,10 @@ pub struct Expectation<'a> {
     pub user_data: Option<&'a [u8]>,
     /// The public key that the session knows of.
     pub public_key: Option<&'a [u8]>,
-    /// PCR 16 as the expected model gives it.
+    /// PCR 16 as the expected model gives it. In a document of a `NitroTPM`, register 14 has to be this value, closed
+    /// ([`Registers::closed`](crate::channel::boot_measurement::Registers::closed)).
     pub pcr16: Option<Sha384Digest>,
-    /// PCR 17 as the expected receipt key gives it.
+    /// PCR 17 as the expected receipt key gives it; register 15 of a `NitroTPM`, closed likewise.
     pub pcr17: Option<Sha384Digest>,
 }
 

@@ -1,5 +1,7 @@
 //! V-6: what the registers have to be.
 
+use aws_lc_rs::digest::{SHA384, digest};
+
 use super::case::Answer::{Accepted, AcceptedDebug, Fails, FailsDebug};
 use super::case::{Case, List, TPM_MODULE_ID, anchor, debug_image, deployment, image_of, tpm_image};
 use crate::{Name, pcr};
@@ -147,6 +149,45 @@ fn commitments(list: &mut List) {
     }
 }
 
+/// The code for a register of a `NitroTPM`.
+const TPM_MISMATCH: &str = "nitrotpm-pcr-mismatch";
+
+/// The value of a register of a `NitroTPM` that is closed: SHA-384(before ‖ SHA-384(LP("cleanroom/pcr/cap/1"))).
+fn closed(before: &[u8]) -> Vec<u8> {
+    let cap = digest(&SHA384, b"\0\0\0\x13cleanroom/pcr/cap/1");
+    digest(&SHA384, &[before, cap.as_ref()].concat()).as_ref().to_vec()
+}
+
+fn tpm_commitments(list: &mut List) {
+    for (what, register, enclave, axis) in [("model", 14, 16, "model"), ("receipt-key", 15, 17, "session")] {
+        let mut add = |name: &str, about: &str, right: bool, value: Option<&[u8]>| {
+            let failures = [(axis, TPM_MISMATCH)];
+            let outcome = if right { Accepted } else { Fails(&failures) };
+            let about = format!("a NitroTPM whose register {register} {about}");
+            list.add(format!("registers/tpm-{what}-{name}"), "V-6.10", about, outcome, |case| {
+                case.become_tpm();
+                let expected = Some(hex::encode(pcr(enclave)));
+                if enclave == 16 {
+                    case.expected.pcr16 = expected;
+                } else {
+                    case.expected.pcr17 = expected;
+                }
+                match value {
+                    Some(value) => case.forge.document.put_pcr(register, value),
+                    None => case.forge.document.remove_pcr(register),
+                }
+            });
+        };
+        let committed = pcr(enclave);
+        let once = closed(&committed);
+        add("closed", "has the expected commitment, closed", true, Some(&once));
+        add("open", "has the expected commitment and is not closed", false, Some(&committed));
+        add("closed-twice", "has the expected commitment, closed twice", false, Some(&closed(&once)));
+        add("other", "has another commitment, closed", false, Some(&closed(&pcr(99))));
+        add("absent", "is absent", false, None);
+    }
+}
+
 fn tpm(list: &mut List) {
     let about =
         "a NitroTPM under a policy that names enclaves alone, with the same values in the same registers";
@@ -190,11 +231,13 @@ fn tpm(list: &mut List) {
         case.become_tpm();
         case.policy += &deployment();
     });
-    let about = "a NitroTPM whose register 16 has the value of the model that is asked about";
-    list.add("registers/tpm-model", "V-6.8", about, Fails(&[("model", "pcr16-mismatch")]), |case| {
+    let about =
+        "a NitroTPM whose register 16 has the value of the model that is asked about, as an enclave's would";
+    list.add("registers/tpm-model", "V-6.8 V-6.10", about, Fails(&[("model", TPM_MISMATCH)]), |case| {
         case.become_tpm();
         case.expected.pcr16 = Some(hex::encode(pcr(16)));
     });
+    tpm_commitments(list);
     let about = "a NitroTPM whose register 0 is zero: debug mode is a notion of enclaves";
     list.add("registers/tpm-register-0-zero", "V-6.8 V-6.1", about, Accepted, |case| {
         case.become_tpm();
