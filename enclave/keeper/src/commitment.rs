@@ -1,6 +1,7 @@
-//! The enclave's commitments before it serves: the model in PCR 16, the receipt key in PCR 17.
+//! The enclave's commitments before it serves, in two registers of its own: the model in PCR 16, the receipt key in PCR 17.
+//! A `NitroTPM` has them in 14 and 15.
 
-use cleanroom_attestation::channel::boot_measurement::{self, MODEL_PCR, RECEIPT_KEY_PCR};
+use cleanroom_attestation::channel::boot_measurement;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::extended_once;
 
@@ -14,7 +15,7 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// The model that PCR 16 stands for.
+    /// The model that was committed to.
     #[must_use]
     pub fn model(&self) -> Sha256Digest {
         self.model
@@ -31,25 +32,28 @@ pub async fn commit(
     receipt_key: &ReceiptKey,
 ) -> Result<Committed, CommitmentError> {
     let receipt_key = boot_measurement::receipt_key(receipt_key.subject_public_key_info());
-    commit_pcr(security_module, MODEL_PCR, &boot_measurement::model(&model)).await?;
-    commit_pcr(security_module, RECEIPT_KEY_PCR, &receipt_key).await?;
+    let registers = security_module.registers();
+    commit_pcr(security_module, registers.model(), &boot_measurement::model(&model)).await?;
+    commit_pcr(security_module, registers.receipt_key(), &receipt_key).await?;
     Ok(Committed { model })
 }
 
 async fn commit_pcr(
     security_module: &SecurityModule,
-    index: u16,
+    index: u8,
     data: &Sha384Digest,
 ) -> Result<(), CommitmentError> {
+    let index = u16::from(index);
     let before = security_module.describe_pcr(index).await?;
     if before.locked || !before.value.is_zero() {
         return Err(CommitmentError::Touched { index });
     }
-    let expected = extended_once(data.as_bytes());
+    let committed = extended_once(data.as_bytes());
     let extended = security_module.extend_pcr(index, data).await?;
     security_module.lock_pcr(index).await?;
     let read_back = security_module.describe_pcr(index).await?;
-    if extended != expected || read_back.value != expected || !read_back.locked {
+    let expected = security_module.registers().closed(&committed);
+    if extended != committed || read_back.value != expected || !read_back.locked {
         return Err(CommitmentError::NotKept {
             index,
             expected,

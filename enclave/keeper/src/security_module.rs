@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use cleanroom_attestation::channel::EvidenceRequest;
+use cleanroom_attestation::channel::boot_measurement::Registers;
 use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_attestation::document::Document;
 use cleanroom_attestation::release::UnixMillis;
@@ -21,6 +22,9 @@ use self::queue::{Job, Queue};
 
 /// A Nitro Secure Module, whichever way it is reached. A release build of the enclave has one implementation only.
 pub trait Device: Send + 'static {
+    /// The registers in which this module holds the enclave's commitments.
+    const REGISTERS: Registers = Registers::Enclave;
+
     /// One request, one answer. A device that cannot be reached answers with [`Response::Error`].
     fn process(&mut self, request: Request) -> Response;
 }
@@ -29,6 +33,7 @@ pub trait Device: Send + 'static {
 #[derive(Clone)]
 pub struct SecurityModule {
     queue: Arc<Queue>,
+    registers: Registers,
 }
 
 impl SecurityModule {
@@ -36,13 +41,19 @@ impl SecurityModule {
     ///
     /// # Errors
     /// [`SecurityModuleError::Gone`] when the thread cannot be started.
-    pub fn start(mut device: impl Device) -> Result<Self, SecurityModuleError> {
+    pub fn start<D: Device>(mut device: D) -> Result<Self, SecurityModuleError> {
         let (queue, jobs) = Queue::new();
         std::thread::Builder::new()
             .name("security-module".to_owned())
             .spawn(move || jobs.serve(|request| device.process(request)))
             .map_err(|_| SecurityModuleError::Gone)?;
-        Ok(Self { queue: Arc::new(queue) })
+        Ok(Self { queue: Arc::new(queue), registers: D::REGISTERS })
+    }
+
+    /// The registers in which it holds the enclave's commitments.
+    #[must_use]
+    pub const fn registers(&self) -> Registers {
+        self.registers
     }
 
     /// Evidence for one of the purposes that [`EvidenceRequest`] can be made for; an NSM `Attestation` request.
@@ -108,7 +119,8 @@ impl SecurityModule {
         }
     }
 
-    /// Locks a PCR: it cannot be extended again until the enclave ends.
+    /// Locks a PCR, which cannot be extended again until the enclave ends; or closes it
+    /// ([`Registers::closed`]), where the security module locks none.
     ///
     /// # Errors
     /// [`SecurityModuleError`] says what the device did instead.

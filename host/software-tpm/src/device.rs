@@ -5,15 +5,18 @@ use std::io;
 
 use aws_lc_rs::digest;
 use cleanroom_software_nsm::{TPM_REGISTERS, TpmAttester, TpmRegisters};
+use cleanroom_tpm::{
+    ATTEST, ATTEST_INDEX_LENGTH, CLEAR, Fields, Message, NO_SESSIONS, NV_DEFINE_SPACE, NV_READ,
+    NV_READ_PUBLIC, NV_UNDEFINE_SPACE, NV_UNDEFINE_SPACE_SPECIAL, NV_WRITE, PCR_READ, SESSIONS, SHA256,
+    SHA384, SHA512, message, sized,
+};
 
-use crate::wire::{Authorised, Fields, Message, NO_SESSIONS, SESSIONS, authorised, message, refusal, sized};
+use crate::wire::{Authorised, authorised, refusal};
 
 /// The longest NV index, in bytes: as long as AWS's programs define one.
-pub const INDEX_MAX: usize = 8192;
+pub const INDEX_MAX: usize = ATTEST_INDEX_LENGTH as usize;
 /// The most bytes that one NV command carries (`TPM_PT_NV_BUFFER_MAX` of libtpms).
 pub const NV_BUFFER_MAX: usize = 1024;
-/// The code of AWS's vendor command.
-pub const ATTEST: u32 = 0x2000_0001;
 
 /// `TPM_RC_AUTH_TYPE`: the command is not authorised by one password.
 pub const AUTH_TYPE: u32 = 0x124;
@@ -31,18 +34,6 @@ const REAL_INDEX_MAX: usize = 2048;
 /// How long swtpm's index is that stands for a large one.
 const STAND_IN: u16 = 1;
 
-const NV_UNDEFINE_SPACE_SPECIAL: u32 = 0x11f;
-const NV_UNDEFINE_SPACE: u32 = 0x122;
-const CLEAR: u32 = 0x126;
-const NV_DEFINE_SPACE: u32 = 0x12a;
-const NV_WRITE: u32 = 0x137;
-const NV_READ: u32 = 0x14e;
-const NV_READ_PUBLIC: u32 = 0x169;
-const PCR_READ: u32 = 0x17e;
-
-const SHA256: u16 = 0x0b;
-const SHA384: u16 = 0x0c;
-const SHA512: u16 = 0x0d;
 /// Bits of an index's attributes that say of which kind it is; zero for plain data.
 const KIND: u32 = 0xf0;
 

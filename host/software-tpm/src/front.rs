@@ -4,7 +4,7 @@
 //! first command, one end of a socket pair: the data channel, which carries TPM commands. The front keeps that end and sends
 //! swtpm an end of its own. The bytes of the control channel pass through unread.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::io::{self, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,16 +14,13 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cleanroom_software_nsm::TpmAttester;
+use cleanroom_tpm::{MESSAGE_MAX, read_message};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
 
 use crate::device::{Device, Emulator};
-use crate::wire::{HEADER_LENGTH, announced};
-
-/// The longest command or response, in bytes: as long as swtpm's.
-const MESSAGE_MAX: usize = 4096;
 
 /// Why a front ended before its guest.
 #[derive(Debug, thiserror::Error)]
@@ -134,15 +131,4 @@ impl Emulator for Channel {
         self.0.write_all(command)?;
         read_message(&mut self.0)
     }
-}
-
-fn read_message(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
-    let mut header = [0; HEADER_LENGTH];
-    stream.read_exact(&mut header)?;
-    let length = announced(&header).filter(|length| (HEADER_LENGTH..=MESSAGE_MAX).contains(length));
-    let length = length.ok_or(io::ErrorKind::InvalidData)?;
-    let mut message = header.to_vec();
-    message.resize(length, 0);
-    stream.read_exact(message.get_mut(HEADER_LENGTH..).unwrap_or_default())?;
-    Ok(message)
 }

@@ -21,4 +21,5 @@
 
 pub mod device;
 pub mod front;
+pub mod guest;
 mod wire;

@@ -1,18 +1,13 @@
-//! The front before the real swtpm: this test is QEMU on the control channel and a guest on the data channel.
+//! The front before the real swtpm: this test is a guest on the data channel.
 //!
 //! swtpm is in Debian's package `swtpm`. Where it is absent, the test says so; with `CI` set it fails.
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot be set up has failed")]
 
-use std::io::{IoSlice, Read as _, Write as _};
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_nitro_enclaves_nsm_api::api::{ErrorCode, Request, Response};
 use cleanroom_attestation::digest::Sha384Digest;
@@ -22,8 +17,7 @@ use cleanroom_attestation::time::Timestamp;
 use cleanroom_attestation::verdict::{Expectation, Outcome, appraise};
 use cleanroom_software_nsm::{DevelopmentRoot, TpmAttester};
 use cleanroom_software_tpm::device::{AUTH_TYPE, NOT_LARGE, NV_RANGE};
-use cleanroom_software_tpm::front;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use cleanroom_software_tpm::guest::Guest;
 use serde::Deserialize as _;
 
 /// The owner's hierarchy, and an index that the test takes.
@@ -37,19 +31,11 @@ const NAME_ALGORITHM: u16 = 0x0d;
 const BAD_AUTH: u32 = 0x9a2;
 
 struct Machine {
-    swtpm: Child,
     /// The guest's TPM.
     tpm: UnixStream,
     root: Arc<DevelopmentRoot>,
-    _control: UnixStream,
+    _guest: Guest,
     _state: tempfile::TempDir,
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.swtpm.kill();
-        let _ = self.swtpm.wait();
-    }
 }
 
 fn now_ms() -> u64 {
@@ -59,48 +45,17 @@ fn now_ms() -> u64 {
 impl Machine {
     /// `None` when swtpm is not installed.
     fn start() -> Option<Self> {
-        let found =
-            ["/usr/bin/swtpm", "/usr/local/bin/swtpm"].into_iter().find(|path| Path::new(path).is_file());
-        let Some(program) = found else {
+        let Some(program) = Guest::program() else {
             let missing = "swtpm is missing; get it with: apt-get install swtpm";
             assert!(std::env::var_os("CI").is_none_or(|value| value.is_empty()), "{missing}");
             eprintln!("NOT TESTED: {missing}");
             return None;
         };
         let state = tempfile::tempdir().unwrap();
-        let socket = state.path().join("control");
-        let swtpm = Command::new(program)
-            .args(["socket", "--tpm2", "--tpmstate"])
-            .arg(format!("dir={}", state.path().display()))
-            .arg("--ctrl")
-            .arg(format!("type=unixio,path={}", socket.display()))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let emulator = connect(&socket);
         let root = Arc::new(DevelopmentRoot::generate(now_ms()).unwrap());
         let attester = TpmAttester::start(Arc::clone(&root), now_ms()).unwrap();
-        let (mut control, guest) = UnixStream::pair().unwrap();
-        thread::spawn(move || front::serve(&guest, &emulator, attester));
-
-        // As QEMU begins: the data channel (CMD_SET_DATAFD), then the start of the TPM (CMD_INIT, without flags).
-        let (tpm, theirs) = UnixStream::pair().unwrap();
-        let rights = [theirs.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&rights)));
-        sendmsg(&control, &[IoSlice::new(&[0, 0, 0, 0x10])], &mut ancillary, SendFlags::empty()).unwrap();
-        let mut result = [0; 4];
-        control.read_exact(&mut result).unwrap();
-        assert_eq!(result, [0; 4], "swtpm took the front's data channel");
-        control.write_all(&[0, 0, 0, 2, 0, 0, 0, 0]).unwrap();
-        control.read_exact(&mut result).unwrap();
-        assert_eq!(result, [0; 4], "swtpm started");
-        let mut machine = Self { swtpm, tpm, root, _control: control, _state: state };
-        // TPM2_Startup(CLEAR), as firmware begins.
-        assert_eq!(machine.command(0x8001, 0x144, &[&[0, 0]]).0, 0);
-        Some(machine)
+        let guest = Guest::start(&program, state.path(), attester).unwrap();
+        Some(Self { tpm: guest.tpm().unwrap(), root, _guest: guest, _state: state })
     }
 
     /// Sends one command. Gives the response's code and what follows it.
@@ -177,17 +132,6 @@ fn public_area(index: u32, length: u16) -> Vec<u8> {
 
 fn sized(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
-}
-
-fn connect(socket: &Path) -> UnixStream {
-    let begin = Instant::now();
-    loop {
-        match UnixStream::connect(socket) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(begin.elapsed() < Duration::from_secs(60), "{}: {error}", socket.display()),
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 fn attestation(nonce: &[u8]) -> Request {

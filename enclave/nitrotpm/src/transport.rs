@@ -1,0 +1,57 @@
+//! How commands reach a TPM.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use cleanroom_tpm::{MESSAGE_MAX, read_message};
+
+/// The TPM of the machine, as Linux shows it. `/dev/tpmrm0` is none for us: the kernel's resource manager lets no vendor command
+/// pass, and others would share the TPM.
+pub const DEVICE: &str = "/dev/tpm0";
+
+/// What takes a TPM's commands.
+pub trait Transport: Send + 'static {
+    /// One command, one response, which may be anything.
+    ///
+    /// # Errors
+    /// When there is no response.
+    fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>>;
+}
+
+/// An open [`DEVICE`].
+#[derive(Debug)]
+pub struct DeviceFile(File);
+
+impl DeviceFile {
+    /// Opens the TPM at this path. Nobody else can open it then.
+    ///
+    /// # Errors
+    /// What the system answers, for instance that another process has it.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        OpenOptions::new().read(true).write(true).open(path).map(Self)
+    }
+}
+
+impl Transport for DeviceFile {
+    /// The kernel takes a command in one write and gives the response in one read (`drivers/char/tpm/tpm-dev-common.c`).
+    fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        let written = self.0.write(command)?;
+        if written != command.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        let mut response = vec![0; MESSAGE_MAX];
+        let length = self.0.read(&mut response)?;
+        response.truncate(length);
+        Ok(response)
+    }
+}
+
+/// The data channel of swtpm, or of the software TPM before it.
+impl Transport for UnixStream {
+    fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        self.write_all(command)?;
+        read_message(self)
+    }
+}
