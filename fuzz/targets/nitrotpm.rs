@@ -18,7 +18,7 @@ impl Transport for Scripted {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let kind = self.0.remove(0);
-        let length = usize::from(self.0.remove(0)) * 8;
+        let length = usize::from(self.0.remove(0));
         let body: Vec<u8> = self.0.drain(..length.min(self.0.len())).collect();
         let authorised = [&(body.len() as u32).to_be_bytes()[..], &body, &[0, 0, 1, 0, 0]].concat();
         let (tag, body) = match kind % 8 {
