@@ -303,6 +303,17 @@ impl Dial for EnclaveAddress {
     }
 }
 
+impl EnclaveAddress {
+    /// Connects as [`Dial::dial`] does. A Unix socket then takes `room` bytes before the other end has read them, or as many
+    /// as the system allows (`net.core.wmem_max`).
+    pub(crate) async fn dial_with_room(&self, room: usize) -> io::Result<<Self as Dial>::Stream> {
+        let Self::Unix(path) = self else { return self.dial().await };
+        let stream = connect_unix(path)?;
+        rustix::net::sockopt::set_socket_send_buffer_size(&stream, room)?;
+        Captured::new(Either::Left(stream))
+    }
+}
+
 /// Connects to a Unix socket, which needs no waiting: a connection is there at once or refused at once, and refused
 /// also when too many wait to be accepted (unix(7)).
 fn connect_unix(path: &Path) -> io::Result<UnixStream> {

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 #[cfg(feature = "aws-lc-rs")]
 use aws_lc_rs as backend;
@@ -150,6 +150,31 @@ impl ChunkCipher {
         }
         let nonce = self.nonce(number)?;
         self.key.seal_in_place_append_tag(nonce, Aad::empty(), chunk).map_err(|_| SealError::Library)
+    }
+
+    /// Seals `chunk`, and appends what comes of it to `out`. See [`Self::seal`].
+    ///
+    /// # Errors
+    /// As [`Self::seal`]. What was appended is taken away again then.
+    pub fn seal_onto(&self, number: u64, chunk: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
+        if chunk.len() > CHUNK_BYTES {
+            return Err(SealError::Length { length: chunk.len() as u64 });
+        }
+        let nonce = self.nonce(number)?;
+        let before = out.len();
+        out.extend_from_slice(chunk);
+        let place = out.get_mut(before..).unwrap_or_default();
+        match self.key.seal_in_place_separate_tag(nonce, Aad::empty(), place) {
+            Ok(tag) => {
+                out.extend_from_slice(tag.as_ref());
+                Ok(())
+            }
+            Err(_) => {
+                place.zeroize();
+                out.truncate(before);
+                Err(SealError::Library)
+            }
+        }
     }
 
     /// Opens the sealed chunk in `sealed` in place and gives its bytes.

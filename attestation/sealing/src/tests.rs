@@ -103,6 +103,24 @@ fn a_file_that_was_cut_anywhere_does_not_open() {
 }
 
 #[test]
+fn a_chunk_is_sealed_behind_what_is_there_as_in_its_place() {
+    let (cipher, _) = ChunkCipher::to_seal(&key(0), &[7; 24], WEIGHTS).unwrap();
+    let mut out = b"before".to_vec();
+    let mut expected = out.clone();
+    for (number, length) in (3..).zip([0, 1, 100, CHUNK_BYTES]) {
+        let mut chunk = message(length);
+        cipher.seal_onto(number, &chunk, &mut out).unwrap();
+        cipher.seal(number, &mut chunk).unwrap();
+        expected.extend_from_slice(&chunk);
+        assert!(out == expected, "{length} bytes");
+    }
+    let large = vec![0; CHUNK_BYTES + 1];
+    assert_eq!(cipher.seal_onto(0, &large, &mut out).unwrap_err().code(), "sealed-length");
+    assert_eq!(cipher.seal_onto(MAX_CHUNKS, &[1], &mut out), Err(SealError::TooLong));
+    assert!(out == expected, "nothing was appended");
+}
+
+#[test]
 fn a_chunk_opens_into_its_own_length_alone() {
     let sealed = seal(&[7; 24], &message(100));
     let cipher = ChunkCipher::to_open(&key(0), &Header::parse(&sealed).unwrap(), WEIGHTS).unwrap();

@@ -31,6 +31,8 @@ pub(crate) fn measure(sealed: &Path, threads: usize) -> Outcome<Opened> {
             .arg("--enclave")
             .arg(&socket)
             .arg(threads.to_string())
+            // The image's kernel gives huge pages to everybody (image/kernel/config); this machine's may wait to be asked.
+            .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
             .stdout(Stdio::piped())
             .spawn()?,
     );

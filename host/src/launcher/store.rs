@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::ModelDigester;
-use cleanroom_link::store::{self, Description, Form, Source};
+use cleanroom_link::store::{self, Description, Form, MAX_RANGE_BYTES, Source};
 use cleanroom_vsock::WRITE_CAP;
 use serde::Deserialize;
 use tokio::task::JoinSet;
@@ -17,7 +17,6 @@ use tokio::time::sleep;
 
 use super::LaunchError;
 use crate::endpoint::EnclaveAddress;
-use crate::relay::Dial as _;
 
 /// Connections that the enclave may use at once.
 const CONNECTIONS: usize = 4;
@@ -25,6 +24,8 @@ const CONNECTIONS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(20);
 /// The largest write to a Unix socket, in bytes.
 const SOCKET_CAP: usize = 256 * 1024;
+/// Room for an answer in a Unix socket, in bytes, so that the store is not woken for each part of it that the enclave has read.
+const SOCKET_ROOM: usize = 2 * MAX_RANGE_BYTES;
 /// The longest record of a sealed file, in bytes.
 const RECORD_LIMIT: u64 = 1 << 20;
 /// The end of the name of a sealed file.
@@ -80,7 +81,7 @@ async fn serve_once(enclave: &EnclaveAddress, model: &Path) -> io::Result<()> {
         EnclaveAddress::Unix(_) => SOCKET_CAP,
         EnclaveAddress::Hybrid { .. } | EnclaveAddress::Vsock { .. } => WRITE_CAP,
     };
-    let stream = enclave.dial().await?;
+    let stream = enclave.dial_with_room(SOCKET_ROOM).await?;
     store::serve(stream, &Arc::new(ModelFile::open(model)?), cap).await
 }
 
