@@ -48,7 +48,7 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   release draft,     say what may run, for whom, and until when
 ///     sign, verify
 ///   lease serve        let enclaves run that release, one minute at a time
-///   halt, resume       stop a model or a partner at once; go on with the next release
+///   halt, resume       stop a model or partners at once; go on with the next release
 ///   trust              write a policy for the partners of a simulated clean room
 ///   broker secret new  make a model's key, and shares of it
 ///   broker serve       release a share to enclaves that prove what they are
@@ -99,7 +99,8 @@ enum Command {
     /// Releases say what may run, for whom, and within which limits.
     #[command(subcommand)]
     Release(release::Command),
-    /// Halt a model or a partner at once. Any one authority can do this alone.
+    /// Halt a model, a partner, or the partners with an attribute at once. Any one authority can do this
+    /// alone.
     #[command(after_help = halt::HALT_EXAMPLES)]
     Halt(halt::Halt),
     /// Draft the release that lifts a halt. Like every release, it needs the signatures of a quorum.

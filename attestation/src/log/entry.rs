@@ -44,7 +44,7 @@ pub enum Entry {
         /// When.
         at_ms: u64,
     },
-    /// An authority halted a model or a partner.
+    /// An authority halted a model, a partner, or the partners with an attribute.
     Denial {
         /// SHA-256 of the denial's payload.
         sha256: Sha256Digest,
