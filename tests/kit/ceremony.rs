@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use cleanroom_attestation::model::model_digest;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_channel::identity::Identity;
 
@@ -94,11 +93,11 @@ impl Ceremony {
         std::fs::copy(file("cleanroom-enclave-simulated"), ceremony.path("enclave")).unwrap();
         let weights = ceremony.seal();
         let Terms { lease_seconds, lease_issuers, model, sealed: _, limits: _ } = &ceremony.terms;
+        let model = if model.is_dir() { ceremony.model_sha256() } else { model.display().to_string() };
         ceremony.run(&format!(
             "release draft --root roots --expires 2089-01-01T00:00:00Z --image simulated=program:enclave,config:enclave.toml \
-             --deployment here=instance:{INSTANCE} --model demo={} {weights} --partner p={} --grant p=demo --limits p=100000,100000000,16 \
+             --deployment here=instance:{INSTANCE} --model demo={model} {weights} --partner p={} --grant p=demo --limits p=100000,100000000,16 \
              --lease-seconds {lease_seconds} --lease-issuers {lease_issuers} --out next.draft.json",
-            model.display(),
             ceremony.identity.key_digest()
         ));
         ceremony.sign_next(["bank", "utility"]);
@@ -109,13 +108,20 @@ impl Ceremony {
     fn seal(&self) -> String {
         let Some(needed) = self.terms.sealed else { return String::new() };
         let model = self.terms.model.display();
-        let digest = model_digest(&std::fs::read(&self.terms.model).unwrap());
+        let digest = self.model_sha256();
         let brokers = NAMES.map(|name| format!("--broker {name}")).join(" ");
         self.run(&format!(
             "broker secret new --model-sha256 {digest} --needed {needed} {brokers} --out keys"
         ));
         self.run(&format!("seal {model} --key keys/data.key --out model.sealed"));
         "--weights demo=keys/weights.json".to_owned()
+    }
+
+    /// The model's identity.
+    fn model_sha256(&self) -> String {
+        let shown = self.run(&format!("--json identify {}", self.terms.model.display()));
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        shown["model_sha256"].as_str().unwrap().to_owned()
     }
 
     /// Starts the broker of an authority, which believes the security module of the host that runs.

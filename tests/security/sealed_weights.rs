@@ -5,6 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+#[path = "../../enclave/engine/tests/support/gguf_writer.rs"]
+#[expect(dead_code, reason = "shared with tests that write broken files")]
+mod gguf_writer;
+#[path = "../../enclave/engine/tests/support/split_model.rs"]
+mod split_model;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -36,6 +42,25 @@ async fn a_host_of_sealed_weights_has_nothing_of_them() {
     // They have crossed.
     let length = std::fs::metadata(room.ceremony.path("model.sealed")).unwrap().len();
     assert!(room.crossed() > length, "{} bytes crossed, the sealed model has {length}", room.crossed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_split_model_serve_out_of_one_sealed_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = std::fs::read(Terms::default().model).unwrap();
+    for (index, part) in split_model::parts(&model).iter().enumerate() {
+        let name = format!("demo-{:05}-of-00002.gguf", index + 1);
+        std::fs::write(folder.path().join(name), part.bytes()).unwrap();
+    }
+    let model = folder.path().to_owned();
+    let mut room = Room::of(folder, Terms { sealed: Some(2), model, ..Terms::default() });
+    let mut host = room.start();
+    (0..2).for_each(|index| room.ceremony.serve_broker(index));
+    let address = host.wait_for("ready: partners connect to ");
+    let begun = Instant::now();
+    while !room.serves(&address).await {
+        assert!(begun.elapsed() < PATIENCE, "the sealed parts do not serve");
+    }
 }
 
 /// The counter-proof of the search.
@@ -75,7 +100,12 @@ impl Room {
         let model = folder.path().join("model.gguf");
         // What follows the last tensor belongs to the file, and the engine does not read it.
         std::fs::write(&model, std::fs::read(Terms::default().model).unwrap().repeat(COPIES)).unwrap();
-        let mut ceremony = Ceremony::new(Terms { sealed, model, ..Terms::default() });
+        Self::of(folder, Terms { sealed, model, ..Terms::default() })
+    }
+
+    /// Of a model that lies in the owner's `folder`.
+    fn of(folder: tempfile::TempDir, terms: Terms) -> Self {
+        let mut ceremony = Ceremony::new(terms);
         ceremony.serve(0);
         Self { ceremony, folder }
     }

@@ -8,6 +8,8 @@
 mod gguf_writer;
 #[path = "support/random_weights.rs"]
 mod random_weights;
+#[path = "support/split_model.rs"]
+mod split_model;
 
 use std::{
     io::ErrorKind,
@@ -19,9 +21,10 @@ use std::{
 use cleanroom_engine::{
     ChatMessage, Engine, EngineConfig, EvaluatedToken, Evaluator, Event, FinishReason, Job, Model,
     ModelError, PromptError, Sink, TokenizerError,
-    gguf::{Array, Gguf, GgufError, TensorType, Value},
+    gguf::{GgufError, TensorType},
 };
 use gguf_writer::{GgufWriter, Meta};
+use split_model::{copied, part, parts};
 use zeroize::Zeroizing;
 
 const DEMO: &[u8] = include_bytes!("../../../models/demo.gguf");
@@ -61,44 +64,7 @@ fn a_corrupt_header_never_panics() {
 
 /// The demo model's metadata and tensors, to be changed in one place.
 fn demo() -> GgufWriter {
-    let file = Gguf::parse(DEMO).unwrap();
-    let mut writer = GgufWriter::default();
-    for (key, value) in file.metadata() {
-        let value = match value {
-            Value::String(text) => Meta::Str((*text).into()),
-            Value::Bool(flag) => Meta::Bool(*flag),
-            Value::Unsigned(number) => Meta::U32((*number).try_into().unwrap()),
-            Value::F32(number) => Meta::F32(*number),
-            Value::Array(Array::Strings(texts)) => {
-                Meta::Strs(texts.iter().map(|text| (*text).into()).collect())
-            }
-            Value::Array(array) => Meta::I32s(array.i32s().unwrap().collect()),
-            Value::Signed(_) | Value::F64(_) => panic!("not in the demo model"),
-        };
-        writer = writer.meta(key, value);
-    }
-    for (name, tensor) in file.tensors() {
-        let dimensions: Vec<u64> = tensor.dimensions.map(|length| length as u64).into();
-        let kept = dimensions.iter().rposition(|length| *length != 1).unwrap() + 1;
-        let type_number = if tensor.tensor_type.block_length() == 32 { 8 } else { 0 };
-        writer = writer.tensor(name, &dimensions[..kept], type_number, file.numbers(tensor).to_vec());
-    }
-    writer
-}
-
-/// The demo model in two files, as `llama-gguf-split` makes them: the first has the settings.
-fn parts() -> [GgufWriter; 2] {
-    let mut first = demo();
-    let tensors = first.tensors.split_off(first.tensors.len() / 2);
-    let second = GgufWriter { tensors, ..GgufWriter::default() };
-    [part(first, 0, 2), part(second, 1, 2)]
-}
-
-/// Says in 16 bits which part a file is, as these files do.
-fn part(mut file: GgufWriter, number: u16, count: u16) -> GgufWriter {
-    file.metadata.retain(|(key, _)| !key.starts_with("split."));
-    file.meta("split.no", Meta::Raw(2, number.to_le_bytes().into()))
-        .meta("split.count", Meta::Raw(2, count.to_le_bytes().into()))
+    copied(DEMO)
 }
 
 /// Files as one run of bytes; see `docs/protocol.md`, section 6.
@@ -131,7 +97,7 @@ fn scores(model: &Model) -> Vec<f32> {
 
 #[test]
 fn the_parts_of_a_split_model_are_the_model() {
-    let run = run_of(&parts());
+    let run = run_of(&parts(DEMO));
     let longer = [&run, &b"the next frame"[..]].concat();
     let (mut rest, mut last) = (longer.as_slice(), None);
     let model = Model::read_gguf(&mut rest, run.len() as u64, |progress| last = Some(progress)).unwrap();
@@ -155,7 +121,7 @@ fn what_is_not_every_part_in_order_is_refused() {
         ModelError::Part { place, count, found } => (place, count, found),
         other => panic!("{other}"),
     };
-    let [first, second] = parts();
+    let [first, second] = parts(DEMO);
     assert_eq!(part_of(refusal(&first)), (1, 1, "part 1 of 2".into()));
     assert_eq!(part_of(refused(&[second.clone(), first.clone()])), (1, 2, "part 2 of 2".into()));
     assert_eq!(part_of(refused(&[first.clone(), first.clone()])), (2, 2, "part 1 of 2".into()));
@@ -178,7 +144,7 @@ fn what_is_not_every_part_in_order_is_refused() {
 
 #[test]
 fn an_index_of_files_that_misleads_is_refused() {
-    let run = run_of(&parts());
+    let run = run_of(&parts(DEMO));
     let changed = |at: usize, bytes: &[u8]| {
         let mut run = run.clone();
         run[at..at + bytes.len()].copy_from_slice(bytes);
@@ -262,6 +228,20 @@ fn a_file_may_mix_all_types_of_weights_and_none_may_be_cut_or_have_part_of_a_blo
                 "{kind}: {odd:?}"
             );
         }
+    }
+}
+
+#[test]
+fn the_seeds_of_the_fuzzer_are_models_that_it_does_not_cut() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/model");
+    let seeds: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(seeds.len() >= 6);
+    for seed in seeds {
+        let bytes = std::fs::read(&seed).unwrap();
+        // `-max_len` in scripts/fuzz.
+        assert!(bytes.len() <= 50_000, "{}", seed.display());
+        let model = Model::from_gguf(&bytes);
+        assert!(model.is_ok(), "{}: {}", seed.display(), model.err().unwrap());
     }
 }
 
