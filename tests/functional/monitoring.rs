@@ -101,13 +101,27 @@ fn all_served() -> BTreeSet<String> {
     all
 }
 
+/// All metrics of a proxy, which has passed on an answer that broke off.
 fn served_by_a_proxy() -> BTreeSet<String> {
-    let fleet = Fleet::start(1, "", &[]);
-    let (mut proxy, _) =
+    // A piece of the answer comes each second, so it has not ended when its enclave does.
+    let fleet = Fleet::start(1, "[traffic]\nstep = 512\ncadence = \"1s\"\n", &[]);
+    let (mut proxy, address) =
         fleet.connect(&[&fleet.addresses[0].to_string()], &["--metrics", "unix:proxy.sock", "--wait", "60s"]);
     let report = || UnixStream::connect(fleet.path().join("proxy.sock")).unwrap();
     let ready = ask(report(), "GET", "/readyz");
     assert!(ready.starts_with("HTTP/1.1 200") && ready.ends_with("ready\n"), "{ready}");
+    let mut stream = TcpStream::connect(address).unwrap();
+    let body =
+        r#"{"model":"demo","stream":true,"max_tokens":50,"messages":[{"role":"user","content":"Hello"}]}"#;
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 600]).unwrap();
+    fleet.kill_enclave(0);
+    // It ends with an error event, and the connection is reset.
+    let _ = stream.read_to_end(&mut Vec::new());
     let served = served(report());
     assert!(proxy.stop().success());
     served
