@@ -93,15 +93,17 @@ impl Both {
     }
 }
 
-/// The work that is compared: what its unit is called, and how many of its units are in one that is shown.
-fn works(bulk: u64, counted: Duration) -> [(&'static str, Work, f64); 4] {
+/// The work that is compared: what its unit is called, how many of its units are in one that is shown, and the least part
+/// of HAProxy's speed that is wanted. A relay carries few connections for a long time, so bytes count, and a connection may
+/// take a tenth longer to begin.
+fn works(bulk: u64, counted: Duration) -> [(&'static str, Work, f64, f64); 4] {
     let mebibyte = f64::from(1 << 20);
     let bulk = |up, down, connections| Work::Bulk { up: up * bulk, down: down * bulk, connections };
     [
-        ("MiB from the enclave, 1 stream", bulk(0, 1, 1), mebibyte),
-        ("MiB from the enclave, 64 streams", bulk(0, 1, 64), mebibyte),
-        ("MiB to the enclave, 64 streams", bulk(1, 0, 64), mebibyte),
-        ("connections", Work::Connections(counted), 1.0),
+        ("MiB from the enclave, 1 stream", bulk(0, 1, 1), mebibyte, 1.0),
+        ("MiB from the enclave, 64 streams", bulk(0, 1, 64), mebibyte, 1.0),
+        ("MiB to the enclave, 64 streams", bulk(1, 0, 64), mebibyte, 1.0),
+        ("connections", Work::Connections(counted), 1.0, 0.9),
     ]
 }
 
@@ -110,7 +112,7 @@ pub(crate) async fn measure_cost(report: &mut Report, pairs: usize) {
     let Some(both) = Both::start().await else { return };
     println!("\nProcessor time of the relay and of HAProxy, microseconds, the best quarter of {pairs} pairs");
     println!("    {:<34} {:>9} {:>9} {:>7}", "", "relay", "HAProxy", "ratio");
-    for (name, work, unit) in works(SHORT_BULK, SHORT_COUNTED) {
+    for (name, work, unit, least) in works(SHORT_BULK, SHORT_COUNTED) {
         let pairs = both.pairs(work, pairs).await;
         let cost = |side: usize| {
             let rates = pairs.iter().filter_map(|pair| pair.get(side));
@@ -118,7 +120,8 @@ pub(crate) async fn measure_cost(report: &mut Report, pairs: usize) {
         };
         let (ours, theirs) = (cost(0), cost(1));
         println!("    {name:<34} {ours:>9.1} {theirs:>9.1} {:>7.2}", ours / theirs);
-        report.target(format!("processor time, relay to HAProxy, {name}"), ours / theirs, Limit::AtMost(1.0));
+        let most = Limit::AtMost(1.0 / least);
+        report.target(format!("processor time, relay to HAProxy, {name}"), ours / theirs, most);
     }
 }
 
@@ -131,7 +134,7 @@ pub(crate) async fn measure(report: &mut Report, rounds: usize) {
         "    {:<34} {:>9} {:>9} {:>7}   {:>30}",
         "", "relay", "HAProxy", "ratio", "for each processor second"
     );
-    for (name, work, unit) in works(BULK, COUNTED) {
+    for (name, work, unit, least) in works(BULK, COUNTED) {
         let pairs = both.pairs(work, rounds).await;
         let compared = |of: fn(&Rate) -> f64| {
             let side = |index: usize| median(pairs.iter().filter_map(|pair| pair.get(index)).map(of)) / unit;
@@ -142,7 +145,7 @@ pub(crate) async fn measure(report: &mut Report, rounds: usize) {
         println!(
             "    {name:<34} {ours:>9.0} {theirs:>9.0} {ratio:>7.2}   {our_cost:>11.0} {their_cost:>11.0} {cost_ratio:>6.2}"
         );
-        report.target(format!("relay to HAProxy, {name}"), ratio, Limit::AtLeast(1.0));
+        report.target(format!("relay to HAProxy, {name}"), ratio, Limit::AtLeast(least));
     }
 }
 
