@@ -94,7 +94,7 @@ impl Both {
 }
 
 /// The work that is compared: what its unit is called, how many of its units are in one that is shown, and the least part
-/// of HAProxy's speed that is wanted. A relay carries few connections for a long time, so bytes count, and a connection may
+/// of `HAProxy`'s speed that is wanted. A relay carries few connections for a long time, so bytes count, and a connection may
 /// take a tenth longer to begin.
 fn works(bulk: u64, counted: Duration) -> [(&'static str, Work, f64, f64); 4] {
     let mebibyte = f64::from(1 << 20);
