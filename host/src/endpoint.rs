@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use cleanroom_link::port;
 use cleanroom_program::claim::ClaimedListener;
+use cleanroom_vsock::WRITE_CAP;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
@@ -301,6 +302,14 @@ impl Dial for EnclaveAddress {
         };
         Captured::new(stream)
     }
+
+    /// Behind a device's socket there is a vsock.
+    fn longest_write(&self) -> usize {
+        match self {
+            Self::Unix(_) => usize::MAX,
+            Self::Hybrid { .. } | Self::Vsock { .. } => WRITE_CAP,
+        }
+    }
 }
 
 impl EnclaveAddress {
@@ -350,6 +359,17 @@ async fn connect_hybrid(path: &Path, port: u32) -> io::Result<UnixStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_leads_to_a_vsock_has_a_longest_write() {
+        for (address, longest) in [
+            ("vsock:16:5000", WRITE_CAP),
+            ("hybrid:5000:/run/device", WRITE_CAP),
+            ("unix:/run/e", usize::MAX),
+        ] {
+            assert_eq!(address.parse::<EnclaveAddress>().unwrap().longest_write(), longest, "{address}");
+        }
+    }
 
     #[test]
     fn an_enclave_is_told_things_beside_where_its_partners_go() {

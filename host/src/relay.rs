@@ -109,6 +109,11 @@ pub trait Dial: Send + Sync + 'static {
     fn wants_header(&self) -> bool {
         false
     }
+
+    /// The longest write to it, in bytes. One of more than [`WRITE_CAP`] can stall a vsock.
+    fn longest_write(&self) -> usize {
+        WRITE_CAP
+    }
 }
 
 /// Limits of a relay.
@@ -391,7 +396,9 @@ impl<D: Dial> Relay<D> {
             Ok(Ok(_)) => {}
         }
         match reach(&*self.enclave, header.as_deref(), self.limits.connect).await {
-            Some(enclave) => carry(partner, enclave, first, times, carried).await,
+            Some(enclave) => {
+                carry(partner, enclave, first, self.enclave.longest_write(), times, carried).await
+            }
             None => Ended::Unreachable,
         }
     }

@@ -206,6 +206,10 @@ impl Dial for NextHost {
     fn wants_header(&self) -> bool {
         self.wants_header
     }
+
+    fn longest_write(&self) -> usize {
+        self.address.longest_write()
+    }
 }
 
 /// Why there is no header.

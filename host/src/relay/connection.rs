@@ -4,7 +4,6 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cleanroom_vsock::WRITE_CAP;
 use tokio::io::{AsyncRead, AsyncWrite, split};
 use tokio::time::{Instant, sleep_until};
 
@@ -115,7 +114,7 @@ impl Default for Carried {
 }
 
 /// Carries bytes both ways until both sides have closed or a limit is reached. `first` is what the partner
-/// has sent already.
+/// has sent already. No write to the enclave is of more than `longest_write` bytes.
 ///
 /// When one side closes its half, the other side's half is closed too and the opposite direction goes on.
 /// When one side fails, both are dropped at once.
@@ -123,13 +122,14 @@ pub async fn carry(
     partner: impl AsyncRead + AsyncWrite + Unpin,
     enclave: impl AsyncRead + AsyncWrite + Unpin,
     first: Vec<u8>,
+    longest_write: usize,
     times: &Times,
     carried: &Carried,
 ) -> Ended {
     let (partner_reader, partner_writer) = split(partner);
     let (enclave_reader, enclave_writer) = split(enclave);
     let ends = Ends::default();
-    let to_enclave = pass(partner_reader, enclave_writer, first, WRITE_CAP, &ends, |count| {
+    let to_enclave = pass(partner_reader, enclave_writer, first, longest_write, &ends, |count| {
         carried.count(&carried.to_enclave, count);
     });
     let to_partner = pass(enclave_reader, partner_writer, Vec::new(), usize::MAX, &ends, |count| {
@@ -168,6 +168,7 @@ fn millis(duration: Duration) -> u64 {
 mod tests {
     use std::future::pending;
 
+    use cleanroom_vsock::WRITE_CAP;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::sleep;
 
@@ -187,7 +188,7 @@ mod tests {
         let (enclave, enclave_end) = duplex(1024);
         let carried = Carried::default();
         let (ended, ()) = tokio::join!(
-            carry(partner_end, enclave_end, Vec::new(), &TIMES, &carried),
+            carry(partner_end, enclave_end, Vec::new(), WRITE_CAP, &TIMES, &carried),
             story(partner, enclave)
         );
         (ended, carried.to_enclave.into_inner(), carried.to_partner.into_inner())
@@ -240,7 +241,7 @@ mod tests {
         };
         let carried = Carried::default();
         tokio::select! {
-            ended = carry(partner_end, enclave_end, Vec::new(), &TIMES, &carried) => assert_eq!(ended, Ended::Idle),
+            ended = carry(partner_end, enclave_end, Vec::new(), WRITE_CAP, &TIMES, &carried) => assert_eq!(ended, Ended::Idle),
             () = talk => unreachable!(),
         }
         assert_eq!(begun.elapsed(), Duration::from_secs(250 + 60));
@@ -313,7 +314,7 @@ mod tests {
             };
             let carried = Carried::new();
             tokio::select! {
-                ended = carry(partner_end, enclave_end, Vec::new(), &times, &carried) => {
+                ended = carry(partner_end, enclave_end, Vec::new(), WRITE_CAP, &times, &carried) => {
                     assert_eq!(ended, expected);
                 }
                 () = talk => unreachable!(),
@@ -336,7 +337,10 @@ mod tests {
             assert_eq!(heard, "the first bytes, and the rest");
             drop((partner, enclave));
         };
-        tokio::join!(carry(partner_end, enclave_end, b"the first bytes".to_vec(), &TIMES, &carried), story);
+        tokio::join!(
+            carry(partner_end, enclave_end, b"the first bytes".to_vec(), WRITE_CAP, &TIMES, &carried),
+            story
+        );
         assert_eq!(carried.to_enclave.into_inner(), 29);
     }
 }
