@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use cleanroom_attestation::release::BootMillis;
 use cleanroom_channel::identity::Identity;
 use cleanroom_guard::Clock;
@@ -14,7 +15,8 @@ use cleanroom_tests::clean_room::CleanRoom;
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::platform::World;
 use cleanroom_tests::wait;
-use http::StatusCode;
+use http::{Request, StatusCode};
+use http_body_util::Empty;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -69,6 +71,10 @@ async fn a_session_ends_when_its_time_is_over_although_the_machine_slept() {
         .unwrap();
     // The partner would go on for longer than the enclave does.
     let session = Session::start(attested, 10 * HOUR).await.unwrap();
+    // An answer shows that the session's time runs in the enclave.
+    let models = Request::get("https://cleanroom/v1/models").body(Empty::<Bytes>::new()).unwrap();
+    let answer = session.send(models).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
     advance(&time, HOUR - Duration::from_millis(1));
     // More than one look of the enclave at its clock.
     let early = tokio::time::timeout(Duration::from_secs(3), closed(&session)).await;

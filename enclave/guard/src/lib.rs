@@ -64,24 +64,34 @@ impl Clock {
         (self.0)()
     }
 
-    /// Waits for `time` by this clock. After the machine has slept it returns at most a second late.
-    pub async fn sleep(&self, time: Duration) {
+    /// Waits until `time` has passed by this clock since the call, and not since the first poll. After the machine
+    /// has slept it returns at most a second late.
+    pub fn sleep(&self, time: Duration) -> impl Future<Output = ()> {
         // Timers stand still while the machine sleeps, so none is trusted for longer than this.
         const LOOK: Duration = Duration::from_secs(1);
         let begun = self.now();
-        loop {
-            let passed = Duration::from_millis(self.now().0.saturating_sub(begun.0));
-            let Some(left) = time.checked_sub(passed).filter(|left| !left.is_zero()) else { return };
-            tokio::time::sleep(left.min(LOOK)).await;
+        async move {
+            loop {
+                let passed = Duration::from_millis(self.now().0.saturating_sub(begun.0));
+                let Some(left) = time.checked_sub(passed).filter(|left| !left.is_zero()) else { return };
+                tokio::time::sleep(left.min(LOOK)).await;
+            }
         }
     }
 
-    /// What `work` gives within `time` by this clock; `None` when the time is up.
-    pub async fn within<T>(&self, time: Duration, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            done = work => Some(done),
-            () = self.sleep(time) => None,
+    /// What `work` gives within `time` of the call by this clock; `None` when the time is up.
+    pub fn within<T>(
+        &self,
+        time: Duration,
+        work: impl Future<Output = T>,
+    ) -> impl Future<Output = Option<T>> {
+        let over = self.sleep(time);
+        async move {
+            tokio::select! {
+                biased;
+                done = work => Some(done),
+                () = over => None,
+            }
         }
     }
 }

@@ -186,6 +186,7 @@ impl Shared {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let mut lifetime = pin!(self.lifetime(class));
         let identity = session.identity;
         let partner = identity.partner;
         let listed = self.partners.admit(partner.digest());
@@ -222,7 +223,6 @@ impl Shared {
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(session.stream), service));
-        let mut lifetime = pin!(self.lifetime(class));
         tokio::select! {
             _ = &mut connection => return,
             () = &mut lifetime => {}
@@ -240,11 +240,10 @@ impl Shared {
     }
 
     /// Returns when a session that begins now is too old. The time in which the machine sleeps counts.
-    async fn lifetime(&self, class: Class) {
-        let lifetime = match class {
+    fn lifetime(&self, class: Class) -> impl Future<Output = ()> {
+        self.clock.sleep(match class {
             Class::Partner => self.limits.session_lifetime,
             Class::Stranger => self.limits.session_lifetime.min(STRANGERS_LIFETIME),
-        };
-        self.clock.sleep(lifetime).await;
+        })
     }
 }
