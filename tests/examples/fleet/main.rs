@@ -30,7 +30,7 @@ const USAGE: &str = "\
 usage: scripts/bench fleet [--only PART] [--rounds N] [--pairs N] [--set-ups N] [--sessions N] [--streams N]
 
   --only PART     share, set-up, relay, relay-cost or memory; all by default
-  --rounds N      rounds of each side, in turn, of share and relay (default 3)
+  --rounds N      rounds of each side, in turn, of share (default 3), and three times as many of relay
   --pairs N       short pairs of relay-cost (default 32); a minute, and other programs may run meanwhile
   --set-ups N     session set-ups of each way (default 200)
   --sessions N    idle sessions (default 1000)
@@ -83,7 +83,7 @@ fn measure(arguments: &Arguments) -> bool {
             set_up::measure(&mut report, arguments.set_ups).await;
         }
         if arguments.has("relay") {
-            relay::measure(&mut report, arguments.rounds).await;
+            relay::measure(&mut report, 3 * arguments.rounds).await;
         }
         if arguments.has("relay-cost") {
             relay::measure_cost(&mut report, arguments.pairs).await;

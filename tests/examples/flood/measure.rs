@@ -40,17 +40,32 @@ pub(crate) fn print_head() {
 
 /// Prints both lines and their ratio. Whether it is within [`LIMIT`].
 pub(crate) fn compare(what: &str, quiet: &mut [Duration], floods: &mut [(&str, &mut Vec<Duration>)]) -> bool {
-    let quiet = percentile_95(&format!("{what}, in quiet"), quiet);
     let mut met = true;
-    for (when, times) in floods {
-        let loud = percentile_95(&format!("{what}, {when}"), times);
-        let ratio = loud.as_secs_f64() / quiet.as_secs_f64();
+    print_ratios(what, quiet, floods, |ratio| {
         met &= ratio <= LIMIT;
         let mark = if ratio <= LIMIT { "ok  " } else { "MISS" };
         println!("{mark}  {ratio:.2} of the quiet one (limit {LIMIT})");
+    });
+    met
+}
+
+/// The same for times that have no limit.
+pub(crate) fn show(what: &str, quiet: &mut [Duration], floods: &mut [(&str, &mut Vec<Duration>)]) {
+    print_ratios(what, quiet, floods, |ratio| println!("      {ratio:.2} of the quiet one"));
+}
+
+fn print_ratios(
+    what: &str,
+    quiet: &mut [Duration],
+    floods: &mut [(&str, &mut Vec<Duration>)],
+    mut print: impl FnMut(f64),
+) {
+    let quiet = percentile_95(&format!("{what}, in quiet"), quiet);
+    for (when, times) in floods {
+        let loud = percentile_95(&format!("{what}, {when}"), times);
+        print(loud.as_secs_f64() / quiet.as_secs_f64());
     }
     println!();
-    met
 }
 
 /// Prints a line, and gives the 95th percentile.

@@ -27,7 +27,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-use crate::measure::{AGAIN, ONE_THREAD, QUESTIONS, THINKS, TURNS, compare, print_head, time_to_first_token};
+use crate::measure::{
+    AGAIN, ONE_THREAD, QUESTIONS, THINKS, TURNS, compare, print_head, show, time_to_first_token,
+};
 use crate::{processors, runtime};
 
 /// Tells a process of this program that it is the strangers, and whom they attack.
@@ -109,7 +111,7 @@ pub(crate) async fn run(model: Vec<u8>, questions: usize, apart: bool) -> bool {
     let [quiet, loud, crowd] = &mut set_up;
     met &= compare("session set up", quiet, &mut [("beside strangers", loud)]);
     println!("without a target, see `Processor time for TLS` in docs/threat-model.md:");
-    compare("session set up", quiet, &mut [("beside a crowd", crowd)]);
+    show("session set up", quiet, &mut [("beside a crowd", crowd)]);
     let place = if apart { "on a processor of their own" } else { "on the enclave's own processor" };
     for (case, name) in [(1, "strangers"), (2, "a crowd of handshakes")] {
         let [sessions, refused, attested, put_off, shed, used] = total[case];
