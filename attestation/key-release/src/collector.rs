@@ -28,7 +28,7 @@ struct Waiting {
 
 /// What a share that was taken led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Given {
+pub enum Taken {
     /// It counts, and more are needed.
     MoreNeeded,
     /// It counts, and it was the last one that was needed.
@@ -131,7 +131,7 @@ impl Collector {
     ///
     /// # Errors
     /// [`ShareError`].
-    pub fn take(&mut self, broker: &Id, sealed: &SealedShare) -> Result<Given, ShareError> {
+    pub fn take(&mut self, broker: &Id, sealed: &SealedShare) -> Result<Taken, ShareError> {
         let at = self.brokers.iter().find(|one| one.broker.name == *broker);
         let Waiting { broker: Broker { name, sha256 }, asked, .. } = at.ok_or(ShareError::UnknownBroker)?;
         let request = asked.as_ref().ok_or(ShareError::NotAsked)?;
@@ -147,7 +147,7 @@ impl Collector {
         let at = self.brokers.iter_mut().find(|one| one.broker.name == *broker);
         let waiting = at.ok_or(ShareError::UnknownBroker)?;
         (waiting.share, waiting.asked) = (Some(share), None);
-        Ok(if self.still_needed() == 0 { Given::Complete } else { Given::MoreNeeded })
+        Ok(if self.still_needed() == 0 { Taken::Complete } else { Taken::MoreNeeded })
     }
 
     /// The key, once enough shares are there.

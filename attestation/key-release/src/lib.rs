@@ -35,7 +35,7 @@ mod retention;
 mod sealed;
 mod secret;
 
-pub use collector::{Collector, Given, Outcome, ShareError};
+pub use collector::{Collector, Outcome, ShareError, Taken};
 pub use data_key::DataKey;
 pub use purpose::Purpose;
 pub use recipient::RecipientKey;

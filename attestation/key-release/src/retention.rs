@@ -8,9 +8,11 @@
 //! |---|---|
 //! | `day` | the secret of a day, and the keys of parts that follow from it |
 //! | `request` | what an enclave shows to a broker, and the broker's signed answer |
+//! | `asked` | the requests that wait for an answer |
 //! | `collector` | the secrets of days that an enclave has |
 //! | `sealing` | the key of a record: split among brokers, joined again, given to a receiver |
 
+mod asked;
 mod collector;
 mod day;
 mod request;
@@ -18,7 +20,8 @@ mod sealing;
 #[cfg(test)]
 mod tests;
 
-pub use collector::{DayCollector, DayError, DaySecrets, SEALS_AFTER_MS};
+pub use asked::DayError;
+pub use collector::{DayCollector, DaySecrets, SEALS_AFTER_MS};
 pub use day::{DaySecret, PartKey};
 pub use request::{RetentionAnswer, RetentionRequest, Wanted};
 pub use sealing::{OpeningCollector, open_for_receiver, seal_record};

@@ -62,7 +62,7 @@ impl World {
     }
 
     /// The whole way of one broker's share.
-    fn give(&mut self, broker: &str) -> Result<Given, ShareError> {
+    fn give(&mut self, broker: &str) -> Result<Taken, ShareError> {
         let request = self.ask(broker);
         let at = NAMES.iter().position(|name| *name == broker).unwrap();
         let sealed = SealedShare::seal(&self.shares[at], &request).unwrap();
@@ -82,11 +82,11 @@ fn any_two_of_three_give_the_key_and_one_does_not() {
     for pair in [[0, 1], [1, 2], [2, 0]] {
         let mut world = World::new(2);
         let expected = DataKey::derive(&world.secret, Purpose::Weights, &digest("model")).unwrap();
-        assert_eq!(world.give(NAMES[pair[0]]), Ok(Given::MoreNeeded));
+        assert_eq!(world.give(NAMES[pair[0]]), Ok(Taken::MoreNeeded));
         assert_eq!((world.key(), world.collector.still_needed()), (None, 1));
         // The same broker again is worth nothing.
-        assert_eq!(world.give(NAMES[pair[0]]), Ok(Given::MoreNeeded));
-        assert_eq!(world.give(NAMES[pair[1]]), Ok(Given::Complete));
+        assert_eq!(world.give(NAMES[pair[0]]), Ok(Taken::MoreNeeded));
+        assert_eq!(world.give(NAMES[pair[1]]), Ok(Taken::Complete));
         assert_eq!(world.key(), Some(*expected.as_bytes()));
         let missing: Vec<&Id> = world.collector.missing().collect();
         assert_eq!(missing.len(), 1);
@@ -154,7 +154,7 @@ fn two_brokers_that_hold_one_share_are_worth_one() {
         collector.ask(request.clone()).unwrap();
         collector.take(&id(name), &SealedShare::seal(share, &request).unwrap())
     };
-    assert_eq!(give("a"), Ok(Given::MoreNeeded));
+    assert_eq!(give("a"), Ok(Taken::MoreNeeded));
     assert_eq!(give("b"), Err(ShareError::SamePlace));
 }
 
@@ -193,7 +193,7 @@ fn a_share_opens_for_the_request_that_it_was_sealed_for_and_no_other() {
     }
     assert!(SealedShare::read(&sealed.as_bytes()[1..]).is_none());
     // The one that was asked for counts, once.
-    assert_eq!(world.collector.take(&id("bank"), &sealed), Ok(Given::MoreNeeded));
+    assert_eq!(world.collector.take(&id("bank"), &sealed), Ok(Taken::MoreNeeded));
     assert_eq!(world.collector.take(&id("bank"), &sealed), Err(ShareError::NotAsked));
     assert_eq!(world.collector.take(&id("nobody"), &sealed), Err(ShareError::UnknownBroker));
     // Only the request that was made last is answered.

@@ -1,11 +1,11 @@
 //! The secrets of days that an enclave has, and those that it waits for.
 
-use cleanroom_attestation::release::{Day, DayBroker, DayBrokers, Id, PublicKey, UnixMillis};
+use cleanroom_attestation::release::{Day, DayBrokers, Id, UnixMillis};
 
+use super::asked::{Asked, DayError};
 use super::day::DaySecret;
 use super::request::{RetentionAnswer, RetentionRequest, Wanted};
 use crate::recipient::RecipientKey;
-use crate::sealed::Recipient;
 
 /// How long after its end the secret of a day may still be given and seal, in milliseconds: ten minutes. Clocks differ, and a
 /// host needs time to bring the secrets of the next day.
@@ -16,10 +16,7 @@ const DAYS: usize = 2;
 
 /// Collects the secrets of days for one model under one release.
 pub struct DayCollector {
-    brokers: DayBrokers,
-    recipient: Recipient,
-    /// The requests that wait for an answer: the last one to each broker.
-    asked: Vec<RetentionRequest>,
+    asked: Asked,
     days: Vec<(Day, Vec<(Id, DaySecret)>)>,
 }
 
@@ -38,38 +35,6 @@ impl DaySecrets<'_> {
     }
 }
 
-/// Why a broker's answer was not taken. Nothing has changed then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DayError {
-    /// The release names no such broker for retention.
-    #[error("the release lists no broker with this name for the retention of the model")]
-    UnknownBroker,
-    /// No request to this broker waits for an answer.
-    #[error("no request to this broker is waiting for an answer")]
-    NotAsked,
-    /// The broker did not sign it, or it was sealed to another key or for another request.
-    #[error(
-        "the answer is not signed by the broker, or was sealed to another enclave or for another request"
-    )]
-    NotTheBrokers,
-    /// The part of the record does not open with it.
-    #[error("the broker's key does not open its part of the record")]
-    Part,
-}
-
-impl DayError {
-    /// The stable code of the reason.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::UnknownBroker => "unknown-broker",
-            Self::NotAsked => "retention-not-asked",
-            Self::NotTheBrokers => "retention-answer",
-            Self::Part => "retention-part",
-        }
-    }
-}
-
 /// Whether the secret of `day` seals at `now`.
 pub(super) fn seals(day: Day, now: UnixMillis) -> bool {
     let end = Day(day.0.saturating_add(1)).begin().0.saturating_add(SEALS_AFTER_MS);
@@ -80,13 +45,13 @@ impl DayCollector {
     /// Collects what `brokers` hold.
     #[must_use]
     pub fn new(brokers: DayBrokers) -> Self {
-        Self { brokers, recipient: Recipient::generate(), asked: Vec::new(), days: Vec::new() }
+        Self { asked: Asked::of(brokers), days: Vec::new() }
     }
 
     /// The key that secrets are to be sealed to.
     #[must_use]
     pub const fn recipient(&self) -> &RecipientKey {
-        self.recipient.public()
+        self.asked.recipient()
     }
 
     /// The brokers whose secret of the day of `now` is not there.
@@ -94,7 +59,14 @@ impl DayCollector {
     pub fn missing(&self, now: UnixMillis) -> Vec<Id> {
         let secrets = self.secrets(Day::of(now));
         let is_missing = |name: &Id| !secrets.iter().any(|(broker, _)| broker == name);
-        self.brokers.of.iter().map(|broker| &broker.name).filter(|name| is_missing(name)).cloned().collect()
+        self.asked
+            .brokers()
+            .of
+            .iter()
+            .map(|broker| &broker.name)
+            .filter(|name| is_missing(name))
+            .cloned()
+            .collect()
     }
 
     fn secrets(&self, day: Day) -> &[(Id, DaySecret)] {
@@ -106,10 +78,7 @@ impl DayCollector {
     /// # Errors
     /// [`DayError::UnknownBroker`].
     pub fn ask(&mut self, request: RetentionRequest) -> Result<(), DayError> {
-        key_of(&self.brokers, &request.asked.broker)?;
-        self.asked.retain(|other| other.asked.broker != request.asked.broker);
-        self.asked.push(request);
-        Ok(())
+        self.asked.note(request)
     }
 
     /// Takes the answer of `broker` to the request that was made last.
@@ -117,14 +86,10 @@ impl DayCollector {
     /// # Errors
     /// [`DayError`].
     pub fn take(&mut self, broker: &Id, answer: &RetentionAnswer) -> Result<(), DayError> {
-        let key = key_of(&self.brokers, broker)?;
-        let at = self.asked.iter().position(|request| request.asked.broker == *broker);
-        let at = at.ok_or(DayError::NotAsked)?;
-        let request = self.asked.get(at).ok_or(DayError::NotAsked)?;
+        let (request, opened) = self.asked.open(broker, answer)?;
         let Wanted::Secret(day) = request.wanted else { return Err(DayError::NotAsked) };
-        let opened = answer.open(request, key, &self.recipient);
-        let secret = opened.and_then(|bytes| DaySecret::read(&bytes)).ok_or(DayError::NotTheBrokers)?;
-        self.asked.remove(at);
+        let secret = DaySecret::read(&opened).ok_or(DayError::NotTheBrokers)?;
+        self.asked.answered(broker);
         match self.days.iter_mut().find(|(known, _)| *known == day) {
             Some((_, secrets)) => {
                 secrets.retain(|(name, _)| name != broker);
@@ -145,16 +110,10 @@ impl DayCollector {
     /// are there: nothing can be sealed.
     #[must_use]
     pub fn sealing(&self, now: UnixMillis) -> Option<DaySecrets<'_>> {
-        let needed = usize::try_from(self.brokers.needed).ok()?;
+        let needed = usize::try_from(self.asked.brokers().needed).ok()?;
         let mut days = self.days.iter().rev();
         let (day, secrets) =
             days.find(|(day, secrets)| seals(*day, now) && secrets.len() >= needed.max(1))?;
         Some(DaySecrets { day: *day, needed: u8::try_from(needed).ok()?, secrets })
     }
-}
-
-/// The key of the broker called `name`.
-pub(super) fn key_of<'b>(brokers: &'b DayBrokers, name: &Id) -> Result<&'b PublicKey, DayError> {
-    let broker = brokers.of.iter().find(|broker: &&DayBroker| broker.name == *name);
-    broker.map(|broker| &broker.key).ok_or(DayError::UnknownBroker)
 }

@@ -7,7 +7,8 @@ use cleanroom_attestation::record::{RecordHead, RecordKey, RecordSubject, Sealed
 use cleanroom_attestation::release::{DayBrokers, Id, ReceiverKey};
 use zeroize::Zeroizing;
 
-use super::collector::{DayError, DaySecrets, key_of};
+use super::asked::{Asked, DayError};
+use super::collector::DaySecrets;
 use super::day::{DaySecret, PartKey};
 use super::request::{RetentionAnswer, RetentionRequest};
 use crate::recipient::RecipientKey;
@@ -40,9 +41,7 @@ pub fn seal_record(
 /// Collects the parts of one record's key under one opening.
 pub struct OpeningCollector {
     head: RecordHead,
-    brokers: DayBrokers,
-    recipient: Recipient,
-    asked: Vec<RetentionRequest>,
+    asked: Asked,
     shares: Vec<(Id, Share)>,
 }
 
@@ -50,13 +49,13 @@ impl OpeningCollector {
     /// Collects for `head` what `brokers` hold.
     #[must_use]
     pub fn new(head: RecordHead, brokers: DayBrokers) -> Self {
-        Self { head, brokers, recipient: Recipient::generate(), asked: Vec::new(), shares: Vec::new() }
+        Self { head, asked: Asked::of(brokers), shares: Vec::new() }
     }
 
     /// The key that answers are to be sealed to.
     #[must_use]
     pub const fn recipient(&self) -> &RecipientKey {
-        self.recipient.public()
+        self.asked.recipient()
     }
 
     /// The brokers that have a part and have not given its key.
@@ -77,10 +76,7 @@ impl OpeningCollector {
     /// # Errors
     /// [`DayError::UnknownBroker`].
     pub fn ask(&mut self, request: RetentionRequest) -> Result<(), DayError> {
-        key_of(&self.brokers, &request.asked.broker)?;
-        self.asked.retain(|other| other.asked.broker != request.asked.broker);
-        self.asked.push(request);
-        Ok(())
+        self.asked.note(request)
     }
 
     /// Takes the answer of `broker` to the request that was made last.
@@ -88,15 +84,11 @@ impl OpeningCollector {
     /// # Errors
     /// [`DayError`].
     pub fn take(&mut self, broker: &Id, answer: &RetentionAnswer) -> Result<(), DayError> {
-        let key = key_of(&self.brokers, broker)?;
-        let at = self.asked.iter().position(|request| request.asked.broker == *broker);
-        let at = at.ok_or(DayError::NotAsked)?;
-        let request = self.asked.get(at).ok_or(DayError::NotAsked)?;
-        let opened = answer.open(request, key, &self.recipient).ok_or(DayError::NotTheBrokers)?;
+        let (_, opened) = self.asked.open(broker, answer)?;
         let part = self.head.parts.iter().find(|part| part.broker == *broker);
         let part = part.ok_or(DayError::UnknownBroker)?;
         let share = PartKey::read(&opened).and_then(|key| key.open(&part.bytes)).ok_or(DayError::Part)?;
-        self.asked.remove(at);
+        self.asked.answered(broker);
         self.shares.retain(|(name, _)| name != broker);
         self.shares.push((broker.clone(), share));
         Ok(())
