@@ -56,7 +56,7 @@ impl Display for Time {
 
 /// How something stands. A colour never says more than the words beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Condition {
     /// As it should be.
     Good,
     /// Somebody holds it back.
@@ -65,7 +65,7 @@ pub enum Standing {
     Bad,
 }
 
-impl Standing {
+impl Condition {
     const fn class(self) -> &'static str {
         match self {
             Self::Good => "good",
@@ -77,12 +77,12 @@ impl Standing {
 
 /// Some words with a colour.
 #[derive(Debug)]
-pub struct Pill(pub Standing, pub &'static str);
+pub struct Pill(pub Condition, pub &'static str);
 
 impl Display for Pill {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(standing, words) = self;
-        write!(formatter, "<span class=\"pill {}\">{words}</span>", standing.class())
+        let Self(condition, words) = self;
+        write!(formatter, "<span class=\"pill {}\">{words}</span>", condition.class())
     }
 }
 
@@ -140,8 +140,8 @@ pub fn end(html: &mut String, note: &str) -> fmt::Result {
 ///
 /// # Errors
 /// None into a string.
-pub fn verdict(html: &mut String, standing: Standing, says: &str) -> fmt::Result {
-    write!(html, "<p class=\"verdict {}\" role=\"status\">{}</p>", standing.class(), Safe(says))
+pub fn verdict(html: &mut String, condition: Condition, says: &str) -> fmt::Result {
+    write!(html, "<p class=\"verdict {}\" role=\"status\">{}</p>", condition.class(), Safe(says))
 }
 
 /// What is wrong, if anything is.
@@ -218,11 +218,11 @@ fn models(html: &mut String, terms: &Terms) -> fmt::Result {
     table(html, Some("Models"), &["Model", "State", "Weights", "Safeguards", "Records"])?;
     for model in &terms.models {
         let state = match (model.halted, model.state) {
-            (true, _) => Pill(Standing::Bad, "halted by an authority"),
-            (_, ModelState::Active) => Pill(Standing::Good, "active"),
-            (_, ModelState::Draining) => Pill(Standing::Held, "draining"),
-            (_, ModelState::Suspended) => Pill(Standing::Bad, "suspended"),
-            (_, ModelState::Revoked) => Pill(Standing::Bad, "revoked"),
+            (true, _) => Pill(Condition::Bad, "halted by an authority"),
+            (_, ModelState::Active) => Pill(Condition::Good, "active"),
+            (_, ModelState::Draining) => Pill(Condition::Held, "draining"),
+            (_, ModelState::Suspended) => Pill(Condition::Bad, "suspended"),
+            (_, ModelState::Revoked) => Pill(Condition::Bad, "revoked"),
         };
         let sealed = if model.sealed { "sealed, " } else { "" };
         write!(
@@ -253,9 +253,9 @@ fn partners(html: &mut String, terms: &Terms, at: UnixMillis) -> fmt::Result {
     table(html, Some("Partners"), &["Partner", "Attributes", "May use", "Until", "Now"])?;
     for partner in &terms.partners {
         let now = match (partner.halted, partner.expires.0 <= at.0) {
-            (true, _) => Pill(Standing::Bad, "halted by an authority"),
-            (_, true) => Pill(Standing::Held, "expired"),
-            _ => Pill(Standing::Good, "admitted"),
+            (true, _) => Pill(Condition::Bad, "halted by an authority"),
+            (_, true) => Pill(Condition::Held, "expired"),
+            _ => Pill(Condition::Good, "admitted"),
         };
         write!(
             html,

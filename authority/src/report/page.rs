@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use cleanroom_report::page::{
-    Fault, Pill, Safe, Short, Standing, Time, begin, end, faults, joined, signers, table, timeline, verdict,
+    Condition, Fault, Pill, Safe, Short, Time, begin, end, faults, joined, signers, table, timeline, verdict,
     who_may_do_what,
 };
 
@@ -23,12 +23,12 @@ pub(super) fn page(overview: &Overview) -> String {
 fn write(html: &mut String, overview: &Overview) -> fmt::Result {
     begin(html, "Report", &overview.terms.room, overview.at, &joined(&overview.read))?;
     let halted = overview.halts.iter().any(|halt| halt.is_in_force);
-    let standing = match (overview.problems.is_empty(), overview.leases, halted) {
-        (true, "granted", false) => Standing::Good,
-        (true, "granted", true) => Standing::Held,
-        _ => Standing::Bad,
+    let condition = match (overview.problems.is_empty(), overview.leases, halted) {
+        (true, "granted", false) => Condition::Good,
+        (true, "granted", true) => Condition::Held,
+        _ => Condition::Bad,
     };
-    verdict(html, standing, &overview.summary())?;
+    verdict(html, condition, &overview.summary())?;
     faults(
         html,
         overview.problems.iter().map(|problem| Fault {
@@ -84,9 +84,9 @@ fn halts(html: &mut String, overview: &Overview) -> fmt::Result {
     table(html, None, &["What", "Why", "By", "Now", "Denial"])?;
     for halt in &overview.halts {
         let now = match (halt.is_in_force, halt.lifted_by) {
-            (true, _) => Pill(Standing::Bad, "in force").to_string(),
+            (true, _) => Pill(Condition::Bad, "in force").to_string(),
             (false, Some(_)) => halt.standing(),
-            (false, None) => Pill(Standing::Held, "unsigned").to_string(),
+            (false, None) => Pill(Condition::Held, "unsigned").to_string(),
         };
         write!(
             html,
@@ -157,7 +157,7 @@ fn history(html: &mut String, overview: &Overview) -> fmt::Result {
     html.push_str("<section aria-labelledby=\"history\"><h2 id=\"history\">Releases and roots</h2>");
     for release in overview.releases.iter().rev() {
         let now =
-            if release.is_in_force { Pill(Standing::Good, "newest").to_string() } else { String::new() };
+            if release.is_in_force { Pill(Condition::Good, "newest").to_string() } else { String::new() };
         write!(
             html,
             "<div class=\"card\"><h3>Release {} {now}</h3><dl><dt>Payload</dt><dd>{}</dd><dt>Until</dt><dd>{}</dd>\

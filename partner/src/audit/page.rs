@@ -4,7 +4,7 @@ use core::fmt::{self, Write as _};
 
 use cleanroom_attestation::release::UnixMillis;
 use cleanroom_report::page::{
-    Event, Fault, Pill, Safe, Short, Standing, Time, begin, end, faults, joined, timeline, who_may_do_what,
+    Condition, Event, Fault, Pill, Safe, Short, Time, begin, end, faults, joined, timeline, who_may_do_what,
 };
 
 use super::report::{BootReport, BootStatus, Report};
@@ -50,18 +50,18 @@ fn write(html: &mut String, report: &Report, page: &Page<'_>) -> fmt::Result {
 }
 
 fn verdict(html: &mut String, report: &Report, page: &Page<'_>) -> fmt::Result {
-    let (standing, says) = match (report.problems.len(), page.has_policy) {
+    let (condition, says) = match (report.problems.len(), page.has_policy) {
         (0, true) => (
-            Standing::Good,
+            Condition::Good,
             "✓ Nothing is wrong. Every log is whole, and is that of an accepted enclave.".to_owned(),
         ),
         (0, false) => {
-            (Standing::Held, "Every log is whole. No policy said which enclaves are accepted.".to_owned())
+            (Condition::Held, "Every log is whole. No policy said which enclaves are accepted.".to_owned())
         }
-        (1, _) => (Standing::Bad, "✗ One thing is wrong.".to_owned()),
-        (many, _) => (Standing::Bad, format!("✗ {many} things are wrong.")),
+        (1, _) => (Condition::Bad, "✗ One thing is wrong.".to_owned()),
+        (many, _) => (Condition::Bad, format!("✗ {many} things are wrong.")),
     };
-    cleanroom_report::page::verdict(html, standing, &says)?;
+    cleanroom_report::page::verdict(html, condition, &says)?;
     if report.receipts > 0 {
         let found: usize = report.boots.iter().map(|boot| boot.receipts_found).sum();
         write!(html, "<p>{found} of {} receipts stand in the log where they say.</p>", report.receipts)?;
@@ -110,9 +110,9 @@ fn boots(html: &mut String, report: &Report, page: &Page<'_>) -> fmt::Result {
 
 fn one_boot(html: &mut String, boot: &BootReport, page: &Page<'_>) -> fmt::Result {
     let state = match (boot.problems.is_empty(), boot.status) {
-        (false, _) => Pill(Standing::Bad, "something is wrong"),
-        (true, BootStatus::Ended) => Pill(Standing::Good, "whole, and ended"),
-        (true, BootStatus::Open) => Pill(Standing::Good, "whole, without an end yet"),
+        (false, _) => Pill(Condition::Bad, "something is wrong"),
+        (true, BootStatus::Ended) => Pill(Condition::Good, "whole, and ended"),
+        (true, BootStatus::Open) => Pill(Condition::Good, "whole, without an end yet"),
     };
     write!(html, "<div class=\"card\"><h3>{} {state}</h3><dl>", Short(&boot.boot))?;
     if let (Some(model), Some(sha256)) = (&boot.model, &boot.model_sha256) {
