@@ -27,8 +27,8 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::WitnessRule;
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, BootMillis, Brokers, Decision, Id, Keep, LeaseRequest, Limits, LiveLease,
-    ModelState, Nonce, Phase, Question, Refusal, ReleaseError, Retention, SafeguardLimit, TrustedState,
-    UnixMillis, Verified,
+    ModelState, Nonce, Phase, Question, Refusal, Release, ReleaseError, Retention, SafeguardLimit,
+    TrustedState, UnixMillis, Verified,
 };
 use cleanroom_protocol::Change;
 use rustix::time::{ClockId, clock_gettime};
@@ -135,8 +135,8 @@ pub struct ShownRelease {
     pub lease_digest: Sha256Digest,
 }
 
-/// Under what a key may be asked for, and of whom.
-pub struct KeyTerms {
+/// The documents under which a broker is asked, as it is shown them. None has expired.
+pub struct DocumentsInForce {
     /// Version of the newest root.
     pub root_version: u64,
     /// Digest of that root.
@@ -145,6 +145,12 @@ pub struct KeyTerms {
     pub release: Sha256Digest,
     /// The lease's statements as [`ShownLease`] encodes them.
     pub lease: Vec<u8>,
+}
+
+/// Under what a key may be asked for, and of whom.
+pub struct KeyTerms {
+    /// Root, release and lease.
+    pub documents: DocumentsInForce,
     /// The digest that the weights must have.
     pub model: Sha256Digest,
     /// The holders of shares of the key.
@@ -153,14 +159,8 @@ pub struct KeyTerms {
 
 /// Under what brokers are asked for secrets of days and parts of records, and by which rule.
 pub struct RetentionTerms {
-    /// Version of the newest root.
-    pub root_version: u64,
-    /// Digest of that root.
-    pub root: Sha256Digest,
-    /// Digest of the release, which is the newest and the one that the lease names.
-    pub release: Sha256Digest,
-    /// The lease's statements as [`ShownLease`] encodes them.
-    pub lease: Vec<u8>,
+    /// Root, release and lease.
+    pub documents: DocumentsInForce,
     /// The digest of the weights.
     pub model: Sha256Digest,
     /// What is kept, and who opens it.
@@ -381,19 +381,8 @@ impl Guard {
     ///
     /// [`Refusal`], when root, release, lease or a denial would not let the model serve anybody.
     pub fn key_terms(&self) -> Result<KeyTerms, Refusal> {
-        let (state, now) = (self.snapshot(), self.clock.now());
-        let lease = state.lease_in_force(now)?;
-        let release = state.release().ok_or(Refusal::NoRelease)?;
-        if release.digest() != lease.release() {
-            return Err(Refusal::NoLease);
-        }
-        let (root, unix) = (state.root(), self.unix(now));
-        if unix >= root.expires {
-            return Err(Refusal::RootExpired);
-        }
-        if unix >= release.expires {
-            return Err(Refusal::ReleaseExpired);
-        }
+        let state = self.snapshot();
+        let (documents, release) = self.documents_in_force(&state)?;
         let status = state.model(self.model.as_str()).ok_or(Refusal::ModelNotGranted)?;
         match status.state {
             _ if status.denied => return Err(Refusal::ModelDenied),
@@ -404,15 +393,7 @@ impl Guard {
         }
         let model = release.model(self.model.as_str()).ok_or(Refusal::ModelNotGranted)?;
         let weights = model.weights.as_ref().ok_or(Refusal::ModelNotGranted)?;
-        let left_ms = lease.end().0.saturating_sub(now.0);
-        Ok(KeyTerms {
-            root_version: root.version,
-            root: root.digest(),
-            release: release.digest(),
-            lease: ShownLease { left_ms, envelopes: lease.envelopes() }.encode(),
-            model: model.sha256,
-            brokers: weights.brokers.clone(),
-        })
+        Ok(KeyTerms { documents, model: model.sha256, brokers: weights.brokers.clone() })
     }
 
     /// The root, release and lease under which brokers may be asked for retention now. Whether the model serves is no matter of
@@ -422,7 +403,19 @@ impl Guard {
     ///
     /// [`Refusal`], when there is no lease for the newest release, either has expired, or the release keeps nothing of the model.
     pub fn retention_terms(&self) -> Result<RetentionTerms, Refusal> {
-        let (state, now) = (self.snapshot(), self.clock.now());
+        let state = self.snapshot();
+        let (documents, release) = self.documents_in_force(&state)?;
+        let model = release.model(self.model.as_str()).filter(|model| model.sha256 == self.model_sha256);
+        let rule = model.and_then(|model| model.retention.clone()).ok_or(Refusal::ModelNotGranted)?;
+        Ok(RetentionTerms { documents, model: self.model_sha256, rule })
+    }
+
+    /// Root, lease and newest release, none of which has expired, as a broker is shown them; and that release.
+    fn documents_in_force<'s>(
+        &self,
+        state: &'s TrustedState,
+    ) -> Result<(DocumentsInForce, &'s Verified<Release>), Refusal> {
+        let now = self.clock.now();
         let lease = state.lease_in_force(now)?;
         let release = state.release().ok_or(Refusal::NoRelease)?;
         if release.digest() != lease.release() {
@@ -435,17 +428,14 @@ impl Guard {
         if unix >= release.expires {
             return Err(Refusal::ReleaseExpired);
         }
-        let model = release.model(self.model.as_str()).filter(|model| model.sha256 == self.model_sha256);
-        let rule = model.and_then(|model| model.retention.clone()).ok_or(Refusal::ModelNotGranted)?;
         let left_ms = lease.end().0.saturating_sub(now.0);
-        Ok(RetentionTerms {
+        let documents = DocumentsInForce {
             root_version: root.version,
             root: root.digest(),
             release: release.digest(),
             lease: ShownLease { left_ms, envelopes: lease.envelopes() }.encode(),
-            model: self.model_sha256,
-            rule,
-        })
+        };
+        Ok((documents, release))
     }
 
     /// What stands now, for the statement that a stream was ended.

@@ -45,8 +45,8 @@ pub struct Attester {
     retention: Retention,
 }
 
-/// A receipt.
-pub(super) struct Given {
+/// A receipt that was issued.
+pub(super) struct Issued {
     /// The signed envelope, as JSON.
     pub(super) envelope: Vec<u8>,
     /// What the worker is to be told before the receipt leaves: that the partner is held.
@@ -199,7 +199,7 @@ impl Attester {
         &self,
         question: ReceiptQuestion,
         record: Option<Sha256Digest>,
-    ) -> Result<Given, NoReceipt> {
+    ) -> Result<Issued, NoReceipt> {
         let ReceiptQuestion { session, id, request, response, finish, code, safeguard, started, exchange: _ } =
             question;
         if !self.receipt_key.knows(&session) {
@@ -242,7 +242,7 @@ impl Attester {
         }
         let holding =
             action.and_then(|action| self.count_verdict(&session.partner, action, &signed.digest()));
-        Ok(Given { envelope: signed.to_json(), holding })
+        Ok(Issued { envelope: signed.to_json(), holding })
     }
 
     /// Seals the exchange of a request, and has it wait for the host. Gives the record's digest, and what resolves when the host

@@ -8,19 +8,20 @@
 use std::io;
 use std::sync::Arc;
 
-use cleanroom_attestation::channel::{ModelId, Nonce};
+use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Accepted, Refusal};
 use cleanroom_config::Config;
 use cleanroom_console::Line;
 use cleanroom_guard::{Clock, Guard, KeyTerms, Sealing};
-use cleanroom_key_release::{Collector, DataKey, Outcome, SealedShare, ShareError, ShareRequest};
+use cleanroom_key_release::{Collector, DataKey, Outcome, SealedShare, ShareError};
 use cleanroom_link::control::{ControlAnswer, ControlKind, ShareMessage, ShareState};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Halt;
+use crate::broker_request::unattested;
 use crate::control::{ask, read_request, state, write_answer};
 use crate::security_module::{Precedence, SecurityModule, SecurityModuleError};
 
@@ -153,8 +154,8 @@ impl Asking {
         if self.expected.is_some_and(|expected| expected != terms.model) {
             return Err(Refused::Terms(Refusal::ModelDigest));
         }
-        if self.collecting.as_ref().is_none_or(|(release, _)| *release != terms.release) {
-            self.collecting = Some((terms.release, Collector::new(terms.model, &terms.brokers)));
+        if self.collecting.as_ref().is_none_or(|(release, _)| *release != terms.documents.release) {
+            self.collecting = Some((terms.documents.release, Collector::new(terms.model, &terms.brokers)));
         }
         Ok(terms)
     }
@@ -170,23 +171,12 @@ impl Asking {
     /// What the broker that gave a challenge is to get: evidence of this enclave, for this challenge.
     async fn request(&mut self, body: &[u8]) -> Result<Vec<u8>, Refused> {
         let ShareMessage { broker, bytes } = ShareMessage::decode(body).ok_or(Refused::Form)?;
-        let nonce = <[u8; Nonce::LENGTH]>::try_from(bytes.as_slice()).map_err(|_| Refused::Form)?;
-        let KeyTerms { root_version, root, release, lease, model, brokers: _ } = self.terms()?;
-        let model_id = self.model_id.clone();
+        let KeyTerms { documents, model, brokers: _ } = self.terms()?;
+        let model = (self.model_id.clone(), model);
         let security_module = self.security_module.clone();
         let (_, collector) = self.collecting.as_mut().ok_or(Refused::Form)?;
-        let mut request = ShareRequest {
-            nonce: Nonce::from_bytes(nonce),
-            broker,
-            model_id,
-            model_digest: model,
-            root_version,
-            root,
-            release,
-            lease,
-            recipient: collector.recipient().clone(),
-            document: Vec::new(),
-        };
+        let recipient = collector.recipient().clone();
+        let mut request = unattested(&bytes, broker, model, documents, recipient).ok_or(Refused::Form)?;
         let evidence = request.evidence().evidence_request();
         request.document = security_module.evidence(&evidence, Precedence::Enclave).await?;
         let bytes = request.encode();

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod attester;
+mod broker_request;
 pub mod commitment;
 mod control;
 mod halt;

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleanroom_attestation::channel::{ModelId, Nonce};
+use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::Entry;
 use cleanroom_attestation::record::{MAX_RECORD_BYTES, RecordHead, RecordSubject};
@@ -19,12 +19,13 @@ use cleanroom_console::Line;
 use cleanroom_guard::{Guard, RetentionTerms};
 use cleanroom_key_release::{
     DayCollector, DayError, OpeningCollector, RecipientKey, RetentionAnswer, RetentionRequest,
-    SEALS_AFTER_MS, ShareRequest, Wanted, seal_record,
+    SEALS_AFTER_MS, Wanted, seal_record,
 };
 use cleanroom_link::control::{OpeningMessage, ShareMessage, ShareState};
 use cleanroom_protocol::SealedExchange;
 use tokio::sync::{Notify, oneshot};
 
+use crate::broker_request::unattested;
 use crate::log::Log;
 use crate::security_module::{Precedence, SecurityModule, SecurityModuleError};
 
@@ -441,20 +442,9 @@ async fn request(
     wanted: Wanted,
     security_module: &SecurityModule,
 ) -> Result<RetentionRequest, Refused> {
-    let nonce = <[u8; Nonce::LENGTH]>::try_from(challenge).map_err(|_| Refused::Form)?;
-    let RetentionTerms { root_version, root, release, lease, model: model_digest, rule: _ } = terms;
-    let asked = ShareRequest {
-        nonce: Nonce::from_bytes(nonce),
-        broker,
-        model_id: model.clone(),
-        model_digest,
-        root_version,
-        root,
-        release,
-        lease,
-        recipient,
-        document: Vec::new(),
-    };
+    let RetentionTerms { documents, model: digest, rule: _ } = terms;
+    let asked = unattested(challenge, broker, (model.clone(), digest), documents, recipient);
+    let asked = asked.ok_or(Refused::Form)?;
     let mut request = RetentionRequest { asked, wanted };
     let evidence = request.evidence_request();
     request.asked.document = security_module.evidence(&evidence, Precedence::Enclave).await?;

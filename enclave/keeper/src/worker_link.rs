@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
-use crate::attester::{Attester, Given, NoReceipt};
+use crate::attester::{Attester, Issued, NoReceipt};
 use crate::retention::STORED_WITHIN;
 use crate::security_module::Precedence;
 
@@ -308,8 +308,8 @@ async fn receipted(
     record: Option<Sha256Digest>,
 ) -> Result<(), WorkerEnd> {
     let answer = match attester.receipt(question, record) {
-        Ok(Given { envelope, holding: None }) => FromKeeper::Receipt(envelope),
-        Ok(Given { envelope, holding: Some(change) }) => {
+        Ok(Issued { envelope, holding: None }) => FromKeeper::Receipt(envelope),
+        Ok(Issued { envelope, holding: Some(change) }) => {
             let holding = Holding { change, id, receipt: FromKeeper::Receipt(envelope) };
             // Without somebody who carries it out there is no release either.
             return link.holdings.send(Told::Hold(holding)).map_err(|_| WorkerEnd::Gone);
