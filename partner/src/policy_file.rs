@@ -8,14 +8,14 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::policy::{MAX_POLICY_LENGTH, Policy};
 use zeroize::Zeroizing;
 
-use crate::outcome::{Failure, usage};
+use crate::outcome::{Failure, Outcome, usage};
 
 /// Reads the policy at `path`, whose SHA-256 must be `pin` if there is one.
 ///
 /// # Errors
 /// [`Failure`] says what is wrong with the file.
 pub fn load(path: &Path, pin: Option<Sha256Digest>) -> Result<Policy, Failure> {
-    let text = read(path, MAX_POLICY_LENGTH as u64)?;
+    let text = read(path, MAX_POLICY_LENGTH as u64).map_err(|failure| advised(path, failure))?;
     let actual = Sha256Digest::of(&[text.as_bytes()]);
     if let Some(expected) = pin.filter(|expected| *expected != actual) {
         let message =
@@ -24,6 +24,18 @@ pub fn load(path: &Path, pin: Option<Sha256Digest>) -> Result<Policy, Failure> {
     }
     Policy::from_toml(&text)
         .map_err(|error| usage("policy", format!("{} is not a valid policy: {error}", path.display())))
+}
+
+/// Says what the file is for when there is none, since everybody's first command fails like this.
+fn advised(path: &Path, mut failure: Failure) -> Failure {
+    if failure.outcome == Outcome::Unreachable && !path.exists() {
+        failure.message.push_str(
+            "\nThis file is your policy: whose root, which images and which models you accept. --policy names another. \
+             `cleanroom measure IMAGE --toml NAME` prints the lines of an image, and `cleanroom-authority trust` \
+             writes the policy of a simulated clean room",
+        );
+    }
+    failure
 }
 
 /// A text file of at most `limit` bytes; it may hold a key, so its memory is cleared after use.

@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use cleanroom_attestation::policy::Policy;
 use cleanroom_forge::{Cbor, Certificate, Extension, Forge, Key, Name, Time, pcr, pem};
 use serde_json::Value;
 
@@ -281,4 +282,28 @@ fn a_signer_a_role_and_an_instance_are_measured() {
         let output = cleanroom(&wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", text(&output.stderr));
     }
+}
+
+#[test]
+fn the_policies_of_the_page_for_partners_can_be_read() {
+    let page = include_str!("../../docs/partner.md");
+    let mut policies = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut of_images = policies.next().unwrap().replace("SHA256\"", &format!("{}\"", "cd".repeat(32)));
+    for register in ["PCR0", "PCR1", "PCR2"] {
+        of_images = of_images.replace(&format!("\"{register}\""), &format!("\"{}\"", "ab".repeat(48)));
+    }
+    assert_eq!(Policy::from_toml(&of_images).err(), None, "{of_images}");
+    // Nothing but the root is missing here.
+    let error = Policy::from_toml(policies.next().unwrap()).unwrap_err().to_string();
+    assert!(error.starts_with("the root in [release] is invalid"), "{error}");
+}
+
+#[test]
+fn a_missing_policy_says_what_a_policy_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("trust.toml");
+    let output = cleanroom(&["verify", "127.0.0.1:1", "--policy", missing.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(4));
+    let said = text(&output.stderr);
+    assert!(said.contains("could not be read") && said.contains("cleanroom measure IMAGE --toml"), "{said}");
 }
