@@ -11,7 +11,8 @@
 //! | `control` | the frames of the control connection (feature `control`) |
 //! | [`exit`] | what a simulated enclave's exit status means |
 //! | `store` | how the model's bytes travel to the enclave (feature `stream`) |
-//! | `listener` | Unix sockets and vsock ports on which connections arrive (feature `stream`) |
+//! | `listener` | sockets and ports on which connections arrive (feature `stream`) |
+//! | `tcp` | the same ports over TCP, of an instance that is the enclave itself (feature `stream`) |
 //! | `body` | how the body of a frame is read (feature `stream`) |
 //!
 //! Nothing in this contract is secret, and neither side believes the other: the enclave measures, checks and bounds
@@ -32,4 +33,6 @@ pub mod load;
 pub mod port;
 #[cfg(feature = "stream")]
 pub mod store;
+#[cfg(feature = "stream")]
+pub mod tcp;
 pub mod variable;

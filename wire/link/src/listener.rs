@@ -1,4 +1,4 @@
-//! Listeners for connections. The platform decides between a Unix socket and vsock.
+//! Listeners for connections. The platform decides between a Unix socket, vsock and TCP.
 
 use std::future::Future;
 use std::io;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cleanroom_vsock::Gathered;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_vsock::{VsockAddr, VsockListener, VsockStream};
 
 /// The pause after a connection that could not be accepted: descriptors are used up, or the peer was gone before.
@@ -38,6 +38,15 @@ impl Listener for UnixListener {
 
     async fn accept(&mut self) -> io::Result<Self::Stream> {
         UnixListener::accept(self).await.map(|(stream, _)| stream)
+    }
+}
+
+/// Small writes are gathered until a flush, as for vsock: each of them would be a packet.
+impl Listener for TcpListener {
+    type Stream = Gathered<TcpStream>;
+
+    async fn accept(&mut self) -> io::Result<Self::Stream> {
+        TcpListener::accept(self).await.map(|(stream, _)| Gathered::new(stream))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The vsock ports that an enclave listens on.
+//! The ports that an enclave listens on: of vsock, or of TCP where the instance itself is the enclave.
 
 /// Partners' connections arrive here: TLS, which ends inside the enclave.
 pub const PARTNERS: u32 = 5000;
