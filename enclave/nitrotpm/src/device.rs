@@ -10,7 +10,7 @@ use cleanroom_keeper::security_module::Device;
 use serde::Deserialize as _;
 
 use crate::tpm::{REGISTERS, Tpm, TpmError};
-use crate::transport::{DeviceFile, Transport};
+use crate::transport::{TpmPath, Transport};
 
 /// Bytes in one answer to `GetRandom`, as every Nitro security module gives them.
 const RANDOM_LENGTH: usize = 256;
@@ -22,13 +22,13 @@ pub struct NitroTpm<T> {
     closed: Vec<u8>,
 }
 
-impl NitroTpm<DeviceFile> {
-    /// Opens the TPM at `path`, which is [`DEVICE`](crate::DEVICE) on an instance.
+impl NitroTpm<TpmPath> {
+    /// Opens the TPM at `path`, which is [`DEVICE`](crate::DEVICE) on an instance, or the socket of a software TPM.
     ///
     /// # Errors
     /// [`TpmError`], when there is none, another process holds it, or it is not as it should be.
     pub fn open(path: &Path) -> Result<Self, TpmError> {
-        Self::start(DeviceFile::open(path)?)
+        Self::start(TpmPath::open(path)?)
     }
 }
 

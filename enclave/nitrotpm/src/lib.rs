@@ -41,4 +41,4 @@ mod transport;
 
 pub use device::NitroTpm;
 pub use tpm::TpmError;
-pub use transport::{DEVICE, DeviceFile, Transport};
+pub use transport::{DEVICE, DeviceFile, TpmPath, Transport};

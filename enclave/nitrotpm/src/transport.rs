@@ -1,7 +1,8 @@
 //! How commands reach a TPM.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -45,6 +46,38 @@ impl Transport for DeviceFile {
         let length = self.0.read(&mut response)?;
         response.truncate(length);
         Ok(response)
+    }
+}
+
+/// A TPM at a path: the device of a machine, or the socket of a software TPM.
+#[derive(Debug)]
+pub enum TpmPath {
+    /// A device.
+    Device(DeviceFile),
+    /// A Unix stream socket that takes commands.
+    Socket(UnixStream),
+}
+
+impl TpmPath {
+    /// Opens the TPM at `path`.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if fs::metadata(path)?.file_type().is_socket() {
+            UnixStream::connect(path).map(Self::Socket)
+        } else {
+            DeviceFile::open(path).map(Self::Device)
+        }
+    }
+}
+
+impl Transport for TpmPath {
+    fn transact(&mut self, command: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Device(device) => device.transact(command),
+            Self::Socket(socket) => socket.transact(command),
+        }
     }
 }
 
