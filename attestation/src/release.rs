@@ -31,6 +31,6 @@ pub use documents::{
     ReceiverKey, ReceiverKeyError, RecordFacts, Release, ReleaseError, Retention, Role, RoleRule, Roles,
     Root, RootKey, SAFEGUARD_COUNT_LIMIT, SAFEGUARD_LIMITS_LIMIT, SAFEGUARD_SECONDS_LIMIT, SIGNATURES_LIMIT,
     SUPERSEDED_LIMIT, SafeguardLimit, Safeguards, Signature, TEXT_LIMIT, Target, TextError, TimeError,
-    UnixMillis, VERSION_LIMIT, Verified, WITNESS_SECONDS_LIMIT, WITNESSES_LIMIT, Weights, Witness,
+    TpmImage, UnixMillis, VERSION_LIMIT, Verified, WITNESS_SECONDS_LIMIT, WITNESSES_LIMIT, Weights, Witness,
     issuers_needed, lease_digest,
 };

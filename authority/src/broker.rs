@@ -82,7 +82,8 @@ trust.toml says which security modules are believed: [[trust_anchor]] and
 own list:
 
   version = 1
-  images = [\"PCR0 in hexadecimal\"]
+  images = [\"PCR0 in hexadecimal\"]                     # of enclaves
+  nitrotpm_images = [\"register 4 in hexadecimal\"]       # of instances with a NitroTPM
   [[model]]
   id = \"forecast-8b\"
   sha256 = \"digest of the weights\"";

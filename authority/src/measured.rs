@@ -6,6 +6,7 @@ use std::path::Path;
 
 use cleanroom_attestation::digest::{Sha256, Sha256Digest, Sha384Digest};
 use cleanroom_attestation::engine::identity_under;
+use cleanroom_attestation::measured_boot::{BootMeasurement, MAX_BOOT_IMAGE};
 use cleanroom_attestation::measurement::{Measurer, of_name, of_program};
 use cleanroom_attestation::model::ModelDigester;
 
@@ -16,13 +17,26 @@ use crate::files;
 const MAX_PROGRAM_BYTES: usize = 1 << 30;
 const MAX_CONFIG_BYTES: usize = 1 << 20;
 
-/// PCR 0, 1 and 2 of an image: three digests in hexadecimal, an enclave image file, or `program:FILE` and
-/// `config:FILE` (and
-/// `command-line:TEXT`) of the simulated tier.
-pub(crate) fn image(values: &[String]) -> Result<[Sha384Digest; 3], Failure> {
+/// What a unified kernel image begins with, and no enclave image.
+const EXECUTABLE: &[u8] = b"MZ";
+/// Stands before register 4 of an instance that is the enclave itself.
+const NITROTPM: &str = "nitrotpm:";
+
+/// An image by its registers.
+pub(crate) enum Image {
+    /// PCR 0, 1 and 2 of an enclave.
+    Enclave([Sha384Digest; 3]),
+    /// Registers 4, 7 and 12 of an instance with a NitroTPM.
+    NitroTpm([Sha384Digest; 3]),
+}
+
+/// An image: three digests in hexadecimal, `nitrotpm:` in front of those of an instance; the file of an enclave image or of a
+/// unified kernel image; or `program:FILE` and `config:FILE` (and `command-line:TEXT`) of the simulated tier.
+pub(crate) fn image(values: &[String]) -> Result<Image, Failure> {
     let form = || {
         Failure::usage(format!(
-            "{}: expected PCR0,PCR1,PCR2 in hexadecimal, an enclave image FILE, or program:FILE,config:FILE",
+            "{}: expected PCR0,PCR1,PCR2 or nitrotpm:PCR4,PCR7,PCR12 in hexadecimal, an image FILE, or \
+             program:FILE,config:FILE",
             values.join(",")
         ))
     };
@@ -32,13 +46,17 @@ pub(crate) fn image(values: &[String]) -> Result<[Sha384Digest; 3], Failure> {
         if values.len() != 2 + usize::from(command_line.is_some()) {
             return Err(form());
         }
-        return self::program(Path::new(program), Path::new(config), command_line.unwrap_or_default());
+        let command_line = command_line.unwrap_or_default();
+        return self::program(Path::new(program), Path::new(config), command_line).map(Image::Enclave);
     }
     match values {
-        [pcr0, pcr1, pcr2] => match (pcr0.parse(), pcr1.parse(), pcr2.parse()) {
-            (Ok(pcr0), Ok(pcr1), Ok(pcr2)) => Ok([pcr0, pcr1, pcr2]),
-            _ => Err(form()),
-        },
+        [first, second, third] => {
+            let instance = first.strip_prefix(NITROTPM);
+            let registers = (instance.unwrap_or(first).parse(), second.parse(), third.parse());
+            let (Ok(first), Ok(second), Ok(third)) = registers else { return Err(form()) };
+            let registers = [first, second, third];
+            Ok(if instance.is_some() { Image::NitroTpm(registers) } else { Image::Enclave(registers) })
+        }
         [file] => image_file(Path::new(file)),
         _ => Err(form()),
     }
@@ -55,16 +73,25 @@ pub(crate) fn program(
     Ok(of_program(&program, command_line, &config))
 }
 
-fn image_file(path: &Path) -> Result<[Sha384Digest; 3], Failure> {
+fn image_file(path: &Path) -> Result<Image, Failure> {
+    let refused = |code, problem| Failure::Refused { what: path.display().to_string(), code, problem };
+    let failed = |error| Failure::File { verb: "read", path: path.to_owned(), error };
+    let mut start = Vec::new();
+    File::open(path).and_then(|file| file.take(2).read_to_end(&mut start)).map_err(failed)?;
+    if start == EXECUTABLE {
+        let mut image = Vec::new();
+        // One byte more than it may have is too long, and the error says so.
+        let taken = File::open(path).and_then(|file| file.take(MAX_BOOT_IMAGE + 1).read_to_end(&mut image));
+        taken.map_err(failed)?;
+        let measurement =
+            BootMeasurement::of(&image).map_err(|error| refused(error.code(), error.to_string()))?;
+        return Ok(Image::NitroTpm([measurement.pcr4, measurement.pcr7, measurement.pcr12]));
+    }
     let mut measurer = Measurer::new();
     // `finish` reports the errors.
     pieces(path, |piece| _ = measurer.update(piece))?;
-    let measurement = measurer.finish().map_err(|error| Failure::Refused {
-        what: path.display().to_string(),
-        code: error.code(),
-        problem: error.to_string(),
-    })?;
-    Ok([measurement.pcr0, measurement.pcr1, measurement.pcr2])
+    let measurement = measurer.finish().map_err(|error| refused(error.code(), error.to_string()))?;
+    Ok(Image::Enclave([measurement.pcr0, measurement.pcr1, measurement.pcr2]))
 }
 
 /// A model's identity, from its digest in hexadecimal or from its file. `,config:FILE` behind it names the configuration of the

@@ -8,7 +8,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     Attribute, AuditRules, Deployment, Egress, Envelope, Id, Image, Label, LeaseRules, Limits, List, Model,
     ModelState, Partner, Payload as _, PayloadType, Release, Retention, Role, Root, RootKey, SafeguardLimit,
-    Safeguards, UnixMillis, Weights, Witness,
+    Safeguards, TpmImage, UnixMillis, Weights, Witness,
 };
 use cleanroom_attestation::safeguard::SafeguardAction;
 use cleanroom_program::file;
@@ -82,6 +82,8 @@ Examples:
       --model forecast-8b=forecast-8b.gguf \\
       --partner north-power=north-power.pub --grant north-power=forecast-8b
   cleanroom-authority release draft --root root.json --from release.json \\
+      --image 'cleanroom 0.1.0, NitroTPM=cleanroom.efi' --out instances.draft.json
+  cleanroom-authority release draft --root root.json --from release.json \\
       --model forecast-8b=forecast-8b.gguf --model-signature forecast-8b=model.sig,publisher.pub \\
       --out published.draft.json
   cleanroom-authority release draft --root root.json --from release.json --state forecast-8b=draining \\
@@ -133,7 +135,8 @@ pub(crate) struct Draft {
     #[arg(long, value_name = "TIME", required_unless_present = "from")]
     expires: Option<UnixMillis>,
     /// An image that may run: PCR 0, 1 and 2 in hexadecimal, or the image file, which this command measures.
-    /// For the simulated tier: NAME=program:FILE,config:FILE.
+    /// For the simulated tier: NAME=program:FILE,config:FILE. A unified kernel image is one of an instance with a
+    /// NitroTPM; its registers in hexadecimal are NAME=nitrotpm:PCR4,PCR7,PCR12.
     #[arg(long = "image", value_name = "NAME=FILE|PCR0,PCR1,PCR2")]
     images: Vec<Named>,
     /// An image that may no longer run.
@@ -397,6 +400,7 @@ impl Draft {
                 expires: self.expires.unwrap_or(root.expires),
                 supersedes_denials: List::default(),
                 images: List::default(),
+                nitrotpm_images: None,
                 deployments: None,
                 models: List::default(),
                 partners: List::default(),
@@ -413,15 +417,23 @@ impl Draft {
     }
 
     fn change_images_and_deployments(&self, release: &mut Release) -> Result<(), Failure> {
-        let mut images = release.images.to_vec();
+        let (mut images, mut instances) = (release.images.to_vec(), release.nitrotpm_images().to_vec());
         images.retain(|image| !self.removed_images.contains(&image.name));
+        instances.retain(|image| !self.removed_images.contains(&image.name));
         for image in &self.images {
-            let name = image.name()?;
+            let name: Label = image.name()?;
             images.retain(|present: &Image| present.name != name);
-            let [pcr0, pcr1, pcr2] = measured::image(&image.values)?;
-            images.push(Image { name, pcr0, pcr1, pcr2 });
+            instances.retain(|present: &TpmImage| present.name != name);
+            match measured::image(&image.values)? {
+                measured::Image::Enclave([pcr0, pcr1, pcr2]) => images.push(Image { name, pcr0, pcr1, pcr2 }),
+                measured::Image::NitroTpm([pcr4, pcr7, pcr12]) => {
+                    instances.push(TpmImage { name, pcr4, pcr7, pcr12 });
+                }
+            }
         }
         release.images = limited(images, "images")?;
+        release.nitrotpm_images =
+            if instances.is_empty() { None } else { Some(limited(instances, "nitrotpm_images")?) };
 
         let mut deployments = release.deployments.as_ref().map_or(Vec::new(), |known| known.to_vec());
         for given in &self.deployments {
@@ -749,6 +761,13 @@ fn describe(release: &Release) -> String {
             "  image       {} (PCR0 {}…)\n",
             image.name,
             image.pcr0.to_string().get(..16).unwrap_or_default()
+        );
+    }
+    for image in release.nitrotpm_images() {
+        text += &format!(
+            "  image       {} (NitroTPM, PCR4 {}…)\n",
+            image.name,
+            image.pcr4.to_string().get(..16).unwrap_or_default()
         );
     }
     match &release.deployments {

@@ -1,4 +1,4 @@
-//! `trust`: writes the policy that partners of a simulated clean room need.
+//! `trust`: writes the policy that partners of a clean room under a development root need.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -26,7 +26,9 @@ Examples:
   cleanroom-authority trust --development-root host/development-root.pem --release-root root.json > trust.toml
   cleanroom-authority trust --development-root host/development-root.pem \\
       --program enclave --config enclave.toml \\
-      --instance-id i-0c1ea2200cc1ea220 --model demo=demo.gguf > trust.toml";
+      --instance-id i-0c1ea2200cc1ea220 --model demo=demo.gguf > trust.toml
+  cleanroom-authority trust --development-root tpm/development-root.pem --image cleanroom.efi \\
+      --model demo=demo.gguf > trust.toml";
 
 #[derive(Args)]
 pub(crate) struct Trust {
@@ -35,7 +37,7 @@ pub(crate) struct Trust {
     development_root: PathBuf,
 
     /// Pin this release root. Its authorities then decide which images and models run, and where.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["program", "config", "instance_id", "model"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["program", "image", "config", "instance_id", "model"])]
     release_root: Option<PathBuf>,
 
     /// The model of the release that is used when a request names none.
@@ -43,15 +45,19 @@ pub(crate) struct Trust {
     use_model: Option<ModelId>,
 
     /// The enclave's program.
-    #[arg(long, value_name = "FILE", required_unless_present = "release_root")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["release_root", "image"])]
     program: Option<PathBuf>,
+
+    /// An image instead of a program: its file, or its registers as `release draft --image` takes them.
+    #[arg(long, value_name = "FILE|PCR0,PCR1,PCR2", conflicts_with = "program")]
+    image: Option<String>,
 
     /// The enclave's command line: its arguments with one space between them.
     #[arg(long, value_name = "TEXT", default_value = "")]
     command_line: String,
 
     /// The enclave's configuration.
-    #[arg(long, value_name = "FILE", required_unless_present = "release_root")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["release_root", "image"])]
     config: Option<PathBuf>,
 
     /// The parent instance on which the clean room must run.
@@ -114,18 +120,33 @@ impl Trust {
 
     /// The policy's part for an image, a deployment and models that are measured here.
     fn measured(&self) -> Result<String, Failure> {
-        let (Some(program), Some(config)) = (&self.program, &self.config) else {
-            return Err(Failure::usage("expected --program and --config, or --release-root"));
+        let image = match (&self.program, &self.config, &self.image) {
+            (Some(program), Some(config), None) => {
+                measured::Image::Enclave(measured::program(program, config, &self.command_line)?)
+            }
+            (None, _, Some(image)) => {
+                measured::image(&image.split(',').map(str::to_owned).collect::<Vec<_>>())?
+            }
+            _ => return Err(Failure::usage("expected --program and --config, --image, or --release-root")),
         };
-        let [pcr0, pcr1, pcr2] = measured::program(program, config, &self.command_line)?;
-        let mut text = format!(
-            "\n[[image]]\nname = \"simulated\"\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n"
-        );
+        let mut text = match image {
+            measured::Image::Enclave([pcr0, pcr1, pcr2]) => format!(
+                "\n[[image]]\nname = \"{}\"\npcr0 = \"{pcr0}\"\npcr1 = \"{pcr1}\"\npcr2 = \"{pcr2}\"\n",
+                if self.image.is_some() { "image" } else { "simulated" }
+            ),
+            measured::Image::NitroTpm([pcr4, pcr7, pcr12]) => format!(
+                "\n[[nitrotpm_image]]\nname = \"image\"\npcrs.4 = \"{pcr4}\"\npcrs.7 = \"{pcr7}\"\n\
+                 pcrs.12 = \"{pcr12}\"\n"
+            ),
+        };
         if let Some(instance_id) = &self.instance_id {
             let _ = write!(text, "\n[deployment]\npcr4 = [\"{}\"]\n", of_name(instance_id));
         }
         for Model { id, file } in &self.model {
-            let digest = measured::model_under(file, config)?;
+            let digest = match &self.config {
+                Some(config) => measured::model_under(file, config)?,
+                None => measured::model_file(file)?,
+            };
             let _ = write!(text, "\n[[model]]\nid = \"{id}\"\nsha256 = \"{digest}\"\n");
         }
         Ok(text)

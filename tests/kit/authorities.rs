@@ -110,6 +110,7 @@ impl Authorities {
             expires: in_years(5),
             supersedes_denials: List::default(),
             images: list([Image { name: "the image".parse().unwrap(), pcr0, pcr1, pcr2 }]),
+            nitrotpm_images: None,
             deployments: None,
             models: list([Model {
                 id: "demo".parse().unwrap(),

@@ -36,7 +36,7 @@ pub use release::{
     AuditRules, Broker, Brokers, DEPLOYMENTS_LIMIT, Deployment, EGRESS_LIMIT, Egress, IMAGES_LIMIT, Image,
     LEASE_SECONDS_LIMIT, LeaseRules, Limits, MODELS_LIMIT, Model, ModelState, PARTNER_KEYS_LIMIT,
     PARTNER_MODELS_LIMIT, PARTNERS_LIMIT, Partner, Release, SAFEGUARD_COUNT_LIMIT, SAFEGUARD_LIMITS_LIMIT,
-    SAFEGUARD_SECONDS_LIMIT, SUPERSEDED_LIMIT, SafeguardLimit, Safeguards, WITNESS_SECONDS_LIMIT,
+    SAFEGUARD_SECONDS_LIMIT, SUPERSEDED_LIMIT, SafeguardLimit, Safeguards, TpmImage, WITNESS_SECONDS_LIMIT,
     WITNESSES_LIMIT, Weights, Witness,
 };
 pub use retention::{

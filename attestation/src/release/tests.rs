@@ -29,6 +29,16 @@ pub(super) fn id(text: &str) -> Id {
     text.parse().unwrap()
 }
 
+/// An image of an instance whose register 4 measures `pcr4`.
+pub(super) fn tpm_image(pcr4: &str) -> TpmImage {
+    let pcr = |text: &str| Sha384Digest::of(&[text.as_bytes()]);
+    TpmImage { name: label("cleanroom 0.1.0, NitroTPM"), pcr4: pcr(pcr4), pcr7: pcr("7"), pcr12: zero() }
+}
+
+pub(super) fn zero() -> Sha384Digest {
+    Sha384Digest::from_bytes([0; 48])
+}
+
 pub(super) fn label(text: &str) -> Label {
     text.parse().unwrap()
 }
@@ -174,6 +184,7 @@ impl World {
                 pcr1: pcr("1"),
                 pcr2: pcr("2"),
             }]),
+            nitrotpm_images: None,
             deployments: None,
             models: list([model("m"), model("n")]),
             partners: list([partner("p", &["m", "n"]), partner("q", &["n"])]),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cleanroom_attestation::channel::ModelId;
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
+use cleanroom_attestation::document::Pcrs;
 use serde::Deserialize;
 
 use crate::failure::Failure;
@@ -18,8 +19,12 @@ const LIMIT: usize = 256 << 10;
 #[serde(deny_unknown_fields)]
 pub(super) struct Allowed {
     version: u64,
-    /// PCR 0 of each image.
+    /// PCR 0 of each image of enclaves.
+    #[serde(default)]
     images: Vec<Sha384Digest>,
+    /// Register 4 of each image of instances with a `NitroTPM`.
+    #[serde(default)]
+    nitrotpm_images: Vec<Sha384Digest>,
     #[serde(rename = "model")]
     models: Vec<AllowedModel>,
 }
@@ -44,7 +49,7 @@ impl Allowed {
         if allowed.version != 1 {
             return Err(refused(format!("expected version = 1, got {}", allowed.version)));
         }
-        if allowed.images.is_empty() || allowed.models.is_empty() {
+        if (allowed.images.is_empty() && allowed.nitrotpm_images.is_empty()) || allowed.models.is_empty() {
             return Err(refused("expected at least one image and one [[model]]".to_owned()));
         }
         Ok(allowed)
@@ -54,7 +59,12 @@ impl Allowed {
         self.models.iter().any(|model| (&model.id, &model.sha256) == (id, sha256))
     }
 
-    pub(super) fn allows_image(&self, pcr0: &Sha384Digest) -> bool {
-        self.images.contains(pcr0)
+    /// Whether the image with these registers is on the list of its kind.
+    pub(super) fn allows_image(&self, pcrs: &Pcrs) -> bool {
+        let (list, register) = match pcrs {
+            Pcrs::NitroEnclave(pcrs) => (&self.images, pcrs.get(0)),
+            Pcrs::NitroTpm(pcrs) => (&self.nitrotpm_images, pcrs.get(4)),
+        };
+        register.is_some_and(|register| list.contains(register))
     }
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use cleanroom_attestation::channel::EvidenceRequest;
-use cleanroom_attestation::channel::boot_measurement;
+use cleanroom_attestation::channel::boot_measurement::{self, Registers};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
-use cleanroom_attestation::document::EnclavePcrs;
+use cleanroom_attestation::document::Pcrs;
 use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::policy::Policy;
 use cleanroom_attestation::record::RecordHead;
@@ -40,10 +40,6 @@ use crate::status::summary;
 const SHARES_PER_MODULE: usize = 10;
 /// See [`SHARES_PER_MODULE`].
 const WINDOW: Duration = Duration::from_secs(600);
-/// The register that commits to the model.
-const MODEL_PCR: u8 = 16;
-/// The register that commits to the receipt key.
-const RECEIPT_KEY_PCR: u8 = 17;
 /// Security modules that are remembered.
 const MODULES: usize = 4096;
 /// Entries for refusals within a minute: so many of requests that prove nothing, which anybody can send, and so many of genuine
@@ -111,18 +107,17 @@ impl Rules {
         &self,
         evidence: &'e AcceptedEvidence,
         release: &Release,
-    ) -> Result<&'e EnclavePcrs, Refusal> {
+    ) -> Result<&'e Pcrs, Refusal> {
         let forbidden = |code, message: &str| Err(refusal(Kind::Forbidden, code, message));
-        let Some(pcrs) = evidence.pcrs().enclave() else {
-            return forbidden("platform", "this broker gives shares to enclaves alone");
-        };
-        if !release.permits_deployment(pcrs.get(3), pcrs.get(4), pcrs.get(8)) {
+        // A TPM's registers say nothing of a deployment.
+        let register = |index| evidence.pcrs().enclave().and_then(|pcrs| pcrs.get(index));
+        if !release.permits_deployment(register(3), register(4), register(8)) {
             return forbidden("deployment", "the release does not let its images run there");
         }
-        if !pcrs.get(0).is_some_and(|pcr0| self.allowed.allows_image(pcr0)) {
+        if !self.allowed.allows_image(evidence.pcrs()) {
             return forbidden("image-not-allowed", "this image is not on the broker's own list");
         }
-        Ok(pcrs)
+        Ok(evidence.pcrs())
     }
 }
 
@@ -522,11 +517,28 @@ impl Broker {
     }
 }
 
+/// The registers that commit to the model and to the receipt key, and the rules of their platform.
+fn commitments(pcrs: &Pcrs) -> (Registers, [Option<&Sha384Digest>; 2]) {
+    let registers = match pcrs {
+        Pcrs::NitroEnclave(_) => Registers::Enclave,
+        Pcrs::NitroTpm(_) => Registers::NitroTpm,
+    };
+    let values = [registers.model(), registers.receipt_key()].map(|index| match pcrs {
+        Pcrs::NitroEnclave(pcrs) => pcrs.get(index),
+        Pcrs::NitroTpm(pcrs) => pcrs.get(index),
+    });
+    (registers, values)
+}
+
 /// The enclave has committed to nothing yet.
-fn check_untouched(pcrs: &EnclavePcrs) -> Result<(), Refusal> {
-    // A register that nothing was written into is absent, or zero.
-    let touched = |index| pcrs.get(index).is_some_and(|value: &Sha384Digest| !value.is_zero());
-    if touched(MODEL_PCR) || touched(RECEIPT_KEY_PCR) {
+fn check_untouched(pcrs: &Pcrs) -> Result<(), Refusal> {
+    let (registers, values) = commitments(pcrs);
+    // A register of an enclave that nothing was written into is absent, or zero. A TPM has all of its registers.
+    let untouched = |value: Option<&Sha384Digest>| match registers {
+        Registers::Enclave => value.is_none_or(Sha384Digest::is_zero),
+        Registers::NitroTpm => value.is_some_and(Sha384Digest::is_zero),
+    };
+    if !values.into_iter().all(untouched) {
         let message = "this enclave has committed to a model already and needs no key";
         return Err(refusal(Kind::Forbidden, "model-committed", message));
     }
@@ -534,10 +546,10 @@ fn check_untouched(pcrs: &EnclavePcrs) -> Result<(), Refusal> {
 }
 
 /// The enclave has committed to this model and to a receipt key.
-fn check_committed(pcrs: &EnclavePcrs, model: &Sha256Digest) -> Result<(), Refusal> {
-    let expected = extended_once(boot_measurement::model(model).as_bytes());
-    let receipt_key = pcrs.get(RECEIPT_KEY_PCR);
-    if pcrs.get(MODEL_PCR) != Some(&expected) || receipt_key.is_none_or(Sha384Digest::is_zero) {
+fn check_committed(pcrs: &Pcrs, model: &Sha256Digest) -> Result<(), Refusal> {
+    let (registers, [committed, receipt_key]) = commitments(pcrs);
+    let expected = registers.closed(&extended_once(boot_measurement::model(model).as_bytes()));
+    if committed != Some(&expected) || receipt_key.is_none_or(Sha384Digest::is_zero) {
         let message = "this enclave has not committed to this model and to a receipt key";
         return Err(refusal(Kind::Forbidden, "model-not-committed", message));
     }

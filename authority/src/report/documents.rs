@@ -47,7 +47,12 @@ pub(super) struct ReleaseLine {
 #[derive(Debug, Serialize)]
 pub(super) struct ImageLine {
     pub(super) name: String,
-    pub(super) pcr0: Sha384Digest,
+    /// Of an enclave.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pcr0: Option<Sha384Digest>,
+    /// Of an instance with a `NitroTPM`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pcr4: Option<Sha384Digest>,
 }
 
 /// A denial.
@@ -144,9 +149,13 @@ impl Documents {
         let halts = halts(&roots, &state, &lines, denials, problems)?;
         let openings = opened(&roots, &state, openings, at, problems)?;
         let newest = state.release();
-        let images = newest.iter().flat_map(|release| release.images.iter());
+        let enclaves = newest.iter().flat_map(|release| release.images.iter());
+        let enclaves = enclaves.map(|image| (&image.name, Some(image.pcr0), None));
+        let instances = newest.iter().flat_map(|release| release.nitrotpm_images());
+        let instances = instances.map(|image| (&image.name, None, Some(image.pcr4)));
+        let images = enclaves.chain(instances);
         let images =
-            images.map(|image| ImageLine { name: image.name.to_string(), pcr0: image.pcr0 }).collect();
+            images.map(|(name, pcr0, pcr4)| ImageLine { name: name.to_string(), pcr0, pcr4 }).collect();
         let deployments = newest.and_then(|release| release.deployments.as_ref());
         let deployments = deployments.map(|list| list.iter().map(|place| place.name.to_string()).collect());
         let roots = roots.iter().map(|root| RootLine {

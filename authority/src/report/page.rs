@@ -60,13 +60,15 @@ fn what_may_run(html: &mut String, overview: &Overview) -> fmt::Result {
     html.push_str("<section aria-labelledby=\"run\"><h2 id=\"run\">What may run, and where</h2>");
     html.push_str("<div class=\"card\"><dl>");
     for image in &overview.images {
-        let pcr0 = image.pcr0.to_string();
-        write!(
-            html,
-            "<dt>Image</dt><dd>{} (PCR 0 <code title=\"{pcr0}\">{}…</code>)</dd>",
-            Safe(&image.name),
-            pcr0.get(..16).unwrap_or_default(),
-        )?;
+        for (register, value) in [("PCR 0", image.pcr0), ("NitroTPM, PCR 4", image.pcr4)] {
+            let Some(value) = value.map(|value| value.to_string()) else { continue };
+            write!(
+                html,
+                "<dt>Image</dt><dd>{} ({register} <code title=\"{value}\">{}…</code>)</dd>",
+                Safe(&image.name),
+                value.get(..16).unwrap_or_default(),
+            )?;
+        }
     }
     match &overview.deployments {
         None => html.push_str("<dt>Deployments</dt><dd>anywhere</dd>"),

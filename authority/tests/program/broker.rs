@@ -10,7 +10,7 @@ use cleanroom_attestation::release::{
     BootMillis, Envelope, LeaseRequest, Nonce as LeaseNonce, Payload as _, PayloadType, TrustedState,
     UnixMillis, Verified,
 };
-use cleanroom_forge::{Cbor, Forge, MODULE_ID, Time, pcr};
+use cleanroom_forge::{Cbor, Forge, MODULE_ID, Name, Time, pcr};
 use cleanroom_key_release::{
     DataKey, Purpose, Recipient, RetentionRequest, SealedShare, Secret, Share, ShareRequest, Wanted,
 };
@@ -99,6 +99,31 @@ impl World {
         }
         std::fs::remove_file(folder.path("next.draft.json")).unwrap();
         std::fs::rename(folder.path("next.json"), folder.path("release.json")).unwrap();
+    }
+
+    /// Makes its security modules those of instances with a NitroTPM, of an image that a release names. Their registers 14 and 15
+    /// are untouched.
+    pub(crate) fn become_instances(&mut self) {
+        const MODULE: &str = "i-0123456789abcdef0-tpm0000000000000000";
+        self.forge.document.become_tpm(MODULE);
+        for register in [14, 15] {
+            self.forge.document.put_pcr(register, &[0; 48]);
+        }
+        self.forge.leaf().subject = Name::of(&format!("{MODULE}.eu-forge-1.forged"));
+        // The others stay as they are, because a policy pins the first.
+        let leaf = self.forge.certificates().pop().unwrap();
+        *self.certificates.last_mut().unwrap() = leaf;
+        let [pcr4, pcr7] = [4, 7].map(|index| hex(&pcr(index)));
+        self.release(2, &format!("--image instance=nitrotpm:{pcr4},{pcr7},{}", hex(&[0; 48])));
+    }
+
+    /// Puts the image of these instances on the broker's own list, and no image of enclaves.
+    pub(crate) fn allow_instances(&self) {
+        let (pcr4, model) = (hex(&pcr(4)), model());
+        let list = format!(
+            "version = 1\nnitrotpm_images = [\"{pcr4}\"]\n[[model]]\nid = \"demo\"\nsha256 = \"{model}\"\n"
+        );
+        self.folder.write("allow.toml", list.as_bytes());
     }
 
     fn allow(&self, image: &str, model: &Sha256Digest) {
@@ -331,6 +356,45 @@ fn whoever_is_not_the_released_enclave_gets_nothing_and_each_has_an_entry() {
     let (_, rest) = text.split_once('\n').unwrap();
     world.folder.write("broker.log", rest.as_bytes());
     assert_eq!(world.folder.refused(line), "report");
+}
+
+#[test]
+fn an_instance_gets_the_share_when_release_and_own_list_name_its_image() {
+    let mut world = World::new();
+    let enclave = (world.forge.clone(), world.certificates.clone());
+    world.become_instances();
+    // On the list of the other kind the value says nothing.
+    world.allow(&hex(&pcr(4)), &model());
+    let broker = world.bank();
+    assert_eq!(refused(&broker, &world.right(&broker)), "image-not-allowed");
+    drop(broker);
+    world.allow_instances();
+    let broker = world.bank();
+    assert_eq!(broker.ask("POST", "/v1/share", &world.right(&broker).encode()).0, 200);
+
+    let register = |change: &dyn Fn(&mut Forge)| {
+        let mut enclave = world.enclave(&broker);
+        change(&mut enclave.forge);
+        refused(&broker, &world.request(enclave, |_| {}))
+    };
+    for index in [4, 7, 12] {
+        let code = register(&|forge| forge.document.put_pcr(index, &[9; 48]));
+        assert_eq!(code, "nitrotpm-pcr-mismatch", "{index}");
+    }
+    for index in [14, 15] {
+        assert_eq!(register(&|forge| forge.document.put_pcr(index, &[1; 48])), "model-committed");
+        assert_eq!(register(&|forge| forge.document.remove_pcr(index)), "model-committed");
+    }
+    drop(broker);
+
+    // An enclave of the same release is not on this list; an instance is in no deployment.
+    let instance = (world.forge, world.certificates);
+    (world.forge, world.certificates) = enclave;
+    let broker = world.bank();
+    assert_eq!(refused(&broker, &world.right(&broker)), "image-not-allowed");
+    (world.forge, world.certificates) = instance;
+    world.release(3, &format!("--deployment eu=pcr8:{}", hex(&pcr(8))));
+    assert_eq!(refused(&broker, &world.right(&broker)), "pcr8-mismatch");
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::measured_boot::BootMeasurement;
 use cleanroom_attestation::measurement::Measurer;
 use cleanroom_attestation::release::{Release, Root, TrustedState, Verified};
+use cleanroom_forge::boot_image::unified_kernel;
 use cleanroom_forge::image::small_image;
 use serde_json::Value;
 
@@ -265,6 +267,38 @@ fn an_image_file_is_measured_by_the_authority_itself() {
     }
     folder.write("room.eif", &image[..image.len() - 1]);
     assert_eq!(folder.refused(&line), "image-truncated");
+}
+
+#[test]
+fn an_image_of_instances_is_measured_by_the_authority_itself() {
+    let folder = Folder::new();
+    folder.root();
+    let image = unified_kernel("257.9").bytes();
+    folder.write("room.efi", &image);
+    let measured = BootMeasurement::of(&image).unwrap();
+    let line = Folder::first_release().replace("--image v1=", "--image v0=room.efi --image v1=");
+    folder.ok(&line);
+    let draft: Value = serde_json::from_slice(&folder.read("release.draft.json")).unwrap();
+    let registers = [("pcr4", measured.pcr4), ("pcr7", measured.pcr7), ("pcr12", measured.pcr12)];
+    for (name, value) in registers {
+        assert_eq!(draft["nitrotpm_images"][0][name], value.to_string(), "{draft}");
+    }
+    assert_eq!(draft["images"].as_array().unwrap().len(), 1);
+    // In digests it is the same image, and another one of its name takes its place.
+    let [pcr4, pcr7, pcr12] = registers.map(|(_, value)| value.to_string());
+    let from = "release draft --root root.json --from release.draft.json";
+    folder.ok(&format!("{from} --image v0=nitrotpm:{pcr4},{pcr7},{pcr12} --out same.json"));
+    let same: Value = serde_json::from_slice(&folder.read("same.json")).unwrap();
+    assert_eq!(same["nitrotpm_images"], draft["nitrotpm_images"]);
+    folder.ok(&format!("{from} --image v0={pcr4},{pcr7},{pcr7} --out enclave.json"));
+    let enclave: Value = serde_json::from_slice(&folder.read("enclave.json")).unwrap();
+    assert!(enclave.get("nitrotpm_images").is_none() && enclave["images"][1]["name"] == "v0", "{enclave}");
+    folder.ok(&format!("{from} --remove-image v0 --out removed.json"));
+    let removed: Value = serde_json::from_slice(&folder.read("removed.json")).unwrap();
+    assert!(removed.get("nitrotpm_images").is_none(), "{removed}");
+
+    folder.write("room.efi", &image[..image.len() - 1]);
+    assert_eq!(folder.refused(&line), "boot-image-truncated");
 }
 
 #[test]

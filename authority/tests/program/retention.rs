@@ -2,8 +2,9 @@
 
 use std::process::Stdio;
 
+use cleanroom_attestation::channel::boot_measurement::Registers;
 use cleanroom_attestation::channel::{ModelId, boot_measurement};
-use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measurement::extended_once;
 use cleanroom_attestation::record::{RecordHead, RecordKey, RecordSubject, RecordedExchange};
 use cleanroom_attestation::release::{
@@ -29,7 +30,10 @@ struct Brokers {
 
 impl Brokers {
     fn new() -> Self {
-        let world = World::new();
+        Self::of(World::new())
+    }
+
+    fn of(world: World) -> Self {
         let folder = &world.folder;
         let receiver = folder.json("opening key receiver.key")["sha256"].as_str().unwrap().to_owned();
         folder.ok("opening key other.key");
@@ -93,6 +97,19 @@ impl Brokers {
         enclave.wanted = Some(wanted.clone());
         let asked = self.world.request(enclave, |_| {});
         RetentionRequest { asked, wanted }
+    }
+
+    /// What an instance whose registers 14 and 15 are these asks the first broker for.
+    fn request_of_instance(&self, registers: [Sha384Digest; 2]) -> RetentionRequest {
+        let wanted = Wanted::Secret(today());
+        let mut enclave = self.world.enclave(&self.running[0]);
+        for (index, value) in [14, 15].into_iter().zip(registers) {
+            enclave.forge.document.put_pcr(index, value.as_bytes());
+        }
+        enclave.request.broker = NAMES[0].parse().unwrap();
+        enclave.request.recipient = DayCollector::new(self.brokers()).recipient().clone();
+        enclave.wanted = Some(wanted.clone());
+        RetentionRequest { asked: self.world.request(enclave, |_| {}), wanted }
     }
 
     fn ask(&self, index: usize, request: &RetentionRequest) -> Result<RetentionAnswer, String> {
@@ -326,6 +343,23 @@ fn a_secret_leaves_for_its_own_day_and_for_an_enclave_that_serves_the_model() {
     folder
         .ok("halt demo --root root.json --release release.json --key c.pem --reason r --out denials/d.json");
     assert_eq!(brokers.secret(0, day).err().as_deref(), Some("model-denied"));
+}
+
+#[test]
+fn an_instance_gets_a_secret_once_its_commitment_is_closed() {
+    let mut world = World::new();
+    world.become_instances();
+    world.allow_instances();
+    let brokers = Brokers::of(world);
+    let open = |model: &Sha256Digest| extended_once(boot_measurement::model(model).as_bytes());
+    let closed = |model: &Sha256Digest| Registers::NitroTpm.closed(&open(model));
+    let (key, zero) = (Sha384Digest::from_bytes([1; 48]), Sha384Digest::from_bytes([0; 48]));
+    let ask = |registers| brokers.ask(0, &brokers.request_of_instance(registers)).map(|_| ());
+    let (model, other) = (model(), Sha256Digest::of(&[b"other"]));
+    assert_eq!(ask([closed(&model), key]), Ok(()));
+    for registers in [[open(&model), key], [closed(&other), key], [zero, key], [closed(&model), zero]] {
+        assert_eq!(ask(registers), Err("model-not-committed".to_owned()));
+    }
 }
 
 #[test]

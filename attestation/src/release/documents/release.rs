@@ -60,8 +60,11 @@ pub struct Release {
     pub expires: UnixMillis,
     /// Digests (SHA-256 of the payload) of the denials that this release lifts. Every other denial stays in force.
     pub supersedes_denials: List<Sha256Digest, SUPERSEDED_LIMIT>,
-    /// The images that may run; at least one.
+    /// The images of enclaves that may run; at least one, where there are none of the other kind.
     pub images: List<Image, IMAGES_LIMIT>,
+    /// The images of instances with a `NitroTPM` that may run. Absent: none. Present: at least one.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub nitrotpm_images: Option<List<TpmImage, IMAGES_LIMIT>>,
     /// Where they may run. Absent: anywhere. Present: at least one.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub deployments: Option<List<Deployment, DEPLOYMENTS_LIMIT>>,
@@ -91,6 +94,20 @@ pub struct Image {
     pub pcr1: Sha384Digest,
     /// SHA-384: the application.
     pub pcr2: Sha384Digest,
+}
+
+/// An image of an instance that is the enclave itself, by the registers of its TPM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TpmImage {
+    /// Name and version, for people.
+    pub name: Label,
+    /// SHA-384: what the firmware starts.
+    pub pcr4: Sha384Digest,
+    /// SHA-384: Secure Boot.
+    pub pcr7: Sha384Digest,
+    /// SHA-384: what is added beside the image at boot. Zero when that is nothing.
+    pub pcr12: Sha384Digest,
 }
 
 /// A place that an image may run in. Every PCR that is given must match; at least one is.
@@ -327,6 +344,12 @@ impl Release {
         self.images.iter().find(|image| (&image.pcr0, &image.pcr1, &image.pcr2) == (pcr0, pcr1, pcr2))
     }
 
+    /// The images of instances with a `NitroTPM`; none where the release names none.
+    #[must_use]
+    pub fn nitrotpm_images(&self) -> &[TpmImage] {
+        self.nitrotpm_images.as_deref().unwrap_or_default()
+    }
+
     /// Whether the release permits a deployment with these measurements: `None` for a PCR that the evidence does not have.
     /// A release without deployments permits every one.
     #[must_use]
@@ -380,6 +403,8 @@ impl Release {
         repeated("the witness", text(first_repeated(self.witnesses.iter().map(|witness| &witness.key))))?;
         let images = self.images.iter().map(|image| (&image.pcr0, &image.pcr1, &image.pcr2));
         repeated("the image with PCR0", first_repeated(images).map(|(pcr0, ..)| pcr0.to_string()))?;
+        let images = self.nitrotpm_images().iter().map(|image| (&image.pcr4, &image.pcr7, &image.pcr12));
+        repeated("the image with PCR4", first_repeated(images).map(|(pcr4, ..)| pcr4.to_string()))?;
         let egress = self.egress.iter().map(|to| (&to.host, to.port));
         repeated(
             "the destination",
@@ -486,7 +511,11 @@ impl Release {
 
     fn check_numbers(&self) -> Result<(), ReleaseError> {
         in_range("version", self.version, 1, VERSION_LIMIT)?;
-        in_range("number of images", self.images.len() as u64, 1, IMAGES_LIMIT as u64)?;
+        if let Some(images) = &self.nitrotpm_images {
+            in_range("number of nitrotpm_images", images.len() as u64, 1, IMAGES_LIMIT as u64)?;
+        }
+        let fewest = u64::from(self.nitrotpm_images.is_none());
+        in_range("number of images", self.images.len() as u64, fewest, IMAGES_LIMIT as u64)?;
         if let Some(deployments) = &self.deployments {
             in_range("number of deployments", deployments.len() as u64, 1, DEPLOYMENTS_LIMIT as u64)?;
             for place in deployments {
@@ -498,6 +527,11 @@ impl Release {
         for image in &self.images {
             let zero = [image.pcr0, image.pcr1, image.pcr2].iter().filter(|pcr| pcr.is_zero()).count() as u64;
             in_range("number of all-zero PCRs of an image", zero, 0, 0)?;
+        }
+        // Firmware that has measured nothing proves nothing. Register 12 has measured nothing when all is well.
+        for image in self.nitrotpm_images() {
+            let zero = [image.pcr4, image.pcr7].iter().filter(|pcr| pcr.is_zero()).count() as u64;
+            in_range("number of all-zero PCRs 4 and 7 of an image", zero, 0, 0)?;
         }
         for partner in &self.partners {
             in_range("number of keys of a partner", partner.keys.len() as u64, 1, PARTNER_KEYS_LIMIT as u64)?;

@@ -219,6 +219,20 @@ fn rules_of_a_release() {
     assert_eq!(code(aliased), "repeated");
     assert_eq!(code(release_with(|release| release.partners = doubled(&release.partners))), "repeated");
     assert_eq!(code(release_with(|release| release.images = doubled(&release.images))), "repeated");
+    let with_tpm = |images: Vec<TpmImage>, enclaves: bool| {
+        release_with(|release| {
+            release.nitrotpm_images = Some(list(images));
+            if !enclaves {
+                release.images = List::default();
+            }
+        })
+    };
+    assert!(with_tpm(vec![tpm_image("4"), tpm_image("5")], true).is_ok());
+    assert!(with_tpm(vec![tpm_image("4")], false).is_ok(), "instances alone");
+    assert_eq!(code(with_tpm(Vec::new(), true)), "range");
+    assert_eq!(code(with_tpm(vec![tpm_image("4"), tpm_image("4")], true)), "repeated");
+    assert_eq!(code(with_tpm(vec![TpmImage { pcr4: zero(), ..tpm_image("4") }], true)), "range");
+    assert_eq!(code(with_tpm(vec![TpmImage { pcr7: zero(), ..tpm_image("4") }], true)), "range");
     let twice = release_with(|release| release.supersedes_denials = list([sha256("d"), sha256("d")]));
     assert_eq!(code(twice), "repeated");
     assert_eq!(code(release_with(|release| release.models = list([release.models[1].clone()]))), "dangling");

@@ -126,7 +126,21 @@ fn nothing_of_a_policys_own_reference_values_stays_beside_a_release() {
     .unwrap();
     assert!(own.tpm_images().len() == 1 && own.deployment().is_some());
     let released = own.with_release(&world.release(1));
-    assert!(released.tpm_images().is_empty(), "a release names images of enclaves, and only those");
+    assert!(released.tpm_images().is_empty(), "this release names images of enclaves alone");
     assert!(released.deployment().is_none());
     assert!(!released.images().is_empty() && !released.models().is_empty());
+}
+
+#[test]
+fn a_release_names_instances_as_well_as_enclaves() {
+    let world = World::new();
+    let policy = read(&format!("root = '''{}'''\n", root_text(&world)), "").unwrap();
+    let release = Release { nitrotpm_images: Some(list([tpm_image("4")])), ..world.release(1) };
+    let full = policy.with_release(&release);
+    let [image] = full.tpm_images() else { panic!("one image") };
+    let expected = [(4, Sha384Digest::of(&[b"4"])), (7, Sha384Digest::of(&[b"7"])), (12, zero())];
+    assert_eq!((image.name(), image.pcrs()), ("cleanroom 0.1.0, NitroTPM", &expected.into()));
+    assert_eq!(full.images().len(), 1);
+    // A policy that was filled from a release keeps nothing of it under the next one.
+    assert!(full.with_release(&world.release(2)).tpm_images().is_empty());
 }

@@ -219,6 +219,7 @@ fn limits_in_the_schemas_are_those_of_the_code() {
     for (list, limit) in [
         ("supersedes_denials", SUPERSEDED_LIMIT),
         ("images", IMAGES_LIMIT),
+        ("nitrotpm_images", IMAGES_LIMIT),
         ("deployments", DEPLOYMENTS_LIMIT),
         ("models", MODELS_LIMIT),
         ("models/items/properties/weights/properties/brokers/properties/of", BROKERS_LIMIT),
