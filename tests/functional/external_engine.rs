@@ -154,6 +154,23 @@ fn the_proof_is_of_weights_and_engine_together() {
     let verify = ["verify", &site.address, "--key", "partner.key", "--json"];
     let verdict = output("cleanroom", site.path(), &verify);
     assert_eq!(verdict.status.code(), Some(0), "{}", String::from_utf8_lossy(&verdict.stdout));
+    // Who knows weights and configuration sees which engine that is.
+    let weights = model_digest(&model()).to_string();
+    let engine = [&verify[..], &["--engine", "enclave.toml", "--weights", &weights]].concat();
+    let shown = output("cleanroom", site.path(), &engine);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(
+        (&shown["accepted"], &shown["engine"]["name"]),
+        (&true.into(), &"engine-server".into()),
+        "{shown}"
+    );
+    let config = std::fs::read_to_string(site.path().join("enclave.toml")).unwrap();
+    std::fs::write(site.path().join("other.toml"), config.replace("\"0.1.0\"", "\"0.2.0\"")).unwrap();
+    let other = [&verify[..], &["--engine", "other.toml", "--weights", &weights]].concat();
+    let other = output("cleanroom", site.path(), &other);
+    assert_eq!(other.status.code(), Some(1));
+    let other: serde_json::Value = serde_json::from_slice(&other.stdout).unwrap();
+    assert_eq!((&other["code"], other.get("engine")), (&"engine-mismatch".into(), None), "{other}");
     // A policy for the same weights and the project's own engine refuses.
     let policy = std::fs::read_to_string(site.path().join("trust.toml")).unwrap();
     let (before, after) = policy.split_once("[[model]]\nid = \"demo\"\nsha256 = \"").unwrap();

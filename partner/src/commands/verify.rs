@@ -3,6 +3,8 @@
 mod document;
 #[cfg(feature = "online")]
 mod ear;
+#[cfg(feature = "online")]
+mod engine;
 mod listing;
 #[cfg(feature = "online")]
 mod room;
@@ -47,6 +49,10 @@ pub struct Verify {
     #[cfg(feature = "online")]
     #[command(flatten)]
     ear: ear::EarArguments,
+
+    #[cfg(feature = "online")]
+    #[command(flatten)]
+    engine: engine::EngineArguments,
 }
 
 #[cfg(feature = "online")]
@@ -56,7 +62,9 @@ macro_rules! online_examples {
   cleanroom verify cleanroom.example:8443
   cleanroom verify unix:/run/cleanroom.sock --policy trust.toml --json
   cleanroom verify cleanroom.example:8443 --record records/
-  cleanroom verify cleanroom.example:8443 --ear result.cmw.json"
+  cleanroom verify cleanroom.example:8443 --ear result.cmw.json
+  cleanroom verify cleanroom.example:8443 --engine enclave.toml \\
+      --weights e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     };
 }
 #[cfg(not(feature = "online"))]
@@ -101,7 +109,8 @@ impl Verify {
             let (party, model) = self.party.load()?;
             let dialer = self.party.dialer(vec![address.clone()])?;
             let ear = self.ear.open(self.party.key())?;
-            return room::run(address, &dialer, (&party, &model), ear.as_ref(), terminal);
+            let engine = self.engine.load()?;
+            return room::run(address, &dialer, (&party, &model), engine.as_ref(), ear.as_ref(), terminal);
         }
         #[cfg(feature = "online")]
         if self.party.keeps_records() {

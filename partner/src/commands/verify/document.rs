@@ -49,11 +49,13 @@ pub(super) struct Document {
     #[arg(long, value_name = "HEX", value_parser = hexadecimal, requires = "document")]
     public_key: Option<Hexadecimal>,
 
-    /// The value of PCR16 that you expect: the model
+    /// The value of PCR16 that you expect: the model. In a document of a NitroTPM it is what register 14 held before it was
+    /// closed; the value that the closed register has is computed from it
     #[arg(long, value_name = "HEX", value_parser = Sha384Digest::from_written, requires = "document")]
     pcr16: Option<Sha384Digest>,
 
-    /// The value of PCR17 that you expect: the receipt key
+    /// The value of PCR17 that you expect: the receipt key. In a document of a NitroTPM it is what register 15 held before
+    /// it was closed
     #[arg(long, value_name = "HEX", value_parser = Sha384Digest::from_written, requires = "document")]
     pcr17: Option<Sha384Digest>,
 }

@@ -1,6 +1,8 @@
 //! The verdict on a clean room that answers at an address.
 
 use cleanroom_attestation::channel::{ALPN, ModelId};
+use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_attestation::engine::Engine;
 use cleanroom_attestation::verdict::Verdict;
 use cleanroom_channel::tls::Established;
 use serde::Serialize;
@@ -30,14 +32,29 @@ struct Report<'a> {
     /// What the authorities permit; absent when the policy pins no release root or something of it does not hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     release: Option<&'a Permitted>,
+    /// The engine that `--engine` names; absent when the evidence does not commit to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<ShownEngine<'a>>,
     verdict: &'a Verdict,
 }
+
+/// An engine, as people know it.
+#[derive(Serialize)]
+struct ShownEngine<'a> {
+    kind: &'a str,
+    name: &'a str,
+    version: &'a str,
+}
+
+/// The code for a clean room whose model is behind another engine, or behind none.
+const OTHER_ENGINE: &str = "engine-mismatch";
 
 /// Sets up an attested session, up to the point where data could be sent, and reports what was proven.
 pub(super) fn run(
     address: &Address,
     dialer: &Dialer,
     (party, model): (&RelyingParty, &ModelId),
+    engine: Option<&(Engine, Sha256Digest)>,
     ear: Option<&EarFile>,
     terminal: &mut Terminal,
 ) -> Result<Outcome, Failure> {
@@ -45,26 +62,53 @@ pub(super) fn run(
         runtime()?.block_on(session::appraise(party, dialer)).map_err(|error| no_session(&error))?;
     let (verdict, established) = (appraised.verdict(), appraised.established());
     let accepted = appraised.accepted();
+    // Only evidence that was accepted commits to anything.
+    let proven = engine.filter(|(_, identity)| accepted.is_ok() && *identity == appraised.model_digest());
+    let missing = (engine.is_some() && proven.is_none()).then_some(OTHER_ENGINE);
+    let code = accepted.as_ref().err().map(Refused::code).or(missing);
     let report = Report {
         address: address.to_string(),
         model: model.as_str(),
-        accepted: accepted.is_ok(),
-        code: accepted.as_ref().err().map(Refused::code),
+        accepted: code.is_none(),
+        code,
         cipher_suite: format!("{:#06x}", established.cipher_suite),
         group: format!("{:#06x}", established.group),
         partner_leaf_sha384: established.partner_leaf.to_string(),
         enclave_leaf_sha384: established.enclave_leaf.to_string(),
         release: appraised.permitted().and_then(|permitted| permitted.as_ref().ok()),
+        engine: proven.map(|(engine, _)| ShownEngine {
+            kind: &engine.kind,
+            name: &engine.name,
+            version: &engine.version,
+        }),
         verdict,
     };
     let mut listing = listing(verdict);
     if let Some(permitted) = appraised.permitted() {
         terms(&mut listing, permitted);
     }
+    if let Some((expected, _)) = engine {
+        let name = printable(&format!("{} {} ({})", expected.name, expected.version, expected.kind));
+        listing.heading("engine");
+        match proven {
+            Some(_) => listing.check(
+                Mark::Ok,
+                name,
+                "the model's identity commits to it, to its arguments and to the weights",
+            ),
+            None => listing.check(
+                Mark::Fail,
+                name,
+                format!(
+                    "{OTHER_ENGINE}\nthe model's identity is not that of these weights behind this engine"
+                ),
+            ),
+        }
+    }
     channel(&mut listing, established, accepted.as_ref().err());
     ear::write(ear, verdict, &appraised.shown().document)?;
     terminal.report(&report, &listing)?;
-    Ok(if accepted.is_ok() { outcome(verdict) } else { Outcome::Refused })
+    Ok(if code.is_none() { outcome(verdict) } else { Outcome::Refused })
 }
 
 /// Release, lease and partner, with the time that is left for each.
