@@ -61,6 +61,12 @@ impl<S> Captured<S> {
         });
         Ok(Self { stream, copy: copy.transpose()? })
     }
+
+    /// The connection, without its copy.
+    #[cfg(test)]
+    pub(crate) fn into_inner(self) -> S {
+        self.stream
+    }
 }
 
 impl Copy {

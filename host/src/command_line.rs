@@ -9,6 +9,7 @@ use cleanroom_attestation::digest::Sha384Digest;
 use cleanroom_host::agent::{self, Authority, Broker, RecordStore};
 use cleanroom_host::doctor::{self, Finding, Share};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::instance;
 use cleanroom_host::launcher::nitro;
 use cleanroom_host::launcher::qemu::{self, Acceleration, MachineSettings};
 use cleanroom_host::launcher::simulated::Settings;
@@ -60,7 +61,10 @@ Example: boot an image in a virtual machine
 
 Example: serve from an AWS Nitro Enclave
   cleanroom-host doctor --tier nitro
-  cleanroom-host run --tier nitro --image enclave.eif --model model.gguf --listen 0.0.0.0:8443 --cid 16 --memory 4096 --processors 2";
+  cleanroom-host run --tier nitro --image enclave.eif --model model.gguf --listen 0.0.0.0:8443 --cid 16 --memory 4096 --processors 2
+
+Example: serve from an EC2 instance with a NitroTPM, which is the enclave itself; this machine is another one
+  cleanroom-host run --tier nitrotpm --instance 10.0.0.7 --model model.gguf --listen 0.0.0.0:8443";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -75,6 +79,11 @@ where partners connect. The state folder then has:
   measurements.json     PCR 0, 1 and 2, the development root's fingerprint, the model's digest
   development-root.pem  the root under which this enclave's evidence is signed; made anew at each start
   console.log           what the enclave said
+
+In the nitrotpm tier the enclave is an instance that runs already, or will. This
+command gives it the model whenever it boots, hands in what the authorities
+sign, and writes none of these files. Partners may connect to the instance
+itself (TCP port 5000) as well as to --listen.
 
 SIGTERM or SIGINT drains: no new connections, the enclave finishes what it
 does, and everything ends within --drain-timeout. A second signal ends
@@ -95,7 +104,7 @@ SIGTERM or SIGINT drains: no new connections, and the open ones end within
 and changes nothing.")]
     Relay(RelayArguments),
 
-    /// Give one virtual machine a TPM with the vendor command of AWS's NitroTPM; for development.
+    /// Give one virtual machine or program a TPM with the vendor command of AWS's NitroTPM; for development.
     #[command(after_help = "\
 swtpm does what a TPM does. This command stands between QEMU and swtpm, and
 answers the vendor command 0x20000001 with attestation documents of the TPM's
@@ -105,9 +114,17 @@ folder then has:
   development-root.pem  the root under which documents are signed; made anew at each start
   tpm2-00.permall       the TPM's state, which stays
 
-Example:
+With --measure the socket takes a program's TPM commands at once, and this
+command ends with that program. Registers are then those of a machine that
+firmware has started: 4 has the files, 7 a constant, the others zero. A line
+says them as `cleanroom-authority trust --image` takes them.
+
+Examples:
   cleanroom-host software-tpm --state tpm
-  qemu-system-x86_64 ... -chardev socket,id=c,path=tpm/tpm.sock -tpmdev emulator,id=t,chardev=c -device tpm-crb,tpmdev=t")]
+  qemu-system-x86_64 ... -chardev socket,id=c,path=tpm/tpm.sock -tpmdev emulator,id=t,chardev=c -device tpm-crb,tpmdev=t
+
+  cleanroom-host software-tpm --state tpm --measure cleanroom-instance --measure enclave.toml
+  cleanroom-instance --tpm tpm/tpm.sock --config enclave.toml --address 127.0.0.1")]
     SoftwareTpm(SoftwareTpmArguments),
 
     /// Build enclave images, look into them, compare them.
@@ -144,6 +161,10 @@ pub(crate) enum Tier {
     Qemu,
     /// The image in an AWS Nitro Enclave of this EC2 instance.
     Nitro,
+    /// An EC2 instance with a NitroTPM, which is the enclave itself. This program runs on another machine, and
+    /// starts nothing.
+    #[value(name = "nitrotpm")]
+    NitroTpm,
 }
 
 /// How a virtual machine executes its instructions.
@@ -174,6 +195,11 @@ pub(crate) struct RunArguments {
     /// The enclave image file, which is measured (qemu and nitro tiers).
     #[arg(long, value_name = "FILE", required_if_eq_any([("tier", "qemu"), ("tier", "nitro")]), conflicts_with_all = ["enclave", "config"])]
     image: Option<PathBuf>,
+
+    /// The instance that is the enclave: its name or its address. It takes connections on TCP ports 5000 to 5002
+    /// (nitrotpm tier).
+    #[arg(long, value_name = "HOST", required_if_eq("tier", "nitrotpm"), conflicts_with_all = ["enclave", "config", "image"])]
+    instance: Option<String>,
 
     /// The SHA-384 that the image file must have, as its build summary names it (nitro tier).
     #[arg(long, value_name = "HEX")]
@@ -315,8 +341,8 @@ pub(crate) struct RelayArguments {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: ListenAddress,
 
-    /// Where the enclave listens: vsock:CID:PORT, hybrid:PORT:PATH (a virtual machine's vsock device) or
-    /// unix:PATH.
+    /// Where the enclave listens: vsock:CID:PORT, hybrid:PORT:PATH (a virtual machine's vsock device),
+    /// tcp:HOST:PORT (an instance that is the enclave itself) or unix:PATH.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) to: EnclaveAddress,
 
@@ -397,6 +423,7 @@ impl DoctorArguments {
                 let share = Share { memory_mib: self.memory, processors: self.processors };
                 doctor::nitro(&self.state, &self.nitro_cli, share)
             }
+            Tier::NitroTpm => doctor::nitrotpm(&self.state),
         }
     }
 }
@@ -482,20 +509,26 @@ impl LimitArguments {
     }
 }
 
-/// The enclave that a tier starts.
+/// The enclave that a tier starts or serves.
 pub(crate) enum Enclave {
     Simulated(Settings),
     Nitro(nitro::Settings),
+    NitroTpm(instance::Settings),
     Qemu(qemu::Settings),
 }
 
 impl RunArguments {
-    /// The enclave that the chosen tier starts.
+    /// The enclave that the chosen tier starts or serves.
     pub(crate) fn enclave(&self) -> Enclave {
         match self.tier {
             Tier::Simulated => Enclave::Simulated(self.simulated()),
             Tier::Qemu => Enclave::Qemu(self.qemu()),
             Tier::Nitro => Enclave::Nitro(self.nitro()),
+            Tier::NitroTpm => Enclave::NitroTpm(instance::Settings {
+                // clap has seen to it that this tier has one.
+                host: self.instance.clone().unwrap_or_default(),
+                model: self.model.clone(),
+            }),
         }
     }
 
@@ -643,5 +676,8 @@ mod tests {
         assert!(refused("--tier nitro"));
         assert!(!refused("--tier nitro --image i --cid 17"));
         assert!(refused("--tier nitro --image i --cid 3"), "that is the parent's");
+        assert!(refused("--tier nitrotpm"));
+        assert!(refused("--tier nitrotpm --instance h --image i"), "nobody starts an image here");
+        assert!(!refused("--tier nitrotpm --instance h"));
     }
 }

@@ -69,6 +69,12 @@ pub fn nitro(state: &Path, nitro_cli: &Path, share: Share) -> Vec<Finding> {
     findings
 }
 
+/// What the `nitrotpm` tier needs of the host, with its files in the folder `state`.
+#[must_use]
+pub fn nitrotpm(state: &Path) -> Vec<Finding> {
+    vec![state_folder(state), disk(state), open_files(), sockets(), clock()]
+}
+
 fn image_processor() -> Finding {
     const WHAT: &str = "processor";
     match std::env::consts::ARCH {

@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
-use cleanroom_link::port;
+use cleanroom_link::{port, tcp};
 use cleanroom_program::claim::ClaimedListener;
 use cleanroom_vsock::WRITE_CAP;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
+use tokio::time::timeout;
 use tokio_util::either::Either;
 use tokio_vsock::{VsockAddr, VsockStream};
 
@@ -29,6 +31,9 @@ pub const SOCKET_PATH_MAX: usize = 107;
 /// it from happening in a burst at all.
 const BACKLOG: u32 = 4096;
 
+/// How long a TCP connection to an enclave may take to be there. A machine that is off does not refuse it.
+const TCP_CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
 /// Where the host listens: `HOST:PORT`, `tcp:HOST:PORT` or `unix:PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenAddress {
@@ -38,7 +43,7 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
-/// Where the enclave listens: `vsock:CID:PORT`, `hybrid:PORT:PATH` or `unix:PATH`.
+/// Where the enclave listens: `vsock:CID:PORT`, `hybrid:PORT:PATH`, `unix:PATH` or `tcp:HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnclaveAddress {
     /// An `AF_VSOCK` stream address (vsock(7)).
@@ -59,6 +64,13 @@ pub enum EnclaveAddress {
     },
     /// The path of a Unix stream socket.
     Unix(PathBuf),
+    /// A port of an instance that is the enclave itself.
+    Tcp {
+        /// The instance's name or address; of IPv6 without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
 }
 
 /// Why a text is not an address.
@@ -111,11 +123,17 @@ impl FromStr for EnclaveAddress {
         {
             return socket_path(path).map(|path| Self::Hybrid { path, port });
         }
+        if let Some(address) = text.strip_prefix("tcp:")
+            && let Some((host, port)) = address.rsplit_once(':')
+            && let Ok(port) = port.parse()
+        {
+            return Ok(Self::Tcp { host: host_of(host)?, port });
+        }
         let vsock = text.strip_prefix("vsock:").and_then(|rest| rest.split_once(':'));
         match vsock.map(|(cid, port)| (cid.parse(), port.parse())) {
             Some((Ok(cid), Ok(port))) => Ok(Self::Vsock { cid, port }),
             _ => Err(AddressError::Form {
-                expected: "vsock:CID:PORT, hybrid:PORT:PATH or unix:PATH",
+                expected: "vsock:CID:PORT, hybrid:PORT:PATH, unix:PATH or tcp:HOST:PORT",
                 actual: text.to_owned(),
             }),
         }
@@ -132,9 +150,37 @@ impl EnclaveAddress {
             Self::Hybrid { path, port: port::PARTNERS } => {
                 Some(Self::Hybrid { path: path.clone(), port: port::CONTROL })
             }
-            Self::Vsock { .. } | Self::Hybrid { .. } => None,
+            Self::Tcp { host, port } if u32::from(*port) == port::PARTNERS => {
+                Self::of_instance(host, port::CONTROL)
+            }
+            Self::Vsock { .. } | Self::Hybrid { .. } | Self::Tcp { .. } => None,
             Self::Unix(path) => Some(Self::Unix(path.with_file_name("control.sock"))),
         }
+    }
+}
+
+impl EnclaveAddress {
+    /// A port of `cleanroom_link::port` on an instance that is the enclave itself. None if TCP has no such port.
+    #[must_use]
+    pub fn of_instance(host: &str, port: u32) -> Option<Self> {
+        Some(Self::Tcp { host: host.to_owned(), port: u16::try_from(port).ok()? })
+    }
+}
+
+/// The name or address of a machine, of IPv6 with or without brackets.
+///
+/// # Errors
+/// [`AddressError`] when it cannot be one.
+pub fn host_of(text: &str) -> Result<String, AddressError> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    let is_host = !bare.is_empty() && bare.bytes().all(plain);
+    // A colon is in addresses alone, and `HOST:PORT` is none.
+    let is_host = is_host && (!bare.contains(':') || bare.parse::<Ipv6Addr>().is_ok());
+    if is_host {
+        Ok(bare.to_owned())
+    } else {
+        Err(AddressError::Form { expected: "a machine's name or address", actual: text.to_owned() })
     }
 }
 
@@ -181,6 +227,8 @@ impl fmt::Display for EnclaveAddress {
             Self::Vsock { cid, port } => write!(formatter, "vsock:{cid}:{port}"),
             Self::Hybrid { path, port } => write!(formatter, "hybrid:{port}:{}", path.display()),
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
+            Self::Tcp { host, port } if host.contains(':') => write!(formatter, "tcp:[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(formatter, "tcp:{host}:{port}"),
         }
     }
 }
@@ -289,13 +337,17 @@ impl Moves for Either<TcpStream, UnixStream> {
     }
 }
 
+/// A connection to an enclave of any tier.
+type EnclaveStream = Either<Either<UnixStream, TcpStream>, VsockStream>;
+
 impl Dial for EnclaveAddress {
-    type Stream = Captured<Either<UnixStream, VsockStream>>;
+    type Stream = Captured<EnclaveStream>;
 
     async fn dial(&self) -> io::Result<Self::Stream> {
         let stream = match self {
-            Self::Unix(path) => Either::Left(connect_unix(path)?),
-            Self::Hybrid { path, port } => Either::Left(connect_hybrid(path, *port).await?),
+            Self::Unix(path) => Either::Left(Either::Left(connect_unix(path)?)),
+            Self::Hybrid { path, port } => Either::Left(Either::Left(connect_hybrid(path, *port).await?)),
+            Self::Tcp { host, port } => Either::Left(Either::Right(connect_tcp(host, *port).await?)),
             Self::Vsock { cid, port } => {
                 Either::Right(VsockStream::connect(VsockAddr::new(*cid, *port)).await?)
             }
@@ -306,7 +358,7 @@ impl Dial for EnclaveAddress {
     /// Behind a device's socket there is a vsock.
     fn longest_write(&self) -> usize {
         match self {
-            Self::Unix(_) => usize::MAX,
+            Self::Unix(_) | Self::Tcp { .. } => usize::MAX,
             Self::Hybrid { .. } | Self::Vsock { .. } => WRITE_CAP,
         }
     }
@@ -319,8 +371,15 @@ impl EnclaveAddress {
         let Self::Unix(path) = self else { return self.dial().await };
         let stream = connect_unix(path)?;
         rustix::net::sockopt::set_socket_send_buffer_size(&stream, room)?;
-        Captured::new(Either::Left(stream))
+        Captured::new(Either::Left(Either::Left(stream)))
     }
+}
+
+/// Connects to a port of an instance.
+async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = timeout(TCP_CONNECT_LIMIT, TcpStream::connect((host, port))).await??;
+    tcp::attend(&stream)?;
+    Ok(stream)
 }
 
 /// Connects to a Unix socket, which needs no waiting: a connection is there at once or refused at once, and refused
@@ -366,6 +425,7 @@ mod tests {
             ("vsock:16:5000", WRITE_CAP),
             ("hybrid:5000:/run/device", WRITE_CAP),
             ("unix:/run/e", usize::MAX),
+            ("tcp:10.0.0.7:5000", usize::MAX),
         ] {
             assert_eq!(address.parse::<EnclaveAddress>().unwrap().longest_write(), longest, "{address}");
         }
@@ -379,6 +439,8 @@ mod tests {
             ("hybrid:5000:/run/x", Some("hybrid:5001:/run/x")),
             ("hybrid:1:/run/x", None),
             ("unix:/run/state/enclave.sock", Some("unix:/run/state/control.sock")),
+            ("tcp:room.example:5000", Some("tcp:room.example:5001")),
+            ("tcp:room.example:8443", None),
         ] {
             let partners: EnclaveAddress = partners.parse().unwrap();
             assert_eq!(partners.control().map(|control| control.to_string()).as_deref(), control);
@@ -391,8 +453,14 @@ mod tests {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
         }
         assert_eq!("tcp:localhost:1".parse(), Ok(ListenAddress::Tcp("localhost:1".to_owned())));
-        for text in ["vsock:16:8443", "vsock:4294967295:0", "unix:/run/enclave.sock", "hybrid:5000:/run/x:y"]
-        {
+        for text in [
+            "vsock:16:8443",
+            "vsock:4294967295:0",
+            "unix:/run/enclave.sock",
+            "hybrid:5000:/run/x:y",
+            "tcp:room.example:5000",
+            "tcp:[2001:db8::7]:5000",
+        ] {
             assert_eq!(text.parse::<EnclaveAddress>().unwrap().to_string(), text);
         }
     }
@@ -402,9 +470,21 @@ mod tests {
         for text in ["", ":1", "host", "host:port", "host:65536", "unix:"] {
             assert!(matches!(text.parse::<ListenAddress>(), Err(AddressError::Form { .. })), "{text}");
         }
-        for text in
-            ["", "vsock:16", "hybrid:x:/run", "hybrid:1:", "vsock:-1:1", "vsock:a:1", "127.0.0.1:1", "unix:"]
-        {
+        for text in [
+            "",
+            "vsock:16",
+            "hybrid:x:/run",
+            "hybrid:1:",
+            "vsock:-1:1",
+            "vsock:a:1",
+            "127.0.0.1:1",
+            "unix:",
+            "tcp:room",
+            "tcp::1",
+            "tcp:a room:1",
+            "tcp:a:b:1",
+            "tcp:room:65536",
+        ] {
             assert!(matches!(text.parse::<EnclaveAddress>(), Err(AddressError::Form { .. })), "{text}");
         }
     }
@@ -440,6 +520,15 @@ mod tests {
             Ok(heard)
         };
         tokio::join!(client, device)
+    }
+
+    #[tokio::test]
+    async fn an_instance_is_reached_by_tcp_and_small_pieces_leave_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("tcp:{}", listener.local_addr().unwrap());
+        let stream = address.parse::<EnclaveAddress>().unwrap().dial().await.unwrap();
+        let Either::Left(Either::Right(stream)) = stream.into_inner() else { unreachable!() };
+        assert!(stream.nodelay().unwrap());
     }
 
     #[tokio::test]

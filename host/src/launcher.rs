@@ -2,6 +2,7 @@
 
 mod console;
 mod description;
+pub mod instance;
 mod leftovers;
 pub mod nitro;
 mod program;

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use cleanroom_host::capture;
 use cleanroom_host::endpoint::{BoundListener, EnclaveAddress, ListenAddress};
+use cleanroom_host::launcher::instance::Instance;
 use cleanroom_host::launcher::nitro::Nitro;
 use cleanroom_host::launcher::qemu::Qemu;
 use cleanroom_host::launcher::simulated::Simulated;
@@ -112,8 +113,8 @@ async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToke
         restart: arguments.restart_policy(),
         patience: arguments.patience(),
     };
-    let ready = |description: Description| {
-        move || announce(&Ready { address: &address, description: Some(&description) }, json)
+    let ready = |description: Option<Description>| {
+        move || announce(&Ready { address: &address, description: description.as_ref() }, json)
     };
     let agent = arguments.agent()?;
     let access =
@@ -123,21 +124,27 @@ async fn run_enclave(arguments: RunArguments, json: bool, stop: CancellationToke
             let prepare = move || Simulated::prepare_in(&enclave, state);
             let Some(launcher) = unless_stopped(&stop, prepare).await? else { return Ok(()) };
             let access = access(launcher.partner_port(), launcher.control_port());
-            let ready = ready(launcher.description().clone());
+            let ready = ready(Some(launcher.description().clone()));
             with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
         }
         Enclave::Nitro(enclave) => {
             let prepare = move || Nitro::prepare_in(&enclave, state);
             let Some(launcher) = unless_stopped(&stop, prepare).await? else { return Ok(()) };
             let access = access(launcher.partner_port(), launcher.control_port());
-            let ready = ready(launcher.description().clone());
+            let ready = ready(Some(launcher.description().clone()));
             with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
+        }
+        Enclave::NitroTpm(instance) => {
+            let launcher = Instance::prepare_in(&instance, state)?;
+            let access = access(launcher.ports().partners.clone(), launcher.ports().control.clone());
+            // Its registers are the image's, which is not here.
+            with_enclave(launcher, access, partners, settings, report, stop, ready(None)).await?;
         }
         Enclave::Qemu(enclave) => {
             let prepare = move || Qemu::prepare_in(&enclave, state);
             let Some(launcher) = unless_stopped(&stop, prepare).await? else { return Ok(()) };
             let access = access(launcher.partner_port(), launcher.control_port());
-            let ready = ready(launcher.description().clone());
+            let ready = ready(Some(launcher.description().clone()));
             with_enclave(launcher, access, partners, settings, report, stop, ready).await?;
         }
     }

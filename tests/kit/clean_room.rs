@@ -17,7 +17,7 @@ use cleanroom_partner::channel::RelyingParty;
 use cleanroom_partner::proxy::Proxy;
 use cleanroom_partner::session::Sessions;
 use cleanroom_runner::{Halt, Platform, run};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -163,12 +163,12 @@ impl CleanRoom {
 }
 
 /// The host's end of a control connection.
-pub struct Control(UnixStream);
+pub struct Control<S = UnixStream>(S);
 
-impl Control {
+impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
     /// Over a connection to an enclave's control socket.
     #[must_use]
-    pub const fn over(stream: UnixStream) -> Self {
+    pub const fn over(stream: S) -> Self {
         Self(stream)
     }
 

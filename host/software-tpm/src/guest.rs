@@ -1,4 +1,5 @@
-//! A guest without a virtual machine: this process does what QEMU and the firmware do, and holds the guest's TPM.
+//! A guest without a virtual machine: this process does what QEMU and the firmware do, and holds the guest's TPM, for itself or
+//! for a program that it serves.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::mem::MaybeUninit;
@@ -10,7 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use cleanroom_software_nsm::TpmAttester;
-use cleanroom_tpm::{Message, NO_SESSIONS, STARTUP, message, read_message};
+use cleanroom_tpm::{
+    Message, NO_SESSIONS, PASSWORD_SESSION, PCR_EXTEND, SESSIONS, SHA384, STARTUP, message, read_message,
+    sized,
+};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::front;
@@ -70,12 +74,29 @@ impl Guest {
         self.tpm.try_clone()
     }
 
+    /// Extends a register of the SHA-384 bank, as firmware does with what it starts.
+    ///
+    /// # Errors
+    /// What the system answers, and [`io::ErrorKind::InvalidData`] when the TPM refuses.
+    pub fn measure(&mut self, register: u8, digest: &[u8; 48]) -> io::Result<()> {
+        // No nonce and no password; the session continues.
+        let session = [&PASSWORD_SESSION.to_be_bytes()[..], &sized(&[]), &[1], &sized(&[])].concat();
+        let digests = [&[0, 0, 0, 1][..], &SHA384.to_be_bytes(), digest].concat();
+        let body: [&[u8]; 4] = [&[0, 0, 0, register], &[0, 0, 0, 9], &session, &digests];
+        self.succeed(&message(SESSIONS, PCR_EXTEND, &body))
+    }
+
     /// `TPM2_Startup(CLEAR)`, as firmware begins.
     fn reset(&mut self) -> io::Result<()> {
-        self.tpm.write_all(&message(NO_SESSIONS, STARTUP, &[&[0, 0]]))?;
+        self.succeed(&message(NO_SESSIONS, STARTUP, &[&[0, 0]]))
+    }
+
+    /// A command that has to succeed.
+    fn succeed(&mut self, command: &[u8]) -> io::Result<()> {
+        self.tpm.write_all(command)?;
         let response = read_message(&mut self.tpm)?;
-        let started = Message::parse(&response).is_some_and(|response| response.code == 0);
-        if started { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+        let succeeded = Message::parse(&response).is_some_and(|response| response.code == 0);
+        if succeeded { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 }
 

@@ -60,6 +60,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Control<S> {
         self.ask_first(kind, body).await
     }
 
+    /// Returns when the enclave has closed the connection, which nobody may use meanwhile.
+    pub(crate) async fn closed(&self) {
+        // An answer without a question is no answer: what comes is read and left.
+        let mut stream = self.stream.lock().await;
+        while matches!(stream.read(&mut [0; 64]).await, Ok(1..)) {}
+    }
+
     /// What is in force, out of an answer to [`ControlKind::State`].
     pub(super) fn state(answer: &ControlAnswer) -> io::Result<ControlState> {
         match answer {

@@ -22,7 +22,9 @@ use crate::endpoint::EnclaveAddress;
 const CONNECTIONS: usize = 4;
 /// The pause before a connection that ended is made again.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The largest write to a Unix socket, in bytes.
+/// The same where a network is between the two.
+const NETWORK_PAUSE: Duration = Duration::from_millis(500);
+/// The largest write to a Unix socket or to TCP, in bytes.
 const SOCKET_CAP: usize = 256 * 1024;
 /// Room for an answer in a Unix socket, in bytes, so that the store is not woken for each part of it that the enclave has read.
 const SOCKET_ROOM: usize = 2 * MAX_RANGE_BYTES;
@@ -67,18 +69,19 @@ pub async fn serve_model(enclave: &EnclaveAddress, model: &Path) {
 }
 
 async fn connect_for_ever(enclave: EnclaveAddress, model: PathBuf) {
+    let pause = if matches!(enclave, EnclaveAddress::Tcp { .. }) { NETWORK_PAUSE } else { PAUSE };
     loop {
         match serve_once(&enclave, &model).await {
             Ok(()) => return,
             Err(error) => tracing::debug!(error = %error.kind(), "the enclave does not take the model yet"),
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
     }
 }
 
 async fn serve_once(enclave: &EnclaveAddress, model: &Path) -> io::Result<()> {
     let cap = match enclave {
-        EnclaveAddress::Unix(_) => SOCKET_CAP,
+        EnclaveAddress::Unix(_) | EnclaveAddress::Tcp { .. } => SOCKET_CAP,
         EnclaveAddress::Hybrid { .. } | EnclaveAddress::Vsock { .. } => WRITE_CAP,
     };
     let stream = enclave.dial_with_room(SOCKET_ROOM).await?;
