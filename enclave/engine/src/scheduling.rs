@@ -56,9 +56,9 @@ pub struct EngineConfig {
     pub threads: NonZeroUsize,
     /// Sequences that run at once.
     pub max_sequences: NonZeroUsize,
-    /// Sequences of one owner that run at once; the owner may have the same part of the pages. With fewer
-    /// than [`max_sequences`](Self::max_sequences), an owner who has none running never waits for an owner
-    /// who has many.
+    /// Sequences of one owner that run at once; the owner may have the same part of the pages. Owners who have
+    /// some get no more than this together. With fewer than [`max_sequences`](Self::max_sequences), the rest is
+    /// for owners who have none running, so that they do not wait for those who have many.
     pub max_per_owner: NonZeroUsize,
     /// Jobs that may wait for a free sequence.
     pub max_queued: usize,

@@ -15,12 +15,13 @@ use crate::session::PartnerId;
 pub struct AdmissionLimits {
     /// Requests of all partners together.
     pub total: NonZeroUsize,
-    /// Requests of one partner, so that no partner can shut the others out. A value above `total` has no effect.
+    /// Requests of one partner, and of all partners who have more than one, so that they cannot shut the others out. A
+    /// value above `total` has no effect.
     pub per_partner: NonZeroUsize,
 }
 
-/// The most slots of `slots` that one partner may have: three quarters, so that the others always find one. Of fewer than
-/// four, all.
+/// The most slots of `slots` that one partner may have: three quarters. The last quarter is for partners who have none, so
+/// that they find one beside several who have many. Of fewer than four, all.
 pub fn partners_share(slots: NonZeroUsize) -> NonZeroUsize {
     NonZeroUsize::new(slots.get() - slots.get() / 4).unwrap_or(slots)
 }
@@ -52,7 +53,7 @@ impl Admission {
     /// Takes a slot until the [`Slot`] is dropped.
     ///
     /// # Errors
-    /// [`Full`] when every slot, or every slot of this partner's share, is taken.
+    /// [`Full`] when every slot is taken, or every slot that this partner may have.
     pub(crate) fn admit(self: &Arc<Self>, partner: PartnerId) -> Result<Slot, Full> {
         let mut taken = self.lock();
         self.check(&taken, partner)?;
@@ -66,7 +67,7 @@ impl Admission {
     /// is read.
     ///
     /// # Errors
-    /// [`Full`] when every slot, or every slot of this partner's share, is taken.
+    /// [`Full`] when every slot is taken, or every slot that this partner may have.
     pub(crate) fn has_room(&self, partner: PartnerId) -> Result<(), Full> {
         self.check(&self.lock(), partner)
     }
@@ -77,8 +78,8 @@ impl Admission {
     }
 
     fn check(&self, taken: &Taken, partner: PartnerId) -> Result<(), Full> {
-        let own = taken.by_partner.get(&partner).copied().unwrap_or(0);
-        if taken.total >= self.limits.total.get() || own >= self.limits.per_partner.get() {
+        let has_some = taken.by_partner.contains_key(&partner);
+        if taken.total >= self.limits.total.get() || has_some && taken.total >= self.limits.per_partner.get() {
             return Err(Full);
         }
         Ok(())
@@ -152,6 +153,23 @@ mod tests {
         let _slots = [admission.admit(partner(1)).ok().unwrap(), admission.admit(partner(1)).ok().unwrap()];
         assert!(admission.admit(partner(1)).is_err(), "the partner's own share is used up");
         assert!(admission.admit(partner(2)).is_ok(), "the other partner still gets in");
+    }
+
+    #[test]
+    fn several_partners_together_leave_a_slot_for_one_who_has_none() {
+        let admission = Admission::new(limits(8, 6));
+        let mut slots = Vec::new();
+        for number in 0..8 {
+            slots.extend(admission.admit(partner(number % 2)));
+        }
+        assert_eq!(slots.len(), 6);
+        slots.extend(admission.admit(partner(2)));
+        assert!(admission.admit(partner(2)).is_err(), "it has one");
+        slots.extend(admission.admit(partner(3)));
+        assert_eq!(slots.len(), 8);
+        assert!(admission.admit(partner(4)).is_err(), "every slot is taken");
+        slots.truncate(5);
+        assert!(admission.admit(partner(0)).is_ok());
     }
 
     #[test]

@@ -142,16 +142,17 @@ impl State {
         self.running.get(&owner).copied().unwrap_or_default()
     }
 
-    /// Jobs that a free sequence and their owner's part permit to start, in the order of their turns. First
-    /// come jobs whose owners have fewest running for their share; among these, owners other than the last
+    /// Jobs that a free sequence and their owner's part permit to start, in the order of their turns. The last
+    /// free sequences are for owners who have none running. First come jobs whose owners have fewest running for their share; among these, owners other than the last
     /// one; among these, the jobs that have waited longest.
     fn turns(&self, limits: &EngineConfig, capacity: &Capacity) -> Vec<usize> {
-        if self.running() >= limits.max_sequences.get() {
+        let running = self.running();
+        if running >= limits.max_sequences.get() {
             return Vec::new();
         }
         let may = self.waiting.iter().enumerate().filter(|(_, waiting)| {
             let used = self.used(waiting.job.owner);
-            used.sequences < limits.max_per_owner.get()
+            (used.sequences == 0 || running < limits.max_per_owner.get())
                 && used.pages + waiting.need.pages <= capacity.per_owner
         });
         let mut turns: Vec<usize> = may.map(|(index, _)| index).collect();
@@ -529,6 +530,23 @@ mod tests {
         assert!(!queue.has_newcomer(), "no sequence is free");
         finished(&queue, 1, 1);
         assert!(queue.has_newcomer());
+    }
+
+    #[test]
+    fn the_last_sequences_are_for_owners_who_have_none() {
+        let queue = queue(4, 3);
+        (0..3).for_each(|_| _ = push(&queue, 1, 1));
+        push(&queue, 2, 1);
+        assert_eq!(started(&queue), [1, 2, 1]);
+        push(&queue, 2, 1);
+        assert_eq!(started(&queue), [0; 0], "two owners together leave one sequence, too");
+        push(&queue, 3, 1);
+        assert!(queue.has_newcomer());
+        assert_eq!(started(&queue), [3]);
+        finished(&queue, 1, 1);
+        assert_eq!(started(&queue), [0; 0]);
+        finished(&queue, 3, 1);
+        assert_eq!(started(&queue), [2]);
     }
 
     #[test]
