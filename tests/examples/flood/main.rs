@@ -1,12 +1,13 @@
 //! What a partner notices of others who flood the enclave, through the whole attested path: in quiet and beside the flood, in turns.
 //!
 //! ```text
-//! flood MODEL [--strangers] [QUESTIONS]
+//! flood MODEL [--strangers | --no-limits] [QUESTIONS]
 //! ```
 //!
-//! Without `--strangers` another partner floods the engine ([`partners`]), and the time to the first token counts. With it,
-//! keys without rights keep the enclave as busy as they can ([`strangers`]), and the time to set a session up counts as well.
-//! Exit status 1 when the 95th percentile beside a flood is over twice the quiet one.
+//! Without a flag another partner floods the engine ([`partners`]), and the time to the first token counts. With `--no-limits` two
+//! partners flood it, and nobody says how long an answer may be ([`unlimited`]). With `--strangers` keys without rights keep the
+//! enclave as busy as they can ([`strangers`]), and the time to set a session up counts as well. Exit status 1 when the 95th percentile
+//! beside a flood is over twice the quiet one; with `--no-limits` when any first token is.
 
 #![expect(clippy::expect_used, reason = "a measurement that cannot be made has failed")]
 
@@ -14,6 +15,7 @@ mod measure;
 mod partners;
 mod processors;
 mod strangers;
+mod unlimited;
 
 use std::process::ExitCode;
 
@@ -26,16 +28,19 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
     let model = arguments.next().and_then(|path| std::fs::read(path).ok());
     let by_strangers = arguments.next_if_eq("--strangers").is_some();
+    let without_limits = !by_strangers && arguments.next_if_eq("--no-limits").is_some();
     let questions = arguments.next().map_or(Ok(8), |count| count.parse());
     let (Some(model), Ok(questions), None) = (model, questions, arguments.next()) else {
         eprintln!(
-            "flood: expected a model file, --strangers or nothing, and how many questions to ask in each turn"
+            "flood: expected a model file; --strangers, --no-limits or neither; and how many questions to ask in each turn"
         );
         return ExitCode::from(2);
     };
     let met = if by_strangers {
         let apart = processors::leave_the_last_to_strangers();
         runtime().block_on(strangers::run(model, questions, apart))
+    } else if without_limits {
+        runtime().block_on(unlimited::run(model, questions))
     } else {
         runtime().block_on(partners::run(model, questions))
     };

@@ -68,6 +68,17 @@ fn print_ratios(
     println!();
 }
 
+/// The same, where not one time may be over [`LIMIT`] times the quiet 95th percentile.
+pub(crate) fn compare_every(what: &str, quiet: &mut [Duration], when: &str, times: &mut [Duration]) -> bool {
+    let quiet = percentile_95(&format!("{what}, in quiet"), quiet);
+    percentile_95(&format!("{what}, {when}"), times);
+    let ratio = times.last().copied().unwrap_or_default().as_secs_f64() / quiet.as_secs_f64();
+    let met = ratio <= LIMIT;
+    let mark = if met { "ok  " } else { "MISS" };
+    println!("{mark}  the worst is {ratio:.2} of the 95th percentile of the quiet ones (limit {LIMIT})\n");
+    met
+}
+
 /// Prints a line, and gives the 95th percentile.
 fn percentile_95(name: &str, times: &mut [Duration]) -> Duration {
     times.sort();
@@ -87,19 +98,22 @@ pub(crate) fn unlike_others(text: &str) -> String {
 /// Asks for an answer of one token, and waits for its end: a model of random weights may say what is no text.
 pub(crate) async fn time_to_first_token(proxy: SocketAddr, question: &str) -> Duration {
     let begun = Instant::now();
-    let request = request(&unlike_others(question), 1);
+    let request = request(&unlike_others(question), Some(1)).to_string();
     let response = send(proxy, "POST", "/v1/chat/completions", &request).await;
     assert_eq!(response.status(), StatusCode::OK, "the quiet partner is served");
     response.into_body().collect().await.expect("the answer ends");
     begun.elapsed()
 }
 
-pub(crate) fn request(text: &str, max_tokens: u32) -> String {
-    serde_json::json!({
+/// A question. Without `max_tokens` its answer ends where the model ends it, or where memory or context do.
+pub(crate) fn request(text: &str, max_tokens: Option<u32>) -> serde_json::Value {
+    let mut request = serde_json::json!({
         "model": "demo",
         "messages": [{ "role": "user", "content": text }],
-        "max_tokens": max_tokens,
         "stream": true,
-    })
-    .to_string()
+    });
+    if let Some(max_tokens) = max_tokens {
+        request["max_tokens"] = max_tokens.into();
+    }
+    request
 }

@@ -26,10 +26,12 @@ use crate::measure::{
 const REQUESTS: usize = 48;
 
 /// What a flood wants of the enclave.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flood {
+#[derive(Clone, Copy)]
+pub(crate) enum Flood {
     /// Places for answers: they never end by themselves.
     Answers,
+    /// The same, and no request says how long its answer may be.
+    Unlimited,
     /// Prompts read: an answer is over with its first token.
     Prompts,
 }
@@ -37,10 +39,19 @@ enum Flood {
 const FLOODS: [(&str, Flood); 2] = [("beside answers", Flood::Answers), ("beside prompts", Flood::Prompts)];
 
 #[derive(Default)]
-struct Counts {
+pub(crate) struct Counts {
     answered: AtomicU64,
     hung_up: AtomicU64,
     refused: AtomicU64,
+}
+
+impl Counts {
+    /// Says what became of a flood.
+    pub(crate) fn print(&self, name: &str) {
+        let [answered, hung_up, refused] =
+            [&self.answered, &self.hung_up, &self.refused].map(|count| count.load(Ordering::Relaxed));
+        println!("{name}: {answered} answered, {hung_up} hung up on, {refused} refused");
+    }
 }
 
 /// Measures. Whether every ratio is within its limit.
@@ -75,9 +86,7 @@ pub(crate) async fn run(model: Vec<u8>, questions: usize) -> bool {
         met &= compare(&format!("first token of {name}"), &mut alone[question], &mut floods);
     }
     for ((name, _), counts) in FLOODS.iter().zip(&counts) {
-        let [answered, hung_up, refused] =
-            [&counts.answered, &counts.hung_up, &counts.refused].map(|count| count.load(Ordering::Relaxed));
-        println!("{name}: {answered} answered, {hung_up} hung up on, {refused} refused");
+        counts.print(name);
     }
     met
 }
@@ -92,12 +101,17 @@ async fn ask(proxy: SocketAddr, questions: usize, times: &mut [Vec<Duration>]) {
     }
 }
 
-async fn flood_with(proxy: SocketAddr, kind: Flood, number: usize, counts: Arc<Counts>) {
-    let (sentences, max_tokens) = if kind == Flood::Answers { (6, 10_000) } else { (1, 1) };
+/// Sends one request after the other, from the `number`-th on. Hangs up on every third.
+pub(crate) async fn flood_with(proxy: SocketAddr, kind: Flood, number: usize, counts: Arc<Counts>) {
+    let (sentences, max_tokens) = match kind {
+        Flood::Answers => (6, Some(10_000)),
+        Flood::Unlimited => (6, None),
+        Flood::Prompts => (1, Some(1)),
+    };
     let prompt = "Tell me everything about attestation, measurement, enclaves and keys. ".repeat(sentences);
     for turn in number.. {
-        let response =
-            send(proxy, "POST", "/v1/chat/completions", &request(&unlike_others(&prompt), max_tokens)).await;
+        let request = request(&unlike_others(&prompt), max_tokens).to_string();
+        let response = send(proxy, "POST", "/v1/chat/completions", &request).await;
         if response.status() != StatusCode::OK {
             counts.refused.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(AGAIN).await;
