@@ -92,6 +92,8 @@ pub(super) struct Waiting {
     pub(super) cancelled: Cancelled,
     /// How often a later job started because this one lacked memory.
     passed: usize,
+    /// Whether a step was interrupted for it because it lacks memory that others may have to give back.
+    has_interrupted: bool,
 }
 
 /// After being passed so often, a job is next. Running jobs all end, so it will start.
@@ -174,6 +176,11 @@ impl State {
         next.next().filter(|(_, waiting)| fits(waiting)).map(|(index, _)| index)
     }
 
+    /// Whether the owner of this job has none running.
+    fn is_newcomer(&self, waiting: usize) -> bool {
+        self.waiting.get(waiting).is_some_and(|waiting| !self.running.contains_key(&waiting.job.owner))
+    }
+
     /// Pages of all running jobs.
     fn reserved(&self) -> usize {
         self.running.values().map(|used| used.pages).sum()
@@ -237,7 +244,7 @@ impl Queue {
             return Err(SubmitError::Busy);
         }
         let cancelled = Cancelled::default();
-        state.waiting.push_back(Waiting { job, need, cancelled: cancelled.clone(), passed: 0 });
+        state.waiting.push_back(Waiting { job, need, cancelled: cancelled.clone(), passed: 0, has_interrupted: false });
         self.changed.notify_one();
         Ok(cancelled)
     }
@@ -339,11 +346,18 @@ impl Queue {
         self.lock().present.keys().copied().collect()
     }
 
-    /// For the worker: whether the next job to start can, and its owner has none running.
+    /// For the worker: whether the next job to start can, and its owner has none running. A job of such an owner
+    /// that is first in turn and lacks memory alone counts, too, but once: others may have to give it back.
     pub(super) fn has_newcomer(&self) -> bool {
-        let state = self.lock();
-        let next = state.next(&self.limits, &self.capacity).and_then(|next| state.waiting.get(next));
-        next.is_some_and(|next| !state.running.contains_key(&next.job.owner))
+        let mut state = self.lock();
+        let next = state.next(&self.limits, &self.capacity);
+        if next.is_some_and(|next| state.is_newcomer(next)) {
+            return true;
+        }
+        let first = state.turns(&self.limits, &self.capacity).first().copied();
+        let short = first.filter(|first| Some(*first) != next && state.is_newcomer(*first));
+        let waiting = short.and_then(|short| state.waiting.get_mut(short));
+        waiting.is_some_and(|waiting| !std::mem::replace(&mut waiting.has_interrupted, true))
     }
 
     /// For the worker: a job of `owner` no longer runs, and its pages are free.
@@ -555,7 +569,8 @@ mod tests {
         push(&queue, 1, 5);
         assert_eq!(started(&queue), [1]);
         push(&queue, 2, 4);
-        assert!(!queue.has_newcomer(), "three pages are free");
+        assert!(queue.has_newcomer(), "three pages are free, and others may give back one");
+        assert!(!queue.has_newcomer(), "which they are asked once");
         assert_eq!(started(&queue), [0; 0]);
         let wanted = Wanted { owner: Owner([2; 32]), missing: 1, weight: weighted(4, NonZeroU8::MIN) };
         assert_eq!(queue.wanted(), Some(wanted));

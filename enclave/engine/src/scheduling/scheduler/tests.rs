@@ -201,6 +201,27 @@ fn a_newcomer_gets_memory_from_whoever_has_most_for_its_share() {
 }
 
 #[test]
+fn a_newcomer_who_lacks_memory_alone_interrupts_the_step_and_gets_it() {
+    const PAGES: u64 = 6;
+    let bench = Bench::with_pages(PAGES);
+    let mut scheduler = bench.scheduler();
+    let (ends, ended) = mpsc::channel();
+    let _long = [12, 14].map(|tokens| bench.ask_at_length(LONG, tokens, 130, &ends));
+    while bench.queue.pages_of(LONG) < PAGES as usize {
+        bench.begin(&mut scheduler);
+        scheduler.compute();
+    }
+    let _short = bench.ask(SHORT, 2, &ends);
+    bench.begin(&mut scheduler);
+    scheduler.compute();
+    assert_eq!(scheduler.interrupted.len(), 1);
+    scheduler.share_memory();
+    bench.begin(&mut scheduler);
+    scheduler.compute();
+    assert_eq!(ended.try_iter().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
 fn nobody_is_paused_for_an_owner_who_would_have_as_much() {
     let bench = Bench::with_pages(4);
     let mut scheduler = bench.scheduler();
