@@ -1,8 +1,8 @@
 //! Nobody says how long an answer may be.
 //!
-//! Three partners share a model with a context of 16,384 tokens, and 60 MiB for keys and values: less than a sixth of one context.
-//! Two of them keep more requests under way than there are places, and the third asks its questions. Each is the third in turn. In
-//! quiet the same partner asks the same alone.
+//! Three partners share a model with a context of 16,384 tokens, and 60 MiB for keys and values: less than a
+//! sixth of one context. Two of them keep more requests under way than there are places, and the third asks its
+//! questions. Each is the third in turn. In quiet the same partner asks the same alone.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,8 +82,8 @@ async fn ask(proxy: SocketAddr, questions: usize, times: &mut [Vec<Duration>]) {
     }
 }
 
-/// Asks without a limit, and hangs up on the first token. It asks for an object, whose first token is text: a model of random weights
-/// may begin with a part of a character, which no stream shows.
+/// Asks without a limit, and hangs up on the first token. It asks for an object, whose first token is text: a
+/// model of random weights may begin with a part of a character, which no stream shows.
 async fn time_to_first_token(proxy: SocketAddr, question: &str) -> Duration {
     let begun = Instant::now();
     let mut request = request(&unlike_others(question), None);
