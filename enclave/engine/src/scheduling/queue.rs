@@ -560,7 +560,7 @@ mod tests {
         finished(&queue, 1, 1);
         assert_eq!(started(&queue), [0; 0]);
         finished(&queue, 3, 1);
-        assert_eq!(started(&queue), [2]);
+        assert_eq!(started(&queue), [1], "each of the two has one, and this one has waited longer");
     }
 
     #[test]
