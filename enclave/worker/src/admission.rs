@@ -79,7 +79,8 @@ impl Admission {
 
     fn check(&self, taken: &Taken, partner: PartnerId) -> Result<(), Full> {
         let has_some = taken.by_partner.contains_key(&partner);
-        if taken.total >= self.limits.total.get() || has_some && taken.total >= self.limits.per_partner.get() {
+        let most = if has_some { self.limits.per_partner.min(self.limits.total) } else { self.limits.total };
+        if taken.total >= most.get() {
             return Err(Full);
         }
         Ok(())

@@ -244,7 +244,13 @@ impl Queue {
             return Err(SubmitError::Busy);
         }
         let cancelled = Cancelled::default();
-        state.waiting.push_back(Waiting { job, need, cancelled: cancelled.clone(), passed: 0, has_interrupted: false });
+        state.waiting.push_back(Waiting {
+            job,
+            need,
+            cancelled: cancelled.clone(),
+            passed: 0,
+            has_interrupted: false,
+        });
         self.changed.notify_one();
         Ok(cancelled)
     }
