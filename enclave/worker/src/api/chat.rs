@@ -74,9 +74,7 @@ pub(crate) fn parse(
     default_seed: u64,
 ) -> Result<ConversationRequest, ApiError> {
     let mut object = Object::from_body(body)?;
-    for (name, accepts) in UNSUPPORTED {
-        object.take_neutral(name, accepts)?;
-    }
+    object.take_all_neutral(UNSUPPORTED)?;
     let mut parameters = Parameters::take(&mut object, limits, default_seed)?;
     let newer = object.take("max_completion_tokens");
     parameters.max_tokens = match (newer, parameters.max_tokens) {
@@ -167,9 +165,7 @@ fn form(field: &Field<'_>, limits: &RequestLimits) -> Result<Form, ApiError> {
 
 fn message(field: &Field<'_>, limits: &RequestLimits) -> Result<Message, ApiError> {
     let mut object = field.object()?;
-    for (name, accepts) in UNSUPPORTED_IN_MESSAGE {
-        object.take_neutral(name, accepts)?;
-    }
+    object.take_all_neutral(UNSUPPORTED_IN_MESSAGE)?;
     let role = role(&object.require("role")?)?;
     let mut message = Message::new(role, SecretString::default());
     message.name = object.take("name").map(|name| name.string(MAX_LABEL)).transpose()?;
@@ -263,9 +259,7 @@ pub(crate) fn content_of(
             return Err(kind.invalid(format!("'{kinds}', the only kind of content that is supported")));
         }
         let text = part.require("text")?.string(limits.text_bytes)?;
-        for (name, accepts) in neutral {
-            part.take_neutral(name, accepts)?;
-        }
+        part.take_all_neutral(neutral)?;
         part.finish()?;
         Ok(text)
     };

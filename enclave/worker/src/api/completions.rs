@@ -42,9 +42,7 @@ pub(crate) struct CompletionRequest {
 impl CompletionRequest {
     pub(crate) fn parse(body: &[u8], limits: &RequestLimits, default_seed: u64) -> Result<Self, ApiError> {
         let mut object = Object::from_body(body)?;
-        for (name, accepts) in UNSUPPORTED {
-            object.take_neutral(name, accepts)?;
-        }
+        object.take_all_neutral(UNSUPPORTED)?;
         let says_how_many = object.has("max_tokens");
         let mut parameters = Parameters::take(&mut object, limits, default_seed)?;
         if !says_how_many {

@@ -98,6 +98,14 @@ impl<'a> Object<'a> {
         ApiError::MissingParameter(ParameterName::member(&self.path, name))
     }
 
+    /// Takes each member of `neutral`, with the values that it may have, as [`take_neutral`](Self::take_neutral) does.
+    pub(crate) fn take_all_neutral(
+        &mut self,
+        neutral: &[(&str, &'static [&'static str])],
+    ) -> Result<(), ApiError> {
+        neutral.iter().try_for_each(|(name, accepts)| self.take_neutral(name, accepts))
+    }
+
     /// Takes a member that OpenAI defines and we do not implement: it may only have a value that means nothing.
     pub(crate) fn take_neutral(
         &mut self,

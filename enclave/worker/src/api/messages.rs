@@ -87,9 +87,7 @@ pub(crate) fn parse(
     default_seed: u64,
 ) -> Result<ConversationRequest, ApiError> {
     let mut object = Object::from_body(body)?;
-    for (name, accepts) in UNSUPPORTED {
-        object.take_neutral(name, accepts)?;
-    }
+    object.take_all_neutral(UNSUPPORTED)?;
     object.take_neutral("cache_control", CACHE_CONTROL)?;
     if let Some(metadata) = object.take("metadata") {
         let mut metadata = metadata.object()?;
@@ -133,9 +131,7 @@ pub(crate) struct CountRequest {
 impl CountRequest {
     pub(crate) fn parse(body: &[u8], limits: &RequestLimits) -> Result<Self, ApiError> {
         let mut object = Object::from_body(body)?;
-        for (name, accepts) in UNSUPPORTED {
-            object.take_neutral(name, accepts)?;
-        }
+        object.take_all_neutral(UNSUPPORTED)?;
         object.take_neutral("cache_control", CACHE_CONTROL)?;
         // It shapes the answer; the prompt stays as it is.
         let (_, effort) = output(&mut object, limits)?;
@@ -226,9 +222,7 @@ fn tool(field: &Field<'_>, limits: &RequestLimits) -> Result<Tool, ApiError> {
     {
         return Err(kind.invalid("'custom': tools of Anthropic's own are not here"));
     }
-    for (name, accepts) in UNSUPPORTED_IN_TOOL {
-        object.take_neutral(name, accepts)?;
-    }
+    object.take_all_neutral(UNSUPPORTED_IN_TOOL)?;
     let tool = tools::described(&mut object, "input_schema", limits)?;
     object.finish()?;
     Ok(tool)
@@ -276,9 +270,7 @@ fn turn(field: &Field<'_>, limits: &RequestLimits, turns: &mut Vec<Message>) -> 
         let kind = members.require("type")?;
         let invalid = || kind.invalid(if role == "user" { USER_BLOCKS } else { ASSISTANT_BLOCKS });
         let word = kind.string(MAX_ROLE).map_err(|_| invalid())?;
-        for (name, accepts) in UNSUPPORTED_IN_BLOCK {
-            members.take_neutral(name, accepts)?;
-        }
+        members.take_all_neutral(UNSUPPORTED_IN_BLOCK)?;
         match (role, word.as_str()) {
             (_, "text") => texts.push(members.require("text")?.string(limits.text_bytes)?),
             ("user", "tool_result") => turns.push(tool_result(&mut members, limits)?),

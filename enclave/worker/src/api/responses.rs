@@ -81,9 +81,7 @@ pub(crate) fn parse(
     default_seed: u64,
 ) -> Result<ConversationRequest, ApiError> {
     let mut object = Object::from_body(body)?;
-    for (name, accepts) in UNSUPPORTED {
-        object.take_neutral(name, accepts)?;
-    }
+    object.take_all_neutral(UNSUPPORTED)?;
     for label in LABELS {
         if let Some(label) = object.take(label) {
             label.string(MAX_USER)?;
