@@ -29,7 +29,9 @@ pub use frame::{
     MAX_LEASE_BYTES, MAX_RELEASE_BYTES, RefusalCode, encode_frame,
 };
 pub use key::key_digest;
-pub use purpose::{EvidenceRequest, KeyReleaseEvidence, PublicAttestation, Purpose, boot_measurement};
+pub use purpose::{
+    EvidenceRequest, KeyReleaseEvidence, KmsEvidence, PublicAttestation, Purpose, boot_measurement,
+};
 pub use shared_nonce::{NoncePath, SharedNonces};
 pub use shown_lease::ShownLease;
 pub use stream_end::{STREAM_END_TAG, StreamEnd};

@@ -15,8 +15,10 @@ pub enum Purpose {
     Channel,
     /// An answer to anybody who asks, bound to a nonce but to no connection.
     PublicAttestation,
-    /// A request for a share of a key.
+    /// A request for a share of a key, to a broker.
     KeyRelease,
+    /// A request for a share of a key that AWS KMS holds.
+    Kms,
 }
 
 impl Purpose {
@@ -27,13 +29,14 @@ impl Purpose {
             Self::Channel => "cleanroom/channel/1",
             Self::PublicAttestation => "cleanroom/attestation/1",
             Self::KeyRelease => "cleanroom/key-release/1",
+            Self::Kms => "cleanroom/kms/1",
         }
     }
 
     /// The purpose that some `user_data` claims, to explain a refusal; nothing is proven by it.
     #[must_use]
     pub fn claimed_by(user_data: &[u8]) -> Option<Self> {
-        [Self::Channel, Self::PublicAttestation, Self::KeyRelease]
+        [Self::Channel, Self::PublicAttestation, Self::KeyRelease, Self::Kms]
             .into_iter()
             .find(|purpose| user_data.starts_with(&length_prefixed(&[purpose.tag().as_bytes()])))
     }
@@ -53,7 +56,7 @@ pub struct EvidenceRequest {
 }
 
 impl EvidenceRequest {
-    /// The challenge, 32 bytes.
+    /// The challenge, 32 bytes. Empty for [`Purpose::Kms`], because KMS gives none.
     #[must_use]
     pub fn nonce(&self) -> &[u8] {
         &self.nonce
@@ -65,7 +68,8 @@ impl EvidenceRequest {
         &self.user_data
     }
 
-    /// The receipt key, DER of its `SubjectPublicKeyInfo`. Empty for [`Purpose::KeyRelease`], which has none.
+    /// The receipt key, DER of its `SubjectPublicKeyInfo`. Empty for [`Purpose::KeyRelease`], which has none; for [`Purpose::Kms`]
+    /// the RSA key that KMS encrypts to, in the same form.
     #[must_use]
     pub fn public_key(&self) -> &[u8] {
         &self.public_key
@@ -187,6 +191,46 @@ impl KeyReleaseEvidence<'_> {
             nonce: nonce.as_bytes().to_vec(),
             user_data: Purpose::KeyRelease.user_data(&digest),
             public_key: Vec::new(),
+        }
+    }
+}
+
+/// What an enclave without a model shows to AWS KMS, which encrypts to the public key in the document and decides by its registers.
+///
+/// KMS reads nothing else of it. The tag keeps the document from passing for one of another purpose, and the rest says to whoever
+/// finds the document what it was made for.
+#[derive(Debug, Clone, Copy)]
+pub struct KmsEvidence<'a> {
+    /// What the key is for.
+    pub purpose: &'a str,
+    /// The name that the release gives to whoever holds the share.
+    pub broker: &'a Id,
+    /// The identity that the weights must have.
+    pub model_digest: Sha256Digest,
+    /// The release in force.
+    pub release: Sha256Digest,
+    /// The RSA key that KMS is to encrypt to, DER of its `SubjectPublicKeyInfo`.
+    pub recipient: &'a [u8],
+}
+
+impl KmsEvidence<'_> {
+    /// The evidence to ask for.
+    #[must_use]
+    pub fn evidence_request(&self) -> EvidenceRequest {
+        // Destructured, so that a new field cannot be forgotten here.
+        let Self { purpose, broker, model_digest, release, recipient } = self;
+        let digest = Sha384Digest::of(&[&length_prefixed(&[
+            Purpose::Kms.tag().as_bytes(),
+            purpose.as_bytes(),
+            broker.as_str().as_bytes(),
+            model_digest.as_bytes(),
+            release.as_bytes(),
+            recipient,
+        ])]);
+        EvidenceRequest {
+            nonce: Vec::new(),
+            user_data: Purpose::Kms.user_data(&digest),
+            public_key: recipient.to_vec(),
         }
     }
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::digest::{Sha256Digest, Sha384Digest};
+use crate::release::Id;
 
 fn transcript<'a>(nonce: &'a Nonce, binder: &'a Binder, model_id: &'a ModelId) -> Transcript<'a> {
     Transcript {
@@ -66,10 +67,47 @@ fn purposes_do_not_pass_for_each_other() {
         receipt_key: base.receipt_key,
     }
     .evidence_request();
+    let kms = KmsEvidence {
+        purpose: "weights",
+        broker: &"aws".parse().unwrap(),
+        model_digest: base.model_digest,
+        release: base.model_digest,
+        recipient: base.receipt_key,
+    }
+    .evidence_request();
     assert_eq!(Purpose::claimed_by(channel.user_data()), Some(Purpose::Channel));
     assert_eq!(Purpose::claimed_by(public.user_data()), Some(Purpose::PublicAttestation));
-    assert_ne!(channel.user_data(), public.user_data());
-    assert!(channel.user_data().len() <= 128 && public.user_data().len() <= 128);
+    assert_eq!(Purpose::claimed_by(kms.user_data()), Some(Purpose::Kms));
+    for request in [&channel, &public, &kms] {
+        assert!(request.user_data().len() <= 128);
+    }
+    // The same key can be in all three, so the tag has to tell them apart.
+    assert_eq!((kms.nonce(), kms.public_key()), (&[][..], base.receipt_key));
+}
+
+#[test]
+fn a_document_for_kms_says_what_it_was_made_for() {
+    let (aws, other): (Id, Id) = ("aws".parse().unwrap(), "other".parse().unwrap());
+    let digests = ["a", "b"].map(|text| Sha256Digest::of(&[text.as_bytes()]));
+    let base = KmsEvidence {
+        purpose: "weights",
+        broker: &aws,
+        model_digest: digests[0],
+        release: digests[0],
+        recipient: b"key",
+    };
+    let changed = [
+        base,
+        KmsEvidence { purpose: "others", ..base },
+        KmsEvidence { broker: &other, ..base },
+        KmsEvidence { model_digest: digests[1], ..base },
+        KmsEvidence { release: digests[1], ..base },
+        KmsEvidence { recipient: b"yek", ..base },
+    ];
+    let mut all = changed.map(|evidence| evidence.evidence_request().user_data().to_vec()).to_vec();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), changed.len());
 }
 
 #[test]

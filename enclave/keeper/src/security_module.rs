@@ -65,10 +65,11 @@ impl SecurityModule {
         request: &EvidenceRequest,
         precedence: Precedence,
     ) -> Result<Vec<u8>, SecurityModuleError> {
+        let unless_empty = |field: &[u8]| Some(field).filter(|field| !field.is_empty()).map(ByteBuf::from);
         let request = Request::Attestation {
-            nonce: Some(ByteBuf::from(request.nonce())),
-            user_data: Some(ByteBuf::from(request.user_data())),
-            public_key: Some(request.public_key()).filter(|key| !key.is_empty()).map(ByteBuf::from),
+            nonce: unless_empty(request.nonce()),
+            user_data: unless_empty(request.user_data()),
+            public_key: unless_empty(request.public_key()),
         };
         match self.process(request, precedence).await? {
             Response::Attestation { document } => Ok(document),
