@@ -1,4 +1,5 @@
-//! Makes attestation documents under roots of our own, right ones and every kind of wrong one; and small image files.
+//! Makes attestation documents under roots of our own, right ones and every kind of wrong one; small image files; and what AWS
+//! KMS answers to documents ([`kms`]).
 //!
 //! A document and its certificates are templates with public fields. [`Forge::new`] fills them in the profile of AWS; a test
 //! changes one thing and [`Forge::document`] encodes and signs the result, however wrong it is. Nothing here parses, and
@@ -18,6 +19,7 @@ mod der;
 mod document;
 pub mod image;
 mod key;
+pub mod kms;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

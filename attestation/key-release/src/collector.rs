@@ -4,6 +4,7 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{Broker, Brokers, Id};
 
 use crate::data_key::DataKey;
+use crate::kms::{KmsAnswer, KmsRecipient};
 use crate::purpose::Purpose;
 use crate::recipient::RecipientKey;
 use crate::request::ShareRequest;
@@ -16,6 +17,8 @@ pub struct Collector {
     needed: usize,
     brokers: Vec<Waiting>,
     recipient: Recipient,
+    /// What KMS encrypts shares to. Made when somebody asks for it, because most enclaves need none.
+    kms: Option<KmsRecipient>,
 }
 
 /// A broker of the release, and how far the enclave is with it.
@@ -58,6 +61,13 @@ pub enum ShareError {
     /// It is not the share that the release commits to.
     #[error("the share differs from the commitment in the release")]
     Commitment,
+    /// No key could be made that KMS can encrypt to.
+    #[error("the cryptographic library made no RSA key")]
+    KmsKey,
+    /// What the host brought of KMS is not the share that the release commits to, encrypted to this enclave. It says no more, so that
+    /// a host learns nothing from answers that it changes.
+    #[error("the answer of KMS is not the share that the release commits to, encrypted to this enclave")]
+    KmsAnswer,
     /// Another broker's share is at the same place.
     #[error("two brokers hold the same share; the secret has to be split again")]
     SamePlace,
@@ -75,6 +85,8 @@ impl ShareError {
             Self::NotAsked => "share-not-asked",
             Self::SealedOtherwise => "share-sealed-otherwise",
             Self::Commitment => "share-commitment",
+            Self::KmsKey => "share-kms-key",
+            Self::KmsAnswer => "share-kms",
             Self::SamePlace => "share-same-place",
             Self::Join => "share-join",
         }
@@ -92,6 +104,7 @@ impl Collector {
             needed: usize::try_from(*needed).unwrap_or(usize::MAX),
             brokers: of.iter().map(waiting).collect(),
             recipient: Recipient::generate(),
+            kms: None,
         }
     }
 
@@ -140,6 +153,39 @@ impl Collector {
         if share.commitment(&of) != *sha256 {
             return Err(ShareError::Commitment);
         }
+        self.admit(broker, share)
+    }
+
+    /// The key that KMS is to encrypt the share of `broker` to: DER of its `SubjectPublicKeyInfo`. The first call makes it.
+    ///
+    /// # Errors
+    /// [`ShareError::UnknownBroker`], [`ShareError::KmsKey`].
+    pub fn kms_recipient(&mut self, broker: &Id) -> Result<&[u8], ShareError> {
+        if !self.brokers.iter().any(|one| one.broker.name == *broker) {
+            return Err(ShareError::UnknownBroker);
+        }
+        if self.kms.is_none() {
+            self.kms = KmsRecipient::generate();
+        }
+        self.kms.as_ref().map(KmsRecipient::public).ok_or(ShareError::KmsKey)
+    }
+
+    /// Takes what KMS said when it was asked for the share of `broker`. An answer to any question that was asked with this enclave's
+    /// key counts: the key is this enclave's alone, and the commitment says which share is the right one.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn take_kms(&mut self, broker: &Id, answer: &KmsAnswer) -> Result<Taken, ShareError> {
+        let at = self.brokers.iter().find(|one| one.broker.name == *broker);
+        let Waiting { broker: Broker { name, sha256 }, .. } = at.ok_or(ShareError::UnknownBroker)?;
+        let recipient = self.kms.as_ref().ok_or(ShareError::NotAsked)?;
+        let of = ShareOf { purpose: Purpose::Weights, model: &self.model, broker: name };
+        let share = recipient.open(answer, |share| share.commitment(&of) == *sha256);
+        self.admit(broker, share.ok_or(ShareError::KmsAnswer)?)
+    }
+
+    /// Counts a share that is the right one.
+    fn admit(&mut self, broker: &Id, share: Share) -> Result<Taken, ShareError> {
         let others = self.brokers.iter().filter(|one| one.broker.name != *broker);
         if others.filter_map(|one| one.share.as_ref()).any(|other| other.is_at_place_of(&share)) {
             return Err(ShareError::SamePlace);

@@ -18,6 +18,7 @@
 //! | `data_key`, `purpose` | the key that a secret gives, and what it is for |
 //! | `request` | what an enclave shows to a broker |
 //! | `recipient`, `sealed` | HPKE (RFC 9180): a share for one recipient and one request |
+//! | `kms` | a share that AWS KMS holds |
 //! | `collector` | the shares that an enclave has, and those that it waits for |
 //! | `retention` | secrets of days, and the records that are sealed under them |
 //!
@@ -28,6 +29,7 @@
 
 mod collector;
 mod data_key;
+mod kms;
 mod purpose;
 mod recipient;
 mod request;
@@ -37,6 +39,7 @@ mod secret;
 
 pub use collector::{Collector, Outcome, ShareError, Taken};
 pub use data_key::DataKey;
+pub use kms::{KmsAnswer, KmsKeyError, KmsRecipient, seal_to_kms};
 pub use purpose::Purpose;
 pub use recipient::RecipientKey;
 pub use request::{RequestError, ShareRequest};
