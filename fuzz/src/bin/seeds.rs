@@ -8,6 +8,8 @@ mod gguf_writer;
 use std::fs;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cleanroom_attestation::channel::{Binder, FrameKind, HelloFrame, ModelId, Nonce, encode_frame};
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::measured_boot::BootMeasurement;
@@ -21,6 +23,7 @@ use cleanroom_engine::Model;
 use cleanroom_forge::boot_image::unified_kernel;
 use cleanroom_fuzz::{AUTHORITY, MODULE_ID, NOW, correct_crc};
 use cleanroom_key_release::{RecipientKey, RetentionRequest, ShareRequest, Wanted};
+use cleanroom_kms::SealedForKms;
 use cleanroom_link::control::{Batch, ControlAnswer, ControlKind, ControlState, ShareMessage, ShareState};
 use cleanroom_link::load::Load;
 use cleanroom_protocol::{ChannelQuestion, EndQuestion, EndReason, FromWorker};
@@ -45,6 +48,7 @@ fn main() -> std::io::Result<()> {
         ("chat", chats()),
         ("sealing", sealed_files()),
         ("shares", shares()),
+        ("kms", kms()),
         ("store", stores()),
         ("model_signature", model_signatures()),
         ("safeguard", exchanges()),
@@ -513,6 +517,24 @@ fn shares() -> Seeds {
         ("record", [&[3], head.record(b"body").as_slice()].concat()),
         ("state", [&[4], state.frame().as_slice()].concat()),
         ("answer", [&[4], ControlAnswer::ShareRequest(vec![1; 40]).frame().as_slice()].concat()),
+    ]
+}
+
+/// A message that OpenSSL wrote, an answer with it, the file of a share, and what a host hands in.
+fn kms() -> Seeds {
+    let message = include_bytes!("../../../tests/vectors/kms/message.ber");
+    let share = SealedForKms {
+        model: Sha256Digest::of(&[b"model"]),
+        broker: "aws".parse().expect("a name"),
+        key: "arn:aws:kms:eu-central-1:111122223333:key/1".parse().expect("a key"),
+        ciphertext: vec![7; 256],
+    };
+    let answer = format!(r#"{{"KeyId":"k","CiphertextForRecipient":"{}"}}"#, STANDARD.encode(message));
+    vec![
+        ("answer", [&[0], answer.as_bytes()].concat()),
+        ("message", [&[1], message.as_slice()].concat()),
+        ("file", [&[2], share.to_bytes().as_slice()].concat()),
+        ("fields", [&[3], [7; 320].as_slice()].concat()),
     ]
 }
 
