@@ -204,9 +204,14 @@ impl Control {
                 Some(guard),
             ) => self.retention(guard, kind, &body).await?,
             // The weights are in memory by now, or were never sealed.
-            (ControlKind::Shares | ControlKind::ShareAsk | ControlKind::Share, Some(_)) => {
-                ControlAnswer::Refused(NO_KEY_NEEDED.to_owned())
-            }
+            (
+                ControlKind::Shares
+                | ControlKind::ShareAsk
+                | ControlKind::Share
+                | ControlKind::KmsAsk
+                | ControlKind::KmsShare,
+                Some(_),
+            ) => ControlAnswer::Refused(NO_KEY_NEEDED.to_owned()),
         })
     }
 

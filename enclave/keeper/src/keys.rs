@@ -1,20 +1,22 @@
 //! The key of sealed weights: asked for with evidence, share by share, before the enclave has a model.
 //!
-//! The host hands in roots, releases, denials and leases as it always does, and carries each broker's challenge and answer. It
-//! cannot read a share, and cannot pass off another one: the share is sealed to a key that exists in this process alone, and the
-//! release has a commitment to it. When enough shares are there, the connection ends, and what was handed in on it is
-//! forgotten. The enclave then boots as it does without sealed weights, and the host begins anew.
+//! The host hands in roots, releases, denials and leases as it always does, and carries each broker's
+//! challenge and answer, or those of AWS KMS, which can hold a share in a broker's place. It cannot read a
+//! share, and cannot pass off another one: the share is sealed to a key that exists in this process alone,
+//! and the release has a commitment to it. When enough shares are there, the connection ends, and what was
+//! handed in on it is forgotten. The enclave then boots as it does without sealed weights, and the host
+//! begins anew.
 
 use std::io;
 use std::sync::Arc;
 
-use cleanroom_attestation::channel::ModelId;
+use cleanroom_attestation::channel::{KmsEvidence, ModelId};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{Accepted, Refusal};
+use cleanroom_attestation::release::{Accepted, Id, Refusal};
 use cleanroom_config::Config;
 use cleanroom_console::Line;
 use cleanroom_guard::{Clock, Guard, KeyTerms, Sealing};
-use cleanroom_key_release::{Collector, DataKey, Outcome, SealedShare, ShareError};
+use cleanroom_key_release::{Collector, DataKey, KmsAnswer, Outcome, Purpose, SealedShare, ShareError};
 use cleanroom_link::control::{ControlAnswer, ControlKind, ShareMessage, ShareState};
 use cleanroom_link::listener::Listener;
 use cleanroom_protocol::Change;
@@ -125,6 +127,11 @@ impl Asking {
                 goes(ControlAnswer::ShareRequest(request))
             }
             ControlKind::Share => self.take(&body),
+            ControlKind::KmsAsk => {
+                let document = self.document_for_kms(&body).await?;
+                goes(ControlAnswer::ShareRequest(document))
+            }
+            ControlKind::KmsShare => self.take_from_kms(&body),
             // Whoever could judge is not there yet. The host hands it in again with the release.
             ControlKind::SafeguardPolicy | ControlKind::Probe => {
                 goes(ControlAnswer::Refused("no-model-yet".to_owned()))
@@ -190,8 +197,40 @@ impl Asking {
         let model = self.terms()?.model;
         let (_, collector) = self.collecting.as_mut().ok_or(Refused::Form)?;
         collector.take(&broker, &sealed)?;
+        self.count(&broker, model)
+    }
+
+    /// What KMS is to get for the share of a broker: a document with the key to encrypt it to.
+    async fn document_for_kms(&mut self, body: &[u8]) -> Result<Vec<u8>, Refused> {
+        let broker: Id =
+            core::str::from_utf8(body).ok().and_then(|name| name.parse().ok()).ok_or(Refused::Form)?;
+        let KeyTerms { documents, model, brokers: _ } = self.terms()?;
+        let (_, collector) = self.collecting.as_mut().ok_or(Refused::Form)?;
+        let evidence = KmsEvidence {
+            purpose: Purpose::Weights.word(),
+            broker: &broker,
+            model_digest: model,
+            release: documents.release,
+            recipient: collector.kms_recipient(&broker)?,
+        };
+        let evidence = evidence.evidence_request();
+        Ok(self.security_module.evidence(&evidence, Precedence::Enclave).await?)
+    }
+
+    fn take_from_kms(&mut self, body: &[u8]) -> Result<Answer, Refused> {
+        let ShareMessage { broker, bytes } = ShareMessage::decode(body).ok_or(Refused::Form)?;
+        let answer = KmsAnswer::read(&bytes).ok_or(Refused::Form)?;
+        let model = self.terms()?.model;
+        let (_, collector) = self.collecting.as_mut().ok_or(Refused::Form)?;
+        collector.take_kms(&broker, &answer)?;
+        self.count(&broker, model)
+    }
+
+    /// What follows from a share of `broker` that was taken.
+    fn count(&self, broker: &Id, model: Sha256Digest) -> Result<Answer, Refused> {
+        let (_, collector) = self.collecting.as_ref().ok_or(Refused::Form)?;
         let outcome = collector.finish()?;
-        Line::ShareTaken { broker: &broker, still_needed: collector.still_needed() }.say();
+        Line::ShareTaken { broker, still_needed: collector.still_needed() }.say();
         let answer = ControlAnswer::Shares(self.state());
         Ok(match outcome {
             Outcome::Needs(_) => Answer::Goes(answer),

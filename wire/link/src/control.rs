@@ -90,6 +90,11 @@ pub enum ControlKind {
     /// Hands in a checkpoint of the enclave's own log with cosignatures of witnesses. Answer: [`ControlAnswer::Accepted`], with
     /// [`Accepted::Known`] when nothing depends on it: no release demands witnesses, or the enclave knows as much.
     Witnessed,
+    /// Asks for the document that AWS KMS is to get for the share of a broker, with the broker's name. Answer: the document, as
+    /// [`ControlAnswer::ShareRequest`].
+    KmsAsk,
+    /// Hands in what KMS gave for a document, a [`ShareMessage`] with the fields of its answer. Answer: [`ShareState`].
+    KmsShare,
 }
 
 impl ControlKind {
@@ -103,7 +108,7 @@ impl ControlKind {
     pub const LEASE: Self = Self::Document(AuthorityDocument::Lease);
 
     /// Every kind there is.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::State,
         Self::Ask,
         Self::ROOT,
@@ -126,6 +131,8 @@ impl ControlKind {
         Self::Part,
         Self::Opened,
         Self::Witnessed,
+        Self::KmsAsk,
+        Self::KmsShare,
     ];
 
     /// The kind's code on the wire.
@@ -154,6 +161,8 @@ impl ControlKind {
             Self::Part => 20,
             Self::Opened => 21,
             Self::Witnessed => 22,
+            Self::KmsAsk => 23,
+            Self::KmsShare => 24,
         }
     }
 
@@ -167,7 +176,8 @@ impl ControlKind {
             Self::PartAsk => Sha256Digest::LENGTH + 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
             Self::Part => Sha256Digest::LENGTH + 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
             Self::ShareAsk | Self::DayAsk => 4 + TEXT_LIMIT + 4 + Nonce::LENGTH,
-            Self::Share | Self::Day => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
+            Self::Share | Self::Day | Self::KmsShare => 4 + TEXT_LIMIT + 4 + SHARE_LIMIT,
+            Self::KmsAsk => TEXT_LIMIT,
             Self::Document(document) => document.envelope_limit(),
             Self::Log => 8,
             Self::SafeguardPolicy => SAFEGUARD_POLICY_LIMIT,
@@ -234,7 +244,7 @@ pub struct ShareState {
 pub struct ShareMessage {
     /// The broker, as the release names it.
     pub broker: Id,
-    /// Its challenge, or its share, sealed.
+    /// Its challenge, or its share, sealed; of KMS, the fields of its answer.
     pub bytes: Vec<u8>,
 }
 
