@@ -5,7 +5,8 @@
 //! renewal ──────────────┐ its own turn
 //! one task per service ─┤ one turn for all of them ──► control connection ──► enclave
 //! files ────────────────┤
-//! one task per broker ──┘
+//! one task per broker ──┤
+//! one per share of KMS ─┘
 //! log store ◄──────────────────── what the enclave's log has grown by
 //! ```
 //!
@@ -17,6 +18,7 @@
 pub(crate) mod complaint;
 mod control;
 mod delivery;
+mod kms;
 mod log;
 mod records;
 mod renewal;
@@ -39,6 +41,8 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use self::control::Control;
 use self::delivery::{Delivery, Files, Source};
+pub use self::kms::KmsShare;
+use self::kms::KmsShares;
 use self::renewal::Renewal;
 use crate::endpoint::EnclaveAddress;
 use crate::log_store::LogStore;
@@ -68,6 +72,8 @@ pub struct Settings {
     pub safeguards: Vec<PathBuf>,
     /// The brokers that hold shares of the key of sealed weights. All are asked at once.
     pub brokers: Vec<Broker>,
+    /// The shares of that key that AWS KMS holds.
+    pub kms: Vec<KmsShare>,
     /// Where the enclave's sealed records are kept. Without it, an enclave whose release demands records serves nobody.
     pub records: Option<RecordStore>,
     /// A folder of openings, which are carried out.
@@ -208,6 +214,9 @@ where
         for broker in &settings.brokers {
             tasks.spawn(Shares::new(Arc::clone(&control), broker.clone(), Carried::SHARE).run());
             tasks.spawn(Shares::new(Arc::clone(&control), broker.clone(), Carried::DAY).run());
+        }
+        for share in &settings.kms {
+            tasks.spawn(KmsShares::new(Arc::clone(&control), share.clone()).run());
         }
         if let (Some(records), Some(folder)) = (&settings.records, &settings.openings) {
             let (records, brokers) = (records.clone(), settings.brokers.clone());

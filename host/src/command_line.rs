@@ -1,12 +1,14 @@
 //! The command line.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cleanroom_attestation::digest::Sha384Digest;
-use cleanroom_host::agent::{self, Authority, Broker, RecordStore};
+use cleanroom_host::agent::{self, Authority, Broker, KmsShare, RecordStore};
 use cleanroom_host::doctor::{self, Finding, Share};
 use cleanroom_host::endpoint::{EnclaveAddress, ListenAddress};
 use cleanroom_host::launcher::instance;
@@ -16,7 +18,7 @@ use cleanroom_host::launcher::simulated::Settings;
 use cleanroom_host::launcher::{Patience, RestartPolicy};
 use cleanroom_host::log_store::LogStore;
 use cleanroom_host::relay::{Balancer, BalancerError, Balancers, Limits, NextHost, Times};
-use cleanroom_program::file::FileError;
+use cleanroom_kms::{FILE_LIMIT, SealedForKms};
 use cleanroom_program::manual::Manual;
 
 use crate::Failure;
@@ -259,6 +261,16 @@ pub(crate) struct RunArguments {
     /// cannot read it.
     #[arg(long, value_name = "NAME=URL", requires = "authority")]
     broker: Vec<Broker>,
+
+    /// A share of the key of the sealed weights that AWS KMS holds, as `cleanroom-authority broker kms seal` writes
+    /// it; may be repeated. The host asks KMS with the enclave's document and carries the answer to the enclave,
+    /// which alone can read it.
+    #[arg(long, value_name = "FILE", requires = "authority")]
+    kms_share: Vec<PathBuf>,
+
+    /// AWS's command line, version 2.13 or later, which asks KMS with the credentials of this machine.
+    #[arg(long, value_name = "PROGRAM", default_value = "aws")]
+    aws_cli: PathBuf,
 
     /// Keep the enclave's log in this folder, for auditors: `cleanroom audit FOLDER`. Each start of an
     /// enclave writes a log of its own. The logs hold no secrets; any web server may serve the folder.
@@ -563,21 +575,33 @@ impl RunArguments {
     /// What is handed in and fetched on the control connection, if anything is. Makes the folder of the log.
     ///
     /// # Errors
-    /// The folder cannot be made.
-    pub(crate) fn agent(&self) -> Result<Option<agent::Settings>, FileError> {
+    /// The folder cannot be made, or the file of a share cannot be used.
+    pub(crate) fn agent(&self) -> Result<Option<agent::Settings>, Failure> {
         let log = self.log.clone().map(LogStore::open).transpose()?;
         let records = self.records.clone().map(RecordStore::open).transpose()?;
+        let kms = self.kms_share.iter().map(|path| self.kms_share(path)).collect::<Result<_, _>>()?;
         Ok((log.is_some() || !self.authority.is_empty()).then(|| agent::Settings {
             authorities: self.authority.clone(),
             release: self.release.clone(),
             denials: self.denials.clone(),
             safeguards: self.safeguards.clone(),
             brokers: self.broker.clone(),
+            kms,
             records,
             openings: self.openings.clone(),
             log,
             witnesses: self.witness.clone(),
         }))
+    }
+
+    /// A share that KMS holds, out of its file.
+    fn kms_share(&self, path: &Path) -> Result<KmsShare, Failure> {
+        let failed = |problem: String| Failure::KmsShare { path: path.to_owned(), problem };
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(FILE_LIMIT as u64 + 1).read_to_end(&mut bytes));
+        read.map_err(|error| failed(error.to_string()))?;
+        let share = SealedForKms::read(&bytes).map_err(|error| failed(error.to_string()))?;
+        Ok(KmsShare { share, program: self.aws_cli.clone() })
     }
 
     fn qemu(&self) -> qemu::Settings {

@@ -7,6 +7,7 @@ mod image_command;
 mod software_tpm_command;
 
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -292,6 +293,8 @@ enum Failure {
     Log(StartError),
     #[error("the enclave's log cannot be kept: {0}")]
     Store(#[from] FileError),
+    #[error("{}: {problem}", path.display())]
+    KmsShare { path: PathBuf, problem: String },
     #[error("what crosses to the enclave cannot be copied: {0}")]
     Capture(FileError),
     #[error(transparent)]
@@ -329,6 +332,7 @@ impl Failure {
             | Self::Log(_)
             | Self::OpenFiles(_)
             | Self::Store(_)
+            | Self::KmsShare { .. }
             | Self::Capture(_)
             | Self::Manual(_)
             | Self::EndedAtOnce

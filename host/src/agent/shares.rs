@@ -104,6 +104,56 @@ pub(super) struct Shares<S> {
     carried: Carried,
 }
 
+/// How soon the next look at a share follows, and what of it is worth a line of the log.
+pub(super) struct Pace {
+    complaint: Complaint,
+    pause: Duration,
+}
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self { complaint: Complaint::default(), pause: TICK }
+    }
+
+    /// The pause after a look. `None`: no look follows.
+    pub(super) fn after(&mut self, looked: &Looked, broker: &impl fmt::Display) -> Option<Duration> {
+        match looked {
+            Looked::NoKeyNeeded => return None,
+            Looked::NotMissing => self.pause = TICK,
+            Looked::Given => {
+                self.complaint.clear();
+                self.pause = TICK;
+                tracing::info!(%broker, "a share was handed in");
+            }
+            Looked::Nothing(reason) => {
+                if self.complaint.is_due(reason) {
+                    tracing::warn!(%broker, reason, "no share");
+                }
+                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+        Some(self.pause)
+    }
+}
+
+/// Why the enclave does not wait for the share of `name` now, out of its answer to a question for its state. `None` when it waits.
+pub(super) fn not_waiting(answer: &ControlAnswer, name: &Id) -> Option<Looked> {
+    match answer {
+        ControlAnswer::Shares(state) if state.missing.contains(name) && state.needed > 0 => None,
+        ControlAnswer::Refused(code) if code == NO_KEY_NEEDED => Some(Looked::NoKeyNeeded),
+        // It has this share or enough others, or it waits for a release or a lease.
+        _ => Some(Looked::NotMissing),
+    }
+}
+
+/// What came of a share that was handed in.
+pub(super) fn handed_in(answer: &ControlAnswer) -> Looked {
+    match answer {
+        ControlAnswer::Shares(_) => Looked::Given,
+        other => Looked::Nothing(refused(other)),
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
     pub(super) const fn new(control: Arc<Control<S>>, broker: Broker, carried: Carried) -> Self {
         Self { control, broker, carried }
@@ -111,28 +161,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
 
     /// Carries the share whenever the enclave waits for it, until the control connection ends, and gives its error.
     pub(super) async fn run(self) -> io::Error {
-        let broker = &self.broker;
-        let mut complaint = Complaint::default();
-        let mut pause = TICK;
+        let mut pace = Pace::new();
         loop {
-            match self.look().await {
+            let pause = match self.look().await {
                 Err(error) => return error,
+                Ok(looked) => pace.after(&looked, &self.broker),
+            };
+            match pause {
+                Some(pause) => sleep(pause).await,
                 // Another task notices the end of the connection.
-                Ok(Looked::NoKeyNeeded) => return std::future::pending().await,
-                Ok(Looked::NotMissing) => pause = TICK,
-                Ok(Looked::Given) => {
-                    complaint.clear();
-                    pause = TICK;
-                    tracing::info!(%broker, "a share was handed in");
-                }
-                Ok(Looked::Nothing(reason)) => {
-                    if complaint.is_due(&reason) {
-                        tracing::warn!(%broker, reason, "no share");
-                    }
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+                None => return std::future::pending().await,
             }
-            sleep(pause).await;
         }
     }
 
@@ -140,12 +179,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
     pub(super) async fn look(&self) -> io::Result<Looked> {
         let Broker { name, service } = &self.broker;
         let Carried { state, ask, give, path } = self.carried;
-        match self.control.ask(state, b"").await? {
-            ControlAnswer::Shares(state) if state.missing.contains(name) && state.needed > 0 => {}
-            ControlAnswer::Shares(_) => return Ok(Looked::NotMissing),
-            ControlAnswer::Refused(code) if code == NO_KEY_NEEDED => return Ok(Looked::NoKeyNeeded),
-            // It waits for a release or a lease.
-            _ => return Ok(Looked::NotMissing),
+        if let Some(looked) = not_waiting(&self.control.ask(state, b"").await?, name) {
+            return Ok(looked);
         }
         let challenge = match service.call(Method::POST, "/v1/challenge", Vec::new(), ANSWER_LIMIT).await {
             Ok(bytes) => bytes,
@@ -161,10 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
             Err(reason) => return Ok(Looked::Nothing(reason)),
         };
         let message = ShareMessage { broker: name.clone(), bytes: share };
-        Ok(match self.control.ask(give, &message.encode()).await? {
-            ControlAnswer::Shares(_) => Looked::Given,
-            other => Looked::Nothing(refused(&other)),
-        })
+        Ok(handed_in(&self.control.ask(give, &message.encode()).await?))
     }
 }
 

@@ -139,6 +139,7 @@ fn settings(authorities: Vec<Authority>) -> Settings {
         safeguards: Vec::new(),
         denials: None,
         brokers: Vec::new(),
+        kms: Vec::new(),
         log: None,
         records: None,
         openings: None,
