@@ -4,6 +4,7 @@ mod allowed;
 mod challenge;
 mod days;
 mod judge;
+mod kms;
 mod log;
 mod secret;
 mod serve;
@@ -45,6 +46,9 @@ pub(crate) enum Command {
     /// Make and look at shares.
     #[command(subcommand)]
     Secret(secret::Command),
+    /// Let AWS KMS hold a share in a broker's place.
+    #[command(subcommand)]
+    Kms(kms::Command),
     /// Look at the log of a broker.
     #[command(subcommand)]
     Log(LogCommand),
@@ -99,6 +103,7 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(json),
             Self::Secret(command) => command.run(),
+            Self::Kms(command) => command.run(),
             Self::Log(LogCommand::Verify { file, contains }) => log::verify(&file, contains),
         }
     }

@@ -52,6 +52,8 @@ use crate::failure::{FAILED, Failure, WRONG_USAGE};
 ///   trust              write a policy for the partners of a simulated clean room
 ///   broker secret new  make a model's key, and shares of it
 ///   broker serve       release a share to enclaves that prove what they are
+///   broker kms seal,   let AWS KMS hold a share
+///     policy
 ///   opening key,       give one sealed record to one receiver together
 ///     draft, sign,
 ///     show, receive

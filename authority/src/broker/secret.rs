@@ -51,7 +51,7 @@ pub(crate) struct New {
     /// How many brokers together can make the key.
     #[arg(long, value_name = "NUMBER")]
     needed: usize,
-    /// A broker's name. Give it once for each broker; at most 16.
+    /// A broker's name, or a name for AWS KMS (`broker kms seal`). Give it once for each; at most 16.
     #[arg(long = "broker", value_name = "NAME", required = true)]
     brokers: Vec<Id>,
     /// The folder for the files. It must not have any of them yet.

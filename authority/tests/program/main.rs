@@ -7,6 +7,7 @@ mod ceremonies;
 mod folder;
 mod interop;
 mod kept;
+mod kms;
 mod lease_service;
 mod publisher;
 mod report;
