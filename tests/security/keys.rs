@@ -3,12 +3,16 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-use cleanroom_attestation::channel::Nonce;
+use cleanroom_attestation::channel::{KmsEvidence, Nonce};
 use cleanroom_attestation::digest::Sha256Digest;
-use cleanroom_attestation::release::{Accepted, Broker, Brokers, Id, List, Release, Weights};
+use cleanroom_attestation::document::Document;
+use cleanroom_attestation::release::{
+    self, Accepted, Broker, Brokers, Id, List, PayloadType, Release, Weights,
+};
 use cleanroom_attestation::time::Timestamp;
-use cleanroom_attestation::verdict::{Expectation, appraise};
+use cleanroom_attestation::verdict::{Expectation, Rejection, appraise};
 use cleanroom_config::Config;
+use cleanroom_forge::kms::Envelope;
 use cleanroom_guard::Clock;
 use cleanroom_keeper::Halt;
 use cleanroom_keeper::keys::{Released, obtain};
@@ -116,6 +120,25 @@ impl Stage {
         let request = self.request(NAMES[index], 7).await;
         let sealed = self.seal(index, &request);
         self.hand(NAMES[index], &sealed).await
+    }
+
+    /// The document that KMS is to get for the share of `broker`.
+    async fn document_for_kms(&mut self, broker: &str) -> Vec<u8> {
+        match self.control.send(ControlKind::KmsAsk, broker.as_bytes()).await {
+            ControlAnswer::ShareRequest(document) => document,
+            other => panic!("expected a document, got {other:?}"),
+        }
+    }
+
+    /// What KMS answers to `document` if it holds a share.
+    fn kms(&self, index: usize, document: &[u8]) -> Envelope {
+        let document = Document::parse(document).unwrap();
+        Envelope::seal(document.public_key().unwrap(), self.shares[index].as_bytes())
+    }
+
+    async fn hand_from_kms(&mut self, broker: &str, fields: Vec<u8>) -> ControlAnswer {
+        let message = ShareMessage { broker: id(broker), bytes: fields };
+        self.control.send(ControlKind::KmsShare, &message.encode()).await
     }
 
     async fn key(self) -> Released {
@@ -259,6 +282,100 @@ async fn nothing_is_asked_for_without_a_release_a_lease_and_a_model_that_may_ser
     let message = ShareMessage { broker: id("bank"), bytes: vec![0; SealedShare::LENGTH] };
     let answer = stage.control.send(ControlKind::Share, &message.encode()).await;
     assert_eq!(refused(&answer), "model-denied");
+    assert!(!stage.enclave.is_finished());
+}
+
+#[tokio::test]
+async fn a_share_that_kms_holds_counts_beside_a_brokers() {
+    let mut stage = Stage::released().await;
+    let document = stage.document_for_kms("bank").await;
+    let answer = stage.kms(0, &document);
+    assert_eq!(stage.hand_from_kms("bank", answer.fields()).await, waits(1, &["utility", "regulator"]));
+    // The same again, and the same share from the broker itself, are worth nothing.
+    assert_eq!(stage.hand_from_kms("bank", answer.fields()).await, waits(1, &["utility", "regulator"]));
+    assert_eq!(stage.give(0).await, waits(1, &["utility", "regulator"]));
+    assert!(!stage.enclave.is_finished());
+    assert_eq!(stage.give(2).await, waits(0, &["utility"]));
+    let expected = DataKey::derive(&stage.secret, Purpose::Weights, &model()).unwrap();
+    assert_eq!(stage.key().await.key.as_bytes(), expected.as_bytes());
+}
+
+#[tokio::test]
+async fn a_document_for_kms_is_genuine_and_none_for_anything_else() {
+    let mut stage = Stage::released().await;
+    let document = stage.document_for_kms("bank").await;
+    let parsed = Document::parse(&document).unwrap();
+    let (recipient, nonce) = (parsed.public_key().unwrap(), parsed.nonce());
+    assert_eq!(nonce, None, "KMS gives no challenge");
+    let release = stage.authorities.sign(&stage.release(1));
+    let release = release::Envelope::parse(&release, PayloadType::Release);
+    let evidence = KmsEvidence {
+        purpose: "weights",
+        broker: &id("bank"),
+        model_digest: model(),
+        release: release.unwrap().digest(),
+        recipient,
+    };
+    let evidence = evidence.evidence_request();
+    let share = stage.request("bank", 7).await;
+    let share = share.evidence().evidence_request();
+    let policy = stage.world.policy_under(&stage.authorities.root_text()).with_release(&stage.release(1));
+    let code = |user_data: &[u8]| {
+        let expectation = Expectation { user_data: Some(user_data), ..Expectation::default() };
+        let verdict = appraise(&document, &policy, &expectation, Timestamp::from_millis(now_ms()), None);
+        verdict.accepted().err().map(Rejection::code)
+    };
+    assert_eq!(code(evidence.user_data()), None);
+    assert_eq!(code(share.user_data()), Some("user-data-mismatch"));
+}
+
+#[tokio::test]
+async fn what_a_host_makes_of_an_answer_of_kms_is_refused_in_one_way() {
+    let mut stage = Stage::released().await;
+    let document = stage.document_for_kms("bank").await;
+    let good = stage.kms(0, &document).fields();
+    // One bit of the encrypted key, of the vector, of each block of the share, and of the padding.
+    for byte in [0, 255, 256, 271, 272, 288, 304, 319] {
+        let mut changed = good.clone();
+        changed[byte] ^= 1;
+        assert_eq!(refused(&stage.hand_from_kms("bank", changed).await), "share-kms", "byte {byte}");
+    }
+    // Another's share, and the right share for another enclave.
+    let other = stage.kms(1, &document).fields();
+    assert_eq!(refused(&stage.hand_from_kms("bank", other).await), "share-kms");
+    let elsewhere = Stage::released().await.document_for_kms("bank").await;
+    let elsewhere = stage.kms(0, &elsewhere).fields();
+    assert_eq!(refused(&stage.hand_from_kms("bank", elsewhere).await), "share-kms");
+    // What has not the form.
+    for length in [0, good.len() - 1, good.len() + 1] {
+        assert_eq!(refused(&stage.hand_from_kms("bank", vec![0; length]).await), "share-form");
+    }
+    for name in [&b""[..], b"a b", b"\xff"] {
+        assert_eq!(refused(&stage.control.send(ControlKind::KmsAsk, name).await), "share-form");
+    }
+    // Whom the release does not name.
+    assert_eq!(refused(&stage.control.send(ControlKind::KmsAsk, b"nobody").await), "unknown-broker");
+    assert_eq!(refused(&stage.hand_from_kms("nobody", good.clone()).await), "unknown-broker");
+    assert_eq!(stage.hand_from_kms("bank", good).await, waits(1, &["utility", "regulator"]));
+}
+
+#[tokio::test]
+async fn kms_is_asked_for_nothing_without_a_release_and_a_lease_and_after_a_halt() {
+    let mut stage = Stage::new().await;
+    let ask = async |stage: &mut Stage| match stage.control.send(ControlKind::KmsAsk, b"bank").await {
+        ControlAnswer::Refused(code) => code,
+        _ => "asked".to_owned(),
+    };
+    assert_eq!(ask(&mut stage).await, "no-lease");
+    let release = stage.release(1);
+    stage.run(&release).await;
+    let fields = vec![0; 320];
+    assert_eq!(refused(&stage.hand_from_kms("bank", fields.clone()).await), "share-not-asked");
+    assert_eq!(ask(&mut stage).await, "asked");
+    let (denial, _) = stage.authorities.deny_model();
+    stage.control.send(ControlKind::DENIAL, &denial).await;
+    assert_eq!(ask(&mut stage).await, "model-denied");
+    assert_eq!(refused(&stage.hand_from_kms("bank", fields).await), "model-denied");
     assert!(!stage.enclave.is_finished());
 }
 
