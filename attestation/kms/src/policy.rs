@@ -36,7 +36,9 @@ pub enum PolicyError {
     )]
     TooLong(usize),
     /// Nobody could use the key.
-    #[error("expected a release with at least one image")]
+    #[error(
+        "expected a release with at least one image of an enclave; instances with a NitroTPM get no share of KMS yet"
+    )]
     NoImage,
 }
 

@@ -36,7 +36,7 @@ pub(crate) enum Command {
     /// Whoever may change the policy can let anybody have the share. So the key belongs into an account of
     /// the authority, and never into the host's. KMS compares images and deployments. It knows neither
     /// denials nor dates, and no newer release: put a new policy into force with each release that changes
-    /// images.
+    /// images. Instances with a NitroTPM get nothing.
     #[command(after_help = POLICY_EXAMPLES)]
     Policy(PolicyArguments),
 }
