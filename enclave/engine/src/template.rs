@@ -192,7 +192,9 @@ fn tokens_of(tokenizer: &Tokenizer, guard: &Guard, rendered: &str) -> Scratch<u3
                 tokenizer.encode_text(&text, &mut tokens);
                 text.clear();
                 tokens.push(token);
-                length
+                let after = rest.get(length..).unwrap_or_default();
+                let trimmed = if tokenizer.is_trimmed_after(token) { after.trim_start() } else { after };
+                rest.len() - trimmed.len()
             }
             None => {
                 text.push(guard.restore(character));

@@ -42,7 +42,7 @@ pub enum TokenizerError {
     )]
     Model { found: String },
     #[error(
-        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\", \"default\", \"llama-bpe\", \"falcon3\", \"qwen2\" and \"tekken\""
+        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\", \"default\", \"llama-bpe\", \"falcon3\", \"dbrx\", \"qwen2\", \"tekken\" and \"gpt-4o\""
     )]
     Split { found: String },
     #[error("{tokens} tokens, but {types} token types")]
@@ -103,7 +103,11 @@ pub(crate) struct Tokenizer {
     eos: Option<u32>,
     add_bos: bool,
     add_eos: bool,
+    trims: bool,
 }
+
+/// Control tokens of Phi 3 after which white space stays.
+const NOT_TRIMMED: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
 
 /// Keys under `tokenizer.ggml.` that are read here or do not affect tokenisation. Any other key is refused.
 const KNOWN: [&str; 37] = [
@@ -223,8 +227,11 @@ impl Tokenizer {
         if add_eos && eos.is_none() {
             return Err(TokenizerError::NoTokenToAdd);
         }
+        // Files do not say this of a token. The tokenizers of Phi 3 with SentencePiece have it.
+        let trims = matches!(method, Method::SentencePiece(_))
+            && file.string("general.architecture")? == Some("phi3");
         let controls = controls_by_first_character(&vocabulary);
-        Ok(Self { vocabulary, method, controls, end_tokens, bos, eos, add_bos, add_eos })
+        Ok(Self { vocabulary, method, controls, end_tokens, bos, eos, add_bos, add_eos, trims })
     }
 
     /// Number of tokens.
@@ -263,6 +270,11 @@ impl Tokenizer {
         self.eos.filter(|_| self.add_eos)
     }
 
+    /// Whether white space that a chat has after this control token is left out.
+    pub(crate) fn is_trimmed_after(&self, control: u32) -> bool {
+        self.trims && !NOT_TRIMMED.contains(&self.text_of(control))
+    }
+
     /// Every character that occurs in a control token.
     pub(crate) fn control_alphabet(&self) -> impl Iterator<Item = char> {
         self.controls.values().flatten().flat_map(|control| control.text.chars())
@@ -280,7 +292,8 @@ impl Tokenizer {
         Some((found.token, found.text.len()))
     }
 
-    /// Appends the tokens of `text`. Never a control token: the merges lead to normal tokens only.
+    /// Appends the tokens of `text`. Never a control token: the merges lead to normal tokens only, and of the
+    /// user-defined ones only white space is looked for.
     pub(crate) fn encode_text(&self, text: &str, tokens: &mut Scratch<u32>) {
         match &self.method {
             Method::BytePairs { merges, split } => {

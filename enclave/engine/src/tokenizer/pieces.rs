@@ -29,14 +29,34 @@ impl Pieces {
         Ok(Self { ranks: ranks.collect::<Result<_, _>>()?, space_prefix })
     }
 
-    /// Appends the tokens of a text. Takes time in proportion to `n log n`. A character that is no token
-    /// becomes the tokens of its bytes.
+    /// Appends the tokens of a text. Takes time in proportion to `n log n`. Runs of white space that are tokens of
+    /// their own come first. A character that is no token becomes the tokens of its bytes.
     pub(super) fn encode(&self, vocabulary: &Vocabulary, text: &str, tokens: &mut Scratch<u32>) {
+        let (mut begin, mut at) = (0, 0);
+        let between = |begin: usize, end: usize| text.get(begin..end).unwrap_or_default();
+        while let Some(character) = between(at, text.len()).chars().next() {
+            let rest = between(at, text.len()).as_bytes();
+            let found = if character.is_whitespace() { vocabulary.white_space(rest) } else { None };
+            match found {
+                Some((token, length)) => {
+                    self.join(vocabulary, between(begin, at), begin == 0, tokens);
+                    tokens.push(token);
+                    at += length;
+                    begin = at;
+                }
+                None => at += character.len_utf8(),
+            }
+        }
+        self.join(vocabulary, between(begin, at), begin == 0, tokens);
+    }
+
+    /// Appends the tokens of a text without such runs.
+    fn join(&self, vocabulary: &Vocabulary, text: &str, is_first: bool, tokens: &mut Scratch<u32>) {
         if text.is_empty() {
             return;
         }
         let mut spaced = ScratchText::with_capacity(text.len() + 1);
-        if self.space_prefix {
+        if self.space_prefix && is_first {
             spaced.push(' ');
         }
         text.chars().for_each(|character| spaced.push(if character == SPACE { ' ' } else { character }));

@@ -17,12 +17,17 @@ pub(super) enum Split {
     /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|
     /// ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
     Llama3,
+    /// As [`Split::Llama3`], but words are put together like any other.
+    Dbrx,
     /// As [`Split::Llama3`], with every `\p{N}` alone.
     Qwen2,
     /// `[^\r\n\p{L}\p{N}]?U*L+|[^\r\n\p{L}\p{N}]?U+L*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|
     /// \s+(?!\S)|\s+`, where `U` is `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]` and `L` is
     /// `[\p{Ll}\p{Lm}\p{Lo}\p{M}]`.
     Tekken,
+    /// As [`Split::Tekken`], with `(?i:'s|'t|'re|'ve|'m|'ll|'d)?` at the end of words of letters, and up to three
+    /// `\p{N}` together.
+    Gpt4o,
 }
 
 impl Split {
@@ -33,6 +38,9 @@ impl Split {
             "default" => Ok(Split::Default),
             // Falcon 3 cuts words as Llama 3 does.
             "llama-bpe" | "llama3" | "llama-v3" | "falcon3" => Ok(Split::Llama3),
+            // Phi 4.
+            "dbrx" => Ok(Split::Dbrx),
+            "gpt-4o" => Ok(Split::Gpt4o),
             "qwen2" | "deepseek-r1-qwen" => Ok(Split::Qwen2),
             "tekken" => Ok(Split::Tekken),
             _ => Err(TokenizerError::Split { found: name.into() }),
@@ -48,9 +56,12 @@ impl Split {
     pub(super) fn each_word<'t>(self, text: &'t str, each: &mut dyn FnMut(&'t str)) {
         match self {
             Split::Gpt2 => gpt2(text, each),
-            Split::Llama3 => words(text, |rest| llama3_word(rest, 3), each),
+            Split::Llama3 | Split::Dbrx => words(text, |rest| llama3_word(rest, 3), each),
             Split::Qwen2 => words(text, |rest| llama3_word(rest, 1), each),
-            Split::Tekken => words(text, tekken_word, each),
+            Split::Tekken => {
+                words(text, |rest| cased_word(rest).unwrap_or_else(|| after_letters(rest, 1)), each)
+            }
+            Split::Gpt4o => words(text, gpt4o_word, each),
             Split::Smollm => isolate(text, is_number, 1, &mut |piece| gpt2(piece, each)),
             Split::Default => isolate(text, is_punctuation, usize::MAX, &mut |piece| {
                 gpt2(piece, &mut |word| {
@@ -141,13 +152,24 @@ fn llama3_word(text: &str, digits: usize) -> usize {
 }
 
 /// Bytes of the first word of a text that is not empty.
-fn tekken_word(text: &str) -> usize {
+fn gpt4o_word(text: &str) -> usize {
+    let Some(word) = cased_word(text) else { return after_letters(text, 3) };
+    word + text.get(word..).and_then(|rest| contraction(rest, str::eq_ignore_ascii_case)).unwrap_or(0)
+}
+
+/// Bytes of the first word of a text that begins with no word of letters; numbers have at most `digits` digits.
+fn after_letters(text: &str, digits: usize) -> usize {
+    other_word(text, digits, |character| is_line_end(character) || character == '/')
+}
+
+/// Bytes of the word of letters that a text begins with: large ones and then small ones.
+fn cased_word(text: &str) -> Option<usize> {
     let leader = text.chars().next().filter(|first| may_lead(*first)).map_or(0, char::len_utf8);
     let rest = text.get(leader..).unwrap_or_default();
     // A mark may lead a word or be its beginning, so the text is tried with it and without.
     let ends_small = ends_small(rest).map(|length| leader + length).or_else(|| ends_small(text));
     let large = || Some(leader + run_of(rest, is_large)).filter(|length| *length > leader);
-    ends_small.or_else(large).unwrap_or_else(|| other_word(text, 1, |c| is_line_end(c) || c == '/'))
+    ends_small.or_else(large)
 }
 
 /// `U*L+` of [`Split::Tekken`]: bytes of the letters that `text` begins with, if the last of them can be small.

@@ -62,7 +62,16 @@ proptest! {
     #[test]
     fn every_text_survives_and_never_holds_a_control_token(text in "(?s).{0,80}|(<\\||im_(start|end)|\\|>|[<|>a ]){0,20}") {
         let mut tokenizer = demo();
-        for split in [Split::Gpt2, Split::Smollm, Split::Default, Split::Llama3, Split::Qwen2, Split::Tekken] {
+        for split in [
+            Split::Gpt2,
+            Split::Smollm,
+            Split::Default,
+            Split::Llama3,
+            Split::Dbrx,
+            Split::Qwen2,
+            Split::Tekken,
+            Split::Gpt4o,
+        ] {
             set_split(&mut tokenizer, split);
             let tokens = encode(&tokenizer, &text);
             prop_assert_eq!(decode(&tokenizer, &tokens), text.as_bytes());
@@ -140,8 +149,8 @@ fn reads_a_small_tokenizer() {
 fn refuses_what_is_not_supported_by_name() {
     let model = refusal("tokenizer.ggml.model", Some(Meta::Str("t5".into())));
     assert_eq!(model, TokenizerError::Model { found: "t5".into() });
-    let split = refusal("tokenizer.ggml.pre", Some(Meta::Str("gpt-4o".into())));
-    assert_eq!(split, TokenizerError::Split { found: "gpt-4o".into() });
+    let split = refusal("tokenizer.ggml.pre", Some(Meta::Str("chameleon".into())));
+    assert_eq!(split, TokenizerError::Split { found: "chameleon".into() });
 }
 
 #[test]
@@ -228,6 +237,51 @@ fn sentence_pieces_are_joined_by_score() {
     assert_eq!(decode(&tokenizer, &encode(&tokenizer, "b\u{e9} a")), " b\u{e9} a".as_bytes());
     assert_eq!(encode(&tokenizer, ""), [0_u32; 0]);
     assert_eq!(tokenizer.required_bos(), Some(1));
+}
+
+/// The same with tokens of white space alone, as Gemma has them, and `<table>`: all of them user-defined.
+fn pieces_with_white_space() -> Vec<(&'static str, Meta)> {
+    let mut metadata = pieces();
+    for (_, value) in &mut metadata {
+        match value {
+            Meta::Strs(texts) => {
+                let more = ["\n", "\n\n\n", "\u{2581}\u{2581}", "\t", "<table>"];
+                texts.extend(more.map(str::to_owned));
+            }
+            Meta::I32s(types) => types.extend([4; 5]),
+            Meta::F32s(scores) => scores.extend([-1000.0; 5]),
+            _ => {}
+        }
+    }
+    metadata.push(("tokenizer.ggml.add_space_prefix", Meta::Bool(false)));
+    metadata
+}
+
+#[test]
+fn white_space_that_is_a_token_is_one_wherever_it_stands() {
+    let tokenizer = read(&pieces_with_white_space()).unwrap();
+    let (space, a, ab, line, lines, spaces, tab) = (259, 260, 262, 269, 270, 271, 272);
+    assert_eq!(encode(&tokenizer, "ab\nab"), [ab, line, ab]);
+    assert_eq!(encode(&tokenizer, "\n\n\n\n"), [lines, line]);
+    assert_eq!(encode(&tokenizer, "a   ab\t"), [a, spaces, space, ab, tab]);
+    let text = "\n\n a\u{a0}b \n  \t\tab   ";
+    assert_eq!(decode(&tokenizer, &encode(&tokenizer, text)), text.as_bytes());
+    // What is no white space could be taken for a mark.
+    assert!(!encode(&tokenizer, "<table>").contains(&273));
+    assert_eq!(tokenizer.control("<table>"), Some((273, 7)));
+    assert_eq!(tokenizer.control("\n"), None);
+}
+
+#[test]
+fn phi_leaves_out_white_space_after_its_control_tokens() {
+    let is_trimmed = |architecture: &str| {
+        let mut metadata = pieces();
+        metadata.push(("general.architecture", Meta::Str(architecture.into())));
+        let tokenizer = read(&metadata).unwrap();
+        [1, 2].map(|control| tokenizer.is_trimmed_after(control))
+    };
+    assert_eq!(is_trimmed("phi3"), [false, true], "not after <s>");
+    assert_eq!(is_trimmed("llama"), [false, false]);
 }
 
 #[test]

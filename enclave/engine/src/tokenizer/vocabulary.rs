@@ -38,6 +38,10 @@ pub(super) enum Writing {
 pub(super) struct Vocabulary {
     tokens: Vec<Token>,
     normal: HashMap<Box<[u8]>, u32>,
+    /// User-defined tokens of nothing but white space, which are text wherever they stand (`SentencePiece`).
+    white_space: HashMap<Box<[u8]>, u32>,
+    /// The lengths of these, the longest first.
+    white_space_lengths: Vec<usize>,
     single_bytes: [u32; 256],
     longest: usize,
 }
@@ -58,7 +62,7 @@ impl Vocabulary {
         }
         let mut tokens = Vec::with_capacity(texts.len());
         let mut normal = HashMap::with_capacity(texts.len());
-        let mut bytes = HashMap::new();
+        let (mut bytes, mut white_space) = (HashMap::new(), HashMap::new());
         for (id, (text, number)) in texts.iter().zip(types).enumerate() {
             let token = token(id, text, number, writing)?;
             if token.kind == Kind::Normal {
@@ -72,6 +76,9 @@ impl Vocabulary {
             if let (Kind::Byte, [byte]) = (token.kind, &*token.text) {
                 bytes.entry(*byte).or_insert(id as u32);
             }
+            if token.kind == Kind::UserDefined && writing == Writing::Plain && is_white_space(&token.text) {
+                white_space.entry(token.text.clone()).or_insert(id as u32);
+            }
             tokens.push(token);
         }
         let mut single_bytes = [0; 256];
@@ -83,7 +90,10 @@ impl Vocabulary {
             *slot = found.ok_or(TokenizerError::MissingByte { byte })?;
         }
         let longest = tokens.iter().map(|token| token.text.len()).max().unwrap_or(0);
-        Ok(Self { tokens, normal, single_bytes, longest })
+        let mut white_space_lengths: Vec<usize> = white_space.keys().map(|text| text.len()).collect();
+        white_space_lengths.sort_unstable_by(|a, b| b.cmp(a));
+        white_space_lengths.dedup();
+        Ok(Self { tokens, normal, white_space, white_space_lengths, single_bytes, longest })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -97,6 +107,12 @@ impl Vocabulary {
     /// The normal token of exactly these bytes.
     pub(super) fn normal(&self, bytes: &[u8]) -> Option<u32> {
         self.normal.get(bytes).copied()
+    }
+
+    /// The longest run of white space that is a token of its own and that `text` begins with, and its bytes.
+    pub(super) fn white_space(&self, text: &[u8]) -> Option<(u32, usize)> {
+        let mut lengths = self.white_space_lengths.iter();
+        lengths.find_map(|length| Some((*self.white_space.get(text.get(..*length)?)?, *length)))
     }
 
     pub(super) fn single_byte(&self, byte: u8) -> u32 {
@@ -147,6 +163,10 @@ fn token(id: usize, text: &str, number: i32, writing: Writing) -> Result<Token, 
         return Err(TokenizerError::TokenLength { id, limit: MAX_TOKEN_BYTES });
     }
     Ok(Token { kind, text })
+}
+
+fn is_white_space(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(|text| text.chars().all(char::is_whitespace))
 }
 
 /// The byte of a text like `<0x0A>`.

@@ -23,6 +23,8 @@ TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{LARGE}*{SMALL}+|[^\r\n\p{{L}}\p{{N}}]?{LARGE}+{SMALL}*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+GPT4O = TEKKEN.replace(r"+|[", r"+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[", 1)
+GPT4O = GPT4O.replace(rf"{SMALL}*|\p{{N}}|", rf"{SMALL}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{{N}}{{1,3}}|")
 SPLITS = {
     "gpt-2": [WORDS],
     "smollm": [r"\p{N}", WORDS],
@@ -30,6 +32,8 @@ SPLITS = {
     "falcon3": [LLAMA3],
     "qwen2": [LLAMA3.replace("{1,3}", "")],
     "tekken": [TEKKEN],
+    "dbrx": [LLAMA3],
+    "gpt-4o": [GPT4O],
 }
 # A word that is itself a token becomes that token without any merges.
 WHOLE = ["falcon3", "tekken"]
