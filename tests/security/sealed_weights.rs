@@ -6,7 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 #[path = "../../enclave/engine/tests/support/gguf_writer.rs"]
-#[expect(dead_code, reason = "shared with tests that write broken files")]
 mod gguf_writer;
 #[path = "../../enclave/engine/tests/support/split_model.rs"]
 mod split_model;

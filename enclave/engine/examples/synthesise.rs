@@ -1,12 +1,13 @@
 //! Writes a model of random weights, for benchmarks and comparisons: the speed of a shape does not depend on what it learned.
 //!
 //! ```text
-//! synthesise TOKENIZER.gguf OUT.gguf [--architecture llama|qwen2|qwen3] [--weights TYPE] [--vocabulary N] [--tied]
+//! synthesise TOKENIZER.gguf OUT.gguf [--architecture NAME] [--weights TYPE] [--vocabulary N] [--tied]
 //!            [--width 1024] [--layers 32] [--feed-forward 3584] [--heads 16] [--kv-heads 8] [--head-width 64]
 //!            [--context 4096]
 //! ```
 //!
-//! TYPE is a name of `TensorType` in lower case, such as `f16`, `q8_0` (the default) or `q4_k`; or `q4_k_m`: the mixture that
+//! NAME is `llama`, `mistral3`, `qwen2`, `qwen3`, `gemma2`, `gemma3` or `phi3`. Windows are 32 positions long, shorter than in
+//! published files, so that short prompts reach beyond them. TYPE is a name of `TensorType` in lower case, such as `f16`, `q8_0` (the default) or `q4_k`; or `q4_k_m`: the mixture that
 //! published files of that name have. Tokenizer and chat template are those of the given model; a larger vocabulary is filled up
 //! with unused tokens.
 
@@ -73,6 +74,7 @@ fn metadata(shape: &Shape) -> GgufWriter {
         .meta("general.name", Meta::Str("synthetic".into()))
         .meta(&format!("{architecture}.rope.freq_base"), Meta::F32(10_000.0))
         .meta(&format!("{architecture}.attention.layer_norm_rms_epsilon"), Meta::F32(1e-5));
+    writer = settings(writer, architecture);
     for (key, value) in [
         ("context_length", shape.context),
         ("embedding_length", shape.width),
@@ -87,6 +89,28 @@ fn metadata(shape: &Shape) -> GgufWriter {
         writer = writer.meta(&format!("{architecture}.{key}"), Meta::U32(value as u32));
     }
     writer
+}
+
+/// What files of one architecture say beside their shape.
+fn settings(writer: GgufWriter, architecture: &str) -> GgufWriter {
+    const WINDOW: u32 = 32;
+    let key = |name: &str| format!("{architecture}.{name}");
+    match architecture {
+        "gemma2" => writer
+            .meta(&key("attention.sliding_window"), Meta::U32(WINDOW))
+            .meta(&key("attn_logit_softcapping"), Meta::F32(50.0))
+            .meta(&key("final_logit_softcapping"), Meta::F32(30.0)),
+        "gemma3" => writer.meta(&key("attention.sliding_window"), Meta::U32(WINDOW)),
+        // As Phi 4 has it: llama.cpp reads a window of this architecture over.
+        "phi3" => writer.meta(&key("attention.sliding_window"), Meta::U32(0)),
+        "mistral3" => writer
+            .meta(&key("rope.scaling.type"), Meta::Str("yarn".into()))
+            .meta(&key("rope.scaling.factor"), Meta::F32(16.0))
+            .meta(&key("rope.scaling.original_context_length"), Meta::U32(WINDOW))
+            .meta(&key("rope.scaling.yarn_log_multiplier"), Meta::F32(1.0))
+            .meta(&key("attention.temperature_scale"), Meta::F32(0.1)),
+        _ => writer,
+    }
 }
 
 fn copy_tokenizer(mut writer: GgufWriter, source: &Gguf<'_>, unused: usize) -> Result<GgufWriter, Error> {
@@ -123,8 +147,10 @@ const UNUSED: i32 = 5;
 fn tensors(mut writer: GgufWriter, shape: &Shape) -> GgufWriter {
     let mut random = Random::new(7);
     let (queries, keys) = (shape.heads * shape.head_width, shape.kv_heads * shape.head_width);
-    let qwen3 = shape.architecture == "qwen3";
-    let biases = shape.architecture == "qwen2";
+    let architecture = shape.architecture.as_str();
+    let gemma = matches!(architecture, "gemma2" | "gemma3");
+    let head_norms = matches!(architecture, "qwen3" | "gemma3");
+    let (biases, joined) = (architecture == "qwen2", architecture == "phi3");
     let mut matrix = |writer: GgufWriter, name: &str, columns: u64, rows: u64, size: f32| {
         let kind = shape.weights.of(name, shape.layers);
         let data = random.matrix(kind, columns as usize, rows as usize, size / (columns as f32).sqrt());
@@ -139,26 +165,39 @@ fn tensors(mut writer: GgufWriter, shape: &Shape) -> GgufWriter {
     for layer in 0..shape.layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         writer = vector(writer, &name("attn_norm"), shape.width, 1.0);
-        writer = matrix(writer, &name("attn_q"), shape.width, queries, 1.0);
-        writer = matrix(writer, &name("attn_k"), shape.width, keys, 1.0);
-        writer = matrix(writer, &name("attn_v"), shape.width, keys, 1.0);
+        if joined {
+            writer = matrix(writer, &name("attn_qkv"), shape.width, queries + 2 * keys, 1.0);
+        } else {
+            writer = matrix(writer, &name("attn_q"), shape.width, queries, 1.0);
+            writer = matrix(writer, &name("attn_k"), shape.width, keys, 1.0);
+            writer = matrix(writer, &name("attn_v"), shape.width, keys, 1.0);
+        }
         if biases {
             for (part, length) in [("attn_q", queries), ("attn_k", keys), ("attn_v", keys)] {
                 writer = vector(writer, &format!("blk.{layer}.{part}.bias"), length, 0.0);
             }
         }
-        if qwen3 {
+        if head_norms {
             writer = vector(writer, &name("attn_q_norm"), shape.head_width, 1.0);
             writer = vector(writer, &name("attn_k_norm"), shape.head_width, 1.0);
         }
         writer = matrix(writer, &name("attn_output"), queries, shape.width, 1.0);
         writer = vector(writer, &name("ffn_norm"), shape.width, 1.0);
-        writer = matrix(writer, &name("ffn_gate"), shape.width, shape.feed_forward, 1.0);
-        writer = matrix(writer, &name("ffn_up"), shape.width, shape.feed_forward, 1.0);
+        if joined {
+            writer = matrix(writer, &name("ffn_up"), shape.width, 2 * shape.feed_forward, 1.0);
+        } else {
+            writer = matrix(writer, &name("ffn_gate"), shape.width, shape.feed_forward, 1.0);
+            writer = matrix(writer, &name("ffn_up"), shape.width, shape.feed_forward, 1.0);
+        }
+        if gemma {
+            writer = vector(writer, &name("post_attention_norm"), shape.width, 1.0);
+            writer = vector(writer, &name("post_ffw_norm"), shape.width, 1.0);
+        }
         writer = matrix(writer, &name("ffn_down"), shape.feed_forward, shape.width, 1.0);
     }
     writer = vector(writer, "output_norm.weight", shape.width, 1.0);
-    if shape.tied {
+    // Files of the Gemma kinds have no other.
+    if shape.tied || gemma {
         return writer;
     }
     // Scores of a trained model differ by several units.

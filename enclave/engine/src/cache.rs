@@ -162,18 +162,21 @@ impl Cache {
         (&mut before[keys + row..][..self.layout.head_width], &mut from[row..][..self.layout.head_width])
     }
 
-    /// Keys and values of one head at the first `positions` positions, page by page.
+    /// Keys and values of one head up to position `end`, page by page. The first pages may be left out, up to
+    /// the one of position `begin`.
     pub(crate) fn head(
         &self,
         sequence: usize,
         layer: usize,
         head: usize,
-        positions: usize,
+        begin: usize,
+        end: usize,
     ) -> impl Iterator<Item = (&[u16], &[u16])> + Clone {
         let (keys, values) = self.layout.head(layer, head);
         let width = self.layout.head_width;
-        self.tables[sequence].iter().zip((0..positions).step_by(PAGE)).map(move |(page, first)| {
-            let numbers = (positions - first).min(PAGE) * width;
+        let pages = self.tables[sequence].iter().zip((0..end).step_by(PAGE)).skip(begin / PAGE);
+        pages.map(move |(page, first)| {
+            let numbers = (end - first).min(PAGE) * width;
             let page = &self.pool[page * self.layout.page..][..self.layout.page];
             (&page[keys..][..numbers], &page[values..][..numbers])
         })
@@ -230,6 +233,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{QueryFactor, Rope, Scaling};
 
     fn cache(sequences: usize, pages: usize) -> Cache {
         let shape = Hyperparameters {
@@ -237,12 +241,19 @@ mod tests {
             width: 16,
             layers: 2,
             feed_forward: 8,
+            experts: None,
             heads: 2,
             kv_heads: 2,
             head_width: 8,
             rope_width: 8,
-            rope_base: 1.0,
-            rope_step: 1.0,
+            rope: Rope { base: 1.0, scaling: Scaling::Linear(1.0), magnitude: 1.0 },
+            local_rope: None,
+            original_context: 5 * PAGE,
+            window: None,
+            attention_cap: None,
+            score_cap: None,
+            embedding_factor: 1.0,
+            query_factor: QueryFactor { constant: 1.0, growth: 0.0, period: 1 },
             norm_epsilon: 1.0,
             pooling: None,
         };
@@ -281,13 +292,16 @@ mod tests {
         }
         for (sequence, positions) in positions.into_iter().enumerate() {
             for (layer, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                let (keys, values): (Vec<_>, Vec<_>) = cache.head(sequence, layer, head, positions).unzip();
+                let (keys, values): (Vec<_>, Vec<_>) =
+                    cache.head(sequence, layer, head, 0, positions).unzip();
                 let expected: Vec<u16> = places(sequence, positions)
                     .filter(|([l, h, _], _)| (*l, *h) == (layer, head))
                     .flat_map(|(_, mark)| [mark; 8])
                     .collect();
                 assert_eq!(keys.concat(), expected);
                 assert!(values.concat().iter().zip(&expected).all(|(value, key)| *value == key + 5_000));
+                let later = cache.head(sequence, layer, head, PAGE + 1, positions);
+                assert_eq!(later.map(|(keys, _)| keys).collect::<Vec<_>>(), keys[1..]);
             }
         }
     }
@@ -301,7 +315,7 @@ mod tests {
         cache.release(0, Moment::ZERO);
         cache.extend(1, 3 * PAGE).unwrap();
         for (layer, head) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            let mut pages = cache.head(1, layer, head, 3 * PAGE);
+            let mut pages = cache.head(1, layer, head, 0, 3 * PAGE);
             assert!(pages.all(|(keys, values)| keys.iter().chain(values).all(|number| *number == 0)));
         }
     }
@@ -334,7 +348,7 @@ mod tests {
             }
         }
         cache.keep(sequence, owner, prompt, now);
-        let (keys, _): (Vec<_>, Vec<_>) = cache.head(sequence, 1, 1, prompt.len()).unzip();
+        let (keys, _): (Vec<_>, Vec<_>) = cache.head(sequence, 1, 1, 0, prompt.len()).unzip();
         let expected: Vec<u16> = prompt.iter().flat_map(|token| [*token as u16; 8]).collect();
         assert_eq!(keys.concat(), expected, "what was found is what would have been computed");
         found

@@ -6,10 +6,10 @@
 use std::ops::ControlFlow;
 
 use crate::{
-    cache::Cache,
+    cache::{Cache, PAGE},
     kernels::{Kernels, Query},
     matrix::{Forms, Inputs, Matrix, Product, multiply},
-    model::{Hyperparameters, Layer, Model, Pairs},
+    model::{Expert, FeedForward, Gate, Hyperparameters, Layer, Model, Pairs, Rope, RopeFactors, Vector},
     pool::Pool,
     scratch::{Scratch, StepBuffer},
 };
@@ -62,18 +62,23 @@ pub(crate) struct Forward {
     kernels: Kernels,
     pool: Pool,
     pairs: Pairs,
-    /// Rotation per position for each pair of a head.
-    frequencies: Vec<f64>,
+    gate: Gate,
+    score_cap: Option<f32>,
     /// The residual stream, row after row.
     stream: StepBuffer<f32>,
-    /// Cosine and sine for each row and pair.
-    rotations: StepBuffer<f32>,
+    rotations: Rotations,
+    /// Of the layers with a window, if theirs are others.
+    local_rotations: Option<Rotations>,
     queries: StepBuffer<f32>,
     key: StepBuffer<f32>,
     value: StepBuffer<f32>,
     normed: Inputs,
     attended: Inputs,
     gated: Inputs,
+    /// Of models with experts: the normed rows that one expert has, and what all experts give.
+    chosen: Inputs,
+    mixed: StepBuffer<f32>,
+    router_product: Product,
     query_product: Product,
     key_product: Product,
     value_product: Product,
@@ -92,23 +97,38 @@ impl Forward {
         let forms = |matrices: fn(&Layer) -> Vec<&Matrix>| {
             layers.iter().flat_map(matrices).map(Matrix::forms).fold(Forms::default(), Forms::and)
         };
-        let normed = forms(|layer| vec![&layer.query, &layer.key, &layer.value, &layer.gate, &layer.up]);
+        let of_experts = |matrices: fn(&Expert) -> [&Matrix; 2]| {
+            let experts = layers.iter().flat_map(|layer| layer.feed_forward.experts());
+            experts.flat_map(matrices).map(Matrix::forms).fold(Forms::default(), Forms::and)
+        };
+        let entry = of_experts(|expert| [&expert.gate, &expert.up]);
+        let gated = of_experts(|expert| [&expert.down, &expert.down]);
+        let (before, chosen) = match shape.experts {
+            Some(_) => (forms(|layer| layer.feed_forward.router().into_iter().collect()), entry),
+            None => (entry, Forms::default()),
+        };
+        let normed = forms(|layer| vec![&layer.query, &layer.key, &layer.value]).and(before);
         let attended = forms(|layer| vec![&layer.attention_output]);
-        let gated = forms(|layer| vec![&layer.down]);
+        let with_experts = if shape.experts.is_some() { rows } else { 0 };
         let (queries, keys) = (shape.heads * shape.head_width, shape.kv_heads * shape.head_width);
         Self {
             kernels: model.kernels(),
             pool,
             pairs: model.architecture().pairs(),
-            frequencies: frequencies(model),
+            gate: model.architecture().gate(),
+            score_cap: shape.score_cap,
             stream: StepBuffer::new(rows * shape.width),
-            rotations: StepBuffer::new(rows * shape.rope_width),
+            rotations: Rotations::new(model, shape.rope, rows),
+            local_rotations: shape.local_rope.map(|rope| Rotations::new(model, rope, rows)),
             queries: StepBuffer::new(rows * queries),
             key: StepBuffer::new(keys),
             value: StepBuffer::new(keys),
             normed: Inputs::new(rows, shape.width, normed),
             attended: Inputs::new(rows, queries, attended),
             gated: Inputs::new(rows, shape.feed_forward, gated),
+            chosen: Inputs::new(with_experts, shape.width, chosen),
+            mixed: StepBuffer::new(with_experts * shape.width),
+            router_product: Product::new(with_experts, shape.experts.map_or(0, |counts| counts.all)),
             query_product: Product::new(rows, queries),
             key_product: Product::new(rows, keys),
             value_product: Product::new(rows, keys),
@@ -132,10 +152,13 @@ impl Forward {
         rows: &[Row],
         goes_on: impl FnMut() -> bool,
     ) -> ControlFlow<Interrupted> {
-        let width = model.shape().width;
+        let (width, factor) = (model.shape().width, model.shape().embedding_factor);
         let streams = self.stream.first_mut(rows.len() * width).chunks_exact_mut(width);
         for (row, stream) in rows.iter().zip(streams) {
             model.weights().embedding.read_row(row.token as usize, stream);
+            if factor != 1.0 {
+                stream.iter_mut().for_each(|number| *number *= factor);
+            }
         }
         self.go_through(model, cache, rows, 0, goes_on).map_break(|halves| Interrupted {
             rows: Scratch::from(rows),
@@ -176,12 +199,9 @@ impl Forward {
         mut goes_on: impl FnMut() -> bool,
     ) -> ControlFlow<usize> {
         let shape = model.shape();
-        let rotations = self.rotations.first_mut(rows.len() * shape.rope_width);
-        for (row, rotations) in rows.iter().zip(rotations.chunks_exact_mut(shape.rope_width)) {
-            for (frequency, rotation) in self.frequencies.iter().zip(rotations.as_chunks_mut().0) {
-                let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
-                *rotation = [cosine as f32, sine as f32];
-            }
+        self.rotations.fill(rows);
+        if let Some(rotations) = &mut self.local_rotations {
+            rotations.fill(rows);
         }
         let layers = model.weights().layers.iter().enumerate();
         let all = layers.flat_map(|(index, layer)| [(index, layer, true), (index, layer, false)]);
@@ -202,6 +222,9 @@ impl Forward {
     /// Copies the scores (logits) of the `index`-th scored row of the last step.
     pub(crate) fn scores(&self, index: usize, output: &mut [f32]) {
         self.scores.copy_row(index, output);
+        if let Some(cap) = self.score_cap {
+            self.kernels.soften(output, cap);
+        }
     }
 
     /// The state of a row of the last step after all layers and the last norm.
@@ -219,15 +242,20 @@ impl Forward {
             kernels: _,
             pool: _,
             pairs: _,
-            frequencies: _,
+            gate: _,
+            score_cap: _,
             stream,
             rotations,
+            local_rotations,
             queries,
             key,
             value,
             normed,
             attended,
             gated,
+            chosen,
+            mixed,
+            router_product,
             query_product,
             key_product,
             value_product,
@@ -237,10 +265,18 @@ impl Forward {
             scored,
             scores,
         } = self;
-        [stream, rotations, queries, key, value].into_iter().for_each(StepBuffer::erase);
-        [normed, attended, gated, scored].into_iter().for_each(Inputs::erase);
-        let products =
-            [query_product, key_product, value_product, residual_product, gate_product, up_product];
+        [stream, queries, key, value, mixed].into_iter().for_each(StepBuffer::erase);
+        [Some(rotations), local_rotations.as_mut()].into_iter().flatten().for_each(Rotations::erase);
+        [normed, attended, gated, chosen, scored].into_iter().for_each(Inputs::erase);
+        let products = [
+            router_product,
+            query_product,
+            key_product,
+            value_product,
+            residual_product,
+            gate_product,
+            up_product,
+        ];
         products.into_iter().chain([scores]).for_each(Product::erase);
     }
 
@@ -297,7 +333,7 @@ impl Forward {
             [&mut self.query_product, &mut self.key_product, &mut self.value_product],
         );
         self.place_keys_and_values(shape, index, layer, cache, rows);
-        self.attend(shape, index, layer.attention_output.forms(), cache, rows);
+        self.attend(shape, index, layer, cache, rows);
         multiply(
             kernels,
             &self.pool,
@@ -305,26 +341,111 @@ impl Forward {
             &self.attended,
             [&mut self.residual_product],
         );
-        self.add_residual(shape, rows.len());
+        let norm = layer.post_norms.as_ref().map(|norms| &norms.attention);
+        self.add_residual(shape, norm, layer.output_bias.as_ref(), rows.len());
     }
 
     fn feed_forward(&mut self, shape: &Hyperparameters, layer: &Layer, rows: usize) {
         let kernels = self.kernels;
-        self.norm(shape, &layer.feed_forward_norm, layer.gate.forms().and(layer.up.forms()), rows);
+        let expert = match &layer.feed_forward {
+            FeedForward::Dense(expert) => expert,
+            FeedForward::Experts { router, router_bias, experts } => {
+                self.norm(shape, &layer.feed_forward_norm, router.forms(), rows);
+                return self.mix(shape, router, router_bias.as_ref(), experts, rows);
+            }
+        };
+        self.norm(shape, &layer.feed_forward_norm, expert.gate.forms().and(expert.up.forms()), rows);
         multiply(
             kernels,
             &self.pool,
-            [&layer.gate, &layer.up],
+            [&expert.gate, &expert.up],
             &self.normed,
             [&mut self.gate_product, &mut self.up_product],
         );
-        let (gate, up) = (&self.gate_product, &self.up_product);
-        self.gated.fill(kernels, &self.pool, layer.down.forms(), rows, |first, output| {
-            let count = output.len() / shape.feed_forward;
-            kernels.swiglu(gate.results(first, count), up.results(first, count), output);
+        self.apply_gate(shape, expert, rows);
+        multiply(kernels, &self.pool, [&expert.down], &self.gated, [&mut self.residual_product]);
+        let norm = layer.post_norms.as_ref().map(|norms| &norms.feed_forward);
+        self.add_residual(shape, norm, None, rows);
+    }
+
+    /// Makes the products of gate and up one.
+    fn apply_gate(&mut self, shape: &Hyperparameters, expert: &Expert, rows: usize) {
+        let (kernels, width) = (self.kernels, shape.feed_forward);
+        let (gate, up, of_gate) = (&self.gate_product, &self.up_product, self.gate);
+        self.gated.fill(kernels, &self.pool, expert.down.forms(), rows, |first, output| {
+            let count = output.len() / width;
+            match (of_gate, &expert.biases) {
+                (Gate::Silu, _) => {
+                    kernels.swiglu(gate.results(first, count), up.results(first, count), output);
+                }
+                (Gate::Gelu, _) => {
+                    kernels.geglu(gate.results(first, count), up.results(first, count), output);
+                }
+                (Gate::Clamped, biases) => {
+                    let [mut gates, mut ups] = [(); 2].map(|()| Scratch::filled(width));
+                    for (row, output) in output.chunks_exact_mut(width).enumerate() {
+                        gate.copy_row(first + row, &mut gates);
+                        up.copy_row(first + row, &mut ups);
+                        if let Some(biases) = biases {
+                            add(&mut gates, &biases.gate);
+                            add(&mut ups, &biases.up);
+                        }
+                        kernels.clamped_swiglu(&gates, &ups, output);
+                    }
+                }
+            }
         });
-        multiply(kernels, &self.pool, [&layer.down], &self.gated, [&mut self.residual_product]);
-        self.add_residual(shape, rows);
+    }
+
+    /// Gives each normed row to the experts that its router chooses, and adds their weighted results to the stream. An
+    /// expert computes all its rows at once, and a row's results are added in the order of its experts, whatever the
+    /// other rows choose.
+    fn mix(
+        &mut self,
+        shape: &Hyperparameters,
+        router: &Matrix,
+        router_bias: Option<&Vector>,
+        experts: &[Expert],
+        rows: usize,
+    ) {
+        let (kernels, width) = (self.kernels, shape.width);
+        let used = shape.experts.map_or(0, |counts| counts.used);
+        multiply(kernels, &self.pool, [router], &self.normed, [&mut self.router_product]);
+        let choices = choices(kernels, &self.router_product, router_bias, experts.len(), used, rows);
+        self.mixed.first_mut(rows * width).fill(0.0);
+        for choices in choices.chunk_by(|a, b| a.expert == b.expert) {
+            let Some(expert) = choices.first().and_then(|choice| experts.get(choice.expert)) else {
+                continue;
+            };
+            let forms = expert.gate.forms().and(expert.up.forms());
+            let normed = self.normed.values();
+            self.chosen.fill(kernels, &self.pool, forms, choices.len(), |first, output| {
+                for (choice, output) in choices[first..].iter().zip(output.chunks_exact_mut(width)) {
+                    output.copy_from_slice(&normed[choice.row * width..][..width]);
+                }
+            });
+            multiply(
+                kernels,
+                &self.pool,
+                [&expert.gate, &expert.up],
+                &self.chosen,
+                [&mut self.gate_product, &mut self.up_product],
+            );
+            self.apply_gate(shape, expert, choices.len());
+            multiply(kernels, &self.pool, [&expert.down], &self.gated, [&mut self.residual_product]);
+            let mixed = self.mixed.first_mut(rows * width);
+            let mut result = Scratch::filled(width);
+            for (number, choice) in choices.iter().enumerate() {
+                self.residual_product.copy_row(number, &mut result);
+                if let Some(biases) = &expert.biases {
+                    add(&mut result, &biases.down);
+                }
+                let row = mixed[choice.row * width..][..width].iter_mut();
+                row.zip(result.iter()).for_each(|(sum, number)| *sum += choice.weight * number);
+            }
+        }
+        let streams = self.stream.first_mut(rows * width);
+        add(streams, &self.mixed[..rows * width]);
     }
 
     fn norm(&mut self, shape: &Hyperparameters, weight: &[f32], forms: Forms, rows: usize) {
@@ -337,12 +458,32 @@ impl Forward {
         });
     }
 
-    fn add_residual(&mut self, shape: &Hyperparameters, rows: usize) {
+    /// Adds what half a layer gave to the stream, with `bias` and normed with `norm` if there are such.
+    fn add_residual(
+        &mut self,
+        shape: &Hyperparameters,
+        norm: Option<&Vector>,
+        bias: Option<&Vector>,
+        rows: usize,
+    ) {
         let (kernels, added) = (self.kernels, &self.residual_product);
         let pieces = self.stream.first_mut(rows * shape.width).chunks_mut(ROWS_PER_TASK * shape.width);
         self.pool.for_each(pieces.enumerate().collect(), |(piece, streams)| {
-            let count = streams.len() / shape.width;
-            kernels.add(added.results(piece * ROWS_PER_TASK, count), streams);
+            let (first, count) = (piece * ROWS_PER_TASK, streams.len() / shape.width);
+            if norm.is_none() && bias.is_none() {
+                return kernels.add(added.results(first, count), streams);
+            }
+            let mut result = Scratch::filled(shape.width);
+            for (row, stream) in streams.chunks_exact_mut(shape.width).enumerate() {
+                added.copy_row(first + row, &mut result);
+                if let Some(bias) = bias {
+                    add(&mut result, bias);
+                }
+                if let Some(norm) = norm {
+                    kernels.rms_norm_in_place(&mut result, norm, shape.norm_epsilon);
+                }
+                add(stream, &result);
+            }
         });
     }
 
@@ -354,8 +495,11 @@ impl Forward {
         cache: &mut Cache,
         rows: &[Row],
     ) {
-        let (width, pairs) = (shape.head_width, shape.rope_width / 2);
-        let rotations = self.rotations.as_chunks().0.chunks_exact(pairs);
+        let width = shape.head_width;
+        let rotations = match &self.local_rotations {
+            Some(rotations) if shape.window_of(index).is_some() => rotations.of_rows(),
+            _ => self.rotations.of_rows(),
+        };
         let queries = self.queries.first_mut(rows.len() * shape.heads * width);
         let (keys, values) = (shape.kv_heads * width, shape.kv_heads * width);
         let (key, value) = (self.key.first_mut(keys), self.value.first_mut(values));
@@ -369,11 +513,15 @@ impl Forward {
                 add(key, &biases.key);
                 add(value, &biases.value);
             }
+            let factor = shape.query_factor.at(row.position);
             for query in queries.chunks_exact_mut(width) {
                 if let Some(norms) = &layer.head_norms {
                     self.kernels.rms_norm_in_place(query, &norms.query, shape.norm_epsilon);
                 }
                 rotate(self.pairs, query, rotations);
+                if factor != 1.0 {
+                    query.iter_mut().for_each(|number| *number *= factor);
+                }
             }
             let heads = key.chunks_exact_mut(width).zip(value.chunks_exact(width));
             for (head, (key, value)) in heads.enumerate() {
@@ -388,12 +536,14 @@ impl Forward {
         }
     }
 
-    fn attend(&mut self, shape: &Hyperparameters, layer: usize, forms: Forms, cache: &Cache, rows: &[Row]) {
+    fn attend(&mut self, shape: &Hyperparameters, index: usize, layer: &Layer, cache: &Cache, rows: &[Row]) {
         let (kernels, pool, queries) = (self.kernels, &self.pool, &self.queries);
         let width = shape.head_width;
         let group = shape.heads / shape.kv_heads;
         let row_width = shape.heads * width;
-        let longest = rows.iter().map(|row| row.position + 1).max().unwrap_or(0);
+        let window = shape.window_of(index).unwrap_or(usize::MAX);
+        let forms = layer.attention_output.forms();
+        let longest = rows.iter().map(|row| (row.position + 1).min(window)).max().unwrap_or(0);
         let per_task = (SERIAL_ATTENTION / (longest * width * group).max(1)).max(1);
         self.attended.fill_units(kernels, pool, forms, rows.len(), group * width, |units| {
             let mut runs = runs(rows, shape.kv_heads, units);
@@ -401,21 +551,29 @@ impl Forward {
             pool.for_each(tasks, |runs: &mut [Run<'_>]| {
                 for Run { first, rows, head, outputs } in runs {
                     // The rows are in the order of their positions.
-                    let (sequence, positions) =
-                        rows.last().map_or((0, 0), |row| (row.sequence, row.position + 1));
-                    let mut scores = Scratch::filled(rows.len() * group * positions);
+                    let [Some(earliest), Some(latest)] = [rows.first(), rows.last()] else { continue };
+                    let (sequence, end) = (latest.sequence, latest.position + 1);
+                    let first_seen = |row: &Row| (row.position + 1).saturating_sub(window);
+                    // Pages before all windows are left out.
+                    let begin = first_seen(earliest) / PAGE * PAGE;
+                    let most = longest.min(end);
+                    let mut scores = Scratch::filled(rows.len() * group * most);
                     let outputs = outputs.iter_mut().flat_map(|outputs| outputs.chunks_exact_mut(width));
                     let mut asked: Vec<Query<'_>> = outputs
-                        .zip(scores.chunks_exact_mut(positions.max(1)))
+                        .zip(scores.chunks_exact_mut(most.max(1)))
                         .enumerate()
-                        .map(|(index, (output, scores))| {
-                            let (row, member) = (index / group, index % group);
-                            let at = (*first + row) * row_width + (*head * group + member) * width;
-                            let scores = &mut scores[..=rows[row].position];
-                            Query { query: &queries[at..][..width], scores, output }
+                        .map(|(number, (output, scores))| {
+                            let (row, member) = (number / group, *head * group + number % group);
+                            let at = (*first + row) * row_width + member * width;
+                            let seen = first_seen(&rows[row])..rows[row].position + 1;
+                            let scores = &mut scores[..seen.len()];
+                            let sink = layer.sinks.as_ref().map(|sinks| sinks[member]);
+                            let (query, first) = (&queries[at..][..width], seen.start - begin);
+                            Query { query, first, scores, sink, output }
                         })
                         .collect();
-                    kernels.attend(&mut asked, cache.head(sequence, layer, *head, positions));
+                    let pieces = cache.head(sequence, index, *head, begin, end);
+                    kernels.attend(&mut asked, shape.attention_cap, pieces);
                 }
             });
         });
@@ -438,6 +596,45 @@ impl Forward {
         });
         multiply(kernels, &self.pool, [head], &self.scored, [&mut self.scores]);
     }
+}
+
+/// One row that one expert computes.
+#[derive(Clone, Copy, Default)]
+struct Choice {
+    expert: usize,
+    row: usize,
+    /// What its result counts for.
+    weight: f32,
+}
+
+/// The `used` experts with the highest scores for each row, the lower number first among equals. Their weights are
+/// the softmax of their scores. Expert after expert, and of each its rows in order.
+fn choices(
+    kernels: Kernels,
+    scores: &Product,
+    bias: Option<&Vector>,
+    experts: usize,
+    used: usize,
+    rows: usize,
+) -> Scratch<Choice> {
+    let mut choices = Scratch::with_capacity(rows * used);
+    let mut of_row = Scratch::filled(experts);
+    let mut numbers: Scratch<usize> = Scratch::filled(experts);
+    let mut weights = Scratch::filled(used);
+    for row in 0..rows {
+        scores.copy_row(row, &mut of_row);
+        if let Some(bias) = bias {
+            add(&mut of_row, bias);
+        }
+        numbers.iter_mut().enumerate().for_each(|(number, place)| *place = number);
+        numbers.sort_unstable_by(|a, b| of_row[*b].total_cmp(&of_row[*a]).then(a.cmp(b)));
+        weights.iter_mut().zip(numbers.iter()).for_each(|(weight, number)| *weight = of_row[*number]);
+        kernels.softmax(&mut weights);
+        let chosen = numbers.iter().zip(weights.iter());
+        choices.extend(chosen.map(|(expert, weight)| Choice { expert: *expert, row, weight: *weight }));
+    }
+    choices.sort_unstable_by_key(|choice| (choice.expert, choice.row));
+    choices
 }
 
 /// Rows of one sequence that attend to the keys and values of one head together.
@@ -506,16 +703,50 @@ fn rotate(pairs: Pairs, head: &mut [f32], rotations: &[[f32; 2]]) {
     }
 }
 
-fn frequencies(model: &Model) -> Vec<f64> {
-    let shape = model.shape();
-    let factors = model.weights().rope_factors.as_deref();
-    (0..shape.rope_width / 2)
-        .map(|pair| {
-            let factor = factors.and_then(|factors| factors.get(pair)).copied().unwrap_or(1.0);
-            let frequency = f64::from(shape.rope_base).powf(-2.0 * pair as f64 / shape.rope_width as f64);
-            frequency * f64::from(shape.rope_step) / f64::from(factor)
-        })
-        .collect()
+/// How the heads of each row of a step are turned, in one kind of layer.
+struct Rotations {
+    /// Angle per position for each pair of a head.
+    frequencies: Vec<f64>,
+    magnitude: f32,
+    /// Cosine and sine for each row and pair.
+    turns: StepBuffer<f32>,
+}
+
+impl Rotations {
+    /// For steps of at most `rows` rows.
+    fn new(model: &Model, rope: Rope, rows: usize) -> Self {
+        let shape = model.shape();
+        let factors = match &model.weights().rope_factors {
+            Some(RopeFactors::One(factors)) => Some(factors),
+            Some(RopeFactors::ShortAndLong(short, long)) => {
+                Some(if shape.context > shape.original_context { long } else { short })
+            }
+            None => None,
+        };
+        let frequencies = rope.frequencies(shape.rope_width, factors.map(|factors| factors.as_slice()));
+        Self { frequencies, magnitude: rope.magnitude, turns: StepBuffer::new(rows * shape.rope_width) }
+    }
+
+    fn fill(&mut self, rows: &[Row]) {
+        let turns = self.turns.first_mut(rows.len() * self.frequencies.len() * 2).as_chunks_mut().0;
+        for (row, turns) in rows.iter().zip(turns.chunks_exact_mut(self.frequencies.len())) {
+            for (frequency, turn) in self.frequencies.iter().zip(turns) {
+                let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
+                *turn = [cosine as f32 * self.magnitude, sine as f32 * self.magnitude];
+            }
+        }
+    }
+
+    /// Cosine and sine for each pair, row after row.
+    fn of_rows(&self) -> impl Iterator<Item = &[[f32; 2]]> {
+        self.turns.as_chunks().0.chunks_exact(self.frequencies.len())
+    }
+
+    /// Overwrites what was written since the last time.
+    fn erase(&mut self) {
+        let Self { frequencies: _, magnitude: _, turns } = self;
+        turns.erase();
+    }
 }
 
 #[cfg(test)]

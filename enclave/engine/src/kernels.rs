@@ -39,6 +39,21 @@ macro_rules! widened {
         }
 
         #[target_feature(enable = $features)]
+        fn geglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+            scalar::geglu(gate, up, output);
+        }
+
+        #[target_feature(enable = $features)]
+        fn clamped_swiglu(gate: &[f32], up: &[f32], output: &mut [f32]) {
+            scalar::clamped_swiglu(gate, up, output);
+        }
+
+        #[target_feature(enable = $features)]
+        fn soften(values: &mut [f32], cap: f32) {
+            scalar::soften(values, cap);
+        }
+
+        #[target_feature(enable = $features)]
         fn add(results: Results<'_>, output: &mut [f32]) {
             scalar::add(results, output);
         }
@@ -79,17 +94,23 @@ const LANES: usize = 8;
 /// One query of [`Kernels::attend`].
 pub(crate) struct Query<'a> {
     pub(crate) query: &'a [f32],
+    /// The first position that the query sees, counted from the first of the pieces.
+    pub(crate) first: usize,
     /// Scratch: one number for each position that the query sees. The pieces may hold later positions, too.
     pub(crate) scores: &'a mut [f32],
+    /// The score of what is no position and has no value, if there is such. It takes its part of the weights.
+    pub(crate) sink: Option<f32>,
     /// As long as the query.
     pub(crate) output: &'a mut [f32],
 }
 
 impl Query<'_> {
-    /// The positions that it sees, out of `positions` from `first` on.
-    fn seen(&self, first: usize, positions: usize) -> Range<usize> {
-        let all = self.scores.len();
-        first.min(all)..(first + positions).min(all)
+    /// Its scores of what it sees out of a piece of `positions` from `first` on, and how many of these come before.
+    fn seen(&self, first: usize, positions: usize) -> (Range<usize>, usize) {
+        let last = self.first + self.scores.len();
+        let begin = first.clamp(self.first, last);
+        let end = (first + positions).clamp(begin, last);
+        (begin - self.first..end - self.first, begin.saturating_sub(first).min(positions))
     }
 }
 
@@ -239,6 +260,21 @@ impl Kernels {
         dispatch!(self, swiglu(gate, up, output));
     }
 
+    /// `output = gate · Φ(gate) · up`, with the tanh form of the Gaussian distribution's function Φ.
+    pub(crate) fn geglu(self, gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+        dispatch!(self, geglu(gate, up, output));
+    }
+
+    /// `output = gate · σ(1.702 · gate) · (up + 1)`, where the gate is at most 7, and the other from -7 to 7.
+    pub(crate) fn clamped_swiglu(self, gate: &[f32], up: &[f32], output: &mut [f32]) {
+        dispatch!(self, clamped_swiglu(gate, up, output));
+    }
+
+    /// `values = cap · tanh(values / cap)`: no number is further from zero than the cap.
+    pub(crate) fn soften(self, values: &mut [f32], cap: f32) {
+        dispatch!(self, soften(values, cap));
+    }
+
     /// `output += results`, for the same rows of activations.
     pub(crate) fn add(self, results: Results<'_>, output: &mut [f32]) {
         dispatch!(self, add(results, output));
@@ -249,12 +285,22 @@ impl Kernels {
         dispatch!(self, softmax(values));
     }
 
+    /// Softmax in place, as if there were one number more.
+    fn softmax_with(self, values: &mut [f32], more: f32) {
+        let mut all = Scratch::with_capacity(values.len() + 1);
+        all.extend_from_slice(values);
+        all.push(more);
+        self.softmax(&mut all);
+        values.iter_mut().zip(all.iter()).for_each(|(value, weight)| *value = *weight);
+    }
+
     /// Attention of several queries to the keys and values of one head, which come in pieces of
-    /// half-precision rows. The results depend neither on how the positions are cut nor on which queries come
-    /// together.
+    /// half-precision rows. Scores are softened with `cap` if there is one. The results depend neither on how the
+    /// positions are cut nor on which queries come together.
     pub(crate) fn attend<'a>(
         self,
         queries: &mut [Query<'_>],
+        cap: Option<f32>,
         pieces: impl Iterator<Item = (&'a [u16], &'a [u16])> + Clone,
     ) {
         let Some(width) = queries.first().map(|query| query.query.len()) else { return };
@@ -266,13 +312,19 @@ impl Kernels {
             dispatch!(self, widen(keys, &mut widened));
             let positions = keys.len() / width;
             for query in &mut *queries {
-                let seen = query.seen(first, positions);
-                dispatch!(self, score_keys(query.query, &widened, &mut query.scores[seen]));
+                let (seen, before) = query.seen(first, positions);
+                dispatch!(self, score_keys(query.query, &widened[before * width..], &mut query.scores[seen]));
             }
             first += positions;
         }
         for query in &mut *queries {
-            self.softmax(query.scores);
+            if let Some(cap) = cap {
+                self.soften(query.scores, cap);
+            }
+            match query.sink {
+                Some(sink) => self.softmax_with(query.scores, sink),
+                None => self.softmax(query.scores),
+            }
             query.output.fill(0.0);
         }
         let mut first = 0;
@@ -280,8 +332,8 @@ impl Kernels {
             dispatch!(self, widen(values, &mut widened));
             let positions = values.len() / width;
             for query in &mut *queries {
-                let seen = query.seen(first, positions);
-                dispatch!(self, add_values(&query.scores[seen], &widened, query.output));
+                let (seen, before) = query.seen(first, positions);
+                dispatch!(self, add_values(&query.scores[seen], &widened[before * width..], query.output));
             }
             first += positions;
         }

@@ -67,13 +67,17 @@ impl Matrix {
         Self { rows: 0, columns: 0, tiles: Tiles::F32(Vec::new()) }
     }
 
-    /// Reads a two-dimensional tensor whose size the reader has checked. `fill` is asked for its bytes in order,
-    /// some rows at a time.
+    /// Reads so many rows of a two-dimensional tensor whose size the reader has checked. `fill` is asked for their
+    /// bytes in order, some rows at a time.
     ///
     /// # Errors
     /// Those of `fill`.
-    pub(crate) fn read<E>(tensor: &Tensor, fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
-        let [columns, rows, ..] = tensor.dimensions;
+    pub(crate) fn read<E>(
+        tensor: &Tensor,
+        rows: usize,
+        fill: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let [columns, ..] = tensor.dimensions;
         let tiles = match tensor.tensor_type {
             TensorType::F32 => Tiles::F32(read(columns, rows, one(Clone::clone), fill)?),
             TensorType::F16 => Tiles::F16(read(columns, rows, one(Clone::clone), fill)?),

@@ -4,6 +4,7 @@ mod architecture;
 mod constrained;
 mod files;
 mod hyperparameters;
+mod rope;
 mod source;
 mod speech;
 mod weights;
@@ -14,13 +15,18 @@ use std::{
     time::SystemTime,
 };
 
-pub(crate) use architecture::{Architecture, Pairs};
+pub(crate) use architecture::{Architecture, Gate, Pairs};
 use files::Beginning;
+#[cfg(test)]
+pub(crate) use hyperparameters::QueryFactor;
 pub(crate) use hyperparameters::{Hyperparameters, Pooling};
+pub(crate) use rope::Rope;
+#[cfg(test)]
+pub(crate) use rope::Scaling;
 use source::Numbers;
 pub use speech::{ChatPrompt, Speech};
 use weights::Loading;
-pub(crate) use weights::{Layer, Weights};
+pub(crate) use weights::{Expert, FeedForward, Layer, RopeFactors, Vector, Weights};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -37,7 +43,7 @@ use crate::{
 /// What a model file says of itself.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// `general.architecture`: `llama`, `qwen2` or `qwen3`.
+    /// `general.architecture`, such as `llama` or `gemma3`.
     pub architecture: String,
     /// `general.name`, empty when the file has none.
     pub name: String,
@@ -71,7 +77,9 @@ pub enum ModelError {
     Gguf(#[from] GgufError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    #[error("architecture {found:?} is not supported; supported are llama (with mistral), qwen2 and qwen3")]
+    #[error(
+        "architecture {found:?} is not supported; supported are llama (with mistral), mistral3, qwen2, qwen3, qwen3moe, gemma2, gemma3, phi3 and gpt-oss"
+    )]
     Architecture { found: String },
     #[error("metadata {key:?} is missing")]
     MissingKey { key: String },

@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[path = "support/gguf_writer.rs"]
-#[expect(dead_code, reason = "shared with unit tests and examples")]
 mod gguf_writer;
 #[path = "support/random_weights.rs"]
 mod random_weights;
@@ -247,10 +246,11 @@ fn the_seeds_of_the_fuzzer_are_models_that_it_does_not_cut() {
 
 #[test]
 fn other_architectures_are_refused_by_name() {
-    let refused = with_meta("general.architecture", Meta::Str("gemma3".into()));
+    let refused = with_meta("general.architecture", Meta::Str("mamba".into()));
     assert_eq!(
         refused.to_string(),
-        "architecture \"gemma3\" is not supported; supported are llama (with mistral), qwen2 and qwen3"
+        "architecture \"mamba\" is not supported; supported are llama (with mistral), mistral3, qwen2, qwen3, \
+         qwen3moe, gemma2, gemma3, phi3 and gpt-oss"
     );
     let mut writer = demo();
     writer.metadata.retain(|(name, _)| name != "general.architecture");
@@ -293,7 +293,10 @@ fn hyperparameters_that_do_not_fit_together_are_refused() {
         ("llama.rope.freq_base", Meta::F32(f32::NAN)),
         ("llama.attention.layer_norm_rms_epsilon", Meta::F32(-1.0)),
         ("llama.vocab_size", Meta::U32(1457)),
-        ("llama.rope.scaling.type", Meta::Str("yarn".into())),
+        ("llama.rope.scaling.type", Meta::Str("longrope".into())),
+        ("llama.rope.scaling.attn_factor", Meta::F32(0.0)),
+        ("llama.rope.scaling.original_context_length", Meta::U32(0)),
+        ("llama.attention.sliding_window", Meta::U32(u32::MAX)),
         ("llama.expert_count", Meta::U32(8)),
         ("llama.attention.causal", Meta::Bool(false)),
     ] {
@@ -311,10 +314,12 @@ fn hyperparameters_that_do_not_fit_together_are_refused() {
 
 #[test]
 fn what_would_be_ignored_is_refused() {
-    assert!(matches!(
-        with_meta("llama.attention.sliding_window", Meta::U32(64)),
-        ModelError::UnknownHyperparameter { key } if key == "llama.attention.sliding_window"
-    ));
+    for key in ["llama.logit_scale", "llama.attn_logit_softcapping", "llama.rope.scaling.yarn_attn_factor"] {
+        assert!(matches!(
+            with_meta(key, Meta::F32(1.0)),
+            ModelError::UnknownHyperparameter { key: found } if found == key
+        ));
+    }
     let bias = demo().tensor("blk.0.attn_q.bias", &[256], 0, vec![0; 1024]);
     assert!(matches!(refusal(&bias), ModelError::UnexpectedTensor { name } if name == "blk.0.attn_q.bias"));
 }
@@ -398,6 +403,51 @@ fn a_factor_of_the_rotation_without_a_type_is_linear() {
     assert_eq!(scores(&factor), scores(&typed("linear")));
     assert_eq!(scores(&demo()), scores(&typed("none")));
     assert_ne!(scores(&factor), scores(&demo()));
+}
+
+#[test]
+fn settings_of_yarn_are_honoured_or_refused() {
+    let yarn = |more: &[(&str, Meta)]| {
+        let mut writer = demo();
+        for (key, value) in [("type", Meta::Str("yarn".into())), ("factor", Meta::F32(4.0))] {
+            writer = writer.meta(&format!("llama.rope.scaling.{key}"), value);
+        }
+        let key = |name: &str| format!("llama.rope.scaling.{name}");
+        more.iter().fold(writer, |writer, (name, value)| writer.meta(&key(name), value.clone()))
+    };
+    let original = || ("original_context_length", Meta::U32(128));
+    let plain = scores(&Model::from_gguf(&yarn(&[original()]).bytes()).unwrap());
+    assert_ne!(plain, scores(&Model::from_gguf(DEMO).unwrap()));
+    for (name, value) in
+        [("yarn_beta_fast", 2.0), ("yarn_beta_slow", 8.0), ("yarn_log_multiplier", 1.0), ("attn_factor", 1.5)]
+    {
+        let found = Model::from_gguf(&yarn(&[original(), (name, Meta::F32(value))]).bytes()).unwrap();
+        assert_ne!(scores(&found), plain, "{name}");
+        let refused = refusal(&yarn(&[original(), (name, Meta::F32(-1.0))]));
+        assert!(matches!(refused, ModelError::Unsupported { .. }), "{name}");
+    }
+    assert!(matches!(
+        refusal(&yarn(&[original(), ("yarn_ext_factor", Meta::F32(0.5))])),
+        ModelError::Unsupported { key, .. } if key == "llama.rope.scaling.yarn_ext_factor"
+    ));
+    let mut without = yarn(&[original()]);
+    without.metadata.retain(|(key, _)| key != "llama.rope.scaling.factor");
+    assert_eq!(refusal(&without), ModelError::MissingKey { key: "llama.rope.scaling.factor".into() });
+}
+
+#[test]
+fn a_window_of_a_llama_file_is_honoured() {
+    let scores = |window: u32| {
+        let writer = changed("llama.attention.sliding_window", Meta::U32(window));
+        scores(&Model::from_gguf(&writer.bytes()).unwrap())
+    };
+    let whole = self::scores(&Model::from_gguf(DEMO).unwrap());
+    // Four tokens.
+    for window in [0, 4, 1 << 30] {
+        assert_eq!(scores(window), whole, "{window}");
+    }
+    assert_ne!(scores(3), whole);
+    assert_ne!(scores(2), scores(3));
 }
 
 /// The demo model, in whose usual answer ` which` is a user-defined token of another text, as `</think>` is

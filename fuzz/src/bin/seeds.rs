@@ -310,6 +310,10 @@ fn models() -> Seeds {
         ("qwen2-q4", model("qwen2", 2, 32, 18)),
         ("qwen3-bf16", model("qwen3", 30, 1, 2)),
         ("pieces-f16", model("pieces", 1, 1, 2)),
+        ("mistral3-f16", model("mistral3", 1, 1, 2)),
+        ("gemma2-q8", model("gemma2", 8, 32, 34)),
+        ("gemma3-f16", model("gemma3", 1, 1, 2)),
+        ("phi3-q4", model("phi3", 2, 32, 18)),
     ]
 }
 
@@ -330,7 +334,37 @@ fn model(kind: &str, type_number: u32, block: u64, bytes: usize) -> Vec<u8> {
         file = file.meta(&format!("{architecture}.{key}"), Meta::U32(number));
     }
     file = file.meta(&format!("{architecture}.attention.layer_norm_rms_epsilon"), Meta::F32(1e-5));
-    let (mut tokens, mut types): (Vec<String>, Vec<i32>) = if kind == "pieces" {
+    let settings = match kind {
+        "mistral3" => vec![
+            ("rope.scaling.type", Meta::Str("yarn".into())),
+            ("attention.temperature_scale", Meta::F32(0.1)),
+            ("rope.scaling.factor", Meta::F32(4.0)),
+            ("rope.scaling.original_context_length", Meta::U32(4)),
+            ("rope.scaling.yarn_beta_fast", Meta::F32(32.0)),
+            ("rope.scaling.yarn_log_multiplier", Meta::F32(1.0)),
+        ],
+        "gemma2" => vec![
+            ("attention.sliding_window", Meta::U32(2)),
+            ("attn_logit_softcapping", Meta::F32(50.0)),
+            ("final_logit_softcapping", Meta::F32(30.0)),
+        ],
+        "gemma3" => vec![
+            ("attention.sliding_window", Meta::U32(2)),
+            ("attention.sliding_window_pattern", Meta::U32(0)),
+            ("rope.freq_base_swa", Meta::F32(1e4)),
+        ],
+        "phi3" => vec![
+            ("attention.sliding_window", Meta::U32(3)),
+            ("rope.scaling.original_context_length", Meta::U32(4)),
+            ("rope.scaling.attn_factor", Meta::F32(1.2)),
+        ],
+        _ => Vec::new(),
+    };
+    for (key, value) in settings {
+        file = file.meta(&format!("{architecture}.{key}"), value);
+    }
+    let has_pieces = matches!(kind, "pieces" | "gemma2" | "gemma3" | "phi3");
+    let (mut tokens, mut types): (Vec<String>, Vec<i32>) = if has_pieces {
         ((0..=255_u8).map(|byte| format!("<0x{byte:02X}>")).collect(), vec![6; 256])
     } else {
         let visible = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
@@ -339,7 +373,8 @@ fn model(kind: &str, type_number: u32, block: u64, bytes: usize) -> Vec<u8> {
         let characters = (0..=255_u8).filter(visible).map(char::from).chain(stand_ins);
         (characters.map(String::from).collect(), vec![1; 256])
     };
-    for (text, number) in [("ab", 1), ("<end>", 3)] {
+    let white_space = kind.starts_with("gemma").then_some((" ", 4));
+    for (text, number) in [("ab", 1), ("<end>", 3)].into_iter().chain(white_space) {
         tokens.push(text.into());
         types.push(number);
     }
@@ -352,7 +387,7 @@ fn model(kind: &str, type_number: u32, block: u64, bytes: usize) -> Vec<u8> {
             "tokenizer.chat_template",
             Meta::Str("{% for m in messages %}{{ m.content }}<end>{% endfor %}".into()),
         );
-    file = if kind == "pieces" {
+    file = if has_pieces {
         let scores = Meta::F32s(vec![-1.5; vocabulary as usize]);
         file.meta("tokenizer.ggml.model", Meta::Str("llama".into())).meta("tokenizer.ggml.scores", scores)
     } else {
@@ -370,20 +405,36 @@ fn model(kind: &str, type_number: u32, block: u64, bytes: usize) -> Vec<u8> {
     };
     file = matrix(file, "token_embd.weight", vocabulary);
     file = vector(file, "output_norm.weight", WIDTH);
-    for (name, rows) in [
-        ("attn_q", 32),
-        ("attn_k", 16),
-        ("attn_v", 16),
-        ("attn_output", 32),
-        ("ffn_gate", 32),
-        ("ffn_up", 32),
-        ("ffn_down", 32),
-    ] {
-        file = matrix(file, &format!("blk.0.{name}.weight"), rows);
+    let matrices: &[(&str, u64)] = match kind {
+        "phi3" => &[("attn_qkv", 64), ("attn_output", 32), ("ffn_up", 64), ("ffn_down", 32)],
+        _ => &[
+            ("attn_q", 32),
+            ("attn_k", 16),
+            ("attn_v", 16),
+            ("attn_output", 32),
+            ("ffn_gate", 32),
+            ("ffn_up", 32),
+            ("ffn_down", 32),
+        ],
+    };
+    for (name, rows) in matrices {
+        file = matrix(file, &format!("blk.0.{name}.weight"), *rows);
+    }
+    if kind == "phi3" {
+        for name in ["rope_factors_short.weight", "rope_factors_long.weight"] {
+            file = vector(file, name, 4);
+        }
     }
     let vectors: &[(&str, u64)] = match kind {
         "qwen2" => &[("attn_q.bias", 32), ("attn_k.bias", 16), ("attn_v.bias", 16)],
         "qwen3" => &[("attn_q_norm.weight", 8), ("attn_k_norm.weight", 8)],
+        "gemma2" => &[("post_attention_norm.weight", WIDTH), ("post_ffw_norm.weight", WIDTH)],
+        "gemma3" => &[
+            ("attn_q_norm.weight", 8),
+            ("attn_k_norm.weight", 8),
+            ("post_attention_norm.weight", WIDTH),
+            ("post_ffw_norm.weight", WIDTH),
+        ],
         _ => &[],
     };
     for (name, length) in [("attn_norm.weight", WIDTH), ("ffn_norm.weight", WIDTH)].iter().chain(vectors) {

@@ -79,6 +79,9 @@ kernels! {
         rms_norm(values: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]);
         rms_norm_in_place(values: &mut [f32], weight: &[f32], epsilon: f32);
         swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]);
+        geglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]);
+        clamped_swiglu(gate: &[f32], up: &[f32], output: &mut [f32]);
+        soften(values: &mut [f32], cap: f32);
         add(results: Results<'_>, output: &mut [f32]);
         softmax(values: &mut [f32]);
     }

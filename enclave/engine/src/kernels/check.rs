@@ -57,21 +57,27 @@ fn others(kernels: Kernels, values: &[f32]) -> Vec<u32> {
     // The last tile reaches beyond the row.
     let columns = tiles.len() / ROWS - 5;
     let mut gated = vec![0.0; 7 * columns];
+    let mut by_gauss = gated.clone();
+    kernels.geglu(gate, up, &mut by_gauss);
     kernels.swiglu(gate, up, &mut gated);
     kernels.add(up, &mut gated);
     let (mut normed, mut soft) = (values[..COLUMNS].to_vec(), values[..COLUMNS - 1].to_vec());
     kernels.rms_norm_in_place(&mut normed, rest, 1e-5);
     kernels.softmax(&mut soft);
+    let mut softened = values[..COLUMNS].to_vec();
+    kernels.soften(&mut softened, 0.5);
+    kernels.clamped_swiglu(&values[..COLUMNS], rest, &mut softened[..COLUMNS / 2 + 3]);
 
     let mut halves = vec![0; values.len()];
     kernels.halve(values, &mut halves);
     let (width, positions) = (40, 29);
     let (keys, others) = halves.split_at(width * positions);
-    let (mut scores, mut attended) = (vec![0.0; positions], vec![0.0; width]);
-    let query = Query { query: &rest[..width], scores: &mut scores, output: &mut attended };
-    kernels.attend(&mut [query], std::iter::once((keys, &others[..width * positions])));
+    let (first, mut scores, mut attended) = (2, vec![0.0; positions - 2], vec![0.0; width]);
+    let query =
+        Query { query: &rest[..width], first, scores: &mut scores, sink: Some(1.0), output: &mut attended };
+    kernels.attend(&mut [query], Some(5.0), std::iter::once((keys, &others[..width * positions])));
 
-    let floats = [gated, normed, soft, scores, attended].concat();
+    let floats = [gated, by_gauss, normed, soft, softened, scores, attended].concat();
     let bits = floats.iter().map(|value| value.to_bits()).chain(halves.iter().map(|half| u32::from(*half)));
     bits.chain(blocks.chain(super_blocks).map(i32::cast_unsigned)).collect()
 }

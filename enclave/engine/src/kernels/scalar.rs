@@ -135,13 +135,40 @@ fn rms_factor(values: &[f32], epsilon: f32) -> f32 {
 
 #[inline(always)]
 pub(super) fn swiglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+    gated(gate, up, output, |gate| gate / (1.0 + exp(-gate)));
+}
+
+#[inline(always)]
+pub(super) fn geglu(gate: Results<'_>, up: Results<'_>, output: &mut [f32]) {
+    /// 2√(2/π): half of 1 + tanh(x) is the logistic function of 2x.
+    const TWICE_ROOT: f32 = 1.595_769_2;
+    gated(gate, up, output, |gate| {
+        let x = TWICE_ROOT * (gate + 0.044_715 * gate * gate * gate);
+        gate / (1.0 + exp(-x))
+    });
+}
+
+#[inline(always)]
+pub(super) fn clamped_swiglu(gate: &[f32], up: &[f32], output: &mut [f32]) {
+    const STEEPNESS: f32 = 1.702;
+    const LIMIT: f32 = 7.0;
+    for ((output, gate), up) in output.iter_mut().zip(gate).zip(up) {
+        let gate = if *gate < LIMIT { *gate } else { LIMIT };
+        let up = if *up < LIMIT { *up } else { LIMIT };
+        let up = if up > -LIMIT { up } else { -LIMIT };
+        *output = gate / (1.0 + exp(-STEEPNESS * gate)) * (up + 1.0);
+    }
+}
+
+#[inline(always)]
+fn gated(gate: Results<'_>, up: Results<'_>, output: &mut [f32], of_gate: impl Fn(f32) -> f32) {
     let columns = gate.columns(output.len());
     // Tile by tile, since the results for one row of activations are far apart.
     for (tile, (gate, up)) in gate.tiles().zip(up.tiles()).enumerate() {
         for ((output, gate), up) in output.chunks_exact_mut(columns).zip(gate).zip(up) {
             of_tile(output, tile, |output| {
                 for ((output, gate), up) in output.iter_mut().zip(gate).zip(up) {
-                    *output = gate / (1.0 + exp(-gate)) * up;
+                    *output = of_gate(*gate) * up;
                 }
             });
         }
@@ -197,6 +224,15 @@ pub(super) fn softmax(values: &mut [f32]) {
     let factor = 1.0 / sum;
     for value in values {
         *value *= factor;
+    }
+}
+
+#[inline(always)]
+pub(super) fn soften(values: &mut [f32], cap: f32) {
+    // tanh(x) is 1 - 2 / (e^2x + 1).
+    let factor = 2.0 / cap;
+    for value in values {
+        *value = cap * (1.0 - 2.0 / (exp(*value * factor) + 1.0));
     }
 }
 
@@ -286,6 +322,32 @@ mod tests {
         quantise_super(&values, &mut super_blocks);
         assert_eq!(blocks[0].quants, [four([-127; 4]); BLOCK / 4]);
         assert_eq!(super_blocks[0].quants, [four([-127; 4]); SUPER_BLOCK / 4]);
+    }
+
+    #[test]
+    fn soft_caps_and_the_gaussian_gate_are_accurate() {
+        for step in -2000..2000_i32 {
+            let x = step as f32 / 10.0;
+            let mut found = [x];
+            soften(&mut found, 30.0);
+            let exact = 30.0 * (f64::from(x) / 30.0).tanh();
+            assert!((f64::from(found[0]) - exact).abs() < 1e-5, "{x}: {} {exact}", found[0]);
+
+            let (tiles, mut gated) = ([[x / 10.0; TILE_ROWS]], [0.0; TILE_ROWS]);
+            let results = || Results::new(&tiles, 1, 0, 1);
+            geglu(results(), results(), &mut gated);
+            let gate = f64::from(x / 10.0);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (gate + 0.044715 * gate.powi(3));
+            let exact = 0.5 * gate * (1.0 + inner.tanh()) * gate;
+            assert!(
+                (f64::from(gated[0]) - exact).abs() < 1e-5 * (1.0 + exact.abs()),
+                "{gate}: {} {exact}",
+                gated[0]
+            );
+        }
+        let mut extremes = [f32::MAX, f32::MIN, 0.0];
+        soften(&mut extremes, 50.0);
+        assert_eq!(extremes, [50.0, -50.0, 0.0]);
     }
 
     #[test]

@@ -181,34 +181,42 @@ proptest! {
     }
 
     /// Against one query that attends to everything in one piece: whatever else is asked, whatever comes
-    /// after what a query sees, and however the positions are cut.
+    /// before and after what a query sees, and however the positions are cut.
     #[test]
     fn attention_agrees(
         (width, queries, keys, values) in (1..18_usize, 1..5_usize, 1..40_usize).prop_flat_map(|(eights, queries, positions)| {
             let width = eights * 8;
-            let queries = prop::collection::vec((floats(width), 1..=positions), queries);
+            let query = (floats(width), 1..=positions, any::<prop::sample::Index>(), prop::option::of(-9.0_f32..9.0));
+            let queries = prop::collection::vec(query, queries);
             (Just(width), queries, floats(width * positions), floats(width * positions))
         }),
         piece in 1..40_usize,
+        cap in prop::option::of(1.0_f32..50.0),
     ) {
+        let queries: Vec<_> =
+            queries.into_iter().map(|(query, end, begin, sink)| (query, begin.index(end)..end, sink)).collect();
         let halve = |values: &[f32]| values.iter().map(|value| f32_to_f16(value / 8.0)).collect::<Vec<_>>();
         let (keys, values) = (halve(&keys), halve(&values));
         let mut expected = vec![vec![0.0; width]; queries.len()];
-        for ((query, seen), output) in queries.iter().zip(&mut expected) {
-            let pieces = [(&keys[..seen * width], &values[..seen * width])].into_iter();
-            Kernels::Scalar.attend(&mut [Query { query, scores: &mut vec![0.0; *seen], output }], pieces);
+        for ((query, seen, sink), output) in queries.iter().zip(&mut expected) {
+            let numbers = seen.start * width..seen.end * width;
+            let pieces = [(&keys[numbers.clone()], &values[numbers])].into_iter();
+            let mut query = Query { query, first: 0, scores: &mut vec![0.0; seen.len()], sink: *sink, output };
+            Kernels::Scalar.attend(std::slice::from_mut(&mut query), cap, pieces);
         }
         for kernels in [Kernels::Scalar].into_iter().chain(vector_kernels()) {
             // What was there before must not matter.
-            let mut scores: Vec<_> = queries.iter().map(|(_, seen)| vec![f32::NAN; *seen]).collect();
+            let mut scores: Vec<_> = queries.iter().map(|(_, seen, _)| vec![f32::NAN; seen.len()]).collect();
             let mut found = vec![vec![f32::NAN; width]; queries.len()];
             let outputs = scores.iter_mut().zip(&mut found);
             let mut asked: Vec<_> = queries
                 .iter()
                 .zip(outputs)
-                .map(|((query, _), (scores, output))| Query { query, scores, output })
+                .map(|((query, seen, sink), (scores, output))| {
+                    Query { query, first: seen.start, scores, sink: *sink, output }
+                })
                 .collect();
-            kernels.attend(&mut asked, keys.chunks(piece * width).zip(values.chunks(piece * width)));
+            kernels.attend(&mut asked, cap, keys.chunks(piece * width).zip(values.chunks(piece * width)));
             for (expected, found) in expected.iter().zip(&found) {
                 prop_assert_eq!(bits(expected), bits(found));
             }
@@ -229,7 +237,12 @@ proptest! {
             let mut gate = [0.0; 2 * (2 * TILE_ROWS + 5)];
             let [gates, ups] = [tiles, others].map(|tiles| Results::new(&tiles[..3 * 5], 5, first, 2));
             kernels.swiglu(gates, ups, &mut gate);
+            let mut by_gauss = gate;
+            kernels.geglu(gates, ups, &mut by_gauss);
             kernels.add(ups, &mut gate);
+            let mut softened = a.clone();
+            kernels.soften(&mut softened, 3.0);
+            kernels.clamped_swiglu(&a, &b, &mut softened[..50]);
             kernels.softmax(&mut soft);
             let mut quantised = [Block::default(); 16];
             kernels.quantise(&blocks, &mut quantised);
@@ -245,7 +258,8 @@ proptest! {
                 .iter()
                 .map(|block| (block.quants, block.sums_of_16, block.sums_of_32, block.scale.to_bits()))
                 .collect();
-            (bits(&norm), bits(&gate), bits(&soft), quants, quants_super, halves)
+            let gates = [bits(&gate), bits(&by_gauss), bits(&softened)];
+            (bits(&norm), gates, bits(&soft), quants, quants_super, halves)
         };
         for kernels in vector_kernels() {
             prop_assert_eq!(run(Kernels::Scalar), run(kernels));

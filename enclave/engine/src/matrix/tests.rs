@@ -144,7 +144,7 @@ fn blocks_read_as_the_package_gguf_reads_them() {
         let dimensions = [columns, 1, 1, 1];
         let tensor = Tensor { tensor_type, dimensions, start: 0, length: block.len() as u64 };
         let mut rest = block.as_slice();
-        let matrix = Matrix::read(&tensor, |output| rest.read_exact(output)).unwrap();
+        let matrix = Matrix::read(&tensor, tensor.dimensions[1], |output| rest.read_exact(output)).unwrap();
         let mut row = vec![0.0; columns];
         matrix.read_row(0, &mut row);
         for (column, (found, bytes)) in row.iter().zip(expected.as_chunks::<4>().0).enumerate() {
@@ -168,7 +168,7 @@ fn a_scale_that_is_no_number_makes_every_weight_of_its_block_none() {
         let tensor =
             Tensor { tensor_type: TensorType::MXFP4, dimensions: [32, 1, 1, 1], start: 0, length: 17 };
         let mut rest = &block[..];
-        let matrix = Matrix::read(&tensor, |output| rest.read_exact(output)).unwrap();
+        let matrix = Matrix::read(&tensor, tensor.dimensions[1], |output| rest.read_exact(output)).unwrap();
         let mut row = [0.0; 32];
         matrix.read_row(0, &mut row);
         row
@@ -190,7 +190,7 @@ proptest! {
             let bytes = bytes_of(tensor_type, columns, seed);
             let tensor = Tensor { tensor_type, dimensions: [columns, ROWS, 1, 1], start: 0, length: bytes.len() as u64 };
             let mut rest = bytes.as_slice();
-            let matrix = Matrix::read(&tensor, |output| rest.read_exact(output)).unwrap();
+            let matrix = Matrix::read(&tensor, tensor.dimensions[1], |output| rest.read_exact(output)).unwrap();
             let (length, size) = (tensor_type.block_length(), tensor_type.block_bytes());
             let expected = |row: usize, column: usize| {
                 let block = (row * columns + column) / length;

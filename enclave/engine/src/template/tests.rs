@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     chat::{ChatCall, ChatMessage, ChatTool},
     gguf::Gguf,
+    model::Model,
 };
 
 const DEMO: &[u8] = include_bytes!("../../../../models/demo.gguf");
@@ -352,4 +353,25 @@ fn control_tokens_stay_text_wherever_a_partner_writes_them() {
         let written = chat_tokens(template, &chat).unwrap();
         assert!(!written.contains('\u{27e6}'), "{written}");
     }
+}
+
+#[test]
+fn chats_have_the_tokens_of_their_architecture() {
+    const GEMMA: &[u8] = include_bytes!("../../tests/data/architectures/gemma3.gguf");
+    const PHI: &[u8] = include_bytes!("../../tests/data/architectures/phi3.gguf");
+    const MISTRAL: &[u8] = include_bytes!("../../tests/data/architectures/mistral3.gguf");
+    let chat = |file: &[u8], question: &str| {
+        let model = Model::from_gguf(file).unwrap();
+        let tokens = |text: &str| model.tokens_of_text(text).to_vec();
+        let prompt = model.prompt_from_chat(&[ChatMessage::new("user", question)]).unwrap();
+        (prompt.tokens().to_vec(), [tokens("user"), tokens("model")])
+    };
+    // Behind the bytes: a space, a, b, ab, a space with ab, and white space that stands by itself.
+    let (b, ab, line, lines) = (262, 263, 265, 266);
+    let (tokens, [user, model]) = chat(GEMMA, "ab\n\nb ");
+    let expected = [vec![0, 2], user, vec![line, ab, lines, b, 3, line, 2], model, vec![line]];
+    assert_eq!(tokens, expected.concat());
+    // White space behind control tokens is left out, and text begins with a space.
+    assert_eq!(chat(PHI, "ab").0, [2, 264, 1, 3]);
+    assert_eq!(chat(MISTRAL, "ab").0, [0, 2, 260, 3]);
 }

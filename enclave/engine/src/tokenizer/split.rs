@@ -59,7 +59,7 @@ impl Split {
             Split::Llama3 | Split::Dbrx => words(text, |rest| llama3_word(rest, 3), each),
             Split::Qwen2 => words(text, |rest| llama3_word(rest, 1), each),
             Split::Tekken => {
-                words(text, |rest| cased_word(rest).unwrap_or_else(|| after_letters(rest, 1)), each)
+                words(text, |rest| cased_word(rest).unwrap_or_else(|| after_letters(rest, 1)), each);
             }
             Split::Gpt4o => words(text, gpt4o_word, each),
             Split::Smollm => isolate(text, is_number, 1, &mut |piece| gpt2(piece, each)),

@@ -3,11 +3,11 @@
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "only tests use this; in them a panic is the report")]
 
-use cleanroom_engine::gguf::{Array, Gguf, Value};
+use cleanroom_engine::gguf::{Array, Gguf, TensorType, Value};
 
 use super::gguf_writer::{GgufWriter, Meta};
 
-/// The settings and tensors of a model with F32 and `Q8_0` weights, to be written again.
+/// The settings and tensors of a model with F32, F16 and `Q8_0` weights, to be written again.
 pub(crate) fn copied(file: &[u8]) -> GgufWriter {
     let file = Gguf::parse(file).unwrap();
     let mut writer = GgufWriter::default();
@@ -20,7 +20,10 @@ pub(crate) fn copied(file: &[u8]) -> GgufWriter {
             Value::Array(Array::Strings(texts)) => {
                 Meta::Strs(texts.iter().map(|text| (*text).into()).collect())
             }
-            Value::Array(array) => Meta::I32s(array.i32s().unwrap().collect()),
+            Value::Array(array) => match array.i32s() {
+                Some(numbers) => Meta::I32s(numbers.collect()),
+                None => Meta::F32s(array.f32s().unwrap().collect()),
+            },
             Value::Signed(_) | Value::F64(_) => panic!("not in the demo model"),
         };
         writer = writer.meta(key, value);
@@ -28,7 +31,12 @@ pub(crate) fn copied(file: &[u8]) -> GgufWriter {
     for (name, tensor) in file.tensors() {
         let dimensions: Vec<u64> = tensor.dimensions.map(|length| length as u64).into();
         let kept = dimensions.iter().rposition(|length| *length != 1).unwrap() + 1;
-        let type_number = if tensor.tensor_type.block_length() == 32 { 8 } else { 0 };
+        let type_number = match tensor.tensor_type {
+            TensorType::F32 => 0,
+            TensorType::F16 => 1,
+            TensorType::Q8_0 => 8,
+            other => panic!("{other} is not copied"),
+        };
         writer = writer.tensor(name, &dimensions[..kept], type_number, file.numbers(tensor).to_vec());
     }
     writer
