@@ -3,7 +3,6 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use crate::envelope::{Envelope, EnvelopeError};
 
@@ -13,9 +12,10 @@ pub const ANSWER_LIMIT: usize = 16 << 10;
 /// What is read of the answer. KMS says more, and later versions may add to it.
 #[derive(Deserialize)]
 struct Form {
-    /// There only if KMS did not encrypt for an enclave.
+    /// Something only if KMS did not encrypt for an enclave. Beside `CiphertextForRecipient` KMS documents it
+    /// as null or empty.
     #[serde(rename = "Plaintext")]
-    plaintext: Option<IgnoredAny>,
+    plaintext: Option<String>,
     #[serde(rename = "CiphertextForRecipient")]
     ciphertext: Option<String>,
 }
@@ -57,7 +57,7 @@ pub fn read_answer(json: &[u8]) -> Result<Envelope, AnswerError> {
         return Err(AnswerError::TooLong(json.len()));
     }
     let Form { plaintext, ciphertext } = serde_json::from_slice(json).map_err(|_| AnswerError::Json)?;
-    if plaintext.is_some() {
+    if plaintext.is_some_and(|plaintext| !plaintext.is_empty()) {
         return Err(AnswerError::Plaintext);
     }
     let ciphertext = ciphertext.ok_or(AnswerError::Nothing)?;
