@@ -301,8 +301,9 @@ fn the_policies_of_the_page_for_partners_can_be_read() {
 #[test]
 fn a_missing_policy_says_what_a_policy_is() {
     let directory = tempfile::tempdir().unwrap();
+    let document = write(directory.path(), "document", b"");
     let missing = directory.path().join("trust.toml");
-    let output = cleanroom(&["verify", "127.0.0.1:1", "--policy", missing.to_str().unwrap()]);
+    let output = cleanroom(&["verify", "--document", &document, "--policy", missing.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(4));
     let said = text(&output.stderr);
     assert!(said.contains("could not be read") && said.contains("cleanroom measure IMAGE --toml"), "{said}");
