@@ -3,15 +3,25 @@
 //! A row is one token of one sequence. Rows share the pass over the weights and nothing else. Each number of
 //! a row depends on that row and its own sequence's pages alone, in an order that other rows do not change.
 
+mod choices;
+mod rotations;
+mod runs;
+
 use std::ops::ControlFlow;
 
 use crate::{
     cache::{Cache, PAGE},
     kernels::{Kernels, Query},
     matrix::{Forms, Inputs, Matrix, Product, multiply},
-    model::{Expert, FeedForward, Gate, Hyperparameters, Layer, Model, Pairs, Rope, RopeFactors, Vector},
+    model::{Expert, FeedForward, Gate, Hyperparameters, Layer, Model, Pairs, Vector},
     pool::Pool,
     scratch::{Scratch, StepBuffer},
+};
+
+use self::{
+    choices::choices,
+    rotations::{Rotations, rotate},
+    runs::{Run, runs},
 };
 
 /// One token to compute.
@@ -598,74 +608,6 @@ impl Forward {
     }
 }
 
-/// One row that one expert computes.
-#[derive(Clone, Copy, Default)]
-struct Choice {
-    expert: usize,
-    row: usize,
-    /// What its result counts for.
-    weight: f32,
-}
-
-/// The `used` experts with the highest scores for each row, the lower number first among equals. Their weights are
-/// the softmax of their scores. Expert after expert, and of each its rows in order.
-fn choices(
-    kernels: Kernels,
-    scores: &Product,
-    bias: Option<&Vector>,
-    experts: usize,
-    used: usize,
-    rows: usize,
-) -> Scratch<Choice> {
-    let mut choices = Scratch::with_capacity(rows * used);
-    let mut of_row = Scratch::filled(experts);
-    let mut numbers: Scratch<usize> = Scratch::filled(experts);
-    let mut weights = Scratch::filled(used);
-    for row in 0..rows {
-        scores.copy_row(row, &mut of_row);
-        if let Some(bias) = bias {
-            add(&mut of_row, bias);
-        }
-        numbers.iter_mut().enumerate().for_each(|(number, place)| *place = number);
-        numbers.sort_unstable_by(|a, b| of_row[*b].total_cmp(&of_row[*a]).then(a.cmp(b)));
-        weights.iter_mut().zip(numbers.iter()).for_each(|(weight, number)| *weight = of_row[*number]);
-        kernels.softmax(&mut weights);
-        let chosen = numbers.iter().zip(weights.iter());
-        choices.extend(chosen.map(|(expert, weight)| Choice { expert: *expert, row, weight: *weight }));
-    }
-    choices.sort_unstable_by_key(|choice| (choice.expert, choice.row));
-    choices
-}
-
-/// Rows of one sequence that attend to the keys and values of one head together.
-struct Run<'a> {
-    /// Index of the first row.
-    first: usize,
-    rows: &'a [Row],
-    /// Which of the heads of keys and values.
-    head: usize,
-    /// For each row, what comes of its queries.
-    outputs: Vec<&'a mut [f32]>,
-}
-
-/// Cuts the rows into runs for each of `heads`. `units` are the outputs: for each row, all heads in order.
-fn runs<'a>(rows: &'a [Row], heads: usize, units: Vec<&'a mut [f32]>) -> Vec<Run<'a>> {
-    let mut runs = Vec::with_capacity(rows.len() * heads);
-    let (mut first, mut units) = (0, units.into_iter());
-    for rows in rows.chunk_by(|a, b| a.sequence == b.sequence).flat_map(|rows| rows.chunks(ROWS_TOGETHER)) {
-        let at = runs.len();
-        let outputs = || Vec::with_capacity(rows.len());
-        runs.extend((0..heads).map(|head| Run { first, rows, head, outputs: outputs() }));
-        for _ in rows {
-            runs[at..].iter_mut().zip(&mut units).for_each(|(run, unit)| run.outputs.push(unit));
-        }
-        first += rows.len();
-    }
-    runs
-}
-
-/// Rows of a run. More rows share the widening of keys and values; fewer need less memory for scores.
-const ROWS_TOGETHER: usize = 8;
 /// Multiplications of attention below which a task is not worth its cost.
 const SERIAL_ATTENTION: usize = 1 << 15;
 /// Rows of elementwise work that are worth a task of their own.
@@ -683,126 +625,5 @@ fn add(numbers: &mut [f32], more: &[f32]) {
     }
 }
 
-/// Turns the pairs of a head by the angles of the position. What is beyond the rotated width stays.
-fn rotate(pairs: Pairs, head: &mut [f32], rotations: &[[f32; 2]]) {
-    let turn = |x: &mut f32, y: &mut f32, [cosine, sine]: &[f32; 2]| {
-        (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
-    };
-    match pairs {
-        Pairs::Neighbours => {
-            for ([x, y], rotation) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotations) {
-                turn(x, y, rotation);
-            }
-        }
-        Pairs::Halves => {
-            let (first, last) = head.split_at_mut(rotations.len());
-            for ((x, y), rotation) in first.iter_mut().zip(last).zip(rotations) {
-                turn(x, y, rotation);
-            }
-        }
-    }
-}
-
-/// How the heads of each row of a step are turned, in one kind of layer.
-struct Rotations {
-    /// Angle per position for each pair of a head.
-    frequencies: Vec<f64>,
-    magnitude: f32,
-    /// Cosine and sine for each row and pair.
-    turns: StepBuffer<f32>,
-}
-
-impl Rotations {
-    /// For steps of at most `rows` rows.
-    fn new(model: &Model, rope: Rope, rows: usize) -> Self {
-        let shape = model.shape();
-        let factors = match &model.weights().rope_factors {
-            Some(RopeFactors::One(factors)) => Some(factors),
-            Some(RopeFactors::ShortAndLong(short, long)) => {
-                Some(if shape.context > shape.original_context { long } else { short })
-            }
-            None => None,
-        };
-        let frequencies = rope.frequencies(shape.rope_width, factors.map(|factors| factors.as_slice()));
-        Self { frequencies, magnitude: rope.magnitude, turns: StepBuffer::new(rows * shape.rope_width) }
-    }
-
-    fn fill(&mut self, rows: &[Row]) {
-        let turns = self.turns.first_mut(rows.len() * self.frequencies.len() * 2).as_chunks_mut().0;
-        for (row, turns) in rows.iter().zip(turns.chunks_exact_mut(self.frequencies.len())) {
-            for (frequency, turn) in self.frequencies.iter().zip(turns) {
-                let (sine, cosine) = (row.position as f64 * frequency).sin_cos();
-                *turn = [cosine as f32 * self.magnitude, sine as f32 * self.magnitude];
-            }
-        }
-    }
-
-    /// Cosine and sine for each pair, row after row.
-    fn of_rows(&self) -> impl Iterator<Item = &[[f32; 2]]> {
-        self.turns.as_chunks().0.chunks_exact(self.frequencies.len())
-    }
-
-    /// Overwrites what was written since the last time.
-    fn erase(&mut self) {
-        let Self { frequencies: _, magnitude: _, turns } = self;
-        turns.erase();
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-    use std::num::NonZeroUsize;
-
-    use super::*;
-
-    #[test]
-    fn a_step_that_was_interrupted_goes_on_where_it_was() {
-        let model = Model::from_gguf(include_bytes!("../../../models/demo.gguf")).unwrap();
-        let rows: Vec<Row> = (0..5)
-            .map(|position| Row { sequence: 0, position, token: 40 + position as u32, scored: position == 4 })
-            .collect();
-        let [second, other] = [1, 2].map(|sequence| Row { sequence, position: 0, token: 7, scored: true });
-        let forward = || Forward::new(&model, Pool::new(NonZeroUsize::MIN).unwrap(), 8, 8);
-        let cache = || {
-            let mut cache = Cache::new(model.shape(), 3, 3);
-            (0..3).for_each(|sequence| cache.extend(sequence, 5).unwrap());
-            cache
-        };
-        let scores = |forward: &Forward| {
-            let mut scores = vec![0.0; model.tokenizer().len()];
-            forward.scores(0, &mut scores);
-            scores
-        };
-
-        let (mut whole, mut whole_cache) = (forward(), cache());
-        assert!(whole.step(&model, &mut whole_cache, &rows, || true).is_continue());
-
-        let (mut forward, mut cache) = (forward(), cache());
-        let asked = Cell::new(0);
-        let until = |halves: usize| {
-            let asked = &asked;
-            move || asked.replace(asked.get() + 1) < halves
-        };
-        // A sequence that ends while the step waits comes first among its rows.
-        let both: Vec<Row> = std::iter::once(second).chain(rows.iter().copied()).collect();
-        let step = forward.step(&model, &mut cache, &both, until(3)).break_value().unwrap();
-        assert_eq!(asked.get(), 4, "asked before each half of a layer, and the last answer was no");
-        assert!(step.has(0) && step.has(1) && !step.has(2));
-        let mut step = step.without(1).unwrap();
-        assert!(step.has(0) && !step.has(1));
-        // Others come in between, wherever it waits.
-        let rows = loop {
-            assert!(forward.step(&model, &mut cache, &[other], || true).is_continue());
-            asked.set(0);
-            match forward.resume(&model, &mut cache, step, until(2)) {
-                ControlFlow::Break(next) => step = next,
-                ControlFlow::Continue(rows) => break rows,
-            }
-        };
-        assert_eq!(rows.len(), 5);
-        assert_eq!(scores(&forward), scores(&whole));
-        let step = forward.step(&model, &mut cache, &rows, || false).break_value().unwrap();
-        assert!(step.without(0).is_none());
-    }
-}
+mod tests;
