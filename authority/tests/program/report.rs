@@ -19,18 +19,24 @@ fn released() -> Folder {
     folder
 }
 
-fn says(report: &Value) -> Vec<&str> {
-    report["events"].as_array().unwrap().iter().map(|event| event["says"].as_str().unwrap()).collect()
-}
-
-#[test]
-fn a_report_says_who_may_do_what_who_signed_that_and_what_happened() {
+/// Its lease service, whose log is lease.log, after it has answered a request: that comes last.
+fn that_gave_a_lease() -> (Folder, Service, Vec<u8>) {
     let folder = released();
     let log = File::create(folder.path("lease.log")).unwrap();
     let line = "--root root.json --release release.json --key a-online.pem --json";
     let service = Service::spawn(Service::command(&folder, line).stderr(log)).unwrap();
     let (_, request) = enclave(&folder, "release.json", 1);
     assert_eq!(service.ask("POST", "/v1/lease", &request).0, 200);
+    (folder, service, request)
+}
+
+fn says(report: &Value) -> Vec<&str> {
+    report["events"].as_array().unwrap().iter().map(|event| event["says"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn a_report_says_who_may_do_what_who_signed_that_and_what_happened() {
+    let (folder, service, _) = that_gave_a_lease();
     folder.ok(&format!(
         "halt m --root root.json --release release.json --key c.pem --reason <script>alert('leaked')</script> \
          --out denials --to {}",
@@ -121,12 +127,7 @@ fn what_does_not_count_is_named_and_the_rest_is_reported() {
 
 #[test]
 fn leases_that_stop_are_on_the_timeline() {
-    let folder = released();
-    let log = File::create(folder.path("lease.log")).unwrap();
-    let line = "--root root.json --release release.json --key a-online.pem --json";
-    let service = Service::spawn(Service::command(&folder, line).stderr(log)).unwrap();
-    let (_, request) = enclave(&folder, "release.json", 1);
-    assert_eq!(service.ask("POST", "/v1/lease", &request).0, 200);
+    let (folder, service, request) = that_gave_a_lease();
     std::fs::write(folder.path("release.json"), "{}").unwrap();
     assert_ne!(service.ask("POST", "/v1/lease", &request).0, 200);
     service.stop();

@@ -16,10 +16,10 @@ use cleanroom_kms::{ANSWER_LIMIT, SealedForKms, read_answer};
 use cleanroom_link::control::{ControlAnswer, ControlKind, ShareMessage};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::control::Control;
-use super::shares::{Looked, Pace, handed_in, not_waiting, refused};
+use super::shares::{Looked, carry, handed_in, not_waiting, refused};
 
 /// How long the program may take for one answer. It looks for credentials first, and asks again by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,18 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> KmsShares<S> {
     /// Carries the share whenever the enclave waits for it, until the control connection ends, and gives its
     /// error.
     pub(super) async fn run(self) -> io::Error {
-        let mut pace = Pace::new();
-        loop {
-            let pause = match self.look().await {
-                Err(error) => return error,
-                Ok(looked) => pace.after(&looked, &self.kms),
-            };
-            match pause {
-                Some(pause) => sleep(pause).await,
-                // Another task notices the end of the connection.
-                None => return std::future::pending().await,
-            }
-        }
+        carry(&self.kms, || self.look()).await
     }
 
     /// Looks once. An error is one of the control connection.

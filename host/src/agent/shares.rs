@@ -105,18 +105,18 @@ pub(super) struct Shares<S> {
 }
 
 /// How soon the next look at a share follows, and what of it is worth a line of the log.
-pub(super) struct Pace {
+struct Pace {
     complaint: Complaint,
     pause: Duration,
 }
 
 impl Pace {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self { complaint: Complaint::default(), pause: TICK }
     }
 
     /// The pause after a look. `None`: no look follows.
-    pub(super) fn after(&mut self, looked: &Looked, broker: &impl fmt::Display) -> Option<Duration> {
+    fn after(&mut self, looked: &Looked, broker: &impl fmt::Display) -> Option<Duration> {
         match looked {
             Looked::NoKeyNeeded => return None,
             Looked::NotMissing => self.pause = TICK,
@@ -133,6 +133,25 @@ impl Pace {
             }
         }
         Some(self.pause)
+    }
+}
+
+/// Looks again and again, at the pace that each look leaves, until the control connection ends. Gives its error.
+pub(super) async fn carry<F: Future<Output = io::Result<Looked>>>(
+    broker: &impl fmt::Display,
+    look: impl Fn() -> F,
+) -> io::Error {
+    let mut pace = Pace::new();
+    loop {
+        let pause = match look().await {
+            Err(error) => return error,
+            Ok(looked) => pace.after(&looked, broker),
+        };
+        match pause {
+            Some(pause) => sleep(pause).await,
+            // Another task notices the end of the connection.
+            None => return std::future::pending().await,
+        }
     }
 }
 
@@ -161,18 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Shares<S> {
 
     /// Carries the share whenever the enclave waits for it, until the control connection ends, and gives its error.
     pub(super) async fn run(self) -> io::Error {
-        let mut pace = Pace::new();
-        loop {
-            let pause = match self.look().await {
-                Err(error) => return error,
-                Ok(looked) => pace.after(&looked, &self.broker),
-            };
-            match pause {
-                Some(pause) => sleep(pause).await,
-                // Another task notices the end of the connection.
-                None => return std::future::pending().await,
-            }
-        }
+        carry(&self.broker, || self.look()).await
     }
 
     /// Looks once. An error is one of the control connection.
