@@ -78,22 +78,8 @@ pub(crate) async fn round(address: SocketAddr, work: Work, streams: usize, round
 /// A prompt of its own for each stream of each round, from the first word on: what a server keeps of one is of no use for another.
 fn prompt(words: usize, stream: usize, round: usize) -> String {
     const WORDS: [&str; 16] = [
-        "room",
-        "clean",
-        "model",
-        "river",
-        "bank",
-        "grid",
-        "proof",
-        "stone",
-        "light",
-        "clean_room",
-        "paper",
-        "green",
-        "north",
-        "seven",
-        "glass",
-        "story",
+        "room", "clean", "model", "river", "bank", "grid", "proof", "stone", "light", "house", "paper",
+        "green", "north", "seven", "glass", "story",
     ];
     let mut state = (stream * 1009 + round * 9176 + 17) as u32;
     let mut text = String::new();
