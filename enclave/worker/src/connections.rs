@@ -4,7 +4,8 @@
 //! nothing makes space for a new one soon, and any other after a second, the oldest first. So silent connections keep nobody
 //! out, also when new ones come all the time. Once its key is known, it holds a
 //! *session* of its class: partners that may use the model have seven eighths, and all other keys together have the rest.
-//! No partner has more than three quarters of the partners' part.
+//! The last quarter of the partners' part is for partners who have no session, so that they find a place beside several
+//! who have many.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroUsize;
@@ -111,7 +112,8 @@ pub(crate) enum Class {
 pub(crate) struct Sessions {
     partners: usize,
     strangers: usize,
-    per_partner: usize,
+    /// Sessions of partners, when one who has some already asks for more.
+    for_more: usize,
     held: Mutex<Held>,
 }
 
@@ -135,17 +137,19 @@ impl Sessions {
         // At least one for each class.
         let strangers = (limit.get() / 8).max(1);
         let partners = limit.get().saturating_sub(strangers).max(1);
-        let per_partner = NonZeroUsize::new(partners).map_or(1, |partners| partners_share(partners).get());
-        Arc::new(Self { partners, strangers, per_partner, held: Mutex::default() })
+        let for_more = NonZeroUsize::new(partners).map_or(1, |partners| partners_share(partners).get());
+        Arc::new(Self { partners, strangers, for_more, held: Mutex::default() })
     }
 
-    /// A place for a session of `partner`. `None` when its class, or its own share of it, is full.
+    /// A place for a session of `partner`. `None` when its class is full, or has places left only for partners who have
+    /// none.
     pub(crate) fn begin(self: &Arc<Self>, partner: PartnerId, class: Class) -> Option<SessionPlace> {
         let mut held = lock(&self.held);
         match class {
             Class::Partner => {
                 let own = held.by_partner.get(&partner).copied().unwrap_or(0);
-                if held.partners >= self.partners || own >= self.per_partner {
+                let most = if own == 0 { self.partners } else { self.for_more };
+                if held.partners >= most {
                     return None;
                 }
                 held.partners += 1;
@@ -217,6 +221,16 @@ mod tests {
         assert!(sessions.begin(partner(2), Class::Partner).is_some());
         drop(one);
         assert!(lock(&sessions.held).by_partner.is_empty());
+    }
+
+    #[test]
+    fn several_partners_leave_places_for_one_who_has_none() {
+        let sessions = Sessions::new(NonZeroUsize::new(16).unwrap());
+        let in_turn = (0..99).map(|n| partner(n % 2));
+        let both: Vec<_> = in_turn.filter_map(|who| sessions.begin(who, Class::Partner)).collect();
+        assert_eq!(both.len(), 11);
+        let newcomers: Vec<_> = (2..99).filter_map(|n| sessions.begin(partner(n), Class::Partner)).collect();
+        assert_eq!(newcomers.len(), 3);
     }
 
     #[test]
