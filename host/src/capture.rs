@@ -62,10 +62,9 @@ impl<S> Captured<S> {
         Ok(Self { stream, copy: copy.transpose()? })
     }
 
-    /// The connection, without its copy.
-    #[cfg(test)]
-    pub(crate) fn into_inner(self) -> S {
-        self.stream
+    /// The connection itself, which nobody copies; or this, if somebody asked for a copy.
+    pub(crate) fn uncopied(self) -> Result<S, Self> {
+        if self.copy.is_none() { Ok(self.stream) } else { Err(self) }
     }
 }
 
@@ -144,6 +143,7 @@ mod tests {
         let copy = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
         assert_eq!(copy("000007-to-enclave"), b"a question");
         assert_eq!(copy("000007-from-enclave"), b"answer");
+        assert!(host.uncopied().is_err());
     }
 
     #[tokio::test]

@@ -338,7 +338,7 @@ impl Moves for Either<TcpStream, UnixStream> {
 }
 
 /// A connection to an enclave of any tier.
-type EnclaveStream = Either<Either<UnixStream, TcpStream>, VsockStream>;
+pub(crate) type EnclaveStream = Either<Either<UnixStream, TcpStream>, VsockStream>;
 
 impl Dial for EnclaveAddress {
     type Stream = Captured<EnclaveStream>;
@@ -527,7 +527,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("tcp:{}", listener.local_addr().unwrap());
         let stream = address.parse::<EnclaveAddress>().unwrap().dial().await.unwrap();
-        let Either::Left(Either::Right(stream)) = stream.into_inner() else { unreachable!() };
+        let Either::Left(Either::Right(stream)) = stream.uncopied().unwrap() else { unreachable!() };
         assert!(stream.nodelay().unwrap());
     }
 

@@ -1,7 +1,8 @@
 //! The host's store: it gives the enclave the model's bytes, range by range, as the enclave asks for them.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +12,15 @@ use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::ModelDigester;
 use cleanroom_link::store::{self, Description, Form, MAX_RANGE_BYTES, Source};
 use cleanroom_vsock::WRITE_CAP;
+use rustix::net::{Shutdown, shutdown};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use tokio_util::either::Either;
 
 use super::LaunchError;
 use crate::endpoint::EnclaveAddress;
+use crate::relay::Dial as _;
 
 /// Connections that the enclave may use at once.
 const CONNECTIONS: usize = 4;
@@ -80,12 +84,39 @@ async fn connect_for_ever(enclave: EnclaveAddress, model: PathBuf) {
 }
 
 async fn serve_once(enclave: &EnclaveAddress, model: &Path) -> io::Result<()> {
-    let cap = match enclave {
-        EnclaveAddress::Unix(_) | EnclaveAddress::Tcp { .. } => SOCKET_CAP,
-        EnclaveAddress::Hybrid { .. } | EnclaveAddress::Vsock { .. } => WRITE_CAP,
-    };
     let stream = enclave.dial_with_room(SOCKET_ROOM).await?;
-    store::serve(stream, &Arc::new(ModelFile::open(model)?), cap).await
+    let model = ModelFile::open(model)?;
+    let longest = enclave.longest_write();
+    // Bytes that the system moves are in no copy, and in writes of any length.
+    let direct = if longest == usize::MAX { stream.uncopied() } else { Err(stream) };
+    match direct {
+        Ok(Either::Left(Either::Left(socket))) => serve_on_a_thread(socket.into_std()?, model).await,
+        Ok(Either::Left(Either::Right(socket))) => serve_on_a_thread(socket.into_std()?, model).await,
+        Ok(Either::Right(vsock)) => store::serve(vsock, &Arc::new(model), WRITE_CAP).await,
+        Err(stream) => store::serve(stream, &Arc::new(model), longest.min(SOCKET_CAP)).await,
+    }
+}
+
+/// Lets the system move the file's bytes into the connection, on a thread that waits for both. The thread ends with this.
+async fn serve_on_a_thread<S>(socket: S, model: ModelFile) -> io::Result<()>
+where
+    S: Read + Write + AsFd + Send + 'static,
+{
+    let _hangs_up = HangsUp(socket.as_fd().try_clone_to_owned()?);
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    let served =
+        tokio::task::spawn_blocking(move || store::serve_file(socket, &model.file, &model.description));
+    served.await.map_err(io::Error::other)?
+}
+
+/// Shuts a connection down when it is dropped, so that nobody waits for its other end any more.
+struct HangsUp(OwnedFd);
+
+impl Drop for HangsUp {
+    fn drop(&mut self) {
+        // The other end may have hung up before.
+        let _ = shutdown(&self.0, Shutdown::Both);
+    }
 }
 
 /// The form of the file at `path`, which is in its name.
@@ -110,7 +141,6 @@ pub(super) fn digest_of_model(path: &Path) -> Result<Sha256Digest, LaunchError> 
 }
 
 fn computed(path: &Path) -> io::Result<Sha256Digest> {
-    use std::io::Read as _;
     let mut file = File::open(path)?;
     let mut digester = ModelDigester::new();
     let mut buffer = vec![0; 1 << 20];
@@ -131,7 +161,6 @@ struct Record {
 }
 
 fn recorded(path: &Path) -> io::Result<Sha256Digest> {
-    use std::io::Read as _;
     let mut text = Vec::new();
     File::open(path)?.take(RECORD_LIMIT).read_to_end(&mut text)?;
     Ok(serde_json::from_slice::<Record>(&text)?.model_sha256)
@@ -140,8 +169,45 @@ fn recorded(path: &Path) -> io::Result<Sha256Digest> {
 #[cfg(test)]
 mod tests {
     use cleanroom_attestation::model::model_digest;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, UnixListener};
+    use tokio::time::timeout;
 
     use super::*;
+
+    /// Serves a file at `address` to an enclave that `accepted` is a connection to, and no longer than it reads some of it.
+    async fn hangs_up<S>(address: &str, accepted: impl Future<Output = io::Result<S>>)
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        std::fs::write(&model, vec![7; MAX_RANGE_BYTES]).unwrap();
+        let enclave = address.parse::<EnclaveAddress>().unwrap();
+        let serving = tokio::spawn(async move { serve_model(&enclave, &model).await });
+        let mut stream = accepted.await.unwrap();
+        let description = Description::read(&mut stream).await.unwrap();
+        assert_eq!(description, Description { form: Form::Plain, length: MAX_RANGE_BYTES as u64 });
+        let mut range = vec![0; 1000];
+        store::ask(&mut stream, 3, &mut range).await.unwrap();
+        assert!(range.iter().all(|byte| *byte == 7));
+        serving.abort();
+        // A thread that still waited for a question would hold the connection open.
+        let end = timeout(Duration::from_secs(60), stream.read(&mut range)).await.unwrap();
+        assert!(matches!(end, Ok(0)), "{end:?}");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_given_up_hangs_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        let listener = UnixListener::bind(&path).unwrap();
+        let accepted = async { listener.accept().await.map(|(stream, _)| stream) };
+        hangs_up(&format!("unix:{}", path.display()), accepted).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("tcp:{}", listener.local_addr().unwrap());
+        hangs_up(&address, async { listener.accept().await.map(|(stream, _)| stream) }).await;
+    }
 
     #[test]
     fn a_sealed_file_has_the_identity_that_its_record_names() {

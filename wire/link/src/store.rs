@@ -12,9 +12,14 @@
 //! A question for no bytes is a farewell: the enclave has all that it wants. The enclave says on its console what it thinks of
 //! the bytes; it believes none of them.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::sendfile;
+use rustix::io::retry_on_intr;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// The longest range of one question, in bytes: 65 sealed chunks.
@@ -113,6 +118,22 @@ impl Question {
         stream.read_exact(&mut bytes).await?;
         Ok(Self::decode(bytes))
     }
+
+    /// How many bytes a store that has `description` answers with. `None` is a farewell.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`]: they are not there, or more than [`MAX_RANGE_BYTES`].
+    fn due(&self, description: &Description) -> io::Result<Option<usize>> {
+        if *self == Self::FAREWELL {
+            return Ok(None);
+        }
+        let length = usize::try_from(self.length).unwrap_or(usize::MAX);
+        let end = self.offset.checked_add(u64::from(self.length));
+        if length > MAX_RANGE_BYTES || end.is_none_or(|end| end > description.length) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Some(length))
+    }
 }
 
 /// Asks for the bytes from `offset` on that fill `output`.
@@ -175,14 +196,7 @@ where
     let mut buffer = Vec::new();
     loop {
         let question = Question::read(&mut stream).await?;
-        if question == Question::FAREWELL {
-            return Ok(());
-        }
-        let length = usize::try_from(question.length).unwrap_or(usize::MAX);
-        let end = question.offset.checked_add(u64::from(question.length));
-        if length > MAX_RANGE_BYTES || end.is_none_or(|end| end > description.length) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        let Some(length) = question.due(&description)? else { return Ok(()) };
         buffer = answer(source, question, buffer, length).await?;
         for piece in buffer.chunks(cap) {
             stream.write_all(piece).await?;
@@ -208,6 +222,40 @@ async fn answer(
         Ok(buffer)
     });
     read.await.map_err(io::Error::other)?
+}
+
+/// Answers one connection from `file`, of which `description` tells. Returns when the enclave says farewell.
+///
+/// The system moves the bytes out of its cache into the connection (sendfile(2)); this process copies none of them. Every call
+/// waits until it is done, so this is for a thread of its own, and for a socket that blocks. Shutting the socket down ends it.
+///
+/// # Errors
+/// The socket's or the file's own; [`io::ErrorKind::InvalidInput`] as [`serve`]; [`io::ErrorKind::UnexpectedEof`] when the
+/// file became shorter.
+pub fn serve_file(
+    mut socket: impl Read + Write + AsFd,
+    file: &File,
+    description: &Description,
+) -> io::Result<()> {
+    socket.write_all(&description.encode())?;
+    loop {
+        // Who waits in a read of a Unix socket is also woken whenever the other end has read something.
+        retry_on_intr(|| poll(&mut [PollFd::new(&socket, PollFlags::IN)], None))?;
+        let mut bytes = [0; QUESTION_BYTES];
+        socket.read_exact(&mut bytes)?;
+        let question = Question::decode(bytes);
+        let Some(mut left) = question.due(description)? else { return Ok(()) };
+        socket.write_all(&question.encode())?;
+        let mut offset = question.offset;
+        while left > 0 {
+            // Moves `offset` on.
+            let sent = retry_on_intr(|| sendfile(&socket, file, Some(&mut offset), left))?;
+            if sent == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left = left.saturating_sub(sent);
+        }
+    }
 }
 
 /// Bytes in memory are a source of themselves.
@@ -239,7 +287,11 @@ impl Source for InMemory {
 
 #[cfg(test)]
 mod tests {
+    use std::thread::JoinHandle;
+
+    use rustix::fs::{MemfdFlags, memfd_create};
     use tokio::io::duplex;
+    use tokio::net::UnixStream;
 
     use super::*;
 
@@ -262,6 +314,48 @@ mod tests {
             }
             farewell(&mut enclave).await;
             store.await.unwrap().unwrap();
+        }
+    }
+
+    /// A file that serves one connection, and the other end of that.
+    fn of_file(bytes: &[u8], length: u64) -> (JoinHandle<io::Result<()>>, UnixStream) {
+        let mut file = File::from(memfd_create("model", MemfdFlags::CLOEXEC).unwrap());
+        file.write_all(bytes).unwrap();
+        let (host, enclave) = std::os::unix::net::UnixStream::pair().unwrap();
+        enclave.set_nonblocking(true).unwrap();
+        let description = Description { form: Form::Sealed, length };
+        let store = std::thread::spawn(move || serve_file(host, &file, &description));
+        (store, UnixStream::from_std(enclave).unwrap())
+    }
+
+    #[tokio::test]
+    async fn ranges_arrive_as_they_are_in_a_file() {
+        let (store, mut enclave) = of_file(&model(), 50_000);
+        let description = Description::read(&mut enclave).await.unwrap();
+        assert_eq!(description, Description { form: Form::Sealed, length: 50_000 });
+        for range in [0..1_usize, 49_999..50_000, 1000..5000, 0..50_000] {
+            let mut output = vec![0; range.len()];
+            ask(&mut enclave, range.start as u64, &mut output).await.unwrap();
+            assert_eq!(output, model()[range]);
+        }
+        farewell(&mut enclave).await;
+        store.join().unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_gives_nothing_beyond_its_end_or_beyond_the_limit_and_no_zeros_for_what_it_lost() {
+        let (beyond, lost) = (io::ErrorKind::InvalidInput, io::ErrorKind::UnexpectedEof);
+        for (question, expected) in [
+            (Question { offset: 49_999, length: 2 }, beyond),
+            (Question { offset: u64::MAX, length: 2 }, beyond),
+            (Question { offset: 0, length: u32::try_from(MAX_RANGE_BYTES + 1).unwrap() }, beyond),
+            (Question { offset: 49_998, length: 2 }, lost),
+        ] {
+            let length = if question.offset == 0 { u64::MAX } else { 50_000 };
+            let (store, mut enclave) = of_file(&model()[..49_999], length);
+            Description::read(&mut enclave).await.unwrap();
+            enclave.write_all(&question.encode()).await.unwrap();
+            assert_eq!(store.join().unwrap().unwrap_err().kind(), expected);
         }
     }
 
