@@ -5,19 +5,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::model::model_digest;
 use cleanroom_tests::clean_room::{model, repository};
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::official::{self, Package};
-use cleanroom_tests::processes::{Running, file, left_out, output, succeed};
+use cleanroom_tests::processes::{file, left_out, output};
+use cleanroom_tests::site::{Prepared, Site};
 use cleanroom_tests::wait;
 use http::StatusCode;
-
-const INSTANCE: &str = "i-0c1ea2200cc1ea220";
 
 /// Whether this kernel gives namespaces to a process without rights, without which there are no rooms.
 fn has_namespaces() -> bool {
@@ -29,92 +28,21 @@ fn has_namespaces() -> bool {
     given
 }
 
-/// A host with a simulated enclave and an engine, a partner's key and a policy, all in one folder.
-struct Site {
-    folder: tempfile::TempDir,
-    _host: Running,
-    address: String,
-}
-
-impl Site {
-    /// With the program `engine`, which gets these arguments.
-    fn start(kind: &str, engine: &str, arguments: &[&str], lines: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        let _ = succeed("cleanroom", path, &["key", "new", "--key", "partner.key"]);
-        let engine = file(engine).canonicalize().unwrap();
-        let engine = engine.to_str().unwrap();
-        let argv: Vec<&str> = [&[engine, "{model}", "{socket}"], arguments].concat();
-        // What a program needs that is linked with the system's C library.
-        let system =
-            ["/usr", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).symlink_metadata().is_ok());
-        let files: Vec<&str> = system.chain([engine]).collect();
-        let config = format!(
-            "version = 1\nmodel = \"demo\"\npartners = \"any\"\n[limits]\nsequences = 4\nqueued = 8\n\
-             [engine]\nkind = {kind:?}\nname = \"engine-server\"\nversion = \"0.1.0\"\nargv = {argv:?}\nfiles = {files:?}\n\
-             model_suffix = \".gguf\"\nserved_model = \"served\"\nscratch = \"64MiB\"\n{lines}"
-        );
-        std::fs::write(path.join("enclave.toml"), config).unwrap();
-        std::fs::copy(file("cleanroom-enclave-simulated"), path.join("enclave")).unwrap();
-        let model = repository().join("models/demo.gguf");
-        let model = model.to_str().unwrap();
-        let mut host = Running::start(
-            "cleanroom-host",
-            path,
-            &[
-                "run",
-                "--tier",
-                "simulated",
-                "--enclave",
-                "enclave",
-                "--config",
-                "enclave.toml",
-                "--model",
-                model,
-                "--instance-id",
-                INSTANCE,
-                "--listen",
-                "127.0.0.1:0",
-                "--state",
-                "state",
-                "--log",
-                "log",
-            ],
-        );
-        let address = host.wait_for("ready: partners connect to ");
-        let trust = [
-            "trust",
-            "--development-root",
-            "state/development-root.pem",
-            "--program",
-            "enclave",
-            "--config",
-            "enclave.toml",
-            "--instance-id",
-            INSTANCE,
-            "--model",
-            &format!("demo={model}"),
-        ];
-        std::fs::write(path.join("trust.toml"), succeed("cleanroom-authority", path, &trust)).unwrap();
-        Self { folder, _host: host, address }
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// A partner's proxy, and its address.
-    fn proxy(&self) -> (Running, SocketAddr) {
-        let connect = ["connect", &self.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
-        let mut proxy = Running::start("cleanroom", self.path(), &connect);
-        let base_url = proxy.wait_for("\"base_url\": \"http://");
-        let address = base_url.split('/').next().unwrap().parse().unwrap();
-        (proxy, address)
-    }
-
-    fn console(&self) -> PathBuf {
-        self.path().join("state/console.log")
-    }
+/// A host with a simulated enclave and the program `engine`, which gets these arguments.
+fn start(kind: &str, engine: &str, arguments: &[&str], lines: &str) -> Site {
+    let engine = file(engine).canonicalize().unwrap();
+    let engine = engine.to_str().unwrap();
+    let argv: Vec<&str> = [&[engine, "{model}", "{socket}"], arguments].concat();
+    // What a program needs that is linked with the system's C library.
+    let system =
+        ["/usr", "/lib", "/lib64"].into_iter().filter(|path| Path::new(path).symlink_metadata().is_ok());
+    let files: Vec<&str> = system.chain([engine]).collect();
+    let config = format!(
+        "version = 1\nmodel = \"demo\"\npartners = \"any\"\n[limits]\nsequences = 4\nqueued = 8\n\
+         [engine]\nkind = {kind:?}\nname = \"engine-server\"\nversion = \"0.1.0\"\nargv = {argv:?}\nfiles = {files:?}\n\
+         model_suffix = \".gguf\"\nserved_model = \"served\"\nscratch = \"64MiB\"\n{lines}"
+    );
+    Prepared::new().serve(&config, &[], Stdio::inherit())
 }
 
 /// What an engine refuses after the room has prepared it is no refusal by name: `docs/engines.md` says so.
@@ -128,7 +56,7 @@ async fn official_clients_use_an_engine_of_its_own_process_through_the_attested_
     if !has_namespaces() {
         return;
     }
-    let site = Site::start("vllm", "engine-server", &[], ABILITIES);
+    let site = start("vllm", "engine-server", &[], ABILITIES);
     let (_proxy, address) = site.proxy();
     let (status, models) = json(send(address, "GET", "/v1/models", "").await).await;
     assert_eq!(status, StatusCode::OK, "{models}");
@@ -150,7 +78,7 @@ fn the_proof_is_of_weights_and_engine_together() {
     if !has_namespaces() {
         return;
     }
-    let site = Site::start("vllm", "engine-server", &[], ABILITIES);
+    let site = start("vllm", "engine-server", &[], ABILITIES);
     let verify = ["verify", &site.address, "--key", "partner.key", "--json"];
     let verdict = output("cleanroom", site.path(), &verify);
     assert_eq!(verdict.status.code(), Some(0), "{}", String::from_utf8_lossy(&verdict.stdout));
@@ -210,7 +138,7 @@ async fn an_engine_reaches_no_network_no_file_and_no_process_outside_its_room() 
     let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = outside.local_addr().unwrap().port().to_string();
     for (lines, tcp) in [("", PERMISSION), ("loopback = true\n", "error 111")] {
-        let site = Site::start("openai", "hostile-engine", &[&port], &format!("context = 65536\n{lines}"));
+        let site = start("openai", "hostile-engine", &[&port], &format!("context = 65536\n{lines}"));
         let (_proxy, address) = site.proxy();
         let report = report(address).await;
         let is = |name: &str| report.get(name).map(String::as_str).unwrap();
@@ -242,7 +170,7 @@ async fn an_engine_that_dies_fails_its_answer_and_is_started_again() {
     if !has_namespaces() {
         return;
     }
-    let site = Site::start("openai", "hostile-engine", &["9"], "context = 65536\n");
+    let site = start("openai", "hostile-engine", &["9"], "context = 65536\n");
     let (_proxy, address) = site.proxy();
     let (status, answer) =
         json(send(address, "POST", "/v1/chat/completions", &question("die", false)).await).await;

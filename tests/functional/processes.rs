@@ -9,100 +9,37 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use cleanroom_tests::clean_room::repository;
 use cleanroom_tests::client::{json, question, send};
 use cleanroom_tests::official::{self, Package};
 use cleanroom_tests::processes::{Running, file, only_child_of, output, program, succeed};
+use cleanroom_tests::site::{Prepared, Site};
 use cleanroom_tests::wait;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::task::JoinSet;
 
-const INSTANCE: &str = "i-0c1ea2200cc1ea220";
-
-/// A host with a simulated enclave, a partner's key and a policy, all in one folder.
-struct Site {
-    folder: tempfile::TempDir,
-    host: Running,
-    address: String,
+/// A host that serves one partner; the rest of the configuration is in `limits`.
+fn start_with(limits: &str, further: &[String]) -> Site {
+    logged(limits, further, |_| Stdio::inherit())
 }
 
-impl Site {
-    fn start() -> Self {
-        Self::start_with("sequences = 4\nqueued = 8\n", &[])
-    }
+fn start() -> Site {
+    start_with("sequences = 4\nqueued = 8\n", &[])
+}
 
-    fn start_with(limits: &str, further: &[String]) -> Self {
-        Self::logged(limits, further, |_| Stdio::inherit())
-    }
-
-    /// The same; the host's log goes where `log` says, for the folder of the site.
-    fn logged(limits: &str, further: &[String], log: impl FnOnce(&Path) -> Stdio) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        let _ = succeed("cleanroom", path, &["key", "new", "--key", "partner.key"]);
-        let key: serde_json::Value = serde_json::from_str(&succeed(
-            "cleanroom",
-            path,
-            &["key", "show", "--key", "partner.key", "--json"],
-        ))
-        .unwrap();
-        let config = format!("version = 1\nmodel = \"demo\"\npartners = [{}]\n", key["key_sha256"]);
-        let config = format!("{config}[limits]\n{limits}");
-        std::fs::write(path.join("enclave.toml"), config).unwrap();
-        std::fs::copy(file("cleanroom-enclave-simulated"), path.join("enclave")).unwrap();
-        let model = repository().join("models/demo.gguf");
-        let model = model.to_str().unwrap();
-        let mut arguments =
-            vec!["run", "--tier", "simulated", "--enclave", "enclave", "--config", "enclave.toml"];
-        arguments.extend([
-            "--model",
-            model,
-            "--instance-id",
-            INSTANCE,
-            "--listen",
-            "127.0.0.1:0",
-            "--state",
-            "state",
-            "--log",
-            "log",
-        ]);
-        arguments.extend(further.iter().map(String::as_str));
-        let mut host = program("cleanroom-host", path);
-        let host = host.args(&arguments).stdout(Stdio::piped()).stderr(log(path)).spawn().unwrap();
-        let mut host = Running::of(host);
-        let address = host.wait_for("ready: partners connect to ");
-        let model = format!("demo={model}");
-        let policy = succeed(
-            "cleanroom-authority",
-            path,
-            &[
-                "trust",
-                "--development-root",
-                "state/development-root.pem",
-                "--program",
-                "enclave",
-                "--config",
-                "enclave.toml",
-                "--instance-id",
-                INSTANCE,
-                "--model",
-                &model,
-            ],
-        );
-        std::fs::write(path.join("trust.toml"), policy).unwrap();
-        Self { folder, host, address }
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
+/// The same; the host's log goes where `log` says, for the folder of the site.
+fn logged(limits: &str, further: &[String], log: impl FnOnce(&Path) -> Stdio) -> Site {
+    let prepared = Prepared::new();
+    let partner = prepared.key_sha256();
+    let config = format!("version = 1\nmodel = \"demo\"\npartners = [\"{partner}\"]\n[limits]\n{limits}");
+    let log = log(prepared.path());
+    prepared.serve(&config, further, log)
 }
 
 #[test]
 fn the_partner_proves_uses_and_after_a_swap_refuses() {
-    let site = Site::start();
+    let site = start();
     let (path, address) = (site.path(), site.address.as_str());
     let verify = ["verify", address, "--key", "partner.key", "--ear", "result.cmw.json", "--json"];
     let verdict = output("cleanroom", path, &verify);
@@ -151,7 +88,7 @@ fn the_partner_proves_uses_and_after_a_swap_refuses() {
 /// test, under its filter.
 #[tokio::test]
 async fn many_requests_at_once_are_answered_by_one_worker() {
-    let site = Site::start_with("sequences = 64\nqueued = 64\n", &[]);
+    let site = start_with("sequences = 64\nqueued = 64\n", &[]);
     let worker = only_child_of(site.host.only_child()).unwrap();
     let connect = ["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
     let mut proxy = Running::start("cleanroom", site.path(), &connect);
@@ -176,7 +113,7 @@ async fn many_requests_at_once_are_answered_by_one_worker() {
 /// program does must not depend on it.
 #[tokio::test]
 async fn the_proxy_serves_and_ends_in_order_when_nothing_that_it_writes_can_be_written() {
-    let site = Site::start();
+    let site = start();
     // Sessions end again and again, and each end is a line of the log.
     let policy = std::fs::read_to_string(site.path().join("trust.toml")).unwrap();
     let session = policy.lines().find(|line| line.starts_with("max_session = ")).unwrap();
@@ -217,7 +154,7 @@ async fn the_proxy_serves_and_ends_in_order_when_nothing_that_it_writes_can_be_w
 
 #[test]
 fn a_hangup_has_the_proxy_read_its_policy_and_its_token_again() {
-    let site = Site::start();
+    let site = start();
     let [trust, token, log] = ["trust.toml", "token", "proxy.log"].map(|name| site.path().join(name));
     let write_token = |text: &str| {
         std::fs::write(&token, text).unwrap();
@@ -299,7 +236,7 @@ fn descriptors(process: u32) -> Vec<String> {
 
 #[test]
 fn the_worker_is_confined_and_its_end_is_the_enclaves() {
-    let site = Site::start();
+    let site = start();
     let (path, address) = (site.path(), site.address.as_str());
     // It has served a whole session, streamed, so it runs under its filter.
     let chat = ["chat", address, "--key", "partner.key", "--prompt", "What is attestation?"];
@@ -384,7 +321,7 @@ fn without_its_platform_an_enclave_halts_with_the_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_host_logs_and_the_partner_keeps_is_audited_and_one_changed_byte_is_found() {
-    let mut site = Site::start();
+    let mut site = start();
     let path = site.path().to_owned();
     let connect = ["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
     let connect = [&connect[..], &["--receipts", "receipts"]].concat();
@@ -471,7 +408,7 @@ async fn no_text_of_a_run_is_in_receipts_tiles_metrics_logs_or_the_page() {
     let metrics = ["--metrics", "unix:metrics.sock"].map(str::to_owned);
     let to_file =
         |name: &'static str| move |path: &Path| std::fs::File::create(path.join(name)).unwrap().into();
-    let mut site = Site::logged("sequences = 4\nqueued = 8\n", &metrics, to_file("host.log"));
+    let mut site = logged("sequences = 4\nqueued = 8\n", &metrics, to_file("host.log"));
     let path = site.path().to_owned();
     let mut proxy = program("cleanroom", &path);
     proxy.args(["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"]);
@@ -530,7 +467,7 @@ async fn no_text_of_a_run_is_in_receipts_tiles_metrics_logs_or_the_page() {
 async fn an_enclave_that_is_killed_in_a_stream_loses_nothing_that_was_stored() {
     // A stream that lasts: at most 512 bytes leave every 300 ms.
     let slow = "sequences = 4\nqueued = 8\n[traffic]\nstep = 512\ncadence = \"300ms\"\n";
-    let mut site = Site::start_with(slow, &[]);
+    let mut site = start_with(slow, &[]);
     let path = site.path().to_owned();
     let connect = ["connect", &site.address, "--key", "partner.key", "--listen", "127.0.0.1:0", "--json"];
     let connect = [&connect[..], &["--receipts", "receipts"]].concat();
@@ -600,7 +537,7 @@ async fn witnesses_cosign_the_log_and_keep_a_host_from_hiding_a_boot_or_an_entry
         (name, socket.local_addr().unwrap(), socket)
     });
     let urls = bound.iter().flat_map(|(_, address, _)| ["--witness".to_owned(), format!("http://{address}")]);
-    let mut site = Site::start_with("sequences = 4\nqueued = 8\n", &urls.collect::<Vec<_>>());
+    let mut site = start_with("sequences = 4\nqueued = 8\n", &urls.collect::<Vec<_>>());
     let path = site.path().to_owned();
     let keys = ["one", "two", "three"].map(|name| {
         let file = format!("{name}.pem");

@@ -1,8 +1,8 @@
 //! What the end-to-end tests share: the attester's end alone ([`platform`]), an attester that lies on request ([`liar`]), one whose HTTP/2
 //! is scripted ([`scripted`]), a whole clean
 //! room behind a recording relay ([`clean_room`]), one under authorities whose time the test moves ([`released_room`]) and whose engine it stops ([`hold`]), a plain client ([`client`]), the official ones
-//! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), several
-//! hosts of them ([`fleet`]), balancers in front of those ([`balancer`]), many streams of the official client
+//! ([`official`]), somebody who verifies nothing ([`stranger`]), the project's programs as processes ([`processes`]), a host
+//! with its enclave ([`site`]), several hosts ([`fleet`]), balancers in front of those ([`balancer`]), many streams of the official client
 //! ([`streams`]), a host's store that lies on request ([`store`]), and waits that have an end ([`wait`]).
 
 #![forbid(unsafe_code)]
@@ -29,6 +29,7 @@ pub mod platform;
 pub mod processes;
 pub mod released_room;
 pub mod scripted;
+pub mod site;
 pub mod store;
 pub mod stranger;
 pub mod streams;
