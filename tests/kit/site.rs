@@ -16,11 +16,11 @@ pub struct Prepared(tempfile::TempDir);
 
 /// The running host, and where partners connect. The folder has `trust.toml`, a policy that accepts it.
 pub struct Site {
-    folder: tempfile::TempDir,
-    /// The host.
+    /// The host. It ends before its folder goes.
     pub host: Running,
     /// Where partners connect.
     pub address: String,
+    folder: tempfile::TempDir,
 }
 
 impl Prepared {
@@ -73,7 +73,7 @@ impl Prepared {
         let mut trust = vec!["trust", "--development-root", root, "--program", "enclave"];
         trust.extend(["--config", "enclave.toml", "--instance-id", INSTANCE, "--model", &model]);
         std::fs::write(path.join("trust.toml"), succeed("cleanroom-authority", path, &trust)).unwrap();
-        Site { folder, host, address }
+        Site { host, address, folder }
     }
 }
 
