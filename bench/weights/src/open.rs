@@ -15,6 +15,11 @@ use tokio::runtime::Builder;
 use crate::seal::KEY;
 use crate::{Outcome, this_program};
 
+/// Settings of the allocator.
+pub(crate) const MALLOC: &str = "GLIBC_TUNABLES";
+/// The image's kernel gives huge pages to everybody (image/kernel/config); this machine's may wait to be asked.
+pub(crate) const HUGE_PAGES: &str = "glibc.malloc.hugetlb=1";
+
 /// What came of one opening.
 pub(crate) struct Opened {
     pub(crate) seconds: f64,
@@ -31,8 +36,7 @@ pub(crate) fn measure(sealed: &Path, threads: usize) -> Outcome<Opened> {
             .arg("--enclave")
             .arg(&socket)
             .arg(threads.to_string())
-            // The image's kernel gives huge pages to everybody (image/kernel/config); this machine's may wait to be asked.
-            .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+            .env(MALLOC, HUGE_PAGES)
             .stdout(Stdio::piped())
             .spawn()?,
     );
