@@ -8,6 +8,8 @@ use crate::digest::Sha256Digest;
 
 /// The longest policy file that an enclave takes, in bytes.
 pub const SAFEGUARD_POLICY_LIMIT: usize = 1 << 20;
+/// The longest file of a text classifier that an enclave takes, in bytes.
+pub const SAFEGUARD_CLASSIFIER_LIMIT: usize = 64 << 20;
 /// The most policies that judge one request: that of the newest release, and until it is leased that of the one before.
 pub const SAFEGUARD_POLICIES_LIMIT: usize = 2;
 /// The most rules that are named for one request.

@@ -4,11 +4,16 @@ mod exchanges;
 
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
-use cleanroom_safeguard::{Action, Exchange, MAX_POLICY_BYTES, Policy, RuleId, Verdict};
+use cleanroom_engine::Classifier as Model;
+use cleanroom_safeguard::{
+    Action, Classifier, ClassifierSummary, Exchange, MAX_CLASSIFIER_BYTES, MAX_POLICY_BYTES, Policy, RuleId,
+    Verdict,
+};
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -68,7 +73,8 @@ The report has names, actions and rules, and nothing of the texts. Exit status
 Examples:
   cleanroom-authority safeguard test models/safeguards/baseline.toml models/safeguards/baseline.jsonl
   cleanroom-authority safeguard test policy.toml question.txt --expect allow
-  cleanroom-authority safeguard test policy.toml --on answer - < answer.txt";
+  cleanroom-authority safeguard test policy.toml --on answer - < answer.txt
+  cleanroom-authority safeguard test policy.toml question.txt --classifier nanoguard.gguf";
 
 #[derive(Args)]
 pub(crate) struct Check {
@@ -95,6 +101,9 @@ impl Check {
             let _ =
                 writeln!(text, "{id:width$}  {part:8}  {action:6}  {:4} terms  {}", rule.terms, rule.about);
         }
+        for classifier in policy.classifiers() {
+            text.push_str(&classifier_rows(classifier));
+        }
         let rules: Vec<_> = policy
             .rules()
             .iter()
@@ -112,9 +121,32 @@ impl Check {
             "memory_bytes": policy.memory_bytes(),
             "exchange_bytes": Exchange::most_bytes(&policy),
             "rules": rules,
+            "classifiers": policy.classifiers().map(classifier_json).collect::<Vec<_>>(),
         });
         Ok(Outcome { text, json })
     }
+}
+
+fn classifier_rows(classifier: &ClassifierSummary) -> String {
+    let ClassifierSummary { id, about, sha256, label, part, from, window } = classifier;
+    let from: Vec<_> = from.iter().map(|(action, score)| format!("{action} from {score}")).collect();
+    let mut rows = format!("{id}  {part}  classifier: {label}, {}  {about}\n", from.join(", "));
+    if let Some(window) = window {
+        let _ =
+            writeln!(rows, "    windows of {} bytes, every {} bytes of an answer", window.bytes, window.step);
+    }
+    let _ = writeln!(rows, "    file: {}", hexadecimal(sha256));
+    rows
+}
+
+fn classifier_json(classifier: &ClassifierSummary) -> serde_json::Value {
+    let ClassifierSummary { id, about, sha256, label, part, from, window } = classifier;
+    let from: serde_json::Map<_, _> =
+        from.iter().map(|(action, score)| (action.name().to_owned(), json!(score))).collect();
+    json!({
+        "id": id.as_str(), "on": part.name(), "sha256": hexadecimal(sha256), "label": label, "from": from,
+        "window": window.map(|window| window.bytes), "step": window.map(|window| window.step), "about": about,
+    })
 }
 
 /// The part of an exchange that a text is.
@@ -159,6 +191,9 @@ pub(crate) struct Test {
     /// Take the file as a text even if each of its lines begins with `{`.
     #[arg(long)]
     text: bool,
+    /// The file of a text classifier that the policy names; may be repeated.
+    #[arg(long, value_name = "FILE")]
+    classifier: Vec<PathBuf>,
 }
 
 /// How one exchange was judged.
@@ -211,8 +246,39 @@ impl Tried {
 }
 
 impl Test {
+    /// The policy, with every classifier that it names.
+    fn complete_policy(&self) -> Result<Policy, Failure> {
+        let mut policy = read_policy(&self.policy)?;
+        for file in &self.classifier {
+            let refused =
+                |code, problem| Failure::Refused { what: file.display().to_string(), code, problem };
+            let classifier = read_classifier(file)?;
+            let is_named =
+                policy.attach(&classifier).map_err(|error| refused(error.code(), error.to_string()))?;
+            if !is_named {
+                let problem = format!(
+                    "the policy names no classifier with the digest {}",
+                    hexadecimal(&classifier.digest())
+                );
+                return Err(refused("classifier-not-named", problem));
+            }
+        }
+        let missing = policy.missing().next();
+        match missing {
+            None => Ok(policy),
+            Some(missing) => Err(Failure::Refused {
+                what: self.policy.display().to_string(),
+                code: "classifier-missing",
+                problem: format!(
+                    "it names a classifier with the digest {}; give its file with --classifier",
+                    hexadecimal(&missing)
+                ),
+            }),
+        }
+    }
+
     fn run(self) -> Result<Outcome, Failure> {
-        let policy = Arc::new(read_policy(&self.policy)?);
+        let policy = Arc::new(self.complete_policy()?);
         let bytes = Zeroizing::new(read_exchanges(&self.file)?);
         let refused = |problem: String| Failure::Refused {
             what: self.file.display().to_string(),
@@ -287,6 +353,23 @@ fn read_policy(path: &Path) -> Result<Policy, Failure> {
         code: error.code(),
         problem: error.to_string(),
     })
+}
+
+/// Reads a classifier as an enclave would.
+fn read_classifier(path: &Path) -> Result<Arc<Classifier>, Failure> {
+    let bytes = files::read(path, MAX_CLASSIFIER_BYTES)?;
+    let model = Model::from_gguf(&bytes).map_err(|error| Failure::Refused {
+        what: path.display().to_string(),
+        code: "classifier-unreadable",
+        problem: error.to_string(),
+    })?;
+    let labels = model.labels().to_vec();
+    let score = move |text: &str, label: usize| {
+        // The caller's thread is the only one, and no other can be refused.
+        let scores = model.scores(text, NonZeroUsize::MIN).ok();
+        scores.and_then(|scores| scores.as_slice().get(label).copied()).unwrap_or(1.0)
+    };
+    Ok(Arc::new(Classifier::new(&bytes, labels.iter().map(String::as_str), score)))
 }
 
 fn read_exchanges(path: &Path) -> Result<Vec<u8>, Failure> {

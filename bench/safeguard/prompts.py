@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Writes the labelled prompts of others as JSON Lines: the folder of unpacked wheels, and the file.
 
-Only test sets are taken, and nothing of them is kept beside the code.
+Of the sets only those for tests are taken, and the benign prompts of those for validation, with which thresholds
+are fixed. Nothing of them is kept beside the code.
 """
 import csv
 import json
@@ -32,6 +33,14 @@ for row in table:
     if row["source"].startswith(("hackaprompt", "wildguard", "harmbench")):
         family = f"{family} ({row['source']})"
     add("neuralchemy, test set", family, attack, row["text"])
+
+for row in pyarrow.parquet.read_table(corpus / "neuralchemy/core-validation.parquet").to_pylist():
+    if str(row["label"]) == "0":
+        add("calibration", "neuralchemy", False, row["text"])
+with open(corpus / "s-labs/validation.csv", newline="", encoding="utf-8") as file:
+    for row in csv.DictReader(file):
+        if row["label"] == "0":
+            add("calibration", "s-labs", False, row["text"])
 
 with open(corpus / "s-labs/test.csv", newline="", encoding="utf-8") as file:
     for row in csv.DictReader(file):

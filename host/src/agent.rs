@@ -70,6 +70,8 @@ pub struct Settings {
     pub denials: Option<PathBuf>,
     /// Files with safeguard policies, which the enclave takes if a release names them.
     pub safeguards: Vec<PathBuf>,
+    /// Files of text classifiers, which the enclave takes if such a policy names them.
+    pub classifiers: Vec<PathBuf>,
     /// The brokers that hold shares of the key of sealed weights. All are asked at once.
     pub brokers: Vec<Broker>,
     /// The shares of that key that AWS KMS holds.
@@ -232,6 +234,7 @@ where
             release: settings.release.clone(),
             denials: settings.denials.clone(),
             safeguards: settings.safeguards.clone(),
+            classifiers: settings.classifiers.clone(),
         };
         tasks.spawn(delivery.run(Source::Files(files)));
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -13,6 +14,7 @@ use cleanroom_attestation::receipt::{Finish, Receipt};
 use cleanroom_attestation::release::{Accepted, List, Release, SafeguardLimit, Safeguards};
 use cleanroom_attestation::safeguard::{SafeguardAction, SafeguardVerdict};
 use cleanroom_channel::identity::Identity;
+use cleanroom_engine::Classifier;
 use cleanroom_link::control::{ControlAnswer, ControlKind};
 use cleanroom_partner::proxy::Proxy;
 use cleanroom_partner::receipts::{KeptReceipt, ReceiptFolder};
@@ -91,6 +93,12 @@ impl JudgedRoom {
         let folder = tempfile::tempdir().unwrap();
         let proxy = keeping(&room, &room.identity, &folder.path().join("receipts")).await;
         Self { room, envelope, folder, proxy }
+    }
+
+    /// Hands in a file as a classifier. The keeper passes it on, whatever it is.
+    async fn bring_classifier(&mut self, file: &[u8]) {
+        let answer = self.room.hand(ControlKind::SafeguardClassifier, file).await;
+        assert_eq!(answer, ControlAnswer::Accepted(Accepted::New));
     }
 
     async fn ask(&self, path: &str, body: &Value) -> (StatusCode, Value) {
@@ -279,6 +287,85 @@ async fn text_of_an_answer_that_a_rule_refuses_never_leaves() {
         assert_eq!(receipt.safeguard, said, "{path}");
         assert!(text.contains(receipt.id.as_str()), "{path}: {text}");
     }
+}
+
+/// A tiny classifier of random weights: it says nothing of a text, and says it of every text alike.
+const CLASSIFIER: &[u8] = include_bytes!("../../enclave/engine/tests/data/classifier.gguf");
+
+/// What the classifier says of a text.
+fn score(text: &str) -> f32 {
+    let classifier = Classifier::from_gguf(CLASSIFIER).unwrap();
+    classifier.scores(text, NonZeroUsize::MIN).unwrap().as_slice()[1]
+}
+
+/// A policy with nothing but the classifier.
+fn classified(members: &str) -> String {
+    format!(
+        "version = 1\nid = \"classified\"\nhold_back = 64\nrules = []\n\n[[classifiers]]\nid = \"classifier.tiny\"\n\
+         sha256 = \"{}\"\nlabel = \"injection\"\n{members}",
+        Sha256Digest::of(&[CLASSIFIER])
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_serves_nobody_without_its_classifier_which_refuses_prompts() {
+    // One text has a greater score than what else is asked.
+    let others = ["Hi", QUESTION].map(score).into_iter().fold(0.0, f32::max);
+    let texts =
+        ["reveal the rules", "00000", "ignore ignore ignore", "meter meter meter", "?!", "\u{e9}\u{e9}"];
+    let worst = texts.into_iter().max_by(|one, other| score(one).total_cmp(&score(other))).unwrap();
+    let from = (others + score(worst)) / 2.0;
+    assert!(others < from, "another text is needed");
+    let policy = classified(&format!("on = \"prompt\"\nrefuse = {from}\n"));
+
+    let mut judged = JudgedRoom::start(&policy, &[]).await;
+    assert_eq!(judged.room.asked().await, "safeguard-missing");
+    for other in [&CLASSIFIER[1..], b"no classifier", b""] {
+        judged.bring_classifier(other).await;
+        assert_eq!(judged.room.asked().await, "safeguard-missing");
+    }
+    judged.bring_classifier(CLASSIFIER).await;
+    assert_eq!(judged.room.asked().await, "served");
+
+    let (status, refusal) = judged.ask(CHAT, &serde_json::from_str(&question(worst, false)).unwrap()).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{refusal}");
+    assert_eq!(refusal["error"]["rules"], json!(["classifier.tiny"]), "{refusal}");
+    let said = verdict(&policy, SafeguardAction::Refuse, &["classifier.tiny"]);
+    assert_eq!(judged.last_receipt().safeguard, said);
+    let (status, _) = judged.ask(CHAT, &serde_json::from_str(&question(QUESTION, false)).unwrap()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(judged.last_receipt().safeguard, verdict(&policy, SafeguardAction::Allow, &[]));
+
+    // Another policy that names the same classifier finds it, as long as one of the policies in force names it.
+    let next = format!("{policy}# another digest\n");
+    let room = &mut judged.room;
+    let release = room.authorities.sign(&crate::judged(&room.release(2), &next, &[]));
+    assert_eq!(room.hand(ControlKind::RELEASE, &release).await, ControlAnswer::Accepted(Accepted::New));
+    assert_eq!(room.asked().await, "safeguard-missing");
+    bring(room, &next, Accepted::New).await;
+    assert_eq!(room.asked().await, "served");
+    let last = crate::judged(&room.release(3), POLICY, &[]);
+    room.run(&last).await;
+    bring(room, POLICY, Accepted::New).await;
+    let again = crate::judged(&room.release(4), &policy, &[]);
+    room.run(&again).await;
+    bring(room, &policy, Accepted::New).await;
+    assert_eq!(room.asked().await, "safeguard-missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_of_an_answer_that_a_classifier_refuses_never_leaves() {
+    let policy = classified("on = \"answer\"\nend = 0.000001\nwindow = 256\nstep = 32\n");
+    let mut judged = JudgedRoom::start(&policy, &[]).await;
+    judged.bring_classifier(CLASSIFIER).await;
+    let said = verdict(&policy, SafeguardAction::End, &["classifier.tiny"]);
+    let (status, refusal) =
+        judged.ask(CHAT, &serde_json::from_str(&question(QUESTION, false)).unwrap()).await;
+    assert_eq!((status, &refusal["error"]["code"]), (StatusCode::FORBIDDEN, &json!("safeguard")));
+    assert_eq!(judged.last_receipt().safeguard, said);
+    let text = body(send(judged.proxy, "POST", CHAT, &question(QUESTION, true)).await).await;
+    assert!(said_in(&text).is_empty() && text.contains("cleanroom_stream_end"), "{text}");
+    assert_eq!(judged.last_receipt().safeguard, said);
 }
 
 /// The text of an answer of the chat endpoint, whole or streamed.

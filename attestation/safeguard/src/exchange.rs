@@ -6,7 +6,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::judge::{Findings, Judge, Progress, UNLESS_REACH_CHARACTERS};
 use crate::reading::{Layer, MAX_LAYERS};
-use crate::{Judged, MAX_VERDICT_RULES, Part, Policy, Text, Verdict};
+use crate::tail::Tail;
+use crate::{Action, Judged, MAX_VERDICT_RULES, Part, Policy, RuleId, Text, Verdict};
 
 /// The most bytes of an answer that wait, beyond those that the policy holds back: what may still be excused,
 /// and a character that would be cut.
@@ -23,6 +24,16 @@ pub struct Exchange {
     /// How many bytes of the answer have left.
     left: usize,
     finished: bool,
+    /// For each classifier, the strictest action that a text demanded.
+    classified: Vec<Action>,
+    /// For each classifier of answers, the bytes of the answer since the last window.
+    unread: Vec<usize>,
+    tail: Tail,
+}
+
+/// The longest window of an answer that a classifier of the policy reads, in bytes.
+fn longest_window(policy: &Policy) -> Option<usize> {
+    policy.classifiers().filter_map(|classifier| Some(classifier.window?.bytes)).max()
 }
 
 impl Exchange {
@@ -32,7 +43,11 @@ impl Exchange {
         let compiled = policy.compiled();
         let mut findings = Findings::new(policy.rules().len());
         let layer = Layer::outer(&Judge { compiled, findings: &mut findings, part: Part::Prompt });
+        let classifiers = policy.classifiers().len();
         Self {
+            classified: vec![Action::Allow; classifiers],
+            unread: vec![0; classifiers],
+            tail: Tail::new(longest_window(&policy).unwrap_or_default()),
             policy,
             findings,
             layer,
@@ -51,7 +66,8 @@ impl Exchange {
         let layer = Layer::bytes()
             + Progress::bytes(compiled.slots, compiled.rules.len())
             + compiled.expressions.len() * size_of::<u32>();
-        MAX_LAYERS * layer + policy.hold_back() + MAX_EXCUSABLE_BYTES + compiled.rules.len()
+        let window = longest_window(policy).map_or(0, |bytes| 2 * Tail::most_bytes(bytes));
+        MAX_LAYERS * layer + policy.hold_back() + MAX_EXCUSABLE_BYTES + compiled.rules.len() + window
     }
 
     /// Judges the texts of the request's messages, in order, before the first token. When it is called again,
@@ -65,6 +81,7 @@ impl Exchange {
                 self.read(character, 0);
             }
             self.settle();
+            self.classify_prompt(text);
         }
         self.verdict()
     }
@@ -83,6 +100,7 @@ impl Exchange {
         self.hold(piece);
         for character in piece.chars() {
             self.read(character, character.len_utf8());
+            self.watch(character);
             if self.findings.stopped.is_some() {
                 break;
             }
@@ -96,8 +114,63 @@ impl Exchange {
         self.begin_answer();
         if !core::mem::replace(&mut self.finished, true) && self.findings.stopped.is_none() {
             self.settle();
+            for index in 0..self.unread.len() {
+                self.read_window(index);
+            }
         }
         Judged { leaves: self.leave(), verdict: self.verdict() }
+    }
+
+    /// Has the classifiers of prompts score a text, unless the exchange is stopped anyway.
+    fn classify_prompt(&mut self, text: &str) {
+        for (attached, classified) in self.policy.attached().iter().zip(&mut self.classified) {
+            let is_open = self.findings.stopped.is_none() && *classified < attached.strictest();
+            if attached.summary.part != Part::Answer && is_open && !text.is_empty() {
+                *classified = attached.judge(text).max(*classified);
+                if classified.stops() {
+                    self.findings.stopped = Some(0);
+                }
+            }
+        }
+    }
+
+    /// Counts a character of the answer, and has the classifiers read the windows that it ends.
+    fn watch(&mut self, character: char) {
+        if longest_window(&self.policy).is_none() || self.findings.stopped.is_some() {
+            return;
+        }
+        self.tail.push(character);
+        for index in 0..self.unread.len() {
+            let window = self.policy.attached().get(index).and_then(|attached| attached.summary.window);
+            let (Some(window), Some(unread)) = (window, self.unread.get_mut(index)) else { continue };
+            *unread += character.len_utf8();
+            if *unread >= window.step {
+                self.read_window(index);
+            }
+        }
+    }
+
+    /// Has a classifier read the end of the answer, if there is anything that it has not read.
+    fn read_window(&mut self, index: usize) {
+        if self.findings.stopped.is_some() {
+            return;
+        }
+        let (Some(unread), Some(classified)) = (self.unread.get_mut(index), self.classified.get_mut(index))
+        else {
+            return;
+        };
+        let unread = core::mem::take(unread);
+        let Some(attached) = self.policy.attached().get(index) else { return };
+        let Some(window) = attached.summary.window else { return };
+        if unread == 0 || *classified >= attached.strictest() {
+            return;
+        }
+        *classified = attached.judge(self.tail.last(window.bytes)).max(*classified);
+        if classified.stops() {
+            // What came before was in windows that passed, and leaves as far as the policy lets it.
+            let (bytes, hold_back) = (self.findings.bytes, self.policy.hold_back());
+            self.findings.stopped = Some(bytes.min(bytes.saturating_sub(unread).saturating_add(hold_back)));
+        }
     }
 
     fn begin_answer(&mut self) {
@@ -135,7 +208,10 @@ impl Exchange {
     fn leave(&mut self) -> Text {
         let stopped = self.findings.stopped.is_some();
         let hold_back = if self.finished && !stopped { 0 } else { self.policy.hold_back() };
-        let limit = self.findings.unsuspected().saturating_sub(hold_back);
+        // Nothing leaves before every classifier has read it.
+        let unread = self.unread.iter().copied().max().unwrap_or_default();
+        let read = self.findings.bytes.saturating_sub(unread);
+        let limit = self.findings.unsuspected().saturating_sub(hold_back).min(read);
         let mut cut = limit.saturating_sub(self.left).min(self.held.len());
         while !self.held.is_char_boundary(cut) {
             cut -= 1;
@@ -153,11 +229,15 @@ impl Exchange {
 
     fn verdict(&self) -> Verdict {
         let matched = self.policy.rules().iter().zip(&self.findings.matched);
-        let mut rules: Vec<_> = matched.filter_map(|(rule, matched)| matched.then_some(rule)).collect();
-        rules.sort_by_key(|rule| core::cmp::Reverse(rule.action));
+        let rules = matched.filter_map(|(rule, matched)| matched.then_some((rule.action, &rule.id)));
+        let classifiers = self.policy.classifiers().zip(&self.classified);
+        let classifiers = classifiers.map(|(classifier, action)| (*action, &classifier.id));
+        let mut named: Vec<(Action, &RuleId)> =
+            rules.chain(classifiers.filter(|(action, _)| *action > Action::Allow)).collect();
+        named.sort_by_key(|(action, _)| core::cmp::Reverse(*action));
         Verdict {
-            action: rules.first().map(|rule| rule.action).unwrap_or_default(),
-            rules: rules.iter().take(MAX_VERDICT_RULES).map(|rule| rule.id.clone()).collect(),
+            action: named.first().map(|(action, _)| *action).unwrap_or_default(),
+            rules: named.iter().take(MAX_VERDICT_RULES).map(|(_, id)| (*id).clone()).collect(),
         }
     }
 }

@@ -1,19 +1,25 @@
 //! A policy: rules that were read from one file, and the automata that find them.
 
+mod classifier;
 mod compiled;
 mod error;
 mod file;
 mod term;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use cleanroom_attestation::digest::Sha256Digest;
 
+pub(crate) use self::classifier::Attached;
+pub use self::classifier::{
+    Classifier, ClassifierSummary, MAX_CLASSIFIER_BYTES, MAX_CLASSIFIERS, MAX_WINDOW_BYTES, Window,
+};
 use self::compiled::RuleTerms;
 pub(crate) use self::compiled::{Compiled, Literals, Role, Sight};
 pub use self::compiled::{MAX_EXPRESSION_BYTES, MAX_EXPRESSIONS, MAX_LITERAL_BYTES};
 pub use self::error::PolicyError;
-use self::file::{PolicyFile, RuleFile};
+use self::file::{ClassifierFile, PolicyFile, RuleFile};
 pub use self::term::MAX_TERM_BYTES;
 use self::term::{Needle, Term};
 use crate::{Action, Part, RuleId};
@@ -40,6 +46,7 @@ pub struct Policy {
     hold_back: usize,
     rules: Vec<RuleSummary>,
     compiled: Compiled,
+    classifiers: Vec<Attached>,
 }
 
 /// A rule as reports show it.
@@ -69,7 +76,7 @@ impl Policy {
             return Err(PolicyError::TooLong { maximum: MAX_POLICY_BYTES, actual: bytes.len() });
         }
         let text = core::str::from_utf8(bytes).map_err(|_| PolicyError::Encoding)?;
-        let PolicyFile { version, id, hold_back, lists, rules } = toml::from_str(text)
+        let PolicyFile { version, id, hold_back, lists, rules, classifiers } = toml::from_str(text)
             .map_err(|error| PolicyError::Syntax(error.to_string().trim_end().to_owned()))?;
         if version != 1 {
             return Err(PolicyError::Version(version));
@@ -83,6 +90,7 @@ impl Policy {
         for rule in rules {
             reader.rule(rule)?;
         }
+        let classifiers = reader.classifiers(classifiers)?;
         reader.all_lists_are_used()?;
         let Reader { needles, terms, rules, .. } = reader;
         Ok(Self {
@@ -91,6 +99,7 @@ impl Policy {
             hold_back: usize::try_from(hold_back).unwrap_or(MAX_HOLD_BACK_BYTES),
             rules,
             compiled: Compiled::new(needles, terms)?,
+            classifiers,
         })
     }
 
@@ -119,10 +128,41 @@ impl Policy {
         &self.rules
     }
 
+    /// The classifiers, in the file's order.
+    pub fn classifiers(&self) -> impl ExactSizeIterator<Item = &ClassifierSummary> {
+        self.classifiers.iter().map(|attached| &attached.summary)
+    }
+
+    /// Hands in a classifier. Whether the policy names it.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Classifier`] when its file lacks the label that the policy wants.
+    pub fn attach(&mut self, classifier: &Arc<Classifier>) -> Result<bool, PolicyError> {
+        let mut is_named = false;
+        for attached in &mut self.classifiers {
+            is_named |= attached.attach(classifier)?;
+        }
+        Ok(is_named)
+    }
+
+    /// SHA-256 of each classifier that the policy names and that was not handed in. Until it is, it counts as one
+    /// that gives every text the highest score.
+    pub fn missing(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.classifiers
+            .iter()
+            .filter(|attached| attached.is_missing())
+            .map(|attached| attached.summary.sha256)
+    }
+
     /// The bytes of memory of the compiled policy, which all exchanges share.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.compiled.memory_bytes()
+    }
+
+    pub(crate) fn attached(&self) -> &[Attached] {
+        &self.classifiers
     }
 
     pub(crate) const fn compiled(&self) -> &Compiled {
@@ -233,6 +273,22 @@ impl<'a> Reader<'a> {
         });
         self.rules.push(RuleSummary { id, about, part, action, terms: self.count - before });
         Ok(())
+    }
+
+    fn classifiers(&mut self, written: Vec<ClassifierFile>) -> Result<Vec<Attached>, PolicyError> {
+        let actual = written.len();
+        if actual > MAX_CLASSIFIERS {
+            return Err(PolicyError::TooMany { what: "classifiers", maximum: MAX_CLASSIFIERS, actual });
+        }
+        let mut read = Vec::with_capacity(actual);
+        for classifier in written {
+            let attached = Attached::read(classifier)?;
+            if !self.names.insert(attached.summary.id.clone()) {
+                return Err(PolicyError::Twice(attached.summary.id.to_string()));
+            }
+            read.push(attached);
+        }
+        Ok(read)
     }
 
     fn term(&mut self, rule: &RuleId, written: &str, role: Role) -> Result<(), PolicyError> {

@@ -1,4 +1,5 @@
 mod baseline;
+mod classifiers;
 mod cutting;
 mod policies;
 mod rules;

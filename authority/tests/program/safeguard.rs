@@ -136,3 +136,43 @@ fn the_projects_own_policy_keeps_its_promises() {
     let line = format!("safeguard test {0}/baseline.toml {0}/baseline.jsonl", safeguards.display());
     assert_eq!(folder.json(&line)["unexpected"], 0);
 }
+
+/// A tiny classifier of random weights.
+const CLASSIFIER: &[u8] = include_bytes!("../../../enclave/engine/tests/data/classifier.gguf");
+
+#[test]
+fn a_policy_with_a_classifier_is_tried_with_its_file_and_not_without() {
+    let folder = folder();
+    let digest = cleanroom_attestation::digest::Sha256Digest::of(&[CLASSIFIER]);
+    let policy = format!(
+        "version = 1\nid = \"example\"\nhold_back = 64\nrules = []\n\n[[classifiers]]\nid = \"classifier.injection\"\n\
+         sha256 = \"{digest}\"\nlabel = \"injection\"\non = \"exchange\"\nflag = 0.000001\nrefuse = 1\nwindow = 256\n\
+         step = 64\n"
+    );
+    folder.write("classified.toml", policy.as_bytes());
+    folder.write("tiny.gguf", CLASSIFIER);
+    folder.write("other.gguf", &CLASSIFIER[1..]);
+    folder.write("question.txt", b"What is the load?");
+
+    let checked = folder.json("safeguard check classified.toml");
+    assert_eq!(checked["classifiers"][0]["sha256"], digest.to_string());
+    assert_eq!(checked["classifiers"][0]["from"]["refuse"], 1.0);
+    let text = folder.ok("safeguard check classified.toml");
+    assert!(text.contains(&digest.to_string()) && text.contains("windows of 256 bytes"), "{text}");
+
+    const TEST: &str = "safeguard test classified.toml question.txt";
+    assert_eq!(folder.refused(TEST), "classifier-missing");
+    assert_eq!(folder.refused(&format!("{TEST} --classifier other.gguf")), "classifier-unreadable");
+    assert_eq!(
+        folder.refused("safeguard test policy.toml question.txt --classifier tiny.gguf"),
+        "classifier-not-named"
+    );
+    for on in ["prompt", "answer"] {
+        let tried = folder.json(&format!("{TEST} --classifier tiny.gguf --on {on}"));
+        assert_eq!(tried["exchanges"][0]["action"], "flag", "{on}");
+        assert_eq!(tried["exchanges"][0]["rules"][0], "classifier.injection", "{on}");
+    }
+    folder.write("mislabelled.toml", policy.replace("label = \"injection\"", "label = \"other\"").as_bytes());
+    let refused = folder.refused("safeguard test mislabelled.toml question.txt --classifier tiny.gguf");
+    assert_eq!(refused, "policy-classifier");
+}

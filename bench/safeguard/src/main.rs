@@ -1,11 +1,14 @@
-//! The baseline policy on labelled prompts of others, and the cost of judging. `scripts/bench safeguard` runs
+//! The baseline policy and a classifier on labelled prompts of others, and the cost of judging. `scripts/bench safeguard` runs
 //! it.
 //!
 //! The prompts come as JSON Lines with `set`, `family`, `attack` and `text`.
 
+mod classifier;
 mod disguise;
+mod path;
 
 use std::collections::BTreeMap;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,11 +32,19 @@ struct Verdict {
     rules: Vec<RuleId>,
 }
 
-fn main() {
-    let mut arguments = std::env::args().skip(1);
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if_eq("--path").is_some() {
+        let given: Vec<String> = arguments.collect();
+        let [policy, classifier, model] = given.as_slice() else {
+            eprintln!("usage: bench-safeguard --path POLICY CLASSIFIER.gguf MODEL.gguf");
+            return ExitCode::from(2);
+        };
+        return if path::report(policy, classifier, model) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let (Some(policy), Some(prompts)) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: bench-safeguard POLICY PROMPTS.jsonl");
-        std::process::exit(2);
+        eprintln!("usage: bench-safeguard POLICY PROMPTS.jsonl [CLASSIFIER.gguf]");
+        return ExitCode::from(2);
     };
     let bytes = std::fs::read(&policy).expect("the policy is read");
     let begun = Instant::now();
@@ -47,9 +58,17 @@ fn main() {
         Exchange::most_bytes(&policy) / 1024,
     );
     let prompts = read(&prompts);
-    detection(&policy, &prompts);
-    disguises(&policy, &prompts);
-    cost(&policy, &prompts);
+    // Prompts that fix the thresholds of a classifier are not counted.
+    let (calibration, counted): (Vec<_>, Vec<_>) =
+        prompts.into_iter().partition(|prompt| prompt.set == "calibration");
+    detection(&policy, &counted);
+    disguises(&policy, &counted);
+    cost(&policy, &counted);
+    if let Some(file) = arguments.next() {
+        let all: Vec<_> = calibration.into_iter().chain(counted).collect();
+        classifier::report(&policy, &all, &file);
+    }
+    ExitCode::SUCCESS
 }
 
 fn read(path: &str) -> Vec<Prompt> {

@@ -151,7 +151,26 @@ pub trait Loader: Send + 'static {
         settings: Settings,
         clock: WallClock,
     ) -> Result<Arc<dyn Backend>, LoadError>;
+
+    /// Reads a text classifier from the bytes of its file, which is hostile until proven otherwise.
+    ///
+    /// # Errors
+    /// Why not, in words that do not repeat the file.
+    fn classifier(file: &[u8]) -> Result<TextClassifier, LoadError>
+    where
+        Self: Sized;
 }
+
+/// What tells texts apart.
+pub struct TextClassifier {
+    /// What it knows.
+    pub labels: Vec<String>,
+    /// The score of a text, from 0 to 1, for one of the labels by its place.
+    pub score: Score,
+}
+
+/// Scores a text, from 0 to 1, for a label by its place.
+pub type Score = Box<dyn Fn(&str, usize) -> f32 + Send + Sync>;
 
 /// Why a model cannot be served, in the backend's own words.
 pub type LoadError = Box<dyn Error + Send + Sync>;

@@ -18,9 +18,10 @@ use crate::{
     scratch::{Scratch, StepBuffer},
 };
 
+pub(crate) use self::rotations::rotate;
 use self::{
     choices::choices,
-    rotations::{Rotations, rotate},
+    rotations::Rotations,
     runs::{Run, runs},
 };
 

@@ -19,6 +19,7 @@ use std::sync::OnceLock;
 
 mod cache;
 mod chat;
+mod classifier;
 mod clock;
 mod constraint;
 mod embedding;
@@ -47,6 +48,7 @@ mod template;
 mod tokenizer;
 
 pub use chat::{Chat, ChatCall, ChatMessage, ChatTool};
+pub use classifier::{Classifier, Scores};
 pub use clock::{Clock, Hand, Moment};
 pub use constraint::{CallableTool, CallsWanted, Constraint, Matcher, RandomAnswer, SchemaError};
 pub use embedding::Embedding;

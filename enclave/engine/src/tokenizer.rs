@@ -42,7 +42,7 @@ pub enum TokenizerError {
     )]
     Model { found: String },
     #[error(
-        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\", \"default\", \"llama-bpe\", \"falcon3\", \"dbrx\", \"qwen2\", \"tekken\" and \"gpt-4o\""
+        "tokenizer.ggml.pre {found:?} is not supported; supported are \"gpt-2\", \"smollm\", \"default\", \"llama-bpe\", \"falcon3\", \"nanochat\", \"dbrx\", \"qwen2\", \"tekken\" and \"gpt-4o\""
     )]
     Split { found: String },
     #[error("{tokens} tokens, but {types} token types")]

@@ -264,12 +264,11 @@ impl Guard {
         safeguards.flat_map(|safeguards| safeguards.limits.iter().cloned()).collect()
     }
 
-    /// Takes a policy that a release names for this model. Whoever calls this has it, and keeps it as long as it is named.
+    /// Takes the policy with this digest if a release names it for this model. Whoever calls this has it, and keeps it as long as it is named.
     ///
     /// # Errors
     /// [`ReleaseError::PolicyNotNamed`], and nothing has changed.
-    pub fn accept_policy(&self, policy: &[u8]) -> Result<Accepted, ReleaseError> {
-        let digest = Sha256Digest::of(&[policy]);
+    pub fn accept_policy(&self, digest: Sha256Digest) -> Result<Accepted, ReleaseError> {
         if !self.policies().contains(&digest) {
             return Err(ReleaseError::PolicyNotNamed(digest));
         }
@@ -471,7 +470,9 @@ impl Guard {
                 AuthorityDocument::Denial => self.accept_denial(envelope),
                 AuthorityDocument::Lease => self.accept_lease(envelope, *at),
             },
-            Change::Policy(policy) => self.accept_policy(policy),
+            Change::Policy(policy) => self.accept_policy(Sha256Digest::of(&[policy])),
+            // It is the policy that counts, once it is complete.
+            Change::Classifier(_) => Ok(Accepted::New),
             Change::Sealing { until } => {
                 self.seal_until(*until);
                 Ok(Accepted::New)

@@ -191,6 +191,7 @@ impl Control {
             (ControlKind::Ask, Some(guard)) => self.begin_lease(guard).await?,
             (ControlKind::Document(kind), Some(guard)) => self.document(guard, kind, body).await?,
             (ControlKind::SafeguardPolicy, Some(guard)) => self.policy(guard, body).await?,
+            (ControlKind::SafeguardClassifier, Some(guard)) => self.classifier(guard, body).await?,
             (ControlKind::Witnessed, Some(guard)) => self.witnessed(guard, &body).await?,
             (
                 ControlKind::Days
@@ -280,6 +281,17 @@ impl Control {
                 Ok(ControlAnswer::Accepted(accepted))
             }
         }
+    }
+
+    /// Passes on the file of a classifier. The policy that names it is the worker's to read, and so is the file.
+    async fn classifier(&self, guard: &Guard, file: Vec<u8>) -> Result<ControlAnswer, WorkerEnd> {
+        let _turn = self.turn.lock().await;
+        if guard.policies().is_empty() {
+            let refused = ReleaseError::PolicyNotNamed(Sha256Digest::of(&[&file]));
+            return Ok(ControlAnswer::Refused(refused.code().to_owned()));
+        }
+        self.link.change(Change::Classifier(file)).await?;
+        Ok(ControlAnswer::Accepted(Accepted::New))
     }
 
     /// Takes a checkpoint of this boot's log that witnesses have cosigned. What it does not count of the log is younger than the

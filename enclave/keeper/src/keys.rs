@@ -133,7 +133,7 @@ impl Asking {
             }
             ControlKind::KmsShare => self.take_from_kms(&body),
             // Whoever could judge is not there yet. The host hands it in again with the release.
-            ControlKind::SafeguardPolicy | ControlKind::Probe => {
+            ControlKind::SafeguardPolicy | ControlKind::SafeguardClassifier | ControlKind::Probe => {
                 goes(ControlAnswer::Refused("no-model-yet".to_owned()))
             }
             // What is kept is kept of answers, and there are none yet.

@@ -7,16 +7,17 @@ mod conversation;
 mod sink;
 
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use cleanroom_backend::{
     Abilities, Backend, Form, Handle, Input, LoadError, Loader, Output, Owner, Pending, PrepareError,
-    Prepared, Settings, Sink, StartError, Task, WallClock,
+    Prepared, Settings, Sink, StartError, Task, TextClassifier, WallClock,
 };
 use cleanroom_engine::{
-    AnswerReader, Clock, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt, PromptError,
-    Sampling, SamplingError, Speech, SubmitError,
+    AnswerReader, Classifier, Clock, Constraint, Engine, EngineConfig, Job, Model, ModelError, Prompt,
+    PromptError, Sampling, SamplingError, Speech, SubmitError,
 };
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -77,6 +78,17 @@ impl Loader for NativeLoader {
         let engine = Engine::start_with_clock(Arc::new(model), config, ageing);
         Ok(Native::shared(engine.map_err(NotLoaded::Engine)?))
     }
+
+    fn classifier(file: &[u8]) -> Result<TextClassifier, LoadError> {
+        let classifier = Classifier::from_gguf(file).map_err(NotLoaded::Classifier)?;
+        let labels = classifier.labels().to_vec();
+        let score = move |text: &str, label: usize| {
+            // The caller's thread is the only one, and no other can be refused.
+            let scores = classifier.scores(text, NonZeroUsize::MIN).ok();
+            scores.and_then(|scores| scores.as_slice().get(label).copied()).unwrap_or(1.0)
+        };
+        Ok(TextClassifier { labels, score: Box::new(score) })
+    }
 }
 
 /// Why there is no engine for a model.
@@ -84,6 +96,8 @@ impl Loader for NativeLoader {
 enum NotLoaded {
     #[error("the model file cannot be used: {0}")]
     Model(#[source] ModelError),
+    #[error("the classifier's file cannot be used: {0}")]
+    Classifier(#[source] ModelError),
     #[error("the engine cannot be started: {0}")]
     Engine(#[source] cleanroom_engine::StartError),
 }

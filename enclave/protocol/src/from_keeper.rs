@@ -5,7 +5,7 @@ use cleanroom_attestation::channel::{Fields, FrameKind, MAX_DOCUMENT_BYTES, Refu
 use cleanroom_attestation::digest::{Sha256Digest, Sha384Digest};
 use cleanroom_attestation::receipt::MAX_DELIVERED_BYTES;
 use cleanroom_attestation::release::{AuthorityDocument, BootMillis, Id, Nonce, TEXT_LIMIT, UnixMillis};
-use cleanroom_attestation::safeguard::SAFEGUARD_POLICY_LIMIT;
+use cleanroom_attestation::safeguard::{SAFEGUARD_CLASSIFIER_LIMIT, SAFEGUARD_POLICY_LIMIT};
 use zeroize::Zeroizing;
 
 use crate::frame::{Kind, ProtocolError, frame};
@@ -43,6 +43,8 @@ pub enum KeeperKind {
     Receipt,
     /// [`FromKeeper::Change`] with a safeguard policy
     Policy,
+    /// [`FromKeeper::Change`] with the file of a classifier
+    Classifier,
     /// [`FromKeeper::Change`] with a partner that is held
     Hold,
     /// [`FromKeeper::Change`] with the time until which records can be sealed
@@ -67,6 +69,7 @@ impl Kind for KeeperKind {
         Self::Refused,
         Self::Receipt,
         Self::Policy,
+        Self::Classifier,
         Self::Hold,
         Self::Probe,
         Self::Sealing,
@@ -89,6 +92,7 @@ impl Kind for KeeperKind {
             Self::Probe => 0x8c,
             Self::Sealing => 0x8d,
             Self::Witnessed => 0x8e,
+            Self::Classifier => 0x8f,
             Self::Document(AuthorityDocument::Root) => 0x93,
             Self::Document(AuthorityDocument::Release) => 0x94,
             Self::Document(AuthorityDocument::Denial) => 0x95,
@@ -115,6 +119,7 @@ impl Kind for KeeperKind {
             Self::Refused => 4 + 1,
             Self::Receipt => 4 + MAX_DELIVERED_BYTES,
             Self::Policy => 4 + SAFEGUARD_POLICY_LIMIT,
+            Self::Classifier => 4 + SAFEGUARD_CLASSIFIER_LIMIT,
             Self::Hold => 4 + TEXT_LIMIT + DIGEST,
             Self::Sealing => 4 + 8,
             Self::Witnessed => DIGEST + 4 + 8,
@@ -185,6 +190,8 @@ pub enum Change {
     },
     /// A safeguard policy that a release names: the bytes of its file.
     Policy(Vec<u8>),
+    /// The file of a classifier. Whether a policy names it is the worker's to see.
+    Classifier(Vec<u8>),
     /// A partner reached a limit of the safeguards.
     Hold {
         /// Its name in the release.
@@ -253,6 +260,7 @@ impl FromKeeper {
             Self::Change(Change::Begin { .. }) => KeeperKind::Begin,
             Self::Change(Change::Document { kind, .. }) => KeeperKind::Document(*kind),
             Self::Change(Change::Policy(_)) => KeeperKind::Policy,
+            Self::Change(Change::Classifier(_)) => KeeperKind::Classifier,
             Self::Change(Change::Hold { .. }) => KeeperKind::Hold,
             Self::Change(Change::Sealing { .. }) => KeeperKind::Sealing,
             Self::Change(Change::Witnessed { .. }) => KeeperKind::Witnessed,
@@ -284,7 +292,7 @@ impl FromKeeper {
             Self::Change(Change::Document { kind: _, at, envelope }) => {
                 length_prefixed(&[&at.0.to_be_bytes(), envelope])
             }
-            Self::Change(Change::Policy(policy)) => length_prefixed(&[policy]),
+            Self::Change(Change::Policy(file) | Change::Classifier(file)) => length_prefixed(&[file]),
             Self::Change(Change::Hold { partner, release }) => {
                 length_prefixed(&[partner.as_str().as_bytes(), release.as_bytes()])
             }
@@ -358,6 +366,9 @@ impl FromKeeper {
             KeeperKind::Refused => Self::Refused(RefusalCode::decode(fields.next(1)?).ok()?),
             KeeperKind::Receipt => Self::Receipt(fields.next(MAX_DELIVERED_BYTES)?.to_vec()),
             KeeperKind::Policy => Self::Change(Change::Policy(fields.next(SAFEGUARD_POLICY_LIMIT)?.to_vec())),
+            KeeperKind::Classifier => {
+                Self::Change(Change::Classifier(fields.next(SAFEGUARD_CLASSIFIER_LIMIT)?.to_vec()))
+            }
             KeeperKind::Sealing => Self::Change(Change::Sealing { until: BootMillis(number(fields)?) }),
             KeeperKind::Witnessed => Self::Change(Change::Witnessed {
                 rule: fields.next(Sha256Digest::LENGTH)?.try_into().ok()?,

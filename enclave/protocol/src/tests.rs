@@ -92,6 +92,7 @@ fn answers() -> Vec<FromKeeper> {
         FromKeeper::Refused(RefusalCode::NotServed(Refusal::LeaseLapsed)),
         FromKeeper::Receipt(b"{}".to_vec()),
         FromKeeper::Change(Change::Policy(b"version = 1".to_vec())),
+        FromKeeper::Change(Change::Classifier(b"GGUF".to_vec())),
         FromKeeper::Change(Change::Hold { partner: "p".parse().unwrap(), release: digest }),
         FromKeeper::Change(Change::Sealing { until: BootMillis(9) }),
         FromKeeper::Change(Change::Witnessed { rule: digest, until: BootMillis(9) }),

@@ -27,7 +27,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleanroom_backend::{Backend, EngineFacts, LoadError, Loader, Settings, WallClock};
+use cleanroom_backend::{Backend, EngineFacts, LoadError, Loader, Settings, TextClassifier, WallClock};
 use cleanroom_config::Engine;
 use cleanroom_console::{Code, Line};
 use cleanroom_native::NativeLoader;
@@ -122,6 +122,10 @@ impl Loader for AnyLoader {
             // Keeper and worker have read one configuration, so this is a program that starts no rooms.
             (Self::Native, Some(_)) | (Self::Room(_), None) => Err(NotLoaded::NoRoom.into()),
         }
+    }
+
+    fn classifier(file: &[u8]) -> Result<TextClassifier, LoadError> {
+        NativeLoader::classifier(file)
     }
 }
 

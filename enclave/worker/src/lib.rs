@@ -153,11 +153,11 @@ async fn start(
 }
 
 /// Loads the model, whose bytes come next on the connection to the keeper, and gives the connection back.
-async fn prepare(
+async fn prepare<L: Loader>(
     keeper: UnixStream,
     started: Started,
     clock: Clock,
-    loader: impl Loader,
+    loader: L,
 ) -> Result<(UnixStream, Result<Prepared, WorkerError>), WorkerError> {
     let Started { identity, start, config, guard } = started;
     let (length, settings) = (start.model_bytes, settings(&config, clock.clone()));
@@ -168,6 +168,7 @@ async fn prepare(
         Line::ModelLoaded { model: &config.model, digest: &start.model_digest }.say();
         let service = Service::new(backend, config.model.clone(), start.model_digest, &config.limits)
             .shaped(config.traffic)
+            .classified_by(L::classifier)
             .behind(config.engine.as_ref().map(|engine| engine.identity.clone()));
         Prepared { identity, start, config, service, guard, clock }
     });
@@ -284,10 +285,19 @@ async fn obey(
             Order::Change(id, change) => {
                 let Some(guard) = guard else { break };
                 // What the keeper's guard accepted, or was changed by while it refused it, does the same here. The keeper reads no
-                // rules, so a policy that cannot judge is as missing as one that has not come.
-                let is_read = !matches!(&change, Change::Policy(policy) if !service.read_policy(policy));
-                if is_read {
-                    let _ = guard.apply(&change);
+                // rules, so a policy that cannot judge is as missing as one that has not come. One that waits for a classifier
+                // comes with it.
+                match change {
+                    Change::Classifier(file) => {
+                        let reader = Arc::clone(service);
+                        let complete =
+                            tokio::task::spawn_blocking(move || reader.read_classifier(&file)).await;
+                        for policy in complete.unwrap_or_default() {
+                            let _ = guard.accept_policy(policy);
+                        }
+                    }
+                    Change::Policy(policy) if !service.read_policy(&policy) => {}
+                    change => _ = guard.apply(&change),
                 }
                 service.release_changed().await;
                 if keeper.say(id, &FromWorker::Done).await.is_err() {

@@ -8,13 +8,13 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, DENIALS_LIMIT, Denial, Envelope, Payload as _, PayloadType, Release, Root,
 };
-use cleanroom_attestation::safeguard::SAFEGUARD_POLICY_LIMIT;
+use cleanroom_attestation::safeguard::{SAFEGUARD_CLASSIFIER_LIMIT, SAFEGUARD_POLICY_LIMIT};
 use cleanroom_link::control::{ControlAnswer, ControlKind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
@@ -41,6 +41,7 @@ pub(super) struct Found {
     pub(super) denials: Vec<Vec<u8>>,
     pub(super) releases: Vec<Vec<u8>>,
     pub(super) safeguards: Vec<Vec<u8>>,
+    pub(super) classifiers: Vec<PathBuf>,
     /// What is wrong with the rest.
     pub(super) fault: Option<Fault>,
 }
@@ -78,11 +79,13 @@ pub(super) struct Files {
     pub(super) denials: Option<PathBuf>,
     /// Safeguard policies.
     pub(super) safeguards: Vec<PathBuf>,
+    /// Their text classifiers.
+    pub(super) classifiers: Vec<PathBuf>,
 }
 
 impl Files {
     async fn look(&self) -> Found {
-        let mut found = Found::default();
+        let mut found = Found { classifiers: self.classifiers.clone(), ..Found::default() };
         if let Some(folder) = self.denials.clone() {
             found.denials =
                 tokio::task::spawn_blocking(move || read_folder(&folder)).await.unwrap_or_default();
@@ -97,7 +100,7 @@ impl Files {
             }
         }
         for file in &self.safeguards {
-            match read_policy(file).await {
+            match read_limited(file, SAFEGUARD_POLICY_LIMIT).await {
                 Ok(policy) => found.safeguards.push(policy),
                 Err(reason) => {
                     let reason = format!("the safeguard policy `{}` {reason}", file.display());
@@ -109,12 +112,12 @@ impl Files {
     }
 }
 
-/// A policy file, or what is wrong with it.
-async fn read_policy(file: &Path) -> Result<Vec<u8>, String> {
+/// A file of at most `limit` bytes, or what is wrong with it.
+async fn read_limited(file: &Path, limit: usize) -> Result<Vec<u8>, String> {
     let unreadable = |error: io::Error| format!("cannot be read: {error}");
     let bytes = tokio::fs::metadata(file).await.map_err(unreadable)?.len();
-    if bytes > SAFEGUARD_POLICY_LIMIT as u64 {
-        return Err(format!("has {bytes} bytes; expected at most {SAFEGUARD_POLICY_LIMIT}"));
+    if bytes > limit as u64 {
+        return Err(format!("has {bytes} bytes; expected at most {limit}"));
     }
     tokio::fs::read(file).await.map_err(unreadable)
 }
@@ -216,28 +219,63 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Delivery<S> {
                 }
             }
         }
+        let (mut fault, mut is_new) = (found.fault, false);
         for policy in found.safeguards {
-            self.hand_in_policy(&policy).await?;
+            is_new |= self.hand_in_policy(&policy).await?;
         }
-        Ok(found.fault)
+        for file in found.classifiers {
+            // Which one a new policy names is the enclave's to read, so it gets all of them again.
+            if let Err(reason) = self.hand_in_classifier(&file, is_new).await? {
+                fault = Some(Fault::Silence(format!("the classifier `{}` {reason}", file.display())));
+            }
+        }
+        Ok(fault)
     }
 
-    /// Hands a safeguard policy in, unless it was handed in before under this release.
-    async fn hand_in_policy(&self, policy: &[u8]) -> io::Result<()> {
+    /// Hands a safeguard policy in, unless it was handed in before under this release. Whether the enclave has it now and
+    /// had not before.
+    async fn hand_in_policy(&self, policy: &[u8]) -> io::Result<bool> {
         let digest = Sha256Digest::of(&[policy]);
         if !self.remember(digest) {
-            return Ok(());
+            return Ok(false);
         }
         match self.control.ask(ControlKind::SafeguardPolicy, policy).await? {
             ControlAnswer::Accepted(Accepted::New) => {
                 tracing::info!(sha256 = %digest, "safeguard policy handed in");
+                return Ok(true);
             }
             ControlAnswer::Refused(code) => {
                 tracing::debug!(sha256 = %digest, code, "the enclave refused a safeguard policy");
             }
             _ => {}
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Hands the file of a classifier in, unless it was handed in before under this release and `again` is false. The inner
+    /// error says what is wrong with the file.
+    async fn hand_in_classifier(&self, file: &Path, again: bool) -> io::Result<Result<(), String>> {
+        let state = match tokio::fs::metadata(file).await {
+            Ok(state) => state,
+            Err(error) => return Ok(Err(format!("cannot be read: {error}"))),
+        };
+        let changed =
+            state.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let known = format!("{}\0{}\0{}", file.display(), state.len(), changed.as_nanos());
+        if !self.remember(Sha256Digest::of(&[known.as_bytes()])) && !again {
+            return Ok(Ok(()));
+        }
+        let bytes = match read_limited(file, SAFEGUARD_CLASSIFIER_LIMIT).await {
+            Ok(bytes) => bytes,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        match self.control.ask(ControlKind::SafeguardClassifier, &bytes).await? {
+            ControlAnswer::Refused(code) => {
+                tracing::debug!(file = %file.display(), code, "the enclave refused a classifier");
+            }
+            _ => tracing::info!(file = %file.display(), "classifier handed in"),
+        }
+        Ok(Ok(()))
     }
 
     /// Hands a document in, unless it was handed in before.

@@ -137,6 +137,7 @@ fn settings(authorities: Vec<Authority>) -> Settings {
         authorities,
         release: None,
         safeguards: Vec::new(),
+        classifiers: Vec::new(),
         denials: None,
         brokers: Vec::new(),
         kms: Vec::new(),
@@ -244,10 +245,46 @@ async fn a_denial_is_handed_in_once_and_from_every_source() {
             release: None,
             denials: Some(folder.path().to_owned()),
             safeguards: Vec::new(),
+            classifiers: Vec::new(),
         });
         assert_eq!(delivery.look(&files).await.unwrap(), None);
     }
     assert_eq!(of_kind(&asked, ControlKind::DENIAL), [denial(2), denial(3), denial(1)]);
+}
+
+#[tokio::test]
+async fn a_classifier_is_handed_in_after_its_policy_and_again_with_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let [policy, classifier] = ["policy.toml", "classifier.gguf"].map(|name| folder.path().join(name));
+    std::fs::write(&policy, "a policy").unwrap();
+    let (stream, asked) = enclave(|kind, _| match kind {
+        ControlKind::State => state(60_000),
+        _ => ControlAnswer::Accepted(Accepted::New),
+    });
+    let delivery = Delivery::new(Arc::new(Control::new(stream)), None);
+    let files = Source::Files(Files {
+        release: None,
+        denials: None,
+        safeguards: vec![policy.clone()],
+        classifiers: vec![classifier.clone()],
+    });
+    let fault = delivery.look(&files).await.unwrap();
+    assert!(matches!(fault, Some(Fault::Silence(reason)) if reason.contains("classifier.gguf")));
+    std::fs::write(&classifier, "a classifier").unwrap();
+    for _ in 0..2 {
+        assert_eq!(delivery.look(&files).await.unwrap(), None);
+    }
+    // Which classifier another policy names is not the host's to know.
+    std::fs::write(&policy, "another policy").unwrap();
+    for _ in 0..2 {
+        assert_eq!(delivery.look(&files).await.unwrap(), None);
+    }
+    let kinds: Vec<_> = asked.lock().unwrap().iter().map(|(kind, _)| *kind).collect();
+    let brought: Vec<_> = kinds.into_iter().filter(|kind| *kind != ControlKind::State).collect();
+    const POLICY: ControlKind = ControlKind::SafeguardPolicy;
+    const CLASSIFIER: ControlKind = ControlKind::SafeguardClassifier;
+    assert_eq!(brought, [POLICY, CLASSIFIER, POLICY, CLASSIFIER]);
+    assert_eq!(of_kind(&asked, CLASSIFIER), [b"a classifier", b"a classifier"]);
 }
 
 /// A lease service that answers with 200,000 short strings once kept the agent busy past the end of the

@@ -97,6 +97,11 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "FILE", requires = "authority")]
     safeguards: Vec<PathBuf>,
 
+    /// The file of a text classifier that a safeguard policy names; may be repeated. The enclave takes it only
+    /// if its digest is the policy's, and serves nobody without it.
+    #[arg(long, value_name = "FILE", requires = "safeguards")]
+    classifier: Vec<PathBuf>,
+
     /// A broker, NAME=http://HOST:PORT, where NAME is the broker's name in the release; may be repeated. The
     /// broker holds a share of the key of the sealed weights. The host carries the share to the enclave and
     /// cannot read it.
@@ -252,6 +257,7 @@ impl RunArguments {
             release: self.release.clone(),
             denials: self.denials.clone(),
             safeguards: self.safeguards.clone(),
+            classifiers: self.classifier.clone(),
             brokers: self.broker.clone(),
             kms,
             records,

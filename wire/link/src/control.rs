@@ -14,7 +14,7 @@ use cleanroom_attestation::record::{MAX_HEAD_BYTES, MAX_RECORD_BYTES};
 use cleanroom_attestation::release::{
     Accepted, AuthorityDocument, Id, LeaseRequest, PayloadType, TEXT_LIMIT,
 };
-use cleanroom_attestation::safeguard::SAFEGUARD_POLICY_LIMIT;
+use cleanroom_attestation::safeguard::{SAFEGUARD_CLASSIFIER_LIMIT, SAFEGUARD_POLICY_LIMIT};
 use serde::{Deserialize, Serialize};
 
 use crate::load::Load;
@@ -62,6 +62,9 @@ pub enum ControlKind {
     Log,
     /// Hands in a safeguard policy, byte for byte as its file. Answer: [`ControlAnswer::Accepted`] if a release names its digest.
     SafeguardPolicy,
+    /// Hands in the file of a text classifier, after the policy that names its digest. Answer: [`ControlAnswer::Accepted`] if a
+    /// release names any policy. Only the worker reads policies, so this does not say whether one names the classifier.
+    SafeguardClassifier,
     /// Asks whether the enclave works: its security module, its worker and the engine. Answer: [`ControlAnswer::Alive`], or a
     /// refusal that says what does not. At most one a second is looked into; others get the same answer.
     Probe,
@@ -108,7 +111,7 @@ impl ControlKind {
     pub const LEASE: Self = Self::Document(AuthorityDocument::Lease);
 
     /// Every kind there is.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::State,
         Self::Ask,
         Self::ROOT,
@@ -121,6 +124,7 @@ impl ControlKind {
         Self::Log,
         Self::Drain,
         Self::SafeguardPolicy,
+        Self::SafeguardClassifier,
         Self::Probe,
         Self::Days,
         Self::DayAsk,
@@ -163,6 +167,7 @@ impl ControlKind {
             Self::Witnessed => 22,
             Self::KmsAsk => 23,
             Self::KmsShare => 24,
+            Self::SafeguardClassifier => 25,
         }
     }
 
@@ -181,6 +186,7 @@ impl ControlKind {
             Self::Document(document) => document.envelope_limit(),
             Self::Log => 8,
             Self::SafeguardPolicy => SAFEGUARD_POLICY_LIMIT,
+            Self::SafeguardClassifier => SAFEGUARD_CLASSIFIER_LIMIT,
             Self::Witnessed => MAX_CHECKPOINT_BYTES,
         }
     }

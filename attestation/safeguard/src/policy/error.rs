@@ -52,14 +52,22 @@ pub enum PolicyError {
         "{0:?} is no name: expected 1 to {MAX_RULE_ID_BYTES} of a-z, 0-9, '-' and '.', with a letter or digit at both ends"
     )]
     Name(String),
-    /// Two rules have one name.
-    #[error("two rules are called {0}")]
+    /// Two rules or classifiers have one name.
+    #[error("two rules or classifiers are called {0}")]
     Twice(String),
     /// A rule contradicts itself or can never match.
     #[error("rule {rule}: {problem}")]
     Rule {
         /// The rule.
         rule: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A classifier's entry contradicts itself, or does not fit the classifier's file.
+    #[error("classifier {classifier}: {problem}")]
+    Classifier {
+        /// The classifier's name in the policy.
+        classifier: String,
         /// What is wrong, and what to do.
         problem: String,
     },
@@ -98,6 +106,7 @@ impl PolicyError {
             Self::Name(_) => "policy-name",
             Self::Twice(_) => "policy-twice",
             Self::Rule { .. } => "policy-rule",
+            Self::Classifier { .. } => "policy-classifier",
             Self::List { .. } => "policy-list",
             Self::Expression { .. } => "policy-expression",
             Self::Compile(_) => "policy-compile",

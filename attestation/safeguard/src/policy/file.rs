@@ -15,6 +15,24 @@ pub(super) struct PolicyFile {
     #[serde(default)]
     pub(super) lists: BTreeMap<String, Vec<String>>,
     pub(super) rules: Vec<RuleFile>,
+    #[serde(default)]
+    pub(super) classifiers: Vec<ClassifierFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClassifierFile {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) about: String,
+    pub(super) sha256: String,
+    pub(super) label: String,
+    pub(super) on: Part,
+    pub(super) flag: Option<f64>,
+    pub(super) refuse: Option<f64>,
+    pub(super) end: Option<f64>,
+    pub(super) window: Option<u64>,
+    pub(super) step: Option<u64>,
 }
 
 #[derive(Deserialize)]

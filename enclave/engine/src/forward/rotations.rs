@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// Turns the pairs of a head by the angles of the position. What is beyond the rotated width stays.
-pub(super) fn rotate(pairs: Pairs, head: &mut [f32], rotations: &[[f32; 2]]) {
+pub(crate) fn rotate(pairs: Pairs, head: &mut [f32], rotations: &[[f32; 2]]) {
     let turn = |x: &mut f32, y: &mut f32, [cosine, sine]: &[f32; 2]| {
         (*x, *y) = (*x * cosine - *y * sine, *x * sine + *y * cosine);
     };

@@ -19,6 +19,8 @@ pub(super) enum Split {
     Llama3,
     /// As [`Split::Llama3`], but words are put together like any other.
     Dbrx,
+    /// As [`Split::Llama3`], with `\p{N}{1,2}`.
+    Nanochat,
     /// As [`Split::Llama3`], with every `\p{N}` alone.
     Qwen2,
     /// `[^\r\n\p{L}\p{N}]?U*L+|[^\r\n\p{L}\p{N}]?U+L*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|
@@ -41,6 +43,7 @@ impl Split {
             // Phi 4.
             "dbrx" => Ok(Split::Dbrx),
             "gpt-4o" => Ok(Split::Gpt4o),
+            "nanochat" => Ok(Split::Nanochat),
             "qwen2" | "deepseek-r1-qwen" => Ok(Split::Qwen2),
             "tekken" => Ok(Split::Tekken),
             _ => Err(TokenizerError::Split { found: name.into() }),
@@ -49,7 +52,7 @@ impl Split {
 
     /// Whether a word that is itself a token becomes that token without any merges.
     pub(super) fn whole_words_first(self) -> bool {
-        matches!(self, Split::Llama3 | Split::Tekken)
+        matches!(self, Split::Llama3 | Split::Nanochat | Split::Tekken)
     }
 
     /// Calls `each` for every word, in order. The words joined are the text.
@@ -57,6 +60,7 @@ impl Split {
         match self {
             Split::Gpt2 => gpt2(text, each),
             Split::Llama3 | Split::Dbrx => words(text, |rest| llama3_word(rest, 3), each),
+            Split::Nanochat => words(text, |rest| llama3_word(rest, 2), each),
             Split::Qwen2 => words(text, |rest| llama3_word(rest, 1), each),
             Split::Tekken => {
                 words(text, |rest| cased_word(rest).unwrap_or_else(|| after_letters(rest, 1)), each);

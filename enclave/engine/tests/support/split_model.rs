@@ -7,7 +7,7 @@ use cleanroom_engine::gguf::{Array, Gguf, TensorType, Value};
 
 use super::gguf_writer::{GgufWriter, Meta};
 
-/// The settings and tensors of a model with F32, F16 and `Q8_0` weights, to be written again.
+/// The settings and tensors of a model with F32, F16, BF16 and `Q8_0` weights, to be written again.
 pub(crate) fn copied(file: &[u8]) -> GgufWriter {
     let file = Gguf::parse(file).unwrap();
     let mut writer = GgufWriter::default();
@@ -34,6 +34,7 @@ pub(crate) fn copied(file: &[u8]) -> GgufWriter {
         let type_number = match tensor.tensor_type {
             TensorType::F32 => 0,
             TensorType::F16 => 1,
+            TensorType::BF16 => 30,
             TensorType::Q8_0 => 8,
             other => panic!("{other} is not copied"),
         };

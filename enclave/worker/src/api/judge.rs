@@ -17,7 +17,7 @@ use super::error::{ApiError, SafeguardRefusal};
 use super::service::Service;
 use crate::grant::Stop;
 
-/// From so many bytes on, prompts are judged where they hold nobody up.
+/// From so many bytes on, prompts are judged where they hold nobody up; with classifiers, all are.
 const LONG: usize = 16 * 1024;
 
 /// The verdict on one request: what its receipt will say. Clones are the same record.
@@ -218,11 +218,12 @@ impl Service {
             return Err(ApiError::TokensNotJudged { param });
         }
         let bytes: usize = inputs.iter().flat_map(texts).map(str::len).sum();
+        let is_quick = set.policies.iter().all(|policy| policy.classifiers().len() == 0);
         let judge = move || {
             let judges = judges(&set, &inputs, choices);
             (inputs, judges)
         };
-        let (inputs, judges) = if bytes.saturating_mul(choices) < LONG {
+        let (inputs, judges) = if is_quick && bytes.saturating_mul(choices) < LONG {
             judge()
         } else {
             tokio::task::spawn_blocking(judge).await.map_err(|_| ApiError::Failed)?

@@ -30,7 +30,7 @@ use super::uniform::uniform;
 use crate::admission::{Admission, AdmissionLimits, Full, Slot, partners_share};
 use crate::grant::{Grant, Grants, Stop};
 use crate::keeper::Keeper;
-use crate::policies::Policies;
+use crate::policies::{Policies, ReadClassifier};
 use crate::session::{PartnerId, SessionIdentity};
 
 /// Everything that is bounded.
@@ -107,6 +107,8 @@ pub struct Service {
     pub(super) traffic: Option<Traffic>,
     /// The safeguard policies that are here.
     pub(super) policies: Policies,
+    /// Reads their classifiers.
+    classifier: Option<ReadClassifier>,
     pub(super) model: PublicModel,
     pub(super) limits: Limits,
     generations: Arc<Admission>,
@@ -130,6 +132,7 @@ impl Service {
             receipts: None,
             traffic: None,
             policies: Policies::default(),
+            classifier: None,
             model,
             limits,
             generations,
@@ -164,6 +167,13 @@ impl Service {
         self
     }
 
+    /// The same service, whose safeguards have their classifiers read by `read`.
+    #[must_use]
+    pub fn classified_by(mut self, read: ReadClassifier) -> Self {
+        self.classifier = Some(read);
+        self
+    }
+
     /// The same service, which tells its clients of the engine that runs the model.
     #[must_use]
     pub fn behind(mut self, engine: Option<Engine>) -> Self {
@@ -190,6 +200,11 @@ impl Service {
     /// Reads a safeguard policy. Whether it can judge.
     pub(crate) fn read_policy(&self, policy: &[u8]) -> bool {
         self.policies.read(policy)
+    }
+
+    /// Reads a classifier that a policy waits for. The policies that can judge now.
+    pub(crate) fn read_classifier(&self, file: &[u8]) -> Vec<Sha256Digest> {
+        self.classifier.map_or_else(Vec::new, |read| self.policies.read_classifier(file, read))
     }
 
     /// Lets go of everything that the authorities no longer permit.
