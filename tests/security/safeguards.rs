@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use cleanroom_attestation::digest::Sha256Digest;
 use cleanroom_attestation::log::Entry;
 use cleanroom_attestation::receipt::{Finish, Receipt};
-use cleanroom_attestation::release::{Accepted, List, Release, SafeguardLimit, Safeguards};
+use cleanroom_attestation::release::{Accepted, Limits, List, Release, SafeguardLimit, Safeguards};
 use cleanroom_attestation::safeguard::{SafeguardAction, SafeguardVerdict};
 use cleanroom_channel::identity::Identity;
 use cleanroom_engine::Classifier;
@@ -86,8 +86,16 @@ struct JudgedRoom {
 
 impl JudgedRoom {
     async fn start(policy: &str, limits: &[SafeguardLimit]) -> Self {
+        Self::start_with(policy, limits, |_| {}).await
+    }
+
+    /// The same with other limits of the partner.
+    async fn start_with(policy: &str, limits: &[SafeguardLimit], change: impl Fn(&mut Limits)) -> Self {
         let mut room = ReleasedRoom::start().await;
-        let release = judged(&room.release(1), policy, limits);
+        let mut release = judged(&room.release(1), policy, limits);
+        let mut partner = release.partners[0].clone();
+        change(&mut partner.limits);
+        release.partners = List::new(vec![partner]).unwrap();
         let envelope = room.run(&release).await;
         bring(&mut room, policy, Accepted::New).await;
         let folder = tempfile::tempdir().unwrap();
@@ -307,16 +315,20 @@ fn classified(members: &str) -> String {
     )
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_policy_serves_nobody_without_its_classifier_which_refuses_prompts() {
-    // One text has a greater score than what else is asked.
-    let others = ["Hi", QUESTION].map(score).into_iter().fold(0.0, f32::max);
+/// A text that has a greater score than what else is asked, and a policy that refuses it.
+fn refuses_a_prompt() -> (&'static str, String) {
+    let others = ["Hi", "Hello.", QUESTION].map(score).into_iter().fold(0.0, f32::max);
     let texts =
         ["reveal the rules", "00000", "ignore ignore ignore", "meter meter meter", "?!", "\u{e9}\u{e9}"];
     let worst = texts.into_iter().max_by(|one, other| score(one).total_cmp(&score(other))).unwrap();
     let from = (others + score(worst)) / 2.0;
     assert!(others < from, "another text is needed");
-    let policy = classified(&format!("on = \"prompt\"\nrefuse = {from}\n"));
+    (worst, classified(&format!("on = \"prompt\"\nrefuse = {from}\n")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_serves_nobody_without_its_classifier_which_refuses_prompts() {
+    let (worst, policy) = refuses_a_prompt();
 
     let mut judged = JudgedRoom::start(&policy, &[]).await;
     assert_eq!(judged.room.asked().await, "safeguard-missing");
@@ -351,6 +363,48 @@ async fn a_policy_serves_nobody_without_its_classifier_which_refuses_prompts() {
     room.run(&again).await;
     bring(room, &policy, Accepted::New).await;
     assert_eq!(room.asked().await, "safeguard-missing");
+}
+
+/// The backend reads such a prompt while the classifier does. The partner sees nothing of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_that_a_classifier_refuses_gets_no_token_and_counts_none() {
+    let (worst, policy) = refuses_a_prompt();
+    let one_at_a_time = |limits: &mut Limits| {
+        (limits.concurrency, limits.requests_per_minute, limits.tokens_per_day) = (2, 10_000, 90);
+    };
+    let mut judged = JudgedRoom::start_with(&policy, &[], one_at_a_time).await;
+    judged.bring_classifier(CLASSIFIER).await;
+    let messages = json!([{ "role": "user", "content": "Hello." }, { "role": "user", "content": worst }]);
+    let said = verdict(&policy, SafeguardAction::Refuse, &["classifier.tiny"]);
+    for (path, request) in [
+        (CHAT, json!({ "model": "demo", "messages": messages })),
+        (CHAT, json!({ "model": "demo", "messages": messages, "stream": true })),
+        (CHAT, json!({ "model": "demo", "messages": messages, "n": 2 })),
+        (CHAT, json!({ "model": "demo", "messages": messages, "max_tokens": 1 })),
+        ("/v1/completions", json!({ "model": "demo", "prompt": ["Hello.", worst], "stream": true })),
+        ("/v1/messages", json!({ "model": "demo", "messages": messages, "max_tokens": 9, "stream": true })),
+        ("/v1/responses", json!({ "model": "demo", "input": worst, "store": false, "stream": true })),
+    ] {
+        // More tokens than the partner may have in a day, if any counted.
+        for _ in 0..8 {
+            let (status, refusal) = judged.ask(path, &request).await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{path}: {refusal}");
+            let error = &refusal["error"];
+            assert_eq!((&error["code"], &error["rules"]), (&json!("safeguard"), &json!(["classifier.tiny"])));
+            let receipt = judged.last_receipt();
+            assert_eq!(error["receipt"], receipt.id.as_str(), "{path}: {refusal}");
+            assert_eq!((receipt.finish, receipt.code.as_deref()), (Finish::Refused, Some("safeguard")));
+            assert_eq!(receipt.safeguard, said, "{path}");
+        }
+    }
+    let (status, answer) = judged.ask(CHAT, &serde_json::from_str(&question(QUESTION, false)).unwrap()).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    // What passes counts: a second answer is too much.
+    let (status, refusal) =
+        judged.ask(CHAT, &serde_json::from_str(&question(QUESTION, false)).unwrap()).await;
+    let left = 90 - answer["usage"]["total_tokens"].as_u64().unwrap();
+    assert!(left < answer["usage"]["total_tokens"].as_u64().unwrap(), "{answer}");
+    assert_eq!(refusal["error"]["code"], "tokens-per-day-limit", "{status} {refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::judge::{Findings, Judge, Progress, UNLESS_REACH_CHARACTERS};
+use crate::prompt::{classify, pieces};
 use crate::reading::{Layer, MAX_LAYERS};
 use crate::tail::Tail;
-use crate::{Action, Judged, MAX_VERDICT_RULES, Part, Policy, RuleId, Text, Verdict};
+use crate::{Action, Judged, Part, Policy, Text, Verdict};
 
 /// The most bytes of an answer that wait, beyond those that the policy holds back: what may still be excused,
 /// and a character that would be cut.
@@ -70,18 +71,36 @@ impl Exchange {
         MAX_LAYERS * layer + policy.hold_back() + MAX_EXCUSABLE_BYTES + compiled.rules.len() + window
     }
 
+    /// Whether classifiers read the answer: then a piece of it can take milliseconds to judge.
+    #[must_use]
+    pub fn classifies_answers(&self) -> bool {
+        longest_window(&self.policy).is_some()
+    }
+
     /// Judges the texts of the request's messages, in order, before the first token. When it is called again,
     /// the text is that of a further message: a term may begin in one and end in the next, if a word ends
     /// between them.
     ///
     /// After the first piece of an answer this judges nothing.
     pub fn prompt(&mut self, text: &str) -> Verdict {
+        let verdict = self.prompt_by_rules(text);
+        if self.part != Part::Prompt || verdict.action.stops() {
+            return verdict;
+        }
+        if pieces(text).any(|piece| classify(&self.policy, &mut self.classified, piece)) {
+            self.findings.stopped = Some(0);
+        }
+        self.verdict()
+    }
+
+    /// As [`Self::prompt`], by the rules alone. The classifiers of prompts have to be asked with
+    /// [`PromptReading`](crate::PromptReading).
+    pub fn prompt_by_rules(&mut self, text: &str) -> Verdict {
         if self.part == Part::Prompt {
             for character in text.chars().chain(core::iter::once('\n')) {
                 self.read(character, 0);
             }
             self.settle();
-            self.classify_prompt(text);
         }
         self.verdict()
     }
@@ -119,19 +138,6 @@ impl Exchange {
             }
         }
         Judged { leaves: self.leave(), verdict: self.verdict() }
-    }
-
-    /// Has the classifiers of prompts score a text, unless the exchange is stopped anyway.
-    fn classify_prompt(&mut self, text: &str) {
-        for (attached, classified) in self.policy.attached().iter().zip(&mut self.classified) {
-            let is_open = self.findings.stopped.is_none() && *classified < attached.strictest();
-            if attached.summary.part != Part::Answer && is_open && !text.is_empty() {
-                *classified = attached.judge(text).max(*classified);
-                if classified.stops() {
-                    self.findings.stopped = Some(0);
-                }
-            }
-        }
     }
 
     /// Counts a character of the answer, and has the classifiers read the windows that it ends.
@@ -230,14 +236,6 @@ impl Exchange {
     fn verdict(&self) -> Verdict {
         let matched = self.policy.rules().iter().zip(&self.findings.matched);
         let rules = matched.filter_map(|(rule, matched)| matched.then_some((rule.action, &rule.id)));
-        let classifiers = self.policy.classifiers().zip(&self.classified);
-        let classifiers = classifiers.map(|(classifier, action)| (*action, &classifier.id));
-        let mut named: Vec<(Action, &RuleId)> =
-            rules.chain(classifiers.filter(|(action, _)| *action > Action::Allow)).collect();
-        named.sort_by_key(|(action, _)| core::cmp::Reverse(*action));
-        Verdict {
-            action: named.first().map(|(action, _)| *action).unwrap_or_default(),
-            rules: named.iter().take(MAX_VERDICT_RULES).map(|(_, id)| (*id).clone()).collect(),
-        }
+        Verdict::of(rules, &self.policy, &self.classified)
     }
 }

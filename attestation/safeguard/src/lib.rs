@@ -20,6 +20,7 @@ mod action;
 mod exchange;
 mod judge;
 mod policy;
+mod prompt;
 mod reading;
 mod tail;
 mod verdict;
@@ -32,6 +33,7 @@ pub use policy::{
     MAX_EXPRESSIONS, MAX_HOLD_BACK_BYTES, MAX_LITERAL_BYTES, MAX_POLICY_BYTES, MAX_RULES, MAX_TERM_BYTES,
     MAX_TERMS, MAX_WINDOW_BYTES, Policy, PolicyError, RuleSummary, Window,
 };
+pub use prompt::{PromptReading, pieces};
 pub use verdict::{Judged, MAX_RULE_ID_BYTES, MAX_VERDICT_RULES, RuleId, Text, Verdict};
 
 #[cfg(test)]

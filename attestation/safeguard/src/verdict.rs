@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::Action;
+use crate::{Action, Policy};
 
 /// The longest name of a rule, in bytes.
 pub const MAX_RULE_ID_BYTES: usize = 64;
@@ -58,6 +58,25 @@ pub struct Verdict {
     pub action: Action,
     /// The rules that matched, at most [`MAX_VERDICT_RULES`]: the strictest first, and then in the policy's order.
     pub rules: Vec<RuleId>,
+}
+
+impl Verdict {
+    /// What rules that matched demand together with the classifiers of a policy, each of which demands an action.
+    pub(crate) fn of<'p>(
+        matched: impl Iterator<Item = (Action, &'p RuleId)>,
+        policy: &'p Policy,
+        classified: &[Action],
+    ) -> Self {
+        let classifiers = policy.classifiers().zip(classified);
+        let classifiers = classifiers.map(|(classifier, action)| (*action, &classifier.id));
+        let mut named: Vec<_> =
+            matched.chain(classifiers.filter(|(action, _)| *action > Action::Allow)).collect();
+        named.sort_by_key(|(action, _)| core::cmp::Reverse(*action));
+        Self {
+            action: named.first().map(|(action, _)| *action).unwrap_or_default(),
+            rules: named.iter().take(MAX_VERDICT_RULES).map(|(_, id)| (*id).clone()).collect(),
+        }
+    }
 }
 
 /// Text of an answer. It has no `Debug` and no `Display`, and is erased on drop.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cleanroom_engine::Classifier;
-use cleanroom_safeguard::{Action, Policy};
+use cleanroom_safeguard::{Action, Policy, pieces};
 
 use crate::{Prompt, disguise, judge, processor_seconds};
 
@@ -59,9 +59,12 @@ pub(crate) fn report(policy: &Arc<Policy>, prompts: &[Prompt], path: &str) {
     disguises(policy, &classifier, &counted, thresholds[SHOWN]);
 }
 
+/// As a policy has it: the greatest score of the pieces of a text.
 fn score(classifier: &Classifier, text: &str) -> f32 {
     let label = classifier.labels().iter().position(|label| label == LABEL).expect("the label of attacks");
-    classifier.scores(text, NonZeroUsize::MIN).expect("no thread is started").as_slice()[label]
+    let of_piece =
+        |piece| classifier.scores(piece, NonZeroUsize::MIN).expect("no thread is started").as_slice()[label];
+    pieces(text).map(of_piece).fold(0.0, f32::max)
 }
 
 fn score_all<'p>(policy: &Arc<Policy>, classifier: &Classifier, prompts: &'p [Prompt]) -> Vec<Scored<'p>> {

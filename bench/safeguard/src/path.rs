@@ -1,15 +1,16 @@
 //! What judging costs those who wait for an answer: one engine, asked in turns without a policy and with several.
 //!
-//! As in the worker, a prompt is judged before the engine gets it, and an answer where the engine hands its text out.
-//! Nothing is between the two: no network, no TLS. What judging costs is therefore the greater part here.
+//! As in the worker, rules judge a prompt before the engine gets it, and classifiers read it while the engine does. An answer
+//! is judged where the engine hands its text out, and on a thread of its own where classifiers read it. Nothing is between
+//! the two: no network, no TLS. What judging costs is therefore the greater part here.
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use cleanroom_engine::{Classifier as Model, Engine, EngineConfig, Event, Job, Sink};
-use cleanroom_safeguard::{Classifier, Exchange, Policy};
+use cleanroom_safeguard::{Classifier, Exchange, Policy, PromptReading, pieces};
 
 /// Words of each prompt, and tokens of each answer.
 const PROMPT_WORDS: usize = 32;
@@ -117,10 +118,10 @@ struct Round {
 }
 
 fn measure(engine: &Engine, policy: Option<&Arc<Policy>>, streams: usize, round: usize) -> Round {
-    let begun = Instant::now();
+    let (begun, turns) = (Instant::now(), &Turns::default());
     let mut answers: Vec<(Duration, u32)> = std::thread::scope(|scope| {
         let running: Vec<_> = (0..streams)
-            .map(|stream| scope.spawn(move || ask(engine, policy, &prompt(stream, round), begun)))
+            .map(|stream| scope.spawn(move || ask(engine, policy, turns, &prompt(stream, round), begun)))
             .collect();
         running.into_iter().map(|one| one.join().expect("an answer comes")).collect()
     });
@@ -130,15 +131,42 @@ fn measure(engine: &Engine, policy: Option<&Arc<Policy>>, streams: usize, round:
     Round { rate: f64::from(tokens) / whole, first: answers[answers.len() / 2].0.as_secs_f64() }
 }
 
-/// Asks for one answer: when its first text was judged, and how many tokens it has.
-fn ask(engine: &Engine, policy: Option<&Arc<Policy>>, prompt: &str, begun: Instant) -> (Duration, u32) {
+/// Turns to read a piece of a prompt, as many as the worker has.
+#[derive(Default)]
+struct Turns(Mutex<usize>, Condvar);
+
+impl Turns {
+    fn take<T>(&self, read: impl FnOnce() -> T) -> T {
+        let most = (cleanroom_engine::processors().get() / 4).max(1);
+        let mut taken = self.0.lock().expect("nobody panics");
+        taken = self.1.wait_while(taken, |taken| *taken >= most).expect("nobody panics");
+        *taken += 1;
+        drop(taken);
+        let value = read();
+        *self.0.lock().expect("nobody panics") -= 1;
+        self.1.notify_one();
+        value
+    }
+}
+
+/// Asks for one answer: when its first text could leave, and how many tokens it has.
+fn ask(
+    engine: &Engine,
+    policy: Option<&Arc<Policy>>,
+    turns: &Turns,
+    prompt: &str,
+    begun: Instant,
+) -> (Duration, u32) {
     let exchange = policy.map(|policy| {
         let mut exchange = Exchange::new(Arc::clone(policy));
-        assert!(!exchange.prompt(prompt).action.stops(), "a prompt of random words is refused");
+        assert!(!exchange.prompt_by_rules(prompt).action.stops(), "a prompt of random words is refused");
         exchange
     });
+    let reading = policy.and_then(|policy| PromptReading::new(Arc::clone(policy)));
     let (done, result) = mpsc::channel();
-    let sink = Box::new(Judged { exchange, begun, first: None, done });
+    let is_slow = exchange.as_ref().is_some_and(Exchange::classifies_answers);
+    let judged = Judged { exchange, begun, first: None, done };
+    let sink: Box<dyn Sink> = if is_slow { Box::new(Aside::new(judged)) } else { Box::new(judged) };
     let tokens = engine.model().prompt_from_text(prompt).expect("the prompt fits");
     let job = Job {
         max_tokens: Some(ANSWER_TOKENS),
@@ -147,10 +175,18 @@ fn ask(engine: &Engine, policy: Option<&Arc<Policy>>, prompt: &str, begun: Insta
         ..Job::new(tokens, sink)
     };
     let _job = engine.submit(job).expect("there is room");
-    result.recv().expect("the answer ends")
+    let passed = reading.map(|mut reading| {
+        for piece in pieces(prompt) {
+            let verdict = turns.take(|| reading.read(piece));
+            assert!(!verdict.action.stops(), "a prompt of random words is refused");
+        }
+        begun.elapsed()
+    });
+    let (first, tokens) = result.recv().expect("the answer ends");
+    (first.max(passed.unwrap_or_default()), tokens)
 }
 
-/// Judges an answer where the engine hands it out.
+/// Judges an answer.
 struct Judged {
     exchange: Option<Exchange>,
     begun: Instant,
@@ -158,26 +194,53 @@ struct Judged {
     done: mpsc::Sender<(Duration, u32)>,
 }
 
+impl Judged {
+    fn text(&mut self, text: &str) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.answer(text);
+        }
+        self.first.get_or_insert_with(|| self.begun.elapsed());
+    }
+
+    fn finish(&mut self, tokens: u32) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.finish();
+        }
+        let first = self.first.unwrap_or_else(|| self.begun.elapsed());
+        // Whoever asked waits for it.
+        let _ = self.done.send((first, tokens));
+    }
+}
+
 impl Sink for Judged {
     fn event(&mut self, event: Event) -> ControlFlow<()> {
         match event {
-            Event::Text(text) => {
-                if let Some(exchange) = &mut self.exchange {
-                    exchange.answer(text.as_str());
-                }
-                self.first.get_or_insert_with(|| self.begun.elapsed());
-            }
+            Event::Text(text) => self.text(text.as_str()),
             Event::Embedding(_) => {}
-            Event::Finished { usage, .. } => {
-                if let Some(exchange) = &mut self.exchange {
-                    exchange.finish();
-                }
-                let first = self.first.unwrap_or_else(|| self.begun.elapsed());
-                // Whoever asked waits for it.
-                let _ = self.done.send((first, usage.completion_tokens));
-            }
+            Event::Finished { usage, .. } => self.finish(usage.completion_tokens),
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Has an answer judged on a thread of its own.
+struct Aside(mpsc::Sender<Event>);
+
+impl Aside {
+    fn new(mut judged: Judged) -> Self {
+        let (sender, events) = mpsc::channel();
+        std::thread::spawn(move || {
+            for event in events {
+                let _ = judged.event(event);
+            }
+        });
+        Self(sender)
+    }
+}
+
+impl Sink for Aside {
+    fn event(&mut self, event: Event) -> ControlFlow<()> {
+        self.0.send(event).map_or(ControlFlow::Break(()), ControlFlow::Continue)
     }
 }
 

@@ -45,7 +45,7 @@ impl Grants {
         lock(&meter).admit(&limits, self.guard.now())?;
         let (guard, transcript) = (Arc::clone(&self.guard), session.transcript);
         let permission = Permission { guard, partner_key, transcript, generation, until, limits };
-        Ok(Grant { permission, meter })
+        Ok(Grant { permission, meter, trial: None })
     }
 }
 
@@ -58,6 +58,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Grant {
     permission: Permission,
     meter: Arc<Mutex<Meter>>,
+    trial: Option<Trial>,
+}
+
+/// A request that may still turn out to be refused: then none of its tokens has counted.
+#[derive(Clone)]
+pub(crate) struct Trial {
+    meter: Arc<Mutex<Meter>>,
+    used: Arc<Mutex<Used>>,
+}
+
+/// What a request on trial has used.
+struct Used {
+    tokens: u64,
+    since: BootMillis,
+    is_refused: bool,
+}
+
+impl Trial {
+    /// The request is refused: what it used is the partner's again, and it may use no more.
+    pub(crate) fn refuse(self) {
+        let mut used = lock(&self.used);
+        if !std::mem::replace(&mut used.is_refused, true) {
+            lock(&self.meter).give_back(used.tokens, used.since);
+        }
+    }
 }
 
 /// Whether what a request has made may still leave. It counts nothing.
@@ -104,7 +129,26 @@ impl Grant {
     ///
     /// [`Stop`] when the limit is reached.
     pub fn prompt(&self, tokens: usize) -> Result<(), Stop> {
-        Ok(lock(&self.meter).spend(tokens as u64, &self.permission.limits, self.permission.guard.now())?)
+        self.spend(tokens as u64, self.permission.guard.now())
+    }
+
+    /// Puts the request on trial, before it uses anything.
+    pub(crate) fn on_trial(&mut self) -> Trial {
+        let used = Used { tokens: 0, since: self.permission.guard.now(), is_refused: false };
+        let trial = Trial { meter: Arc::clone(&self.meter), used: Arc::new(Mutex::new(used)) };
+        self.trial.insert(trial).clone()
+    }
+
+    fn spend(&self, tokens: u64, now: BootMillis) -> Result<(), Stop> {
+        let spend = || lock(&self.meter).spend(tokens, &self.permission.limits, now);
+        let Some(trial) = &self.trial else { return Ok(spend()?) };
+        let mut used = lock(&trial.used);
+        if used.is_refused {
+            return Err(Stop::Safeguard);
+        }
+        spend()?;
+        used.tokens = used.tokens.saturating_add(tokens);
+        Ok(())
     }
 
     /// The partner's share of what the enclave can do.
@@ -119,7 +163,7 @@ impl Grant {
     /// [`Stop`] says why the request ends here.
     pub fn next_token(&mut self) -> Result<(), Stop> {
         let now = self.permission.still_permitted()?;
-        Ok(lock(&self.meter).spend(1, &self.permission.limits, now)?)
+        self.spend(1, now)
     }
 
     /// The permission by itself, for what was made under this grant and leaves later.

@@ -1,12 +1,13 @@
 //! What a policy makes of a classifier's scores.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cleanroom_attestation::digest::Sha256Digest;
 use proptest::prelude::*;
 
-use crate::{Action, Classifier, Exchange, Policy, PolicyError, Verdict};
+use crate::{Action, Classifier, Exchange, Policy, PolicyError, PromptReading, Verdict, pieces};
 
 const FILE: &[u8] = b"a classifier's file";
 
@@ -69,6 +70,53 @@ fn a_score_leads_to_the_strictest_action_that_it_reaches() {
 }
 
 #[test]
+fn the_pieces_of_a_text_overlap_and_are_all_of_it() {
+    assert_eq!(pieces("").count(), 0);
+    assert_eq!(pieces("short").collect::<Vec<_>>(), ["short"]);
+    for letter in ["a", "é", "€", "😀"] {
+        for length in [2047, 2048, 2049, 3584, 3585, 10_000] {
+            let text = letter.repeat(length);
+            let (mut end, mut count) = (0, 0);
+            for piece in pieces(&text) {
+                assert!(piece.len() <= 2048);
+                // It begins 512 bytes before the end of the one before, or a character earlier.
+                let start = if count == 0 { 0 } else { (end - 512_usize) / letter.len() * letter.len() };
+                end = start + piece.len();
+                count += 1;
+            }
+            assert_eq!(end, text.len(), "{letter} {length}");
+            assert_eq!(count, (text.len().saturating_sub(512)).div_ceil(1536).max(1), "{letter} {length}");
+        }
+    }
+    // What is in a later piece is found.
+    let policy = policy("on = 'prompt'\nrefuse = 0.2");
+    let far = format!("{}xx{}", "a".repeat(5000), "b".repeat(5000));
+    assert_eq!(prompt(&policy, &[&far]).0, Action::Refuse);
+    let apart = format!("x{}x", "a".repeat(5000));
+    assert_eq!(prompt(&policy, &[&apart]).0, Action::Allow);
+}
+
+#[test]
+fn classifiers_that_are_asked_by_themselves_say_the_same() {
+    let policy = policy("on = 'prompt'\nflag = 0.2\nrefuse = 0.4");
+    for texts in [&["x"][..], &["xx", "x"], &["xxx ruled", "xxxx", "x"], &["ruled"], &["", "xxxx"]] {
+        let mut exchange = Exchange::new(Arc::clone(&policy));
+        let mut reading = PromptReading::new(Arc::clone(&policy)).unwrap();
+        let (mut by_rules, mut by_classifiers) = (Verdict::default(), Verdict::default());
+        for text in texts {
+            by_rules = exchange.prompt_by_rules(text);
+            pieces(text).for_each(|piece| by_classifiers = reading.read(piece));
+        }
+        let (action, named) = prompt(&policy, texts);
+        assert_eq!(by_rules.action.max(by_classifiers.action), action, "{texts:?}");
+        let both = by_rules.rules.iter().chain(&by_classifiers.rules).map(ToString::to_string);
+        assert_eq!(both.collect::<BTreeSet<_>>(), named.into_iter().collect(), "{texts:?}");
+    }
+    let answers = read(ANSWERS).unwrap();
+    assert!(PromptReading::new(Arc::new(answers)).is_none());
+}
+
+#[test]
 fn a_classifier_that_is_not_there_lets_nothing_pass() {
     let mut policy = read("on = 'prompt'\nflag = 0.5\nrefuse = 1").unwrap();
     assert_eq!(policy.missing().collect::<Vec<_>>(), [*Sha256Digest::of(&[FILE]).as_bytes()]);
@@ -77,6 +125,7 @@ fn a_classifier_that_is_not_there_lets_nothing_pass() {
     assert_eq!(policy.missing().count(), 1);
     let policy = Arc::new(policy);
     assert_eq!(prompt(&policy, &["harmless"]).0, Action::Refuse);
+    assert_eq!(PromptReading::new(policy).unwrap().read("harmless").action, Action::Refuse);
 }
 
 #[test]

@@ -94,6 +94,11 @@ impl Meter {
         Ok(())
     }
 
+    /// Takes back `tokens` that [`Self::spend`] counted since the time `since`, so that they count no longer.
+    pub fn give_back(&mut self, tokens: u64, since: BootMillis) {
+        self.tokens.take_back(tokens, since);
+    }
+
     /// Ends a request that [`Self::admit`] admitted.
     pub const fn finish(&mut self) {
         self.running = self.running.saturating_sub(1);
@@ -155,6 +160,17 @@ impl Window {
             _ => self.counts.push_back((step, count)),
         }
         self.total = self.total.saturating_add(count);
+    }
+
+    /// Takes back what was counted since a time. Where others counted as well, the rest is never counted in an older
+    /// step than it belongs to.
+    fn take_back(&mut self, mut count: u64, since: BootMillis) {
+        let first = since.0 / self.step_ms;
+        for (_, sum) in self.counts.iter_mut().filter(|(step, _)| *step >= first) {
+            let taken = count.min(*sum);
+            (*sum, count) = (sum.saturating_sub(taken), count.saturating_sub(taken));
+            self.total = self.total.saturating_sub(taken);
+        }
     }
 
     /// Milliseconds until the oldest step leaves the window.
@@ -223,5 +239,24 @@ mod tests {
         meter.spend(1, &LIMITS, BootMillis(DAY + 900_000)).unwrap();
         // Sums that do not fit are over every limit.
         assert!(meter.spend(u64::MAX, &LIMITS, BootMillis(DAY + 900_000)).is_err());
+    }
+    #[test]
+    fn tokens_that_are_given_back_do_not_count_and_others_count_as_long_as_before() {
+        const STEP: u64 = 900_000;
+        let mut meter = Meter::new();
+        meter.spend(40, &LIMITS, BootMillis(0)).unwrap();
+        meter.spend(60, &LIMITS, BootMillis(STEP)).unwrap();
+        meter.give_back(60, BootMillis(STEP));
+        assert!(meter.spend(61, &LIMITS, BootMillis(STEP)).is_err());
+        meter.spend(60, &LIMITS, BootMillis(STEP)).unwrap();
+        // The first are a day old. Of those that came later, the younger ones stay.
+        meter.spend(40, &LIMITS, BootMillis(DAY + STEP)).unwrap();
+        meter.give_back(60, BootMillis(STEP));
+        assert!(meter.spend(61, &LIMITS, BootMillis(DAY + 2 * STEP)).is_err());
+        meter.spend(60, &LIMITS, BootMillis(DAY + 2 * STEP)).unwrap();
+        assert!(meter.spend(1, &LIMITS, BootMillis(DAY + 2 * STEP)).is_err());
+        // More than was counted cannot come back.
+        meter.give_back(u64::MAX, BootMillis(0));
+        assert!(meter.spend(101, &LIMITS, BootMillis(DAY + 2 * STEP)).is_err());
     }
 }

@@ -5,19 +5,21 @@ use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
-use cleanroom_backend::{Form, Input, Output, Prepared, Sampling, Sink, Task};
+use cleanroom_backend::{Form, Handle, Input, Output, Prepared, Sampling, Sink, Task};
 use http::HeaderValue;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use tokio::time::timeout;
 
 use super::error::ApiError;
-use super::judge::{Judge, Record};
+use super::judge::{Judge, Passed, Record};
 use super::messages;
 use super::request::{self, Delivery, Parameters};
 use super::responses;
 use super::secret::SecretString;
 use super::service::{Admitted, Service, now, random};
 use super::shape::{Identity, Shape, Wording};
-use super::stream;
+use super::stream::{self, Reader};
+use crate::grant::{Grant, Trial};
 
 /// Which endpoint an answer is for.
 pub(super) enum Endpoint {
@@ -78,6 +80,21 @@ struct Prompts {
     param: &'static str,
 }
 
+/// An answer that the backend works on. Nothing of it leaves before somebody reads; dropping it cancels it.
+struct Started {
+    reader: Reader,
+    running: Vec<Handle>,
+    request_id: HeaderValue,
+}
+
+impl Started {
+    /// Cancels it. What is returned ends when the backend has let go of it.
+    fn abandon(self) -> impl Future<Output = ()> {
+        drop(self.running);
+        self.reader.abandon()
+    }
+}
+
 /// Names of the parameters that a refusal may have to name.
 struct Names {
     prompt: &'static str,
@@ -99,9 +116,12 @@ impl Service {
         let [first, ..] = admitted.as_slice() else { return Err(ApiError::Failed) };
         let begun = Instant::now();
         let param = endpoint.prompt(inputs.first());
-        let (inputs, judges) = self.judge(inputs, choices, param, record).await?;
+        let Passed { inputs, judges, unread } = self.judge(inputs, choices, param, record).await?;
         let time = self.limits.request_time.saturating_sub(begun.elapsed());
         let (asked, names, tasks) = self.tasks(&endpoint, parameters, inputs, first, time);
+        // What a prompt uses that the classifiers refuse does not count.
+        let grants = admitted.iter_mut().filter_map(|admitted| admitted.grant.as_mut());
+        let trials: Vec<Trial> = grants.filter(|_| unread.is_some()).map(Grant::on_trial).collect();
         let mut prompts = Vec::with_capacity(tasks.len());
         for (task, admitted) in tasks.into_iter().zip(admitted.chunks_mut(choices)) {
             let prepared = self.prepare(task, names.prompt, names.schema).await?;
@@ -116,7 +136,24 @@ impl Service {
         let identity = Identity { id: &id, created: now(), model, fingerprint };
         let shapes = endpoint.shapes(&identity, admitted.len(), &asked, tokens);
         let prompts = Prompts { prompts, judges, choices, param: names.prompt };
-        self.start(prompts, &answer_id, asked.delivery, shapes, admitted).await
+        // The backend reads the prompt while the classifiers do.
+        let classifying = unread.map(|unread| self.classify(unread));
+        let started = self.start(prompts, &answer_id, shapes, admitted);
+        if let Some(classifying) = classifying {
+            let late = |_| ApiError::RequestTime;
+            let passed = timeout(time, classifying.passed()).await.map_err(late).flatten();
+            if let Err(refusal) = passed {
+                // Nothing of the answer has left, and now nothing will.
+                let abandoned = started.ok().map(Started::abandon);
+                trials.into_iter().for_each(Trial::refuse);
+                if let Some(abandoned) = abandoned {
+                    // A client's next request does not meet this one.
+                    let _ = timeout(time, abandoned).await;
+                }
+                return Err(refusal);
+            }
+        }
+        self.follow(started?, asked.delivery).await
     }
 
     /// How many tokens a conversation has.
@@ -156,15 +193,14 @@ impl Service {
         (asked, Names { prompt, schema }, (0..).zip(inputs).map(task).collect())
     }
 
-    /// Starts the backend and makes the response that follows it.
-    async fn start(
+    /// Starts the backend.
+    fn start(
         &self,
         Prompts { prompts, judges, choices, param }: Prompts,
         answer_id: &str,
-        delivery: Delivery,
         shapes: Vec<Shape>,
         admitted: Vec<Admitted>,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<Started, ApiError> {
         let request_id = HeaderValue::try_from(answer_id).map_err(|_| ApiError::Failed)?;
         let (slots, grants): (Vec<_>, Vec<_>) =
             admitted.into_iter().map(|Admitted { slot, grant }| (slot, grant)).unzip();
@@ -173,12 +209,13 @@ impl Service {
             reader = reader.under(grant.permission(), keeper.clone(), answer_id.to_owned());
         }
         let mut judges = judges.into_iter();
-        let sinks = writers.into_iter().zip(grants).map(|(writer, grant)| -> Box<dyn Sink> {
+        let sinks = writers.into_iter().zip(grants).map(|(writer, grant)| {
             let writer = writer.judged(judges.next());
-            Box::new(match (grant, &self.control) {
+            match (grant, &self.control) {
                 (Some(grant), Some((_, keeper))) => writer.under(grant, keeper.clone(), answer_id.to_owned()),
                 _ => writer,
-            })
+            }
+            .into_sink()
         });
         let mut sinks: VecDeque<Box<dyn Sink>> = sinks.collect();
         let mut running = Vec::with_capacity(sinks.len());
@@ -187,6 +224,15 @@ impl Service {
             // If one is not taken, dropping the others cancels them.
             running.extend(prepared.start(sinks).map_err(|error| self.not_started(param, error))?);
         }
+        Ok(Started { reader, running, request_id })
+    }
+
+    /// Makes the response that follows the backend.
+    async fn follow(
+        &self,
+        Started { reader, running, request_id }: Started,
+        delivery: Delivery,
+    ) -> Result<Response, ApiError> {
         let ending = reader.ending();
         let is_stream = matches!(delivery, Delivery::Stream { .. });
         let (media_type, body) = match delivery {

@@ -3,12 +3,13 @@
 use axum::body::Body;
 use axum::response::Response;
 use cleanroom_backend::{Input, Output, Task};
+use tokio::time::timeout;
 
 use super::answer::response;
 use super::embeddings::{Answer, Embedding, EmbeddingsRequest, Receiver};
 use super::error::ApiError;
 use super::json::ParameterName;
-use super::judge::Record;
+use super::judge::{Passed, Record};
 use super::service::{Admitted, Service};
 
 /// The parameter that holds the texts.
@@ -30,7 +31,11 @@ impl Service {
                 expected: format!("{width}, the model's own number, or none"),
             });
         }
-        let (inputs, _) = self.judge(inputs, 1, INPUT, record).await?;
+        let Passed { inputs, unread, .. } = self.judge(inputs, 1, INPUT, record).await?;
+        if let Some(unread) = unread {
+            let passed = timeout(self.limits.request_time, self.classify(unread).passed());
+            passed.await.map_err(|_| ApiError::RequestTime).flatten()?;
+        }
         let (mut answer, mut tokens) = (Answer::new(encoding), 0);
         for input in inputs {
             let (embedding, count) = self.embed_one(input, slot).await?;

@@ -16,6 +16,7 @@ use cleanroom_console::Line;
 use cleanroom_guard::Clock;
 use cleanroom_link::load::Load;
 use http::Request;
+use tokio::sync::Semaphore;
 
 use super::body;
 use super::conversation::ConversationRequest;
@@ -109,6 +110,8 @@ pub struct Service {
     pub(super) policies: Policies,
     /// Reads their classifiers.
     classifier: Option<ReadClassifier>,
+    /// Turns to read prompts with them.
+    pub(super) readers: Arc<Semaphore>,
     pub(super) model: PublicModel,
     pub(super) limits: Limits,
     generations: Arc<Admission>,
@@ -133,6 +136,7 @@ impl Service {
             traffic: None,
             policies: Policies::default(),
             classifier: None,
+            readers: Arc::new(readers()),
             model,
             limits,
             generations,
@@ -371,6 +375,12 @@ impl Service {
     pub(super) fn busy(&self, _: Full) -> ApiError {
         ApiError::Busy { retry_after: self.limits.retry_after }
     }
+}
+
+/// Turns for so many pieces of prompts at once that the backend keeps most of the processors.
+fn readers() -> Semaphore {
+    let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Semaphore::new((processors / 4).max(1))
 }
 
 /// Whose share of the backend a partner's requests take.

@@ -1,6 +1,6 @@
 //! An answer in the making: the backend's thread writes at one end, HTTP reads at the other.
 //!
-//! Between the two is one buffer of finished bytes. The backend never waits for the network. Bytes that have piled up when
+//! Between the two is one buffer of finished bytes. The backend never waits for the network, nor for classifiers. Bytes that have piled up when
 //! the network is ready leave as one frame. The buffer cannot outgrow the model's context.
 //!
 //! A request keeps its slot in [`Admission`](crate::admission::Admission) until the backend is done *and* the answer has
@@ -18,12 +18,14 @@
 //! * When the backend drops its end early: a stream gets an error event and is broken off, so that no client takes a part
 //!   for the whole.
 
+mod aside;
 mod events;
 mod gate;
 mod pace;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -35,7 +37,9 @@ use cleanroom_attestation::receipt::Finish;
 use cleanroom_backend::{Event, FinishReason, Sink, Usage};
 use cleanroom_config::Traffic;
 use cleanroom_protocol::{EndQuestion, SignedEnd};
+use tokio::sync::mpsc;
 
+use self::aside::Aside;
 use self::events::EventStream;
 use self::gate::{Gate, Held};
 pub(crate) use self::pace::fill_whole;
@@ -79,6 +83,7 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>, per_prompt: usize) -> (Vec<Wri
         halted: false,
     };
     let shared = Arc::new(Shared(Mutex::new(state)));
+    let (presence, absence) = mpsc::channel(1);
     let (shapes, slots): (Vec<_>, Vec<_>) =
         choices.into_iter().map(|(shape, slot)| (shape, Arc::new(slot))).unzip();
     let writer = |(index, (shape, slot)): (usize, (Shape, &Arc<Slot>))| Writer {
@@ -91,9 +96,10 @@ pub(crate) fn answer(choices: Vec<(Shape, Slot)>, per_prompt: usize) -> (Vec<Wri
         gate: None,
         finished: false,
         stopped: false,
+        _presence: presence.clone(),
     };
     let writers = shapes.into_iter().zip(&slots).enumerate().map(writer).collect();
-    (writers, Reader { shared, slots, dialect, control: None })
+    (writers, Reader { shared, slots, dialect, control: None, absence })
 }
 
 struct Shared(Mutex<State>);
@@ -156,6 +162,13 @@ impl Shared {
     }
 }
 
+/// A permission that [`Aside`](aside::Aside) asks while a writer is busy.
+type SharedGrant = Arc<Mutex<Grant>>;
+
+fn next_token(grant: &SharedGrant) -> Result<(), Stop> {
+    grant.lock().unwrap_or_else(PoisonError::into_inner).next_token()
+}
+
 /// The engine's end.
 pub(crate) struct Writer {
     shape: Shape,
@@ -166,19 +179,21 @@ pub(crate) struct Writer {
     /// Until the finish reason.
     slot: Option<Arc<Slot>>,
     /// Under release control: the permission, who signs when it ends, and the answer's id.
-    grant: Option<(Grant, Keeper, String)>,
+    grant: Option<(SharedGrant, Keeper, String)>,
     /// Under safeguards: what has not been judged to its end.
     gate: Option<Gate>,
     /// Whether the choice is complete.
     finished: bool,
     /// Another end than the engine's is on its way.
     stopped: bool,
+    /// Dropped last: slot and grant are free then.
+    _presence: mpsc::Sender<Infallible>,
 }
 
 impl Writer {
     /// The same end, which asks `grant` before every token of the answer called `id`.
     pub(crate) fn under(mut self, grant: Grant, keeper: Keeper, id: String) -> Self {
-        self.grant = Some((grant, keeper, id));
+        self.grant = Some((Arc::new(Mutex::new(grant)), keeper, id));
         self
     }
 
@@ -186,6 +201,15 @@ impl Writer {
     pub(crate) fn judged(mut self, judge: Option<Judge>) -> Self {
         self.gate = judge.map(Gate::new);
         self
+    }
+
+    /// The same end as the backend gets it. One that judges slowly does so on a thread of its own.
+    pub(crate) fn into_sink(self) -> Box<dyn Sink> {
+        if self.gate.as_ref().is_some_and(Gate::is_slow) {
+            Box::new(Aside::new(self))
+        } else {
+            Box::new(self)
+        }
     }
 
     /// Ends the answer, and has the keeper sign why.
@@ -198,7 +222,8 @@ impl Writer {
         };
         // Another choice, or the reader, may have asked already.
         let mut state = self.shared.lock();
-        let is_first = !std::mem::replace(&mut state.stopping, true);
+        // Nobody reads the end of an answer that is abandoned.
+        let is_first = !std::mem::replace(&mut state.stopping, true) && !state.abandoned;
         if is_first {
             match stop {
                 Stop::Refused(_) => state.hold_back(),
@@ -212,7 +237,8 @@ impl Writer {
         }
         drop(state);
         if is_first {
-            sign_end(&keeper, grant.end(&id, stop), &self.shared, &id, stop, self.shape.dialect());
+            let question = grant.lock().unwrap_or_else(PoisonError::into_inner).end(&id, stop);
+            sign_end(&keeper, question, &self.shared, &id, stop, self.shape.dialect());
         }
         (self.slot, self.stopped) = (None, true);
     }
@@ -225,8 +251,8 @@ impl Writer {
 
 impl Sink for Writer {
     fn token(&mut self) -> ControlFlow<()> {
-        let Some((grant, ..)) = &mut self.grant else { return ControlFlow::Continue(()) };
-        let Err(stop) = grant.next_token() else { return ControlFlow::Continue(()) };
+        let Some((grant, ..)) = &self.grant else { return ControlFlow::Continue(()) };
+        let Err(stop) = next_token(grant) else { return ControlFlow::Continue(()) };
         self.stop(stop);
         ControlFlow::Break(())
     }
@@ -296,6 +322,8 @@ pub(crate) struct Reader {
     slots: Vec<Arc<Slot>>,
     /// Under release control: whether the rest may still leave, who signs when it may not, and the answer's id.
     control: Option<(Permission, Keeper, String)>,
+    /// Ends when no writer is left.
+    absence: mpsc::Receiver<Infallible>,
 }
 
 impl Drop for Reader {
@@ -323,6 +351,13 @@ impl Ending {
 }
 
 impl Reader {
+    /// Lets go of the answer, which the backend was told to end, and waits until it has. The slots are free then.
+    pub(crate) fn abandon(mut self) -> impl Future<Output = ()> {
+        self.slots.clear();
+        self.shared.lock().abandoned = true;
+        async move { _ = self.absence.recv().await }
+    }
+
     /// What can be asked how the answer ended.
     pub(crate) fn ending(&self) -> Ending {
         Ending(Arc::clone(&self.shared))

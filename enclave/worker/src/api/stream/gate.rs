@@ -25,7 +25,7 @@ pub(super) enum Held {
 }
 
 impl Held {
-    fn of(event: &Event<'_>) -> Option<Self> {
+    pub(super) fn of(event: &Event<'_>) -> Option<Self> {
         Some(match event {
             Event::Text(piece) => Self::Text(SecretString::new(piece.text), piece.tokens.to_vec()),
             Event::Reasoning(text) => Self::Reasoning(SecretString::new(text)),
@@ -57,6 +57,11 @@ impl Held {
 impl Gate {
     pub(super) const fn new(judge: Judge) -> Self {
         Self { judge, held: VecDeque::new(), length: 0 }
+    }
+
+    /// Whether an event can take milliseconds to judge.
+    pub(super) fn is_slow(&self) -> bool {
+        self.judge.is_slow()
     }
 
     /// Takes an event in, and gives the events that may leave now: with the last one, all that are held.

@@ -2,6 +2,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cleanroom_attestation::digest::Sha256Digest;
+use cleanroom_backend::Piece;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 
@@ -73,7 +74,7 @@ async fn one_choice_that_breaks_breaks_the_answer_and_stops_the_others() {
     assert!(frame(&mut body).await.contains("engine_failed"));
 }
 
-fn finish(writer: &mut Writer) -> ControlFlow<()> {
+fn finish(writer: &mut impl Sink) -> ControlFlow<()> {
     writer.event(Event::Finished { reason: FinishReason::Stop, usage: Usage::default() })
 }
 
@@ -155,6 +156,69 @@ async fn an_answer_whose_time_is_over_says_so_and_never_looks_complete() {
     assert!(only.contains(r#""code":"request_time""#), "{only}");
     assert!(!only.contains("[DONE]") && !only.contains(r#""finish_reason":""#), "{only}");
     assert!(body.frame().await.is_none());
+}
+
+fn say(sink: &mut impl Sink, text: &str) -> ControlFlow<()> {
+    sink.event(Event::Text(Piece { text, tokens: &[] }))
+}
+
+#[tokio::test]
+async fn what_is_written_aside_comes_in_order_and_to_its_end() {
+    let (writer, reader, admission) = ends(Delivery::Whole);
+    let mut aside = Aside::new(writer);
+    for word in ["one ", "two ", "three"] {
+        assert!(aside.token().is_continue());
+        assert!(say(&mut aside, word).is_continue());
+    }
+    assert!(finish(&mut aside).is_continue());
+    drop(aside);
+    let answer: serde_json::Value = serde_json::from_slice(&reader.whole().await.ok().unwrap()).unwrap();
+    assert_eq!(answer["choices"][0]["message"]["content"], "one two three");
+    assert_eq!(admission.taken(), 0);
+}
+
+#[tokio::test]
+async fn a_backend_that_goes_breaks_an_answer_that_is_written_aside() {
+    let (writer, reader, _admission) = ends(Delivery::Whole);
+    let mut aside = Aside::new(writer);
+    assert!(say(&mut aside, "one ").is_continue());
+    drop(aside);
+    assert!(matches!(reader.whole().await, Err(ApiError::Failed)));
+}
+
+#[tokio::test]
+async fn a_backend_is_told_when_nobody_reads_what_is_written_aside() {
+    let (writer, reader, admission) = ends(STREAM);
+    let mut aside = Aside::new(writer);
+    let abandoned = reader.abandon();
+    while say(&mut aside, "one ").is_continue() {
+        tokio::task::yield_now().await;
+    }
+    assert!(aside.token().is_break());
+    drop(aside);
+    abandoned.await;
+    assert_eq!(admission.taken(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_is_abandoned_when_every_choice_is_gone() {
+    let (first, second, reader, admission) = two(STREAM);
+    let abandoned = reader.abandon();
+    let mut abandoned = std::pin::pin!(abandoned);
+    drop(first);
+    assert!(ready_now(abandoned.as_mut()).is_none());
+    assert_eq!(admission.taken(), 1);
+    drop(second);
+    assert_eq!(ready_now(abandoned), Some(()));
+    assert_eq!(admission.taken(), 0);
+}
+
+/// What a future has, if it is ready now.
+fn ready_now<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    match future.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
 }
 
 #[tokio::test]
