@@ -7,6 +7,9 @@
 //! | boot | `/init`, the [manifest](cleanroom_attestation::measurement::Manifest) of the application, `/dev/console` | 0, 1 |
 //! | application | `/app/enclave`, its configuration `/app/enclave.toml`, further files below `/app` | 0, 2 |
 //!
+//! An image of an instance with a `NitroTPM` has the same two ramdisks and another kernel. It is one file that UEFI firmware starts, a
+//! unified kernel image, and registers 4, 7 and 12 of the TPM measure it.
+//!
 //! The same inputs give the same bits, wherever and whenever they are put together. docs/reproduce.md tells
 //! an auditor how.
 
@@ -18,6 +21,7 @@ pub mod signing;
 pub mod summary;
 #[cfg(test)]
 mod testing;
+pub mod unified;
 pub mod writer;
 
 use std::fs::File;
@@ -26,13 +30,16 @@ use std::path::{Path, PathBuf};
 
 use cleanroom_attestation::measurement::ImageError;
 
-pub use build::{BuildError, Built, Inputs, build};
+pub use build::{BuildError, Built, Inputs, build, build_unified};
 pub use diff::{Difference, diff};
 pub use inspect::{Inspection, inspect};
 pub use signing::{Signer, SigningError};
 
 /// The kernel's command line in every image. docs/reproduce.md says what each word is for.
 pub const COMMAND_LINE: &str = include_str!("../../image/command-line").trim_ascii();
+
+/// The kernel's command line in every image of an instance with a `NitroTPM`.
+pub const NITROTPM_COMMAND_LINE: &str = include_str!("../../image/command-line.nitrotpm").trim_ascii();
 
 /// The longest file that is read, as an input or as an image: 2 GiB. Weights are never in an image.
 pub const MAX_FILE: u64 = 2 << 30;

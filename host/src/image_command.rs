@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
+use cleanroom_attestation::measured_boot::BootMeasurement;
 use cleanroom_attestation::measurement::{ApplicationPath, Measurement, Metadata, SigningCertificate};
 use cleanroom_attestation::time::Timestamp;
 use cleanroom_host::image::build::{ApplicationInput, BuildError, CONFIGURATION, Input, Inputs, PROGRAM};
 use cleanroom_host::image::inspect::{Application, Ramdisk};
-use cleanroom_host::image::summary::summary;
+use cleanroom_host::image::summary::{summary, summary_unified};
 use cleanroom_host::image::{self, ImageFileError, Inspection, Signer, SigningError};
 use cleanroom_program::file::{self, FileError};
 use indicatif::ProgressBar;
@@ -57,10 +58,20 @@ or r and s, on standard output:
 
 Example:
   cleanroom-host image build --kernel target/image/kernel/bzImage --init target/image/cleanroom-init \\
-      --enclave target/image/cleanroom-enclave --config enclave.toml --output cleanroom.eif";
+      --enclave target/image/cleanroom-enclave --config enclave.toml --output cleanroom.eif
+
+Example: for instances with a NitroTPM
+  cleanroom-host image build --stub /usr/lib/systemd/boot/efi/linuxx64.efi.stub \\
+      --kernel target/image/nitrotpm/kernel/bzImage --init target/image/nitrotpm/cleanroom-init \\
+      --enclave target/image/nitrotpm/cleanroom-instance --config enclave.toml --output cleanroom.efi";
 
 #[derive(Args)]
 pub(crate) struct BuildArguments {
+    /// Make a unified kernel image, for instances with a NitroTPM: systemd's stub, which is linuxx64.efi.stub in
+    /// Debian's package systemd-boot-efi. Such an image is not signed, since nothing would check it.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sign_certificate", "sign_key", "sign_command"])]
+    stub: Option<PathBuf>,
+
     /// The kernel, a bzImage; image/kernel/build makes it.
     #[arg(long, value_name = "FILE")]
     kernel: PathBuf,
@@ -69,7 +80,7 @@ pub(crate) struct BuildArguments {
     #[arg(long, value_name = "FILE")]
     init: PathBuf,
 
-    /// The program that serves (cleanroom-enclave, static).
+    /// The program that serves: cleanroom-enclave or, in a unified kernel image, cleanroom-instance; static.
     #[arg(long, value_name = "FILE")]
     enclave: PathBuf,
 
@@ -154,8 +165,8 @@ pub(crate) fn execute(
 ) -> Result<ExitCode, ImageFailure> {
     match command {
         ImageCommand::Build(arguments) => {
-            let (report, measurement) = build(arguments)?;
-            let text = if json { report.to_string() } else { built_page(arguments, &measurement) };
+            let (report, page) = build(arguments)?;
+            let text = if json { report.to_string() } else { page };
             say(&text)?;
             Ok(ExitCode::SUCCESS)
         }
@@ -181,7 +192,8 @@ pub(crate) fn execute(
     }
 }
 
-fn build(arguments: &BuildArguments) -> Result<(Value, Measurement), ImageFailure> {
+/// Builds an image, and gives its summary and a page about it.
+fn build(arguments: &BuildArguments) -> Result<(Value, String), ImageFailure> {
     let progress = progress();
     progress.set_message("reading the inputs");
     let executable = |path: &ApplicationPath| path.as_str() == PROGRAM;
@@ -206,6 +218,18 @@ fn build(arguments: &BuildArguments) -> Result<(Value, Measurement), ImageFailur
         let record = serde_json::from_slice(&record).map_err(|_| ImageFailure::Record(file.clone()))?;
         materials.insert(name.clone(), record);
     }
+    let name = file_name(&arguments.output);
+    if let Some(stub) = &arguments.stub {
+        let stub = input(stub)?;
+        progress.set_message("building and measuring");
+        let built = image::build_unified(&inputs, &stub.contents)?;
+        let report = summary_unified(&name, &inputs, &stub, &built, &materials);
+        write(arguments, &built.image, &report)?;
+        progress.finish_and_clear();
+        let BootMeasurement { file_length, pcr4, pcr7, pcr12, .. } = built.measurement;
+        let registers = format!("\n  PCR 4: {pcr4}\n  PCR 7: {pcr7}\n  PCR 12: {pcr12}");
+        return Ok((report, built_page(arguments, file_length, &registers)));
+    }
     let signer = match (&arguments.sign_certificate, &arguments.sign_key, &arguments.sign_command) {
         (Some(certificate), Some(key), _) => Some(Signer::with_key(certificate, key)?),
         (Some(certificate), None, Some(command)) => Some(Signer::with_command(certificate, command)?),
@@ -219,16 +243,21 @@ fn build(arguments: &BuildArguments) -> Result<(Value, Measurement), ImageFailur
     });
     let built = image::build(&inputs, signer.as_ref(), now())?;
     progress.set_message("writing");
-    let name = file_name(&arguments.output);
     let report = summary(&name, &inputs, &built, &materials);
-    let beside = arguments.output.with_file_name(format!("{name}.summary.json"));
-    replace(&arguments.output, &built.image)?;
-    replace(arguments.summary.as_ref().unwrap_or(&beside), format!("{report:#}\n").as_bytes())?;
+    write(arguments, &built.image, &report)?;
     progress.finish_and_clear();
     for warning in &built.warnings {
         tracing::warn!("{warning}");
     }
-    Ok((report, built.measurement))
+    Ok((report, built_page(arguments, built.measurement.file_length, &registers(&built.measurement))))
+}
+
+/// Writes an image, and its summary beside it or where it was asked for.
+fn write(arguments: &BuildArguments, image: &[u8], report: &Value) -> Result<(), ImageFailure> {
+    let beside = format!("{}.summary.json", file_name(&arguments.output));
+    let beside = arguments.output.with_file_name(beside);
+    replace(&arguments.output, image)?;
+    replace(arguments.summary.as_ref().unwrap_or(&beside), format!("{report:#}\n").as_bytes())
 }
 
 fn input(path: &Path) -> Result<Input, ImageFileError> {
@@ -283,8 +312,8 @@ fn registers(measurement: &Measurement) -> String {
     text
 }
 
-fn built_page(arguments: &BuildArguments, measurement: &Measurement) -> String {
-    format!("{}: {} bytes{}", arguments.output.display(), measurement.file_length, registers(measurement))
+fn built_page(arguments: &BuildArguments, length: u64, registers: &str) -> String {
+    format!("{}: {length} bytes{registers}", arguments.output.display())
 }
 
 fn page(inspection: &Inspection) -> String {

@@ -261,3 +261,27 @@ fn a_pkcs_11_token_signs() {
         .unwrap();
     assert!(json(&output)["predicate"]["runDetails"]["byproducts"][0]["annotations"]["PCR8"].is_string());
 }
+
+#[test]
+fn an_image_of_an_instance_is_built_behind_a_stub_with_the_same_bits_each_time() {
+    let bench = Bench::new();
+    let magic = b"#### LoaderInfo: systemd-stub 258.1 ####\0";
+    let sections = [".text", ".reloc", ".data", ".sbat"].map(|name| (name, &b"stub"[..]));
+    let sections: Vec<_> = sections.into_iter().chain([(".sdmagic", &magic[..])]).collect();
+    bench.write("stub", &cleanroom_forge::boot_image::Executable::new(&sections).bytes());
+    for output in ["one.efi", "two.efi"] {
+        let built = bench.build(output, " --stub stub");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let page = String::from_utf8(built.stdout).unwrap();
+        assert!(page.contains("PCR 4: ") && page.contains("PCR 12: 000000"), "{page}");
+    }
+    let image = fs::read(bench.path("one.efi")).unwrap();
+    assert_eq!(image, fs::read(bench.path("two.efi")).unwrap());
+    let measured = cleanroom_attestation::measured_boot::BootMeasurement::of(&image).unwrap();
+    let summary: Value =
+        serde_json::from_slice(&fs::read(bench.path("one.efi.summary.json")).unwrap()).unwrap();
+    let registers = &summary["predicate"]["runDetails"]["byproducts"][0]["annotations"];
+    assert_eq!(registers["PCR4"], measured.pcr4.to_string());
+    let signed = bench.build("three.efi", " --stub stub --sign-certificate certificate.pem");
+    assert_eq!(signed.status.code(), Some(2), "nothing would check the signature");
+}

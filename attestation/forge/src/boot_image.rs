@@ -17,6 +17,8 @@ pub mod field {
     pub const MACHINE: usize = PE + 4;
     /// The number of sections, 2 bytes.
     pub const SECTIONS: usize = PE + 6;
+    /// Offset and number of the symbols, 4 bytes each.
+    pub const SYMBOLS: usize = PE + 12;
     /// The length of the optional header, 2 bytes.
     pub const OPTIONAL_LENGTH: usize = PE + 20;
     /// The kind of the optional header, 2 bytes.

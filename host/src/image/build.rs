@@ -1,21 +1,27 @@
 //! Puts an image together from its parts.
 
 use cleanroom_attestation::digest::Sha384Digest;
+use cleanroom_attestation::measured_boot::{BootImageError, BootMeasurement};
 use cleanroom_attestation::measurement::{
     ApplicationPath, Architecture, BuildInformation, ImageError, Manifest, ManifestError, ManifestFile,
     Measurement, Measurer, SectionKind, SignatureRequest,
 };
 use cleanroom_attestation::time::Timestamp;
 
-use super::COMMAND_LINE;
 use super::cpio::{Archive, CpioError, Kind};
 use super::signing::{Signer, SigningError};
+use super::unified::{self, StubError};
 use super::writer::{self, SectionCount};
+use super::{COMMAND_LINE, NITROTPM_COMMAND_LINE};
 
 /// Where the program that runs in the enclave is.
 pub const PROGRAM: &str = "/app/enclave";
 /// Where its configuration is.
 pub const CONFIGURATION: &str = "/app/enclave.toml";
+/// Where PID 1 finds the name of the platform, if that is not a Nitro enclave.
+pub const PLATFORM: &str = "platform";
+/// What stands there in an image of an instance with a `NitroTPM`.
+pub const NITROTPM: &str = "nitrotpm\n";
 
 /// What an image is made of.
 #[derive(Debug, Clone)]
@@ -70,13 +76,42 @@ pub struct Built {
     pub warnings: Vec<String>,
 }
 
-/// Puts an image together, and signs it if there is a signer. `now` is held against the certificate's
-/// validity.
+/// A unified kernel image, measured by reading back what was written.
+#[derive(Debug)]
+pub struct BuiltUnified {
+    /// The image file.
+    pub image: Vec<u8>,
+    /// The registers of an instance that starts it, and what else its reader says.
+    pub measurement: BootMeasurement,
+    /// The list of the application's files that is in it.
+    pub manifest: Manifest,
+    /// The kernel's version by its own account.
+    pub kernel_version: String,
+}
+
+/// Puts an image for instances with a `NitroTPM` together, behind systemd's `stub`. Such an image has no metadata:
+/// name, version and time of the inputs are not in it.
 ///
 /// # Errors
 ///
-/// [`BuildError`] when an input is not what it should be, or when the image was to be signed and is not.
-pub fn build(inputs: &Inputs, signer: Option<&Signer>, now: Timestamp) -> Result<Built, BuildError> {
+/// [`BuildError`] when an input is not what it should be.
+pub fn build_unified(inputs: &Inputs, stub: &[u8]) -> Result<BuiltUnified, BuildError> {
+    let (kernel_version, manifest) = check(inputs)?;
+    let mut ramdisks = boot_ramdisk(&inputs.init.contents, &manifest, Some(NITROTPM))?;
+    // The kernel unpacks one archive after the other.
+    ramdisks.extend_from_slice(&application_ramdisk(&inputs.application)?);
+    let parts: [(&str, &[u8]); 3] = [
+        (".cmdline", NITROTPM_COMMAND_LINE.as_bytes()),
+        (".linux", &inputs.kernel.contents),
+        (".initrd", &ramdisks),
+    ];
+    let image = unified::write(stub, &parts)?;
+    let measurement = BootMeasurement::of(&image)?;
+    Ok(BuiltUnified { image, measurement, manifest, kernel_version })
+}
+
+/// The kernel's version and the list of the application's files, if all inputs are what they should be.
+fn check(inputs: &Inputs) -> Result<(String, Manifest), BuildError> {
     let kernel_version = kernel_version(&inputs.kernel.contents).ok_or(BuildError::Kernel)?;
     require_static(&inputs.init)?;
     for path in [PROGRAM, CONFIGURATION] {
@@ -86,8 +121,18 @@ pub fn build(inputs: &Inputs, signer: Option<&Signer>, now: Timestamp) -> Result
             require_static(&file.input)?;
         }
     }
-    let manifest = manifest(&inputs.application)?;
-    let boot = boot_ramdisk(&inputs.init.contents, &manifest)?;
+    Ok((kernel_version, manifest(&inputs.application)?))
+}
+
+/// Puts an image together, and signs it if there is a signer. `now` is held against the certificate's
+/// validity.
+///
+/// # Errors
+///
+/// [`BuildError`] when an input is not what it should be, or when the image was to be signed and is not.
+pub fn build(inputs: &Inputs, signer: Option<&Signer>, now: Timestamp) -> Result<Built, BuildError> {
+    let (kernel_version, manifest) = check(inputs)?;
+    let boot = boot_ramdisk(&inputs.init.contents, &manifest, None)?;
     let application = application_ramdisk(&inputs.application)?;
     let metadata = BuildInformation {
         time: inputs.time.to_string(),
@@ -143,7 +188,7 @@ fn manifest(application: &[ApplicationInput]) -> Result<Manifest, ManifestError>
 }
 
 /// What the kernel needs to start, and the list of all that comes after it.
-fn boot_ramdisk(init: &[u8], manifest: &Manifest) -> Result<Vec<u8>, CpioError> {
+fn boot_ramdisk(init: &[u8], manifest: &Manifest, platform: Option<&str>) -> Result<Vec<u8>, CpioError> {
     let mut archive = Archive::default();
     archive.add("dev", Kind::Folder, 0o755, &[])?;
     // The kernel opens it before PID 1 can mount anything.
@@ -155,6 +200,9 @@ fn boot_ramdisk(init: &[u8], manifest: &Manifest) -> Result<Vec<u8>, CpioError> 
         0o444,
         manifest.to_string().as_bytes(),
     )?;
+    if let Some(platform) = platform {
+        archive.add(PLATFORM, Kind::File, 0o444, platform.as_bytes())?;
+    }
     Ok(archive.finish())
 }
 
@@ -260,6 +308,21 @@ pub enum BuildError {
         /// Why.
         source: Box<ImageError>,
     },
+    /// The stub is of no use.
+    #[error(transparent)]
+    Stub(#[from] StubError),
+    /// The unified kernel image is refused by its own reader.
+    #[error("the image is refused by its own reader: {source} [{}]", source.code())]
+    UnifiedImage {
+        /// Why.
+        source: Box<BootImageError>,
+    },
+}
+
+impl From<BootImageError> for BuildError {
+    fn from(source: BootImageError) -> Self {
+        Self::UnifiedImage { source: Box::new(source) }
+    }
 }
 
 impl From<ImageError> for BuildError {

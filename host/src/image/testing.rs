@@ -2,6 +2,7 @@
 
 use super::build::{ApplicationInput, Input, Inputs};
 use cleanroom_attestation::time::Timestamp;
+use cleanroom_forge::boot_image::{Executable, field};
 
 /// 2026-01-01T00:00:00Z.
 pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_767_225_600);
@@ -51,4 +52,16 @@ pub(crate) fn inputs() -> Inputs {
         version: "1".to_owned(),
         time: Timestamp::from_seconds(0),
     }
+}
+
+/// A stub as systemd's: a version, room in its headers, and symbols behind its sections.
+pub(crate) fn stub(version: &str) -> Vec<u8> {
+    let magic = format!("#### LoaderInfo: systemd-stub {version} ####\0");
+    let others = [".text", ".reloc", ".data", ".sbat"].map(|name| (name, &b"stub"[..]));
+    let sections: Vec<_> = others.into_iter().chain([(".sdmagic", magic.as_bytes())]).collect();
+    let mut stub = Executable::new(&sections).bytes();
+    let symbols = u32::try_from(stub.len()).unwrap().to_le_bytes();
+    stub[field::SYMBOLS..field::SYMBOLS + 4].copy_from_slice(&symbols);
+    stub.extend_from_slice(b"symbols");
+    stub
 }

@@ -1,4 +1,4 @@
-use super::super::testing::{NOW, file, input, inputs, program};
+use super::super::testing::{NOW, file, input, inputs, program, stub};
 use super::*;
 use crate::image::inspect::{Application, Ramdisk, inspect};
 
@@ -115,4 +115,59 @@ fn inputs_that_would_not_boot_are_refused() {
     assert!(
         refused(&|inputs| inputs.application.push(file("/app/root.json", ""))).contains("/app/root.json")
     );
+}
+
+#[test]
+fn an_image_of_an_instance_has_the_same_ramdisks_and_names_its_platform() {
+    // A stub of this version starts the kernel itself, so the kernel need not be an executable here.
+    let (inputs, stub) = (inputs(), stub("258.1"));
+    let built = build_unified(&inputs, &stub).unwrap();
+    assert_eq!(built.measurement.command_line.as_deref(), Some(NITROTPM_COMMAND_LINE));
+    let section = |name: &str| {
+        let section = built.measurement.sections.iter().find(|section| section.name == name).unwrap();
+        let start = usize::try_from(section.offset).unwrap();
+        built.image[start..start + usize::try_from(section.length).unwrap()].to_vec()
+    };
+    assert_eq!(section(".linux"), inputs.kernel.contents);
+    let boot = boot_ramdisk(&inputs.init.contents, &built.manifest, Some(NITROTPM)).unwrap();
+    let application = application_ramdisk(&inputs.application).unwrap();
+    assert_eq!(section(".initrd"), [boot, application].concat());
+    // Every input is in register 4, and nothing else is.
+    fn last(input: &mut Input) {
+        *input.contents.last_mut().unwrap() ^= 1;
+    }
+    let register = |change: fn(&mut Inputs)| {
+        let mut other = super::super::testing::inputs();
+        change(&mut other);
+        build_unified(&other, &stub).unwrap().measurement.pcr4
+    };
+    assert_eq!(register(|inputs| inputs.application.reverse()), built.measurement.pcr4);
+    assert_eq!(register(|inputs| inputs.name.push('x')), built.measurement.pcr4);
+    let changes: [fn(&mut Inputs); 3] = [
+        |inputs| last(&mut inputs.kernel),
+        |inputs| last(&mut inputs.init),
+        |inputs| last(&mut inputs.application[1].input),
+    ];
+    for change in changes {
+        assert_ne!(register(change), built.measurement.pcr4);
+    }
+}
+
+#[test]
+fn an_image_of_an_instance_needs_the_same_inputs_and_a_stub() {
+    let mut no_kernel = inputs();
+    no_kernel.kernel = input("kernel");
+    assert!(matches!(build_unified(&no_kernel, &stub("258.1")), Err(BuildError::Kernel)));
+    assert!(matches!(build_unified(&inputs(), b"stub"), Err(BuildError::Stub(_))));
+    // An older stub has the firmware start the kernel, so that has to be an executable.
+    assert!(matches!(build_unified(&inputs(), &stub("252.39")), Err(BuildError::UnifiedImage { .. })));
+}
+
+#[test]
+fn the_command_line_of_an_instance_says_where_its_address_comes_from_and_nothing_that_is_said_elsewhere() {
+    let words: Vec<_> = NITROTPM_COMMAND_LINE.split(' ').collect();
+    assert!(NITROTPM_COMMAND_LINE.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '));
+    for word in ["panic=-1", "rootfstype=ramfs", "random.trust_bootloader=off", "ip=dhcp"] {
+        assert!(words.contains(&word), "{word}");
+    }
 }
