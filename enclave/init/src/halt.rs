@@ -22,9 +22,15 @@ pub(crate) enum Halt {
     /// The application is not what the manifest lists.
     #[error("the application is not the one that was measured: {0}")]
     Application(#[from] Unsound),
+    /// The image names a platform that there is not.
+    #[error("expected `nitrotpm` in /platform, or no such file, got something else")]
+    Platform,
     /// There is no security module.
     #[error("expected the security module at /dev/nsm, found none: this image runs inside a Nitro enclave")]
     NoSecurityModule,
+    /// There is no TPM that can be used.
+    #[error("expected a TPM at /dev/tpm0, got: {0}; this image runs on an instance with a NitroTPM")]
+    NoTpm(ErrorKind),
     /// The security module gave no randomness.
     #[error(
         "expected {expected} bytes of randomness from the security module, got {got}; nothing can be kept secret without"
@@ -60,6 +66,9 @@ pub(crate) enum Halt {
     /// The application could not be started.
     #[error("the application could not be started: {0}")]
     Start(ErrorKind),
+    /// The application of an instance has ended in order.
+    #[error("the application has ended in order; the machine is switched off")]
+    Drained,
     /// The application ended.
     #[error("the application ended with status {0}")]
     Ended(i32),
@@ -82,6 +91,9 @@ pub(crate) fn halt(reason: &Halt) -> ! {
     say(&Line::Halted(reason));
     // The serial line is slower than a reboot, and the reason is the last that is heard of this enclave.
     let _ = rustix::termios::tcdrain(io::stderr());
-    let _ = reboot(RebootCommand::Restart);
+    let _ = reboot(match reason {
+        Halt::Drained => RebootCommand::PowerOff,
+        _ => RebootCommand::Restart,
+    });
     std::process::abort()
 }
