@@ -61,6 +61,8 @@ async fn an_answer_adds_nothing_to_the_verdict_on_a_prompt_that_is_refused() {
     let passed = Classifying::begin(unread(&set, &["plain"]), &one_turn()).passed().await;
     assert!(passed.is_err());
     assert_eq!(judge.piece("this is ruled"), Ok(13));
+    // The word is whole only now.
+    assert_eq!(judge.finish(), Ok(()));
     assert_eq!(rules(&set.record), (SafeguardAction::Refuse, vec!["mood".to_owned()]));
 }
 
