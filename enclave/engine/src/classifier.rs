@@ -13,6 +13,7 @@ mod file;
 use std::{io, num::NonZeroUsize};
 
 use file::{File, Shape};
+use zeroize::Zeroizing;
 
 use crate::{
     forward::rotate,
@@ -93,8 +94,8 @@ impl Classifier {
     }
 
     /// The tokens of a text, without the one that begins every text.
-    pub fn tokens_of_text(&self, text: &str) -> Vec<u32> {
-        self.encode(text).to_vec()
+    pub fn tokens_of_text(&self, text: &str) -> Zeroizing<Vec<u32>> {
+        Zeroizing::new(self.encode(text).to_vec())
     }
 
     fn encode(&self, text: &str) -> Scratch<u32> {

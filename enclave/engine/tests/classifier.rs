@@ -80,7 +80,7 @@ fn compare(file: &[u8], name: &str, tolerance: f32) {
         let classifier = padded(&file, padding);
         assert_eq!(classifier.labels(), ["safe", "injection"]);
         for Vector { text, tokens, score, .. } in of_padding {
-            assert_eq!(classifier.tokens_of_text(text), *tokens, "{text:?}");
+            assert_eq!(*classifier.tokens_of_text(text), *tokens, "{text:?}");
             let found = injection(&classifier, text, ONE);
             greatest = greatest.max((found - score).abs());
             assert!((found - score).abs() <= tolerance, "{text:?}: {found} instead of {score}");
