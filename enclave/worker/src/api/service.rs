@@ -16,7 +16,6 @@ use cleanroom_console::Line;
 use cleanroom_guard::Clock;
 use cleanroom_link::load::Load;
 use http::Request;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::body;
@@ -381,7 +380,8 @@ impl Service {
 /// Turns for so many pieces of prompts at once that the backend keeps most of the processors. There are as many as the
 /// runtime has threads: a confined process may not ask the system.
 fn readers() -> Semaphore {
-    let processors = Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
+    let processors =
+        tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers());
     Semaphore::new((processors / 4).max(1))
 }
 
