@@ -21,7 +21,7 @@ pub struct Authorities {
     witnesses: [Ed25519KeyPair; 3],
     /// What the third authority's keys become in root 2.
     next: [Ed25519KeyPair; 2],
-    /// When the keys were made, in milliseconds: the roots must be the same bytes whenever they are asked for.
+    /// When the keys were made, in milliseconds: roots and releases must be the same bytes whenever they are asked for.
     made_ms: u64,
     /// How far the clocks of the authorities are ahead of this machine's, in milliseconds.
     pub shift_ms: i64,
@@ -74,7 +74,7 @@ impl Authorities {
         let root = Root {
             room: "grid-forecast".parse().unwrap(),
             version,
-            expires: UnixMillis((self.made_ms / 1000 + 10 * 365 * 24 * 3600) * 1000),
+            expires: self.in_years(10),
             minimum_release: 1,
             keys: list(offline.chain(online).chain(witnesses)),
             roles: Roles {
@@ -107,7 +107,7 @@ impl Authorities {
         Release {
             room: "grid-forecast".parse().unwrap(),
             version,
-            expires: in_years(5),
+            expires: self.in_years(5),
             supersedes_denials: List::default(),
             images: list([Image { name: "the image".parse().unwrap(), pcr0, pcr1, pcr2 }]),
             nitrotpm_images: None,
@@ -130,7 +130,7 @@ impl Authorities {
                     concurrency: 4,
                     share: None,
                 },
-                expires: in_years(5),
+                expires: self.in_years(5),
                 attributes: None,
             }]),
             egress: List::default(),
@@ -285,14 +285,15 @@ impl Authorities {
         }
         state
     }
+
+    /// So many years after the keys were made.
+    const fn in_years(&self, years: u64) -> UnixMillis {
+        UnixMillis((self.made_ms / 1000 + years * 365 * 24 * 3600) * 1000)
+    }
 }
 
 fn public(key: &Ed25519KeyPair) -> PublicKey {
     PublicKey::from_raw(Algorithm::Ed25519, key.public_key().as_ref()).unwrap()
-}
-
-fn in_years(years: u64) -> UnixMillis {
-    UnixMillis((now_ms() / 1000 + years * 365 * 24 * 3600) * 1000)
 }
 
 fn list<T, const MAX: usize>(items: impl IntoIterator<Item = T>) -> List<T, MAX> {

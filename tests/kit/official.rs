@@ -3,10 +3,12 @@
 //! The official packages need a URL. The packages `cleanroom` for Python and Node need an address and the partner's
 //! files. They are built and installed beside the official ones, into an environment that is made anew for each build.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use cleanroom_attestation::digest::Sha256Digest;
 
@@ -230,20 +232,29 @@ fn packed() -> io::Result<Result<PathBuf, String>> {
     built("node", "target/node/package")
 }
 
-/// What a script builds into a folder, and names in its last line.
-fn built(script: &str, folder: &str) -> io::Result<Result<PathBuf, String>> {
+/// What a script builds into a folder, and names in its last line. Each process builds it once: who installs it must not find
+/// that it is being written again.
+fn built(script: &'static str, folder: &str) -> io::Result<Result<PathBuf, String>> {
+    static BUILT: Mutex<BTreeMap<&str, Result<PathBuf, String>>> = Mutex::new(BTreeMap::new());
+    let mut known = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = known.get(script) {
+        return Ok(known.clone());
+    }
     let folder = repository().join(folder);
     fs::create_dir_all(&folder)?;
     let lock = File::create(folder.join("lock"))?;
     lock.lock()?;
     let built =
         Command::new(repository().join("scripts").join(script)).arg("--debug").arg(&folder).output()?;
-    if built.status.code() == Some(3) {
-        return Ok(Err(printed(&built)));
-    }
-    // A package that does not build is no reason to leave its tests out.
-    assert!(built.status.success(), "scripts/{script}: {}", printed(&built));
-    Ok(Ok(PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())))
+    let found = if built.status.code() == Some(3) {
+        Err(printed(&built))
+    } else {
+        // A package that does not build is no reason to leave its tests out.
+        assert!(built.status.success(), "scripts/{script}: {}", printed(&built));
+        Ok(PathBuf::from(String::from_utf8_lossy(&built.stdout).trim()))
+    };
+    known.insert(script, found.clone());
+    Ok(found)
 }
 
 /// The command that runs a suite in `tests/clients/node`, with what `package-lock.json` pins there, and the package
