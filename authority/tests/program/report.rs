@@ -19,7 +19,7 @@ fn released() -> Folder {
     folder
 }
 
-/// Its lease service, whose log is lease.log, after it has answered a request: that comes last.
+/// The same folder, its lease service, which has given a lease and logs into lease.log, and the request for the lease.
 fn that_gave_a_lease() -> (Folder, Service, Vec<u8>) {
     let folder = released();
     let log = File::create(folder.path("lease.log")).unwrap();
