@@ -240,16 +240,7 @@ proptest! {
     ) {
         let policy = policy(ANSWERS);
         let whole = answer(&policy, [text.as_str()]);
-        let mut pieces = Vec::new();
-        let mut rest = text.as_str();
-        for cut in cuts {
-            let cut = rest.char_indices().nth(cut).map_or(rest.len(), |(place, _)| place);
-            let (piece, after) = rest.split_at(cut);
-            pieces.push(piece);
-            rest = after;
-        }
-        pieces.push(rest);
-        let cut = answer(&policy, pieces);
+        let cut = answer(&policy, super::cut_up(&text, cuts));
         prop_assert_eq!((&whole.0, &whole.1), (&cut.0, &cut.1));
         prop_assert!(whole.0.stops() || whole.1 == text);
     }

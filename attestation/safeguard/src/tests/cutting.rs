@@ -57,16 +57,7 @@ proptest! {
     ) {
         let policy = Arc::new(Policy::read(POLICY.as_bytes()).unwrap());
         let whole = judge(&policy, [text.as_str()]);
-        let mut pieces = Vec::new();
-        let mut rest = text.as_str();
-        for cut in cuts {
-            let cut = rest.char_indices().nth(cut).map_or(rest.len(), |(place, _)| place);
-            let (piece, after) = rest.split_at(cut);
-            pieces.push(piece);
-            rest = after;
-        }
-        pieces.push(rest);
-        let cut = judge(&policy, pieces);
+        let cut = judge(&policy, super::cut_up(&text, cuts));
         prop_assert_eq!(&whole, &cut);
         let single: Vec<String> = text.chars().map(String::from).collect();
         prop_assert_eq!(&whole, &judge(&policy, single.iter().map(String::as_str)));
